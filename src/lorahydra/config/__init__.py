@@ -1,0 +1,1 @@
+"""Configuration: typed groups (`schema`) and how Hydra's composed tree becomes them (`compose`)."""

@@ -1,0 +1,370 @@
+"""The configuration as typed dataclasses: one per Hydra group, a docstring under each field, checks on creation.
+
+`conf/` shows the same groups as YAML; `lorahydra.config.compose` turns a composed config into these once. Nothing
+here imports torch, so that a bad value is reported within a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorahydra.errors import ConfigError
+
+__all__ = [
+    "DataConfig",
+    "EvaluationConfig",
+    "ExperimentConfig",
+    "JudgeConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+]
+
+
+def _at_least(key: str, value: float | None, low: float, *, exclusive: bool = False) -> None:
+    if value is None:
+        return
+    if not math.isfinite(value) or value < low or (exclusive and value == low):
+        raise ConfigError(f"{key}={value} is not allowed: it must be {'above' if exclusive else 'at least'} {low:g}")
+
+
+def _within(key: str, value: float, low: float, high: float, *, below: bool = False) -> None:
+    """Check `low <= value <= high`, or `low <= value < high` with `below`."""
+    if not low <= value <= high or (below and value == high):
+        limit = "and below" if below else "to"
+        raise ConfigError(f"{key}={value} is not allowed: it must be from {low:g} {limit} {high:g}")
+
+
+def _one_of(key: str, value: object, allowed: Collection[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}={value} is not allowed: choose one of {', '.join(sorted(allowed))}")
+
+
+def _not_blank(key: str, value: str) -> None:
+    if not value.strip():
+        raise ConfigError(f"{key} is empty: give a value")
+
+
+@dataclass
+class ModelConfig:
+    """The frozen base model (`conf/model`)."""
+
+    name_or_path: str = "Qwen/Qwen3-0.6B"
+    """Hub id, local folder, GGUF file, or the name of a packaged model (`lorahydra models list`)."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; the hub's default branch when unset."""
+    gguf_file: str | None = None
+    """Name of a GGUF file inside `name_or_path`, for repositories and folders that hold one."""
+    device: str = "auto"
+    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`; `auto` takes the first GPU, else the CPU."""
+    dtype: str = "auto"
+    """`auto`, `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a GPU that has it, else float32."""
+    attn_implementation: str | None = None
+    """Attention kernel of transformers (`sdpa`, `eager`, `flash_attention_2`, …); its own choice when unset."""
+    chat_template: str | None = None
+    """A Jinja chat template, or the path of a file that holds one; the model's own when unset, and a plain documented
+    one where the model has none."""
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        _not_blank("model.name_or_path", self.name_or_path)
+        _one_of("model.dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        kind, _, index = self.device.partition(":")
+        if kind not in ("auto", "cpu", "mps", "cuda") or (":" in self.device and not index.isdecimal()):
+            raise ConfigError(f"model.device={self.device} is not allowed: choose auto, cpu, mps, cuda or cuda:N")
+
+
+INIT_LORA_WEIGHTS = ("true", "false", "gaussian", "orthogonal", "pissa", "pissa_niter_[n]")
+
+
+@dataclass
+class LoraConfig:
+    """The adapter, in PEFT's own names (`conf/lora`)."""
+
+    r: int = 16
+    """Rank."""
+    lora_alpha: int = 32
+    """Scale numerator: the update is multiplied by `lora_alpha / r` (`lora_alpha / sqrt(r)` with rsLoRA)."""
+    lora_dropout: float = 0.0
+    """Dropout on the adapter's input, 0 up to but not including 1."""
+    target_modules: Any = "all-linear"
+    """`all-linear`, a list of module names, or a regular expression over full module names."""
+    use_rslora: bool = False
+    """Rank-stabilised scaling (arXiv 2312.03732)."""
+    use_dora: bool = False
+    """Weight-decomposed adaptation (arXiv 2402.09353)."""
+    init_lora_weights: Any = True
+    """`true` (B is zero), `false` (random, for tests), `gaussian`, `orthogonal`, `pissa` or `pissa_niter_[n]`."""
+
+    def __post_init__(self) -> None:
+        """Check each field and their combination."""
+        _at_least("lora.r", self.r, 1)
+        _at_least("lora.lora_alpha", self.lora_alpha, 1)
+        _within("lora.lora_dropout", self.lora_dropout, 0, 1, below=True)
+        self._check_target_modules()
+        init = self.init_lora_weights
+        if isinstance(init, str):
+            steps = init.removeprefix("pissa_niter_")
+            if init not in INIT_LORA_WEIGHTS[2:5] and not (init.startswith("pissa_niter_") and steps.isdecimal()):
+                _one_of("lora.init_lora_weights", init, INIT_LORA_WEIGHTS)
+        elif not isinstance(init, bool):
+            _one_of("lora.init_lora_weights", init, INIT_LORA_WEIGHTS)
+        if init == "orthogonal" and self.r % 2:
+            raise ConfigError(f"lora.r={self.r} is not allowed with lora.init_lora_weights=orthogonal: use an even rank")
+        if self.use_dora and isinstance(init, str) and init.startswith("pissa"):
+            raise ConfigError("lora.use_dora=true cannot be combined with lora.init_lora_weights=pissa: choose one")
+
+    def _check_target_modules(self) -> None:
+        names = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) and n.strip() for n in names):
+            raise ConfigError(
+                f"lora.target_modules={self.target_modules} is not allowed: give all-linear, a list of module names, or "
+                "a regular expression"
+            )
+
+
+@dataclass
+class JudgeConfig:
+    """The LLM that scores answers (`conf/judge`)."""
+
+    name: str = "none"
+    """`none` scores with BERTScore only."""
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        _one_of("judge.name", self.name, ("none",))
+
+
+SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
+
+
+@dataclass
+class TrainingConfig:
+    """Training of one adapter, in the names of `transformers.TrainingArguments` (`conf/training`)."""
+
+    num_train_epochs: float = 3.0
+    """Passes over the training split; a fraction is allowed."""
+    max_steps: int = -1
+    """Optimiser steps; when above 0 it replaces `num_train_epochs`."""
+    per_device_train_batch_size: int = 4
+    """Examples per device and forward pass."""
+    per_device_eval_batch_size: int = 8
+    """Examples per device when the validation loss is measured."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes per optimiser step."""
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    lr_scheduler_type: str = "linear"
+    """Shape of the learning rate after the warm-up."""
+    warmup_ratio: float = 0.03
+    """Share of all steps in which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay on the adapter."""
+    max_grad_norm: float = 1.0
+    """Gradient norm is clipped to this; 0 turns clipping off."""
+    optim: str = "adamw_torch"
+    """Optimiser."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    group_by_length: bool = True
+    """Put examples of similar length into a batch: less padding, same examples per epoch."""
+    evals_per_epoch: int = 1
+    """How often the validation loss is measured in each epoch; 0 measures it only after training."""
+    logging_steps: int = 1
+    """Optimiser steps between logged training metrics."""
+    save_steps: int = 0
+    """Optimiser steps between checkpoints within the trial; 0 keeps none."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the trial's output folder, where there is one."""
+    divergence_factor: float = 4.0
+    """The trial stops as diverged when the smoothed training loss exceeds the first steps' mean by this factor."""
+
+    def __post_init__(self) -> None:
+        """Check each field and their combination."""
+        _at_least("training.num_train_epochs", self.num_train_epochs, 0, exclusive=True)
+        if self.max_steps != -1:
+            _at_least("training.max_steps", self.max_steps, 1)
+        for name in (
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "logging_steps",
+        ):
+            _at_least(f"training.{name}", getattr(self, name), 1)
+        for name in ("weight_decay", "max_grad_norm", "evals_per_epoch", "save_steps"):
+            _at_least(f"training.{name}", getattr(self, name), 0)
+        _at_least("training.learning_rate", self.learning_rate, 0, exclusive=True)
+        _within("training.learning_rate", self.learning_rate, 0, 1)
+        _within("training.warmup_ratio", self.warmup_ratio, 0, 1, below=True)
+        _at_least("training.divergence_factor", self.divergence_factor, 1, exclusive=True)
+        _one_of("training.lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
+        _one_of("training.optim", self.optim, OPTIMIZERS)
+
+
+FORMATS = ("auto", "prompt_completion", "instruction", "question_answer", "messages", "conversations")
+OVERLONG = ("error", "drop", "truncate")
+
+
+@dataclass
+class DataConfig:
+    """The examples (`conf/data`). Exactly one of `train_file` and `hub_name` names them."""
+
+    train_file: str | None = None
+    """JSONL, JSON, CSV or Parquet file, or a folder that `datasets` saved; `demo` is the shipped demo dataset."""
+    validation_file: str | None = None
+    """Same, for the validation split; without it the split is made from `train_file`."""
+    test_file: str | None = None
+    """Same, for the test split, which only a study's winner sees."""
+    hub_name: str | None = None
+    """Dataset on the hub, for example `openai/gsm8k`."""
+    hub_config: str | None = None
+    """Configuration of the hub dataset, for example `main`."""
+    hub_revision: str | None = None
+    """Branch, tag or commit of the hub dataset."""
+    train_split: str = "train"
+    """Split of a hub dataset (or saved `DatasetDict`) to train on."""
+    validation_split: str | None = None
+    """Split of a hub dataset (or saved `DatasetDict`) to validate on; made from the training rows when unset."""
+    test_split: str | None = None
+    """Split of a hub dataset (or saved `DatasetDict`) to test on."""
+    format: str = "auto"
+    """Column scheme; `auto` detects it."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Maps a scheme's column to the file's, for example `{question: q, answer: a}`."""
+    system_prompt: str | None = None
+    """System message put before conversations that have none; the model's template decides when unset."""
+    validation_fraction: float = 0.1
+    """Share of rows taken for validation where no validation file or split is given."""
+    test_fraction: float = 0.1
+    """Share of rows taken for the test where no test file or split is given."""
+    max_train_rows: int | None = None
+    """Use only the first rows of the training split."""
+    max_eval_rows: int | None = None
+    """Use only the first rows of the validation (and of the test) split."""
+    max_length: int = 1024
+    """Longest example in tokens, prompt and answer together."""
+    overlong: str = "error"
+    """What happens to longer examples: `error` refuses the dataset, `drop` leaves them out, `truncate` cuts their end;
+    both of the latter are counted and warned about."""
+
+    def __post_init__(self) -> None:
+        """Check each field and their combination."""
+        if (self.train_file is None) == (self.hub_name is None):
+            given = "neither is" if self.train_file is None else "both are"
+            raise ConfigError(
+                f"data.train_file or data.hub_name names the dataset, and {given} set: give one, for example "
+                "data=local data.train_file=my.jsonl"
+            )
+        for name in ("train_file", "validation_file", "test_file", "hub_name"):
+            value = getattr(self, name)
+            if value is not None:
+                _not_blank(f"data.{name}", value)
+        _one_of("data.format", self.format, FORMATS)
+        _one_of("data.overlong", self.overlong, OVERLONG)
+        _within("data.validation_fraction", self.validation_fraction, 0, 1, below=True)
+        _within("data.test_fraction", self.test_fraction, 0, 1, below=True)
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ConfigError(
+                f"data.validation_fraction={self.validation_fraction} and data.test_fraction={self.test_fraction} leave "
+                "nothing to train on: their sum must be below 1"
+            )
+        _at_least("data.max_train_rows", self.max_train_rows, 1)
+        _at_least("data.max_eval_rows", self.max_eval_rows, 1)
+        _at_least("data.max_length", self.max_length, 8)
+
+
+@dataclass
+class EvaluationConfig:
+    """Generation and scoring (`conf/evaluation`)."""
+
+    max_new_tokens: int = 256
+    """Longest generated answer in tokens."""
+    batch_size: int = 32
+    """Prompts generated together at most; halved by itself when memory runs out."""
+    baseline: bool = True
+    """Score the untuned model on the same examples, once per process and setting."""
+    bertscore_model: str = "roberta-large"
+    """Encoder of BERTScore: a name that bert-score knows, a local folder, or a packaged encoder."""
+    bertscore_num_layers: int | None = None
+    """Layer whose outputs are compared; bert-score knows it for its own models, and packaged encoders bring theirs."""
+    bertscore_batch_size: int = 64
+    """Texts encoded together."""
+    rescale_with_baseline: bool = False
+    """Spread BERTScore over a wider band with the baseline that bert-score ships for `lang`."""
+    lang: str | None = None
+    """Language code for `rescale_with_baseline`, for example `en`."""
+    bertscore_weight: float = 0.4
+    """Weight of BERTScore in `combined` when a judge is on."""
+    judge_weight: float = 0.6
+    """Weight of the judge in `combined` when a judge is on."""
+    bootstrap_samples: int = 1000
+    """Resamples behind the 95 % interval of `combined`."""
+
+    def __post_init__(self) -> None:
+        """Check each field and their combination."""
+        for name in ("max_new_tokens", "batch_size", "bertscore_num_layers", "bertscore_batch_size"):
+            _at_least(f"evaluation.{name}", getattr(self, name), 1)
+        _at_least("evaluation.bootstrap_samples", self.bootstrap_samples, 100)
+        _not_blank("evaluation.bertscore_model", self.bertscore_model)
+        _within("evaluation.bertscore_weight", self.bertscore_weight, 0, 1)
+        _within("evaluation.judge_weight", self.judge_weight, 0, 1)
+        if not math.isclose(self.bertscore_weight + self.judge_weight, 1, abs_tol=1e-9):
+            raise ConfigError(
+                f"evaluation.bertscore_weight={self.bertscore_weight} and evaluation.judge_weight={self.judge_weight} "
+                "must sum to 1"
+            )
+        if self.rescale_with_baseline and not self.lang:
+            raise ConfigError("evaluation.rescale_with_baseline=true needs evaluation.lang, for example lang=en")
+
+
+@dataclass
+class TrackingConfig:
+    """MLflow (`conf/tracking`)."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """Tracking store: a SQLite or PostgreSQL URL, or the address of an MLflow server."""
+    experiment_name: str = "lorahydra"
+    """MLflow experiment."""
+    run_name: str | None = None
+    """Name of the run; made from the model, rank and learning rate when unset."""
+    artifact_location: str | None = None
+    """Where a newly made experiment keeps its artifacts; MLflow's own choice when unset."""
+    log_adapter: bool = True
+    """Upload the adapter as an artifact."""
+    system_metrics: bool = True
+    """Sample CPU, memory, disk and GPU use into the run."""
+    retry_seconds: float = 60.0
+    """How long the end of a trial waits for a store that went away; what is not sent by then stays in the trial's
+    output folder for `lorahydra sync`."""
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        _not_blank("tracking.uri", self.uri)
+        _not_blank("tracking.experiment_name", self.experiment_name)
+        _at_least("tracking.retry_seconds", self.retry_seconds, 0)
+
+
+@dataclass
+class ExperimentConfig:
+    """One trial: everything that `lorahydra.experiment.run_trial` needs."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: DataConfig = field(default_factory=lambda: DataConfig(train_file="demo"))
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 42
+    """Seeds the adapter's initialisation, the order of examples, dropout, the split and the bootstrap."""
+    output_dir: str = "outputs/trial"
+    """Folder for the adapter, checkpoints and what could not be sent to MLflow yet."""
+
+    def __post_init__(self) -> None:
+        """Check the seed."""
+        _within("seed", self.seed, 0, 2**32 - 1)

@@ -1,0 +1,94 @@
+"""Every error a user can cause or meet, as one tree under `LorahydraError`.
+
+A command turns these into one line on stderr and an exit code: 2 where the user's input is at fault, 3 where an
+outside service failed for good. Anything that is not a `LorahydraError` is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "LorahydraError",
+    "ModelError",
+    "OutputError",
+    "ServiceError",
+    "TrackingError",
+    "TrainingError",
+    "UserError",
+]
+
+
+class LorahydraError(Exception):
+    """Root of all errors that lorahydra raises on purpose; the message is one line made for the user."""
+
+    exit_code = 1
+
+
+class UserError(LorahydraError):
+    """The user's input is at fault: the message says what, where, and what to do."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A key, value or combination of values in the configuration is not possible."""
+
+
+class DataError(UserError):
+    """A dataset cannot be used.
+
+    Args:
+        message: What is wrong and what to do.
+        path: The file, where one is known.
+        line: 1-based line (or row, for formats without lines).
+        field: The column or key at fault.
+    """
+
+    def __init__(
+        self, message: str, *, path: Path | str | None = None, line: int | None = None, field: str | None = None
+    ) -> None:
+        where = str(path) if path is not None else ""
+        if line is not None:
+            where += f":{line}" if where else f"line {line}"
+        if field is not None:
+            where += f": field '{field}'" if where else f"field '{field}'"
+        super().__init__(f"{where}: {message}" if where else message)
+        self.path = path
+        self.line = line
+        self.field = field
+
+
+class ModelError(UserError):
+    """A base model, encoder or adapter is unknown, missing, broken or does not fit the request."""
+
+
+class OutputError(UserError):
+    """Results cannot be written: no permission, no space, or the place is taken."""
+
+
+class TrainingError(LorahydraError):
+    """A trial ended without a usable adapter: NaN, divergence or out of memory.
+
+    Args:
+        message: One line for the user.
+        reason: A short fixed word: `nan`, `diverged` or `out_of_memory`.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ServiceError(LorahydraError):
+    """An outside service (model hub, package index, judge) failed for good."""
+
+    exit_code = 3
+
+
+class TrackingError(ServiceError):
+    """The tracking store cannot be reached, read or written."""

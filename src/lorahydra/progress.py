@@ -1,0 +1,74 @@
+"""Progress on the terminal: a moving bar where someone watches, plain lines where the output goes to a file.
+
+```python
+progress = Progress()
+with progress.task("Training", total=24) as advance:
+    advance(1, "loss 1.32")
+```
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Advance", "Progress"]
+
+logger = logging.getLogger(__name__)
+
+Advance = Callable[[int, str], None]
+"""Called with how many units were done and a short note (may be empty)."""
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress:
+    """Shows the progress of one task at a time.
+
+    Args:
+        live: Draw a bar; by default when stderr is a terminal. Otherwise a plain log line is written at most every
+            15 seconds, so that a log file stays readable.
+    """
+
+    def __init__(self, live: bool | None = None) -> None:
+        self.live = sys.stderr.isatty() if live is None else live
+
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[Advance]:
+        """Show one task of `total` units; yields the function that advances it."""
+        with self._bar(description, total) if self.live else self._lines(description, total) as advance:
+            yield advance
+
+    @contextmanager
+    def _bar(self, description: str, total: int) -> Iterator[Advance]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(description, total=total, note="")
+            yield lambda done, note: bar.update(task, advance=done, note=note)
+
+    @contextmanager
+    def _lines(self, description: str, total: int) -> Iterator[Advance]:
+        done, last = 0, time.monotonic()
+
+        def advance(units: int, note: str) -> None:
+            nonlocal done, last
+            done += units
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES and done < total:
+                last = time.monotonic()
+                logger.info("%s: %d of %d%s", description, done, total, f", {note}" if note else "")
+
+        yield advance
