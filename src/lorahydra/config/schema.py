@@ -14,6 +14,7 @@ from typing import Any
 from lorahydra.errors import ConfigError
 
 __all__ = [
+    "ColumnsConfig",
     "DataConfig",
     "EvaluationConfig",
     "ExperimentConfig",
@@ -211,6 +212,39 @@ OVERLONG = ("error", "drop", "truncate")
 
 
 @dataclass
+class ColumnsConfig:
+    """The file's own names for the columns of the known schemes; unset means the scheme's name."""
+
+    prompt: str | None = None
+    """Of `prompt_completion`."""
+    completion: str | None = None
+    """Of `prompt_completion`."""
+    instruction: str | None = None
+    """Of `instruction`."""
+    input: str | None = None
+    """Of `instruction`; may be empty in a row."""
+    output: str | None = None
+    """Of `instruction`."""
+    question: str | None = None
+    """Of `question_answer`."""
+    answer: str | None = None
+    """Of `question_answer`."""
+    messages: str | None = None
+    """Of `messages`: a list of `{role, content}`."""
+    conversations: str | None = None
+    """Of `conversations`: a list of `{from, value}`."""
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        for scheme_name, file_name in self.renamed().items():
+            _not_blank(f"data.columns.{scheme_name}", file_name)
+
+    def renamed(self) -> dict[str, str]:
+        """The names that are set, as `{scheme's name: file's name}`."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass
 class DataConfig:
     """The examples (`conf/data`). Exactly one of `train_file` and `hub_name` names them."""
 
@@ -234,8 +268,8 @@ class DataConfig:
     """Split of a hub dataset (or saved `DatasetDict`) to test on."""
     format: str = "auto"
     """Column scheme; `auto` detects it."""
-    columns: dict[str, str] = field(default_factory=dict)
-    """Maps a scheme's column to the file's, for example `{question: q, answer: a}`."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """Names of the columns in the file where they differ from the scheme's, for example `{question: q, answer: a}`."""
     system_prompt: str | None = None
     """System message put before conversations that have none; the model's template decides when unset."""
     validation_fraction: float = 0.1

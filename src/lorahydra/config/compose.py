@@ -1,0 +1,197 @@
+"""From YAML and overrides to typed config, once, at the edge.
+
+```python
+config = compose(["experiment=demo", "lora.r=8"])   # → ExperimentConfig
+```
+`train.py` lets Hydra compose instead and calls `to_config`. Everything that a user can get wrong on the way becomes a
+`ConfigError` of one line (`explain`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.errors import ConfigError, LorahydraError, OutputError
+
+__all__ = ["compose", "config_dir", "explain", "flatten", "register", "to_config", "to_yaml", "without_null_choices"]
+
+PARSERS = {"int": int, "float": float, "str": str}
+KINDS = {"int": "a whole number", "float": "a number", "str": "text"}
+
+
+def _from_environment(name: str, kind: str, default: Any) -> Any:
+    """Resolver `${lora_env:NAME,kind,default}`: the variable's value as `kind`, else the default."""
+    value = os.environ.get(name)
+    if value is None or not value.strip():
+        return default
+    try:
+        return PARSERS[kind](value)
+    except ValueError:
+        raise ConfigError(f"environment variable {name}={value!r} is not {KINDS[kind]}") from None
+
+
+def register() -> None:
+    """Make the schema and the `lora_env` resolver known to Hydra; may be called again."""
+    ConfigStore.instance().store(name="base_config", node=ExperimentConfig, replace=True)
+    OmegaConf.register_resolver("lora_env", _from_environment, replace=True)
+
+
+def config_dir() -> Path:
+    """Folder of the shipped configs: inside the installed package, or `conf/` of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parents[1] / "conf"
+
+
+def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> ExperimentConfig:
+    """Compose the shipped configs with Hydra overrides, as the command line does.
+
+    Args:
+        overrides: For example `["experiment=demo", "lora.r=8"]`.
+        folder: Another config folder.
+
+    Raises:
+        ConfigError: For any mistake in the overrides, one line.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    register()
+    try:
+        with initialize_config_dir(str(folder or config_dir())):
+            return to_config(hydra_compose("config", overrides=without_null_choices(overrides)))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explain(error) from error
+
+
+def without_null_choices(overrides: Sequence[str]) -> list[str]:
+    """The overrides without `experiment=null`, which says what is the default but which Hydra's grammar refuses."""
+    return [override for override in overrides if override.strip() != "experiment=null"]
+
+
+def to_config(tree: DictConfig) -> ExperimentConfig:
+    """Turn a composed tree into the typed config and check every value.
+
+    Raises:
+        ConfigError: An unknown key, a wrong type, a missing value or an impossible combination.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), tree)
+        _refuse_unknown_keys(merged, ExperimentConfig(), "")
+        for key in sorted(OmegaConf.missing_keys(merged)):
+            raise ConfigError(f"{key} has no value: set {key}=…")
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    if not isinstance(config, ExperimentConfig):
+        raise ConfigError("the composed config is not an experiment: is `base_config` in its defaults list?")
+    return config
+
+
+def _refuse_unknown_keys(tree: Any, default: Any, prefix: str) -> None:
+    """Find keys that `+key=value` slipped past Hydra's own check."""
+    for key in tree:
+        value = getattr(default, str(key), None)
+        if not hasattr(default, str(key)):
+            raise _unknown_key(f"{prefix}{key}")
+        if dataclasses.is_dataclass(value):
+            _refuse_unknown_keys(tree[key], value, f"{prefix}{key}.")
+
+
+def flatten(config: ExperimentConfig) -> dict[str, Any]:
+    """The config as `{"lora.r": 16, …}`, in the order of the schema."""
+    return dict(_flat("", dataclasses.asdict(config)))
+
+
+def _flat(prefix: str, tree: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(f"{prefix}{key}.", value)
+        else:
+            yield f"{prefix}{key}", value
+
+
+def to_yaml(config: ExperimentConfig) -> str:
+    """The resolved config as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+
+
+def explain(error: BaseException) -> LorahydraError:
+    """The one line for a mistake that Hydra or OmegaConf found, whatever they wrapped it in."""
+    chain = list(_causes(error))
+    for found in chain:
+        if isinstance(found, LorahydraError):
+            return found
+    for found in chain:
+        if isinstance(found, MissingConfigException):
+            return _unknown_choice(found)
+        if isinstance(found, OmegaConfBaseException) and found.full_key:
+            return _bad_value(found)
+    if isinstance(error, OSError):
+        return OutputError(f"cannot write to {error.filename}: {error.strerror}")
+    return ConfigError(_first_sentence(str(error)))
+
+
+def _causes(error: BaseException | None) -> Iterable[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _unknown_choice(error: MissingConfigException) -> ConfigError:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    options = sorted(option for option in error.options or () if option != "__init__")
+    if not group:
+        return ConfigError(f"config '{name}' not found in {config_dir()}")
+    return ConfigError(f"{group}={name} does not exist: choose one of {', '.join(options)}{_did_you_mean(name, options)}")
+
+
+def _bad_value(error: OmegaConfBaseException) -> ConfigError:
+    key = error.full_key or ""
+    if isinstance(error, MissingMandatoryValue):
+        return ConfigError(f"{key} has no value: set {key}=…")
+    if isinstance(error, ConfigAttributeError | ConfigKeyError):
+        return _unknown_key(key)
+    return ConfigError(f"{key}: {_first_sentence(str(error))}")
+
+
+def _unknown_key(key: str) -> ConfigError:
+    parent, _, name = key.rpartition(".")
+    node: Any = ExperimentConfig()
+    for part in parent.split(".") if parent else ():
+        node = getattr(node, part, None)
+    if not dataclasses.is_dataclass(node):
+        return ConfigError(f"unknown key {key}")
+    allowed = [field.name for field in dataclasses.fields(node)]
+    where = f"{parent} has" if parent else "the config has"
+    return ConfigError(f"unknown key {key}{_did_you_mean(name, allowed)}: {where} {', '.join(allowed)}")
+
+
+def _did_you_mean(name: str, allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _first_sentence(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = lines[0] if lines else "the config cannot be composed"
+    return re.sub(r"\.$", "", first)
