@@ -1,0 +1,54 @@
+"""How a command ends: one line on stderr and an exit code for everything a user can cause or meet."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lorahydra.errors import LorahydraError, OutputError
+from lorahydra.storage import REASONS
+
+__all__ = ["EXIT_INTERRUPTED", "exit_codes", "wants_traceback"]
+
+EXIT_INTERRUPTED = 130
+
+
+@functools.cache
+def wants_traceback() -> bool:
+    """Whether the user asked for tracebacks with `HYDRA_FULL_ERROR=1`.
+
+    Read once: `hydra_app.launch` then sets the variable for reasons of its own.
+    """
+    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+
+
+@contextmanager
+def exit_codes(resume_hint: str = "") -> Iterator[None]:
+    """End the process as users are promised: 2 their input, 3 an outside service, 130 interrupted.
+
+    Args:
+        resume_hint: What to say after an interruption.
+    """
+    show = wants_traceback()
+    try:
+        yield
+    except LorahydraError as error:
+        if show:
+            raise
+        _end(str(error), error.exit_code)
+    except OSError as error:
+        if show or error.errno not in REASONS:
+            raise
+        _end(f"cannot write to {error.filename}: {REASONS[error.errno]}", OutputError.exit_code)
+    except KeyboardInterrupt:
+        _end(f"interrupted{resume_hint}", EXIT_INTERRUPTED)
+
+
+def _end(message: str, code: int) -> None:
+    line = " ".join(message.split())
+    sys.stdout.flush()
+    sys.stderr.write(f"lorahydra: {line}\n")
+    raise SystemExit(code)

@@ -1,0 +1,81 @@
+"""Runs a Hydra application with lorahydra's errors: one clear line instead of Hydra's report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from lorahydra.cli.exits import exit_codes, wants_traceback
+from lorahydra.config.compose import config_dir, explain, register, to_config, without_null_choices
+from lorahydra.config.schema import ExperimentConfig
+
+__all__ = ["launch", "run_task", "train_command"]
+
+
+def launch(app: Callable[[], object]) -> None:
+    """Call a function that `@hydra.main` made, with the process's arguments.
+
+    Raises:
+        SystemExit: With 2, 3 or 130, after one line on stderr, for everything a user can cause or meet.
+    """
+    register()
+    sys.argv[1:] = without_null_choices(sys.argv[1:])
+    # A log file on a full disk must not print a traceback for each line that is lost.
+    logging.raiseExceptions = wants_traceback()
+    # Hydra prints errors itself, in several lines and with exit code 1, unless it is told not to catch them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with exit_codes():
+        try:
+            app()
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            if wants_traceback() or (isinstance(error, ValueError) and not _raised_by_hydra(error)):
+                raise
+            raise explain(error) from error
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
+    return module.partition(".")[0] in ("hydra", "omegaconf")
+
+
+def run_task(tree: DictConfig) -> float:
+    """Run the trial that Hydra composed, and return its objective."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.MULTIRUN:
+        return _run(to_config(tree), list(hydra_config.overrides.task))
+    with exit_codes(_resume_hint(hydra_config)):
+        return _run(to_config(tree), list(hydra_config.overrides.task))
+
+
+def _run(config: ExperimentConfig, overrides: list[str]) -> float:
+    # Imported here: torch takes seconds, and a typo in a key should not.
+    from lorahydra.experiment import run_trial
+
+    return run_trial(config, overrides=overrides).combined
+
+
+def _resume_hint(hydra_config: DictConfig) -> str:
+    overrides = list(hydra_config.overrides.task)
+    if not any(override.startswith("training.save_steps=") for override in overrides):
+        return ""
+    command = " ".join([*overrides, "training.resume=true", f"hydra.run.dir={hydra_config.runtime.output_dir}"])
+    return f"; go on with: {Path(sys.argv[0]).name} {command}"
+
+
+def train_command(arguments: list[str]) -> None:
+    """`lorahydra train`: what `train.py` does in a checkout, for the installed package."""
+    sys.argv = ["lorahydra train", *arguments]
+    launch(hydra.main(config_path=str(config_dir()), config_name="config")(run_task))

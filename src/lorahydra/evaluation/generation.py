@@ -1,0 +1,193 @@
+"""Greedy batched generation: sorted by length, padded on the left, and finished rows leave the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from lorahydra.errors import ConfigError
+from lorahydra.evaluation.kv_cache import growing_cache, keep_rows
+from lorahydra.progress import Advance, Progress
+
+__all__ = ["generate", "stop_tokens"]
+
+COMPACT_SHARE = 0.125
+"""Finished rows leave once they are this share of the batch: leaving copies the cache of those that stay."""
+
+
+def stop_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer, by the model's generation settings and by its tokenizer."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop: frozenset[int],
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Progress | None = None,
+    description: str = "Generating",
+) -> list[list[int]]:
+    """Answer each prompt with the most likely token at every step.
+
+    Args:
+        model: A causal LM; its mode and parameters are left as they are.
+        prompts: Token ids of each prompt.
+        stop: Tokens that end an answer.
+        max_new_tokens: Longest answer in tokens.
+        batch_size: Prompts decoded together; halved for what remains when memory runs out.
+        progress: Where to show the progress.
+        description: What the progress is called.
+
+    Returns:
+        Token ids of each answer, in the order of `prompts`, without the stop token.
+
+    Raises:
+        ConfigError: A prompt leaves no room for an answer in the model's context, or one prompt alone does not fit
+            into memory.
+    """
+    _check_room(model, prompts, max_new_tokens)
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    answers: list[list[int]] = [[] for _ in prompts]
+    with torch.inference_mode(), (progress or Progress()).task(description, len(prompts)) as advance:
+        while order:
+            part = order[:batch_size]
+            try:
+                decoded = _generate_batch(model, [prompts[i] for i in part], stop, max_new_tokens, advance)
+            except torch.OutOfMemoryError as error:
+                if batch_size == 1:
+                    raise ConfigError("out of memory while generating one answer: use a smaller model") from error
+                batch_size = max(1, batch_size // 2)
+                torch.cuda.empty_cache()
+                continue
+            for index, answer in zip(part, decoded, strict=True):
+                answers[index] = answer
+            order = order[batch_size:]
+    return answers
+
+
+def _check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    if window is not None and longest + max_new_tokens > window:
+        raise ConfigError(
+            f"a prompt of {longest} tokens and evaluation.max_new_tokens={max_new_tokens} exceed the model's context of "
+            f"{window} tokens: lower one of them"
+        )
+
+
+@dataclass
+class _Rows:
+    """The rows of a batch that are still being written."""
+
+    numbers: list[int]
+    """Position of each row in the answers."""
+    mask: Tensor
+    """1 for real tokens, 0 for padding; shape `(rows, capacity)`, ones beyond the prompt."""
+    positions: Tensor
+    """Position of the next token, shape `(rows, 1)`."""
+
+
+def _generate_batch(
+    model: PreTrainedModel, prompts: list[Sequence[int]], stop: frozenset[int], max_new_tokens: int, advance: Advance
+) -> list[list[int]]:
+    width = max(len(prompt) for prompt in prompts)
+    cache = growing_cache(model, width + max_new_tokens)
+    if cache is None:
+        return _generate_by_transformers(model, prompts, stop, max_new_tokens, advance)
+    device = model.device
+    input_ids, mask = _pad_left(prompts, width, width + max_new_tokens, device)
+    positions = (mask[:, :width].cumsum(1) - 1).clamp(min=0)
+    rows = _Rows(list(range(len(prompts))), mask, positions[:, -1:] + 1)
+    answers: list[list[int]] = [[] for _ in prompts]
+    logits = model(
+        input_ids=input_ids,
+        attention_mask=_visible(mask, width),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits
+    for step in range(max_new_tokens):
+        token_ids = logits[:, -1].argmax(-1)
+        tokens, logits = token_ids.tolist(), None
+        live = []
+        for row, token in enumerate(tokens):
+            number = rows.numbers[row]
+            if number >= 0 and token not in stop:
+                answers[number].append(token)
+                live.append(row)
+            elif number >= 0:
+                rows.numbers[row] = -1
+                advance(1, "")
+        if not live or step == max_new_tokens - 1:
+            advance(len(live), "")
+            break
+        if len(live) <= len(tokens) * (1 - COMPACT_SHARE):
+            token_ids = _drop_finished(rows, cache, token_ids, live)
+        logits = model(
+            input_ids=token_ids.unsqueeze(1),
+            attention_mask=_visible(rows.mask, width + step + 1),
+            position_ids=rows.positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        rows.positions = rows.positions + 1
+    return answers
+
+
+def _visible(mask: Tensor, length: int) -> Tensor | None:
+    """The mask of the first `length` tokens, or None when nothing is hidden: attention is quicker without one."""
+    part = mask[:, :length]
+    return None if bool(part.all()) else part
+
+
+def _drop_finished(rows: _Rows, cache: Any, token_ids: Tensor, live: list[int]) -> Tensor:
+    keep = torch.tensor(live, device=token_ids.device)
+    keep_rows(cache, keep)
+    rows.numbers = [rows.numbers[row] for row in live]
+    rows.mask = rows.mask[keep]
+    rows.positions = rows.positions[keep]
+    return token_ids[keep]
+
+
+def _pad_left(
+    prompts: list[Sequence[int]], width: int, capacity: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Prompts as ids of shape `(rows, width)` and their mask of shape `(rows, capacity)`."""
+    input_ids = torch.zeros((len(prompts), width), dtype=torch.long)
+    mask = torch.ones((len(prompts), capacity), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, width - len(prompt) :] = torch.as_tensor(prompt, dtype=torch.long)
+        mask[row, : width - len(prompt)] = 0
+    return input_ids.to(device), mask.to(device)
+
+
+def _generate_by_transformers(
+    model: PreTrainedModel, prompts: list[Sequence[int]], stop: frozenset[int], max_new_tokens: int, advance: Advance
+) -> list[list[int]]:
+    """The same by `model.generate`, for architectures with a state of their own (Mamba, hybrids, …)."""
+    width = max(len(prompt) for prompt in prompts)
+    input_ids, mask = _pad_left(prompts, width, width, model.device)
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(stop) or None, pad_token_id=min(stop, default=0)
+    )
+    output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=settings)
+    advance(len(prompts), "")
+    return [_until_stop(row, stop) for row in output[:, width:].tolist()]
+
+
+def _until_stop(tokens: list[int], stop: frozenset[int]) -> list[int]:
+    for index, token in enumerate(tokens):
+        if token in stop:
+            return tokens[:index]
+    return tokens

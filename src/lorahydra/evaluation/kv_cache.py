@@ -1,0 +1,65 @@
+"""A key-value cache whose memory is taken once, instead of being copied whole for every token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+__all__ = ["growing_cache", "keep_rows"]
+
+
+class _PreallocatedLayer(DynamicLayer):
+    """Keys and values of one layer in buffers of a fixed capacity; what is handed out is a view of the filled part.
+
+    Args:
+        capacity: Tokens that fit: prompt and answer together.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self._capacity = capacity
+        self._filled = 0
+        self._buffers: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Append the new tokens' keys and values, each of shape `(batch, heads, tokens, head_dim)`."""
+        if self._buffers is None:
+            self.lazy_initialization(key_states, value_states)
+            batch, heads, _tokens, key_size = key_states.shape
+            self._buffers = (
+                key_states.new_empty(batch, heads, self._capacity, key_size),
+                value_states.new_empty(batch, heads, self._capacity, value_states.shape[-1]),
+            )
+        start, self._filled = self._filled, self._filled + key_states.shape[-2]
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start : self._filled] = states
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only some rows of the batch."""
+        if self._buffers is not None:
+            keys, values = self._buffers
+            self._buffers = (keys[indices], values[indices])
+            self._show()
+
+    def _show(self) -> None:
+        if self._buffers is not None:
+            self.keys, self.values = (buffer[:, :, : self._filled] for buffer in self._buffers)
+
+
+def growing_cache(model: PreTrainedModel, capacity: int) -> Cache | None:
+    """A cache for `capacity` tokens per row, or None where the model keeps a kind of state that rows cannot leave."""
+    if not model._supports_default_dynamic_cache():
+        return None
+    standard = DynamicCache(config=model.config.get_text_config(decoder=True))
+    if standard.layers and all(type(layer) is DynamicLayer for layer in standard.layers):
+        return Cache(layers=[_PreallocatedLayer(capacity) for _ in standard.layers])
+    return standard if all(isinstance(layer, DynamicLayer) for layer in standard.layers) else None
+
+
+def keep_rows(cache: Cache, rows: Tensor) -> None:
+    """Drop all rows of the batch but `rows` (int64 indices)."""
+    cache.batch_select_indices(rows.to(torch.long))

@@ -1,0 +1,88 @@
+"""Everything a trial needs before it can train: data, base model, tokens, prompts and the scorer."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from dataclasses import dataclass
+
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.data import ChatFormat, DataSplits, Split, TokenizedSplit, load_splits, tokenize
+from lorahydra.evaluation import EvaluationSet
+from lorahydra.evaluation.bertscore import BertScorer, load_scorer
+from lorahydra.modeling.base import BaseModel, load_base
+
+__all__ = ["Prepared", "prepare"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` made; all of it may be shared by trials."""
+
+    splits: DataSplits
+    base: BaseModel
+    scorer: BertScorer
+    train_tokens: TokenizedSplit
+    eval_tokens: TokenizedSplit
+    eval_set: EvaluationSet
+    seconds: float
+    """Wall time of preparing."""
+
+
+def prepare(config: ExperimentConfig) -> Prepared:
+    """Read, check and tokenise the data and load the models; what was loaded before is not loaded again.
+
+    Raises:
+        DataError: The data cannot be used.
+        ModelError: The base model or the encoder cannot be used.
+        ServiceError: A hub is needed and cannot be reached.
+    """
+    started = time.perf_counter()
+    splits = load_splits(config.data, config.seed)
+    base = load_base(config.model)
+    scorer = load_scorer(config.evaluation, base.device)
+    chat = ChatFormat(
+        base.tokenizer, chat_template=config.model.chat_template, system_prompt=config.data.system_prompt
+    )
+    if chat.is_plain:
+        logger.info("%s has no chat template: using lorahydra's plain one (### User / ### Assistant)", base.source)
+    train_tokens, eval_tokens = (
+        _tokenized(split, chat, config) for split in (splits.train, splits.validation)
+    )
+    return Prepared(
+        splits=splits,
+        base=base,
+        scorer=scorer,
+        train_tokens=train_tokens,
+        eval_tokens=eval_tokens,
+        eval_set=_evaluation_set(splits.validation, chat),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _tokenized(split: Split, chat: ChatFormat, config: ExperimentConfig) -> TokenizedSplit:
+    tokens = tokenize(split, chat, max_length=config.data.max_length, overlong=config.data.overlong)
+    for count, what in ((tokens.dropped, "left out"), (tokens.truncated, "cut")):
+        if count:
+            logger.warning(
+                "%d of %d examples of the %s split were %s: longer than data.max_length=%d tokens",
+                count,
+                len(split),
+                split.name,
+                what,
+                config.data.max_length,
+            )
+    return tokens
+
+
+def _evaluation_set(split: Split, chat: ChatFormat) -> EvaluationSet:
+    examples = list(split)
+    return EvaluationSet(
+        prompts=[chat.prompt_ids(example) for example in examples],
+        texts=[chat.prompt_text(example) for example in examples],
+        references=[chat.reference(example) for example in examples],
+        digest=hashlib.sha256(f"{split.digest} {chat.fingerprint}".encode()).hexdigest(),
+    )

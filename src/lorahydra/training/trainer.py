@@ -1,0 +1,161 @@
+"""`transformers.Trainer` with completion-only loss, a token-weighted validation loss and live metrics."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from lorahydra.errors import TrainingError
+from lorahydra.names import EVAL, Metric, scored
+from lorahydra.training.batches import collate, sorted_batches
+from lorahydra.training.loss import IGNORED, CompletionLoss
+
+__all__ = ["AdapterTrainer", "HealthCheck", "MetricsCallback", "OnMetrics"]
+
+OnMetrics = Callable[[Mapping[str, float], int], None]
+"""Called with metric values by name and the optimiser step."""
+
+
+class AdapterTrainer(Trainer):
+    """Trains an adapter on tokenised examples with `input_ids` and `labels`."""
+
+    def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any) -> None:
+        super().__init__(model=model, args=args, data_collator=collate, **kwargs)
+        # The loss below divides by the labelled tokens of the whole accumulated batch.
+        self.model_accepts_loss_kwargs = True
+        self.completion_loss = CompletionLoss(model)
+        self.trained_tokens = 0
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Mean loss over the labelled tokens of the (accumulated) batch."""
+        labels = inputs["labels"]
+        total = self.completion_loss(model, inputs["input_ids"], labels)
+        items = (labels[:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        self.trained_tokens += labels.numel()
+        loss = total / items
+        return loss * self.accelerator.num_processes if num_items_in_batch is not None else loss
+
+    @torch.no_grad()
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Mean loss over all labelled tokens of the validation split, each token counting once."""
+        data, model = self.eval_dataset, self.model
+        was_training = model.training
+        model.eval()
+        total, items = 0.0, 0
+        for indices in sorted_batches(list(data.lengths), self.args.per_device_eval_batch_size):
+            batch = self._prepare_inputs(collate([data[index] for index in indices]))
+            total += float(self.completion_loss(model, batch["input_ids"], batch["labels"]))
+            items += int((batch["labels"][:, 1:] != IGNORED).sum())
+        model.train(was_training)
+        metrics = {"eval_loss": total / items}
+        self.log(metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        data = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(data)
+        # Lengths are known, so that no example is read just to be measured.
+        lengths = [int(length) for length in data.lengths]
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        generator = torch.Generator().manual_seed(self.args.data_seed)
+        return LengthGroupedSampler(batch, dataset=data, lengths=lengths, generator=generator)
+
+
+class MetricsCallback(TrainerCallback):
+    """Passes the trainer's logs on, in lorahydra's names."""
+
+    def __init__(self, on_metrics: OnMetrics, advance: Callable[[int, str], None], tokens: Callable[[], int]) -> None:
+        self._on_metrics = on_metrics
+        self._advance = advance
+        self._tokens = tokens
+        self._last = (time.perf_counter(), 0)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Translate one log entry."""
+        logs = logs or {}
+        metrics = {
+            name: float(logs[key])
+            for key, name in (
+                ("loss", Metric.TRAIN_LOSS),
+                ("learning_rate", Metric.TRAIN_LEARNING_RATE),
+                ("grad_norm", Metric.TRAIN_GRAD_NORM),
+                ("eval_loss", scored(EVAL, "loss")),
+            )
+            if key in logs
+        }
+        if "loss" in logs:
+            now, tokens = time.perf_counter(), self._tokens()
+            metrics[Metric.TRAIN_TOKENS_PER_SECOND] = (tokens - self._last[1]) / max(now - self._last[0], 1e-9)
+            self._last = (now, tokens)
+        if metrics:
+            self._on_metrics(metrics, state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Move the progress bar."""
+        losses = [entry["loss"] for entry in state.log_history[-3:] if "loss" in entry]
+        self._advance(1, f"loss {float(losses[-1]):.3f}" if losses else "")
+
+
+class HealthCheck(TrainerCallback):
+    """Ends a trial whose loss is no number or runs away.
+
+    Args:
+        divergence_factor: Diverged means that the mean loss of the last `WINDOW` logged steps exceeds the mean of the
+            first `WINDOW` by this factor.
+    """
+
+    WINDOW = 5
+
+    def __init__(self, divergence_factor: float) -> None:
+        self._factor = divergence_factor
+        self._losses: list[float] = []
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Judge one log entry.
+
+        Raises:
+            TrainingError: With reason `nan` or `diverged`.
+        """
+        for key in ("loss", "grad_norm", "eval_loss"):
+            value = (logs or {}).get(key)
+            if value is not None and not math.isfinite(float(value)):
+                raise TrainingError(
+                    f"training stopped at step {state.global_step}: {key} is {float(value)}; try a lower "
+                    "training.learning_rate",
+                    reason="nan",
+                )
+        if logs and "loss" in logs:
+            self._losses.append(float(logs["loss"]))
+            self._check_divergence(state.global_step)
+
+    def _check_divergence(self, step: int) -> None:
+        if len(self._losses) < 2 * self.WINDOW:
+            return
+        first = sum(self._losses[: self.WINDOW]) / self.WINDOW
+        last = sum(self._losses[-self.WINDOW :]) / self.WINDOW
+        if last > self._factor * first:
+            raise TrainingError(
+                f"training diverged at step {step}: the loss rose from {first:.3f} to {last:.3f}; try a lower "
+                "training.learning_rate",
+                reason="diverged",
+            )
