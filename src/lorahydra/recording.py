@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ from lorahydra.names import (
 )
 from lorahydra.preparation import Prepared
 from lorahydra.tracking import TrackedRun
+from lorahydra.tracking.address import shown
 from lorahydra.training import TrainedAdapter
 
 __all__ = ["record_results", "record_setup", "run_name"]
@@ -37,6 +39,7 @@ def run_name(config: ExperimentConfig) -> str:
 
 def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[str], prepared: Prepared) -> None:
     """Log what is known before training: config, overrides, data report and lineage."""
+    config = _without_secrets(config)
     run.params(flatten(config))
     run.text(to_yaml(config), CONFIG_FILE)
     run.text(OmegaConf.to_yaml(OmegaConf.create(list(overrides))), OVERRIDES_FILE)
@@ -45,6 +48,12 @@ def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[
     for split, context in ((prepared.splits.train, "training"), (prepared.splits.validation, "validation")):
         run.dataset(split.name, split.digest, split.source, len(split), context)
     run.metrics({Metric.TIME_LOAD: prepared.seconds})
+
+
+def _without_secrets(config: ExperimentConfig) -> ExperimentConfig:
+    """The config for others to read: a tracking address may hold a password."""
+    tracking = dataclasses.replace(config.tracking, uri=shown(config.tracking.uri))
+    return dataclasses.replace(config, tracking=tracking)
 
 
 def record_results(

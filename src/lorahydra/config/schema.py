@@ -367,7 +367,8 @@ class TrackingConfig:
     run_name: str | None = None
     """Name of the run; made from the model, rank and learning rate when unset."""
     artifact_location: str | None = None
-    """Where a newly made experiment keeps its artifacts; MLflow's own choice when unset."""
+    """Where a newly made experiment keeps its artifacts; when unset, `mlartifacts/` beside a SQLite file, and the
+    server's own choice otherwise."""
     log_adapter: bool = True
     """Upload the adapter as an artifact."""
     system_metrics: bool = True

@@ -130,8 +130,6 @@ def _fit(
         trainer.add_callback(HealthCheck(job.training.divergence_factor))
         resume = get_last_checkpoint(str(checkpoints)) if job.training.resume and checkpoints.is_dir() else None
         trainer.train(resume_from_checkpoint=resume)
-    if job.training.gradient_checkpointing:
-        model.gradient_checkpointing_disable()
     measured = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     if measured and measured[-1]["step"] == trainer.state.global_step:
         return trainer.state.global_step, float(measured[-1]["eval_loss"])
@@ -166,8 +164,8 @@ def _arguments(job: TrainingJob, base: BaseModel, checkpoints: Path, examples: i
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         optim=config.optim,
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        # transformers' new name for gradient checkpointing.
+        activation_checkpointing=config.gradient_checkpointing,
         train_sampling_strategy="group_by_length" if config.group_by_length else "random",
         eval_strategy="steps" if evals else "no",
         eval_steps=max(1, math.ceil(_steps_per_epoch(config, examples) / evals)) if evals else None,

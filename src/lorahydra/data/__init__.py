@@ -1,0 +1,31 @@
+"""Data: read → detect columns → validate → split → chat-format → tokenize, everything cached by content.
+
+```python
+splits = load_splits(config.data, config.seed)
+chat = ChatFormat(tokenizer, system_prompt=config.data.system_prompt)
+train = tokenize(splits.train, chat, max_length=config.data.max_length, overlong=config.data.overlong)
+```
+"""
+
+from lorahydra.data.chat import ChatFormat, Encoded
+from lorahydra.data.checking import check
+from lorahydra.data.examples import Example, Message
+from lorahydra.data.report import DataReport
+from lorahydra.data.splits import DataSplits, Split, load_splits
+from lorahydra.data.templates import PLAIN_TEMPLATE
+from lorahydra.data.tokens import TokenizedSplit, tokenize
+
+__all__ = [
+    "PLAIN_TEMPLATE",
+    "ChatFormat",
+    "DataReport",
+    "DataSplits",
+    "Encoded",
+    "Example",
+    "Message",
+    "Split",
+    "TokenizedSplit",
+    "check",
+    "load_splits",
+    "tokenize",
+]

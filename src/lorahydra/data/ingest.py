@@ -1,0 +1,184 @@
+"""From a source to a checked table of conversations in the cache, one row at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lorahydra.config.schema import DataConfig
+from lorahydra.data.examples import KEY_BYTES, ROLES, Example, Message, example_keys
+from lorahydra.data.formats import Layout, RowError, describe, detect, known_columns
+from lorahydra.data.problems import Problem, Problems, one_line
+from lorahydra.data.sources import HEADER_ROW, Row, Source
+from lorahydra.data.store import Store, Writer, cached
+from lorahydra.errors import DataError
+from lorahydra.storage import cache_dir
+
+__all__ = ["Rows", "data_cache", "ingest"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Part of the cache key: raise it when the same bytes are read differently."""
+ROWS_TO_DETECT = 16
+MAX_COLUMNS = 1000
+"""Names remembered from a file whose rows all have other keys."""
+LINE, ROLE_CODES, CONTENTS, PROMPT_KEY, EXAMPLE_KEY = range(5)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All valid rows of a source, on disk, and what was found in reading them."""
+
+    source: str
+    store: Store
+    format: str
+    columns_used: dict[str, str]
+    columns_ignored: list[str]
+    problems: list[Problem]
+    """The first problems; `counts` has them all."""
+    counts: dict[str, int]
+    """Number of problems by `Fault`."""
+
+    @property
+    def total_problems(self) -> int:
+        """Number of problems, the ones without text included."""
+        return sum(self.counts.values())
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def example(self, index: int) -> Example:
+        """Read one row."""
+        line, codes, contents, _, _ = self.store.row(index)
+        messages = (Message(ROLES[code], content) for code, content in zip(codes, contents, strict=True))
+        return Example(tuple(messages), line)
+
+    def line(self, index: int) -> int:
+        """Line (or row) number of one row."""
+        return int(self.store.value(LINE, index).as_py())
+
+    def prompt_keys(self) -> npt.NDArray[np.bytes_]:
+        """Hash of everything before the last answer, for each row."""
+        return self.store.hashes(PROMPT_KEY, KEY_BYTES)
+
+    def example_keys(self) -> npt.NDArray[np.bytes_]:
+        """Hash of the whole conversation, for each row."""
+        return self.store.hashes(EXAMPLE_KEY, KEY_BYTES)
+
+    def require_valid(self) -> None:
+        """Refuse a source with any problem.
+
+        Raises:
+            DataError: With the first problem and the number of others.
+        """
+        if not self.problems:
+            return
+        first, others = self.problems[0], self.total_problems - 1
+        more = f" (and {others} more; run `lorahydra data check` to list them)" if others else ""
+        raise DataError(first.message + more, path=self.source, line=first.line, field=first.field)
+
+
+def data_cache(cache: Path | None) -> Path:
+    """Folder of cached rows and tokens: the given one, else the user's."""
+    return cache_dir() / "data" if cache is None else cache
+
+
+def ingest(source: Source, config: DataConfig, cache: Path | None = None) -> Rows:
+    """Read a source once and keep its valid rows in the cache.
+
+    The key is the source's bytes and the options that matter, so the same content is parsed once, wherever it
+    lies.
+
+    Raises:
+        DataError: The source as a whole cannot be used: unreadable, without rows, or of unknown columns.
+        OutputError: The cache cannot be written.
+    """
+    content = source.content_hash()
+    options = [VERSION, content, config.format, sorted(config.columns.renamed().items())]
+    key = hashlib.sha256(json.dumps(options).encode()).hexdigest()
+
+    def build(writer: Writer) -> Mapping[str, Any]:
+        logger.info("Reading %s", source.label)
+        facts = _read(source, config, writer)
+        if source.content_hash() != content:
+            raise DataError("the file changed while it was read: run again", path=source.label)
+        return facts
+
+    store = cached(data_cache(cache) / "rows" / key, _schema(), build)
+    facts = dict(store.facts)
+    problems = [replace(Problem(**problem), source=source.label) for problem in facts.pop("problems")]
+    return Rows(source.label, store, problems=problems, **facts)
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    key = pa.binary(KEY_BYTES)
+    return pa.schema(
+        {
+            "line": pa.int64(),
+            "roles": pa.list_(pa.uint8()),
+            "contents": pa.list_(pa.string()),
+            "prompt_key": key,
+            "example_key": key,
+        }
+    )
+
+
+def _read(source: Source, config: DataConfig, writer: Writer) -> Mapping[str, Any]:
+    """Write the valid rows of a source and return what else is to be known of it."""
+    problems = Problems()
+    rows = _objects(source.rows(known_columns(config.columns.renamed()), problems), problems)
+    first = list(islice(rows, ROWS_TO_DETECT))
+    columns = {name for _, row in first for name in row}
+    # Without a single object there is nothing to detect: what is there instead has been reported.
+    layout = detect(columns, config.format, config.columns.renamed(), source.label) if columns else None
+    for number, row in chain(first, rows):
+        if layout is not None and number != HEADER_ROW:
+            _add(writer, layout, number, row, problems)
+        if len(columns) < MAX_COLUMNS:
+            columns.update(row)
+    if not writer.rows and not problems.total:
+        raise DataError("has no rows", path=source.label)
+    used = {name: column for name, column in layout.used.items() if column in columns} if layout else {}
+    ignored = (layout.ignored if layout else set()) | (columns - set(used.values()))
+    return {
+        "format": layout.scheme.name if layout else "",
+        "columns_used": used,
+        "columns_ignored": sorted(map(one_line, ignored)),
+        "problems": [asdict(problem) for problem in problems.first],
+        "counts": dict(problems.counts),
+    }
+
+
+def _objects(rows: Iterator[Row], problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows that are objects; others are reported."""
+    for number, row in rows:
+        if isinstance(row, dict) and row:
+            yield number, row
+        elif row == {}:
+            problems.add(number, "is an object without fields")
+        else:
+            problems.add(number, f"holds {describe(row)} where an object with named fields is expected")
+
+
+def _add(writer: Writer, layout: Layout, number: int, row: dict[str, Any], problems: Problems) -> None:
+    try:
+        messages = layout.messages(row)
+    except RowError as error:
+        problems.add(number, error.message, field=error.field, fault=error.fault)
+        return
+    keys = example_keys(messages)
+    contents = [message.content for message in messages]
+    codes = [ROLES.index(message.role) for message in messages]
+    writer.add((number, codes, contents, keys.prompt, keys.example), sum(map(len, contents)))

@@ -1,0 +1,85 @@
+"""Faults of single rows, collected instead of raised, so that a report names many at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from lorahydra.errors import DataError
+
+__all__ = ["MAX_PROBLEMS", "Fault", "Problem", "Problems", "one_line", "reading"]
+
+MAX_PROBLEMS = 20
+"""Problems kept with their text; all are counted."""
+
+
+class Fault(StrEnum):
+    """Kinds of problem that a report counts on their own."""
+
+    EMPTY_ANSWER = "empty_answer"
+    UNDECODABLE = "undecodable"
+    OVERLONG = "overlong"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of one row."""
+
+    line: int | None
+    """1-based line, or row where the format has no lines."""
+    field: str | None
+    """Column or key at fault, where one is known."""
+    message: str
+    """What is wrong and, where it helps, what to do."""
+    source: str = ""
+    """The file as the user named it."""
+
+    def __str__(self) -> str:
+        return str(DataError(self.message, path=self.source or None, line=self.line, field=self.field))
+
+
+@dataclass
+class Problems:
+    """The first `MAX_PROBLEMS` problems of a source, and how many of each kind there are."""
+
+    first: list[Problem] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        """Number of problems, the ones not kept included."""
+        return self.counts.total()
+
+    def add(
+        self, line: int | None, message: str, *, field: str | None = None, fault: Fault = Fault.OTHER
+    ) -> None:
+        """Count a problem and keep it while there is room."""
+        self.counts[fault.value] += 1
+        if len(self.first) < MAX_PROBLEMS:
+            self.first.append(Problem(line, field and one_line(field), one_line(message)))
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """A text from a file or a library as one printable line of at most `limit` characters."""
+    line = " ".join(str(text)[: 4 * limit].split()).encode(errors="backslashreplace").decode()
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of reading `path` into one clear line.
+
+    Raises:
+        DataError: Instead of any `OSError` inside the block.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise DataError("no permission to read it", path=path) from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path=path) from error

@@ -1,0 +1,198 @@
+"""Conversations as text under a chat template, and where in that text the answers are."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from lorahydra.data.examples import Example
+from lorahydra.data.problems import one_line
+from lorahydra.data.spans import Span, kept_form, unused_mark
+from lorahydra.data.templates import find_template
+from lorahydra.errors import DataError, ModelError
+
+__all__ = ["Rendered", "Renderer"]
+
+Turn = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A rendered example; spans are in characters."""
+
+    prompt: str
+    earlier: list[Span]
+    """Answers inside the prompt, each with its end of turn."""
+    completion: str
+    """The last answer with what the template puts around it beyond the prompt."""
+    learned: int
+    """How many characters of the completion carry loss: up to and with the end of the answer's turn."""
+
+
+class Renderer:
+    """A chat template at work.
+
+    Args:
+        tokenizer: Of transformers; it knows the template's special tokens.
+        chat_template: Jinja text or the path of a file; see `find_template`.
+        system_prompt: System message for conversations that have none.
+
+    Raises:
+        ModelError: The template is broken.
+    """
+
+    def __init__(self, tokenizer: Any, chat_template: str | None, system_prompt: str | None) -> None:
+        self._tokenizer = tokenizer
+        self.template = find_template(tokenizer, chat_template)
+        self._system_prompt = system_prompt
+        added = tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+        self._try()
+
+    def prompt(self, example: Example, source: str | None = None) -> str:
+        """Everything before the last answer, with the generation prompt.
+
+        Raises:
+            DataError: The template refuses the conversation; `source` is named.
+        """
+        return self._render(self._turns(example)[:-1], example, source)
+
+    def whole(self, example: Example, source: str | None = None) -> Rendered:
+        """The example as text.
+
+        Raises:
+            DataError: The template refuses the conversation or changes an answer; `source` is named.
+        """
+        turns = self._turns(example)
+        prompt = self._render(turns[:-1], example, source)
+        answer, ending = self._answer(turns, prompt, example, source)
+        end_of_turn = self._end_of_turn(ending)
+        if not end_of_turn:
+            # Nothing in the template says that the answer is over, so the model could not learn to stop.
+            end_of_turn = self._tokenizer.eos_token
+            ending = end_of_turn + ending
+        return Rendered(
+            prompt=prompt,
+            earlier=self._earlier(turns[:-1], prompt, end_of_turn, example, source),
+            completion=answer + ending,
+            learned=len(answer) + len(end_of_turn),
+        )
+
+    def _answer(
+        self, turns: list[Turn], prompt: str, example: Example, source: str | None
+    ) -> tuple[str, str]:
+        """The last answer as it follows the prompt, and what the template puts after it."""
+        whole = self._render(turns, example, source, prompting=False)
+        answer, mark = turns[-1]["content"], unused_mark(whole)
+        marked = [*turns[:-1], {**turns[-1], "content": mark}]
+        ending = self._render(marked, example, source, prompting=False).rpartition(mark)[2]
+        if whole.startswith(prompt):
+            rest = whole[len(prompt) :]
+            if kept_form(answer, lambda form: rest.endswith(form + ending)) is not None:
+                # With whatever stands before the answer and not in the prompt: the model has to make it, too.
+                return rest.removesuffix(ending), ending
+        elif "<think>" not in answer:
+            # The generation prompt holds more than the history: the beginning of a thinking block.
+            kept = kept_form(answer, lambda form: whole.endswith(form + ending))
+            if kept is not None:
+                return kept, ending
+        raise _changed(example, source)
+
+    def _end_of_turn(self, ending: str) -> str:
+        """The beginning of `ending` up to its first special token; empty if it has none."""
+        match = self._special.search(ending)
+        return ending[: match.end()] if match else ""
+
+    def _earlier(
+        self, turns: list[Turn], prompt: str, end_of_turn: str, example: Example, source: str | None
+    ) -> list[Span]:
+        """Where in the prompt the earlier answers are, found by rendering with marks in their place."""
+        answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        if not answers:
+            return []
+        mark = unused_mark(prompt)
+        marked = [{**turn, "content": mark} if turn["role"] == "assistant" else turn for turn in turns]
+        first, *literals = self._render(marked, example, source).split(mark)
+        if len(literals) != len(answers) or not prompt.startswith(first):
+            raise _changed(example, source)
+        spans = []
+        place = len(first)
+        for answer, literal in zip(answers, literals, strict=True):
+            start = place
+
+            def fits(form: str, start: int = start, then: str = literal) -> bool:
+                return prompt.startswith(form + then, start)
+
+            # Some templates leave the thinking out of all answers but the last.
+            kept = kept_form(answer, fits) or kept_form(answer.rpartition("</think>")[2], fits)
+            if kept is None:
+                raise _changed(example, source)
+            end = start + len(kept)
+            if literal.startswith(end_of_turn):
+                spans.append((start, end + len(end_of_turn)))
+            else:
+                directly_after = self._special.match(literal)
+                spans.append((start, end + (directly_after.end() if directly_after else 0)))
+            place = end + len(literal)
+        return spans
+
+    def _turns(self, example: Example) -> list[Turn]:
+        turns = [{"role": message.role, "content": message.content} for message in example.messages]
+        if self._system_prompt and turns[0]["role"] != "system":
+            turns.insert(0, {"role": "system", "content": self._system_prompt})
+        return turns
+
+    def _apply(self, turns: list[Turn], prompting: bool) -> str:
+        # Templates without a thinking mode ignore the last argument.
+        text: str = self._tokenizer.apply_chat_template(
+            turns,
+            chat_template=self.template.text,
+            tokenize=False,
+            add_generation_prompt=prompting,
+            enable_thinking=False,
+        )
+        return text
+
+    def _render(
+        self, turns: list[Turn], example: Example, source: str | None, *, prompting: bool = True
+    ) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return self._apply(turns, prompting)
+        except (TemplateError, TypeError, ValueError) as error:
+            hint = ", or unset data.system_prompt" if self._system_prompt else ""
+            raise DataError(
+                f"the model's chat template refuses this conversation ({one_line(error)}): change it{hint}",
+                path=source,
+                line=example.line,
+            ) from error
+
+    def _try(self) -> None:
+        """Refuse a template that cannot even do a made-up conversation."""
+        from jinja2 import TemplateError
+
+        mark = "\ue000"
+        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": mark}]
+        try:
+            self._apply(turns[:1], True)
+            found = self._apply(turns, False).count(mark)
+        except (TemplateError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"the chat template is broken: {one_line(error)}; check model.chat_template"
+            ) from error
+        if found != 1:
+            raise ModelError(
+                "the chat template does not keep the assistant's text once: check model.chat_template"
+            )
+
+
+def _changed(example: Example, source: str | None) -> DataError:
+    return DataError(
+        "the model's chat template changes an answer of this conversation (does it hold a thinking "
+        "block?), so training would differ from generation: change the answer, or set model.chat_template",
+        path=source,
+        line=example.line,
+    )

@@ -1,0 +1,197 @@
+"""Where rows come from: the files and hub datasets that a `DataConfig` names."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from lorahydra.config.schema import DataConfig
+from lorahydra.data import tables
+from lorahydra.data.csvfiles import read_csv
+from lorahydra.data.jsonfiles import read_json, read_json_lines
+from lorahydra.data.problems import Problems, reading
+from lorahydra.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["DEMO", "HEADER_ROW", "SPLITS", "Row", "Source", "locate"]
+
+SPLITS = ("train", "validation", "test")
+DEMO = "demo"
+"""`data.train_file` that stands for the dataset shipped with lorahydra."""
+
+Row = tuple[int, object]
+HEADER_ROW = 0
+"""Number of the row of nulls by which a columnar source names all its columns."""
+TEXT_READERS = {
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+}
+SUFFIXES = (*TEXT_READERS, ".parquet")
+
+
+class Source(Protocol):
+    """Rows of one split, readable again and again."""
+
+    @property
+    def label(self) -> str:
+        """The source as the user named it."""
+
+    def content_hash(self) -> str:
+        """Hex SHA-256 of what the rows are read from, and how."""
+
+    def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
+        """Yield (line or row number, value) for each readable row; what cannot be read goes to `problems`.
+
+        A columnar source leaves out columns that are not in `columns`, and first yields `HEADER_ROW`.
+        """
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A single file."""
+
+    label: str
+    path: Path
+
+    def content_hash(self) -> str:
+        return _hash_files([self.path], self.path.suffix.lower())
+
+    def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
+        suffix = self.path.suffix.lower()
+        if suffix == ".parquet":
+            return tables.read_parquet(self.path, columns)
+        return TEXT_READERS[suffix](self.path, problems)
+
+
+@dataclass(frozen=True)
+class SavedSource:
+    """A folder that `datasets` saved."""
+
+    label: str
+    path: Path
+    split: str
+
+    def content_hash(self) -> str:
+        with reading(self.path):
+            files = sorted(path for path in self.path.rglob("*") if path.is_file())
+        return _hash_files(files, f"saved:{self.split}")
+
+    def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
+        return tables.read_dataset(tables.load_saved(self.path, self.split), columns)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A split of a hub dataset."""
+
+    label: str
+    name: str
+    config: str | None
+    revision: str | None
+    split: str
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset, asked for once."""
+        return tables.load_hub(self.name, self.config, self.revision, self.split)
+
+    def content_hash(self) -> str:
+        # A slice such as train[:10%] shares its files with the whole split.
+        return _hash_files(tables.stored_files(self.dataset), f"hub:{self.split}")
+
+    def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
+        return tables.read_dataset(self.dataset, columns)
+
+
+def _hash_files(paths: list[Path], how: str) -> str:
+    digest = hashlib.sha256(how.encode())
+    for path in paths:
+        with reading(path), path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def locate(config: DataConfig) -> dict[str, Source]:
+    """Find the source of each split that has one of its own; `train` is always there.
+
+    Raises:
+        DataError: A file is missing, is of an unknown kind or is no regular file.
+    """
+    if config.hub_name is not None:
+        found: dict[str, Source] = {"train": _hub(config, config.train_split)}
+    else:
+        found = {"train": _open(config.train_file or DEMO, "train", config.train_split)}
+    for name in SPLITS[1:]:
+        file = getattr(config, f"{name}_file")
+        split = getattr(config, f"{name}_split")
+        if file is None and config.train_file == DEMO:
+            file = DEMO
+        if file is not None:
+            found[name] = _open(file, name, split or name)
+        elif split is not None:
+            found[name] = (
+                _hub(config, split) if config.hub_name else _open(config.train_file or DEMO, name, split)
+            )
+    return found
+
+
+def _hub(config: DataConfig, split: str) -> HubSource:
+    name = config.hub_name or ""
+    label = "/".join(filter(None, (f"hub:{name}", config.hub_config, split)))
+    return HubSource(label, name, config.hub_config, config.hub_revision, split)
+
+
+def _open(file: str, name: str, split: str) -> Source:
+    """The source behind a file name given by the user, which belongs to the split `name`."""
+    if file == DEMO:
+        folder = resources.files("lorahydra.data") / "demo"
+        return FileSource(f"{DEMO}/{name}.jsonl", Path(str(folder / f"{name}.jsonl")))
+    path = Path(file).expanduser()
+    with reading(path):
+        _require_existing(path)
+        if path.is_dir():
+            if tables.is_saved_dataset(path):
+                return SavedSource(file, path, split)
+            raise DataError(
+                "is a folder, and not one that `datasets` saved: name a file in it, for example train.jsonl",
+                path=file,
+            )
+        if not path.is_file():
+            raise DataError("is not a regular file", path=file)
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"the extension '{path.suffix}' is not known: use one of {', '.join(SUFFIXES)}, or a folder that "
+            "`datasets` saved",
+            path=file,
+        )
+    return FileSource(file, path)
+
+
+def _require_existing(path: Path) -> None:
+    """Raise a `DataError` with close names in the folder if there is nothing at `path`."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        parent = path.parent
+        names = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, names, n=3)
+        if not parent.is_dir():
+            hint = f"the folder {parent} does not exist"
+        elif close:
+            hint = f"did you mean {' or '.join(close)}?"
+        else:
+            hint = f"nothing of this name is in {parent.absolute()}"
+        raise DataError(f"no such file ({hint})", path=path) from None
+    except ValueError as error:
+        raise DataError(f"is not a file name: {error}", path=str(path).replace("\0", "\\0")) from error

@@ -1,0 +1,136 @@
+"""Rows of columnar sources: Parquet files, folders that `datasets` saved, and datasets of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorahydra.data.problems import one_line, reading
+from lorahydra.errors import DataError, ServiceError
+from lorahydra.storage import writing
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["is_saved_dataset", "load_hub", "load_saved", "read_dataset", "read_parquet", "stored_files"]
+
+BATCH_ROWS = 256
+MARKERS = ("dataset_dict.json", "state.json", "dataset_info.json")
+
+
+def read_parquet(path: Path, columns: Collection[str]) -> Iterator[tuple[int, object]]:
+    """Yield the row number and the values of those of `columns` that the file has, in batches.
+
+    The first row is preceded by row 0, which names all columns of the file with null values.
+
+    Raises:
+        DataError: The file is not Parquet or is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with reading(path):
+        try:
+            file = pq.ParquetFile(path)
+            names = file.schema_arrow.names
+            yield 0, dict.fromkeys(names)
+            number = 0
+            wanted = [name for name in names if name in columns]
+            for batch in file.iter_batches(BATCH_ROWS, columns=wanted) if wanted else ():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(f"cannot be read as Parquet: {_first_line(error)}", path=path) from error
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `datasets` saved a dataset to the folder."""
+    return any((folder / marker).is_file() for marker in MARKERS)
+
+
+def load_saved(folder: Path, split: str) -> Dataset:
+    """Open a folder that `datasets` saved; of several splits take `split`.
+
+    Raises:
+        DataError: The folder is damaged or has no such split.
+    """
+    from datasets import DatasetDict, load_from_disk
+
+    with reading(folder):
+        try:
+            loaded = load_from_disk(str(folder))
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            raise DataError(
+                f"cannot be read as a saved dataset: {_first_line(error)}", path=folder
+            ) from error
+    if not isinstance(loaded, DatasetDict):
+        return loaded
+    if split not in loaded:
+        raise DataError(
+            f"the saved dataset has no split '{split}': set data.train_split (or validation_split, "
+            f"test_split) to one of {', '.join(loaded)}",
+            path=folder,
+        )
+    return loaded[split]
+
+
+def load_hub(name: str, config_name: str | None, revision: str | None, split: str) -> Dataset:
+    """Fetch a split of a hub dataset, or open it from the hub cache.
+
+    Raises:
+        DataError: There is no such dataset, configuration, revision or split, or it needs code to be read.
+        ServiceError: The hub cannot be reached and the dataset is not in the cache.
+        OutputError: The cache of `datasets` cannot be written.
+    """
+    from datasets import config as datasets_config
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+    # The root of the HTTP library's errors, whichever library this huggingface_hub uses.
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    where = f"hub dataset '{name}'"
+    # The hub would be told of each load.
+    datasets_config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    with writing(Path(datasets_config.HF_DATASETS_CACHE)):
+        try:
+            # On disk whatever the size, so that the stored files tell the content.
+            return load_dataset(name, config_name, split=split, revision=revision, keep_in_memory=False)
+        except DatasetNotFoundError as error:
+            raise DataError(f"{where} cannot be used: {_first_line(error)}") from error
+        except (ConnectionError, TimeoutError, HTTPError) as error:
+            raise ServiceError(
+                f"{where}: {_first_line(error)}, and it is not in the local cache: go online, or use a local "
+                "file with data=local data.train_file=FILE"
+            ) from error
+        except (DatasetsError, ValueError, RuntimeError, FileNotFoundError, NotImplementedError) as error:
+            raise DataError(f"{where} cannot be used: {_first_line(error)}") from error
+
+
+def read_dataset(dataset: Dataset, columns: Collection[str]) -> Iterator[tuple[int, object]]:
+    """Yield row numbers and the values of those of `columns` that the dataset has; row 0 names all columns.
+
+    The stored values are taken as they are: images and audio are never decoded.
+    """
+    names = dataset.column_names
+    yield 0, dict.fromkeys(names)
+    wanted = [name for name in names if name in columns]
+    if not wanted:
+        return
+    number = 0
+    for table in dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS):
+        for row in table.to_pylist():
+            number += 1
+            yield number, row
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return one_line(lines[0]) if lines else type(error).__name__
+
+
+def stored_files(dataset: Dataset) -> list[Path]:
+    """Files that hold the rows of a dataset, in order; none where it lives in memory."""
+    return [Path(file["filename"]) for file in dataset.cache_files]

@@ -1,0 +1,95 @@
+"""Chat templates as text: where one comes from, and the plain one for models without any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorahydra.data.problems import reading
+from lorahydra.errors import ModelError
+
+__all__ = ["PLAIN_TEMPLATE", "Template", "find_template"]
+
+PLAIN_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{{ '### Assistant:\n' + message['content'] + eos_token }}"
+    "{%- if not loop.last -%}{{ '\n\n' }}{%- endif -%}"
+    "{%- else -%}"
+    "{{ '### ' + message['role'] | capitalize + ':\n' + message['content'] + '\n\n' }}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '### Assistant:\n' }}{%- endif -%}"
+)
+"""What a conversation looks like for a model without a chat template; `</s>` stands for its end of sequence:
+
+```text
+### System:
+Be brief.
+
+### User:
+What is the capital of France?
+
+### Assistant:
+Paris.</s>
+```
+
+A tokenizer that puts a beginning-of-sequence token before every text gets it here too.
+"""
+
+FIXED_DAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
+"""Put before templates that print today's date (Llama 3.2, SmolLM3): the same seed gives the same tokens on
+any day. The day is the one that Llama's template falls back to itself."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A chat template."""
+
+    text: str
+    """Jinja."""
+    is_plain: bool
+    """Whether it is `PLAIN_TEMPLATE`, because the model has none."""
+
+
+def find_template(tokenizer: Any, given: str | None) -> Template:
+    """Choose the given template, else the tokenizer's own, else the plain one.
+
+    Args:
+        tokenizer: Of the model.
+        given: `model.chat_template`: Jinja text, or the path of a file that holds it.
+
+    Raises:
+        ModelError: `given` is neither, or the tokenizer has several templates and no default.
+        DataError: The file cannot be read.
+    """
+    if given is not None:
+        text = _read(given)
+    elif tokenizer.chat_template:
+        try:
+            text = tokenizer.get_chat_template()
+        except ValueError as error:
+            raise ModelError(
+                "the model has several chat templates: put the text of one in model.chat_template"
+            ) from error
+    else:
+        # Whether a base model expects such a token shows in what its tokenizer does on its own.
+        begins = tokenizer("x", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
+        return Template(("{{- bos_token -}}" if begins else "") + PLAIN_TEMPLATE, is_plain=True)
+    return Template(FIXED_DAY + text if "strftime_now" in text else text, is_plain=False)
+
+
+def _read(given: str) -> str:
+    if "{{" in given or "{%" in given:
+        return given
+    path = Path(given).expanduser()
+    with reading(path):
+        if not path.is_file():
+            raise ModelError(
+                f"model.chat_template={given} is neither a file nor Jinja text: give one of them"
+            )
+        try:
+            return path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelError(f"model.chat_template={given} is not UTF-8 text") from error

@@ -1,0 +1,142 @@
+"""Tokenized splits: made once per content and chat format, kept on disk, cut to the limit on reading."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from lorahydra.data.chat import IGNORE_INDEX, ChatFormat
+from lorahydra.data.ingest import data_cache
+from lorahydra.data.splits import Split
+from lorahydra.data.store import Store, Writer, cached
+from lorahydra.errors import DataError
+
+__all__ = ["TokenizedExample", "TokenizedSplit", "encode_split", "tokenize"]
+
+logger = logging.getLogger(__name__)
+
+BATCH = 256
+INPUT_IDS, SPANS = range(2)
+
+
+class TokenizedExample(TypedDict):
+    """One training example; both arrays have shape (tokens,) and type int64."""
+
+    input_ids: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+
+
+class TokenizedSplit(Sequence[TokenizedExample]):
+    """Examples of a split as tokens, read from disk when asked for; a map-style dataset for torch.
+
+    Made by `tokenize`.
+    """
+
+    def __init__(
+        self, store: Store, indices: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], max_length: int
+    ) -> None:
+        self._store = store
+        self._indices = indices
+        self._max_length = max_length
+        self.source_lengths = lengths
+        """Tokens of every example of the split, before any is dropped or cut; shape (rows of the split,)."""
+        self.indices = indices
+        """Which examples of the split are here, ascending; shape (number of examples,)."""
+        self.lengths = np.minimum(lengths[indices], max_length)
+        """Tokens of each example; shape (number of examples,)."""
+        self.dropped = len(lengths) - len(indices)
+        """Examples left out: too long, or without a token of an answer after cutting."""
+        self.truncated = int((lengths[indices] > max_length).sum())
+        """Examples that were cut."""
+        self.loss_tokens = int(_loss_tokens(store, max_length)[indices].sum())
+        """Tokens with loss, all examples together."""
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenizedExample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenizedExample]: ...
+    def __getitem__(self, index: int | slice) -> TokenizedExample | list[TokenizedExample]:
+        if isinstance(index, slice):
+            return [self._example(int(row)) for row in self._indices[index]]
+        return self._example(int(self._indices[index]))
+
+    def __iter__(self) -> Iterator[TokenizedExample]:
+        return (self._example(int(row)) for row in self._indices)
+
+    def _example(self, row: int) -> TokenizedExample:
+        ids = self._store.value(INPUT_IDS, row).values.to_numpy()[: self._max_length].astype(np.int64)
+        labels = np.full_like(ids, IGNORE_INDEX)
+        for start, end in self._store.value(SPANS, row).values.to_numpy().reshape(-1, 2):
+            labels[start:end] = ids[start:end]
+        return {"input_ids": ids, "labels": labels}
+
+
+def tokenize(
+    split: Split, chat: ChatFormat, *, max_length: int, overlong: str, cache: Path | None = None
+) -> TokenizedSplit:
+    """Tokenize a split, or open it from the cache.
+
+    Args:
+        split: What to tokenize.
+        chat: How.
+        max_length: Longest example in tokens, prompt and answer together.
+        overlong: What happens to longer ones: `error`, `drop` or `truncate` (cuts the end).
+        cache: Folder of tokenized splits; by default in the user's cache.
+
+    Raises:
+        DataError: An example is too long for `overlong=error`, none is left, or the template refuses one.
+        OutputError: The cache cannot be written.
+    """
+    store = encode_split(split, chat, cache)
+    lengths = store.lengths(INPUT_IDS)
+    over = lengths > max_length
+    if overlong == "error" and over.any():
+        first = int(np.argmax(over))
+        raise DataError(
+            f"{lengths[first]} tokens, over data.max_length={max_length} ({int(over.sum())} of {len(split)} "
+            "rows are): raise data.max_length, or set data.overlong=drop or data.overlong=truncate",
+            path=split.source,
+            line=split.line(first),
+        )
+    keep = ~over if overlong == "drop" else _loss_tokens(store, max_length) > 0
+    tokenized = TokenizedSplit(store, np.flatnonzero(keep), lengths, max_length)
+    if not len(tokenized):
+        raise DataError(
+            f"all {len(split)} rows of the {split.name} split are over data.max_length={max_length} "
+            f"(the shortest has {lengths.min()} tokens): raise it",
+            path=split.source,
+        )
+    return tokenized
+
+
+def encode_split(split: Split, chat: ChatFormat, cache: Path | None) -> Store:
+    """Tokenize every example in full; the limit is applied on reading, so that changing it costs nothing."""
+    import pyarrow as pa
+
+    key = hashlib.sha256(f"{split.digest} {chat.fingerprint}".encode()).hexdigest()
+    schema = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
+
+    def build(writer: Writer) -> Mapping[str, Any]:
+        logger.info("Tokenizing %d rows of the %s split", len(split), split.name)
+        for start in range(0, len(split), BATCH):
+            for ids, spans in chat.encode_batch(split[start : start + BATCH], split.source):
+                writer.add((ids, [place for span in spans for place in span]), 4 * len(ids))
+        return {"rows": len(split)}
+
+    return cached(data_cache(cache) / "tokens" / key, schema, build)
+
+
+def _loss_tokens(store: Store, max_length: int) -> npt.NDArray[np.int64]:
+    """Tokens with loss in each row when rows are cut to `max_length`; shape (rows,)."""
+    starts, ends = np.minimum(store.items(SPANS).reshape(-1, 2), max_length).astype(np.int64).T
+    rows = np.repeat(np.arange(len(store)), store.lengths(SPANS) // 2)
+    return np.bincount(rows, weights=ends - starts, minlength=len(store)).astype(np.int64)

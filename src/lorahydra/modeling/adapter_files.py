@@ -1,0 +1,167 @@
+"""Adapters on disk, as PEFT writes them: `adapter_config.json` and `adapter_model.safetensors`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from lorahydra.errors import ModelError, OutputError
+from lorahydra.modeling.files import disk_errors, follow_umask
+from lorahydra.storage import atomic_dir, writing
+
+if TYPE_CHECKING:
+    import peft
+
+__all__ = ["check_adapter", "remember_start", "save_adapter"]
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass
+class _Start:
+    """What saving needs to know about the moment an adapter was attached."""
+
+    base_source: str
+    weights: dict[str, torch.Tensor]
+    """Initial adapter weights on the CPU; only for initialisations that change the base model, else empty."""
+
+
+_starts: WeakKeyDictionary[torch.nn.Module, _Start] = WeakKeyDictionary()
+
+
+def remember_start(model: peft.PeftModel, base_source: str) -> None:
+    """Keep what `save_adapter` needs of a freshly attached adapter.
+
+    Args:
+        model: The model with its adapter, before any training.
+        base_source: The base model's name, written into the saved configuration.
+    """
+    changes_base = str(model.peft_config["default"].init_lora_weights).startswith("pissa")
+    weights = {k: v.detach().cpu().clone() for k, v in _weights(model).items()} if changes_base else {}
+    _starts[model] = _Start(base_source, weights)
+
+
+def save_adapter(model: peft.PeftModel, folder: Path | str) -> None:
+    """Write the adapter of `model` to `folder` in PEFT's format, as a whole or not at all.
+
+    An adapter already there is replaced. The result always belongs on the *original* base model: PiSSA trains
+    `W − s·B₀A₀ + s·BA`, so the difference `s·(BA − B₀A₀)` is written as an ordinary LoRA of rank `2r` with
+    `A' = [A; A₀]` and `B' = [B, −B₀]` (PiSSA, arXiv 2404.02948, appendix). On a bfloat16 base the two differ
+    by the rounding of `W − s·B₀A₀`.
+
+    Args:
+        model: The model that `adapter` or `load_adapter` yielded, inside its block.
+        folder: Where to; its parents are made.
+
+    Raises:
+        OutputError: The folder cannot be written, or it holds something that is not an adapter.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(folder)
+    _check_replaceable(path)
+    start = _starts.get(model)
+    config = copy.deepcopy(model.peft_config["default"])
+    config.inference_mode = True
+    if start is not None:
+        config.base_model_name_or_path = start.base_source
+    weights = {name: value.detach().cpu() for name, value in _weights(model).items()}
+    if start is not None and start.weights:
+        weights = _difference(weights, start.weights, config)
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
+    staging = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with atomic_dir(staging) as temporary:
+        tensors = {name: value.contiguous() for name, value in weights.items()}
+        with disk_errors():
+            save_file(tensors, str(temporary / WEIGHTS), metadata={"format": "pt"})
+        config.save_pretrained(str(temporary))
+        follow_umask(temporary)
+    _replace(path, staging)
+
+
+def check_adapter(folder: Path) -> Path:
+    """Check that `folder` holds a LoRA adapter that can be loaded without running foreign code.
+
+    Raises:
+        ModelError: It does not; the message says what is missing or broken.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    config = folder / CONFIG
+    if not config.is_file():
+        raise ModelError(f"{folder} is not an adapter: it has no {CONFIG}")
+    try:
+        settings = json.loads(config.read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{config} is not valid JSON ({error}): the adapter is broken") from error
+    kind = settings.get("peft_type") if isinstance(settings, dict) else None
+    if kind != "LORA":
+        raise ModelError(f"{config} describes an adapter of type {kind}: only LORA adapters can be used")
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise ModelError(f"{folder} has no {WEIGHTS}: adapters are read from safetensors files only")
+    try:
+        with safe_open(str(weights), framework="pt") as file:
+            file.keys()
+    except SafetensorError as error:
+        raise ModelError(f"{weights} is damaged ({error}): save or download the adapter again") from error
+    return folder
+
+
+def _weights(model: peft.PeftModel) -> dict[str, torch.Tensor]:
+    from peft import get_peft_model_state_dict
+
+    # Embeddings never change here; looking whether they did would ask the hub for the base model's
+    # configuration.
+    weights: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return weights
+
+
+def _difference(
+    tuned: dict[str, torch.Tensor], start: dict[str, torch.Tensor], config: Any
+) -> dict[str, torch.Tensor]:
+    """Stack the tuned and the negated initial weights, and adjust `config` to the doubled rank."""
+    # The scale of rsLoRA, α/√r, cannot be kept with a whole number α at rank 2r, so it goes into B.
+    scale = config.lora_alpha / config.r**0.5 if config.use_rslora else 1.0
+    config.lora_alpha = 2 * (config.r if config.use_rslora else config.lora_alpha)
+    config.r *= 2
+    config.use_rslora = False
+    config.init_lora_weights = True
+    stacked = {}
+    for name, value in tuned.items():
+        if ".lora_A." in name:
+            stacked[name] = torch.cat([value, start[name]], dim=0)
+        else:
+            stacked[name] = torch.cat([value, -start[name]], dim=1) * scale
+    return stacked
+
+
+def _check_replaceable(path: Path) -> None:
+    with writing(path):
+        taken = path.exists() and not (
+            path.is_dir() and ((path / CONFIG).is_file() or not any(path.iterdir()))
+        )
+    if taken:
+        raise OutputError(
+            f"cannot write the adapter to {path}: something else is there; choose another folder"
+        )
+
+
+def _replace(path: Path, staging: Path) -> None:
+    """Move `staging` to `path`; what was there stays until the new one is complete."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    with writing(path):
+        if path.exists():
+            path.rename(old)
+        staging.rename(path)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,169 @@
+"""Attaches LoRA adapters to a base model for as long as a block runs, and takes them off without a trace.
+
+```python
+base = load_base(config.model)
+with adapter(base, config.lora, seed=42) as peft_model:
+    ...  # train
+    save_adapter(peft_model, folder)
+with load_adapter(base, folder) as peft_model:
+    ...  # generate
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lorahydra.config.schema import LoraConfig
+from lorahydra.errors import ModelError
+from lorahydra.modeling.adapter_files import check_adapter, remember_start, save_adapter
+from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.failures import first_line
+from lorahydra.modeling.restoring import restored
+from lorahydra.modeling.targets import check_targets
+
+if TYPE_CHECKING:
+    import peft
+
+__all__ = ["adapter", "load_adapter", "save_adapter", "trainable_parameters", "weights_digest"]
+
+
+@contextmanager
+def adapter(base: BaseModel, config: LoraConfig, seed: int) -> Iterator[peft.PeftModel]:
+    """Attach a new adapter to `base`, and take it off when the block ends, whatever ends it.
+
+    Only the adapter is trainable. Its weights are float32 also on a bfloat16 base: small updates vanish in 8
+    bits of mantissa, and an adapter is too small for the memory to matter. Initialisation draws from a
+    generator of its own, so the same seed gives the same adapter bit for bit and the caller's random state is
+    as before.
+
+    Afterwards `base` is as it was: module tree, weights (bit for bit, also after PiSSA, which replaces them),
+    hooks, flags and configuration. The model that was yielded is of no use then. Merging into the base in
+    place is not undone: work on a copy for that.
+
+    Args:
+        base: The base model; one adapter at a time.
+        config: The adapter's settings.
+        seed: Seeds the adapter's initial weights.
+
+    Yields:
+        The model with the adapter `default`, in training mode.
+
+    Raises:
+        ModelError: `target_modules` matches nothing that LoRA can be put on, or the settings do not fit the
+            layers.
+    """
+    with restored(base.model):
+        with _seeded(seed, base.device), _one_thread():
+            model = _attach(base, config)
+        remember_start(model, base.source)
+        yield model.train()
+
+
+@contextmanager
+def load_adapter(base: BaseModel, folder: Path | str) -> Iterator[peft.PeftModel]:
+    """Attach the saved adapter in `folder` to `base` for inference, and take it off when the block ends.
+
+    Args:
+        base: The base model that the adapter was trained on.
+        folder: A folder in PEFT's format, with safetensors weights.
+
+    Yields:
+        The model with the adapter, in evaluation mode, nothing trainable.
+
+    Raises:
+        ModelError: The folder holds no LoRA adapter, a broken one, or one for another base model.
+    """
+    from peft import PeftModel
+
+    path = check_adapter(Path(folder))
+    with restored(base.model):
+        try:
+            with _peft_warnings():
+                model = PeftModel.from_pretrained(base.model, str(path), torch_device=str(base.device))
+        except (RuntimeError, ValueError, KeyError, TypeError, UserWarning) as error:
+            raise ModelError(
+                f"the adapter in {path} does not fit the base model {base.source}: use the base model it was "
+                f"trained on ({first_line(error)})"
+            ) from error
+        yield model.eval()
+
+
+def trainable_parameters(model: torch.nn.Module) -> int:
+    """Number of parameters that training changes."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, as 64 hexadecimal digits.
+
+    Two models have the same digest only if they are bit for bit the same. Reads about 1 GB per second.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(data.numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch inside the block and put its random state back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one CPU thread inside the block.
+
+    The many small decompositions of PiSSA gain little from more threads and lose a factor of 50 where other
+    processes keep the cores busy; and this way they do not depend on the number of threads.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _peft_warnings() -> Iterator[None]:
+    """Drop PEFT's noise, and make an error of the one warning that means a wrong result."""
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 for a property under its old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # Where weights are missing the adapter would silently do nothing.
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        yield
+
+
+def _attach(base: BaseModel, config: LoraConfig) -> peft.PeftModel:
+    import peft
+
+    check_targets(base, config)
+    settings = peft.LoraConfig(
+        task_type=peft.TaskType.CAUSAL_LM,
+        r=config.r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.target_modules,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        init_lora_weights=config.init_lora_weights,
+    )
+    try:
+        with _peft_warnings():
+            return peft.get_peft_model(base.model, settings, autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise ModelError(f"this adapter cannot be put on {base.source}: {first_line(error)}") from error

@@ -1,0 +1,213 @@
+"""Loads base models: frozen, in evaluation mode, one per process.
+
+```python
+base = load_base(config.model)
+base.model, base.tokenizer, base.device
+```
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lorahydra.config.schema import ModelConfig
+from lorahydra.errors import ConfigError, ModelError
+from lorahydra.modeling.devices import resolve_device, resolve_dtype
+from lorahydra.modeling.failures import first_line
+from lorahydra.modeling.quiet import no_progress_bars
+from lorahydra.modeling.sources import Source, check_tokenizer, check_weights, content_digest, locate
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["BaseModel", "load_base", "load_tokenizer", "resolve_device", "resolve_dtype"]
+
+
+@dataclass
+class BaseModel:
+    """A frozen causal language model and what belongs to it."""
+
+    model: PreTrainedModel
+    """In evaluation mode, no parameter trainable, on `device` in `dtype`."""
+    tokenizer: PreTrainedTokenizerBase
+    """Has a padding token; its padding side is the caller's matter."""
+    device: torch.device
+    dtype: torch.dtype
+    source: str
+    """What the user can write again as `model.name_or_path`: packaged name, absolute path or hub id."""
+    digest: str | None
+    """For lineage: `git:<commit>` of a hub model, else `sha256:<digest>` of the wheel or the local files."""
+    load_seconds: float
+    """How long loading took, in seconds."""
+
+
+@dataclass
+class _Held:
+    """The one base model that this process holds."""
+
+    key: object = None
+    base: BaseModel | None = None
+
+
+_held = _Held()
+_lock = threading.Lock()
+
+
+def load_base(config: ModelConfig) -> BaseModel:
+    """Load the base model that `config` names, or give the one that is loaded already.
+
+    A process holds one base model: the same settings give the same object, other settings free it first (what
+    the caller still refers to stays in memory).
+
+    Args:
+        config: The model's settings; `chat_template` plays no part here.
+
+    Raises:
+        ModelError: The model is unknown, broken, incomplete, or not a causal language model.
+        ConfigError: The device, dtype or attention kernel is not available.
+        ServiceError: The model is on the hub, not in its cache, and the hub cannot be reached.
+    """
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    with _lock:
+        source = locate(config)
+        key = (source, device, dtype, config.attn_implementation)
+        if _held.base is None or _held.key != key:
+            _free()
+            _held.base = _load(source, device, dtype, config.attn_implementation)
+            _held.key = key
+        return _held.base
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of the model that `config` names; no weights are read or downloaded.
+
+    A model without a padding token gets its end-of-text token as one: padding is masked, so any token does.
+
+    Raises:
+        ModelError: The model is unknown, or its tokenizer is missing, broken or has no token to pad with.
+        ServiceError: The model is on the hub, not in its cache, and the hub cannot be reached.
+    """
+    return _tokenizer(locate(config, weights=False))
+
+
+def _free() -> None:
+    """Drop the base model that is held, and give its memory back."""
+    import torch
+
+    if _held.base is not None:
+        _held.base = _held.key = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _load(source: Source, device: torch.device, dtype: torch.dtype, attention: str | None) -> BaseModel:
+    import torch
+
+    start = time.perf_counter()
+    check_weights(source)
+    tokenizer = _tokenizer(source)
+    if source.gguf_file:
+        from lorahydra.modeling.gguf import load_gguf
+
+        model = load_gguf(source.folder, source.gguf_file, dtype, attention)
+    else:
+        _check_architecture(source)
+        model = _pretrained(source, dtype, attention)
+    try:
+        model.to(device)
+    except torch.OutOfMemoryError as error:
+        size = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
+        raise ModelError(
+            f"{source.name} needs {size:.1f} GiB, more than is free on {device}: free it, choose a smaller "
+            "model or model.device=cpu"
+        ) from error
+    model.requires_grad_(False).eval()
+    if model.generation_config is not None and model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    digest = content_digest(source)
+    return BaseModel(model, tokenizer, device, dtype, source.name, digest, time.perf_counter() - start)
+
+
+def _tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    check_tokenizer(source)
+    options = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    try:
+        with no_progress_bars():
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                str(source.folder), local_files_only=True, trust_remote_code=False, **options
+            )
+    # The tokenizers library raises plain `Exception` for a damaged file.
+    except Exception as error:
+        raise ModelError(f"the tokenizer of {source.name} cannot be read: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        token = tokenizer.eos_token or tokenizer.unk_token
+        if token is None:
+            raise ModelError(
+                f"the tokenizer of {source.name} has no padding, end-of-text or unknown token to pad with"
+            )
+        tokenizer.pad_token = token
+    loaded: PreTrainedTokenizerBase = tokenizer
+    return loaded
+
+
+def _check_architecture(source: Source) -> None:
+    """Refuse encoders and sequence-to-sequence models: transformers gives some of them a random head."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        config = AutoConfig.from_pretrained(
+            str(source.folder), local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"the config.json of {source.name} cannot be used: {first_line(error)}") from error
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    causal = {name for entry in names for name in ([entry] if isinstance(entry, str) else entry)}
+    architectures = config.architectures or []
+    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.is_encoder_decoder
+    if not known or (architectures and not causal.intersection(architectures)):
+        what = ", ".join(architectures) or config.model_type
+        raise ModelError(
+            f"{source.name} is not a causal language model ({what}): choose one that generates text, such as "
+            "Qwen/Qwen3-0.6B or the packaged smollm2-135m-instruct"
+        )
+
+
+def _pretrained(source: Source, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    try:
+        with no_progress_bars():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                str(source.folder),
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if attention and ("attn" in str(error) or "attention" in str(error).lower()):
+            raise ConfigError(
+                f"model.attn_implementation={attention} cannot be used: {first_line(error)}"
+            ) from error
+        raise ModelError(f"{source.name} cannot be loaded: {first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"the weights of {source.name} lack {len(missing)} tensors that its config.json asks for (such "
+            f"as {missing[0]}): copy or download the model again"
+        )
+    loaded: PreTrainedModel = model
+    return loaded

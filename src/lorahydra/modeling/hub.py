@@ -1,0 +1,117 @@
+"""The model hub: what is in its local cache is used without asking, and only the rest is downloaded."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from lorahydra.errors import ModelError, ServiceError
+from lorahydra.modeling.failures import first_line
+from lorahydra.modeling.quiet import no_hub_advice, no_progress_bars
+from lorahydra.storage import writing
+
+__all__ = ["snapshot"]
+
+# Read when huggingface_hub is first imported, which happens in the functions below: nothing about this
+# machine is sent along with a download.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+ANSWER_SECONDS = 10.0
+"""How long the hub may stay silent before it counts as unreachable."""
+
+
+def snapshot(
+    repo: str, revision: str | None, patterns: Sequence[str], complete: Callable[[Path], bool], key: str
+) -> Path:
+    """Folder with the files of a hub model that match `patterns`; only top-level files count.
+
+    Args:
+        repo: Hub id, `name` or `owner/name`.
+        revision: Branch, tag or commit; the default branch when None.
+        patterns: Shell patterns of the wanted files.
+        complete: Says whether a cached folder holds all that is wanted; if so, the hub is not asked.
+        key: The configuration key that named the model, for messages.
+
+    Returns:
+        A folder of the hub's cache, named after the commit.
+
+    Raises:
+        ModelError: No such model or revision, no access to it, or not a hub id.
+        ServiceError: The hub cannot be reached and the files are not in its cache.
+        OutputError: The hub's cache cannot be written.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    wanted: dict[str, Any] = {
+        "revision": revision,
+        "allow_patterns": list(patterns),
+        "ignore_patterns": ["*/*"],
+    }
+    try:
+        cached = Path(snapshot_download(repo, local_files_only=True, **wanted))
+        if complete(cached):
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    except HFValidationError as error:
+        raise ModelError(
+            f"{key}={repo} is neither an existing path nor a hub id (owner/name) nor a packaged model "
+            "(`lorahydra models list`)"
+        ) from error
+    watched = nullcontext() if sys.stderr.isatty() else no_progress_bars()
+    with writing(Path(constants.HF_HUB_CACHE)), _hub_errors(repo, revision, key), watched, no_hub_advice():
+        # Asked first because snapshot_download would wait for this answer for ever.
+        HfApi().model_info(repo, revision=revision, timeout=ANSWER_SECONDS)
+        return Path(snapshot_download(repo, etag_timeout=ANSWER_SECONDS, **wanted))
+
+
+@contextmanager
+def _hub_errors(repo: str, revision: str | None, key: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line each."""
+    from huggingface_hub import constants
+
+    # HTTPError is the root of the HTTP library's errors, whichever library this huggingface_hub uses.
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        GatedRepoError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{key}={repo}: access to this model is restricted; accept its terms at "
+            f"{constants.ENDPOINT}/{repo} and set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{key}={repo}: the hub has this model, but no revision '{revision}'") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"{key}={repo}: the hub has no such model, or it is private (then set HF_TOKEN); local folders "
+            "are given as a path, packaged models are listed by `lorahydra models list`"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError) as error:
+        offline = constants.is_offline_mode()
+        why = (
+            "HF_HUB_OFFLINE is set"
+            if offline
+            else f"{constants.ENDPOINT} does not deliver it ({_cause(error)})"
+        )
+        raise ServiceError(
+            f"{key}={repo} is not in the local cache of the model hub and {why}: connect and try again, give "
+            "a local folder, or run `python train.py experiment=demo`, which works offline"
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong on the wire: huggingface_hub wraps it in a longer text of its own."""
+    return first_line(error.__cause__ or error)

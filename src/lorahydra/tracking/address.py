@@ -1,0 +1,69 @@
+"""Addresses of tracking stores: what is accepted, how they are shown, how their UI is opened."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from lorahydra.errors import ConfigError
+
+__all__ = ["database_file", "is_server", "resolve", "run_url", "shown"]
+
+SERVERS = ("http", "https")
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+SQLITE = "sqlite:///"
+
+
+def resolve(uri: str) -> str:
+    """The same store by an address that does not depend on the working folder.
+
+    Raises:
+        ConfigError: Not an address of a SQLite file, another database or a server.
+    """
+    scheme, separator, rest = uri.strip().partition("://")
+    dialect = scheme.lower().partition("+")[0]
+    if not separator or dialect not in (*SERVERS, *DATABASES) or not rest.strip("/"):
+        raise ConfigError(
+            f"tracking.uri={shown(uri)} is not allowed: give a SQLite file (sqlite:///mlflow.db), another "
+            "database (postgresql://USER@HOST/NAME) or an MLflow server (http://HOST:5000)"
+        )
+    if dialect in SERVERS:
+        return uri.strip().rstrip("/")
+    if dialect != "sqlite":
+        return uri.strip()
+    name = rest.removeprefix("/")
+    if not rest.startswith("/") or name.startswith((":", "file:")) or "?" in name:
+        raise ConfigError(
+            f"tracking.uri={uri} is not allowed: give a SQLite file, for example sqlite:///mlflow.db"
+        )
+    return f"{SQLITE}{Path(name).expanduser().absolute()}"
+
+
+def is_server(uri: str) -> bool:
+    """Whether a resolved address is that of an MLflow server."""
+    return uri.partition("://")[0].lower() in SERVERS
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a resolved SQLite address; None for other stores."""
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+
+
+def shown(uri: str) -> str:
+    """The address as it may appear on a screen: without the password."""
+    try:
+        parts = urlsplit(uri)
+        if parts.password is None:
+            return uri
+    except ValueError:
+        return uri.partition("://")[0]
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+
+
+def run_url(uri: str, experiment_id: str, run_id: str) -> str:
+    """Link to a run on a server; for a database, the command that opens the UI on it."""
+    if is_server(uri):
+        return f"{shown(uri)}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(shown(uri))}"

@@ -1,0 +1,160 @@
+"""From operations of the queue to calls of MLflow: in order, batched, and harmless when done twice.
+
+Sending a batch again after its answer was lost changes nothing: MLflow drops metric points that it has (same
+name, step, time and value), takes equal params again, and overwrites tags and artifacts with themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import posixpath
+from collections.abc import Sequence
+from typing import Any
+
+from lorahydra.tracking.faults import describe, is_refusal
+from lorahydra.tracking.operations import Operation
+from lorahydra.tracking.spool import Entry, Spool
+
+__all__ = ["Delivery"]
+
+logger = logging.getLogger(__name__)
+
+VALUES = ("metrics", "params", "tags")
+LIMITS = {"metrics": 800, "params": 100, "tags": 100}
+"""Of one call; MLflow takes 1000 values in all."""
+BYTES = 500_000
+"""Of the queue in one call; requests must stay below 1 MB."""
+
+
+class Delivery:
+    """Sends what a spool holds to one run.
+
+    Args:
+        client: An `mlflow.MlflowClient`.
+        run_id: The run.
+        spool: Where the operations and the copies of artifacts are.
+    """
+
+    def __init__(self, client: Any, run_id: str, spool: Spool) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._spool = spool
+
+    def step(self) -> int:
+        """Send the next batch of the spool and remember that it was sent.
+
+        An item that the store will never take is left out with a warning, so that it cannot hold up others.
+
+        Returns:
+            Number of operations that were sent or left out; 0 when none waits.
+
+        Raises:
+            Exception: Whatever MLflow raises when the store is away.
+        """
+        entries = self._spool.entries()
+        if not entries:
+            return 0
+        batch = _first_batch(entries)
+        try:
+            self._send([entry.operation for entry in batch])
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            for entry in batch:
+                self.send_or_leave_out(entry.operation)
+        self._spool.advance(batch[-1].end)
+        self._spool.forget(entry.operation for entry in batch)
+        return len(batch)
+
+    def send_or_leave_out(self, operation: Operation) -> None:
+        """Send one operation, or warn that the store does not take it.
+
+        Raises:
+            Exception: Whatever MLflow raises when the store is away.
+        """
+        try:
+            self._send([operation])
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            what = ", ".join(operation.get("values", ())) or operation.get("name", "")
+            logger.warning("MLflow refuses %s %.200s: %s", operation["op"], what, describe(error))
+
+    def _send(self, operations: Sequence[Operation]) -> None:
+        kind = operations[0]["op"]
+        if kind in VALUES:
+            self._send_values(operations)
+        elif kind == "artifact":
+            self._send_artifact(operations[0])
+        elif kind == "dataset":
+            self._send_dataset(operations[0])
+        elif kind == "finish":
+            self._client.set_terminated(self._run_id, operations[0]["status"], operations[0]["time"])
+
+    def _send_values(self, operations: Sequence[Operation]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics: list[Any] = []
+        params: dict[str, str] = {}
+        tags: dict[str, str] = {}
+        for operation in operations:
+            values = operation["values"]
+            if operation["op"] == "metrics":
+                stamp, step = operation["time"], operation["step"]
+                metrics += [Metric(name, value, stamp, step) for name, value in values.items()]
+            else:
+                (params if operation["op"] == "params" else tags).update(values)
+        self._client.log_batch(
+            self._run_id,
+            metrics=metrics,
+            params=[Param(*item) for item in params.items()],
+            tags=[RunTag(*item) for item in tags.items()],
+        )
+
+    def _send_artifact(self, operation: Operation) -> None:
+        path, name = self._spool.path_of(operation), operation["name"]
+        if not path.exists():
+            logger.warning("Artifact %s is gone from %s and was left out", name, path)
+        elif path.is_dir():
+            self._client.log_artifacts(self._run_id, str(path), name)
+        else:
+            self._client.log_artifact(self._run_id, str(path), posixpath.dirname(name) or None)
+
+    def _send_dataset(self, operation: Operation) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        kind, source = _source(operation["source"])
+        dataset = Dataset(
+            name=operation["name"],
+            digest=operation["digest"],
+            source_type=kind,
+            source=json.dumps(source),
+            profile=json.dumps({"num_rows": operation["rows"]}),
+        )
+        context = InputTag("mlflow.data.context", operation["context"])
+        self._client.log_inputs(self._run_id, datasets=[DatasetInput(dataset, [context])])
+
+
+def _first_batch(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """The longest start of `entries` that fits one call: many values, or one of anything else."""
+    room = dict(LIMITS)
+    size = 0
+    for index, entry in enumerate(entries):
+        kind = entry.operation["op"]
+        if kind not in VALUES:
+            return entries[: max(index, 1)]
+        room[kind] -= len(entry.operation["values"])
+        size += entry.end - entries[index - 1].end if index else 0
+        if index and (room[kind] < 0 or size > BYTES):
+            return entries[:index]
+    return entries
+
+
+def _source(source: str) -> tuple[str, dict[str, str]]:
+    """MLflow's type of a dataset's source and its content."""
+    if source.startswith(("http://", "https://")):
+        return "http", {"url": source}
+    if source.startswith("hf://"):
+        return "hugging_face", {"path": source.removeprefix("hf://")}
+    return "local", {"uri": source}

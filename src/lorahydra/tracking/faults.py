@@ -1,0 +1,75 @@
+"""What a failure of the store means: in words, and whether trying again can help."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+from lorahydra.errors import LorahydraError
+from lorahydra.tracking.operations import one_line
+
+__all__ = ["describe", "is_refusal"]
+
+
+REFUSALS = (400, 413, 414, 422)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the store will never take this item, while others may pass.
+
+    A deleted run is told by MLflow with the same code, but then no item would pass: that is not a refusal.
+    """
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:
+        return (
+            error.response.status_code in REFUSALS
+        )  # artifacts: too large, or a name that the server forbids
+    return (
+        isinstance(error, MlflowException)
+        and error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+        and "'active' state" not in str(error)
+    )
+
+
+def describe(error: BaseException) -> str:
+    """The cause of `error` in a few words."""
+    import requests
+    import urllib3
+
+    chain = list(_chain(error))
+    for cause in chain:
+        if isinstance(cause, ConnectionRefusedError):
+            return "nothing listens there (connection refused)"
+        if isinstance(cause, socket.gaierror):
+            return "its host name is unknown"
+        if isinstance(cause, requests.exceptions.Timeout | TimeoutError):
+            return "no answer in time"
+        if isinstance(cause, urllib3.exceptions.ResponseError):
+            return f"the server is in trouble ({cause})"
+        if isinstance(cause, LorahydraError):
+            return str(cause)
+        if type(cause).__module__ == "sqlite3":
+            return SQLITE.get(str(cause), one_line(cause))
+    return one_line(chain[-1] if isinstance(chain[-1], OSError) else error)
+
+
+SQLITE = {
+    "attempt to write a readonly database": "it is read-only: mend the permissions of file and folder",
+    "unable to open database file": "it cannot be opened: mend the permissions of file and folder",
+    "file is not a database": "the file is not a SQLite database: give another file",
+    "database is locked": "another program keeps it locked",
+    "database or disk is full": "the disk is full",
+}
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        reason = getattr(error, "reason", None)  # urllib3 keeps the cause of MaxRetryError there
+        error = (
+            error.__cause__ or error.__context__ or (reason if isinstance(reason, BaseException) else None)
+        )

@@ -1,0 +1,154 @@
+"""What a run logs, as plain JSON objects that fit MLflow's limits: the lines of the queue on disk.
+
+Each has `op` and `time`, the milliseconds since the epoch when it was logged.
+
+| `op` | other keys |
+|---|---|
+| `metrics` | `values`, `step` |
+| `params`, `tags` | `values` |
+| `artifact` | `name`, and `owned` (path inside the spool) or `kept` (path inside the trial's output folder) |
+| `dataset` | `name`, `digest`, `source`, `rows`, `context` |
+| `finish` | `status` |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import posixpath
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+__all__ = [
+    "Operation",
+    "artifact",
+    "dataset",
+    "encode",
+    "finish",
+    "metrics",
+    "now",
+    "one_line",
+    "params",
+    "table",
+    "tags",
+]
+
+Operation = dict[str, Any]
+
+KEY_LENGTH = 250
+PARAM_LENGTH = 6000
+TAG_LENGTH = 5000
+"""MLflow promises 5000 characters of a tag for every store."""
+DIGEST_LENGTH = 36
+VALUES_PER_OPERATION = 100
+"""MLflow takes at most 100 params and 100 tags in one call."""
+BYTES_PER_OPERATION = 200_000
+"""A line of the queue; several of them share a request, and requests must stay below 1 MB."""
+
+
+def now() -> int:
+    """Milliseconds since the epoch, the time unit of MLflow."""
+    return int(time.time() * 1000)
+
+
+def encode(value: object) -> str:
+    """One line of ASCII JSON (`NaN` and `Infinity` as Python reads and writes them)."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def one_line(value: object, limit: int = 300) -> str:
+    """The text of `value` without line breaks, cut to `limit` characters."""
+    return _cut(" ".join(str(value).split()), limit)
+
+
+def metrics(values: Mapping[str, float], step: int | None) -> Iterator[Operation]:
+    """Metric points of one step, all with the present time; NaN and infinities are kept as they are."""
+    stamp = now()
+    for chunk in _chunks((_key(name), float(value)) for name, value in values.items()):
+        yield {"op": "metrics", "values": chunk, "step": int(step or 0), "time": stamp}
+
+
+def params(values: Mapping[str, object]) -> Iterator[Operation]:
+    """Parameters, with long values cut to what MLflow takes."""
+    for chunk in _chunks((_key(name), _cut(str(value), PARAM_LENGTH)) for name, value in values.items()):
+        yield {"op": "params", "values": chunk, "time": now()}
+
+
+def tags(values: Mapping[str, str]) -> Iterator[Operation]:
+    """Tags, with long values cut to what MLflow takes."""
+    for chunk in _chunks((_key(name), _cut(str(value), TAG_LENGTH)) for name, value in values.items()):
+        yield {"op": "tags", "values": chunk, "time": now()}
+
+
+def dataset(name: str, digest: str, source: str, rows: int, context: str) -> Operation:
+    """A dataset that went into the run."""
+    return {
+        "op": "dataset",
+        "name": _cut(name, 500),
+        "digest": digest[:DIGEST_LENGTH],
+        "source": source,
+        "rows": rows,
+        "context": _cut(context, 500),
+        "time": now(),
+    }
+
+
+def artifact(name: str, *, owned: str | None = None, kept: str | None = None) -> Operation:
+    """A file or folder, by its path in the spool (`owned`) or in the trial's output folder (`kept`)."""
+    place = {"owned": owned} if owned is not None else {"kept": kept}
+    return {"op": "artifact", "name": posixpath.normpath(name), "time": now()} | place
+
+
+def finish(status: str, end_time: int | None = None) -> Operation:
+    """The end of the run: `FINISHED`, `FAILED` or `KILLED` at `end_time` (ms; now by default)."""
+    return {"op": "finish", "status": status, "time": now() if end_time is None else end_time}
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """A table in the JSON that MLflow's UI and `load_table` read; what JSON lacks becomes null or text."""
+    content = {"columns": list(columns), "data": [[_plain(value) for value in row] for row in rows]}
+    # A lone surrogate has no UTF-8 form; its backslash escape is valid JSON.
+    return json.dumps(content, ensure_ascii=False).encode("utf-8", errors="backslashreplace")
+
+
+def _plain(value: object) -> str | int | float | None:
+    if value is None or isinstance(value, str | int):
+        return value
+    try:
+        number = float(value)  # type: ignore[arg-type]  # NumPy and torch scalars; anything else raises
+    except (TypeError, ValueError):
+        return str(value)
+    return number if math.isfinite(number) else None
+
+
+def _chunks(items: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Split `items` so that each part is one acceptable operation."""
+    chunk: dict[str, Any] = {}
+    size = 0
+    for key, value in items:
+        length = len(encode([key, value]))
+        if chunk and (len(chunk) == VALUES_PER_OPERATION or size + length > BYTES_PER_OPERATION):
+            yield chunk
+            chunk, size = {}, 0
+        chunk[key] = value
+        size += length
+    if chunk:
+        yield chunk
+
+
+def _key(name: str) -> str:
+    """The name itself where MLflow takes it, else the nearest that it does take."""
+    clean = posixpath.normpath(re.sub(r"[^/\w.\- :]", "_", str(name)).strip("/") or "_")
+    if clean.startswith("."):  # ".", "..", "../x": MLflow could take them for folders
+        clean = f"_{clean}"
+    if len(clean) <= KEY_LENGTH:
+        return clean
+    digest = hashlib.sha256(clean.encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{clean[: KEY_LENGTH - 9]}-{digest}"
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

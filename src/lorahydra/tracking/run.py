@@ -1,0 +1,293 @@
+"""One MLflow run, as a trial sees it: it never waits for the store and never fails because of it."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.errors import OutputError
+from lorahydra.names import State, Tag
+from lorahydra.storage import writing
+from lorahydra.tracking import operations
+from lorahydra.tracking.address import run_url, shown
+from lorahydra.tracking.delivery import Delivery
+from lorahydra.tracking.operations import Operation
+from lorahydra.tracking.sender import Sender
+from lorahydra.tracking.spool import Header, Spool
+from lorahydra.tracking.system import SystemMetrics
+
+__all__ = ["STATUS", "TrackedRun", "Unsent"]
+
+logger = logging.getLogger(__name__)
+
+STATUS = {
+    State.COMPLETE: "FINISHED",
+    State.PRUNED: "FINISHED",
+    State.FAILED: "FAILED",
+    State.INTERRUPTED: "KILLED",
+}
+"""MLflow's status of a run that ended in a state."""
+SECONDS_AFTER_INTERRUPT = 5.0
+"""How long the end waits for a store that is away when the user has pressed Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Unsent:
+    """What could not be sent by the end of a run."""
+
+    count: int
+    """Number of things logged."""
+    folder: Path
+    """Where they wait."""
+    command: str
+    """What to run when the store is back."""
+
+
+class TrackedRun:
+    """A run that is being recorded; made by `start_run`, used in a `with` block.
+
+    Everything logged is on disk when the call returns, and sent by a background thread. Leaving the block
+    without `finish` records how it ended: complete, failed (with the exception's class and text) or
+    interrupted.
+
+    All methods may be called from any thread. None fails because of the store.
+
+    Raises:
+        OutputError: From the first method that finds the disk full. Later ones stay silent so that the
+            failure itself can be recorded; `finish` says how much is missing.
+    """
+
+    run_id: str
+    experiment_id: str
+    url: str | None
+    """Link to the run where the store is a server; else the command that opens MLflow's UI on the store."""
+
+    def __init__(
+        self, client: Any, spool: Spool, header: Header, *, experiment_id: str, config: TrackingConfig
+    ) -> None:
+        self.run_id = header.run_id
+        self.experiment_id = experiment_id
+        self.url = run_url(header.uri, experiment_id, header.run_id)
+        self._store = shown(header.uri)
+        self._patience = config.retry_seconds
+        self._spool = spool
+        self._sender = Sender(spool, Delivery(client, self.run_id, spool), self._store)
+        self._params: dict[str, str] = {}
+        self._tables: list[dict[str, str]] = []
+        self._mutex = threading.Lock()
+        self._lost = 0
+        """Operations that found the disk full."""
+        self._finished = False
+        self._system = SystemMetrics(self._sample) if config.system_metrics else None
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Record parameters; long values are cut, and the first value of a name stays."""
+        for operation in operations.params(values):
+            fresh = {name: text for name, text in operation["values"].items() if self._is_fresh(name, text)}
+            if fresh:
+                self._log([operation | {"values": fresh}])
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Record one point of each metric, now.
+
+        NaN is stored as NaN. MLflow's databases know no infinity and store ±1.8e308, the largest float.
+
+        Args:
+            values: By name, see `lorahydra.names.Metric`. What is no number is left out with a warning.
+            step: Optimiser step; 0 when there is none.
+        """
+        numbers: dict[str, float] = {}
+        for name, value in values.items():
+            try:
+                numbers[name] = float(value)
+            except (TypeError, ValueError):
+                logger.warning("Metric %s is not a number and was left out: %.100r", name, value)
+        self._log(operations.metrics(numbers, step))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags; the last value of a name stays."""
+        self._log(operations.tags(values))
+
+    def artifact(self, path: Path, name: str) -> None:
+        """Record a file or a folder as artifact `name`, a path with `/` between its parts.
+
+        A folder inside the trial's output folder is sent from where it is, and must stay as it is until then;
+        anything else is copied, so it may change or vanish after the call.
+        """
+        path = path.absolute()
+        home = self._spool.folder.parent.parent
+        if path.is_dir() and path.is_relative_to(home):
+            self._log([operations.artifact(name, kept=str(path.relative_to(home)))])
+        elif path.is_dir():
+            self._log_copy(name, lambda target: shutil.copytree(path, target))
+        elif path.exists():
+            self._log_copy(name, lambda target: shutil.copyfile(path, target))
+        else:
+            logger.warning("Artifact %s was left out: there is no %s", name, path)
+
+    def text(self, content: str, name: str) -> None:
+        """Record a UTF-8 text as artifact `name`."""
+        data = content.encode("utf-8", errors="backslashreplace")
+        self._log_copy(name, lambda target: target.write_bytes(data))
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], name: str) -> None:
+        """Record a table that MLflow's UI shows and `mlflow.load_table` reads.
+
+        Args:
+            columns: Names of the columns.
+            rows: One value per column each; NaN becomes null, other objects their text.
+            name: Artifact path that ends in `.json`.
+        """
+        data = operations.table(columns, rows)
+        self._log_copy(name, lambda target: target.write_bytes(data))
+        with self._mutex:
+            entry = {"path": name, "type": "table"}
+            self._tables += [entry] if entry not in self._tables else []
+            listed = operations.encode(self._tables)
+        self.tags({"mlflow.loggedArtifacts": listed})
+
+    def dataset(self, name: str, digest: str, source: str, rows: int, context: str) -> None:
+        """Record a dataset as an input of the run.
+
+        Args:
+            name: Its name.
+            digest: Hash of its content; MLflow keeps the first 36 characters.
+            source: Path, `http(s)://…`, or `hf://NAME` for one of the hub.
+            rows: Number of examples.
+            context: What it was used for: `training`, `validation` or `test`.
+        """
+        self._log([operations.dataset(name, digest, source, rows, context)])
+
+    def finish(self, state: State, failure: str | None = None) -> Unsent | None:
+        """Send everything that waits and close the run; later calls of any method have no effect.
+
+        A store that is away is waited for `config.retry_seconds` long, 5 seconds after an interrupt.
+
+        Args:
+            state: How the run ended; not `RUNNING`.
+            failure: Class and one line of the error, where it failed.
+
+        Returns:
+            What could not be sent, or None.
+        """
+        status = STATUS[state]
+        with self._mutex:
+            if self._finished:
+                return None
+        if self._system is not None:
+            self._system.stop()
+        ending = {Tag.STATE.value: state.value}
+        if failure is not None:
+            ending[Tag.FAILURE.value] = operations.one_line(failure, operations.TAG_LENGTH)
+        last = [*operations.tags(ending), operations.finish(status)]
+        with self._mutex:
+            self._finished = True
+        homeless = [operation for operation in last if self._append(operation) is not None]
+        patience = (
+            min(self._patience, SECONDS_AFTER_INTERRUPT) if state is State.INTERRUPTED else self._patience
+        )
+        try:
+            return self._close(drained=self._sender.drain(patience, homeless))
+        finally:
+            self._spool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish(State.COMPLETE)
+        elif isinstance(error, Exception):
+            self.finish(State.FAILED, f"{type(error).__name__}: {error}")
+        else:
+            # Ctrl-C, or a SystemExit from a signal handler.
+            self.finish(State.INTERRUPTED)
+
+    def _close(self, *, drained: bool) -> Unsent | None:
+        if self._lost:
+            logger.warning("%d entries of run %s found the disk full and are lost", self._lost, self.run_id)
+        if drained:
+            self._spool.remove()
+            return None
+        output_dir = self._spool.folder.parent.parent
+        unsent = Unsent(
+            self._spool.unsent(), self._spool.folder, f"lorahydra sync {shlex.quote(_short(output_dir))}"
+        )
+        logger.warning(
+            "%d entries of run %s were not sent to MLflow at %s (%s); run `%s` when the store is back",
+            unsent.count,
+            self.run_id,
+            self._store,
+            self._sender.fault,
+            unsent.command,
+        )
+        return unsent
+
+    def _log_copy(self, name: str, write: Callable[[Path], object]) -> None:
+        """Record artifact `name` with the content that `write` puts at the path it is given."""
+        if self._finished:
+            return
+        target = None
+        try:
+            with writing(self._spool.folder):
+                target = self._spool.reserve(name)
+                write(target)
+        except OutputError as error:
+            if target is not None:
+                shutil.rmtree(target.parent, ignore_errors=True)
+            self._lose(error)
+            return
+        self._log([operations.artifact(name, owned=str(target.relative_to(self._spool.folder)))])
+
+    def _log(self, batch: Iterable[Operation]) -> None:
+        for operation in batch:
+            with self._mutex:
+                error = None if self._finished else self._append(operation)
+            if error is not None:
+                self._lose(error)
+
+    def _append(self, operation: Operation) -> OutputError | None:
+        try:
+            self._spool.append(operation)
+        except OutputError as error:
+            return error
+        self._sender.notify()
+        return None
+
+    def _is_fresh(self, name: str, text: str) -> bool:
+        """Whether param `name` has no value yet; MLflow would refuse a whole batch for one that changes."""
+        with self._mutex:
+            known = self._params.setdefault(name, text)
+        if known is not text and known != text:
+            logger.warning("MLflow keeps the first value of param %s and leaves %.100s out", name, text)
+        return known is text
+
+    def _sample(self, values: dict[str, float], step: int) -> None:
+        """Record a sample of the system; a full disk is for the trial itself to find."""
+        for operation in operations.metrics(values, step):
+            with self._mutex:
+                if not self._finished:
+                    self._append(operation)
+
+    def _lose(self, error: OutputError) -> None:
+        with self._mutex:
+            self._lost += 1
+            first = self._lost == 1
+        if first:
+            raise error
+
+
+def _short(path: Path) -> str:
+    """The path relative to the working folder where it lies inside."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

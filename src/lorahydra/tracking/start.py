@@ -1,0 +1,91 @@
+"""Starting a run: the store is checked, the run made, and its queue opened."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.errors import TrackingError
+from lorahydra.names import Kind, State, Tag
+from lorahydra.tracking import operations
+from lorahydra.tracking.address import resolve
+from lorahydra.tracking.run import TrackedRun
+from lorahydra.tracking.source import source_tags
+from lorahydra.tracking.spool import Header, Spool
+from lorahydra.tracking.store import connect, get_or_create_experiment, talking_to
+
+__all__ = ["check_store", "start_run"]
+
+
+def check_store(config: TrackingConfig) -> None:
+    """Find out that a run could be started, before expensive work begins.
+
+    Makes the experiment, and the file of a SQLite store, where they do not exist yet.
+
+    Raises:
+        ConfigError: The address or the experiment cannot be.
+        TrackingError: The store cannot be reached, read or written (within about 15 seconds).
+    """
+    _open_experiment(config)
+
+
+def _open_experiment(config: TrackingConfig) -> tuple[str, Any, str]:
+    """Address and client of the store, and the experiment's id."""
+    uri = resolve(config.uri)
+    client = connect(uri, create=True)
+    experiment = get_or_create_experiment(client, uri, config.experiment_name, config.artifact_location)
+    return uri, client, experiment.experiment_id
+
+
+def start_run(
+    config: TrackingConfig,
+    *,
+    output_dir: Path,
+    kind: Kind,
+    run_name: str,
+    tags: Mapping[str, str] | None = None,
+    parent_run_id: str | None = None,
+) -> TrackedRun:
+    """Check the store and make a run in it.
+
+    MLflow's global state (active run, tracking address) is neither used nor changed, and `MLFLOW_RUN_ID` has
+    no effect.
+
+    Args:
+        config: Store and experiment.
+        output_dir: The trial's folder; what is not sent yet waits in its `tracking` folder.
+        kind: What the run records.
+        run_name: Name shown in MLflow.
+        tags: More tags.
+        parent_run_id: Run that this one is nested under.
+
+    Raises:
+        ConfigError: The address or the experiment cannot be.
+        TrackingError: The store cannot be reached, read or written (within about 15 seconds).
+        OutputError: `output_dir` cannot be written.
+    """
+    all_tags = source_tags() | {Tag.KIND: kind, Tag.STATE: State.RUNNING} | dict(tags or {})
+    if parent_run_id is not None:
+        all_tags["mlflow.parentRunId"] = parent_run_id
+    uri, client, experiment_id = _open_experiment(config)
+    spool = Spool.create(output_dir.absolute())
+    run = None
+    try:
+        started = operations.now()
+        sent_at_once = {
+            key: value for chunk in operations.tags(all_tags) for key, value in chunk["values"].items()
+        }
+        with talking_to(uri):
+            run = client.create_run(experiment_id, started, sent_at_once, run_name)
+        header = Header(uri, run.info.run_id, run_name, started)
+        spool.write_header(header)
+    except BaseException:
+        spool.remove()
+        if run is not None:  # nothing will ever be logged to it
+            with contextlib.suppress(TrackingError), talking_to(uri):
+                client.delete_run(run.info.run_id)
+        raise
+    return TrackedRun(client, spool, header, experiment_id=experiment_id, config=config)

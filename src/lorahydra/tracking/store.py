@@ -1,0 +1,185 @@
+"""Opening a tracking store: it is checked before a trial spends time, and every fault is one line.
+
+MLflow is imported here, on first use. It takes a second or two and reads its settings from the environment,
+so a few are given a value before, each only where the user has set none:
+
+| variable | value | why |
+|---|---|---|
+| `MLFLOW_DISABLE_TELEMETRY` | `true` | no call that the user did not ask for |
+| `MLFLOW_MODEL_CATALOG_URI` | empty | the same: MLflow would look models up on a public host |
+| `MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT` | `true` | the run's link is shown once, by the caller |
+| `MLFLOW_HTTP_REQUEST_MAX_RETRIES` | `0` | the sending thread retries by itself; MLflow's 7 take minutes |
+| `MLFLOW_HTTP_REQUEST_TIMEOUT` | `30` s | a server that accepts and never answers is noticed |
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from lorahydra.errors import ConfigError, TrackingError
+from lorahydra.tracking.address import database_file, is_server, shown
+from lorahydra.tracking.database import prepare_database
+from lorahydra.tracking.faults import describe
+
+__all__ = ["connect", "get_or_create_experiment", "talking_to"]
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_MODEL_CATALOG_URI": "",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+SECONDS_TO_ANSWER = 10
+"""How long a store may take for its first answer."""
+
+
+@contextmanager
+def talking_to(uri: str) -> Iterator[None]:
+    """Keep MLflow's own log quiet in this thread and turn its failures into one line.
+
+    Raises:
+        TrackingError: Instead of any failure of the store at the resolved address `uri`.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.logging_utils import suppress_logs_in_thread
+
+    with suppress_logs_in_thread():
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"the MLflow store {shown(uri)} cannot be used: {describe(error)}") from error
+
+
+def connect(uri: str, *, create: bool) -> Any:
+    """Open the store at the resolved address `uri`.
+
+    Args:
+        uri: Address of the store.
+        create: Make a SQLite file that does not exist yet.
+
+    Returns:
+        An `mlflow.MlflowClient`.
+
+    Raises:
+        ConfigError: The address names a database driver that is not there.
+        TrackingError: The store cannot be reached, read, written or understood.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    with talking_to(uri):
+        if is_server(uri):
+            _check_server(uri)
+        else:
+            prepare_database(uri, _artifact_root(uri) if create else None)
+        return MlflowClient(uri)
+
+
+def get_or_create_experiment(client: Any, uri: str, name: str, artifact_location: str | None) -> Any:
+    """The experiment `name`, made if there is none.
+
+    Artifacts of a SQLite store go beside its file by default, in `mlartifacts/NAME`.
+
+    Returns:
+        An `mlflow.entities.Experiment`.
+
+    Raises:
+        ConfigError: The experiment was deleted.
+        TrackingError: The store failed, or its artifacts cannot be written from here.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with talking_to(uri):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                client.create_experiment(name, artifact_location=_location(uri, name, artifact_location))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
+                    raise
+            experiment = client.get_experiment_by_name(name)
+    if experiment.lifecycle_stage != "active":
+        raise ConfigError(
+            f"tracking.experiment_name={name} was deleted from {shown(uri)}: choose another name, or restore "
+            f"it with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+        )
+    _check_artifacts(experiment.artifact_location, uri)
+    return experiment
+
+
+def _location(uri: str, name: str, wanted: str | None) -> str | None:
+    if wanted is not None:
+        is_path = "://" not in wanted and not wanted.startswith("file:")
+        return Path(wanted).expanduser().absolute().as_uri() if is_path and not is_server(uri) else wanted
+    if is_server(uri):
+        return None
+    folder = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "experiment"
+    return (_artifact_root(uri) / folder).as_uri()
+
+
+def _artifact_root(uri: str) -> Path:
+    file = database_file(uri)
+    return (file.parent if file is not None else Path.cwd()) / "mlartifacts"
+
+
+def _check_artifacts(location: str, uri: str) -> None:
+    """Artifacts of a plain folder are written by this process: find out now whether it can."""
+    parts = urlsplit(location)
+    if parts.scheme not in ("", "file"):
+        return
+    folder = Path(unquote(parts.path) if parts.scheme else location)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        hint = (
+            "let the server take them (`mlflow server --serve-artifacts`)"
+            if is_server(uri)
+            else "choose another"
+        )
+        raise TrackingError(
+            f"the artifact folder {folder} of {shown(uri)} cannot be written from here: {hint}, with a new "
+            "tracking.experiment_name, or mend its permissions"
+        )
+
+
+def _check_server(uri: str) -> None:
+    """Ask the server for something small, with a short patience that MLflow's client does not have.
+
+    Raises:
+        TrackingError: No MLflow server answers there, or it refuses us.
+    """
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    response = http_request(
+        get_default_host_creds(uri),
+        "/api/2.0/mlflow/experiments/search",
+        "POST",
+        json={"max_results": 1},
+        max_retries=0,
+        timeout=SECONDS_TO_ANSWER,
+        raise_on_status=False,
+    )
+    status = response.status_code
+    if status in (401, 403):
+        raise TrackingError(
+            f"the MLflow server {shown(uri)} refuses access (HTTP {status}): set MLFLOW_TRACKING_USERNAME "
+            "and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    if status >= 500:
+        raise TrackingError(f"the MLflow server {shown(uri)} is in trouble (HTTP {status}): see its log")
+    if status != 200 or not response.headers.get("Content-Type", "").startswith("application/json"):
+        raise TrackingError(
+            f"{shown(uri)} answers, but not as an MLflow server (HTTP {status}): check tracking.uri"
+        )

@@ -1,0 +1,137 @@
+"""Sending what runs could not send: their store was away at the end, or their process died."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorahydra.errors import TrackingError
+from lorahydra.names import State, Tag
+from lorahydra.tracking import operations
+from lorahydra.tracking.address import resolve, shown
+from lorahydra.tracking.delivery import Delivery
+from lorahydra.tracking.faults import describe
+from lorahydra.tracking.run import STATUS
+from lorahydra.tracking.spool import FOLDER, Header, Spool, SpoolBusyError
+from lorahydra.tracking.store import connect, talking_to
+
+__all__ = ["SyncResult", "SyncedRun", "find_unsent", "sync"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SyncedRun:
+    """One run that is complete in its store now."""
+
+    run_id: str
+    run_name: str
+    store: str
+    """Address of the store, without a password."""
+    entries: int
+    """Number of things that were sent."""
+    interrupted: bool
+    """The process died before the end of the run; it was closed as interrupted."""
+
+
+@dataclass(frozen=True)
+class SyncResult:
+    """What `sync` did."""
+
+    runs: list[SyncedRun] = field(default_factory=list)
+    busy: list[Path] = field(default_factory=list)
+    """Output folders of runs that are still going on; they send by themselves."""
+
+
+def find_unsent(root: Path) -> list[Path]:
+    """Folders of unsent runs in an output folder, or anywhere below it, oldest first."""
+    return sorted(_spools(root), key=lambda folder: (folder / "run.json").stat().st_mtime)
+
+
+def sync(output_dir: Path, uri: str | None = None) -> SyncResult:
+    """Send what the runs of an output folder (or of all those below it) left unsent, with its original times.
+
+    May be repeated at any time: what was sent is not there to be sent again.
+
+    Args:
+        output_dir: A trial's output folder, or one that holds several.
+        uri: Address of the store, where it has moved since.
+
+    Raises:
+        ConfigError: `uri` is no address of a store.
+        TrackingError: A store cannot be reached, or does not have the run.
+        OutputError: The folder cannot be written.
+    """
+    result = SyncResult()
+    for folder in find_unsent(output_dir):
+        try:
+            spool = Spool.open(folder)
+        except SpoolBusyError:
+            result.busy.append(folder.parent.parent)
+            continue
+        try:
+            header = spool.header()
+            if header is None:
+                raise TrackingError(f"{folder / 'run.json'} is damaged: delete {folder} to forget the run")
+            result.runs.append(_send(spool, header, resolve(uri or header.uri)))
+            spool.remove()
+        finally:
+            spool.close()
+    return result
+
+
+def _send(spool: Spool, header: Header, uri: str) -> SyncedRun:
+    client = connect(uri, create=False)
+    _check_run(client, header, uri, spool.folder)
+    delivery = Delivery(client, header.run_id, spool)
+    last = spool.last()
+    interrupted = last is None or last["op"] != "finish"
+    entries = 0
+    with talking_to(uri):
+        try:
+            while count := delivery.step():
+                entries += count
+            if interrupted:
+                end = header.started if last is None else last.get("time", header.started)
+                state = State.INTERRUPTED
+                for operation in (
+                    *operations.tags({Tag.STATE: state}),
+                    operations.finish(STATUS[state], end),
+                ):
+                    delivery.send_or_leave_out(operation)
+        except Exception as error:
+            # Artifact stores raise errors of their own SDKs, which have no common class.
+            raise TrackingError(f"the MLflow store {shown(uri)} cannot be used: {describe(error)}") from error
+    return SyncedRun(header.run_id, header.run_name, shown(uri), entries, interrupted)
+
+
+def _check_run(client: Any, header: Header, uri: str, folder: Path) -> None:
+    from mlflow.exceptions import MlflowException
+
+    with talking_to(uri):
+        try:
+            stage = client.get_run(header.run_id).info.lifecycle_stage
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise TrackingError(
+                f"the MLflow store {shown(uri)} has no run {header.run_id} ({header.run_name}): name its "
+                f"store with --uri, or delete {folder} to forget the run"
+            ) from error
+    if stage != "active":
+        raise TrackingError(
+            f"run {header.run_id} ({header.run_name}) was deleted from {shown(uri)}: restore it with `mlflow "
+            f"runs restore --run-id {header.run_id}`, or delete {folder} to forget the run"
+        )
+
+
+def _spools(root: Path) -> Iterator[Path]:
+    for path, folders, _ in os.walk(root):
+        here = Path(path)
+        if here.name == FOLDER:
+            yield from (here / name for name in folders if (here / name / "run.json").is_file())
+            folders.clear()

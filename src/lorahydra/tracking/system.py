@@ -1,0 +1,73 @@
+"""Samples of CPU, memory, disk, network and GPU use, under MLflow's own names (`system/…`)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["SystemMetrics"]
+
+logger = logging.getLogger(__name__)
+
+FIRST_SECONDS = 1.0
+"""Until the first sample: CPU use is a mean since the sample before."""
+SECONDS = 10.0
+"""Between samples, as in MLflow."""
+
+
+class SystemMetrics:
+    """Samples in the background until stopped; a run however short gets one sample.
+
+    Args:
+        record: Called with the values and the number of the sample, counted from 0.
+    """
+
+    def __init__(self, record: Callable[[dict[str, float], int], None]) -> None:
+        self._record = record
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lorahydra-system-metrics", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; nothing is recorded after this returns."""
+        self._stopping.set()
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        monitors = _monitors()
+        stopped = self._stopping.wait(FIRST_SECONDS)
+        count = 0
+        while not stopped or count == 0:
+            values: dict[str, float] = {}
+            for monitor in list(monitors):
+                try:
+                    monitor.collect_metrics()
+                    values |= {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
+                    monitor.clear_metrics()
+                except Exception:
+                    # Drivers and containers fail in ways of their own; a trial must not notice.
+                    logger.debug("%s stopped working", type(monitor).__name__, exc_info=True)
+                    monitors.remove(monitor)
+            if values:
+                self._record(values, count)
+            count += 1
+            stopped = stopped or self._stopping.wait(SECONDS)
+
+
+def _monitors() -> list[Any]:
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+    from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
+
+    monitors = []
+    for kind in (CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor, ROCMMonitor):
+        try:
+            monitors.append(kind())
+        except Exception:
+            # No such device, driver or package: that is the usual case and no one's fault.
+            logger.debug("%s is not available", kind.__name__, exc_info=True)
+    return monitors

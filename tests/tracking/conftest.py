@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.names import Kind
+from lorahydra.tracking import TrackedRun, start_run
+from lorahydra.tracking.store import connect
+
+StartRun = Callable[..., TrackedRun]
+
+THIRD_PARTY_WARNINGS = (
+    # MLflow's queries with SQLAlchemy 2.1.
+    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name the warnings that MLflow itself causes, in the tests of this folder only."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            for warning in THIRD_PARTY_WARNINGS:
+                item.add_marker(pytest.mark.filterwarnings(warning))
+
+
+@pytest.fixture(scope="session")
+def database_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database as `connect` makes it; copied, because making one takes a second."""
+    file = tmp_path_factory.mktemp("template") / "mlflow.db"
+    connect(f"sqlite:///{file}", create=True)
+    return file
+
+
+@pytest.fixture
+def uri(tmp_path: Path, database_template: Path) -> str:
+    """A SQLite store of this test's own."""
+    shutil.copy(database_template, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def start(tmp_path: Path, uri: str) -> StartRun:
+    """Starts a run in that store; keyword arguments go to the configuration."""
+
+    def start(**settings: Any) -> TrackedRun:
+        config = TrackingConfig(**{"uri": uri, "system_metrics": False, "retry_seconds": 1.0} | settings)
+        return start_run(config, output_dir=tmp_path / "out", kind=Kind.SINGLE, run_name="demo")
+
+    return start
+
+
+@pytest.fixture
+def client(uri: str) -> Any:
+    """MLflow's own client of that store."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)

@@ -1,0 +1,212 @@
+"""A real MLflow server on loopback that is killed in the middle of a run and started again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.errors import TrackingError
+from lorahydra.names import PREDICTIONS_FILE, Kind, State
+from lorahydra.tracking import TrackedRun, start_run, sync
+
+pytestmark = [pytest.mark.service, pytest.mark.slow]
+
+SECONDS = 120
+"""Longest wait for anything."""
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class Server:
+    """An MLflow server that can be killed and started again at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        if self._process is not None:
+            return
+        command = f"-m mlflow server --host 127.0.0.1 --port {self.port} --workers 1".split()
+        command += ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"]
+        command += ["--artifacts-destination", str(self._folder / "server-artifacts")]
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=self._folder,
+                env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a server has children; all of them are killed
+            )
+        wait_for(self._answers)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"{self.uri}{path}", timeout=10) as response:
+            return bytes(response.read())
+
+    def _answers(self) -> bool:
+        try:
+            return self.get("/health") == b"OK"
+        except (OSError, urllib.error.URLError):
+            return False
+
+
+@pytest.fixture(scope="module")
+def stopped_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(stopped_server: Server) -> Server:
+    stopped_server.start()
+    return stopped_server
+
+
+def begin(server: Server, folder: Path, retry_seconds: float = 60.0) -> TrackedRun:
+    config = TrackingConfig(uri=server.uri, system_metrics=False, retry_seconds=retry_seconds)
+    return start_run(config, output_dir=folder, kind=Kind.SINGLE, run_name="demo")
+
+
+def log_part(run: TrackedRun, part: int) -> None:
+    """One third of what a trial logs."""
+    run.params({f"part{part}": part, "long": "x" * 10_000})
+    for step in range(100 * part, 100 * (part + 1)):
+        run.metrics({"train/loss": 1 / (step + 1), "train/nan": float("nan")}, step=step)
+    run.text(f"{part}\n" * 1000, f"config/{part}.yaml")
+    run.table(["prompt"], [["p"]] * part, PREDICTIONS_FILE)
+    run.dataset(f"d{part}", "0" * 36, "x.jsonl", part, "training")
+    run.tags({"part": str(part)})
+
+
+def content(server: Server, run_id: str) -> dict[str, Any]:
+    """All of a run that does not depend on when and where it ran."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.uri)
+    run = client.get_run(run_id)
+    points = client.get_metric_history(run_id, "train/loss")
+    files = [file.path for name in ("config", "eval") for file in client.list_artifacts(run_id, name)]
+    return {
+        "loss": [(point.step, point.value) for point in points],
+        "in order": points == sorted(points, key=lambda point: point.timestamp),
+        "nan": len(client.get_metric_history(run_id, "train/nan")),
+        "params": run.data.params,
+        "tags": run.data.tags,
+        "files": {name: server.get(f"/get-artifact?path={name}&run_uuid={run_id}") for name in files},
+        "datasets": {used.dataset.name: used.dataset.profile for used in run.inputs.dataset_inputs},
+        "status": run.info.status,
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(stopped_server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    stopped_server.start()
+    with begin(stopped_server, tmp_path_factory.mktemp("undisturbed")) as run:
+        assert run.url == f"{stopped_server.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+        for part in range(3):
+            log_part(run, part)
+        assert run.finish(State.COMPLETE) is None
+    found = content(stopped_server, run.run_id)
+    assert len(found["loss"]) == found["nan"] == 300
+    assert len(found["files"]) == 4
+    assert found["status"] == "FINISHED"
+    return found
+
+
+def arrived(server: Server, run: TrackedRun) -> bool:
+    from mlflow import MlflowClient
+
+    return bool(MlflowClient(server.uri).get_metric_history(run.run_id, "train/loss"))
+
+
+def test_server_that_comes_back_in_time(
+    server: Server, undisturbed: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="lorahydra")
+    with begin(server, tmp_path) as run:
+        log_part(run, 0)
+        wait_for(lambda: arrived(server, run))
+        server.kill()
+        log_part(run, 1)
+        wait_for(lambda: "is away" in caplog.text)
+        server.start()
+        log_part(run, 2)
+        assert run.finish(State.COMPLETE) is None
+    assert content(server, run.run_id) == undisturbed
+    levels = [(record.levelname, record.getMessage().split(": ")[0]) for record in caplog.records]
+    assert levels == [
+        ("WARNING", f"MLflow at {server.uri} is away"),
+        ("INFO", f"MLflow at {server.uri} is back; sending what waited"),
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_server_that_comes_back_too_late(server: Server, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    with begin(server, tmp_path, retry_seconds=0.5) as run:
+        log_part(run, 0)
+        wait_for(lambda: arrived(server, run))
+        server.kill()
+        log_part(run, 1)
+        log_part(run, 2)
+        began = time.monotonic()
+        unsent = run.finish(State.COMPLETE)
+        assert time.monotonic() - began < 30
+    ended = time.time() * 1000
+    assert unsent is not None
+    with pytest.raises(TrackingError, match="connection refused"):
+        sync(tmp_path)
+    server.start()
+    [sent] = sync(tmp_path).runs
+    assert (sent.run_id, sent.entries, sent.interrupted) == (run.run_id, unsent.count, False)
+    assert content(server, run.run_id) == undisturbed
+    client = MlflowClient(server.uri)
+    assert client.get_metric_history(run.run_id, "train/loss")[-1].timestamp <= ended
+    assert client.get_run(run.run_id).info.end_time <= ended, "the times are those of the trial"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ui_on_a_sqlite_store_shows_the_artifacts(server: Server, tmp_path: Path) -> None:
+    """What a trial wrote to the file itself, without the server."""
+    config = TrackingConfig(
+        uri=f"sqlite:///{server._folder}/mlflow.db", experiment_name="direct #1", system_metrics=False
+    )
+    with start_run(config, output_dir=tmp_path, kind=Kind.SINGLE, run_name="direct") as run:
+        run.text("hello", "config/config.yaml")
+    assert run.url is not None
+    assert run.url.startswith("mlflow ui --backend-store-uri ")
+    shown = server.get(f"/ajax-api/2.0/mlflow/artifacts/list?run_id={run.run_id}&path=config")
+    assert b"config/config.yaml" in shown
+    assert server.get(f"/get-artifact?path=config/config.yaml&run_uuid={run.run_id}") == b"hello"

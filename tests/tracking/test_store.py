@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.errors import ConfigError, LorahydraError, OutputError, TrackingError
+from lorahydra.tracking import TrackedRun, check_store, store
+from lorahydra.tracking.address import resolve, run_url, shown
+
+StartRun = Callable[..., TrackedRun]
+
+
+def fault(start: StartRun, kind: type[LorahydraError], **settings: Any) -> str:
+    """The message of the error that a start ends in; one line, as every user sees it."""
+    with pytest.raises(kind) as caught:
+        start(**settings)
+    assert type(caught.value) is kind
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["foo://x", "mlruns", "file:///x", "postgres://x/y", "sqlite://", "sqlite:///:memory:", "http://", ""],
+)
+def test_unknown_address(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"^tracking\.uri="):
+        resolve(uri)
+
+
+def test_relative_address_stays_when_the_folder_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve("sqlite:///a/mlflow.db") == f"sqlite:///{tmp_path}/a/mlflow.db"
+    assert resolve("http://host:5000/") == "http://host:5000"
+
+
+def test_passwords_are_not_shown(start: StartRun) -> None:
+    assert shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert "secret" not in run_url("https://me:secret@host", "1", "2")
+    assert "secret" not in fault(start, ConfigError, uri="postgres://me:secret@host/db")
+    assert "secret" not in fault(start, TrackingError, uri=f"http://me:secret@127.0.0.1:{free_port()}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_unreachable_server(start: StartRun, tmp_path: Path) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    message = fault(start, TrackingError, uri=address)
+    assert message == f"the MLflow store {address} cannot be used: nothing listens there (connection refused)"
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_host(start: StartRun) -> None:
+    assert "host name is unknown" in fault(start, TrackingError, uri="http://no-such-host.invalid:5000")
+
+
+def test_server_that_never_answers(start: StartRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SECONDS_TO_ANSWER", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        began = time.monotonic()
+        assert "no answer in time" in fault(start, TrackingError, uri=address)
+        assert time.monotonic() - began < 10
+
+
+@contextmanager
+def answering(status: int) -> Iterator[str]:
+    """A server that gives every request the same answer."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(200, "not as an MLflow server"), (404, "not as an MLflow server"), (401, "TOKEN"), (502, "HTTP 502")],
+)
+def test_server_that_is_no_good(start: StartRun, status: int, expected: str) -> None:
+    with answering(status) as address:
+        assert expected in fault(start, TrackingError, uri=address)
+
+
+def test_missing_driver(start: StartRun) -> None:
+    message = fault(start, ConfigError, uri="mssql+pyodbc://host/db")
+    assert message.endswith("pip install pyodbc")
+
+
+def test_file_that_is_no_database(start: StartRun, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello " * 100)
+    message = fault(start, TrackingError, uri=f"sqlite:///{tmp_path}/notes.txt")
+    assert "not a SQLite database" in message
+    assert (tmp_path / "notes.txt").read_text() == "hello " * 100
+
+
+def test_database_of_another_program(start: StartRun, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE studies (id INTEGER)")
+    message = fault(start, TrackingError, uri=f"sqlite:///{tmp_path}/other.db")
+    assert "something else than MLflow's tables" in message
+    assert tables(tmp_path / "other.db") == {"studies"}
+
+
+def tables(file: Path) -> set[str]:
+    with closing(sqlite3.connect(file)) as database:
+        return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def set_revision(file: Path, revision: str) -> None:
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        database.execute("DROP TABLE label_schemas")  # MLflow migrates unasked when a table is missing
+        database.commit()
+
+
+def test_database_of_an_older_mlflow_is_left_as_it_is(start: StartRun, uri: str, tmp_path: Path) -> None:
+    set_revision(tmp_path / "mlflow.db", "451aebb31d03")
+    before = tables(tmp_path / "mlflow.db")
+    message = fault(start, TrackingError)
+    assert "made by an older MLflow" in message
+    assert message.endswith(f"`mlflow db upgrade {uri}`")
+    assert tables(tmp_path / "mlflow.db") == before
+
+
+def test_database_of_a_newer_mlflow(start: StartRun, tmp_path: Path) -> None:
+    set_revision(tmp_path / "mlflow.db", "ffffffffffff")
+    assert "pip install -U mlflow" in fault(start, TrackingError)
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder in a world where permissions count, also when the tests run as root."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            if is_root:
+                os.seteuid(0)
+            folder.chmod(0o777)
+
+
+def test_read_only_database(start: StartRun, database_template_bytes: bytes, unprivileged: Path) -> None:
+    file = unprivileged / "mlflow.db"
+    file.write_bytes(database_template_bytes)
+    file.chmod(0o444)
+    assert "it is read-only" in fault(start, TrackingError, uri=f"sqlite:///{file}")
+
+
+@pytest.fixture
+def database_template_bytes(database_template: Path) -> bytes:
+    return database_template.read_bytes()
+
+
+def test_folder_where_no_database_can_be_made(start: StartRun, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    message = fault(start, TrackingError, uri=f"sqlite:///{tmp_path}/file/mlflow.db")
+    assert "cannot be made: cannot write to" in message
+
+
+def test_artifact_folder_that_cannot_be_written(start: StartRun, tmp_path: Path) -> None:
+    (tmp_path / "mlartifacts").touch()
+    message = fault(start, TrackingError)
+    assert f"the artifact folder {tmp_path}/mlartifacts/lorahydra" in message
+
+
+def test_output_folder_that_cannot_be_written(start: StartRun, tmp_path: Path, client: Any) -> None:
+    (tmp_path / "out").touch()
+    assert "cannot write to" in fault(start, OutputError)
+    assert client.search_runs(["1"]) == [], "no run is left behind"
+
+
+def test_store_can_be_checked_beforehand(uri: str, client: Any) -> None:
+    check_store(TrackingConfig(uri=uri, experiment_name="e"))
+    experiment = client.get_experiment_by_name("e")
+    assert client.search_runs([experiment.experiment_id]) == []
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(ConfigError, match="was deleted"):
+        check_store(TrackingConfig(uri=uri, experiment_name="e"))
+
+
+def test_deleted_experiment(start: StartRun, client: Any) -> None:
+    client.delete_experiment(client.create_experiment("gone"))
+    message = fault(start, ConfigError, experiment_name="gone")
+    assert message.startswith("tracking.experiment_name=gone was deleted from")
+    assert "mlflow experiments restore --experiment-id 1" in message
+
+
+def test_artifact_location_of_a_new_experiment(start: StartRun, client: Any, tmp_path: Path) -> None:
+    with start(artifact_location=str(tmp_path / "with space #1")) as run:
+        run.text("x", "x.txt")
+    found = list((tmp_path / "with space #1").rglob("x.txt"))
+    assert [file.read_text() for file in found] == ["x"]
+    assert [file.path for file in client.list_artifacts(run.run_id)] == ["x.txt"]
+
+
+def test_database_that_was_deleted_is_made_again(start: StartRun, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    with start():
+        pass
+    (tmp_path / "mlflow.db").unlink()
+    with start() as run:
+        pass
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        assert database.execute("SELECT run_uuid, status FROM runs").fetchall() == [(run.run_id, "FINISHED")]
+    assert MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(run.run_id).info.run_name == "demo"
+
+
+MAKE = """
+import sys
+from pathlib import Path
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.names import Kind
+from lorahydra.tracking import start_run
+
+config = TrackingConfig(uri="sqlite:///mlflow.db", system_metrics=False)
+with start_run(config, output_dir=Path(sys.argv[1]), kind=Kind.SINGLE, run_name="demo") as run:
+    run.metrics({"a": 1.0})
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_database_at_once(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", MAKE, str(tmp_path / name)],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for name in ("a", "b")
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs == [b"", b""], "MLflow's and alembic's logs stay quiet"
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"a", "b", "mlflow.db", ".mlflow.db.lock", "mlartifacts"}, "nothing else is left behind"
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        assert database.execute("SELECT count(*) FROM metrics").fetchone() == (2,)
+        assert database.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 2
