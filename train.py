@@ -1,8 +1,8 @@
 """Train and evaluate one LoRA adapter, or search for the best one with `-m`.
 
-    python train.py experiment=demo
-    python train.py model=smollm2_135m data=local data.train_file=my.jsonl lora.r=32
-    python train.py --help
+python train.py experiment=demo
+python train.py model=smollm2_135m data=local data.train_file=my.jsonl lora.r=32
+python train.py --help
 """
 
 import hydra

@@ -119,7 +119,10 @@ def main() -> None:
                 results[side].append(measured(command, out))
                 losses[side] = validation_loss(out / "adapter", eval_rows)
                 seconds, memory = results[side][-1]
-                print(f"run {run} {side:9} {seconds:7.1f} s  {memory:5.2f} GB  loss {losses[side]:.4f}", flush=True)
+                print(
+                    f"run {run} {side:9} {seconds:7.1f} s  {memory:5.2f} GB  loss {losses[side]:.4f}",
+                    flush=True,
+                )
     ratios = [a[0] / b[0] for a, b in zip(results["lorahydra"], results["TRL"], strict=True)]
     print(f"time ratio, pair by pair: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
     print(f"median time ratio: {statistics.median(ratios):.2f}")

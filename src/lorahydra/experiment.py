@@ -83,10 +83,10 @@ def run_trial(
             tuned = evaluate(model, base, examples, scorer, config.evaluation, seed=config.seed, progress=progress)
         _log_scores(tuned, overrides)
 
-        baseline = None
+        baseline = helped = None
         if config.evaluation.baseline:
             baseline = evaluate_baseline(base, examples, scorer, config.evaluation, seed=config.seed, progress=progress)
-        helped = baseline and gain(tuned.example_scores, baseline.example_scores, config.evaluation, config.seed)
+            helped = gain(tuned.example_scores, baseline.example_scores, config.evaluation, config.seed)
 
         record_results(run, config, prepared, trained, tuned, baseline, helped)
         run.metrics({Metric.TIME_TOTAL: time.perf_counter() - started})

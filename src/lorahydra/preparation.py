@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.data import ChatFormat, DataSplits, Split, TokenizedSplit, load_splits, tokenize
+from lorahydra.data import ChatFormat, DataReport, DataSplits, Split, TokenizedSplit, load_splits, tokenize
 from lorahydra.evaluation import EvaluationSet
 from lorahydra.evaluation.bertscore import BertScorer, load_scorer
 from lorahydra.modeling.base import BaseModel, load_base
@@ -44,13 +44,11 @@ def prepare(config: ExperimentConfig) -> Prepared:
     splits = load_splits(config.data, config.seed)
     base = load_base(config.model)
     scorer = load_scorer(config.evaluation, base.device)
-    chat = ChatFormat(
-        base.tokenizer, chat_template=config.model.chat_template, system_prompt=config.data.system_prompt
-    )
+    chat = ChatFormat(base.tokenizer, chat_template=config.model.chat_template, system_prompt=config.data.system_prompt)
     if chat.is_plain:
         logger.info("%s has no chat template: using lorahydra's plain one (### User / ### Assistant)", base.source)
     train_tokens, eval_tokens = (
-        _tokenized(split, chat, config) for split in (splits.train, splits.validation)
+        _tokenized(split, chat, config, splits.report) for split in (splits.train, splits.validation)
     )
     return Prepared(
         splits=splits,
@@ -63,8 +61,9 @@ def prepare(config: ExperimentConfig) -> Prepared:
     )
 
 
-def _tokenized(split: Split, chat: ChatFormat, config: ExperimentConfig) -> TokenizedSplit:
+def _tokenized(split: Split, chat: ChatFormat, config: ExperimentConfig, report: DataReport) -> TokenizedSplit:
     tokens = tokenize(split, chat, max_length=config.data.max_length, overlong=config.data.overlong)
+    report.add_lengths(split.name, tokens.source_lengths, config.data.max_length)
     for count, what in ((tokens.dropped, "left out"), (tokens.truncated, "cut")):
         if count:
             logger.warning(

@@ -44,7 +44,12 @@ def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[
     run.text(to_yaml(config), CONFIG_FILE)
     run.text(OmegaConf.to_yaml(OmegaConf.create(list(overrides))), OVERRIDES_FILE)
     run.text(json.dumps(prepared.splits.report.to_dict(), ensure_ascii=False, indent=2), DATA_REPORT_FILE)
-    run.tags({"lorahydra.base_model": prepared.base.source, "lorahydra.base_digest": prepared.base.digest or "unknown"})
+    run.tags(
+        {
+            "lorahydra.base_model": prepared.base.source,
+            "lorahydra.base_digest": prepared.base.digest or "unknown",
+        }
+    )
     for split, context in ((prepared.splits.train, "training"), (prepared.splits.validation, "validation")):
         run.dataset(split.name, split.digest, split.source, len(split), context)
     run.metrics({Metric.TIME_LOAD: prepared.seconds})
@@ -86,9 +91,7 @@ def record_results(
         run.artifact(trained.folder, ADAPTER_DIR)
 
 
-def _record_predictions(
-    run: TrackedRun, prepared: Prepared, tuned: Evaluation, baseline: Evaluation | None
-) -> None:
+def _record_predictions(run: TrackedRun, prepared: Prepared, tuned: Evaluation, baseline: Evaluation | None) -> None:
     columns: dict[str, Sequence[object]] = {
         "prompt": prepared.eval_set.texts,
         "reference": prepared.eval_set.references,

@@ -24,6 +24,7 @@ def cache_dir() -> Path:
 
 REASONS = {
     errno.ENOSPC: "the disk is full",
+    errno.EFBIG: "the file is too large for this file system",
     errno.EDQUOT: "the disk quota is used up",
     errno.EACCES: "no permission to write",
     errno.EPERM: "no permission to write",
@@ -58,6 +59,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
+            _follow_umask(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -74,6 +76,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield temporary
+            _follow_umask(temporary)
             try:
                 temporary.rename(path)
             except OSError as error:
@@ -92,3 +95,21 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / f".{path.name}.lock"):
             yield
+
+
+def _follow_umask(path: Path) -> None:
+    """Give `path`, and all in it, the permissions that newly made files and folders have.
+
+    Temporary names and the safetensors library make things private to the user, which is wrong for a cache or an
+    adapter that others should read.
+    """
+    # To read the umask is to change it for the whole process, so a folder and a file are made to see it.
+    probe = Path(tempfile.mkdtemp(prefix=".permissions.", dir=path.parent))
+    try:
+        (probe / "folder").mkdir()
+        (probe / "file").touch()
+        modes = {kind: (probe / kind).stat().st_mode & 0o777 for kind in ("folder", "file")}
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+    for entry in [path, *path.rglob("*")]:
+        entry.chmod(modes["folder" if entry.is_dir() else "file"])

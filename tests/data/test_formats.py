@@ -115,9 +115,7 @@ class TestDetection:
             detect(["question", "answer"], "messages", {}, "a.jsonl")
 
     def test_a_mapping_across_schemes_is_refused(self) -> None:
-        with pytest.raises(
-            DataError, match=r"data\.columns maps question, completion, which no scheme has together"
-        ):
+        with pytest.raises(DataError, match=r"data\.columns maps question, completion, which no scheme has together"):
             detect(["a", "b"], "auto", {"question": "a", "completion": "b"}, "a.jsonl")
 
 

@@ -207,6 +207,7 @@ class TestFilesThatCannotBeUsed:
             ("a.csv", "question,answer\n", "has no rows"),
             ("a.jsonl", "{}\n", "a.jsonl:1: is an object without fields"),
             ("a.jsonl", "3\n4\n", "a.jsonl:1: holds the number 3 where an object .*and 1 more"),
+            ("a.csv", "q\0,a\0\n1,2\n", r"columns found \(a\\x00, q\\x00\)"),
             ("a.jsonl", '{"text": "x"}\n', r"no column scheme fits the columns found \(text\)"),
         ],
     )
@@ -219,9 +220,7 @@ class TestFilesThatCannotBeUsed:
         with pytest.raises(DataError, match=r"nope\.jsonl: no such file"):
             locate(DataConfig(train_file=str(broken), validation_file="nope.jsonl"))
 
-    def test_a_file_that_changes_while_it_is_read(
-        self, write: Write, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_file_that_changes_while_it_is_read(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         path = write("a.jsonl", qa(20))
         from lorahydra.data import ingest
 
@@ -260,15 +259,11 @@ class TestProblems:
                 load_splits(DataConfig(train_file=str(write(name, [{"question": "Q", "answer": 1}]))), 0)
 
     def test_columns_of_a_file_with_other_keys_in_each_row_are_bounded(self, write: Write) -> None:
-        rows = train_rows(
-            train_file=str(write("a.jsonl", [{**row, f"k{n}": n} for n, row in enumerate(qa(3000))]))
-        )
+        rows = train_rows(train_file=str(write("a.jsonl", [{**row, f"k{n}": n} for n, row in enumerate(qa(3000))])))
         assert len(rows.columns_ignored) < 1100
 
     def test_a_key_that_is_not_printable_does_not_break_the_report(self, write: Write) -> None:
-        rows = train_rows(
-            train_file=str(write("a.jsonl", '{"prompt": "P", "completion": "C", "\\ud800\\n": 1}'))
-        )
+        rows = train_rows(train_file=str(write("a.jsonl", '{"prompt": "P", "completion": "C", "\\ud800\\n": 1}')))
         assert rows.columns_ignored == ["\\ud800"]
 
 
@@ -294,9 +289,7 @@ class TestHub:
             "RuntimeError: Dataset scripts",
         ],
     )
-    def test_what_the_hub_does_not_have_is_a_data_error(
-        self, monkeypatch: pytest.MonkeyPatch, error: str
-    ) -> None:
+    def test_what_the_hub_does_not_have_is_a_data_error(self, monkeypatch: pytest.MonkeyPatch, error: str) -> None:
         import builtins
 
         import datasets
@@ -336,9 +329,7 @@ class TestHub:
         assert splits.report.sources[0].columns_ignored == ["topic"]
 
 
-def test_an_unwritable_cache_is_one_clear_line(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_cache_is_one_clear_line(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAHYDRA_CACHE", str(write("file", "x")))
     with pytest.raises(OutputError, match=r"cannot write to .*a part of the path is a file"):
         train_rows(train_file=str(write("a.jsonl", qa(2))))

@@ -114,9 +114,7 @@ def test_one_row_cannot_be_split(write: Write, rows: list[Any], pattern: str) ->
 
 
 def test_no_validation_at_all_is_refused(write: Write) -> None:
-    with pytest.raises(
-        DataError, match=r"set data\.validation_fraction above 0, or give data\.validation_file"
-    ):
+    with pytest.raises(DataError, match=r"set data\.validation_fraction above 0, or give data\.validation_file"):
         load(write("a.jsonl", qa(10)), validation_fraction=0)
 
 
@@ -151,17 +149,13 @@ def test_leakage_counts_prompts_and_whole_examples_apart(write: Write) -> None:
     splits = load(write("a.jsonl", train), validation_file=str(write("v.jsonl", held)), test_fraction=0)
     [leak] = splits.report.leakage
     assert (leak.of, leak.into, leak.same_prompt, leak.same_example) == ("validation", "train", 2, 1)
-    assert any(
-        "2 of 5 validation prompts are also in train (1 with" in text for text in splits.report.warnings
-    )
+    assert any("2 of 5 validation prompts are also in train (1 with" in text for text in splits.report.warnings)
 
 
 def test_a_conversation_is_not_confused_with_another_of_the_same_letters(write: Write) -> None:
     def chat(*texts: str) -> dict[str, Any]:
         roles = ["user", "assistant"] * 2
-        return {
-            "messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
-        }
+        return {"messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]}
 
     rows = [chat("ab", "c"), chat("a", "bc"), chat("a", "b", "c", "d"), chat("a", "b", "cd", "e")]
     splits = load(write("a.jsonl", rows), validation_file="demo", test_fraction=0)

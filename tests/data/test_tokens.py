@@ -150,15 +150,13 @@ class TestCache:
         ) == 1
         other = ChatFormat(make_tokenizer(template=CHAT_TEMPLATE), system_prompt="Be brief.")
         assert (
-            tokenize(split, other, max_length=1024, overlong="error", cache=cache).lengths.sum()
-            > first.lengths.sum()
+            tokenize(split, other, max_length=1024, overlong="error", cache=cache).lengths.sum() > first.lengths.sum()
         )
 
     def test_a_damaged_entry_is_made_again(self, split: Split, chat: ChatFormat, tmp_path: Path) -> None:
         cache = tmp_path / "c"
         first = [
-            row["input_ids"].tolist()
-            for row in tokenize(split, chat, max_length=99, overlong="error", cache=cache)
+            row["input_ids"].tolist() for row in tokenize(split, chat, max_length=99, overlong="error", cache=cache)
         ]
         for file in cache.rglob("*.arrow"):
             file.write_bytes(b"\0" * file.stat().st_size)
@@ -169,12 +167,7 @@ class TestCache:
 def test_a_conversation_that_the_template_refuses_is_named_by_file_and_line(write: Write) -> None:
     rows = [*qa(3), {"question": "refuse me", "answer": "A"}]
     config = DataConfig(train_file=str(write("a.jsonl", rows)), validation_file="demo", test_fraction=0)
-    template = (
-        "{% if 'refuse' in messages[0]['content'] %}{{ raise_exception('No\nway') }}{% endif %}"
-        + CHAT_TEMPLATE
-    )
+    template = "{% if 'refuse' in messages[0]['content'] %}{{ raise_exception('No\nway') }}{% endif %}" + CHAT_TEMPLATE
     chat = ChatFormat(make_tokenizer(template=template))
-    with pytest.raises(
-        DataError, match=r"a\.jsonl:4: the model's chat template refuses this conversation \(No way\)"
-    ):
+    with pytest.raises(DataError, match=r"a\.jsonl:4: the model's chat template refuses this conversation \(No way\)"):
         tokenize(load_splits(config, 0).train, chat, max_length=1024, overlong="error")

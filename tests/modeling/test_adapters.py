@@ -112,9 +112,7 @@ def test_the_base_is_as_before_when_training_breaks(base: BaseModel, failure: ty
     assert state(base.model) == before
 
 
-def test_the_base_is_as_before_when_attaching_fails_half_way(
-    base: BaseModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_base_is_as_before_when_attaching_fails_half_way(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     from peft.tuners.lora import LoraLayer
 
     before, original, calls = state(base.model), LoraLayer.pissa_init, 0
@@ -135,9 +133,7 @@ def test_the_base_is_as_before_when_attaching_fails_half_way(
     assert state(base.model) == before
 
 
-def test_a_seed_fixes_the_adapter_and_leaves_the_random_state_alone(
-    base: BaseModel, config: LoraConfig
-) -> None:
+def test_a_seed_fixes_the_adapter_and_leaves_the_random_state_alone(base: BaseModel, config: LoraConfig) -> None:
     def start(seed: int) -> dict[str, torch.Tensor]:
         with adapter(base, config, seed=seed) as model:
             return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -283,9 +279,7 @@ def test_attaching_again_and_again_keeps_no_memory(base: BaseModel) -> None:
         ),
     ],
 )
-def test_targets_that_do_not_fit_are_one_clear_line(
-    base: BaseModel, settings: dict[str, Any], message: str
-) -> None:
+def test_targets_that_do_not_fit_are_one_clear_line(base: BaseModel, settings: dict[str, Any], message: str) -> None:
     before = state(base.model)
     with pytest.raises(ModelError, match=message) as error, adapter(base, LoraConfig(**settings), seed=1):
         pytest.fail("the adapter was attached")

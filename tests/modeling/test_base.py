@@ -68,9 +68,7 @@ def test_the_digest_follows_the_content(tiny_model: Path, copy: Path) -> None:
     assert load_base(config(other)).digest != original
 
 
-def test_loading_prints_nothing(
-    tiny_model: Path, tiny_base_model: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_loading_prints_nothing(tiny_model: Path, tiny_base_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load_base(config(tiny_model))
     load_base(config(tiny_base_model))
     captured = capfd.readouterr()
@@ -200,9 +198,7 @@ def test_an_unknown_attention_kernel_is_a_config_error(tiny_model: Path) -> None
 
 def test_no_code_of_a_model_is_run(copy: Path) -> None:
     (copy / "evil.py").write_text(f"open({str(copy / 'ran')!r}, 'w')")
-    write_config(model_type="evil", auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.M"})(
-        copy
-    )
+    write_config(model_type="evil", auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.M"})(copy)
     with pytest.raises(ModelError):
         load_base(config(copy))
     assert not (copy / "ran").exists()

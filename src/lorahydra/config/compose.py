@@ -30,7 +30,16 @@ from omegaconf.errors import (
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, LorahydraError, OutputError
 
-__all__ = ["compose", "config_dir", "explain", "flatten", "register", "to_config", "to_yaml", "without_null_choices"]
+__all__ = [
+    "compose",
+    "config_dir",
+    "explain",
+    "flatten",
+    "register",
+    "to_config",
+    "to_yaml",
+    "without_null_choices",
+]
 
 PARSERS = {"int": int, "float": float, "str": str}
 KINDS = {"int": "a whole number", "float": "a number", "str": "text"}
@@ -162,7 +171,9 @@ def _unknown_choice(error: MissingConfigException) -> ConfigError:
     options = sorted(option for option in error.options or () if option != "__init__")
     if not group:
         return ConfigError(f"config '{name}' not found in {config_dir()}")
-    return ConfigError(f"{group}={name} does not exist: choose one of {', '.join(options)}{_did_you_mean(name, options)}")
+    return ConfigError(
+        f"{group}={name} does not exist: choose one of {', '.join(options)}{_did_you_mean(name, options)}"
+    )
 
 
 def _bad_value(error: OmegaConfBaseException) -> ConfigError:

@@ -115,7 +115,9 @@ class LoraConfig:
         elif not isinstance(init, bool):
             _one_of("lora.init_lora_weights", init, INIT_LORA_WEIGHTS)
         if init == "orthogonal" and self.r % 2:
-            raise ConfigError(f"lora.r={self.r} is not allowed with lora.init_lora_weights=orthogonal: use an even rank")
+            raise ConfigError(
+                f"lora.r={self.r} is not allowed with lora.init_lora_weights=orthogonal: use an even rank"
+            )
         if self.use_dora and isinstance(init, str) and init.startswith("pissa"):
             raise ConfigError("lora.use_dora=true cannot be combined with lora.init_lora_weights=pissa: choose one")
 

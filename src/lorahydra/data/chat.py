@@ -56,13 +56,9 @@ class ChatFormat:
         ModelError: The tokenizer is not a fast one, has no end-of-sequence token, or the template is broken.
     """
 
-    def __init__(
-        self, tokenizer: Any, *, chat_template: str | None = None, system_prompt: str | None = None
-    ) -> None:
+    def __init__(self, tokenizer: Any, *, chat_template: str | None = None, system_prompt: str | None = None) -> None:
         if not getattr(tokenizer, "is_fast", False):
-            raise ModelError(
-                "the model's tokenizer has no fast version (tokenizer.json), which is needed here"
-            )
+            raise ModelError("the model's tokenizer has no fast version (tokenizer.json), which is needed here")
         if tokenizer.eos_token is None:
             raise ModelError(
                 "the model's tokenizer has no end-of-sequence token, so answers would not end: set eos_token"

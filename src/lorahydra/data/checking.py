@@ -52,9 +52,7 @@ def check(config: DataConfig, seed: int, *, chat: ChatFormat | None, cache: Path
     return report
 
 
-def _measure(
-    split: Split, chat: ChatFormat, config: DataConfig, cache: Path | None, report: DataReport
-) -> None:
+def _measure(split: Split, chat: ChatFormat, config: DataConfig, cache: Path | None, report: DataReport) -> None:
     """Add the token lengths of a split; longer rows are problems if training would refuse them."""
     try:
         lengths = encode_split(split, chat, cache).lengths(INPUT_IDS)

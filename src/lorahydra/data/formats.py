@@ -8,7 +8,7 @@ from typing import Any
 
 from lorahydra.data.examples import ROLES, Message
 from lorahydra.data.jsonfiles import parse_json
-from lorahydra.data.problems import Fault
+from lorahydra.data.problems import Fault, one_line
 from lorahydra.errors import DataError
 
 __all__ = ["SCHEMES", "Layout", "RowError", "Scheme", "describe", "detect", "known_columns"]
@@ -65,9 +65,7 @@ SPEAKERS = {
 
 def known_columns(mapping: Mapping[str, str]) -> frozenset[str]:
     """Every column of a file that can matter under this mapping."""
-    return frozenset(mapping.values()).union(
-        *(scheme.required + scheme.optional for scheme in SCHEMES.values())
-    )
+    return frozenset(mapping.values()).union(*(scheme.required + scheme.optional for scheme in SCHEMES.values()))
 
 
 def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], source: str) -> Layout:
@@ -89,27 +87,21 @@ def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], so
         if set(mapping) <= set(scheme.names)
     ]
     layouts = [Layout(scheme, dict(mapping)) for scheme in candidates]
-    fitting = [
-        layout for layout in layouts if all(layout.column(name) in columns for name in layout.scheme.required)
-    ]
+    fitting = [layout for layout in layouts if all(layout.column(name) in columns for name in layout.scheme.required)]
     if len(fitting) == 1:
         return fitting[0]
-    found = ", ".join(sorted(columns)) or "none"
+    found = one_line(", ".join(sorted(columns))) or "none"
     if fitting:
         names = " and ".join(layout.scheme.name for layout in fitting)
         raise DataError(f"{names} both fit the columns {found}: set data.format to one of them", path=source)
-    raise DataError(
-        f"no column scheme fits the columns found ({found}): {_needs(layouts, columns)}", path=source
-    )
+    raise DataError(f"no column scheme fits the columns found ({found}): {_needs(layouts, columns)}", path=source)
 
 
 def _check_mapping(mapping: Mapping[str, str], wanted: str) -> None:
     schemes = SCHEMES.values() if wanted == "auto" else (SCHEMES[wanted],)
     if not any(set(mapping) <= set(scheme.names) for scheme in schemes):
         allowed = "; ".join(f"{scheme.name}: {', '.join(scheme.names)}" for scheme in schemes)
-        raise DataError(
-            f"data.columns maps {', '.join(mapping)}, which no scheme has together (columns of {allowed})"
-        )
+        raise DataError(f"data.columns maps {', '.join(mapping)}, which no scheme has together (columns of {allowed})")
 
 
 def _needs(layouts: Iterable[Layout], columns: Collection[str]) -> str:
@@ -120,9 +112,7 @@ def _needs(layouts: Iterable[Layout], columns: Collection[str]) -> str:
     for layout in layouts:
         close = {name: by_lower.get(layout.column(name).lower()) for name in layout.scheme.required}
         if all(close.values()):
-            return (
-                f"{text}, here {' '.join(f'data.columns.{name}={column}' for name, column in close.items())}"
-            )
+            return f"{text}, here {' '.join(f'data.columns.{name}={column}' for name, column in close.items())}"
     return f"{text}, for example data.columns.question=q"
 
 
@@ -184,11 +174,7 @@ class Layout:
             if message.role == "system" and not message.content.strip():
                 continue
             if message.role == "system" and messages:
-                what = (
-                    "a second system message"
-                    if messages[0].role == "system"
-                    else "a system message after others"
-                )
+                what = "a second system message" if messages[0].role == "system" else "a system message after others"
                 raise RowError(f"{what}: only the first message may be one", field=where)
             messages.append(message)
         _check_order(messages, column)
@@ -201,9 +187,7 @@ class Layout:
         for key in (speaker_key, text_key):
             if key not in turn:
                 raise RowError("is missing", field=f"{where}.{key}")
-        self.ignored.update(
-            f"{where.partition('[')[0]}[].{key}" for key in turn if key not in (speaker_key, text_key)
-        )
+        self.ignored.update(f"{where.partition('[')[0]}[].{key}" for key in turn if key not in (speaker_key, text_key))
         speaker = _checked_text(turn[speaker_key], f"{where}.{speaker_key}")
         speakers = SPEAKERS if self.scheme.name == "conversations" else {role: role for role in ROLES}
         if speaker not in speakers:
@@ -240,9 +224,7 @@ def _turns(value: object, column: str) -> list[object]:
 def _check_order(messages: list[Message], column: str) -> None:
     if not messages or messages[-1].role != "assistant":
         last = messages[-1].role if messages else "system"
-        raise RowError(
-            f"ends with a message of the {last}: the last one must be the assistant's answer", field=column
-        )
+        raise RowError(f"ends with a message of the {last}: the last one must be the assistant's answer", field=column)
     if all(message.role != "user" for message in messages):
         raise RowError("has no message of the user", field=column)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from lorahydra.data.problems import Fault, Problems, reading
+from lorahydra.data.problems import Fault, Problems, one_line, reading
 from lorahydra.data.text import BLOCK_BYTES, MAX_LINE_BYTES, open_text, text_lines, undecodable
 from lorahydra.errors import DataError
 
@@ -45,9 +45,7 @@ def _explain(error: ValueError | RecursionError, column: int | None = None) -> s
         return "broken JSON: nested too deeply"
     if isinstance(error, json.JSONDecodeError):
         if "\0" in error.doc[error.pos : error.pos + 1]:
-            return (
-                f"broken JSON at column {column or error.colno}: a NUL byte (is the file damaged, or UTF-16?)"
-            )
+            return f"broken JSON at column {column or error.colno}: a NUL byte (is the file damaged, or UTF-16?)"
         return f"broken JSON at column {column or error.colno}: {error.msg}"
     return f"broken JSON: {error}"
 
@@ -65,10 +63,13 @@ def parse_json(text: str) -> object:
 
 
 def read_json_lines(path: Path, problems: Problems) -> Iterator[Row]:
-    """Yield the line number and value of each non-blank line; a broken line is reported and left out."""
+    """Yield the line number and value of each non-blank line; a broken line is reported and left out.
+
+    A file that begins with a bracket is read as an array.
+    """
     with reading(path), open_text(path) as stream:
         if _first_character(stream) == "[":
-            yield from _array(stream, path, problems)
+            yield from _array(stream, problems)
             return
         for number, text in text_lines(stream, problems):
             if text.isspace():
@@ -89,15 +90,11 @@ def read_json(path: Path, problems: Problems) -> Iterator[Row]:
     """
     with reading(path), open_text(path) as stream:
         first = _first_character(stream)
-        lines_follow = first == "{" and _is_json_lines(stream)
-        if first == "[":
-            yield from _array(stream, path, problems)
-            return
-        if first == "{" and not lines_follow:
+        if first == "{" and not _is_json_lines(stream):
             yield from _object(stream, path, problems)
             return
-    if first not in ("{", ""):
-        raise DataError(f"expected a JSON array or object, found '{first}'", path=path)
+    if first not in ("{", "[", ""):
+        raise DataError(f"expected a JSON array or object, found '{one_line(first)}'", path=path)
     yield from read_json_lines(path, problems)
 
 
@@ -138,13 +135,11 @@ def _object(stream: BinaryIO, path: Path, problems: Problems) -> Iterator[Row]:
     lists = [key for key, item in value.items() if isinstance(item, list) and key not in MESSAGE_LISTS]
     rows = [key for key in lists if value[key] and all(isinstance(item, dict) for item in value[key])]
     if len(rows) > 1:
-        raise DataError(
-            f"the object holds several lists ({', '.join(rows)}): keep one, or save an array", path=path
-        )
+        raise DataError(f"the object holds several lists ({', '.join(rows)}): keep one, or save an array", path=path)
     yield from enumerate(value[rows[0]] if rows else [value], start=1)
 
 
-def _array(stream: BinaryIO, path: Path, problems: Problems) -> Iterator[Row]:
+def _array(stream: BinaryIO, problems: Problems) -> Iterator[Row]:
     """Rows of an array with the line that each begins on; what follows a broken one cannot be read."""
     window = _Window(stream)
     try:

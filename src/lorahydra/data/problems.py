@@ -55,9 +55,7 @@ class Problems:
         """Number of problems, the ones not kept included."""
         return self.counts.total()
 
-    def add(
-        self, line: int | None, message: str, *, field: str | None = None, fault: Fault = Fault.OTHER
-    ) -> None:
+    def add(self, line: int | None, message: str, *, field: str | None = None, fault: Fault = Fault.OTHER) -> None:
         """Count a problem and keep it while there is room."""
         self.counts[fault.value] += 1
         if len(self.first) < MAX_PROBLEMS:
@@ -66,7 +64,9 @@ class Problems:
 
 def one_line(text: object, limit: int = 300) -> str:
     """A text from a file or a library as one printable line of at most `limit` characters."""
-    line = " ".join(str(text)[: 4 * limit].split()).encode(errors="backslashreplace").decode()
+    line = " ".join(str(text)[: 4 * limit].split())
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

@@ -80,9 +80,7 @@ class Renderer:
             learned=len(answer) + len(end_of_turn),
         )
 
-    def _answer(
-        self, turns: list[Turn], prompt: str, example: Example, source: str | None
-    ) -> tuple[str, str]:
+    def _answer(self, turns: list[Turn], prompt: str, example: Example, source: str | None) -> tuple[str, str]:
         """The last answer as it follows the prompt, and what the template puts after it."""
         whole = self._render(turns, example, source, prompting=False)
         answer, mark = turns[-1]["content"], unused_mark(whole)
@@ -155,9 +153,7 @@ class Renderer:
         )
         return text
 
-    def _render(
-        self, turns: list[Turn], example: Example, source: str | None, *, prompting: bool = True
-    ) -> str:
+    def _render(self, turns: list[Turn], example: Example, source: str | None, *, prompting: bool = True) -> str:
         from jinja2 import TemplateError
 
         try:
@@ -180,13 +176,9 @@ class Renderer:
             self._apply(turns[:1], True)
             found = self._apply(turns, False).count(mark)
         except (TemplateError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"the chat template is broken: {one_line(error)}; check model.chat_template"
-            ) from error
+            raise ModelError(f"the chat template is broken: {one_line(error)}; check model.chat_template") from error
         if found != 1:
-            raise ModelError(
-                "the chat template does not keep the assistant's text once: check model.chat_template"
-            )
+            raise ModelError("the chat template does not keep the assistant's text once: check model.chat_template")
 
 
 def _changed(example: Example, source: str | None) -> DataError:

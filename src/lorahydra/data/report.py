@@ -148,9 +148,7 @@ class DataReport:
             self.problems += rows.problems
             self.total_problems += rows.total_problems
             if rows.columns_ignored:
-                self.warnings.append(
-                    f"{rows.source}: columns not used: {', '.join(rows.columns_ignored[:20])}"
-                )
+                self.warnings.append(f"{rows.source}: columns not used: {', '.join(rows.columns_ignored[:20])}")
 
     def add_lengths(self, split: str, lengths: npt.NDArray[np.int64], max_length: int) -> None:
         """Tell the token lengths of the examples of a split, measured before anything is cut or dropped."""

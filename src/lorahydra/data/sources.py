@@ -140,9 +140,7 @@ def locate(config: DataConfig) -> dict[str, Source]:
         if file is not None:
             found[name] = _open(file, name, split or name)
         elif split is not None:
-            found[name] = (
-                _hub(config, split) if config.hub_name else _open(config.train_file or DEMO, name, split)
-            )
+            found[name] = _hub(config, split) if config.hub_name else _open(config.train_file or DEMO, name, split)
     return found
 
 

@@ -104,9 +104,7 @@ def load_splits(config: DataConfig, seed: int, *, cache: Path | None = None) -> 
     report.add_sources(sources.values())
     describe_splits(report, splits)
     if "test" not in splits and config.test_fraction:
-        report.warnings.append(
-            "too few rows for a test split: the winner of a study cannot be scored on unseen rows"
-        )
+        report.warnings.append("too few rows for a test split: the winner of a study cannot be scored on unseen rows")
     return DataSplits(splits["train"], splits["validation"], splits.get("test"), report)
 
 

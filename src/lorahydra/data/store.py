@@ -105,8 +105,7 @@ class Store:
     def hashes(self, column: int, width: int) -> npt.NDArray[np.bytes_]:
         """A column of fixed-size binary values, whole, as an array of `S<width>`."""
         parts = [
-            np.frombuffer(batch.column(column).buffers()[1], f"S{width}", batch.num_rows)
-            for batch in self._batches
+            np.frombuffer(batch.column(column).buffers()[1], f"S{width}", batch.num_rows) for batch in self._batches
         ]
         return np.concatenate(parts) if parts else np.empty(0, f"S{width}")
 

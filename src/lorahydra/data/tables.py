@@ -62,9 +62,7 @@ def load_saved(folder: Path, split: str) -> Dataset:
         try:
             loaded = load_from_disk(str(folder))
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            raise DataError(
-                f"cannot be read as a saved dataset: {_first_line(error)}", path=folder
-            ) from error
+            raise DataError(f"cannot be read as a saved dataset: {_first_line(error)}", path=folder) from error
     if not isinstance(loaded, DatasetDict):
         return loaded
     if split not in loaded:

@@ -86,9 +86,7 @@ def _read(given: str) -> str:
     path = Path(given).expanduser()
     with reading(path):
         if not path.is_file():
-            raise ModelError(
-                f"model.chat_template={given} is neither a file nor Jinja text: give one of them"
-            )
+            raise ModelError(f"model.chat_template={given} is neither a file nor Jinja text: give one of them")
         try:
             return path.read_text("utf-8")
         except UnicodeDecodeError as error:

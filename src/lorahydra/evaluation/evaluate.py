@@ -139,7 +139,15 @@ def evaluate_baseline(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score the untuned model, once per process for the same model, examples and settings."""
-    key = (base.source, base.digest, str(base.device), base.dtype, examples.digest, seed, dataclasses.astuple(config))
+    key = (
+        base.source,
+        base.digest,
+        str(base.device),
+        base.dtype,
+        examples.digest,
+        seed,
+        dataclasses.astuple(config),
+    )
     if key not in _baselines:
         _baselines[key] = evaluate(
             base.model,

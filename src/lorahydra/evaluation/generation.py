@@ -98,7 +98,11 @@ class _Rows:
 
 
 def _generate_batch(
-    model: PreTrainedModel, prompts: list[Sequence[int]], stop: frozenset[int], max_new_tokens: int, advance: Advance
+    model: PreTrainedModel,
+    prompts: list[Sequence[int]],
+    stop: frozenset[int],
+    max_new_tokens: int,
+    advance: Advance,
 ) -> list[list[int]]:
     width = max(len(prompt) for prompt in prompts)
     cache = growing_cache(model, width + max_new_tokens)
@@ -160,9 +164,7 @@ def _drop_finished(rows: _Rows, cache: Any, token_ids: Tensor, live: list[int]) 
     return token_ids[keep]
 
 
-def _pad_left(
-    prompts: list[Sequence[int]], width: int, capacity: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _pad_left(prompts: list[Sequence[int]], width: int, capacity: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Prompts as ids of shape `(rows, width)` and their mask of shape `(rows, capacity)`."""
     input_ids = torch.zeros((len(prompts), width), dtype=torch.long)
     mask = torch.ones((len(prompts), capacity), dtype=torch.long)
@@ -173,13 +175,20 @@ def _pad_left(
 
 
 def _generate_by_transformers(
-    model: PreTrainedModel, prompts: list[Sequence[int]], stop: frozenset[int], max_new_tokens: int, advance: Advance
+    model: PreTrainedModel,
+    prompts: list[Sequence[int]],
+    stop: frozenset[int],
+    max_new_tokens: int,
+    advance: Advance,
 ) -> list[list[int]]:
     """The same by `model.generate`, for architectures with a state of their own (Mamba, hybrids, …)."""
     width = max(len(prompt) for prompt in prompts)
     input_ids, mask = _pad_left(prompts, width, width, model.device)
     settings = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(stop) or None, pad_token_id=min(stop, default=0)
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(stop) or None,
+        pad_token_id=min(stop, default=0),
     )
     output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=settings)
     advance(len(prompts), "")

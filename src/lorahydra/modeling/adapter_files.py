@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from lorahydra.errors import ModelError, OutputError
-from lorahydra.modeling.files import disk_errors, follow_umask
+from lorahydra.modeling.files import disk_errors
 from lorahydra.storage import atomic_dir, writing
 
 if TYPE_CHECKING:
@@ -85,7 +85,6 @@ def save_adapter(model: peft.PeftModel, folder: Path | str) -> None:
         with disk_errors():
             save_file(tensors, str(temporary / WEIGHTS), metadata={"format": "pt"})
         config.save_pretrained(str(temporary))
-        follow_umask(temporary)
     _replace(path, staging)
 
 
@@ -127,9 +126,7 @@ def _weights(model: peft.PeftModel) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _difference(
-    tuned: dict[str, torch.Tensor], start: dict[str, torch.Tensor], config: Any
-) -> dict[str, torch.Tensor]:
+def _difference(tuned: dict[str, torch.Tensor], start: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
     """Stack the tuned and the negated initial weights, and adjust `config` to the doubled rank."""
     # The scale of rsLoRA, α/√r, cannot be kept with a whole number α at rank 2r, so it goes into B.
     scale = config.lora_alpha / config.r**0.5 if config.use_rslora else 1.0
@@ -148,13 +145,9 @@ def _difference(
 
 def _check_replaceable(path: Path) -> None:
     with writing(path):
-        taken = path.exists() and not (
-            path.is_dir() and ((path / CONFIG).is_file() or not any(path.iterdir()))
-        )
+        taken = path.exists() and not (path.is_dir() and ((path / CONFIG).is_file() or not any(path.iterdir())))
     if taken:
-        raise OutputError(
-            f"cannot write the adapter to {path}: something else is there; choose another folder"
-        )
+        raise OutputError(f"cannot write the adapter to {path}: something else is there; choose another folder")
 
 
 def _replace(path: Path, staging: Path) -> None:

@@ -110,6 +110,8 @@ def _free() -> None:
 def _load(source: Source, device: torch.device, dtype: torch.dtype, attention: str | None) -> BaseModel:
     import torch
 
+    from lorahydra.modeling.cpu_linear import use_onednn
+
     start = time.perf_counter()
     check_weights(source)
     tokenizer = _tokenizer(source)
@@ -129,6 +131,7 @@ def _load(source: Source, device: torch.device, dtype: torch.dtype, attention: s
             "model or model.device=cpu"
         ) from error
     model.requires_grad_(False).eval()
+    use_onednn(model)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     digest = content_digest(source)
@@ -151,9 +154,7 @@ def _tokenizer(source: Source) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         token = tokenizer.eos_token or tokenizer.unk_token
         if token is None:
-            raise ModelError(
-                f"the tokenizer of {source.name} has no padding, end-of-text or unknown token to pad with"
-            )
+            raise ModelError(f"the tokenizer of {source.name} has no padding, end-of-text or unknown token to pad with")
         tokenizer.pad_token = token
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
@@ -165,9 +166,7 @@ def _check_architecture(source: Source) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     try:
-        config = AutoConfig.from_pretrained(
-            str(source.folder), local_files_only=True, trust_remote_code=False
-        )
+        config = AutoConfig.from_pretrained(str(source.folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the config.json of {source.name} cannot be used: {first_line(error)}") from error
     names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
@@ -200,9 +199,7 @@ def _pretrained(source: Source, dtype: torch.dtype, attention: str | None) -> Pr
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if attention and ("attn" in str(error) or "attention" in str(error).lower()):
-            raise ConfigError(
-                f"model.attn_implementation={attention} cannot be used: {first_line(error)}"
-            ) from error
+            raise ConfigError(f"model.attn_implementation={attention} cannot be used: {first_line(error)}") from error
         raise ModelError(f"{source.name} cannot be loaded: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(

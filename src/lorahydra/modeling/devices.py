@@ -34,14 +34,10 @@ def resolve_device(requested: str) -> torch.device:
                 "use model.device=cpu or auto, or install a driver and a CUDA build of PyTorch"
             )
         if (device.index or 0) >= gpus:
-            raise ConfigError(
-                f"model.device={requested}: there is no such GPU; choose from cuda:0 to cuda:{gpus - 1}"
-            )
+            raise ConfigError(f"model.device={requested}: there is no such GPU; choose from cuda:0 to cuda:{gpus - 1}")
         return torch.device("cuda", device.index or 0)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(
-            f"model.device={requested}: this machine has no Apple GPU; use model.device=cpu or auto"
-        )
+        raise ConfigError(f"model.device={requested}: this machine has no Apple GPU; use model.device=cpu or auto")
     return device
 
 
@@ -65,9 +61,7 @@ def resolve_dtype(requested: str, device: torch.device) -> torch.dtype:
     if requested == "auto":
         return torch.bfloat16 if device.type == "cuda" and bfloat16 else torch.float32
     if requested == "bfloat16" and not bfloat16:
-        raise ConfigError(
-            f"model.dtype=bfloat16: the GPU {device} has no bfloat16; use float32, float16 or auto"
-        )
+        raise ConfigError(f"model.dtype=bfloat16: the GPU {device} has no bfloat16; use float32, float16 or auto")
     if requested == "float16" and device.type == "cpu":
         # Half precision is emulated there: slower than float32, and its narrow range overflows in training.
         raise ConfigError("model.dtype=float16 needs a GPU; on the CPU use float32 or bfloat16")

@@ -45,9 +45,7 @@ def load_gguf(
                 trust_remote_code=False,
             )
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(
-            f"{folder / gguf_file} cannot be read as a GGUF model: {first_line(error)}"
-        ) from error
+        raise ModelError(f"{folder / gguf_file} cannot be read as a GGUF model: {first_line(error)}") from error
     settings = read.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         settings.pop(key, None)

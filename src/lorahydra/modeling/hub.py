@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,10 +14,6 @@ from lorahydra.modeling.quiet import no_hub_advice, no_progress_bars
 from lorahydra.storage import writing
 
 __all__ = ["snapshot"]
-
-# Read when huggingface_hub is first imported, which happens in the functions below: nothing about this
-# machine is sent along with a download.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 ANSWER_SECONDS = 10.0
 """How long the hub may stay silent before it counts as unreachable."""
@@ -101,11 +96,7 @@ def _hub_errors(repo: str, revision: str | None, key: str) -> Iterator[None]:
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError) as error:
         offline = constants.is_offline_mode()
-        why = (
-            "HF_HUB_OFFLINE is set"
-            if offline
-            else f"{constants.ENDPOINT} does not deliver it ({_cause(error)})"
-        )
+        why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} does not deliver it ({_cause(error)})"
         raise ServiceError(
             f"{key}={repo} is not in the local cache of the model hub and {why}: connect and try again, give "
             "a local folder, or run `python train.py experiment=demo`, which works offline"

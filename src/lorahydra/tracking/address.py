@@ -34,9 +34,7 @@ def resolve(uri: str) -> str:
         return uri.strip()
     name = rest.removeprefix("/")
     if not rest.startswith("/") or name.startswith((":", "file:")) or "?" in name:
-        raise ConfigError(
-            f"tracking.uri={uri} is not allowed: give a SQLite file, for example sqlite:///mlflow.db"
-        )
+        raise ConfigError(f"tracking.uri={uri} is not allowed: give a SQLite file, for example sqlite:///mlflow.db")
     return f"{SQLITE}{Path(name).expanduser().absolute()}"
 
 

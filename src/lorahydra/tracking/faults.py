@@ -23,9 +23,7 @@ def is_refusal(error: Exception) -> bool:
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:
-        return (
-            error.response.status_code in REFUSALS
-        )  # artifacts: too large, or a name that the server forbids
+        return error.response.status_code in REFUSALS  # artifacts: too large, or a name that the server forbids
     return (
         isinstance(error, MlflowException)
         and error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
@@ -70,6 +68,4 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         reason = getattr(error, "reason", None)  # urllib3 keeps the cause of MaxRetryError there
-        error = (
-            error.__cause__ or error.__context__ or (reason if isinstance(reason, BaseException) else None)
-        )
+        error = error.__cause__ or error.__context__ or (reason if isinstance(reason, BaseException) else None)

@@ -191,9 +191,7 @@ class TrackedRun:
         with self._mutex:
             self._finished = True
         homeless = [operation for operation in last if self._append(operation) is not None]
-        patience = (
-            min(self._patience, SECONDS_AFTER_INTERRUPT) if state is State.INTERRUPTED else self._patience
-        )
+        patience = min(self._patience, SECONDS_AFTER_INTERRUPT) if state is State.INTERRUPTED else self._patience
         try:
             return self._close(drained=self._sender.drain(patience, homeless))
         finally:
@@ -220,9 +218,7 @@ class TrackedRun:
             self._spool.remove()
             return None
         output_dir = self._spool.folder.parent.parent
-        unsent = Unsent(
-            self._spool.unsent(), self._spool.folder, f"lorahydra sync {shlex.quote(_short(output_dir))}"
-        )
+        unsent = Unsent(self._spool.unsent(), self._spool.folder, f"lorahydra sync {shlex.quote(_short(output_dir))}")
         logger.warning(
             "%d entries of run %s were not sent to MLflow at %s (%s); run `%s` when the store is back",
             unsent.count,

@@ -75,9 +75,7 @@ def start_run(
     run = None
     try:
         started = operations.now()
-        sent_at_once = {
-            key: value for chunk in operations.tags(all_tags) for key, value in chunk["values"].items()
-        }
+        sent_at_once = {key: value for chunk in operations.tags(all_tags) for key, value in chunk["values"].items()}
         with talking_to(uri):
             run = client.create_run(experiment_id, started, sent_at_once, run_name)
         header = Header(uri, run.info.run_id, run_name, started)

@@ -142,11 +142,7 @@ def _check_artifacts(location: str, uri: str) -> None:
     except OSError:
         writable = False
     if not writable:
-        hint = (
-            "let the server take them (`mlflow server --serve-artifacts`)"
-            if is_server(uri)
-            else "choose another"
-        )
+        hint = "let the server take them (`mlflow server --serve-artifacts`)" if is_server(uri) else "choose another"
         raise TrackingError(
             f"the artifact folder {folder} of {shown(uri)} cannot be written from here: {hint}, with a new "
             "tracking.experiment_name, or mend its permissions"
@@ -180,6 +176,4 @@ def _check_server(uri: str) -> None:
     if status >= 500:
         raise TrackingError(f"the MLflow server {shown(uri)} is in trouble (HTTP {status}): see its log")
     if status != 200 or not response.headers.get("Content-Type", "").startswith("application/json"):
-        raise TrackingError(
-            f"{shown(uri)} answers, but not as an MLflow server (HTTP {status}): check tracking.uri"
-        )
+        raise TrackingError(f"{shown(uri)} answers, but not as an MLflow server (HTTP {status}): check tracking.uri")

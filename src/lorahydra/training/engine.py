@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from peft import PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
@@ -29,12 +29,14 @@ class TokenizedExamples(Protocol):
     """What training needs of a tokenised split: `input_ids` and `labels` by index, and all lengths beforehand."""
 
     @property
-    def lengths(self) -> Sequence[int]:
+    def lengths(self) -> Iterable[int]:
         """Tokens of each example."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Number of examples."""
 
-    def __getitem__(self, index: int) -> Mapping[str, Sequence[int]]: ...
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        """`input_ids` and `labels`, sequences of the same length."""
 
 
 def _ignore(_: Mapping[str, float], __: int) -> None:
@@ -85,13 +87,17 @@ def train(
 
 
 def _train_one(
-    base: BaseModel, job: TrainingJob, train_data: TokenizedExamples, eval_data: TokenizedExamples, progress: Progress
+    base: BaseModel,
+    job: TrainingJob,
+    train_data: TokenizedExamples,
+    eval_data: TokenizedExamples,
+    progress: Progress,
 ) -> TrainedAdapter:
     started = time.perf_counter()
     if base.device.type == "cpu":
         keep_freed_memory()
     try:
-        with adapter(base, job.lora, job.seed) as model:
+        with writing(job.output_dir), adapter(base, job.lora, job.seed) as model:
             steps, eval_loss = _fit(model, base, job, train_data, eval_data, progress)
             folder = job.output_dir / "adapter"
             save_adapter(model, folder)
@@ -125,7 +131,7 @@ def _fit(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     total = _total_steps(job.training, len(train_data))
-    with progress.task("Training", total) as advance, writing(checkpoints):
+    with progress.task("Training", total) as advance:
         trainer.add_callback(MetricsCallback(job.on_metrics, advance, lambda: trainer.trained_tokens))
         trainer.add_callback(HealthCheck(job.training.divergence_factor))
         resume = get_last_checkpoint(str(checkpoints)) if job.training.resume and checkpoints.is_dir() else None

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lorahydra.modeling.cpu_linear import frozen_linear
+
 __all__ = ["IGNORED", "CompletionLoss"]
 
 IGNORED = -100
@@ -95,7 +97,7 @@ class CompletionLoss:
         finally:
             handle.remove()
             model.train(was_training)
-        return torch.equal(logits, functional.linear(seen[0], weight).to(logits.dtype))
+        return torch.equal(logits, frozen_linear(seen[0], weight).to(logits.dtype))
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
@@ -110,13 +112,13 @@ class _FusedCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             wanted = targets[part].unsqueeze(1)
-            logits = functional.linear(hidden[part], weight).float()
+            logits = frozen_linear(hidden[part], weight).float()
             log_sum = torch.logsumexp(logits, dim=1, keepdim=True)
             total += (log_sum - logits.gather(1, wanted)).sum()
             if grad is not None:
                 probabilities = logits.sub_(log_sum).exp_()
                 probabilities.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=probabilities.dtype))
-                torch.mm(probabilities.to(weight.dtype), weight, out=grad[part])
+                grad[part] = frozen_linear(probabilities.to(weight.dtype), weight.t())
         if grad is not None:
             ctx.save_for_backward(grad)
         return total

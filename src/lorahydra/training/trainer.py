@@ -9,13 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from lorahydra.errors import TrainingError
 from lorahydra.names import EVAL, Metric, scored
-from lorahydra.training.batches import collate, sorted_batches
+from lorahydra.training.batches import EpochSampler, collate, sorted_batches
 from lorahydra.training.loss import IGNORED, CompletionLoss
 
 __all__ = ["AdapterTrainer", "HealthCheck", "MetricsCallback", "OnMetrics"]
@@ -66,15 +64,14 @@ class AdapterTrainer(Trainer):
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         data = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(data)
-        # Lengths are known, so that no example is read just to be measured.
-        lengths = [int(length) for length in data.lengths]
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        generator = torch.Generator().manual_seed(self.args.data_seed)
-        return LengthGroupedSampler(batch, dataset=data, lengths=lengths, generator=generator)
+        return EpochSampler(
+            [int(length) for length in data.lengths],
+            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            self.args.data_seed,
+            group_by_length=self.args.train_sampling_strategy == "group_by_length",
+        )
 
 
 class MetricsCallback(TrainerCallback):
@@ -87,7 +84,12 @@ class MetricsCallback(TrainerCallback):
         self._last = (time.perf_counter(), 0)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **_: Any,
     ) -> None:
         """Translate one log entry."""
         logs = logs or {}
@@ -129,7 +131,12 @@ class HealthCheck(TrainerCallback):
         self._losses: list[float] = []
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **_: Any,
     ) -> None:
         """Judge one log entry.
 

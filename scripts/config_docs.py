@@ -1,0 +1,62 @@
+"""Write docs/configuration.md from the schema's docstrings: `python scripts/config_docs.py`."""
+
+import ast
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCHEMA = REPOSITORY / "src" / "lorahydra" / "config" / "schema.py"
+PAGE = REPOSITORY / "docs" / "configuration.md"
+
+GROUPS = {
+    "ExperimentConfig": "",
+    "ModelConfig": "model",
+    "LoraConfig": "lora",
+    "JudgeConfig": "judge",
+    "TrainingConfig": "training",
+    "DataConfig": "data",
+    "ColumnsConfig": "data.columns",
+    "EvaluationConfig": "evaluation",
+    "TrackingConfig": "tracking",
+}
+
+HEAD = """# Configuration
+
+Every key, its type, the schema's default and what it does; written from `src/lorahydra/config/schema.py` by
+`scripts/config_docs.py`. The files in `conf/` choose other values where their names say so.
+"""
+
+
+def fields(node: ast.ClassDef) -> list[tuple[str, str, str, str]]:
+    """Name, type, default and docstring of each field of a dataclass."""
+    found = []
+    for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
+        if not isinstance(statement, ast.AnnAssign):
+            continue
+        text = following.value.value if isinstance(following, ast.Expr) else ""
+        if not text:
+            continue
+        default = ast.unparse(statement.value) if statement.value else ""
+        name = ast.unparse(statement.target)
+        found.append((name, ast.unparse(statement.annotation), default, " ".join(text.split())))
+    return found
+
+
+def page() -> str:
+    """The whole page."""
+    tree = ast.parse(SCHEMA.read_text("utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    parts = [HEAD]
+    for name, group in GROUPS.items():
+        title = f"`{group}`" if group else "Top level"
+        summary = ast.get_docstring(classes[name]) or ""
+        parts.append(f"## {title}\n\n{summary.splitlines()[0]}\n\n| key | type | default | |\n|---|---|---|---|")
+        for field, kind, default, text in fields(classes[name]):
+            key = f"{group}.{field}" if group else field
+            shown = "" if "field(" in default else f"`{default}`"
+            parts.append(f"| `{key}` | {kind.replace('|', 'or')} | {shown} | {text.replace('|', chr(92) + '|')} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")

@@ -1,0 +1,210 @@
+"""`train.py` and `lorahydra train` as a new user meets them: one clear line for every mistake, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorahydra.modeling.packaged import fetch
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROW = json.dumps({"prompt": "Say hello.", "completion": "Hello!"})
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """An empty folder to run in."""
+    return tmp_path
+
+
+def run(place: Path, *arguments: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LORA_")}
+    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
+    return subprocess.run(
+        command,
+        cwd=place,
+        env=environment | (variables or {}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for part in ("lorahydra: ", *parts):
+        assert part in lines[0]
+    assert done.returncode == code
+
+
+def with_rows(place: Path, content: str | bytes, name: str = "rows.jsonl") -> str:
+    data = content.encode() if isinstance(content, str) else content
+    (place / name).write_bytes(data)
+    return f"data.train_file={name}"
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("lora.r=0", ["lora.r=0 is not allowed: it must be at least 1"]),
+        ("training.learning_rate=-1", ["training.learning_rate=-1.0 is not allowed"]),
+        ("training.learning_rate=fast", ["training.learning_rate", "'fast'"]),
+        ("training.lerning_rate=1", ["unknown key training.lerning_rate (did you mean learning_rate?)"]),
+        ("lora=lara", ["lora=lara does not exist: choose one of dora, lora, pissa, rslora"]),
+        ("lora.r=[1", ["lora.r=["]),
+        ("data.train_file=null", ["data.train_file or data.hub_name"]),
+    ],
+)
+def test_a_mistake_in_the_configuration(place: Path, override: str, parts: list[str]) -> None:
+    assert_one_line(run(place, "experiment=demo", override), 2, *parts)
+    assert not (place / "mlflow.db").exists()
+
+
+def test_a_variable_of_the_wrong_type(place: Path) -> None:
+    done = run(place, variables={"LORA_BATCH_SIZE": "four"})
+    assert_one_line(done, 2, "environment variable LORA_BATCH_SIZE='four' is not a whole number")
+
+
+def test_a_traceback_on_request(place: Path) -> None:
+    done = run(place, "lora.r=0", variables={"HYDRA_FULL_ERROR": "1"})
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+MISTAKES = {
+    "missing": (None, ["rows.jsonl", "does not exist"]),
+    "empty": ("", ["rows.jsonl", "empty"]),
+    "wrong columns": ('{"a": "1", "b": "2"}\n' * 20, ["rows.jsonl", "a, b"]),
+    "broken JSON": ("\n".join([ROW] * 6 + ['{"prompt": "x", '] + [ROW] * 3), ["rows.jsonl:7"]),
+    "latin-1": (
+        f"{ROW}\n".encode() + '{"prompt": "é", "completion": "b"}\n'.encode("latin-1"),
+        ["rows.jsonl:2", "UTF-8"],
+    ),
+    "one row": (ROW, ["rows.jsonl"]),
+    "long answer": (
+        "\n".join(json.dumps({"prompt": f"p{n}", "completion": "word " * (3000 if n == 4 else 3)}) for n in range(20)),
+        ["rows.jsonl:5", "data.max_length=1024"],
+    ),
+    "empty answer": ("\n".join([ROW, '{"prompt": "x", "completion": ""}', ROW]), ["rows.jsonl:2", "completion"]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_the_data(place: Path, name: str, tiny_model: Path) -> None:
+    fetch("all-minilm-l6-v2")
+    content, parts = MISTAKES[name]
+    file = "data.train_file=rows.jsonl" if content is None else with_rows(place, content)
+    done = run(place, "model=local", f"model.name_or_path={tiny_model}", "evaluation=minilm", "data=local", file)
+    assert_one_line(done, 2, *parts)
+    assert not list(place.glob("outputs/*/*/adapter")), "nothing half-written"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "code", "parts"),
+    [
+        (["model.name_or_path=./no-such-model"], 2, ["no-such-model", "does not exist"]),
+        (["model.name_or_path=no such model"], 2, ["no such model"]),
+        ([], 3, ["Qwen/Qwen3-0.6B", "experiment=demo"]),
+        (["model=smollm2_135m"], 2, ["lorahydra models fetch smollm2-135m-instruct"]),
+        (["model.device=cuda:99"], 2, ["model.device"]),
+        (["evaluation.bertscore_model=./nothing", "model=smollm2_135m"], 2, ["nothing"]),
+        (["tracking.uri=sqlite:////proc/none/mlflow.db"], 3, ["/proc/none"]),
+        (["tracking.uri=carrier-pigeon://x"], 2, ["carrier-pigeon"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
+)
+def test_a_mistake_elsewhere(place: Path, overrides: list[str], code: int, parts: list[str]) -> None:
+    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(place / "hub")}
+    done = run(place, *overrides, variables=hub | {"LORAHYDRA_CACHE": str(place / "cache")})
+    assert_one_line(done, code, *parts)
+
+
+def test_an_output_folder_in_the_place_of_a_file(place: Path) -> None:
+    (place / "outputs").touch()
+    assert_one_line(run(place, "experiment=demo"), 2, "cannot write to", "outputs")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_full_disk(place: Path, tiny_model: Path) -> None:
+    fetch("all-minilm-l6-v2")
+    small = place / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], check=False)
+    if mounted.returncode:
+        pytest.skip("may not mount")
+    try:
+        done = run(
+            place, "model=local", f"model.name_or_path={tiny_model}", "evaluation=minilm", "evaluation.max_new_tokens=4",
+            "training.max_steps=2", "lora.r=64", f"hydra.run.dir={small}",
+        )  # fmt: skip
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+    assert_one_line(done, 2, "cannot write to", str(small), "the disk is full")
+
+
+@pytest.mark.slow
+def test_a_trial_from_the_command_line(place: Path, tiny_model: Path) -> None:
+    fetch("all-minilm-l6-v2")
+    rows = "\n".join(json.dumps({"вопрос": f"Сколько {n}?", "ответ": f"{n}"}) for n in range(30))
+    file = with_rows(place, rows, "мои данные.jsonl").replace("=", "='") + "'"
+    done = run(
+        place, "model=local", f"model.name_or_path={tiny_model}", "evaluation=minilm", "evaluation.max_new_tokens=4",
+        "training.max_steps=2", "data=local", file, "data.columns={question: вопрос, answer: ответ}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "LLM judge off: BERTScore only" in done.stdout
+    assert "Evaluation (no LLM judge): BERTScore=" in done.stdout
+    assert "combined changed by" in done.stdout
+    [adapter] = place.glob("outputs/*/*/adapter/adapter_model.safetensors")
+    assert adapter.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(place: Path, tiny_model: Path) -> None:
+    fetch("all-minilm-l6-v2")
+    command = [
+        sys.executable, str(REPOSITORY / "train.py"), "model=local", f"model.name_or_path={tiny_model}",
+        "evaluation=minilm", "training.max_steps=100000", "training.save_steps=5", "hydra.run.dir=out",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(process, lambda: any((place / "out" / "checkpoints").glob("checkpoint-*")))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    [line] = errors.strip().splitlines()
+    assert line.startswith("lorahydra: interrupted; go on with: train.py ")
+    assert "training.resume=true" in line
+    assert "hydra.run.dir=" in line
+
+
+def wait_for(process: subprocess.Popen[str], condition: object, seconds: float = 120) -> None:
+    """Wait until a condition holds, looking every 50 ms; fail when the process ends or time is up."""
+    assert callable(condition)
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return
+        try:
+            process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    process.kill()
+    pytest.fail(f"did not come to pass: {process.communicate()}")
+
+
+def test_the_installed_command_does_the_same(place: Path) -> None:
+    command = [str(Path(sys.executable).parent / "lorahydra"), "train", "lora.r=0"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert_one_line(done, 2, "lora.r=0 is not allowed")

@@ -1,0 +1,138 @@
+"""Composing: every shipped file, the LORA_* variables, and one line for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorahydra.config.compose import compose, config_dir, flatten, to_yaml
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# Choices that need a value from the user.
+NEEDED = {
+    "model=local": ["model.name_or_path=some/folder"],
+    "data=local": ["data.train_file=my.jsonl"],
+    "data=hub": ["data.hub_name=owner/name"],
+}
+CHOICES = sorted(f"{path.parent.name}={path.stem}" for path in (REPOSITORY / "conf").glob("*/*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MODEL_NAME", "N_TRIALS", "NUM_EPOCHS", "BATCH_SIZE", "LEARNING_RATE"):
+        monkeypatch.delenv(f"LORA_{name}", raising=False)
+
+
+def make(*overrides: str) -> ExperimentConfig:
+    return compose(["output_dir=out", *overrides])
+
+
+def test_the_shipped_configs_are_found() -> None:
+    assert config_dir() == REPOSITORY / "conf"
+    assert len(CHOICES) >= 15
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_shipped_file_composes(choice: str) -> None:
+    assert isinstance(make(choice, *NEEDED.get(choice, [])), ExperimentConfig)
+
+
+@pytest.mark.parametrize("choice", NEEDED)
+def test_a_choice_that_needs_a_value_says_so(choice: str) -> None:
+    with pytest.raises(ConfigError, match="give (a value|one)"):
+        make(choice)
+
+
+def test_the_defaults_are_the_promised_ones() -> None:
+    config = make()
+    assert config.model.name_or_path == "Qwen/Qwen3-0.6B"
+    assert config.training.num_train_epochs == 3
+    assert config.training.per_device_train_batch_size == 4
+    assert config.training.learning_rate == 1e-4
+    assert config == ExperimentConfig(output_dir="out"), "the YAML and the schema give the same defaults"
+
+
+def test_the_demo_is_offline() -> None:
+    config = make("experiment=demo")
+    assert config.model.name_or_path == "smollm2-135m-instruct"
+    assert config.evaluation.bertscore_model == "all-minilm-l6-v2"
+    assert config.data.train_file == "demo"
+
+
+def test_no_experiment_can_be_said_in_words() -> None:
+    assert make("experiment=null") == make()
+
+
+def test_variables_set_their_keys_and_overrides_beat_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "LORA_MODEL_NAME": "some/model",
+        "LORA_NUM_EPOCHS": "2",
+        "LORA_BATCH_SIZE": "8",
+        "LORA_LEARNING_RATE": "3e-4",
+    }.items():
+        monkeypatch.setenv(name, value)
+    config = make()
+    assert config.model.name_or_path == "some/model"
+    training = config.training
+    assert (training.num_train_epochs, training.per_device_train_batch_size, training.learning_rate) == (2, 8, 3e-4)
+    assert make("training.learning_rate=0.01").training.learning_rate == 0.01
+    assert make("experiment=demo").training.num_train_epochs == 2
+
+
+@pytest.mark.parametrize("name", ["LORA_NUM_EPOCHS", "LORA_BATCH_SIZE", "LORA_LEARNING_RATE"])
+def test_a_variable_of_the_wrong_type_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "many")
+    with pytest.raises(ConfigError, match=f"^environment variable {name}='many' is not a"):
+        make()
+
+
+def test_an_overridden_variable_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_BATCH_SIZE", "many")
+    assert make("training.per_device_train_batch_size=2").training.per_device_train_batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.learning_rat=1", r"unknown key training.learning_rat \(did you mean learning_rate\?\)"),
+        ("+training.foo=1", "unknown key training.foo: training has num_train_epochs"),
+        ("foo=1", "unknown key foo: the config has model, lora"),
+        ("data.columns.qestion=q", r"unknown key data.columns.qestion \(did you mean question\?\)"),
+        ("training.learning_rate=abc", "training.learning_rate: Value 'abc' of type 'str' could not be converted"),
+        ("lora.r=8.5", "lora.r: Value '8.5'"),
+        ("lora=foo", "lora=foo does not exist: choose one of dora, lora, pissa, rslora"),
+        ("lora=rslra", r"\(did you mean rslora\?\)"),
+        ("lora.r=[1", "lora.r="),
+        ("lora.r=0", "lora.r=0 is not allowed"),
+        ("=3", "."),
+    ],
+)
+def test_a_mistake_is_one_line(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make(override)
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_with_odd_characters_arrive_whole() -> None:
+    odd = "данные, 1 = a'b.jsonl"
+    quoted = odd.replace("'", "\\'")
+    assert make("data=local", f"data.train_file='{quoted}'").data.train_file == odd
+
+
+def test_columns_are_mapped_by_name() -> None:
+    config = make("data=local", "data.train_file=a", "data.columns={question: q, answer: a}")
+    assert config.data.columns.renamed() == {"question": "q", "answer": "a"}
+
+
+def test_the_config_can_be_written_and_read_again() -> None:
+    from omegaconf import OmegaConf
+
+    from lorahydra.config.compose import to_config
+
+    config = make("experiment=demo", "lora=pissa", "lora.target_modules=[q_proj,v_proj]")
+    assert to_config(OmegaConf.create(to_yaml(config))) == config
+    assert flatten(config)["lora.target_modules"] == ["q_proj", "v_proj"]
+    assert flatten(config)["training.learning_rate"] == 5e-4

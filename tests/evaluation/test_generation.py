@@ -1,0 +1,132 @@
+"""Generation gives the tokens that `model.generate` gives, whatever the batches, and stops where it should."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GenerationConfig,
+    MambaConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
+
+from lorahydra.errors import ConfigError
+from lorahydra.evaluation import generation
+from lorahydra.evaluation.generation import generate, stop_tokens
+from lorahydra.progress import Progress
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.5,
+}
+# Grouped queries, sliding windows mixed with full attention, and a state that is no key-value cache.
+CONFIGS = {
+    "qwen3": Qwen3Config(**SIZES),
+    "gemma2": Gemma2Config(**SIZES, sliding_window=8, final_logit_softcapping=None),
+    "mamba": MambaConfig(vocab_size=61, hidden_size=32, num_hidden_layers=2, state_size=4, initializer_range=0.5),
+}
+STOP = frozenset({5, 9})
+QUIET = Progress(live=False)
+
+
+def model_of(name: str) -> PreTrainedModel:
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="eager").eval()
+    # Pad and stop tokens are given to `generate`; what the class would add itself is not wanted.
+    model.generation_config = GenerationConfig()
+    return model
+
+
+def prompts(count: int = 12) -> list[list[int]]:
+    random = torch.Generator().manual_seed(4)
+    return [
+        torch.randint(10, 61, (int(torch.randint(1, 20, (1,), generator=random)),), generator=random).tolist()
+        for _ in range(count)
+    ]
+
+
+def one_by_one(model: PreTrainedModel, prompt: list[int], tokens: int) -> list[int]:
+    """The answer by transformers' own `generate`, without padding, a batch or an end."""
+    settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=0)
+    return model.generate(torch.tensor([prompt]), generation_config=settings)[0, len(prompt) :].tolist()
+
+
+def cut(answer: list[int], stop: frozenset[int]) -> list[int]:
+    return list(itertools.takewhile(lambda token: token not in stop, answer))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_answers_equal_transformers_own(name: str, batch_size: int) -> None:
+    if name == "mamba" and batch_size > 1:
+        pytest.skip("transformers' Mamba does not hide padding on the left from its state")
+    model = model_of(name)
+    endless = [one_by_one(model, prompt, 24) for prompt in prompts()]
+    stop = frozenset({endless[0][5], endless[3][11], endless[7][0]})
+    expected = [cut(answer, stop) for answer in endless]
+    assert len({len(answer) for answer in expected}) > 2, "answers of several lengths, so that rows really leave"
+    actual = generate(model, prompts(), stop=stop, max_new_tokens=24, batch_size=batch_size, progress=QUIET)
+    assert actual == expected
+
+
+def test_finished_rows_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = model_of("qwen3"), []
+    handle = model.register_forward_pre_hook(
+        lambda _, __, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    answers = generate(model, prompts(), stop=STOP, max_new_tokens=24, batch_size=64, progress=QUIET)
+    handle.remove()
+    assert sizes[0] == 12
+    assert sizes[-1] <= sum(len(answer) == 24 for answer in answers) / (1 - generation.COMPACT_SHARE) + 1
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("qwen3")
+
+    def refuse(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
+        if len(kwargs["input_ids"]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    expected = generate(model, prompts(), stop=STOP, max_new_tokens=8, batch_size=64, progress=QUIET)
+    handle = model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        assert generate(model, prompts(), stop=STOP, max_new_tokens=8, batch_size=64, progress=QUIET) == expected
+    finally:
+        handle.remove()
+
+
+def test_a_prompt_without_room_for_an_answer_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="a prompt of 100 tokens and evaluation.max_new_tokens=29 exceed the model's"):
+        generate(model_of("qwen3"), [[11] * 100], stop=STOP, max_new_tokens=29, batch_size=1, progress=QUIET)
+
+
+def test_every_stop_token_counts(tiny_model: Path) -> None:
+    from lorahydra.config.schema import ModelConfig
+    from lorahydra.modeling.base import load_base
+
+    base = load_base(ModelConfig(name_or_path=str(tiny_model), device="cpu"))
+    configured = base.model.generation_config.eos_token_id
+    base.model.generation_config.eos_token_id = [2, 77]
+    try:
+        assert stop_tokens(base.model, base.tokenizer) == {2, 77, base.tokenizer.eos_token_id}
+    finally:
+        base.model.generation_config.eos_token_id = configured
+
+
+def test_no_prompts_give_no_answers() -> None:
+    assert generate(model_of("qwen3"), [], stop=STOP, max_new_tokens=8, batch_size=4, progress=QUIET) == []

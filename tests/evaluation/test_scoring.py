@@ -1,0 +1,65 @@
+"""`combined`, its interval and the gain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lorahydra.config.schema import EvaluationConfig
+from lorahydra.evaluation.scoring import ExampleScores, combine, combined_interval, gain
+
+CONFIG = EvaluationConfig()
+
+
+def normal(mean: float, count: int, seed: int) -> list[float]:
+    return np.random.default_rng(seed).normal(mean, 0.1, count).tolist()
+
+
+def test_the_example_of_the_documentation() -> None:
+    assert round(combine(0.8234, 78.50, CONFIG), 4) == 0.8004
+    assert combine(0.8234, None, CONFIG) == 0.8234
+
+
+def test_the_weights_are_the_users() -> None:
+    config = EvaluationConfig(bertscore_weight=0.25, judge_weight=0.75)
+    assert combine(0.8, 40.0, config) == pytest.approx(0.25 * 0.8 + 0.75 * 0.4)
+
+
+def test_the_interval_is_that_of_the_mean() -> None:
+    scores = normal(0.7, 400, 0)
+    interval = combined_interval(ExampleScores(scores, None), CONFIG, seed=1)
+    error = float(np.std(scores)) / 20
+    assert interval.mean == pytest.approx(np.mean(scores))
+    assert interval.low == pytest.approx(interval.mean - 1.96 * error, abs=0.2 * error)
+    assert interval.high == pytest.approx(interval.mean + 1.96 * error, abs=0.2 * error)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    scores = ExampleScores(normal(0.7, 30, 0), None)
+    assert combined_interval(scores, CONFIG, seed=1) == combined_interval(scores, CONFIG, seed=1)
+    assert combined_interval(scores, CONFIG, seed=1) != combined_interval(scores, CONFIG, seed=2)
+
+
+def test_a_missing_verdict_is_left_out_and_not_a_zero() -> None:
+    with_gap = combined_interval(ExampleScores([0.5] * 4, [80.0, None, 80.0, 80.0]), CONFIG, seed=1)
+    assert with_gap.mean == pytest.approx(0.4 * 0.5 + 0.6 * 0.8)
+    assert with_gap.low == pytest.approx(with_gap.mean)
+
+
+def test_one_example_has_no_width() -> None:
+    interval = combined_interval(ExampleScores([0.6], None), CONFIG, seed=1)
+    assert (interval.mean, interval.low, interval.high) == (0.6, 0.6, 0.6)
+
+
+def test_a_gain_on_every_example_is_clear_however_they_differ() -> None:
+    untuned = normal(0.5, 24, 0)
+    tuned = [score + 0.02 for score in untuned]
+    helped = gain(ExampleScores(tuned, None), ExampleScores(untuned, None), CONFIG, seed=1)
+    assert helped.mean == pytest.approx(0.02)
+    assert helped.is_clear, "what examples have in common cancels"
+
+
+def test_noise_is_no_clear_gain() -> None:
+    helped = gain(ExampleScores(normal(0.5, 24, 0), None), ExampleScores(normal(0.5, 24, 1), None), CONFIG, seed=1)
+    assert not helped.is_clear
+    assert helped.low < 0 < helped.high

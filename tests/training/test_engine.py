@@ -1,0 +1,266 @@
+"""Training: equal to a plain loop, repeatable, resumable, stopped when it goes wrong, and the base stays as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from peft import LoraConfig as PeftLoraConfig
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
+from lorahydra.errors import OutputError, TrainingError
+from lorahydra.modeling.adapters import weights_digest
+from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.progress import Progress
+from lorahydra.training import TrainedAdapter, TrainingJob, train
+from lorahydra.training.batches import EpochSampler
+
+Examples = Any
+TRAINING = TrainingConfig(num_train_epochs=2, learning_rate=1e-2, per_device_train_batch_size=4, warmup_ratio=0.0)
+
+
+class Recorder:
+    """Keeps what training reports."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, Mapping[str, float]]] = []
+
+    def __call__(self, values: Mapping[str, float], step: int) -> None:
+        self.points.append((step, dict(values)))
+
+    def series(self, name: str) -> list[float]:
+        return [values[name] for _, values in self.points if name in values]
+
+
+def run(
+    base: BaseModel, folder: Path, data: Examples, eval_data: Examples, lora: LoraConfig | None = None, **changes: Any
+) -> tuple[TrainedAdapter, Recorder]:
+    recorder = Recorder()
+    training = dataclasses.replace(TRAINING, **changes)
+    job = TrainingJob(lora or LoraConfig(r=4, lora_alpha=8), training, 7, folder, recorder)
+    [trained] = train(base, [job], data, eval_data, Progress(live=False))
+    return trained, recorder
+
+
+def plain_peft_losses(folder: Path, data: Examples, *, steps: int, batch: int, rate: float, epochs: int) -> list[float]:
+    """Losses of the first steps of a loop written with PEFT and torch alone, over the same order of examples."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    torch.manual_seed(7)
+    model = get_peft_model(model, PeftLoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
+    total = epochs * -(-len(data) // batch)
+    sampler = EpochSampler(data.lengths, batch, 7, group_by_length=True)
+    losses: list[float] = []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        for start in range(0, len(order), batch):
+            rows = [data[index] for index in order[start : start + batch]]
+            longest = max(len(row["input_ids"]) for row in rows)
+            ids = torch.tensor([row["input_ids"] + [0] * (longest - len(row["input_ids"])) for row in rows])
+            labels = torch.tensor([row["labels"] + [-100] * (longest - len(row["labels"])) for row in rows])
+            mask = torch.tensor([[1] * len(r["input_ids"]) + [0] * (longest - len(r["input_ids"])) for r in rows])
+            logits = model(input_ids=ids, attention_mask=mask).logits
+            loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (total - len(losses)) / total
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+    return losses[:steps]
+
+
+def test_the_first_ten_steps_equal_a_plain_loop(
+    base: BaseModel, tiny_model: Path, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    _, recorder = run(base, tmp_path, examples, eval_examples)
+    expected = plain_peft_losses(tiny_model, examples, steps=10, batch=4, rate=1e-2, epochs=2)
+    assert recorder.series("train/loss")[:10] == pytest.approx(expected, rel=1e-4)
+
+
+def test_training_learns_and_reports(
+    base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    trained, recorder = run(base, tmp_path, examples, eval_examples, num_train_epochs=10)
+    losses = recorder.series("train/loss")
+    assert trained.steps == len(losses) == 60
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert len(recorder.series("eval/loss")) == 10, "once per epoch"
+    assert recorder.series("eval/loss")[-1] == trained.eval_loss < recorder.series("eval/loss")[0]
+    for name in ("train/learning_rate", "train/grad_norm", "train/tokens_per_second"):
+        assert len(recorder.series(name)) == 60
+    assert all(speed > 0 for speed in recorder.series("train/tokens_per_second"))
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {file.name for file in trained.folder.iterdir()}
+
+
+def test_the_validation_loss_is_the_mean_over_tokens(
+    base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    losses = [
+        run(base, tmp_path / str(size), examples, eval_examples, per_device_eval_batch_size=size)[0].eval_loss
+        for size in (1, 3, 8)
+    ]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5), "whatever the batches are"
+
+
+def test_the_same_seed_gives_the_same_adapter(
+    base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1)
+    first, one = run(base, tmp_path / "a", examples, eval_examples, lora)
+    second, two = run(base, tmp_path / "b", examples, eval_examples, lora)
+    assert one.series("train/loss") == two.series("train/loss")
+    files = [trained.folder / "adapter_model.safetensors" for trained in (first, second)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        LoraConfig(r=4, lora_alpha=8),
+        LoraConfig(r=4, lora_alpha=8, use_rslora=True),
+        LoraConfig(r=4, lora_alpha=8, use_dora=True),
+        LoraConfig(r=4, lora_alpha=8, init_lora_weights="pissa_niter_4"),
+    ],
+    ids=["lora", "rslora", "dora", "pissa"],
+)
+def test_every_variant_learns_and_leaves_the_base_bit_identical(
+    lora: LoraConfig, base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    before = weights_digest(base.model)
+    _, recorder = run(base, tmp_path, examples, eval_examples, lora, num_train_epochs=4)
+    assert recorder.series("train/loss")[-1] < recorder.series("train/loss")[0]
+    assert weights_digest(base.model) == before
+    assert type(base.model) is LlamaForCausalLM
+
+
+def test_accumulation_equals_a_larger_batch(
+    base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    whole, _ = run(base, tmp_path / "a", examples, eval_examples, per_device_train_batch_size=8)
+    parts, _ = run(
+        base, tmp_path / "b", examples, eval_examples, per_device_train_batch_size=2, gradient_accumulation_steps=4
+    )
+    assert parts.steps == whole.steps
+    assert parts.eval_loss == pytest.approx(whole.eval_loss, rel=1e-4)
+
+
+def test_gradient_checkpointing_changes_only_memory(
+    base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    _, plain = run(base, tmp_path / "a", examples, eval_examples)
+    _, checkpointed = run(base, tmp_path / "b", examples, eval_examples, gradient_checkpointing=True)
+    assert checkpointed.series("train/loss") == pytest.approx(plain.series("train/loss"), rel=1e-5)
+    assert not base.model.is_activation_checkpointing, "the next trial starts without"
+
+
+def test_a_rate_that_explodes_ends_the_trial_with_a_reason(
+    base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    before = weights_digest(base.model)
+    with pytest.raises(TrainingError, match="training diverged at step") as caught:
+        run(base, tmp_path, examples, eval_examples, learning_rate=1.0, divergence_factor=1.05, num_train_epochs=20)
+    assert caught.value.reason == "diverged"
+    assert weights_digest(base.model) == before
+    assert not (tmp_path / "adapter").exists(), "nothing half-written"
+
+
+def test_a_loss_that_is_no_number_ends_the_trial_with_a_reason(
+    base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    weight = base.model.model.norm.weight
+    original = weight.data.clone()
+    try:
+        weight.data[0] = float("nan")
+        with pytest.raises(TrainingError, match="training stopped at step 1: loss is nan") as caught:
+            run(base, tmp_path, examples, eval_examples)
+    finally:
+        weight.data.copy_(original)
+    assert caught.value.reason == "nan"
+
+
+def test_running_out_of_memory_ends_the_trial_with_a_reason(
+    base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    before = weights_digest(base.model)
+    # Really asks the allocator for more than any machine has, in the middle of a step.
+    handle = base.model.model.layers[1].register_forward_hook(lambda *_: torch.empty(2**55))
+    try:
+        with pytest.raises(TrainingError, match="out of memory while training: try a smaller") as caught:
+            run(base, tmp_path, examples, eval_examples)
+    finally:
+        handle.remove()
+    assert caught.value.reason == "out_of_memory"
+    assert weights_digest(base.model) == before
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_line(
+    base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write to"):
+        run(base, tmp_path / "file", examples, eval_examples)
+
+
+KILLED_TRIAL = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from training.conftest import Examples
+from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
+from lorahydra.modeling.base import load_base
+from lorahydra.training import TrainingJob, train
+
+def die(values, step):
+    if step == 7 and "train/loss" in values:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+base = load_base(ModelConfig(name_or_path={model!r}, device="cpu"))
+job = TrainingJob(LoraConfig(r=4, lora_alpha=8), TrainingConfig(**{training!r}), 7, Path({folder!r}), die)
+train(base, [job], Examples(24), Examples(8, seed=1))
+"""
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint(
+    base: BaseModel, tiny_model: Path, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    uninterrupted, whole = run(base, tmp_path / "whole", examples, eval_examples, save_steps=2)
+    script = KILLED_TRIAL.format(
+        tests=str(Path(__file__).parents[1]),
+        model=str(tiny_model),
+        training=dataclasses.asdict(dataclasses.replace(TRAINING, save_steps=2)),
+        folder=str(tmp_path / "killed"),
+    )
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    [checkpoint] = (tmp_path / "killed" / "checkpoints").iterdir()
+    assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == 6
+
+    resumed, rest = run(base, tmp_path / "killed", examples, eval_examples, save_steps=2, resume=True)
+    assert rest.series("train/loss") == pytest.approx(whole.series("train/loss")[6:], rel=1e-6)
+    assert resumed.eval_loss == pytest.approx(uninterrupted.eval_loss, rel=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_in_bfloat16(
+    tiny_model: Path, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    base = load_base(ModelConfig(name_or_path=str(tiny_model)))
+    assert (base.device.type, base.dtype) == ("cuda", torch.bfloat16)
+    _, recorder = run(base, tmp_path, examples, eval_examples, num_train_epochs=10)
+    assert recorder.series("train/loss")[-1] < recorder.series("train/loss")[0]
