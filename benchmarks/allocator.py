@@ -1,6 +1,6 @@
 """A training step of SmolLM2-135M with and without `keep_freed_memory`, each in processes of its own, interleaved.
 
-    python benchmarks/allocator.py --runs 3
+python benchmarks/allocator.py --runs 3
 """
 
 import argparse

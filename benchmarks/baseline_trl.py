@@ -39,9 +39,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("model", "encoder", "train", "validation", "out"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--seed", type=int, default=42)
     options = parser.parse_args()
     train_rows, eval_rows = read(options.train), read(options.validation)
 
+    torch.manual_seed(options.seed)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     trainer = SFTTrainer(
@@ -55,7 +57,7 @@ def main() -> None:
             bf16=False,
             gradient_checkpointing=False,
             use_cpu=True,
-            seed=42,
+            seed=options.seed,
             logging_steps=1,
             save_strategy="no",
             report_to=[],

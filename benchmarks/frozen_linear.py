@@ -1,6 +1,6 @@
 """float32 products of a frozen layer, torch's default against `lorahydra.modeling.cpu_linear`, in GFLOP/s.
 
-    python benchmarks/frozen_linear.py
+python benchmarks/frozen_linear.py
 """
 
 import statistics

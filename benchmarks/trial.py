@@ -5,7 +5,8 @@
     python benchmarks/trial.py --rows path/to/gsm8k/train.jsonl --runs 3
 
 Both sides are whole processes, from the first import to the last result; lorahydra's includes MLflow. The file's first
-96 rows train and the next 24 validate. Losses are measured afterwards by one function for both adapters.
+96 rows train and the next 24 validate. Losses are measured afterwards by one function for both adapters, and each run
+has another seed on both sides, because the loss depends on it more than on the program.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def measured(command: list[str], folder: Path) -> tuple[float, float]:
     return seconds, usage.ru_maxrss / 2**20
 
 
-def lorahydra_command(train: Path, validation: Path, out: Path, options: list[str]) -> list[str]:
+def lorahydra_command(train: Path, validation: Path, out: Path, seed: int, options: list[str]) -> list[str]:
     """The trial as a user starts it."""
     return [
         sys.executable,
@@ -53,11 +54,12 @@ def lorahydra_command(train: Path, validation: Path, out: Path, options: list[st
         # The script that it is compared with does not score the untuned model either.
         "evaluation.baseline=false",
         f"hydra.run.dir={out}",
+        f"seed={seed}",
         *options,
     ]
 
 
-def trl_command(train: Path, validation: Path, out: Path) -> list[str]:
+def trl_command(train: Path, validation: Path, out: Path, seed: int) -> list[str]:
     """The same by hand."""
     return [
         sys.executable,
@@ -67,6 +69,7 @@ def trl_command(train: Path, validation: Path, out: Path) -> list[str]:
         f"--train={train}",
         f"--validation={validation}",
         f"--out={out}",
+        f"--seed={seed}",
     ]
 
 
@@ -100,7 +103,7 @@ def main() -> None:
     options = parser.parse_args()
     lines = options.rows.read_text("utf-8").splitlines()
     results: dict[str, list[tuple[float, float]]] = {"lorahydra": [], "TRL": []}
-    losses: dict[str, float] = {}
+    losses: dict[str, list[float]] = {"lorahydra": [], "TRL": []}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         train, validation = work / "train.jsonl", work / "validation.jsonl"
@@ -112,23 +115,21 @@ def main() -> None:
                 out = work / f"{side}-{run}"
                 out.mkdir()
                 command = (
-                    lorahydra_command(train, validation, out, options.options)
+                    lorahydra_command(train, validation, out, 42 + run, options.options)
                     if side == "lorahydra"
-                    else trl_command(train, validation, out)
+                    else trl_command(train, validation, out, 42 + run)
                 )
-                results[side].append(measured(command, out))
-                losses[side] = validation_loss(out / "adapter", eval_rows)
-                seconds, memory = results[side][-1]
-                print(
-                    f"run {run} {side:9} {seconds:7.1f} s  {memory:5.2f} GB  loss {losses[side]:.4f}",
-                    flush=True,
-                )
+                seconds, memory = measured(command, out)
+                results[side].append((seconds, memory))
+                losses[side].append(validation_loss(out / "adapter", eval_rows))
+                print(f"run {run} {side:9} {seconds:7.1f} s  {memory:5.2f} GB  loss {losses[side][-1]:.4f}", flush=True)
     ratios = [a[0] / b[0] for a, b in zip(results["lorahydra"], results["TRL"], strict=True)]
     print(f"time ratio, pair by pair: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
     print(f"median time ratio: {statistics.median(ratios):.2f}")
     for side, runs in results.items():
         times, memories = zip(*runs, strict=True)
-        print(f"{side:9} median {statistics.median(times):.1f} s, {statistics.median(memories):.2f} GB")
+        loss = statistics.mean(losses[side])
+        print(f"{side:9} {statistics.median(times):.1f} s, {statistics.median(memories):.2f} GB, mean loss {loss:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Check that documentation and pins are true: `python scripts/check_docs.py` (part of `make check`).
 
-Links between pages resolve, docs/configuration.md is what the schema says, every dependency is pinned, and configuration
-keys that the pages show are keys of the schema.
+Links between pages resolve, docs/configuration.md is what the schema says, every dependency is pinned, and
+configuration keys that the pages show are keys of the schema.
 """
 
 import dataclasses

@@ -109,7 +109,7 @@ def test_a_trial_leaves_everything_in_mlflow(
     assert table["columns"][:6] == [
         "prompt", "reference", "prediction", "bertscore_f1", "judge_score", "judge_reason",
     ]  # fmt: skip
-    assert len(table["data"]) == len(result.tuned.answers) == 4
+    assert len(table["data"]) == len(result.tuned.answers) > 1
     assert not (tmp_path / "one" / "tracking").exists() or not any((tmp_path / "one" / "tracking").glob("run-*"))
 
     lines = [record.getMessage() for record in caplog.records if record.name == "lorahydra.experiment"]
@@ -155,12 +155,12 @@ def test_a_failed_trial_is_closed_as_failed(tmp_path: Path, tiny_model: Path, ro
     with pytest.raises(TrainingError):
         trial(
             tmp_path, tiny_model, rows, "one",
-            "training.learning_rate=1", "training.divergence_factor=1.01", "training.num_train_epochs=20",
+            "training.learning_rate=1", "lora.lora_alpha=4096", "training.num_train_epochs=20",
         )  # fmt: skip
     [run] = runs_of(client_of(tmp_path))
     assert run.info.status == "FAILED"
     assert run.data.tags["lorahydra.state"] == "failed"
-    assert run.data.tags["lorahydra.failure"].startswith("TrainingError: training diverged at step")
+    assert run.data.tags["lorahydra.failure"].startswith("TrainingError: training stopped at step")
 
 
 @pytest.mark.parametrize(

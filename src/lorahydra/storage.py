@@ -16,7 +16,7 @@ __all__ = ["atomic_dir", "atomic_file", "cache_dir", "locked", "writing"]
 
 
 def cache_dir() -> Path:
-    """Folder for things that can be made again: `LORAHYDRA_CACHE`, else `$XDG_CACHE_HOME/lorahydra`, else `~/.cache`."""
+    """Folder for what can be made again: `LORAHYDRA_CACHE`, else `lorahydra` in `XDG_CACHE_HOME` or `~/.cache`."""
     if explicit := os.environ.get("LORAHYDRA_CACHE"):
         return Path(explicit).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lorahydra"

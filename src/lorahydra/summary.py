@@ -13,6 +13,12 @@ __all__ = ["verdict", "write_summary"]
 
 EXAMPLES = 2
 LONGEST_CELL = 400
+ROWS = {
+    "BERTScore precision": "bertscore_precision",
+    "BERTScore recall": "bertscore_recall",
+    "BERTScore F1": "bertscore_f1",
+    "combined": "combined",
+}
 
 
 def verdict(gain: Gain) -> str:
@@ -42,18 +48,13 @@ def _scores(tuned: Evaluation, baseline: Evaluation | None) -> RenderableType:
     table = Table(title=f"Scores on {len(tuned.answers)} validation examples")
     for name in ("score", "baseline", "tuned", "difference"):
         table.add_column(name, justify="left" if name == "score" else "right")
-    rows = {
-        "BERTScore precision": lambda e: sum(e.bertscore.precision) / len(e.answers),
-        "BERTScore recall": lambda e: sum(e.bertscore.recall) / len(e.answers),
-        "BERTScore F1": lambda e: e.bertscore_f1,
-        "combined": lambda e: e.combined.mean,
-    }
-    for name, value in rows.items():
+    for name, key in ROWS.items():
+        after = tuned.means[key]
         if baseline is None:
-            table.add_row(name, "-", f"{value(tuned):.4f}", "-")
+            table.add_row(name, "-", f"{after:.4f}", "-")
         else:
-            difference = value(tuned) - value(baseline)
-            table.add_row(name, f"{value(baseline):.4f}", f"{value(tuned):.4f}", f"{difference:+.4f}")
+            before = baseline.means[key]
+            table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
     return table
 
 

@@ -80,7 +80,7 @@ def test_a_traceback_on_request(place: Path) -> None:
 
 
 MISTAKES = {
-    "missing": (None, ["rows.jsonl", "does not exist"]),
+    "missing": (None, ["rows.jsonl: no such file"]),
     "empty": ("", ["rows.jsonl", "empty"]),
     "wrong columns": ('{"a": "1", "b": "2"}\n' * 20, ["rows.jsonl", "a, b"]),
     "broken JSON": ("\n".join([ROW] * 6 + ['{"prompt": "x", '] + [ROW] * 3), ["rows.jsonl:7"]),
@@ -117,7 +117,6 @@ def test_a_mistake_in_the_data(place: Path, name: str, tiny_model: Path) -> None
         ([], 3, ["Qwen/Qwen3-0.6B", "experiment=demo"]),
         (["model=smollm2_135m"], 2, ["lorahydra models fetch smollm2-135m-instruct"]),
         (["model.device=cuda:99"], 2, ["model.device"]),
-        (["evaluation.bertscore_model=./nothing", "model=smollm2_135m"], 2, ["nothing"]),
         (["tracking.uri=sqlite:////proc/none/mlflow.db"], 3, ["/proc/none"]),
         (["tracking.uri=carrier-pigeon://x"], 2, ["carrier-pigeon"]),
     ],
@@ -145,8 +144,8 @@ def test_a_full_disk(place: Path, tiny_model: Path) -> None:
         pytest.skip("may not mount")
     try:
         done = run(
-            place, "model=local", f"model.name_or_path={tiny_model}", "evaluation=minilm", "evaluation.max_new_tokens=4",
-            "training.max_steps=2", "lora.r=64", f"hydra.run.dir={small}",
+            place, "model=local", f"model.name_or_path={tiny_model}", "evaluation=minilm",
+            "evaluation.max_new_tokens=4", "training.max_steps=2", "lora.r=64", f"hydra.run.dir={small}",
         )  # fmt: skip
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
@@ -157,10 +156,10 @@ def test_a_full_disk(place: Path, tiny_model: Path) -> None:
 def test_a_trial_from_the_command_line(place: Path, tiny_model: Path) -> None:
     fetch("all-minilm-l6-v2")
     rows = "\n".join(json.dumps({"вопрос": f"Сколько {n}?", "ответ": f"{n}"}) for n in range(30))
-    file = with_rows(place, rows, "мои данные.jsonl").replace("=", "='") + "'"
+    file = with_rows(place, rows, "мои данные.jsonl")
     done = run(
         place, "model=local", f"model.name_or_path={tiny_model}", "evaluation=minilm", "evaluation.max_new_tokens=4",
-        "training.max_steps=2", "data=local", file, "data.columns={question: вопрос, answer: ответ}",
+        "training.max_steps=2", "data=local", file, "data.columns.question=вопрос", "data.columns.answer=ответ",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

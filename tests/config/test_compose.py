@@ -105,7 +105,9 @@ def test_an_overridden_variable_does_no_harm(monkeypatch: pytest.MonkeyPatch) ->
         ("lora.r=8.5", "lora.r: Value '8.5'"),
         ("lora=foo", "lora=foo does not exist: choose one of dora, lora, pissa, rslora"),
         ("lora=rslra", r"\(did you mean rslora\?\)"),
-        ("lora.r=[1", "lora.r="),
+        ("lora.r=[1", r"cannot read lora.r=\[1: put text with special characters in quotes"),
+        ("data.train_file=a,b.jsonl", "cannot read data.train_file=a,b.jsonl: put a text with commas in quotes"),
+        ("data.columns={question: вопрос}", "cannot read data.columns=.*in quotes"),
         ("lora.r=0", "lora.r=0 is not allowed"),
         ("=3", "."),
     ],
@@ -120,6 +122,14 @@ def test_paths_with_odd_characters_arrive_whole() -> None:
     odd = "данные, 1 = a'b.jsonl"
     quoted = odd.replace("'", "\\'")
     assert make("data=local", f"data.train_file='{quoted}'").data.train_file == odd
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["данные.jsonl", "мои данные (1).jsonl", "a=b.jsonl", "~/x+y@z.jsonl", "C:\\x\\y.jsonl", "it's.jsonl", "тест"],
+)
+def test_a_path_needs_no_quotes(path: str) -> None:
+    assert make("data=local", f"data.train_file={path}").data.train_file == path
 
 
 def test_columns_are_mapped_by_name() -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model
 from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, TrainerState
 
 from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
 from lorahydra.errors import OutputError, TrainingError
@@ -26,6 +26,7 @@ from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.progress import Progress
 from lorahydra.training import TrainedAdapter, TrainingJob, train
 from lorahydra.training.batches import EpochSampler
+from lorahydra.training.trainer import HealthCheck
 
 Examples = Any
 TRAINING = TrainingConfig(num_train_epochs=2, learning_rate=1e-2, per_device_train_batch_size=4, warmup_ratio=0.0)
@@ -172,11 +173,28 @@ def test_a_rate_that_explodes_ends_the_trial_with_a_reason(
     base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
 ) -> None:
     before = weights_digest(base.model)
-    with pytest.raises(TrainingError, match="training diverged at step") as caught:
-        run(base, tmp_path, examples, eval_examples, learning_rate=1.0, divergence_factor=1.05, num_train_epochs=20)
-    assert caught.value.reason == "diverged"
+    with pytest.raises(
+        TrainingError, match="training stopped at step .*; try a lower training.learning_rate"
+    ) as caught:
+        run(base, tmp_path, examples, eval_examples, LoraConfig(r=4, lora_alpha=4096), learning_rate=1.0)
+    assert caught.value.reason == "nan"
     assert weights_digest(base.model) == before
     assert not (tmp_path / "adapter").exists(), "nothing half-written"
+
+
+def test_a_loss_that_runs_away_is_divergence() -> None:
+    check = HealthCheck(divergence_factor=2.0)
+    state = TrainerState(global_step=9)
+
+    def log(*losses: float) -> None:
+        for loss in losses:
+            check.on_log(None, state, None, {"loss": loss})
+
+    log(1.0, 1.2, 0.8, 1.0, 1.0, 4.0, 1.0, 1.0)
+    log(0.5, 0.5)  # one bad batch among good ones is none
+    with pytest.raises(TrainingError, match="training diverged at step 9: the loss rose from 1.000 to") as caught:
+        log(2.5, 3.0, 3.5, 4.0)
+    assert caught.value.reason == "diverged"
 
 
 def test_a_loss_that_is_no_number_ends_the_trial_with_a_reason(

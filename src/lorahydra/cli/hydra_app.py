@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.cli.exits import exit_codes, wants_traceback
-from lorahydra.config.compose import config_dir, explain, register, to_config, without_null_choices
+from lorahydra.config.compose import config_dir, explain, readable, register, to_config
 from lorahydra.config.schema import ExperimentConfig
 
 __all__ = ["launch", "run_task", "train_command"]
@@ -30,12 +30,12 @@ def launch(app: Callable[[], object]) -> None:
         SystemExit: With 2, 3 or 130, after one line on stderr, for everything a user can cause or meet.
     """
     register()
-    sys.argv[1:] = without_null_choices(sys.argv[1:])
     # A log file on a full disk must not print a traceback for each line that is lost.
     logging.raiseExceptions = wants_traceback()
     # Hydra prints errors itself, in several lines and with exit code 1, unless it is told not to catch them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with exit_codes():
+        sys.argv[1:] = readable(sys.argv[1:])
         try:
             app()
         except (HydraException, OmegaConfBaseException, ValueError) as error:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -35,10 +36,10 @@ __all__ = [
     "config_dir",
     "explain",
     "flatten",
+    "readable",
     "register",
     "to_config",
     "to_yaml",
-    "without_null_choices",
 ]
 
 PARSERS = {"int": int, "float": float, "str": str}
@@ -85,14 +86,35 @@ def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Exp
     register()
     try:
         with initialize_config_dir(str(folder or config_dir())):
-            return to_config(hydra_compose("config", overrides=without_null_choices(overrides)))
+            return to_config(hydra_compose("config", overrides=readable(overrides)))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error) from error
 
 
-def without_null_choices(overrides: Sequence[str]) -> list[str]:
-    """The overrides without `experiment=null`, which says what is the default but which Hydra's grammar refuses."""
-    return [override for override in overrides if override.strip() != "experiment=null"]
+def readable(overrides: Sequence[str]) -> list[str]:
+    """The overrides in a form that Hydra's grammar takes, for what users mean and it refuses.
+
+    `experiment=null`, which says what is the default, is dropped. A text outside the grammar (Cyrillic letters,
+    parentheses, a second `=`) is quoted as a whole: `data.train_file=мои данные.jsonl`.
+    """
+    return [_quoted(override) for override in overrides if override.strip() != "experiment=null"]
+
+
+def _quoted(override: str) -> str:
+    key, equals, value = override.partition("=")
+    if not equals or override.startswith("-"):
+        return override
+    try:
+        OverridesParser.create().parse_overrides([override])
+    except HydraException as error:
+        if re.match(r"[\[{'\"]|\w+\(", value):
+            # A list, a mapping or a function with a mistake in it: only the user knows which.
+            raise ConfigError(
+                f"cannot read {override}: put text with special characters in quotes, as in 'text'"
+            ) from error
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"{key}='{escaped}'"
+    return override
 
 
 def to_config(tree: DictConfig) -> ExperimentConfig:
@@ -155,6 +177,8 @@ def explain(error: BaseException) -> LorahydraError:
             return _bad_value(found)
     if isinstance(error, OSError):
         return OutputError(f"cannot write to {error.filename}: {error.strerror}")
+    if ambiguous := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
+        return ConfigError(f"cannot read {ambiguous[1]}: put a text with commas in quotes, or search its parts with -m")
     return ConfigError(_first_sentence(str(error)))
 
 

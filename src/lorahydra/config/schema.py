@@ -125,8 +125,8 @@ class LoraConfig:
         names = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
         if not isinstance(names, list) or not names or not all(isinstance(n, str) and n.strip() for n in names):
             raise ConfigError(
-                f"lora.target_modules={self.target_modules} is not allowed: give all-linear, a list of module names, or "
-                "a regular expression"
+                f"lora.target_modules={self.target_modules} is not allowed: give all-linear, a list of module names, "
+                "or a regular expression"
             )
 
 
@@ -306,8 +306,8 @@ class DataConfig:
         _within("data.test_fraction", self.test_fraction, 0, 1, below=True)
         if self.validation_fraction + self.test_fraction >= 1:
             raise ConfigError(
-                f"data.validation_fraction={self.validation_fraction} and data.test_fraction={self.test_fraction} leave "
-                "nothing to train on: their sum must be below 1"
+                f"data.validation_fraction={self.validation_fraction} and data.test_fraction={self.test_fraction} "
+                "leave nothing to train on: their sum must be below 1"
             )
         _at_least("data.max_train_rows", self.max_train_rows, 1)
         _at_least("data.max_eval_rows", self.max_eval_rows, 1)

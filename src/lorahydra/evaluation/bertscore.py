@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorahydra.config.schema import EvaluationConfig
 import torch
 
+from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.hub import snapshot
@@ -128,8 +128,8 @@ def _baseline_file(name: str, lang: str | None) -> str:
     if not path.is_file():
         known = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         raise ConfigError(
-            f"evaluation.rescale_with_baseline=true: bert-score ships no baseline of {name} for lang={lang} (languages: "
-            f"{', '.join(known)}); turn it off or choose another model"
+            f"evaluation.rescale_with_baseline=true: bert-score ships no baseline of {name} for lang={lang} "
+            f"(languages: {', '.join(known)}); turn it off or choose another model"
         )
     return str(path)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from lorahydra.names import scored
 from lorahydra.progress import Progress
 
 __all__ = ["Evaluation", "EvaluationSet", "evaluate", "evaluate_baseline"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,18 @@ class Evaluation:
     bertscore_seconds: float
 
     @property
+    def means(self) -> dict[str, float]:
+        """Mean scores by the name they have behind a metric's prefix."""
+        return {
+            "bertscore_precision": _mean(self.bertscore.precision),
+            "bertscore_recall": _mean(self.bertscore.recall),
+            "bertscore_f1": _mean(self.bertscore.f1),
+            "combined": self.combined.mean,
+            "combined_low": self.combined.low,
+            "combined_high": self.combined.high,
+        }
+
+    @property
     def bertscore_f1(self) -> float:
         """Mean BERTScore F1."""
         return _mean(self.bertscore.f1)
@@ -61,16 +70,8 @@ class Evaluation:
         return ExampleScores(self.bertscore.f1, None)
 
     def metrics(self, prefix: str) -> dict[str, float]:
-        """The means as metrics `prefix/…`."""
-        values = {
-            "bertscore_precision": _mean(self.bertscore.precision),
-            "bertscore_recall": _mean(self.bertscore.recall),
-            "bertscore_f1": self.bertscore_f1,
-            "combined": self.combined.mean,
-            "combined_low": self.combined.low,
-            "combined_high": self.combined.high,
-            "cut_answers": float(self.cut_answers),
-        }
+        """The means, and how many answers were cut, as metrics `prefix/…`."""
+        values = self.means | {"cut_answers": float(self.cut_answers)}
         return {scored(prefix, name): value for name, value in values.items()}
 
 

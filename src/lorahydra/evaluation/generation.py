@@ -80,8 +80,8 @@ def _check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_ne
     longest = max((len(prompt) for prompt in prompts), default=0)
     if window is not None and longest + max_new_tokens > window:
         raise ConfigError(
-            f"a prompt of {longest} tokens and evaluation.max_new_tokens={max_new_tokens} exceed the model's context of "
-            f"{window} tokens: lower one of them"
+            f"a prompt of {longest} tokens and evaluation.max_new_tokens={max_new_tokens} exceed the model's context "
+            f"of {window} tokens: lower one of them"
         )
 
 

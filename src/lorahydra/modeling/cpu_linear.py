@@ -1,9 +1,8 @@
 """Quicker float32 matrix products for the frozen layers of a model on a CPU with AVX-512.
 
-For float32, torch hands matrix products to Intel's MKL, which leaves AVX-512 unused on processors of other makers. oneDNN,
-which torch ships too, uses it everywhere: on an AMD EPYC (Zen 5) a frozen layer's forward and backward products ran at
-470 to 490 GFLOP/s instead of 215 (`benchmarks/frozen_linear.py`). Results differ from MKL's in the last bits only, and
-are the same from run to run.
+For float32, torch hands matrix products to Intel's MKL, which leaves AVX-512 unused on processors of other makers.
+oneDNN, which torch ships too, uses it everywhere; `benchmarks/frozen_linear.py` measures the difference and
+docs/performance.md has figures. Results differ from MKL's in the last bits only, and are the same from run to run.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def frozen_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     fits = inputs.dtype == weight.dtype == torch.float32 and inputs.device.type == "cpu" and inputs.numel() > 0
     if not (fits and is_supported()):
         return functional.linear(inputs, weight.detach(), None if bias is None else bias.detach())
-    result: Tensor = _FrozenLinear.apply(inputs, weight, bias)
+    result: Tensor = _FrozenLinear.apply(inputs, weight, bias)  # type: ignore[no-untyped-call]
     return result
 
 

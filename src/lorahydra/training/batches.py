@@ -20,9 +20,9 @@ POOL_BATCHES = 50
 class EpochSampler(Sampler[int]):
     """The order of examples, made from the seed and the epoch alone, so that a resumed training sees the same one.
 
-    With `group_by_length`, examples are shuffled, sorted by length within pools of `POOL_BATCHES` batches, cut into batches,
-    and the batches shuffled: little padding, but no drift from long to short as transformers' own sampler has it. The
-    batch with the longest example comes first of all, so that running out of memory shows at once.
+    With `group_by_length`, examples are shuffled, sorted by length within pools of `POOL_BATCHES` batches, cut into
+    batches, and the batches shuffled: little padding, but no drift from long to short as transformers' own sampler has
+    it. The batch with the longest example comes first of all, so that running out of memory shows at once.
 
     Args:
         lengths: Tokens of each example.

@@ -106,8 +106,8 @@ def _train_one(
             raise
         raise TrainingError(
             "out of memory while training: try a smaller training.per_device_train_batch_size (with "
-            "training.gradient_accumulation_steps to make up for it), training.gradient_checkpointing=true or a smaller "
-            "data.max_length",
+            "training.gradient_accumulation_steps to make up for it), training.gradient_checkpointing=true or a "
+            "smaller data.max_length",
             reason="out_of_memory",
         ) from error
     finally:

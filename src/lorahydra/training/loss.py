@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,8 +37,8 @@ class CompletionLoss:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._head: nn.Module = base.get_output_embeddings()
+        causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._head: nn.Module = causal_lm.get_output_embeddings()
         self._fused = self._is_plain(model)
 
     def __call__(self, model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ class CompletionLoss:
             outputs = model(input_ids=input_ids, use_cache=False)
         wanted = targets[labelled]
         if self._fused:
-            return _fused_cross_entropy(captured[0], self._head.weight, wanted)
+            return _fused_cross_entropy(captured[0], self._head.get_parameter("weight"), wanted)
         return functional.cross_entropy(outputs.logits[0].float(), wanted, reduction="sum")
 
     @contextmanager
@@ -130,5 +131,5 @@ class _FusedCrossEntropy(torch.autograd.Function):
 
 
 def _fused_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    result: Tensor = _FusedCrossEntropy.apply(hidden, weight, targets)
+    result: Tensor = _FusedCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
     return result

@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-__all__ = ["keep_freed_memory", "release_memory", "ran_out_of_memory"]
+__all__ = ["keep_freed_memory", "ran_out_of_memory", "release_memory"]
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD = -1
