@@ -51,6 +51,8 @@ def lorahydra_command(train: Path, validation: Path, out: Path, seed: int, optio
         "training.per_device_train_batch_size=4",
         "training.learning_rate=2e-4",
         "evaluation.max_new_tokens=96",
+        # Both sides train on all rows of the file.
+        "data.test_fraction=0",
         # The script that it is compared with does not score the untuned model either.
         "evaluation.baseline=false",
         f"hydra.run.dir={out}",

@@ -42,6 +42,8 @@ def prepare(config: ExperimentConfig) -> Prepared:
     """
     started = time.perf_counter()
     splits = load_splits(config.data, config.seed)
+    sizes = (len(split) for split in (splits.train, splits.validation, splits.test or ()))
+    logger.info("Data: %d training, %d validation and %d test rows", *sizes)
     base = load_base(config.model)
     scorer = load_scorer(config.evaluation, base.device)
     chat = ChatFormat(base.tokenizer, chat_template=config.model.chat_template, system_prompt=config.data.system_prompt)

@@ -25,6 +25,24 @@ Advance = Callable[[int, str], None]
 SECONDS_BETWEEN_LINES = 15.0
 
 
+@contextmanager
+def _logging_above_the_bar() -> Iterator[None]:
+    """Send log lines that go to the terminal through the bar, which else would be drawn over them."""
+    # While a bar is live, rich has put streams in the place of these that print above it.
+    live = {sys.__stdout__: sys.stdout, sys.__stderr__: sys.stderr}
+    moved = []
+    for handler in logging.getLogger().handlers:
+        stream = getattr(handler, "stream", None)
+        if isinstance(handler, logging.StreamHandler) and stream in live and stream is not None and stream.isatty():
+            moved.append((handler, stream))
+            handler.setStream(live[stream])
+    try:
+        yield
+    finally:
+        for handler, stream in moved:
+            handler.setStream(stream)
+
+
 class Progress:
     """Shows the progress of one task at a time.
 
@@ -62,7 +80,7 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Bar(*columns, console=Console(stderr=True), transient=True) as bar, _logging_above_the_bar():
             task = bar.add_task(description, total=total, note="")
             yield lambda done, note: bar.update(task, advance=done, note=note)
 

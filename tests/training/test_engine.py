@@ -14,18 +14,17 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import get_peft_model
-from torch.nn import functional
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, TrainerState
+from tests.training.plain_loop import plain_losses
+from transformers import LlamaForCausalLM, TrainerState
 
-from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
+from lorahydra.config.schema import DataConfig, LoraConfig, ModelConfig, TrainingConfig
+from lorahydra.data import ChatFormat, load_splits, tokenize
 from lorahydra.errors import OutputError, TrainingError
 from lorahydra.modeling.adapters import weights_digest
 from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.packaged import fetch
 from lorahydra.progress import Progress
 from lorahydra.training import TrainedAdapter, TrainingJob, train
-from lorahydra.training.batches import EpochSampler
 from lorahydra.training.trainer import HealthCheck
 
 Examples = Any
@@ -55,42 +54,28 @@ def run(
     return trained, recorder
 
 
-def plain_peft_losses(folder: Path, data: Examples, *, steps: int, batch: int, rate: float, epochs: int) -> list[float]:
-    """Losses of the first steps of a loop written with PEFT and torch alone, over the same order of examples."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    torch.manual_seed(7)
-    model = get_peft_model(model, PeftLoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
-    total = epochs * -(-len(data) // batch)
-    sampler = EpochSampler(data.lengths, batch, 7, group_by_length=True)
-    losses: list[float] = []
-    for epoch in range(epochs):
-        sampler.set_epoch(epoch)
-        order = list(sampler)
-        for start in range(0, len(order), batch):
-            rows = [data[index] for index in order[start : start + batch]]
-            longest = max(len(row["input_ids"]) for row in rows)
-            ids = torch.tensor([row["input_ids"] + [0] * (longest - len(row["input_ids"])) for row in rows])
-            labels = torch.tensor([row["labels"] + [-100] * (longest - len(row["labels"])) for row in rows])
-            mask = torch.tensor([[1] * len(r["input_ids"]) + [0] * (longest - len(r["input_ids"])) for r in rows])
-            logits = model(input_ids=ids, attention_mask=mask).logits
-            loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * (total - len(losses)) / total
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            losses.append(float(loss.detach()))
-    return losses[:steps]
-
-
 def test_the_first_ten_steps_equal_a_plain_loop(
     base: BaseModel, tiny_model: Path, tmp_path: Path, examples: Examples, eval_examples: Examples
 ) -> None:
     _, recorder = run(base, tmp_path, examples, eval_examples)
-    expected = plain_peft_losses(tiny_model, examples, steps=10, batch=4, rate=1e-2, epochs=2)
-    assert recorder.series("train/loss")[:10] == pytest.approx(expected, rel=1e-4)
+    expected = plain_losses(tiny_model, examples, r=4, alpha=8, seed=7, batch=4, rate=1e-2, epochs=2)
+    assert recorder.series("train/loss")[:10] == pytest.approx(expected[:10], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_first_ten_steps_of_a_real_model_equal_a_plain_loop(tmp_path: Path) -> None:
+    folder = fetch("smollm2-135m-instruct")
+    real = load_base(ModelConfig(name_or_path="smollm2-135m-instruct", device="cpu"))
+    splits = load_splits(DataConfig(train_file="demo", max_train_rows=20, max_eval_rows=2), seed=7)
+    chat = ChatFormat(real.tokenizer)
+    data, eval_data = (
+        tokenize(split, chat, max_length=512, overlong="error") for split in (splits.train, splits.validation)
+    )
+    changes = {"num_train_epochs": 1, "per_device_train_batch_size": 2, "learning_rate": 5e-4}
+    _, recorder = run(real, tmp_path, data, eval_data, LoraConfig(), **changes)
+    expected = plain_losses(folder, data, r=16, alpha=32, seed=7, batch=2, rate=5e-4, epochs=1)
+    assert len(expected) == 10
+    assert recorder.series("train/loss") == pytest.approx(expected, rel=1e-4)
 
 
 def test_training_learns_and_reports(
@@ -239,7 +224,8 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from training.conftest import Examples
-from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
+from lorahydra.config.schema import DataConfig, LoraConfig, ModelConfig, TrainingConfig
+from lorahydra.data import ChatFormat, load_splits, tokenize
 from lorahydra.modeling.base import load_base
 from lorahydra.training import TrainingJob, train
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from peft import PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -190,6 +191,14 @@ def _arguments(job: TrainingJob, base: BaseModel, checkpoints: Path, examples: i
         report_to=[],
         disable_tqdm=True,
     )
-    # One trial, one device: without this, Trainer splits each batch over every GPU it sees.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    _stay_on(arguments, base.device)
     return arguments
+
+
+def _stay_on(arguments: TrainingArguments, device: torch.device) -> None:
+    """Keep Trainer on one device: by itself it takes the first GPU, and splits batches over all of them."""
+    arguments._n_gpu = int(device.type == "cuda")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # The cached property behind `arguments.device`.
+        vars(arguments)["_setup_devices"] = device
