@@ -20,8 +20,8 @@ def step_seconds(keep: bool) -> float:
     from lorahydra.config.schema import LoraConfig, ModelConfig
     from lorahydra.modeling.adapters import adapter
     from lorahydra.modeling.base import load_base
+    from lorahydra.modeling.memory import keep_freed_memory
     from lorahydra.training.loss import CompletionLoss
-    from lorahydra.training.memory import keep_freed_memory
 
     if keep:
         keep_freed_memory()

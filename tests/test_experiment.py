@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lorahydra.config.compose import compose
-from lorahydra.errors import DataError, LorahydraError, TrackingError, TrainingError
+from lorahydra.config.compose import compose, without_password
+from lorahydra.errors import ConfigError, DataError, LorahydraError, TrackingError, TrainingError
 from lorahydra.experiment import TrialResult, run_trial
 from lorahydra.modeling.packaged import fetch
 from lorahydra.progress import Progress
@@ -197,3 +197,39 @@ def test_a_tracking_password_is_not_recorded(
 
     config = compose(["output_dir=x", "tracking.uri='postgresql://me:hunter2@db.example.com/mlflow'"])
     assert "hunter2" not in str(recording._without_secrets(config))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tracking.uri=postgresql://me:hunter2@db.example.com/mlflow",
+        "+tracking.uri='postgresql://me:hunter2@db.example.com/mlflow'",
+        "tracking.uri=postgresql://db.example.com/mlflow?password=hunter2",
+    ],
+)
+def test_an_override_is_recorded_without_its_password(override: str) -> None:
+    assert without_password(override) == f"{override.partition('=')[0]}=postgresql://***"
+    assert without_password("tracking.uri=sqlite:///a.db") == "tracking.uri=sqlite:///a.db"
+
+
+def test_a_prompt_that_leaves_no_room_is_found_before_training(tmp_path: Path, tiny_model: Path, rows: Path) -> None:
+    with pytest.raises(ConfigError, match="exceed the model's context of 2048 tokens"):
+        trial(tmp_path, tiny_model, rows, "one", "evaluation.max_new_tokens=2040")
+    assert not (tmp_path / "one").exists()
+
+
+def test_an_adapter_is_kept_when_scoring_fails(
+    tmp_path: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorahydra import experiment
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no scores today")
+
+    monkeypatch.setattr(experiment, "evaluate", fail)
+    with pytest.raises(RuntimeError, match="no scores today"):
+        trial(tmp_path, tiny_model, rows, "one")
+    client = client_of(tmp_path)
+    [run] = runs_of(client)
+    assert run.info.status == "FAILED"
+    assert "adapter/adapter_model.safetensors" in artifacts(client, run.info.run_id)

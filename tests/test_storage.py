@@ -69,7 +69,11 @@ def test_the_first_of_two_folders_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("code", "reason"),
-    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the file system is read-only"), (errno.EIO, "Input/output")],
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EIO, "the disk has an input/output error"),
+    ],
 )
 def test_an_error_of_the_disk_is_one_line(code: int, reason: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=f"cannot write to {tmp_path}: {reason}"), writing(tmp_path):
@@ -80,3 +84,8 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="a part of the path is a file"), atomic_file(tmp_path / "file" / "x" / "y"):
         pass
+
+
+def test_other_errors_are_no_fault_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(BrokenPipeError), writing(tmp_path):
+        raise BrokenPipeError(errno.EPIPE, "broken pipe")

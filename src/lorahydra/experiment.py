@@ -22,7 +22,7 @@ from lorahydra.modeling.adapters import load_adapter
 from lorahydra.names import Kind, Metric, State
 from lorahydra.preparation import prepare
 from lorahydra.progress import Progress
-from lorahydra.recording import record_results, record_setup, run_name
+from lorahydra.recording import record_adapter, record_results, record_setup, run_name
 from lorahydra.summary import write_summary
 from lorahydra.tracking import check_store, start_run
 from lorahydra.training import TrainingJob, train
@@ -77,6 +77,7 @@ def run_trial(
 
         job = TrainingJob(config.lora, config.training, config.seed, output_dir, run.metrics)
         [trained] = train(prepared.base, [job], prepared.train_tokens, prepared.eval_tokens, progress)
+        record_adapter(run, config, trained)
 
         base, examples, scorer = prepared.base, prepared.eval_set, prepared.scorer
         with load_adapter(base, trained.folder) as model:
@@ -88,13 +89,12 @@ def run_trial(
             baseline = evaluate_baseline(base, examples, scorer, config.evaluation, seed=config.seed, progress=progress)
             helped = gain(tuned.example_scores, baseline.example_scores, config.evaluation, config.seed)
 
-        record_results(run, config, prepared, trained, tuned, baseline, helped)
+        record_results(run, prepared, trained, tuned, baseline, helped)
         run.metrics({Metric.TIME_TOTAL: time.perf_counter() - started})
         run.finish(State.COMPLETE)
 
     write_summary(Console(), examples, tuned, baseline, helped)
-    logger.info("Adapter: %s", trained.folder)
-    logger.info("MLflow run %s: %s", run.run_id, run.url or "make ui")
+    logger.info("MLflow run %s: %s", run.run_id, run.url)
     return TrialResult(run.run_id, trained.folder, tuned, baseline, helped)
 
 

@@ -64,6 +64,8 @@ class Tag(StrEnum):
     TRIAL_NUMBER = "lorahydra.trial_number"
     STATE = "lorahydra.state"
     FAILURE = "lorahydra.failure"
+    BASE_MODEL = "lorahydra.base_model"
+    BASE_DIGEST = "lorahydra.base_digest"
 
 
 class Kind(StrEnum):

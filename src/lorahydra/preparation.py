@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.data import ChatFormat, DataReport, DataSplits, Split, TokenizedSplit, load_splits, tokenize
+from lorahydra.errors import ConfigError
 from lorahydra.evaluation import EvaluationSet
 from lorahydra.evaluation.bertscore import BertScorer, load_scorer
+from lorahydra.evaluation.generation import check_room
 from lorahydra.modeling.base import BaseModel, load_base
 
 __all__ = ["Prepared", "prepare"]
@@ -52,13 +54,16 @@ def prepare(config: ExperimentConfig) -> Prepared:
     train_tokens, eval_tokens = (
         _tokenized(split, chat, config, splits.report) for split in (splits.train, splits.validation)
     )
+    eval_set = _evaluation_set(splits.validation, chat)
+    check_room(base.model, eval_set.prompts, config.evaluation.max_new_tokens)
+    _check_context(base, max(train_tokens.lengths.max(), eval_tokens.lengths.max()))
     return Prepared(
         splits=splits,
         base=base,
         scorer=scorer,
         train_tokens=train_tokens,
         eval_tokens=eval_tokens,
-        eval_set=_evaluation_set(splits.validation, chat),
+        eval_set=eval_set,
         seconds=time.perf_counter() - started,
     )
 
@@ -77,6 +82,15 @@ def _tokenized(split: Split, chat: ChatFormat, config: ExperimentConfig, report:
                 config.data.max_length,
             )
     return tokens
+
+
+def _check_context(base: BaseModel, longest: int) -> None:
+    window = getattr(base.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if window is not None and longest > window:
+        raise ConfigError(
+            f"an example has {longest} tokens, and {base.source} takes {window}: set data.max_length={window} and "
+            "data.overlong=drop or truncate"
+        )
 
 
 def _evaluation_set(split: Split, chat: ChatFormat) -> EvaluationSet:

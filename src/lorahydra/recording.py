@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
-from lorahydra.config.compose import flatten, to_yaml
+from lorahydra.config.compose import flatten, to_yaml, without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation import Evaluation
 from lorahydra.evaluation.scoring import Gain
@@ -21,6 +22,7 @@ from lorahydra.names import (
     OVERRIDES_FILE,
     PREDICTIONS_FILE,
     Metric,
+    Tag,
     scored,
 )
 from lorahydra.preparation import Prepared
@@ -28,7 +30,9 @@ from lorahydra.tracking import TrackedRun
 from lorahydra.tracking.address import shown
 from lorahydra.training import TrainedAdapter
 
-__all__ = ["record_results", "record_setup", "run_name"]
+logger = logging.getLogger(__name__)
+
+__all__ = ["record_adapter", "record_results", "record_setup", "run_name"]
 
 
 def run_name(config: ExperimentConfig) -> str:
@@ -40,14 +44,15 @@ def run_name(config: ExperimentConfig) -> str:
 def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[str], prepared: Prepared) -> None:
     """Log what is known before training: config, overrides, data report and lineage."""
     config = _without_secrets(config)
+    overrides = [without_password(override) for override in overrides]
     run.params(flatten(config))
     run.text(to_yaml(config), CONFIG_FILE)
     run.text(OmegaConf.to_yaml(OmegaConf.create(list(overrides))), OVERRIDES_FILE)
     run.text(json.dumps(prepared.splits.report.to_dict(), ensure_ascii=False, indent=2), DATA_REPORT_FILE)
     run.tags(
         {
-            "lorahydra.base_model": prepared.base.source,
-            "lorahydra.base_digest": prepared.base.digest or "unknown",
+            Tag.BASE_MODEL: prepared.base.source,
+            Tag.BASE_DIGEST: prepared.base.digest or "unknown",
         }
     )
     for split, context in ((prepared.splits.train, "training"), (prepared.splits.validation, "validation")):
@@ -61,25 +66,24 @@ def _without_secrets(config: ExperimentConfig) -> ExperimentConfig:
     return dataclasses.replace(config, tracking=tracking)
 
 
+def record_adapter(run: TrackedRun, config: ExperimentConfig, trained: TrainedAdapter) -> None:
+    """Log the trained adapter; before it is scored, so that a failure there does not lose it."""
+    logger.info("Adapter: %s", trained.folder)
+    run.metrics({Metric.TIME_TRAIN: trained.seconds})
+    if config.tracking.log_adapter:
+        run.artifact(trained.folder, ADAPTER_DIR)
+
+
 def record_results(
     run: TrackedRun,
-    config: ExperimentConfig,
     prepared: Prepared,
     trained: TrainedAdapter,
     tuned: Evaluation,
     baseline: Evaluation | None,
     gain: Gain | None,
 ) -> None:
-    """Log what came out: scores of the tuned and the untuned model, predictions and the adapter."""
-    run.metrics(
-        {
-            Metric.TIME_TRAIN: trained.seconds,
-            Metric.TIME_GENERATE: tuned.generate_seconds,
-            Metric.TIME_BERTSCORE: tuned.bertscore_seconds,
-            scored(EVAL, "loss"): trained.eval_loss,
-        },
-        step=trained.steps,
-    )
+    """Log what came out: scores of the tuned and the untuned model, and their answers."""
+    run.metrics({Metric.TIME_GENERATE: tuned.generate_seconds, Metric.TIME_BERTSCORE: tuned.bertscore_seconds})
     run.metrics(tuned.metrics(EVAL), step=trained.steps)
     if baseline is not None:
         run.metrics(baseline.metrics(BASELINE))
@@ -87,8 +91,6 @@ def record_results(
         values = {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
         run.metrics({scored(EVAL, name): value for name, value in values.items()})
     _record_predictions(run, prepared, tuned, baseline)
-    if config.tracking.log_adapter:
-        run.artifact(trained.folder, ADAPTER_DIR)
 
 
 def _record_predictions(run: TrackedRun, prepared: Prepared, tuned: Evaluation, baseline: Evaluation | None) -> None:

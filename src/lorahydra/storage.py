@@ -23,6 +23,7 @@ def cache_dir() -> Path:
 
 
 REASONS = {
+    errno.EIO: "the disk has an input/output error",
     errno.ENOSPC: "the disk is full",
     errno.EFBIG: "the file is too large for this file system",
     errno.EDQUOT: "the disk quota is used up",
@@ -37,16 +38,17 @@ REASONS = {
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an `OSError` of writing to `path` into one clear line.
+    """Turn what the disk says against writing to `path` into one clear line.
 
     Raises:
-        OutputError: Instead of any `OSError` inside the block.
+        OutputError: Instead of an `OSError` of a kind in `REASONS` inside the block; others pass.
     """
     try:
         yield
     except OSError as error:
-        reason = REASONS.get(error.errno or 0, error.strerror or str(error))
-        raise OutputError(f"cannot write to {path}: {reason}") from error
+        if error.errno not in REASONS:
+            raise
+        raise OutputError(f"cannot write to {path}: {REASONS[error.errno]}") from error
 
 
 @contextmanager
@@ -91,10 +93,14 @@ def locked(path: Path) -> Iterator[None]:
     """Hold a lock between processes, named after `path`; a crash of the holder frees it."""
     from filelock import FileLock
 
+    lock = FileLock(path.parent / f".{path.name}.lock")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.parent / f".{path.name}.lock"):
-            yield
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _follow_umask(path: Path) -> None:

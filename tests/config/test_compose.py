@@ -55,6 +55,10 @@ def test_the_defaults_are_the_promised_ones() -> None:
     assert config == ExperimentConfig(output_dir="out"), "the YAML and the schema give the same defaults"
 
 
+def test_the_example_of_the_docstring_composes() -> None:
+    assert compose(["experiment=demo", "lora.r=8"]).lora.r == 8
+
+
 def test_the_demo_is_offline() -> None:
     config = make("experiment=demo")
     assert config.model.name_or_path == "smollm2-135m-instruct"

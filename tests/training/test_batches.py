@@ -54,6 +54,7 @@ def test_fewer_examples_than_a_batch() -> None:
 def test_padding_carries_no_loss() -> None:
     batch = collate([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8], "labels": [8]}])
     assert torch.equal(batch["input_ids"], torch.tensor([[5, 6, 7], [8, 0, 0]]))
+    assert batch["lengths"].tolist() == [3, 1]
     assert torch.equal(batch["labels"], torch.tensor([[-100, 6, 7], [8, -100, -100]]))
 
 

@@ -230,33 +230,46 @@ from lorahydra.modeling.base import load_base
 from lorahydra.training import TrainingJob, train
 
 def die(values, step):
-    if step == 7 and "train/loss" in values:
+    if step == {step} and "train/loss" in values:
         os.kill(os.getpid(), signal.SIGKILL)
 
 base = load_base(ModelConfig(name_or_path={model!r}, device="cpu"))
-job = TrainingJob(LoraConfig(r=4, lora_alpha=8), TrainingConfig(**{training!r}), 7, Path({folder!r}), die)
+lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.2)
+job = TrainingJob(lora, TrainingConfig(**{training!r}), 7, Path({folder!r}), die)
 train(base, [job], Examples(24), Examples(8, seed=1))
 """
 
 
+@pytest.mark.parametrize(("step", "kept"), [(7, 6), (10, 8)], ids=["between epochs", "within an epoch"])
 def test_a_killed_trial_goes_on_from_its_checkpoint(
-    base: BaseModel, tiny_model: Path, tmp_path: Path, examples: Examples, eval_examples: Examples
+    step: int, kept: int, base: BaseModel, tiny_model: Path, tmp_path: Path, examples: Examples, eval_examples: Examples
 ) -> None:
-    uninterrupted, whole = run(base, tmp_path / "whole", examples, eval_examples, save_steps=2)
+    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.2)
+    uninterrupted, whole = run(base, tmp_path / "whole", examples, eval_examples, lora, save_steps=2)
     script = KILLED_TRIAL.format(
         tests=str(Path(__file__).parents[1]),
         model=str(tiny_model),
         training=dataclasses.asdict(dataclasses.replace(TRAINING, save_steps=2)),
         folder=str(tmp_path / "killed"),
+        step=step,
     )
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     [checkpoint] = (tmp_path / "killed" / "checkpoints").iterdir()
-    assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == 6
+    assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == kept
+    # What a kill in the middle of saving leaves behind.
+    (checkpoint.parent / "checkpoint-99").mkdir()
 
-    resumed, rest = run(base, tmp_path / "killed", examples, eval_examples, save_steps=2, resume=True)
-    assert rest.series("train/loss") == pytest.approx(whole.series("train/loss")[6:], rel=1e-6)
+    resumed, rest = run(base, tmp_path / "killed", examples, eval_examples, lora, save_steps=2, resume=True)
+    assert rest.series("train/loss") == pytest.approx(whole.series("train/loss")[kept:], rel=1e-6)
     assert resumed.eval_loss == pytest.approx(uninterrupted.eval_loss, rel=1e-6)
+
+
+def test_nothing_to_resume_is_said(
+    base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(base, tmp_path, examples, eval_examples, resume=True, max_steps=2)
+    assert any("there is no checkpoint in" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.gpu

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from lorahydra import __version__
@@ -9,8 +11,17 @@ from lorahydra.cli.data import data
 from lorahydra.cli.exits import exit_codes
 from lorahydra.cli.models import models
 from lorahydra.cli.sync import sync
+from lorahydra.errors import LorahydraError
 
 __all__ = ["main"]
+
+
+class UsageError(LorahydraError):
+    """The command line cannot be understood."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(f"{message} (see lorahydra --help)")
+        self.exit_code = exit_code
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,6 +47,16 @@ for command in (data, models, sync):
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line.
+
+    Raises:
+        SystemExit: With the exit code.
+    """
     with exit_codes():
-        commands(prog_name="lorahydra")
+        try:
+            code = commands(prog_name="lorahydra", standalone_mode=False)
+        except click.Abort:
+            raise KeyboardInterrupt from None
+        except click.ClickException as error:
+            raise UsageError(error.format_message(), error.exit_code) from error
+    sys.exit(code if isinstance(code, int) else 0)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from lorahydra.errors import LorahydraError, OutputError
 from lorahydra.storage import REASONS
@@ -26,28 +28,28 @@ def wants_traceback() -> bool:
 
 
 @contextmanager
-def exit_codes(resume_hint: str = "") -> Iterator[None]:
+def exit_codes(resume_hint: Callable[[], str] = str) -> Iterator[None]:
     """End the process as users are promised: 2 their input, 3 an outside service, 130 interrupted.
 
     Args:
-        resume_hint: What to say after an interruption.
+        resume_hint: Gives what to say after an interruption.
     """
-    show = wants_traceback()
     try:
         yield
     except LorahydraError as error:
-        if show:
-            raise
         _end(str(error), error.exit_code)
     except OSError as error:
-        if show or error.errno not in REASONS:
+        if error.errno not in REASONS:
             raise
-        _end(f"cannot write to {error.filename}: {REASONS[error.errno]}", OutputError.exit_code)
+        _end(f"cannot read or write {error.filename or 'a file'}: {REASONS[error.errno]}", OutputError.exit_code)
     except KeyboardInterrupt:
-        _end(f"interrupted{resume_hint}", EXIT_INTERRUPTED)
+        _end(f"interrupted{resume_hint()}", EXIT_INTERRUPTED)
 
 
-def _end(message: str, code: int) -> None:
+def _end(message: str, code: int) -> NoReturn:
+    """Say one line and exit; called while the exception is being handled."""
+    if wants_traceback():
+        traceback.print_exc()
     line = " ".join(message.split())
     sys.stdout.flush()
     sys.stderr.write(f"lorahydra: {line}\n")

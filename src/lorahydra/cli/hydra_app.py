@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.cli.exits import exit_codes, wants_traceback
-from lorahydra.config.compose import config_dir, explain, readable, register, to_config
+from lorahydra.config.compose import config_dir, explain, readable, register, to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
 
 __all__ = ["launch", "run_task", "train_command"]
@@ -30,6 +31,8 @@ def launch(app: Callable[[], object]) -> None:
         SystemExit: With 2, 3 or 130, after one line on stderr, for everything a user can cause or meet.
     """
     register()
+    # What a scheduler sends before it kills: the run is closed as interrupted, as by Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A log file on a full disk must not print a traceback for each line that is lost.
     logging.raiseExceptions = wants_traceback()
     # Hydra prints errors itself, in several lines and with exit code 1, unless it is told not to catch them.
@@ -57,8 +60,9 @@ def run_task(tree: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:
         return _run(to_config(tree), list(hydra_config.overrides.task))
-    with exit_codes(_resume_hint(list(hydra_config.overrides.task), hydra_config.runtime.output_dir)):
-        return _run(to_config(tree), list(hydra_config.overrides.task))
+    overrides = list(hydra_config.overrides.task)
+    with exit_codes(lambda: _resume_hint(overrides, hydra_config.runtime.output_dir)):
+        return _run(to_config(tree), overrides)
 
 
 def _run(config: ExperimentConfig, overrides: list[str]) -> float:
@@ -69,13 +73,13 @@ def _run(config: ExperimentConfig, overrides: list[str]) -> float:
 
 
 def _resume_hint(overrides: list[str], output_dir: str) -> str:
-    """How to go on after an interruption, where the trial keeps checkpoints."""
-    if not any(override.startswith("training.save_steps=") for override in overrides):
-        return ""
-    command = " ".join(
-        shlex.quote(word) for word in (*overrides, "training.resume=true", f"hydra.run.dir={output_dir}")
-    )
-    return f"; go on with: {Path(sys.argv[0]).name} {command}"
+    """How to go on after an interruption."""
+    if not any(Path(output_dir, "checkpoints").glob("checkpoint-*")):
+        return "; it starts anew when run again (training.save_steps=N keeps checkpoints to go on from)"
+    words = [without_password(override) for override in overrides]
+    command = " ".join(shlex.quote(word) for word in (*words, "training.resume=true", f"hydra.run.dir={output_dir}"))
+    program = "lorahydra train" if Path(sys.argv[0]).name.startswith("lorahydra") else f"python {sys.argv[0]}"
+    return f"; go on with: {program} {command}"
 
 
 def train_command(arguments: list[str]) -> None:

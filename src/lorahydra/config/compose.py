@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +30,7 @@ from omegaconf.errors import (
 )
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import ConfigError, LorahydraError, OutputError
+from lorahydra.errors import ConfigError, LorahydraError
 
 __all__ = [
     "compose",
@@ -40,6 +41,7 @@ __all__ = [
     "register",
     "to_config",
     "to_yaml",
+    "without_password",
 ]
 
 PARSERS = {"int": int, "float": float, "str": str}
@@ -52,7 +54,10 @@ def _from_environment(name: str, kind: str, default: Any) -> Any:
     if value is None or not value.strip():
         return default
     try:
-        return PARSERS[kind](value)
+        parsed = PARSERS[kind](value)
+        if kind != "str" and not math.isfinite(parsed):
+            raise ValueError(value)
+        return parsed
     except ValueError:
         raise ConfigError(f"environment variable {name}={value!r} is not {KINDS[kind]}") from None
 
@@ -86,7 +91,9 @@ def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Exp
     register()
     try:
         with initialize_config_dir(str(folder or config_dir())):
-            return to_config(hydra_compose("config", overrides=readable(overrides)))
+            # The file asks a running Hydra application for its folder, and here is none.
+            own = f"output_dir={ExperimentConfig.output_dir}"
+            return to_config(hydra_compose("config", overrides=[own, *readable(overrides)]))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error) from error
 
@@ -164,6 +171,14 @@ def to_yaml(config: ExperimentConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
+def without_password(override: str) -> str:
+    """An override as it may be recorded; a tracking address with a password keeps only its scheme."""
+    key, _, value = override.partition("=")
+    if key.lstrip("+~") == "tracking.uri" and ("@" in value or "?" in value):
+        return f"{key}={value.strip(chr(39) + chr(34)).partition('://')[0]}://***"
+    return override
+
+
 def explain(error: BaseException) -> LorahydraError:
     """The one line for a mistake that Hydra or OmegaConf found, whatever they wrapped it in."""
     chain = list(_causes(error))
@@ -175,8 +190,6 @@ def explain(error: BaseException) -> LorahydraError:
             return _unknown_choice(found)
         if isinstance(found, OmegaConfBaseException) and found.full_key:
             return _bad_value(found)
-    if isinstance(error, OSError):
-        return OutputError(f"cannot write to {error.filename}: {error.strerror}")
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
         return ConfigError(f"cannot read {ambiguous[1]}: put a text with commas in quotes, or search its parts with -m")
     return ConfigError(_first_sentence(str(error)))

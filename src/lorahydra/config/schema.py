@@ -7,6 +7,7 @@ here imports torch, so that a bad value is reported within a second.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,8 +110,7 @@ class LoraConfig:
         self._check_target_modules()
         init = self.init_lora_weights
         if isinstance(init, str):
-            steps = init.removeprefix("pissa_niter_")
-            if init not in INIT_LORA_WEIGHTS[2:5] and not (init.startswith("pissa_niter_") and steps.isdecimal()):
+            if not re.fullmatch(r"gaussian|orthogonal|pissa(_niter_\d+)?", init):
                 _one_of("lora.init_lora_weights", init, INIT_LORA_WEIGHTS)
         elif not isinstance(init, bool):
             _one_of("lora.init_lora_weights", init, INIT_LORA_WEIGHTS)

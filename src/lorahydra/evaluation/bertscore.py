@@ -86,6 +86,7 @@ def _scorer(name: str, num_layers: int | None, rescale: bool, lang: str | None, 
         )
     baseline = _baseline_file(name, lang) if rescale else None
     folder = _encoder_folder(name)
+    _check_safe(folder, name)
     try:
         with no_progress_bars():
             scorer = BERTScorer(
@@ -116,7 +117,22 @@ def _encoder_folder(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
-    return snapshot(name, None, ENCODER_FILES, lambda found: (found / "model.safetensors").is_file(), key)
+    return snapshot(name, None, ENCODER_FILES, _is_complete, key)
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
+
+
+def _check_safe(folder: Path, name: str) -> None:
+    """Refuse an encoder that would be unpickled or brings code: bert-score's own loading would take both."""
+    key = f"evaluation.bertscore_model={name}"
+    if not any(folder.glob("model*.safetensors")):
+        raise ModelError(f"{key} cannot be loaded: {folder} has no safetensors weights")
+    for settings in ("config.json", "tokenizer_config.json"):
+        path = folder / settings
+        if path.is_file() and '"auto_map"' in path.read_text("utf-8", errors="replace"):
+            raise ModelError(f"{key} brings its own code ({settings}: auto_map), which is never run: choose another")
 
 
 def _baseline_file(name: str, lang: str | None) -> str:

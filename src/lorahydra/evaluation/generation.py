@@ -12,9 +12,10 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from lorahydra.errors import ConfigError
 from lorahydra.evaluation.kv_cache import growing_cache, keep_rows
+from lorahydra.modeling.memory import ran_out_of_memory, release_memory
 from lorahydra.progress import Advance, Progress
 
-__all__ = ["generate", "stop_tokens"]
+__all__ = ["check_room", "generate", "stop_tokens"]
 
 COMPACT_SHARE = 0.125
 """Finished rows leave once they are this share of the batch: leaving copies the cache of those that stay."""
@@ -55,19 +56,19 @@ def generate(
         ConfigError: A prompt leaves no room for an answer in the model's context, or one prompt alone does not fit
             into memory.
     """
-    _check_room(model, prompts, max_new_tokens)
+    check_room(model, prompts, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     answers: list[list[int]] = [[] for _ in prompts]
     with torch.inference_mode(), (progress or Progress()).task(description, len(prompts)) as advance:
         while order:
             part = order[:batch_size]
-            try:
-                decoded = _generate_batch(model, [prompts[i] for i in part], stop, max_new_tokens, advance)
-            except torch.OutOfMemoryError as error:
-                if batch_size == 1:
-                    raise ConfigError("out of memory while generating one answer: use a smaller model") from error
-                batch_size = max(1, batch_size // 2)
-                torch.cuda.empty_cache()
+            decoded = _try_batch(model, [prompts[i] for i in part], stop, max_new_tokens, advance)
+            if decoded is None and len(part) == 1:
+                raise ConfigError("out of memory while generating one answer: use a smaller model")
+            if decoded is None:
+                # Only now, when nothing refers to the failed batch any more, is there memory to give back.
+                release_memory()
+                batch_size = max(1, len(part) // 2)
                 continue
             for index, answer in zip(part, decoded, strict=True):
                 answers[index] = answer
@@ -75,7 +76,24 @@ def generate(
     return answers
 
 
-def _check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def _try_batch(
+    model: PreTrainedModel, prompts: list[Sequence[int]], stop: frozenset[int], max_new_tokens: int, advance: Advance
+) -> list[list[int]] | None:
+    """The answers to one batch, or None when memory ran out."""
+    try:
+        return _generate_batch(model, prompts, stop, max_new_tokens, advance)
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        return None
+
+
+def check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Check that each prompt leaves room for an answer in the model's context.
+
+    Raises:
+        ConfigError: One does not.
+    """
     window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     longest = max((len(prompt) for prompt in prompts), default=0)
     if window is not None and longest + max_new_tokens > window:

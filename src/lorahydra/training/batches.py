@@ -80,7 +80,7 @@ def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int = 0) -> 
         pad_token_id: Any valid token: nothing attends to it and it carries no loss.
 
     Returns:
-        `input_ids` and `labels`, int64, shape `(len(examples), longest)`.
+        `input_ids` and `labels`, int64, shape `(len(examples), longest)`, and `lengths`, int64, `(len(examples),)`.
     """
     longest = max(len(example["input_ids"]) for example in examples)
     input_ids = torch.full((len(examples), longest), pad_token_id, dtype=torch.long)
@@ -89,7 +89,8 @@ def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int = 0) -> 
         length = len(example["input_ids"])
         input_ids[row, :length] = torch.as_tensor(example["input_ids"], dtype=torch.long)
         labels[row, :length] = torch.as_tensor(example["labels"], dtype=torch.long)
-    return {"input_ids": input_ids, "labels": labels}
+    lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+    return {"input_ids": input_ids, "labels": labels, "lengths": lengths}
 
 
 def sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

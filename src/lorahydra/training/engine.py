@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,16 +14,17 @@ from typing import Any, Protocol
 import torch
 from peft import PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from lorahydra.config.schema import LoraConfig, TrainingConfig
 from lorahydra.errors import TrainingError
 from lorahydra.modeling.adapters import adapter, save_adapter
 from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.memory import keep_freed_memory, ran_out_of_memory, release_memory
 from lorahydra.progress import Progress
 from lorahydra.storage import writing
-from lorahydra.training.memory import keep_freed_memory, ran_out_of_memory, release_memory
 from lorahydra.training.trainer import AdapterTrainer, HealthCheck, MetricsCallback, OnMetrics
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["TokenizedExamples", "TrainedAdapter", "TrainingJob", "train"]
 
@@ -135,12 +138,25 @@ def _fit(
     with progress.task("Training", total) as advance:
         trainer.add_callback(MetricsCallback(job.on_metrics, advance, lambda: trainer.trained_tokens))
         trainer.add_callback(HealthCheck(job.training.divergence_factor))
-        resume = get_last_checkpoint(str(checkpoints)) if job.training.resume and checkpoints.is_dir() else None
-        trainer.train(resume_from_checkpoint=resume)
+        checkpoint = _newest_checkpoint(checkpoints) if job.training.resume else None
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     measured = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     if measured and measured[-1]["step"] == trainer.state.global_step:
         return trainer.state.global_step, float(measured[-1]["eval_loss"])
     return trainer.state.global_step, float(trainer.evaluate()["eval_loss"])
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint: Trainer writes its state last, and may have been killed before."""
+    found = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name[11:]))
+    for state in reversed(found):
+        try:
+            json.loads(state.read_text("utf-8"))
+        except ValueError:
+            continue
+        return state.parent
+    logger.warning("training.resume=true, but there is no checkpoint in %s: starting from the beginning", folder)
+    return None
 
 
 def _steps_per_epoch(config: TrainingConfig, examples: int) -> int:

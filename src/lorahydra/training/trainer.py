@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lorahydra.errors import TrainingError
+from lorahydra.modeling.files import disk_errors
 from lorahydra.names import EVAL, Metric, scored
 from lorahydra.training.batches import EpochSampler, collate, sorted_batches
 from lorahydra.training.loss import IGNORED, CompletionLoss
@@ -43,7 +46,8 @@ class AdapterTrainer(Trainer):
         labels = inputs["labels"]
         total = self.completion_loss(model, inputs["input_ids"], labels)
         items = (labels[:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        self.trained_tokens += labels.numel()
+        if model.training:
+            self.trained_tokens += int(inputs["lengths"].sum())
         loss = total / items
         return loss * self.accelerator.num_processes if num_items_in_batch is not None else loss
 
@@ -63,6 +67,16 @@ class AdapterTrainer(Trainer):
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        try:
+            with disk_errors():
+                super()._save_checkpoint(*arguments, **options)
+        except RuntimeError as error:
+            # torch.save says so when a write failed, and not why; a full disk is what it nearly always is.
+            if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         data = self.train_dataset if train_dataset is None else train_dataset

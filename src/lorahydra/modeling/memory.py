@@ -51,5 +51,6 @@ def release_memory() -> None:
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch means that memory ran out, on a GPU or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError)
+        and any(text in str(error) for text in ("can't allocate memory", "backend out of memory"))
     )
