@@ -12,7 +12,7 @@ from lorahydra.data import ChatFormat, DataReport, DataSplits, Split, TokenizedS
 from lorahydra.errors import ConfigError
 from lorahydra.evaluation import EvaluationSet
 from lorahydra.evaluation.bertscore import BertScorer, load_scorer
-from lorahydra.evaluation.generation import check_room
+from lorahydra.evaluation.generation import check_room, context_window
 from lorahydra.modeling.base import BaseModel, load_base
 
 __all__ = ["Prepared", "prepare"]
@@ -85,7 +85,7 @@ def _tokenized(split: Split, chat: ChatFormat, config: ExperimentConfig, report:
 
 
 def _check_context(base: BaseModel, longest: int) -> None:
-    window = getattr(base.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    window = context_window(base.model)
     if window is not None and longest > window:
         raise ConfigError(
             f"an example has {longest} tokens, and {base.source} takes {window}: set data.max_length={window} and "

@@ -206,7 +206,7 @@ def test_ui_on_a_sqlite_store_shows_the_artifacts(server: Server, tmp_path: Path
     with start_run(config, output_dir=tmp_path, kind=Kind.SINGLE, run_name="direct") as run:
         run.text("hello", "config/config.yaml")
     assert run.url is not None
-    assert run.url.startswith("mlflow ui --backend-store-uri ")
+    assert run.url.startswith("MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri ")
     shown = server.get(f"/ajax-api/2.0/mlflow/artifacts/list?run_id={run.run_id}&path=config")
     assert b"config/config.yaml" in shown
     assert server.get(f"/get-artifact?path=config/config.yaml&run_uuid={run.run_id}") == b"hello"

@@ -15,7 +15,7 @@ from lorahydra.evaluation.kv_cache import growing_cache, keep_rows
 from lorahydra.modeling.memory import ran_out_of_memory, release_memory
 from lorahydra.progress import Advance, Progress
 
-__all__ = ["check_room", "generate", "stop_tokens"]
+__all__ = ["check_room", "context_window", "generate", "stop_tokens"]
 
 COMPACT_SHARE = 0.125
 """Finished rows leave once they are this share of the batch: leaving copies the cache of those that stay."""
@@ -88,13 +88,19 @@ def _try_batch(
         return None
 
 
+def context_window(model: PreTrainedModel) -> int | None:
+    """How many tokens the model takes at most; None where its configuration does not say."""
+    window: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return window
+
+
 def check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     """Check that each prompt leaves room for an answer in the model's context.
 
     Raises:
         ConfigError: One does not.
     """
-    window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    window = context_window(model)
     longest = max((len(prompt) for prompt in prompts), default=0)
     if window is not None and longest + max_new_tokens > window:
         raise ConfigError(

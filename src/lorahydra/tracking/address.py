@@ -64,4 +64,4 @@ def run_url(uri: str, experiment_id: str, run_id: str) -> str:
     """Link to a run on a server; for a database, the command that opens the UI on it."""
     if is_server(uri):
         return f"{shown(uri)}/#/experiments/{experiment_id}/runs/{run_id}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(shown(uri))}"
+    return f"MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri {shlex.quote(shown(uri))}"
