@@ -109,14 +109,14 @@ def test_a_trial_leaves_everything_in_mlflow(
     assert table["columns"][:6] == [
         "prompt", "reference", "prediction", "bertscore_f1", "judge_score", "judge_reason",
     ]  # fmt: skip
-    assert len(table["data"]) == len(result.tuned.answers) > 1
+    assert len(table["data"]) == len(result.scores.tuned.answers.texts) > 1
     assert not (tmp_path / "one" / "tracking").exists() or not any((tmp_path / "one" / "tracking").glob("run-*"))
 
-    lines = [record.getMessage() for record in caplog.records if record.name == "lorahydra.experiment"]
-    score = f"{result.tuned.bertscore_f1:.4f}"
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("lorahydra.")]
+    score = f"{result.scores.tuned.answers.bertscore_f1:.4f}"
     assert "LLM judge off: BERTScore only" in lines
     assert f"Evaluation (no LLM judge): BERTScore={score}" in lines
-    searched = {"training.num_train_epochs": "1", "training.learning_rate": "1e-2", "lora.r": "4"}
+    searched = {"training.num_train_epochs": 1.0, "training.learning_rate": 0.01, "lora.r": 4}
     assert f"Trial 0: params={searched}, BERTScore={score}" in lines
 
 
@@ -139,8 +139,9 @@ def test_the_untuned_model_is_scored_once_per_process(
     first = trial(tmp_path, tiny_model, rows, "one", "seed=5")
     second = trial(tmp_path, tiny_model, rows, "two", "seed=5", "lora.r=2")
     other = trial(tmp_path, tiny_model, rows, "three", "seed=5", "evaluation.max_new_tokens=4")
-    assert second.baseline is first.baseline
-    assert other.baseline is not first.baseline
+    answers = [result.scores.baseline.answers for result in (first, second, other) if result.scores.baseline]
+    assert answers[1] is answers[0]
+    assert answers[2] is not answers[0]
 
 
 def test_a_model_without_a_chat_template_uses_the_plain_one(
@@ -226,7 +227,7 @@ def test_an_adapter_is_kept_when_scoring_fails(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no scores today")
 
-    monkeypatch.setattr(experiment, "evaluate", fail)
+    monkeypatch.setattr(experiment, "answer", fail)
     with pytest.raises(RuntimeError, match="no scores today"):
         trial(tmp_path, tiny_model, rows, "one")
     client = client_of(tmp_path)

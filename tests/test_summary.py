@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from lorahydra.evaluation import Evaluation, EvaluationSet
+from lorahydra.evaluation import Answers, Evaluation, EvaluationSet
 from lorahydra.evaluation.bertscore import BertScores
 from lorahydra.evaluation.scoring import Gain, Interval
 from lorahydra.summary import verdict, write_summary
@@ -26,7 +26,8 @@ def test_the_verdict_is_honest(gain: Gain, words: str) -> None:
 
 
 def evaluation(answer: str, score: float) -> Evaluation:
-    return Evaluation([answer], BertScores([score], [score], [score]), Interval(score, score, score), 0, 1.0, 1.0)
+    answers = Answers([answer], BertScores([score], [score], [score]), 0, 1.0, 1.0)
+    return Evaluation(answers, None, Interval(score, score, score))
 
 
 def written(baseline: Evaluation | None, gain: Gain | None) -> str:

@@ -1,16 +1,35 @@
 """lorahydra finds the best LoRA adapter for your data: Hydra configs, an Optuna search, an LLM judge, MLflow."""
 
+from __future__ import annotations
+
 import os
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-from lorahydra.errors import LorahydraError
+from lorahydra.errors import JudgeNotFoundError, LorahydraError
+from lorahydra.registry import register_judge
+
+if TYPE_CHECKING:
+    from lorahydra.judges import Judge
 
 # Read when huggingface_hub is first imported: nothing about this machine is sent along with a download.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-__all__ = ["LorahydraError", "__version__"]
+__all__ = ["JudgeNotFoundError", "LorahydraError", "__version__", "get_model_by_id", "register_judge"]
 
 try:
     __version__ = version("lorahydra")
 except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0.0.0"
+
+
+def get_model_by_id(model_id: str) -> Judge:
+    """The judge with this name and its shipped settings; see `lorahydra.judges.get_model_by_id`.
+
+    Raises:
+        JudgeNotFoundError: No judge has this name.
+    """
+    # Imported here: it needs Hydra, and `import lorahydra` shall be quick.
+    from lorahydra.judges.loading import get_model_by_id as get
+
+    return get(model_id)

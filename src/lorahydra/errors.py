@@ -6,11 +6,16 @@ outside service failed for good. Anything that is not a `LorahydraError` is a bu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = [
     "ConfigError",
     "DataError",
+    "JudgeBudgetError",
+    "JudgeError",
+    "JudgeNotFoundError",
+    "JudgeSetupError",
     "LorahydraError",
     "ModelError",
     "OutputError",
@@ -35,6 +40,27 @@ class UserError(LorahydraError):
 
 class ConfigError(UserError):
     """A key, value or combination of values in the configuration is not possible."""
+
+
+class JudgeNotFoundError(ConfigError):
+    """No judge has this name.
+
+    Args:
+        name: What was asked for.
+        registered: Names of the judges there are.
+    """
+
+    def __init__(self, name: str, registered: Sequence[str]) -> None:
+        super().__init__(f"LLM judge model not found: {name!r}. Registered: {', '.join(registered)}.")
+        self.name = name
+
+
+class JudgeSetupError(UserError):
+    """A judge cannot be used as it is set up: its key, model, certificate or SDK is missing or wrong."""
+
+
+class JudgeBudgetError(UserError):
+    """Judging stopped because `judge.max_cost` is spent."""
 
 
 class DataError(UserError):
@@ -93,6 +119,10 @@ class ServiceError(LorahydraError):
     """An outside service (model hub, package index, judge) failed for good."""
 
     exit_code = 3
+
+
+class JudgeError(ServiceError):
+    """A judge gave too few verdicts: it is away, or its replies cannot be used."""
 
 
 class TrackingError(ServiceError):

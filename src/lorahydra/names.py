@@ -10,6 +10,8 @@ __all__ = [
     "CONFIG_FILE",
     "DATA_REPORT_FILE",
     "EVAL",
+    "FINAL",
+    "FINAL_PREDICTIONS_FILE",
     "HIGHER_IS_BETTER",
     "OBJECTIVE",
     "OVERRIDES_FILE",
@@ -17,6 +19,7 @@ __all__ = [
     "TEST",
     "Kind",
     "Metric",
+    "Score",
     "State",
     "Tag",
     "scored",
@@ -28,6 +31,8 @@ BASELINE = "baseline"
 """Prefix of the untuned model's metrics on the same examples."""
 TEST = "test"
 """Prefix of the winner's metrics on the test split."""
+FINAL = "final"
+"""Prefix of a finalist's metrics, judged on all validation examples."""
 
 
 class Metric(StrEnum):
@@ -43,14 +48,40 @@ class Metric(StrEnum):
     TIME_BERTSCORE = "time/bertscore_s"
     TIME_JUDGE = "time/judge_s"
     TIME_TOTAL = "time/total_s"
+    JUDGE_CALLS = "judge/calls"
+    JUDGE_CACHE_HITS = "judge/cache_hits"
+    JUDGE_RETRIES = "judge/retries"
+    JUDGE_FAILURES = "judge/failures"
+    JUDGE_PROMPT_TOKENS = "judge/prompt_tokens"
+    JUDGE_COMPLETION_TOKENS = "judge/completion_tokens"
+    JUDGE_COST = "judge/cost"
 
 
-def scored(prefix: str, name: str) -> str:
-    """Name of a metric of one scored split, for example `scored(EVAL, "combined")` → `eval/combined`."""
-    return f"{prefix}/{name}"
+class Score(StrEnum):
+    """Scores of answers: what stands behind a prefix in the name of a metric."""
+
+    LOSS = "loss"
+    BERTSCORE_PRECISION = "bertscore_precision"
+    BERTSCORE_RECALL = "bertscore_recall"
+    BERTSCORE_F1 = "bertscore_f1"
+    JUDGE_SCORE = "judge_score"
+    JUDGE_COVERAGE = "judge_coverage"
+    COMBINED = "combined"
+    COMBINED_LOW = "combined_low"
+    COMBINED_HIGH = "combined_high"
+    GAIN = "gain"
+    GAIN_LOW = "gain_low"
+    GAIN_HIGH = "gain_high"
+    CUT_ANSWERS = "cut_answers"
+    ANSWER_LENGTH = "answer_length"
 
 
-OBJECTIVE = scored(EVAL, "combined")
+def scored(prefix: str, score: Score) -> str:
+    """Name of a metric of one scored split, for example `scored(EVAL, Score.COMBINED)` → `eval/combined`."""
+    return f"{prefix}/{score}"
+
+
+OBJECTIVE = scored(EVAL, Score.COMBINED)
 """What a study optimises."""
 HIGHER_IS_BETTER = True
 """Direction of `OBJECTIVE`."""
@@ -66,6 +97,9 @@ class Tag(StrEnum):
     FAILURE = "lorahydra.failure"
     BASE_MODEL = "lorahydra.base_model"
     BASE_DIGEST = "lorahydra.base_digest"
+    JUDGE = "lorahydra.judge"
+    JUDGE_MODEL = "lorahydra.judge_model"
+    JUDGE_PROMPT = "lorahydra.judge_prompt"
 
 
 class Kind(StrEnum):
@@ -90,4 +124,5 @@ CONFIG_FILE = "config/config.yaml"
 OVERRIDES_FILE = "config/overrides.yaml"
 ADAPTER_DIR = "adapter"
 PREDICTIONS_FILE = "eval/predictions.json"
+FINAL_PREDICTIONS_FILE = "final/predictions.json"
 DATA_REPORT_FILE = "data/report.json"

@@ -13,6 +13,7 @@ from lorahydra.errors import ConfigError
 from lorahydra.evaluation import EvaluationSet
 from lorahydra.evaluation.bertscore import BertScorer, load_scorer
 from lorahydra.evaluation.generation import check_room, context_window
+from lorahydra.judges import JudgeSession, load_session
 from lorahydra.modeling.base import BaseModel, load_base
 
 __all__ = ["Prepared", "prepare"]
@@ -30,19 +31,28 @@ class Prepared:
     train_tokens: TokenizedSplit
     eval_tokens: TokenizedSplit
     eval_set: EvaluationSet
+    session: JudgeSession | None
+    """The judge; None without one."""
     seconds: float
     """Wall time of preparing."""
 
 
 def prepare(config: ExperimentConfig) -> Prepared:
-    """Read, check and tokenise the data and load the models; what was loaded before is not loaded again.
+    """Read, check and tokenise the data, load the models and set up the judge; what was loaded is not loaded again.
 
     Raises:
         DataError: The data cannot be used.
         ModelError: The base model or the encoder cannot be used.
         ServiceError: A hub is needed and cannot be reached.
+        JudgeSetupError: The judge's SDK or key is missing.
     """
     started = time.perf_counter()
+    # First: a missing key is found within a second.
+    session = load_session(config.judge)
+    if session is None:
+        logger.info("LLM judge off: BERTScore only")
+    else:
+        logger.info("LLM judge on: %s (%s)", config.judge.name, session.judge.model)
     splits = load_splits(config.data, config.seed)
     sizes = (len(split) for split in (splits.train, splits.validation, splits.test or ()))
     logger.info("Data: %d training, %d validation and %d test rows", *sizes)
@@ -64,6 +74,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
         train_tokens=train_tokens,
         eval_tokens=eval_tokens,
         eval_set=eval_set,
+        session=session,
         seconds=time.perf_counter() - started,
     )
 

@@ -5,23 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from omegaconf import OmegaConf
 
+from lorahydra.answers import TrialAnswers
 from lorahydra.config.compose import flatten, to_yaml, without_password
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.evaluation import Evaluation
+from lorahydra.evaluation import Evaluation, Verdicts
 from lorahydra.evaluation.scoring import Gain
+from lorahydra.judges import Call, JudgeSession, Usage
 from lorahydra.names import (
     ADAPTER_DIR,
     BASELINE,
     CONFIG_FILE,
     DATA_REPORT_FILE,
     EVAL,
+    FINAL_PREDICTIONS_FILE,
     OVERRIDES_FILE,
     PREDICTIONS_FILE,
     Metric,
+    Score,
     Tag,
     scored,
 )
@@ -32,7 +36,14 @@ from lorahydra.training import TrainedAdapter
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["record_adapter", "record_results", "record_setup", "run_name"]
+__all__ = [
+    "record_adapter",
+    "record_answers",
+    "record_judging",
+    "record_scores",
+    "record_setup",
+    "run_name",
+]
 
 
 def run_name(config: ExperimentConfig) -> str:
@@ -74,34 +85,125 @@ def record_adapter(run: TrackedRun, config: ExperimentConfig, trained: TrainedAd
         run.artifact(trained.folder, ADAPTER_DIR)
 
 
-def record_results(
+def record_answers(run: TrackedRun, answers: TrialAnswers) -> None:
+    """Log the answers and the scores that need no judge, before the judge is waited for."""
+    tuned = answers.tuned
+    run.metrics({Metric.TIME_GENERATE: tuned.generate_seconds, Metric.TIME_BERTSCORE: tuned.bertscore_seconds})
+    _record_means(run, EVAL, tuned.means, answers.steps)
+    if answers.untuned is not None:
+        _record_means(run, BASELINE, answers.untuned.means)
+    _record_predictions(run, answers, None, None, PREDICTIONS_FILE)
+
+
+def record_judging(run: TrackedRun, session: JudgeSession, verdicts: Sequence[Verdicts]) -> None:
+    """Log what judging took and each call as a trace; also when there are too few verdicts."""
+    judgements = [found.judgement for found in verdicts]
+    usage = sum((judgement.usage for judgement in judgements), Usage())
+    run.metrics(
+        {
+            Metric.TIME_JUDGE: max(judgement.seconds for judgement in judgements),
+            Metric.JUDGE_CALLS: usage.calls,
+            Metric.JUDGE_CACHE_HITS: usage.cache_hits,
+            Metric.JUDGE_RETRIES: usage.retries,
+            Metric.JUDGE_FAILURES: usage.failures,
+            Metric.JUDGE_PROMPT_TOKENS: usage.prompt_tokens,
+            Metric.JUDGE_COMPLETION_TOKENS: usage.completion_tokens,
+            Metric.JUDGE_COST: usage.cost,
+            scored(EVAL, Score.JUDGE_COVERAGE): judgements[0].coverage,
+        }
+    )
+    models = sorted({model for judgement in judgements for model in judgement.models})
+    if len(models) > 1:
+        logger.warning("More than one model judged (%s): scores may not be comparable", ", ".join(models))
+    run.tags(
+        {
+            Tag.JUDGE: session.config.name,
+            Tag.JUDGE_MODEL: ", ".join(models) or session.judge.model,
+            Tag.JUDGE_PROMPT: session.prompt_version,
+        }
+    )
+    if session.config.trace:
+        for judgement in judgements:
+            for call in judgement.calls:
+                _record_call(run, session, call)
+
+
+def _record_call(run: TrackedRun, session: JudgeSession, call: Call) -> None:
+    run.trace(
+        f"judge {session.config.name}",
+        inputs={"system": call.prompt.system, "user": call.prompt.user},
+        outputs={"reply": call.reply, "score": call.score, "fault": call.fault},
+        attributes={
+            "model": call.model,
+            "attempt": call.attempt,
+            "prompt_version": session.prompt_version,
+            "prompt_tokens": call.prompt_tokens,
+            "completion_tokens": call.completion_tokens,
+        },
+        ok=call.fault is None,
+        start_ns=call.start_ns,
+        end_ns=call.end_ns,
+    )
+
+
+def record_scores(
     run: TrackedRun,
-    prepared: Prepared,
-    trained: TrainedAdapter,
+    answers: TrialAnswers,
     tuned: Evaluation,
     baseline: Evaluation | None,
     gain: Gain | None,
+    prefix: str = EVAL,
 ) -> None:
-    """Log what came out: scores of the tuned and the untuned model, and their answers."""
-    run.metrics({Metric.TIME_GENERATE: tuned.generate_seconds, Metric.TIME_BERTSCORE: tuned.bertscore_seconds})
-    run.metrics(tuned.metrics(EVAL), step=trained.steps)
+    """Log the scores of the tuned and the untuned model, and the verdicts beside the answers.
+
+    Args:
+        run: Where to.
+        answers: What was scored.
+        tuned: Scores of the tuned model.
+        baseline: Scores of the untuned model.
+        gain: Their difference.
+        prefix: `EVAL`, or `FINAL` for a finalist that was judged once more.
+    """
+    _record_means(run, prefix, tuned.means, answers.steps)
     if baseline is not None:
-        run.metrics(baseline.metrics(BASELINE))
+        _record_means(run, BASELINE if prefix == EVAL else f"{prefix}_{BASELINE}", baseline.means)
     if gain is not None:
-        values = {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
-        run.metrics({scored(EVAL, name): value for name, value in values.items()})
-    _record_predictions(run, prepared, tuned, baseline)
+        values = {Score.GAIN: gain.mean, Score.GAIN_LOW: gain.low, Score.GAIN_HIGH: gain.high}
+        _record_means(run, prefix, values)
+    if tuned.verdicts is not None:
+        file = PREDICTIONS_FILE if prefix == EVAL else FINAL_PREDICTIONS_FILE
+        _record_predictions(run, answers, tuned.verdicts, baseline.verdicts if baseline else None, file)
 
 
-def _record_predictions(run: TrackedRun, prepared: Prepared, tuned: Evaluation, baseline: Evaluation | None) -> None:
+def _record_means(run: TrackedRun, prefix: str, means: Mapping[Score, float], step: int | None = None) -> None:
+    run.metrics({scored(prefix, score): value for score, value in means.items()}, step=step)
+
+
+def _record_predictions(
+    run: TrackedRun, answers: TrialAnswers, tuned: Verdicts | None, untuned: Verdicts | None, file: str
+) -> None:
     columns: dict[str, Sequence[object]] = {
-        "prompt": prepared.eval_set.texts,
-        "reference": prepared.eval_set.references,
-        "prediction": tuned.answers,
-        "bertscore_f1": tuned.bertscore.f1,
-        "judge_score": [None] * len(tuned.answers),
-        "judge_reason": [None] * len(tuned.answers),
+        "prompt": answers.examples.texts,
+        "reference": answers.examples.references,
+        "prediction": answers.tuned.texts,
+        "bertscore_f1": answers.tuned.bertscore.f1,
+        "judge_score": _column(tuned, answers, "score"),
+        "judge_reason": _column(tuned, answers, "reasoning"),
+        "answer_length": [len(text) for text in answers.tuned.texts],
     }
-    if baseline is not None:
-        columns |= {"baseline_prediction": baseline.answers, "baseline_bertscore_f1": baseline.bertscore.f1}
-    run.table(list(columns), list(zip(*columns.values(), strict=True)), PREDICTIONS_FILE)
+    if tuned is not None:
+        columns["judge_criteria"] = _column(tuned, answers, "criteria")
+    if answers.untuned is not None:
+        columns |= {
+            "baseline_prediction": answers.untuned.texts,
+            "baseline_bertscore_f1": answers.untuned.bertscore.f1,
+        }
+        if tuned is not None:
+            columns["baseline_judge_score"] = _column(untuned, answers, "score")
+    run.table(list(columns), list(zip(*columns.values(), strict=True)), file)
+
+
+def _column(verdicts: Verdicts | None, answers: TrialAnswers, name: str) -> list[object]:
+    """One property of the verdict on each example; None where there is no verdict."""
+    cases = [None] * len(answers.tuned.texts) if verdicts is None else verdicts.by_example
+    return [None if case is None else getattr(case, name) for case in cases]

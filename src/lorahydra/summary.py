@@ -8,16 +8,18 @@ from rich.text import Text
 
 from lorahydra.evaluation import Evaluation, EvaluationSet
 from lorahydra.evaluation.scoring import Gain
+from lorahydra.names import Score
 
-__all__ = ["verdict", "write_summary"]
+__all__ = ["verdict", "write_scores", "write_summary"]
 
 EXAMPLES = 2
 LONGEST_CELL = 400
 ROWS = {
-    "BERTScore precision": "bertscore_precision",
-    "BERTScore recall": "bertscore_recall",
-    "BERTScore F1": "bertscore_f1",
-    "combined": "combined",
+    "BERTScore precision": Score.BERTSCORE_PRECISION,
+    "BERTScore recall": Score.BERTSCORE_RECALL,
+    "BERTScore F1": Score.BERTSCORE_F1,
+    "LLM judge": Score.JUDGE_SCORE,
+    "combined": Score.COMBINED,
 }
 
 
@@ -39,22 +41,33 @@ def write_summary(
     """Print the table of scores and, beside each other, some answers of the untuned and the tuned model."""
     if baseline is not None:
         console.print(_answers(examples, tuned, baseline))
+    write_scores(console, tuned, baseline, gain)
+
+
+def write_scores(console: Console, tuned: Evaluation, baseline: Evaluation | None, gain: Gain | None) -> None:
+    """Print the table of scores and whether tuning helped."""
     console.print(_scores(tuned, baseline))
     if gain is not None:
         console.print(verdict(gain), highlight=False)
 
 
 def _scores(tuned: Evaluation, baseline: Evaluation | None) -> RenderableType:
-    table = Table(title=f"Scores on {len(tuned.answers)} validation examples")
+    title = f"Scores on {len(tuned.answers.texts)} validation examples"
+    if tuned.verdicts is not None:
+        title += f", {tuned.verdicts.judged} of them judged by {tuned.verdicts.config.name}"
+    table = Table(title=title)
     for name in ("score", "baseline", "tuned", "difference"):
         table.add_column(name, justify="left" if name == "score" else "right")
-    for name, key in ROWS.items():
-        after = tuned.means[key]
+    for name, score in ROWS.items():
+        if score not in tuned.means:
+            continue
+        after = tuned.means[score]
+        digits = 2 if score is Score.JUDGE_SCORE else 4
         if baseline is None:
-            table.add_row(name, "-", f"{after:.4f}", "-")
+            table.add_row(name, "-", f"{after:.{digits}f}", "-")
         else:
-            before = baseline.means[key]
-            table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+            before = baseline.means[score]
+            table.add_row(name, f"{before:.{digits}f}", f"{after:.{digits}f}", f"{after - before:+.{digits}f}")
     return table
 
 
@@ -62,7 +75,7 @@ def _answers(examples: EvaluationSet, tuned: Evaluation, baseline: Evaluation) -
     table = Table(title="The same prompt before and after", show_lines=True)
     for name in ("prompt", "reference", "untuned", "tuned"):
         table.add_column(name, ratio=1, overflow="fold")
-    cells = zip(examples.texts, examples.references, baseline.answers, tuned.answers, strict=True)
+    cells = zip(examples.texts, examples.references, baseline.answers.texts, tuned.answers.texts, strict=True)
     for _, row in zip(range(EXAMPLES), cells, strict=False):
         table.add_row(*(_plain(cell) for cell in row))
     return table

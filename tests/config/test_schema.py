@@ -60,7 +60,11 @@ BAD = [
     (EvaluationConfig, {"bootstrap_samples": 10}, "evaluation.bootstrap_samples=10"),
     (TrackingConfig, {"uri": ""}, "tracking.uri is empty"),
     (TrackingConfig, {"retry_seconds": -1.0}, "tracking.retry_seconds=-1.0"),
-    (JudgeConfig, {"name": "foo"}, "judge.name=foo is not allowed: choose one of none"),
+    (
+        JudgeConfig,
+        {"name": "foo"},
+        "LLM judge model not found: 'foo'. Registered: gemini, gemini_legacy, gigachat, local, openai.",
+    ),
 ]
 
 

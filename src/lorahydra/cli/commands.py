@@ -9,6 +9,7 @@ import click
 from lorahydra import __version__
 from lorahydra.cli.data import data
 from lorahydra.cli.exits import exit_codes
+from lorahydra.cli.judges import judges
 from lorahydra.cli.models import models
 from lorahydra.cli.sync import sync
 from lorahydra.errors import LorahydraError
@@ -42,7 +43,7 @@ def train(overrides: tuple[str, ...]) -> None:
     train_command(list(overrides))
 
 
-for command in (data, models, sync):
+for command in (data, judges, models, sync):
     commands.add_command(command)
 
 

@@ -30,7 +30,8 @@ from omegaconf.errors import (
 )
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import ConfigError, LorahydraError
+from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError
+from lorahydra.registry import registered_judges
 
 __all__ = [
     "compose",
@@ -64,7 +65,12 @@ def _from_environment(name: str, kind: str, default: Any) -> Any:
 
 def register() -> None:
     """Make the schema and the `lora_env` resolver known to Hydra; may be called again."""
-    ConfigStore.instance().store(name="base_config", node=ExperimentConfig, replace=True)
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=ExperimentConfig, replace=True)
+    for name in registered_judges():
+        # A judge of another package has no file in conf/; where there is a file, it comes first.
+        node = {"defaults": [{"rubric": "default"}, "_self_"], "name": name}
+        store.store(group="judge", name=name, node=node, replace=True)
     OmegaConf.register_resolver("lora_env", _from_environment, replace=True)
 
 
@@ -206,6 +212,8 @@ def _causes(error: BaseException | None) -> Iterable[BaseException]:
 def _unknown_choice(error: MissingConfigException) -> ConfigError:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     options = sorted(option for option in error.options or () if option != "__init__")
+    if group == "judge":
+        return JudgeNotFoundError(name, registered_judges())
     if not group:
         return ConfigError(f"config '{name}' not found in {config_dir()}")
     return ConfigError(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from lorahydra.config.checks import at_least, not_blank, one_of, within
+from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import ConfigError
 
 __all__ = [
@@ -25,30 +26,6 @@ __all__ = [
     "TrackingConfig",
     "TrainingConfig",
 ]
-
-
-def _at_least(key: str, value: float | None, low: float, *, exclusive: bool = False) -> None:
-    if value is None:
-        return
-    if not math.isfinite(value) or value < low or (exclusive and value == low):
-        raise ConfigError(f"{key}={value} is not allowed: it must be {'above' if exclusive else 'at least'} {low:g}")
-
-
-def _within(key: str, value: float, low: float, high: float, *, below: bool = False) -> None:
-    """Check `low <= value <= high`, or `low <= value < high` with `below`."""
-    if not low <= value <= high or (below and value == high):
-        limit = "and below" if below else "to"
-        raise ConfigError(f"{key}={value} is not allowed: it must be from {low:g} {limit} {high:g}")
-
-
-def _one_of(key: str, value: object, allowed: Collection[str]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{key}={value} is not allowed: choose one of {', '.join(sorted(allowed))}")
-
-
-def _not_blank(key: str, value: str) -> None:
-    if not value.strip():
-        raise ConfigError(f"{key} is empty: give a value")
 
 
 @dataclass
@@ -73,8 +50,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check each field."""
-        _not_blank("model.name_or_path", self.name_or_path)
-        _one_of("model.dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        not_blank("model.name_or_path", self.name_or_path)
+        one_of("model.dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
         kind, _, index = self.device.partition(":")
         if kind not in ("auto", "cpu", "mps", "cuda") or (":" in self.device and not index.isdecimal()):
             raise ConfigError(f"model.device={self.device} is not allowed: choose auto, cpu, mps, cuda or cuda:N")
@@ -104,16 +81,16 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         """Check each field and their combination."""
-        _at_least("lora.r", self.r, 1)
-        _at_least("lora.lora_alpha", self.lora_alpha, 1)
-        _within("lora.lora_dropout", self.lora_dropout, 0, 1, below=True)
+        at_least("lora.r", self.r, 1)
+        at_least("lora.lora_alpha", self.lora_alpha, 1)
+        within("lora.lora_dropout", self.lora_dropout, 0, 1, below=True)
         self._check_target_modules()
         init = self.init_lora_weights
         if isinstance(init, str):
             if not re.fullmatch(r"gaussian|orthogonal|pissa(_niter_\d+)?", init):
-                _one_of("lora.init_lora_weights", init, INIT_LORA_WEIGHTS)
+                one_of("lora.init_lora_weights", init, INIT_LORA_WEIGHTS)
         elif not isinstance(init, bool):
-            _one_of("lora.init_lora_weights", init, INIT_LORA_WEIGHTS)
+            one_of("lora.init_lora_weights", init, INIT_LORA_WEIGHTS)
         if init == "orthogonal" and self.r % 2:
             raise ConfigError(
                 f"lora.r={self.r} is not allowed with lora.init_lora_weights=orthogonal: use an even rank"
@@ -128,18 +105,6 @@ class LoraConfig:
                 f"lora.target_modules={self.target_modules} is not allowed: give all-linear, a list of module names, "
                 "or a regular expression"
             )
-
-
-@dataclass
-class JudgeConfig:
-    """The LLM that scores answers (`conf/judge`)."""
-
-    name: str = "none"
-    """`none` scores with BERTScore only."""
-
-    def __post_init__(self) -> None:
-        """Check each field."""
-        _one_of("judge.name", self.name, ("none",))
 
 
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
@@ -189,24 +154,24 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Check each field and their combination."""
-        _at_least("training.num_train_epochs", self.num_train_epochs, 0, exclusive=True)
+        at_least("training.num_train_epochs", self.num_train_epochs, 0, exclusive=True)
         if self.max_steps != -1:
-            _at_least("training.max_steps", self.max_steps, 1)
+            at_least("training.max_steps", self.max_steps, 1)
         for name in (
             "per_device_train_batch_size",
             "per_device_eval_batch_size",
             "gradient_accumulation_steps",
             "logging_steps",
         ):
-            _at_least(f"training.{name}", getattr(self, name), 1)
+            at_least(f"training.{name}", getattr(self, name), 1)
         for name in ("weight_decay", "max_grad_norm", "evals_per_epoch", "save_steps"):
-            _at_least(f"training.{name}", getattr(self, name), 0)
-        _at_least("training.learning_rate", self.learning_rate, 0, exclusive=True)
-        _within("training.learning_rate", self.learning_rate, 0, 1)
-        _within("training.warmup_ratio", self.warmup_ratio, 0, 1, below=True)
-        _at_least("training.divergence_factor", self.divergence_factor, 1, exclusive=True)
-        _one_of("training.lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
-        _one_of("training.optim", self.optim, OPTIMIZERS)
+            at_least(f"training.{name}", getattr(self, name), 0)
+        at_least("training.learning_rate", self.learning_rate, 0, exclusive=True)
+        within("training.learning_rate", self.learning_rate, 0, 1)
+        within("training.warmup_ratio", self.warmup_ratio, 0, 1, below=True)
+        at_least("training.divergence_factor", self.divergence_factor, 1, exclusive=True)
+        one_of("training.lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
+        one_of("training.optim", self.optim, OPTIMIZERS)
 
 
 FORMATS = ("auto", "prompt_completion", "instruction", "question_answer", "messages", "conversations")
@@ -239,7 +204,7 @@ class ColumnsConfig:
     def __post_init__(self) -> None:
         """Check each field."""
         for scheme_name, file_name in self.renamed().items():
-            _not_blank(f"data.columns.{scheme_name}", file_name)
+            not_blank(f"data.columns.{scheme_name}", file_name)
 
     def renamed(self) -> dict[str, str]:
         """The names that are set, as `{scheme's name: file's name}`."""
@@ -299,19 +264,19 @@ class DataConfig:
         for name in ("train_file", "validation_file", "test_file", "hub_name"):
             value = getattr(self, name)
             if value is not None:
-                _not_blank(f"data.{name}", value)
-        _one_of("data.format", self.format, FORMATS)
-        _one_of("data.overlong", self.overlong, OVERLONG)
-        _within("data.validation_fraction", self.validation_fraction, 0, 1, below=True)
-        _within("data.test_fraction", self.test_fraction, 0, 1, below=True)
+                not_blank(f"data.{name}", value)
+        one_of("data.format", self.format, FORMATS)
+        one_of("data.overlong", self.overlong, OVERLONG)
+        within("data.validation_fraction", self.validation_fraction, 0, 1, below=True)
+        within("data.test_fraction", self.test_fraction, 0, 1, below=True)
         if self.validation_fraction + self.test_fraction >= 1:
             raise ConfigError(
                 f"data.validation_fraction={self.validation_fraction} and data.test_fraction={self.test_fraction} "
                 "leave nothing to train on: their sum must be below 1"
             )
-        _at_least("data.max_train_rows", self.max_train_rows, 1)
-        _at_least("data.max_eval_rows", self.max_eval_rows, 1)
-        _at_least("data.max_length", self.max_length, 8)
+        at_least("data.max_train_rows", self.max_train_rows, 1)
+        at_least("data.max_eval_rows", self.max_eval_rows, 1)
+        at_least("data.max_length", self.max_length, 8)
 
 
 @dataclass
@@ -344,11 +309,11 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         """Check each field and their combination."""
         for name in ("max_new_tokens", "batch_size", "bertscore_num_layers", "bertscore_batch_size"):
-            _at_least(f"evaluation.{name}", getattr(self, name), 1)
-        _at_least("evaluation.bootstrap_samples", self.bootstrap_samples, 100)
-        _not_blank("evaluation.bertscore_model", self.bertscore_model)
-        _within("evaluation.bertscore_weight", self.bertscore_weight, 0, 1)
-        _within("evaluation.judge_weight", self.judge_weight, 0, 1)
+            at_least(f"evaluation.{name}", getattr(self, name), 1)
+        at_least("evaluation.bootstrap_samples", self.bootstrap_samples, 100)
+        not_blank("evaluation.bertscore_model", self.bertscore_model)
+        within("evaluation.bertscore_weight", self.bertscore_weight, 0, 1)
+        within("evaluation.judge_weight", self.judge_weight, 0, 1)
         if not math.isclose(self.bertscore_weight + self.judge_weight, 1, abs_tol=1e-9):
             raise ConfigError(
                 f"evaluation.bertscore_weight={self.bertscore_weight} and evaluation.judge_weight={self.judge_weight} "
@@ -381,9 +346,9 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         """Check each field."""
-        _not_blank("tracking.uri", self.uri)
-        _not_blank("tracking.experiment_name", self.experiment_name)
-        _at_least("tracking.retry_seconds", self.retry_seconds, 0)
+        not_blank("tracking.uri", self.uri)
+        not_blank("tracking.experiment_name", self.experiment_name)
+        at_least("tracking.retry_seconds", self.retry_seconds, 0)
 
 
 @dataclass
@@ -404,4 +369,4 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         """Check the seed."""
-        _within("seed", self.seed, 0, 2**32 - 1)
+        within("seed", self.seed, 0, 2**32 - 1)

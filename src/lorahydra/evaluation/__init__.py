@@ -1,5 +1,7 @@
-"""Generation and scoring: prompts in, answers and `combined` with its interval out."""
+"""Generation and scoring: prompts in, answers, verdicts and `combined` with its interval out."""
 
-from lorahydra.evaluation.evaluate import Evaluation, EvaluationSet, evaluate, evaluate_baseline
+from lorahydra.evaluation.evaluate import Answers, Evaluation, answer, answer_untuned, evaluate
+from lorahydra.evaluation.examples import EvaluationSet
+from lorahydra.evaluation.judging import Judging, Verdicts
 
-__all__ = ["Evaluation", "EvaluationSet", "evaluate", "evaluate_baseline"]
+__all__ = ["Answers", "Evaluation", "EvaluationSet", "Judging", "Verdicts", "answer", "answer_untuned", "evaluate"]

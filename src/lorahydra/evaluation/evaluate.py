@@ -11,53 +11,27 @@ from transformers import PreTrainedModel
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.evaluation.bertscore import BertScorer, BertScores
+from lorahydra.evaluation.examples import EvaluationSet
 from lorahydra.evaluation.generation import generate, stop_tokens
+from lorahydra.evaluation.judging import Judging, Verdicts
 from lorahydra.evaluation.scoring import ExampleScores, Interval, combined_interval
 from lorahydra.modeling.base import BaseModel
-from lorahydra.names import scored
+from lorahydra.names import Score
 from lorahydra.progress import Progress
 
-__all__ = ["Evaluation", "EvaluationSet", "evaluate", "evaluate_baseline"]
+__all__ = ["Answers", "Evaluation", "answer", "answer_untuned", "evaluate"]
 
 
 @dataclass(frozen=True)
-class EvaluationSet:
-    """The examples that answers are scored on."""
+class Answers:
+    """What a model answered to every prompt of a set, with the scores that need no judge; in the set's order."""
 
-    prompts: Sequence[Sequence[int]]
-    """Token ids of each prompt, as the model is asked."""
-    texts: Sequence[str]
-    """Each prompt for people to read."""
-    references: Sequence[str]
-    """What a good answer is."""
-    digest: str
-    """Digest of the content and of how it became prompts."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Answers and their scores, in the order of the set."""
-
-    answers: list[str]
+    texts: list[str]
     bertscore: BertScores
-    combined: Interval
-    """`combined` with its 95 % interval."""
-    cut_answers: int
+    cut: int
     """Answers that `max_new_tokens` cut short."""
     generate_seconds: float
     bertscore_seconds: float
-
-    @property
-    def means(self) -> dict[str, float]:
-        """Mean scores by the name they have behind a metric's prefix."""
-        return {
-            "bertscore_precision": _mean(self.bertscore.precision),
-            "bertscore_recall": _mean(self.bertscore.recall),
-            "bertscore_f1": _mean(self.bertscore.f1),
-            "combined": self.combined.mean,
-            "combined_low": self.combined.low,
-            "combined_high": self.combined.high,
-        }
 
     @property
     def bertscore_f1(self) -> float:
@@ -65,32 +39,82 @@ class Evaluation:
         return _mean(self.bertscore.f1)
 
     @property
+    def means(self) -> dict[Score, float]:
+        """Means and counts over the answers."""
+        return {
+            Score.BERTSCORE_PRECISION: _mean(self.bertscore.precision),
+            Score.BERTSCORE_RECALL: _mean(self.bertscore.recall),
+            Score.BERTSCORE_F1: self.bertscore_f1,
+            Score.CUT_ANSWERS: float(self.cut),
+            Score.ANSWER_LENGTH: _mean([len(text) for text in self.texts]),
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Answers with all their scores."""
+
+    answers: Answers
+    verdicts: Verdicts | None
+    """What the judge said; None without a judge."""
+    combined: Interval
+    """`combined` with its 95 % interval."""
+
+    @property
     def example_scores(self) -> ExampleScores:
         """The scores of each example, for comparing two evaluations."""
-        return ExampleScores(self.bertscore.f1, None)
+        return _example_scores(self.answers, self.verdicts)
 
-    def metrics(self, prefix: str) -> dict[str, float]:
-        """The means, and how many answers were cut, as metrics `prefix/…`."""
-        values = self.means | {"cut_answers": float(self.cut_answers)}
-        return {scored(prefix, name): value for name, value in values.items()}
+    @property
+    def means(self) -> dict[Score, float]:
+        """Mean scores by the name they have behind a metric's prefix."""
+        judged = self.verdicts.means if self.verdicts is not None else {}
+        return {
+            **self.answers.means,
+            **judged,
+            Score.COMBINED: self.combined.mean,
+            Score.COMBINED_LOW: self.combined.low,
+            Score.COMBINED_HIGH: self.combined.high,
+        }
+
+
+def evaluate(answers: Answers, verdicts: Verdicts | None, config: EvaluationConfig, seed: int) -> Evaluation:
+    """Combine the scores of answers.
+
+    Args:
+        answers: From `answer`.
+        verdicts: From the judge; None without one.
+        config: The weights.
+        seed: Seeds the bootstrap.
+
+    Raises:
+        LorahydraError: Too few of the chosen examples got a verdict.
+    """
+    if verdicts is not None:
+        verdicts.check_coverage()
+    return Evaluation(answers, verdicts, combined_interval(_example_scores(answers, verdicts), config, seed))
+
+
+def _example_scores(answers: Answers, verdicts: Verdicts | None) -> ExampleScores:
+    return ExampleScores(answers.bertscore.f1, None if verdicts is None else verdicts.scores)
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def evaluate(
+def answer(
     model: PreTrainedModel,
     base: BaseModel,
     examples: EvaluationSet,
     scorer: BertScorer,
     config: EvaluationConfig,
     *,
-    seed: int,
+    judging: Judging | None = None,
     progress: Progress | None = None,
     description: str = "Generating",
-) -> Evaluation:
-    """Let `model` answer every prompt and score the answers.
+) -> Answers:
+    """Let `model` answer every prompt and compare the answers with the references.
 
     Args:
         model: The base model itself, or it with an adapter attached.
@@ -98,7 +122,7 @@ def evaluate(
         examples: The prompts and references.
         scorer: BERTScore.
         config: Generation and scoring settings.
-        seed: Seeds the bootstrap.
+        judging: Told of the answers as soon as they are there, so that the judge can work meanwhile.
         progress: Where to show the progress.
         description: What the progress is called.
     """
@@ -112,52 +136,49 @@ def evaluate(
         progress=progress,
         description=description,
     )
-    answers = [base.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in tokens]
+    texts = [base.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in tokens]
     generated = time.perf_counter()
-    bertscore = scorer.score(answers, examples.references)
+    if judging is not None:
+        judging.start(texts)
+    bertscore = scorer.score(texts, examples.references)
     finished = time.perf_counter()
     cut = sum(len(answer) == config.max_new_tokens for answer in tokens)
-    return Evaluation(
-        answers=answers,
-        bertscore=bertscore,
-        combined=combined_interval(ExampleScores(bertscore.f1, None), config, seed),
-        cut_answers=cut,
-        generate_seconds=generated - started,
-        bertscore_seconds=finished - generated,
-    )
+    return Answers(texts, bertscore, cut, generated - started, finished - generated)
 
 
-_baselines: dict[object, Evaluation] = {}
+_baselines: dict[object, Answers] = {}
 
 
-def evaluate_baseline(
+def answer_untuned(
     base: BaseModel,
     examples: EvaluationSet,
     scorer: BertScorer,
     config: EvaluationConfig,
     *,
-    seed: int,
+    judging: Judging | None = None,
     progress: Progress | None = None,
-) -> Evaluation:
-    """Score the untuned model, once per process for the same model, examples and settings."""
+) -> Answers:
+    """The answers of the untuned model, made once per process for the same model, examples and settings."""
     key = (
         base.source,
         base.digest,
         str(base.device),
         base.dtype,
+        base.model.config._attn_implementation,
         examples.digest,
-        seed,
         dataclasses.astuple(config),
     )
     if key not in _baselines:
-        _baselines[key] = evaluate(
+        _baselines[key] = answer(
             base.model,
             base,
             examples,
             scorer,
             config,
-            seed=seed,
+            judging=judging,
             progress=progress,
             description="Generating (untuned)",
         )
+    elif judging is not None:
+        judging.start(_baselines[key].texts)
     return _baselines[key]

@@ -62,42 +62,69 @@ def combine(bertscore_f1: float, judge_score: float | None, config: EvaluationCo
 def combined_interval(scores: ExampleScores, config: EvaluationConfig, seed: int) -> Interval:
     """`combined` over the examples, with a percentile bootstrap interval (Efron, 1979).
 
+    With a judge, examples with and without a verdict are resampled apart, so that each resample has as many verdicts
+    as there are.
+
     Args:
         scores: The scores of each example.
         config: The weights and the number of resamples.
         seed: Seeds the resampling: the same seed and number of examples draw the same resamples, so that intervals of
             trials are comparable.
+
+    Raises:
+        ValueError: A judge was on, and no example has a verdict.
     """
-    low, high = np.percentile(_resampled(scores, config, seed), [2.5, 97.5])
-    return Interval(_mean(scores, config), float(low), float(high))
+    bertscore, judge = _arrays(scores)
+    groups = _groups(judge, len(bertscore))
+    resampled = _resampled(bertscore, judge, groups, config, seed)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(_combined(bertscore, judge, config), float(low), float(high))
 
 
 def gain(tuned: ExampleScores, untuned: ExampleScores, config: EvaluationConfig, seed: int) -> Gain:
     """What tuning brought, by a paired bootstrap: both sides are resampled alike, so what is common cancels.
+
+    With a judge, the judge's part is compared on the examples that have a verdict on both sides.
 
     Args:
         tuned: Scores of the tuned model's answers.
         untuned: Scores of the untuned model's answers to the same prompts, in the same order.
         config: The weights and the number of resamples.
         seed: Seeds the resampling.
+
+    Raises:
+        ValueError: A judge was on, and no example has a verdict on both sides.
     """
-    difference = _resampled(tuned, config, seed) - _resampled(untuned, config, seed)
-    low, high = np.percentile(difference, [2.5, 97.5])
-    return Gain(_mean(tuned, config) - _mean(untuned, config), float(low), float(high))
+    sides = [_arrays(tuned), _arrays(untuned)]
+    if all(judge is not None for _, judge in sides):
+        in_common = sum(judge for _, judge in sides if judge is not None) * 0
+        sides = [(bertscore, judge + in_common) for bertscore, judge in sides if judge is not None]
+    groups = _groups(sides[0][1], len(sides[0][0]))
+    after, before = (_resampled(bertscore, judge, groups, config, seed) for bertscore, judge in sides)
+    low, high = np.percentile(after - before, [2.5, 97.5])
+    means = [_combined(bertscore, judge, config) for bertscore, judge in sides]
+    return Gain(means[0] - means[1], float(low), float(high))
 
 
-def _mean(scores: ExampleScores, config: EvaluationConfig) -> float:
-    return _combine_chosen(*_arrays(scores), config)
+def _groups(judge: Floats | None, count: int) -> list[NDArray[np.intp]]:
+    """Positions of the examples that are resampled together: those with a verdict, and the others."""
+    if judge is None:
+        return [np.arange(count)]
+    missing = np.isnan(judge)
+    if missing.all():
+        raise ValueError("no example has a verdict")
+    return [np.flatnonzero(group) for group in (~missing, missing) if group.any()]
 
 
-def _resampled(scores: ExampleScores, config: EvaluationConfig, seed: int) -> Floats:
+def _resampled(
+    bertscore: Floats, judge: Floats | None, groups: list[NDArray[np.intp]], config: EvaluationConfig, seed: int
+) -> Floats:
     """`combined` of each resample, shape `(bootstrap_samples,)`."""
     draws = np.random.default_rng(seed)
-    bertscore, judge = _arrays(scores)
     results = np.empty(config.bootstrap_samples)
     for sample in range(config.bootstrap_samples):
-        chosen = draws.integers(0, len(bertscore), len(bertscore))
-        results[sample] = _combine_chosen(bertscore[chosen], None if judge is None else judge[chosen], config)
+        chosen = np.concatenate([group[draws.integers(0, len(group), len(group))] for group in groups])
+        results[sample] = _combined(bertscore[chosen], None if judge is None else judge[chosen], config)
     return results
 
 
@@ -109,6 +136,5 @@ def _arrays(scores: ExampleScores) -> tuple[Floats, Floats | None]:
     return bertscore, np.asarray([np.nan if s is None else s for s in scores.judge], dtype=np.float64)
 
 
-def _combine_chosen(bertscore: Floats, judge: Floats | None, config: EvaluationConfig) -> float:
-    judged = None if judge is None or np.isnan(judge).all() else float(np.nanmean(judge))
-    return combine(float(bertscore.mean()), judged, config)
+def _combined(bertscore: Floats, judge: Floats | None, config: EvaluationConfig) -> float:
+    return combine(float(bertscore.mean()), None if judge is None else float(np.nanmean(judge)), config)

@@ -48,24 +48,25 @@ class BaseModel:
 
 @dataclass
 class _Held:
-    """The one base model that this process holds."""
+    """The one base model that this process holds for a role."""
 
     key: object = None
     base: BaseModel | None = None
 
 
-_held = _Held()
+_held: dict[str, _Held] = {}
 _lock = threading.Lock()
 
 
-def load_base(config: ModelConfig) -> BaseModel:
+def load_base(config: ModelConfig, *, role: str = "tuned") -> BaseModel:
     """Load the base model that `config` names, or give the one that is loaded already.
 
-    A process holds one base model: the same settings give the same object, other settings free it first (what
-    the caller still refers to stays in memory).
+    A process holds one base model for each role: the same settings give the same object, other settings free it
+    first (what the caller still refers to stays in memory).
 
     Args:
         config: The model's settings; `chat_template` plays no part here.
+        role: What it is for: a model that judges does not replace the one that is tuned.
 
     Raises:
         ModelError: The model is unknown, broken, incomplete, or not a causal language model.
@@ -77,11 +78,12 @@ def load_base(config: ModelConfig) -> BaseModel:
     with _lock:
         source = locate(config)
         key = (source, device, dtype, config.attn_implementation)
-        if _held.base is None or _held.key != key:
-            _free()
-            _held.base = _load(source, device, dtype, config.attn_implementation)
-            _held.key = key
-        return _held.base
+        held = _held.setdefault(role, _Held())
+        if held.base is None or held.key != key:
+            _free(held)
+            held.base = _load(source, device, dtype, config.attn_implementation)
+            held.key = key
+        return held.base
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -96,12 +98,12 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return _tokenizer(locate(config, weights=False))
 
 
-def _free() -> None:
+def _free(held: _Held) -> None:
     """Drop the base model that is held, and give its memory back."""
     import torch
 
-    if _held.base is not None:
-        _held.base = _held.key = None
+    if held.base is not None:
+        held.base = held.key = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

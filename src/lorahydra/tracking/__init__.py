@@ -13,7 +13,7 @@ imports mlflow, and it does so when a run starts, not before.
 """
 
 from lorahydra.tracking.run import TrackedRun, Unsent
-from lorahydra.tracking.start import check_store, start_run
+from lorahydra.tracking.start import check_store, reopen_run, start_run
 from lorahydra.tracking.sync import SyncedRun, SyncResult, find_unsent, sync
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Unsent",
     "check_store",
     "find_unsent",
+    "reopen_run",
     "start_run",
     "sync",
 ]

@@ -15,6 +15,7 @@ from typing import Any
 from lorahydra.tracking.faults import describe, is_refusal
 from lorahydra.tracking.operations import Operation
 from lorahydra.tracking.spool import Entry, Spool
+from lorahydra.tracking.traces import send_trace
 
 __all__ = ["Delivery"]
 
@@ -40,6 +41,7 @@ class Delivery:
         self._client = client
         self._run_id = run_id
         self._spool = spool
+        self._experiment_id: str | None = None
 
     def step(self) -> int:
         """Send the next batch of the spool and remember that it was sent.
@@ -89,6 +91,8 @@ class Delivery:
             self._send_artifact(operations[0])
         elif kind == "dataset":
             self._send_dataset(operations[0])
+        elif kind == "trace":
+            self._send_trace(operations[0])
         elif kind == "finish":
             self._client.set_terminated(self._run_id, operations[0]["status"], operations[0]["time"])
 
@@ -111,6 +115,11 @@ class Delivery:
             params=[Param(*item) for item in params.items()],
             tags=[RunTag(*item) for item in tags.items()],
         )
+
+    def _send_trace(self, operation: Operation) -> None:
+        if self._experiment_id is None:
+            self._experiment_id = self._client.get_run(self._run_id).info.experiment_id
+        send_trace(self._client.tracking_uri, self._experiment_id, self._run_id, operation)
 
     def _send_artifact(self, operation: Operation) -> None:
         path, name = self._spool.path_of(operation), operation["name"]

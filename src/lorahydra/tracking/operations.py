@@ -8,6 +8,7 @@ Each has `op` and `time`, the milliseconds since the epoch when it was logged.
 | `params`, `tags` | `values` |
 | `artifact` | `name`, and `owned` (path inside the spool) or `kept` (path inside the trial's output folder) |
 | `dataset` | `name`, `digest`, `source`, `rows`, `context` |
+| `trace` | `id`, `name`, `inputs`, `outputs`, `attributes`, `ok`, `start_ns`, `end_ns` |
 | `finish` | `status` |
 """
 
@@ -19,6 +20,7 @@ import math
 import posixpath
 import re
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +36,7 @@ __all__ = [
     "params",
     "table",
     "tags",
+    "trace",
 ]
 
 Operation = dict[str, Any]
@@ -105,6 +108,31 @@ def artifact(name: str, *, owned: str | None = None, kept: str | None = None) ->
 def finish(status: str, end_time: int | None = None) -> Operation:
     """The end of the run: `FINISHED`, `FAILED` or `KILLED` at `end_time` (ms; now by default)."""
     return {"op": "finish", "status": status, "time": now() if end_time is None else end_time}
+
+
+def trace(
+    name: str,
+    inputs: Mapping[str, object],
+    outputs: Mapping[str, object],
+    attributes: Mapping[str, object],
+    *,
+    ok: bool,
+    start_ns: int,
+    end_ns: int,
+) -> Operation:
+    """A call of a service; its id is drawn here, so that sending it twice gives one trace."""
+    return {
+        "op": "trace",
+        "id": uuid.uuid4().hex,
+        "name": name,
+        "inputs": dict(inputs),
+        "outputs": dict(outputs),
+        "attributes": dict(attributes),
+        "ok": ok,
+        "start_ns": start_ns,
+        "end_ns": end_ns,
+        "time": now(),
+    }
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:

@@ -6,7 +6,8 @@ import logging
 import shlex
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -196,6 +197,40 @@ class TrackedRun:
             return self._close(drained=self._sender.drain(patience, homeless))
         finally:
             self._spool.close()
+
+    def trace(
+        self,
+        name: str,
+        *,
+        inputs: Mapping[str, object],
+        outputs: Mapping[str, object],
+        attributes: Mapping[str, object],
+        ok: bool,
+        start_ns: int,
+        end_ns: int,
+    ) -> None:
+        """Record one call of a service as an MLflow trace that belongs to this run.
+
+        Args:
+            name: What was called.
+            inputs: What was sent.
+            outputs: What came back.
+            attributes: What else is worth knowing.
+            ok: Whether it did what it should.
+            start_ns: Nanoseconds since the epoch.
+            end_ns: Nanoseconds since the epoch.
+        """
+        self._log([operations.trace(name, inputs, outputs, attributes, ok=ok, start_ns=start_ns, end_ns=end_ns)])
+
+    @contextmanager
+    def closed_on_error(self, cleanup: Callable[[], object]) -> Iterator[None]:
+        """Call `cleanup` and close the run as failed or interrupted when the block raises; else leave it open."""
+        try:
+            yield
+        except BaseException as error:
+            cleanup()
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
 
     def __enter__(self) -> Self:
         return self

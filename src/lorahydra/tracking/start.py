@@ -15,9 +15,9 @@ from lorahydra.tracking.address import resolve
 from lorahydra.tracking.run import TrackedRun
 from lorahydra.tracking.source import source_tags
 from lorahydra.tracking.spool import Header, Spool
-from lorahydra.tracking.store import connect, get_or_create_experiment, talking_to
+from lorahydra.tracking.store import active_run, connect, get_or_create_experiment, talking_to
 
-__all__ = ["check_store", "start_run"]
+__all__ = ["check_store", "reopen_run", "start_run"]
 
 
 def check_store(config: TrackingConfig) -> None:
@@ -87,3 +87,34 @@ def start_run(
                 client.delete_run(run.info.run_id)
         raise
     return TrackedRun(client, spool, header, experiment_id=experiment_id, config=config)
+
+
+def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> TrackedRun:
+    """Go on recording a run that has ended.
+
+    Args:
+        config: Its store.
+        output_dir: The trial's folder.
+        run_id: The run.
+
+    Raises:
+        ConfigError: The address cannot be.
+        TrackingError: The store cannot be reached, or does not have the run.
+        OutputError: `output_dir` cannot be written.
+    """
+    uri = resolve(config.uri)
+    client = connect(uri, create=False)
+    info = active_run(client, uri, run_id)
+    with talking_to(uri):
+        client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, Tag.STATE, State.RUNNING)
+        if Tag.FAILURE in client.get_run(run_id).data.tags:
+            client.delete_tag(run_id, Tag.FAILURE)
+    spool = Spool.create(output_dir.absolute())
+    try:
+        header = Header(uri, run_id, info.run_name, operations.now())
+        spool.write_header(header)
+    except BaseException:
+        spool.remove()
+        raise
+    return TrackedRun(client, spool, header, experiment_id=info.experiment_id, config=config)

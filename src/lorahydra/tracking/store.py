@@ -177,3 +177,32 @@ def _check_server(uri: str) -> None:
         raise TrackingError(f"the MLflow server {shown(uri)} is in trouble (HTTP {status}): see its log")
     if status != 200 or not response.headers.get("Content-Type", "").startswith("application/json"):
         raise TrackingError(f"{shown(uri)} answers, but not as an MLflow server (HTTP {status}): check tracking.uri")
+
+
+def active_run(client: Any, uri: str, run_id: str, name: str = "") -> Any:
+    """MLflow's information about a run.
+
+    Args:
+        client: Of the store.
+        uri: Of the store.
+        run_id: The run.
+        name: Its name for messages, where it is known.
+
+    Raises:
+        TrackingError: The store cannot be reached, or does not have the run, or not any more.
+    """
+    from mlflow.exceptions import MlflowException
+
+    which = f"run {run_id} ({name})" if name else f"run {run_id}"
+    with talking_to(uri):
+        try:
+            info = client.get_run(run_id).info
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise TrackingError(f"the MLflow store {shown(uri)} has no {which}: name its store with --uri") from error
+    if info.lifecycle_stage != "active":
+        raise TrackingError(
+            f"{which} was deleted from {shown(uri)}: restore it with `mlflow runs restore --run-id {run_id}`"
+        )
+    return info

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lorahydra.errors import TrackingError
 from lorahydra.names import State, Tag
@@ -17,7 +16,7 @@ from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.faults import describe
 from lorahydra.tracking.run import STATUS
 from lorahydra.tracking.spool import FOLDER, Header, Spool, SpoolBusyError
-from lorahydra.tracking.store import connect, talking_to
+from lorahydra.tracking.store import active_run, connect, talking_to
 
 __all__ = ["SyncResult", "SyncedRun", "find_unsent", "sync"]
 
@@ -86,7 +85,10 @@ def sync(output_dir: Path, uri: str | None = None) -> SyncResult:
 
 def _send(spool: Spool, header: Header, uri: str) -> SyncedRun:
     client = connect(uri, create=False)
-    _check_run(client, header, uri, spool.folder)
+    try:
+        active_run(client, uri, header.run_id, header.run_name)
+    except TrackingError as error:
+        raise TrackingError(f"{error}; delete {spool.folder} to forget the run") from error
     delivery = Delivery(client, header.run_id, spool)
     last = spool.last()
     interrupted = last is None or last["op"] != "finish"
@@ -107,26 +109,6 @@ def _send(spool: Spool, header: Header, uri: str) -> SyncedRun:
             # Artifact stores raise errors of their own SDKs, which have no common class.
             raise TrackingError(f"the MLflow store {shown(uri)} cannot be used: {describe(error)}") from error
     return SyncedRun(header.run_id, header.run_name, shown(uri), entries, interrupted)
-
-
-def _check_run(client: Any, header: Header, uri: str, folder: Path) -> None:
-    from mlflow.exceptions import MlflowException
-
-    with talking_to(uri):
-        try:
-            stage = client.get_run(header.run_id).info.lifecycle_stage
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise TrackingError(
-                f"the MLflow store {shown(uri)} has no run {header.run_id} ({header.run_name}): name its "
-                f"store with --uri, or delete {folder} to forget the run"
-            ) from error
-    if stage != "active":
-        raise TrackingError(
-            f"run {header.run_id} ({header.run_name}) was deleted from {shown(uri)}: restore it with `mlflow "
-            f"runs restore --run-id {header.run_id}`, or delete {folder} to forget the run"
-        )
 
 
 def _spools(root: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from lorahydra.errors import TrainingError
 from lorahydra.modeling.files import disk_errors
-from lorahydra.names import EVAL, Metric, scored
+from lorahydra.names import EVAL, Metric, Score, scored
 from lorahydra.training.batches import EpochSampler, collate, sorted_batches
 from lorahydra.training.loss import IGNORED, CompletionLoss
 
@@ -113,7 +113,7 @@ class MetricsCallback(TrainerCallback):
                 ("loss", Metric.TRAIN_LOSS),
                 ("learning_rate", Metric.TRAIN_LEARNING_RATE),
                 ("grad_norm", Metric.TRAIN_GRAD_NORM),
-                ("eval_loss", scored(EVAL, "loss")),
+                ("eval_loss", scored(EVAL, Score.LOSS)),
             )
             if key in logs
         }

@@ -1,0 +1,136 @@
+"""`lorahydra judges …`: which judges there are, whether they answer, and judging once more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lorahydra.errors import JudgeError, JudgeNotFoundError
+from lorahydra.registry import BUILT_IN, registered_judges
+
+if TYPE_CHECKING:
+    from lorahydra.config.judge import JudgeConfig
+
+__all__ = ["judges"]
+
+QUESTION, REFERENCE, ANSWER = "What is 2 + 3?", "5", "The answer is 5."
+
+
+@click.group()
+def judges() -> None:
+    """LLM judges: who scores answers."""
+
+
+@judges.command("list")
+def list_judges() -> None:
+    """Show the judges, the model each one asks, and whether its key and SDK are there."""
+    rows = [("NAME", "MODEL", "KEY", "SDK"), *(_row(name) for name in registered_judges())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _row(name: str) -> tuple[str, str, str, str]:
+    from lorahydra.judges.service import find_key
+
+    config = _config(name, ())
+    variables = " or ".join(config.key_names)
+    key = "not needed" if not variables else f"{variables} is {'set' if find_key(config) else 'not set'}"
+    return name, config.model or "-", key, _sdk(name)
+
+
+def _sdk(name: str) -> str:
+    """Whether the package is installed, found out without importing it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    packages = {
+        "gemini": "google-genai",
+        "gemini_legacy": "google-generativeai",
+        "gigachat": "gigachat",
+        "openai": "openai",
+    }
+    if name not in packages:
+        return "built in" if name in BUILT_IN else "own"
+    try:
+        return f"{packages[name]} {version(packages[name])}"
+    except PackageNotFoundError:
+        return f"missing: pip install 'lorahydra[{name.replace('_', '-')}]'"
+
+
+@judges.command()
+@click.argument("name")
+@click.argument("overrides", nargs=-1)
+def check(name: str, overrides: tuple[str, ...]) -> None:
+    """Ask the judge NAME for one verdict and say how it went.
+
+    OVERRIDES are those of train.py, for example judge.base_url=http://127.0.0.1:8000/v1.
+    """
+    from lorahydra.judges import JudgeCase, JudgeSession, make_judge
+    from lorahydra.progress import Progress
+
+    config = _config(name, overrides)
+    judge = make_judge(config)
+    # Without the cache: the point is the call.
+    running = JudgeSession(config, judge, None).start([JudgeCase(QUESTION, REFERENCE, ANSWER)])
+    judgement = running.result(Progress(live=False))
+    [case] = judgement.cases
+    if not case.verdicts:
+        raise judgement.error or JudgeError(f"judge {name} gave no verdict: {case.missing}")
+    [verdict] = case.verdicts
+    scores = ", ".join(f"{criterion} {score:g}" for criterion, score in verdict.scores.items())
+    click.echo(f"ok: {name} answered as {verdict.model} in {verdict.latency:.2f} s")
+    click.echo(f"    {verdict.score:.0f} of 100 for a right answer ({scores})")
+    tokens = f"    {verdict.prompt_tokens} tokens sent, {verdict.completion_tokens} received"
+    click.echo(tokens + (f", cost {judgement.usage.cost:.6f}" if judgement.usage.cost else ""))
+
+
+def _config(name: str, overrides: tuple[str, ...]) -> JudgeConfig:
+    from lorahydra.config.compose import compose
+
+    if name not in registered_judges():
+        raise JudgeNotFoundError(name, registered_judges())
+    return compose([f"judge={name}", *overrides]).judge
+
+
+@judges.command("rejudge")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("overrides", nargs=-1)
+@click.option("--uri", metavar="URI", help="Address of the MLflow store, where it has moved or has a password.")
+def rejudge_trial(folder: Path, overrides: tuple[str, ...], uri: str | None) -> None:
+    """Judge the answers of a trial that failed because of its judge, and complete its MLflow run.
+
+    DIR is the trial's output folder. Nothing is trained or generated again, and no verdict is asked for twice.
+    OVERRIDES are judge.KEY=VALUE of keys that do not change verdicts, for example judge.max_cost=2.
+    """
+    from rich.console import Console
+
+    from lorahydra.rejudging import find_trials, rejudge
+    from lorahydra.summary import write_scores
+
+    for trial in find_trials([folder]):
+        scores = rejudge(trial, overrides=overrides, tracking_uri=uri)
+        write_scores(Console(), scores.tuned, scores.baseline, scores.gain)
+
+
+@judges.command("finalists")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
+@click.option("--uri", metavar="URI", help="Address of the MLflow store, where it has moved or has a password.")
+@click.option("--set", "overrides", multiple=True, metavar="judge.KEY=VALUE", help="For example judge.repeats=3.")
+def rank_finalists(folders: tuple[Path, ...], uri: str | None, overrides: tuple[str, ...]) -> None:
+    """Judge the best trials on all validation examples and say which one is best.
+
+    DIR is the output folder of a trial, or one that holds those of several, such as multirun/…. The best
+    judge.finalists by their score so far are taken, and each example is judged judge.repeats times.
+    """
+    from lorahydra.rejudging import find_trials, judge_finalists
+
+    ranking = judge_finalists(find_trials(folders), overrides=overrides, tracking_uri=uri)
+    for place, finalist in enumerate(ranking, start=1):
+        combined, verdicts = finalist.tuned.combined, finalist.tuned.verdicts
+        judged = f", LLM judge {verdicts.score:.2f} on {verdicts.judged}" if verdicts and verdicts.score else ""
+        click.echo(
+            f"{place}. {finalist.trial.folder}: combined {combined.mean:.4f} "
+            f"({combined.low:.4f} to {combined.high:.4f}){judged}"
+        )

@@ -1,0 +1,37 @@
+"""Checks of configuration values; each raises a `ConfigError` that names the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from lorahydra.errors import ConfigError
+
+__all__ = ["at_least", "not_blank", "one_of", "within"]
+
+
+def at_least(key: str, value: float | None, low: float, *, exclusive: bool = False) -> None:
+    """Check that a number is finite and at least (with `exclusive`, above) `low`; None passes."""
+    if value is None:
+        return
+    if not math.isfinite(value) or value < low or (exclusive and value == low):
+        raise ConfigError(f"{key}={value} is not allowed: it must be {'above' if exclusive else 'at least'} {low:g}")
+
+
+def within(key: str, value: float, low: float, high: float, *, below: bool = False) -> None:
+    """Check `low <= value <= high`, or `low <= value < high` with `below`."""
+    if not low <= value <= high or (below and value == high):
+        limit = "and below" if below else "to"
+        raise ConfigError(f"{key}={value} is not allowed: it must be from {low:g} {limit} {high:g}")
+
+
+def one_of(key: str, value: object, allowed: Collection[str]) -> None:
+    """Check that `value` is one of the allowed."""
+    if value not in allowed:
+        raise ConfigError(f"{key}={value} is not allowed: choose one of {', '.join(sorted(allowed))}")
+
+
+def not_blank(key: str, value: str) -> None:
+    """Check that a text says something."""
+    if not value.strip():
+        raise ConfigError(f"{key} is empty: give a value")

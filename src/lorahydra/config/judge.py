@@ -1,0 +1,173 @@
+"""The judge's part of the configuration: who judges, by which rubric, how patiently and for how much."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from lorahydra.config.checks import at_least, not_blank, one_of, within
+from lorahydra.errors import ConfigError, JudgeNotFoundError
+from lorahydra.registry import NO_JUDGE, registered_judges
+
+__all__ = ["CriterionConfig", "JudgeConfig", "RubricConfig"]
+
+LANGUAGES = ("en", "ru")
+SECRET_NAME = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
+
+
+@dataclass
+class CriterionConfig:
+    """One thing that an answer is judged by (`conf/judge/rubric`)."""
+
+    description: str = ""
+    """What the judge is told to look at."""
+    weight: float = 1.0
+    """Share in the score, relative to the other criteria; 0 has it judged without counting."""
+
+
+@dataclass
+class RubricConfig:
+    """What answers are judged by (`conf/judge/rubric`)."""
+
+    language: str = "en"
+    """Language of the prompt around the rubric: `en` or `ru`."""
+    instructions: str = ""
+    """What the judge is told first: its role and what matters."""
+    criteria: dict[str, CriterionConfig] = field(default_factory=dict)
+    """By name; each is judged from 0 to 5."""
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        one_of("judge.rubric.language", self.language, LANGUAGES)
+        for name, criterion in self.criteria.items():
+            key = f"judge.rubric.criteria.{name}"
+            if not re.fullmatch(r"[^\W\d]\w*", name):
+                raise ConfigError(f"{key}: the name of a criterion is letters, digits and _")
+            not_blank(f"{key}.description", criterion.description)
+            at_least(f"{key}.weight", criterion.weight, 0)
+        if self.criteria and not any(criterion.weight for criterion in self.criteria.values()):
+            raise ConfigError("judge.rubric.criteria: all weights are 0, so nothing would count")
+
+
+@dataclass
+class JudgeConfig:
+    """The LLM that scores answers (`conf/judge`)."""
+
+    name: str = NO_JUDGE
+    """`none` scores with BERTScore only; `lorahydra judges list` shows the others."""
+    model: str | None = None
+    """The service's name of the judging model; for `local`, what `model.name_or_path` takes."""
+    base_url: str | None = None
+    """Address of the service's API; the service's own when unset."""
+    auth_url: str | None = None
+    """Address that gives out access tokens, for services that have one (GigaChat)."""
+    api_key_env: Any = None
+    """Name of the environment variable with the key, or a list of names of which the first that is set counts. Never
+    the key itself."""
+    scope: str | None = None
+    """GigaChat: `GIGACHAT_API_PERS`, `GIGACHAT_API_B2B` or `GIGACHAT_API_CORP`."""
+    ca_bundle_file: str | None = None
+    """PEM file of certificates to trust, where the service's are not issued by a commonly known authority."""
+    verify_ssl_certs: bool = True
+    """Check the service's certificate. `false` lets anybody in between read the key and the data."""
+    temperature: float = 0.0
+    """0 judges alike each time, as far as the service can."""
+    max_output_tokens: int = 1024
+    """Longest reply; a reply that is cut is asked for again with twice as much, up to four times this."""
+    structured_output: bool = True
+    """Ask for JSON of the verdict's schema where the service has that; replies are checked either way."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Settings that only this judge knows; see its file in `conf/judge`."""
+    rubric: RubricConfig = field(default_factory=RubricConfig)
+    """What answers are judged by."""
+    n_examples: Any = 5
+    """How many validation examples are judged, or `all`; the same ones in every trial, drawn by the seed."""
+    min_coverage: float = 0.8
+    """The trial fails when a smaller share of the chosen examples got a verdict."""
+    finalists: int = 3
+    """How many of the best trials are judged once more on all validation examples before the winner is named."""
+    repeats: int = 1
+    """Verdicts for each example of a finalist; their mean counts."""
+    overlap: bool = True
+    """Judge while the processor is busy with other work: scoring, the untuned model, and the next trial where the
+    search does not need this one's result first."""
+    concurrency: int = 8
+    """Calls at the same time."""
+    requests_per_minute: float | None = None
+    """The service's limit for this process; no limit when unset."""
+    timeout: float = 60.0
+    """Seconds that one call may take. An example is given up after five times as long, retries and waiting
+    included."""
+    max_retries: int = 8
+    """Further calls for an example after a fault that may pass: no connection, a limit, a reply without a verdict."""
+    cache: bool = True
+    """Keep verdicts in `LORAHYDRA_CACHE`, so that nothing is judged twice."""
+    prompt_price: float = 0.0
+    """Money for a million tokens sent."""
+    completion_price: float = 0.0
+    """Money for a million tokens received."""
+    max_cost: float | None = None
+    """Judging stops before this process has spent more, in the money of the prices."""
+    trace: bool = True
+    """Record each call as an MLflow trace."""
+
+    def __post_init__(self) -> None:
+        """Check each field and their combination."""
+        if self.name != NO_JUDGE and self.name not in registered_judges():
+            raise JudgeNotFoundError(self.name, registered_judges())
+        self._check_secrets()
+        self._check_addresses()
+        within("judge.temperature", self.temperature, 0, 2)
+        for name in ("max_output_tokens", "finalists", "repeats", "concurrency"):
+            at_least(f"judge.{name}", getattr(self, name), 1)
+        if self.n_examples != "all" and (type(self.n_examples) is not int or self.n_examples < 1):
+            raise ConfigError(f"judge.n_examples={self.n_examples} is not allowed: give a number from 1, or all")
+        within("judge.min_coverage", self.min_coverage, 0, 1)
+        at_least("judge.requests_per_minute", self.requests_per_minute, 0, exclusive=True)
+        at_least("judge.timeout", self.timeout, 0, exclusive=True)
+        for name in ("max_retries", "prompt_price", "completion_price"):
+            at_least(f"judge.{name}", getattr(self, name), 0)
+        at_least("judge.max_cost", self.max_cost, 0, exclusive=True)
+        if self.max_cost is not None and not (self.prompt_price or self.completion_price):
+            raise ConfigError(
+                "judge.max_cost needs judge.prompt_price and judge.completion_price: what a million tokens cost"
+            )
+        if self.name != NO_JUDGE and not self.rubric.criteria:
+            raise ConfigError("judge.rubric.criteria is empty: choose a rubric, for example judge/rubric=default")
+
+    @property
+    def key_names(self) -> list[str]:
+        """Names of the environment variables that may hold the key, in order."""
+        if self.api_key_env is None:
+            return []
+        return [self.api_key_env] if isinstance(self.api_key_env, str) else list(self.api_key_env)
+
+    def _check_secrets(self) -> None:
+        # Values are not repeated in these messages: they may be what must not be seen.
+        names = self.api_key_env
+        listed = names if isinstance(names, list) else [] if names is None else [names]
+        if not all(isinstance(name, str) and re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) for name in listed):
+            raise ConfigError(
+                "judge.api_key_env takes the name of an environment variable (capital letters, digits and _), not the "
+                "key itself: put the key into a variable"
+            )
+        for name in self.options:
+            if SECRET_NAME.search(str(name)):
+                raise ConfigError(f"judge.options.{name}: no secrets in configs; name a variable in judge.api_key_env")
+
+    def _check_addresses(self) -> None:
+        for name in ("base_url", "auth_url"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            try:
+                parts = urlsplit(value)
+                valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+            except ValueError:
+                valid = False
+            if not valid:
+                raise ConfigError(f"judge.{name} is not an address: give http(s)://HOST[:PORT][/PATH]")
+            if parts.username or parts.password or parts.query or parts.fragment:
+                raise ConfigError(f"judge.{name} takes an address only: no user, password, ? or #")

@@ -1,0 +1,134 @@
+"""Which answers are judged, and what their verdicts say about all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lorahydra.config.judge import JudgeConfig
+from lorahydra.errors import JudgeError
+from lorahydra.evaluation.examples import EvaluationSet
+from lorahydra.judges import CaseVerdicts, JudgeCase, Judgement, JudgeSession, RunningJudgement
+from lorahydra.names import Score
+from lorahydra.progress import Progress
+
+__all__ = ["Judging", "Verdicts", "choose"]
+
+
+def choose(count: int, n_examples: int | str, seed: int) -> list[int]:
+    """Positions of the examples to judge, ascending; the same for the same seed and number of examples.
+
+    Args:
+        count: How many examples there are.
+        n_examples: How many to judge, or `all`.
+        seed: Draws them.
+    """
+    if n_examples == "all" or int(n_examples) >= count:
+        return list(range(count))
+    drawn = np.random.default_rng([seed, count]).permutation(count)[: int(n_examples)]
+    return sorted(int(position) for position in drawn)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge said about the chosen ones of some answers."""
+
+    judgement: Judgement
+    """In the order of `chosen`."""
+    chosen: list[int]
+    """Positions of the judged examples."""
+    count: int
+    """Number of all examples."""
+    config: JudgeConfig
+
+    @property
+    def by_example(self) -> list[CaseVerdicts | None]:
+        """For every example; None where it was not chosen."""
+        found = dict(zip(self.chosen, self.judgement.cases, strict=True))
+        return [found.get(position) for position in range(self.count)]
+
+    @property
+    def scores(self) -> list[float | None]:
+        """0…100 for every example; None where there is no verdict."""
+        return [None if case is None else case.score for case in self.by_example]
+
+    @property
+    def score(self) -> float | None:
+        """Mean over the examples with a verdict; None when there is none."""
+        given = [score for score in self.judgement.scores if score is not None]
+        return sum(given) / len(given) if given else None
+
+    @property
+    def judged(self) -> int:
+        """Number of examples with a verdict."""
+        return sum(score is not None for score in self.judgement.scores)
+
+    @property
+    def means(self) -> dict[Score, float]:
+        """Score and coverage; no score when there is no verdict."""
+        found = {Score.JUDGE_COVERAGE: self.judgement.coverage}
+        return found if self.score is None else {Score.JUDGE_SCORE: self.score, **found}
+
+    def check_coverage(self) -> None:
+        """Make sure that there are enough verdicts to compare trials by.
+
+        Raises:
+            LorahydraError: There are not; says what ended judging, or the most frequent fault.
+        """
+        judgement = self.judgement
+        if judgement.coverage >= self.config.min_coverage and self.judged:
+            return
+        if judgement.error is not None:
+            raise judgement.error
+        raise JudgeError(
+            f"judge {self.config.name} gave a verdict on {self.judged} of {len(self.chosen)} answers, fewer than "
+            f"judge.min_coverage={self.config.min_coverage} asks for; most often: {judgement.main_fault}"
+        )
+
+
+class Judging:
+    """The judge at work on one set of answers.
+
+    Args:
+        session: The judge.
+        examples: What was asked.
+        seed: Draws the examples.
+        n_examples: How many are judged; `judge.n_examples` when left out.
+        repeats: Verdicts for each.
+    """
+
+    def __init__(
+        self,
+        session: JudgeSession,
+        examples: EvaluationSet,
+        seed: int,
+        *,
+        n_examples: int | str | None = None,
+        repeats: int = 1,
+    ) -> None:
+        self._session = session
+        self._examples = examples
+        self._repeats = repeats
+        self._chosen = choose(len(examples.texts), n_examples or session.config.n_examples, seed)
+        self._running: RunningJudgement | None = None
+        self._cases: list[JudgeCase] = []
+
+    def start(self, answers: Sequence[str]) -> None:
+        """Begin with the answers to all examples; with `judge.overlap=false`, not before `result`."""
+        texts, references = self._examples.texts, self._examples.references
+        self._cases = [JudgeCase(texts[index], references[index], answers[index]) for index in self._chosen]
+        if self._session.config.overlap:
+            self._running = self._session.start(self._cases, self._repeats)
+
+    def result(self, progress: Progress | None = None) -> Verdicts:
+        """Wait for the verdicts; a judge that is away is part of the result, not an exception."""
+        running = self._running or self._session.start(self._cases, self._repeats)
+        judgement = running.result(progress)
+        return Verdicts(judgement, self._chosen, len(self._examples.texts), self._session.config)
+
+    def stop(self) -> None:
+        """Begin no further call."""
+        if self._running is not None:
+            self._running.stop()

@@ -1,0 +1,136 @@
+"""The end of a trial: wait for the verdicts, combine the scores, record them and say what came out."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorahydra.answers import TrialAnswers
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, LorahydraError
+from lorahydra.evaluation import Evaluation, Judging, evaluate
+from lorahydra.evaluation.scoring import Gain, gain
+from lorahydra.judges import JudgeSession
+from lorahydra.progress import Progress
+from lorahydra.recording import record_judging, record_scores
+from lorahydra.tracking import TrackedRun
+
+__all__ = ["TrialJudging", "TrialScores", "finish_trial", "rejudge_hint"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrialScores:
+    """What a trial's answers are worth."""
+
+    tuned: Evaluation
+    baseline: Evaluation | None
+    """The untuned model on the same examples; None when it was not asked for."""
+    gain: Gain | None
+    """Tuned minus untuned `combined`."""
+
+
+@dataclass(frozen=True)
+class TrialJudging:
+    """The judge at work on the answers of the tuned and of the untuned model; both None without a judge."""
+
+    tuned: Judging | None = None
+    untuned: Judging | None = None
+
+    def start(self, answers: TrialAnswers) -> None:
+        """Begin with answers that are there already."""
+        if self.tuned is not None:
+            self.tuned.start(answers.tuned.texts)
+        if self.untuned is not None and answers.untuned is not None:
+            self.untuned.start(answers.untuned.texts)
+
+    def stop(self) -> None:
+        """Begin no further call."""
+        for judging in (self.tuned, self.untuned):
+            if judging is not None:
+                judging.stop()
+
+
+def finish_trial(
+    run: TrackedRun,
+    config: ExperimentConfig,
+    session: JudgeSession | None,
+    answers: TrialAnswers,
+    judging: TrialJudging,
+    progress: Progress,
+) -> TrialScores:
+    """Score the answers and record the scores.
+
+    Args:
+        run: Where to record.
+        config: Weights and seed.
+        session: The judge; None without one.
+        answers: What is scored.
+        judging: The judge at work on them.
+        progress: Where to show the waiting.
+
+    Raises:
+        LorahydraError: Too few verdicts on the tuned model's answers; what there is was recorded.
+    """
+    verdicts = judging.tuned.result(progress) if judging.tuned is not None else None
+    untuned_verdicts = judging.untuned.result(progress) if judging.untuned is not None else None
+    given = [found for found in (verdicts, untuned_verdicts) if found is not None]
+    if session is not None and given:
+        record_judging(run, session, given)
+
+    tuned = evaluate(answers.tuned, verdicts, config.evaluation, config.seed)
+    baseline = None
+    if answers.untuned is not None:
+        try:
+            baseline = evaluate(answers.untuned, untuned_verdicts, config.evaluation, config.seed)
+        except LorahydraError as error:
+            logger.warning("The untuned model is left out of the comparison: %s", error)
+    scores = TrialScores(tuned, baseline, _gain(tuned, baseline, config))
+    _log_scores(tuned)
+    record_scores(run, answers, scores.tuned, scores.baseline, scores.gain)
+    return scores
+
+
+@contextmanager
+def rejudge_hint(output_dir: Path) -> Iterator[None]:
+    """Say in a judge's error how to go on without training again."""
+    try:
+        yield
+    except (JudgeError, JudgeSetupError, JudgeBudgetError) as error:
+        command = f"lorahydra judges rejudge {shlex.quote(str(output_dir))}"
+        raise type(error)(f"{error}. The adapter and the answers are kept; go on with: {command}") from error
+
+
+def _gain(tuned: Evaluation, baseline: Evaluation | None, config: ExperimentConfig) -> Gain | None:
+    if baseline is None:
+        return None
+    try:
+        return gain(tuned.example_scores, baseline.example_scores, config.evaluation, config.seed)
+    except ValueError:
+        # With a low judge.min_coverage, no example may have a verdict on both sides.
+        return None
+
+
+def _log_scores(tuned: Evaluation) -> None:
+    answers, verdicts = tuned.answers, tuned.verdicts
+    if verdicts is None or verdicts.score is None:
+        logger.info("Evaluation (no LLM judge): BERTScore=%.4f", answers.bertscore_f1)
+    else:
+        logger.info("LLM judge mean score: %.2f (on %d examples)", verdicts.score, verdicts.judged)
+        logger.info(
+            "Evaluation: BERTScore=%.4f, LLM judge=%.2f, combined=%.4f",
+            answers.bertscore_f1,
+            verdicts.score,
+            tuned.combined.mean,
+        )
+    if answers.cut:
+        logger.warning(
+            "%d of %d answers were cut at evaluation.max_new_tokens: raise it if answers are meant to be longer",
+            answers.cut,
+            len(answers.texts),
+        )

@@ -1,0 +1,29 @@
+"""LLM judges: one protocol, one prompt, one way of asking; services differ only in their own file.
+
+`get_model_by_id("gemini")` gives a judge with the shipped settings, `load_session(config)` what a trial uses.
+"""
+
+from lorahydra.judges.base import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, Verdict
+from lorahydra.judges.judgement import Call, CaseVerdicts, Judgement, Usage
+from lorahydra.judges.loading import get_model_by_id, load_session, make_judge
+from lorahydra.judges.running import RunningJudgement
+from lorahydra.judges.session import JudgeSession
+
+__all__ = [
+    "Call",
+    "CaseVerdicts",
+    "Fault",
+    "Judge",
+    "JudgeCase",
+    "JudgeFault",
+    "JudgePrompt",
+    "JudgeReply",
+    "JudgeSession",
+    "Judgement",
+    "RunningJudgement",
+    "Usage",
+    "Verdict",
+    "get_model_by_id",
+    "load_session",
+    "make_judge",
+]

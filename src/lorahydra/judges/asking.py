@@ -1,0 +1,195 @@
+"""The attempts for one answer: when to ask again, how long to wait, when to give up."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import tenacity
+
+from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, Verdict
+from lorahydra.judges.judgement import Call
+
+if TYPE_CHECKING:
+    from lorahydra.judges.session import JudgeSession
+
+__all__ = ["LONGEST_WAIT", "Asking", "NoMoneyError", "StoppedError"]
+
+PATIENCE = 5
+"""An example is given up after this many times `judge.timeout`."""
+FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
+"""Seconds between attempts when the service does not name a time; doubled each time."""
+GROWTH_OF_CUT_REPLIES = 4
+GRACE = 1.1
+"""A call may take so many times `judge.timeout` before it is left alone: the SDK's own limit comes first."""
+
+# Not the global one, whose state belongs to the seeded experiment.
+_jitter = random.Random()
+
+
+class NoMoneyError(Exception):
+    """The next call might cost more than is left."""
+
+
+class StoppedError(Exception):
+    """Judging was stopped before the call."""
+
+
+class Asking:
+    """Asks for the verdict on one case until there is one, or no hope.
+
+    Args:
+        session: The judge and its limits.
+        case: What is judged.
+        stop: Set when no further call shall begin.
+        record: Told of every call and its cost.
+        sleep: Waits between attempts.
+    """
+
+    def __init__(
+        self,
+        session: JudgeSession,
+        case: JudgeCase,
+        stop: threading.Event,
+        record: Callable[[Call, float], None],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._session = session
+        self._case = case
+        self._stop = stop
+        self._record = record
+        self._sleep = sleep
+        self._max_output_tokens = session.config.max_output_tokens
+        self._attempts = 0
+        self._counted = 0
+        """Faults that `judge.max_retries` limits; being told to wait is not one of them."""
+        self._seconds = 0.0
+        """In calls and between them; waiting for one's turn is not counted."""
+
+    def verdict(self) -> Verdict:
+        """Ask.
+
+        Raises:
+            JudgeFault: The last one, when hope is lost.
+            NoMoneyError: `judge.max_cost` is spent.
+            StoppedError: Judging was stopped meanwhile.
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, JudgeFault) and error.fault.may_pass),
+            wait=self._seconds_to_wait,
+            stop=self._is_hopeless,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        verdict: Verdict = retrying(self._once)
+        return verdict
+
+    def _once(self) -> Verdict:
+        """Make one call."""
+        session = self._session
+        prompt = session.writer.write(self._case, self._max_output_tokens)
+        reserved = session.budget.reserve(prompt)
+        if reserved is None:
+            raise NoMoneyError
+        reply = verdict = fault = None
+        begun_ns = None
+        try:
+            with session.pace.turn(self._stop):
+                if self._stop.is_set():
+                    raise StoppedError
+                self._attempts += 1
+                begun_ns, begun = time.time_ns(), time.monotonic()
+                reply = _in_time(session, prompt)
+                verdict = session.verdict(reply, time.monotonic() - begun)
+                return verdict
+        except JudgeFault as error:
+            fault = self._understood(error)
+            reply = reply or error.reply
+            raise fault from None
+        finally:
+            cost = session.budget.settle(reserved, prompt, reply)
+            if begun_ns is not None:
+                self._seconds += time.monotonic() - begun
+                self._record(self._call(prompt, reply, verdict, fault, begun_ns), cost)
+            if reply is not None:
+                session.last_reply = time.monotonic()
+
+    def _understood(self, fault: JudgeFault) -> JudgeFault:
+        """The fault without secrets, after drawing the lessons for the next attempt."""
+        self._counted += fault.fault is not Fault.RATE_LIMIT
+        if fault.fault is Fault.TRUNCATED:
+            most = self._session.config.max_output_tokens * GROWTH_OF_CUT_REPLIES
+            self._max_output_tokens = min(2 * self._max_output_tokens, most)
+        message = self._session.clean(fault.message)
+        if fault.retry_after:
+            message += f"; it asks to wait {fault.retry_after:g} s"
+        return JudgeFault(fault.fault, message.removeprefix("; "), retry_after=fault.retry_after, reply=fault.reply)
+
+    def _call(
+        self,
+        prompt: JudgePrompt,
+        reply: JudgeReply | None,
+        verdict: Verdict | None,
+        fault: JudgeFault | None,
+        begun_ns: int,
+    ) -> Call:
+        return Call(
+            prompt=prompt,
+            model=reply.model if reply else self._session.judge.model,
+            reply=self._session.clean(reply.text) if reply else None,
+            score=verdict.score if verdict else None,
+            fault=str(fault) if fault else None,
+            attempt=self._attempts,
+            start_ns=begun_ns,
+            end_ns=time.time_ns(),
+            prompt_tokens=reply.prompt_tokens if reply else 0,
+            completion_tokens=reply.completion_tokens if reply else 0,
+        )
+
+    def _seconds_to_wait(self, state: tenacity.RetryCallState) -> float:
+        """Exponential, with jitter, and never less than the service asks for."""
+        longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (state.attempt_number - 1))
+        wait = _jitter.uniform(longest / 2, longest)
+        fault = state.outcome.exception() if state.outcome else None
+        if isinstance(fault, JudgeFault):
+            wait = max(wait, fault.retry_after or 0.0)
+            if fault.fault is Fault.RATE_LIMIT:
+                self._session.pace.pause(min(wait, PATIENCE * self._session.config.timeout))
+        self._seconds += wait
+        return wait
+
+    def _is_hopeless(self, state: tenacity.RetryCallState) -> bool:
+        """Whether to give the case up; tenacity asks after `_seconds_to_wait`."""
+        config = self._session.config
+        too_late = self._seconds > PATIENCE * config.timeout
+        return self._counted > config.max_retries or too_late or self._stop.is_set()
+
+
+def _in_time(session: JudgeSession, prompt: JudgePrompt) -> JudgeReply:
+    """Make a call, and give it up when it takes too long.
+
+    An SDK's limit is for each read from the connection, so that a service which sends a byte now and then could hold
+    a call for ever.
+    """
+    if session.judge.runs_here:
+        return session.judge.ask(prompt)
+    ended: queue.SimpleQueue[JudgeReply | BaseException] = queue.SimpleQueue()
+
+    def call() -> None:
+        try:
+            ended.put(session.judge.ask(prompt))
+        except BaseException as error:
+            ended.put(error)
+
+    threading.Thread(target=call, name="lorahydra-judge-call", daemon=True).start()
+    try:
+        outcome = ended.get(timeout=session.config.timeout * GRACE)
+    except queue.Empty:
+        raise JudgeFault(Fault.TIMEOUT, f"within {session.config.timeout:g} s") from None
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome

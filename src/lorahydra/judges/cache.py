@@ -1,0 +1,123 @@
+"""Verdicts that were given before: one SQLite file, shared by all processes of a user.
+
+Besides verdicts it holds claims. A process that is about to ask for a verdict says so first, and the others wait for
+it instead of asking too; a claim runs out by itself, so that a killed process holds up nobody for long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from lorahydra.errors import OutputError
+from lorahydra.judges.base import JudgeCase, Verdict
+from lorahydra.storage import cache_dir, locked
+
+__all__ = ["VerdictCache", "verdict_key"]
+
+logger = logging.getLogger(__name__)
+
+SECONDS_TO_WAIT_FOR_A_WRITER = 30.0
+TABLES = """
+CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, judge TEXT, model TEXT, created REAL, verdict TEXT);
+CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT, until REAL);
+"""
+
+
+def verdict_key(judge: str, model: str, identity: str, prompt_version: str, case: JudgeCase, repeat: int) -> str:
+    """The key of one verdict.
+
+    Args:
+        judge: Name of the judge.
+        model: The model that is asked.
+        identity: What else changes verdicts, see `Judge.identity`.
+        prompt_version: Digest of prompt and rubric.
+        case: What is judged.
+        repeat: 0 for the first verdict of a case, 1 for the second …
+    """
+    content = [judge, model, identity, prompt_version, case.question, case.reference, case.answer, repeat]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+class VerdictCache:
+    """Looks up, stores and claims verdicts; may be used from several threads and processes.
+
+    Args:
+        path: The file; `judge/verdicts.sqlite` in the cache folder when left out.
+
+    Raises:
+        OutputError: The file cannot be made, or is no cache.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or cache_dir() / "judge" / "verdicts.sqlite"
+        self._warned = False
+        try:
+            # Two processes that both turn on the write-ahead log of a new file do not wait for each other.
+            with locked(self.path), self._transaction() as database:
+                database.execute("PRAGMA journal_mode=WAL")
+                database.executescript(TABLES)
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"the cache of verdicts {self.path} cannot be used ({error}): delete it, name another folder in "
+                "LORAHYDRA_CACHE, or set judge.cache=false"
+            ) from error
+
+    def get(self, key: str) -> Verdict | None:
+        """The verdict, with latency 0; None when there is none."""
+        with self._safely("read"), self._transaction() as database:
+            row = database.execute("SELECT verdict FROM verdicts WHERE key = ?", (key,)).fetchone()
+            return None if row is None else Verdict(**json.loads(row[0]) | {"latency": 0.0})
+        return None
+
+    def put(self, key: str, judge: str, verdict: Verdict) -> None:
+        """Store a verdict and end the claim on it."""
+        row = (key, judge, verdict.model, time.time(), json.dumps(asdict(verdict)))
+        with self._safely("written"), self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?)", row)
+            database.execute("DELETE FROM claims WHERE key = ?", (key,))
+
+    def claim(self, key: str, owner: str, seconds: float) -> bool:
+        """Say that `owner` will ask for the verdict within `seconds`; False when another has said so.
+
+        Claiming again what is claimed already prolongs it.
+        """
+        now = time.time()
+        with self._safely("written"), self._transaction() as database:
+            changed = database.execute(
+                "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, "
+                "until = excluded.until WHERE owner = excluded.owner OR until < ?",
+                (key, owner, now + seconds, now),
+            ).rowcount
+            return changed > 0
+        return True
+
+    def release(self, key: str, owner: str) -> None:
+        """End a claim without a verdict."""
+        with self._safely("written"), self._transaction() as database:
+            database.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, owner))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        # A connection of its own for each: they may not cross threads, and calls take a thousand times longer.
+        with contextlib.closing(sqlite3.connect(self.path, timeout=SECONDS_TO_WAIT_FOR_A_WRITER)) as database:
+            database.execute("PRAGMA synchronous=NORMAL")
+            with database:
+                yield database
+
+    @contextlib.contextmanager
+    def _safely(self, what: str) -> Iterator[None]:
+        """Go on without the cache where the disk is full or the file is damaged: verdicts are worth more."""
+        try:
+            yield
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            if not self._warned:
+                self._warned = True
+                logger.warning("The cache of verdicts %s cannot be %s: %s", self.path, what, error)

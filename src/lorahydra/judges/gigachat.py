@@ -1,0 +1,116 @@
+"""`judge=gigachat`: Sber GigaChat by its own SDK, with OAuth."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from lorahydra.config.judge import JudgeConfig
+from lorahydra.errors import ConfigError
+from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
+from lorahydra.judges.service import (
+    Wishes,
+    check_options,
+    import_sdk,
+    require_key,
+    require_model,
+    retry_after,
+    status_fault,
+    translated,
+    trust,
+)
+
+__all__ = ["GigaChatJudge"]
+
+STRUCTURED = "structured output"
+SCOPES = ("GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP")
+LEAST_TEMPERATURE = 0.01
+"""The service refuses 0 (HTTP 422); with `top_p` near 0 the most probable token is taken all the same."""
+TOP_P = 0.01
+
+
+class GigaChatJudge(Judge):
+    """Asks GigaChat for JSON of the verdict's schema.
+
+    Args:
+        config: `scope` is the kind of account; knows no `options`.
+
+    Raises:
+        ConfigError: No model, an unknown scope or option.
+        JudgeSetupError: The SDK or the credentials are missing.
+    """
+
+    def __init__(self, config: JudgeConfig) -> None:
+        check_options(config, ())
+        if config.scope is not None and config.scope not in SCOPES:
+            raise ConfigError(f"judge.scope={config.scope} is not allowed: choose one of {', '.join(SCOPES)}")
+        self.model = require_model(config)
+        self.identity = config.base_url or ""
+        # Without credentials the SDK would silently ask without any.
+        key = require_key(config)
+        self._key = key
+        sdk = import_sdk("gigachat", "gigachat", "gigachat", config.name)
+        self._errors = import_sdk("gigachat.exceptions", "gigachat", "gigachat", config.name).ResponseError
+        self._client = sdk.GigaChat(
+            credentials=key,
+            scope=config.scope,
+            model=self.model,
+            base_url=config.base_url,
+            auth_url=config.auth_url,
+            timeout=config.timeout,
+            verify_ssl_certs=True,
+            ssl_context=trust(config),
+            max_retries=0,
+        )
+        self._config = config
+        self._wishes = Wishes({STRUCTURED: "response_format|json|schema"} if config.structured_output else {})
+
+    @property
+    def secrets(self) -> tuple[str, ...]:  # type: ignore[override]  # the token changes every half an hour
+        """The credentials and the present access token."""
+        return tuple(secret for secret in (self._key, self._client.token) if secret)
+
+    def ask(self, prompt: JudgePrompt) -> JudgeReply:
+        """See `Judge.ask`."""
+        return self._wishes.ask(lambda wishes: self._send(prompt, wishes))
+
+    def close(self) -> None:
+        """See `Judge.close`."""
+        self._client.close()
+
+    def _send(self, prompt: JudgePrompt, wishes: Collection[str]) -> JudgeReply:
+        payload: dict[str, Any] = {
+            "model": self.model,
+            "messages": [
+                {"role": "system", "content": prompt.system},
+                {"role": "user", "content": prompt.user},
+            ],
+            "temperature": max(self._config.temperature, LEAST_TEMPERATURE),
+            "max_tokens": prompt.max_output_tokens,
+        }
+        if self._config.temperature < LEAST_TEMPERATURE:
+            payload["top_p"] = TOP_P
+        if STRUCTURED in wishes:
+            payload["response_format"] = {"type": "json_schema", "schema": dict(prompt.schema), "strict": True}
+        with translated(self._fault):
+            return self._reply(self._client.chat(payload))
+
+    def _reply(self, response: Any) -> JudgeReply:
+        choice = response.choices[0] if response.choices else None
+        text = choice.message.content if choice else ""
+        usage = response.usage
+        reply = JudgeReply(text, response.model or self.model, usage.prompt_tokens, usage.completion_tokens)
+        reason = (choice.finish_reason or "") if choice else ""
+        if reason in ("blacklist", "content_filter"):
+            raise JudgeFault(Fault.BLOCKED, reason, reply=reply)
+        if reason == "length":
+            raise JudgeFault(Fault.TRUNCATED, f"after {reply.completion_tokens} tokens", reply=reply)
+        if not text.strip():
+            raise JudgeFault(Fault.EMPTY, reason, reply=reply)
+        return reply
+
+    def _fault(self, error: Exception) -> JudgeFault | None:
+        if not isinstance(error, self._errors):
+            return None
+        body = (error.content or b"").decode("utf-8", errors="replace")
+        return status_fault(error.status_code, body, retry_after(error.headers))

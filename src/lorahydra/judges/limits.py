@@ -1,0 +1,105 @@
+"""How fast and for how much money a judge may be asked; shared by all threads of a process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lorahydra.config.judge import JudgeConfig
+from lorahydra.judges.base import JudgePrompt, JudgeReply
+
+__all__ = ["Budget", "Pace"]
+
+MILLION = 1_000_000
+CHARACTERS_PER_TOKEN = 2
+"""Few, so that a cost is rather guessed too high: Russian has about 2.5, English about 4."""
+
+
+class Pace:
+    """Spaces calls out and holds them back while the service asks for it.
+
+    Args:
+        config: The limits.
+    """
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self._interval = 60 / config.requests_per_minute if config.requests_per_minute else 0.0
+        self._slots = threading.BoundedSemaphore(config.concurrency)
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    @contextmanager
+    def turn(self, stop: threading.Event) -> Iterator[None]:
+        """Wait for this call's turn; returns at once when `stop` is set."""
+        with self._slots:
+            with self._lock:
+                start = max(self._next, time.monotonic())
+                self._next = start + self._interval
+            while (left := start - time.monotonic()) > 0 and not stop.wait(left):
+                pass
+            yield
+
+    def pause(self, seconds: float) -> None:
+        """Start no call for so long."""
+        with self._lock:
+            self._next = max(self._next, time.monotonic() + seconds)
+
+
+class Budget:
+    """Counts what judging costs, and refuses calls that might cost more than `judge.max_cost`.
+
+    Args:
+        config: Prices and limit.
+    """
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self._prompt_price = config.prompt_price / MILLION
+        self._completion_price = config.completion_price / MILLION
+        self._limit = config.max_cost
+        self._changed = threading.Condition()
+        self._reserved = 0.0
+        self.spent = 0.0
+        """Money of all replies so far."""
+
+    def reserve(self, prompt: JudgePrompt) -> float | None:
+        """Set aside what a call may cost at most, waiting for running calls where that decides it.
+
+        Returns:
+            The money set aside, for `settle`; None when it is not there.
+        """
+        most = self._cost(_length(prompt), prompt.max_output_tokens)
+        with self._changed:
+            if self._limit is not None:
+                while self.spent + self._reserved + most > self._limit:
+                    if not self._reserved:
+                        return None
+                    self._changed.wait()
+            self._reserved += most
+        return most
+
+    def settle(self, reserved: float, prompt: JudgePrompt, reply: JudgeReply | None) -> float:
+        """Replace what was set aside by what the call cost, and return that; no reply costs nothing."""
+        cost = 0.0
+        if reply is not None:
+            # A service that names no tokens must not look free.
+            told = reply.prompt_tokens or reply.completion_tokens
+            sent = reply.prompt_tokens if told else _length(prompt)
+            received = reply.completion_tokens if told else len(reply.text) // CHARACTERS_PER_TOKEN
+            cost = self._cost(sent, received)
+        with self._changed:
+            # Rounding must not leave a remainder that looks like a running call.
+            left = self._reserved - reserved
+            self._reserved = left if left > 1e-12 else 0.0
+            self.spent += cost
+            self._changed.notify_all()
+        return cost
+
+    def _cost(self, sent: float, received: float) -> float:
+        return sent * self._prompt_price + received * self._completion_price
+
+
+def _length(prompt: JudgePrompt) -> int:
+    """Tokens of a prompt, rather too many than too few."""
+    return (len(prompt.system) + len(prompt.user)) // CHARACTERS_PER_TOKEN

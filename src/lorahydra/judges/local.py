@@ -1,0 +1,153 @@
+"""`judge=local`: a model on this machine judges, so that no text leaves it.
+
+A small model rarely keeps to a JSON form, so it is not asked to: the form is written for it. It reasons freely up to a
+limit; then, for each criterion, its probabilities of the tokens 0…5 are read and their mean is the score, which
+agrees better with people than the single most probable one (G-Eval, arXiv 2303.16634). The result is deterministic.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+from lorahydra.config.judge import JudgeConfig
+from lorahydra.config.schema import ModelConfig
+from lorahydra.data import ChatFormat
+from lorahydra.data.examples import Example, Message
+from lorahydra.errors import DataError
+from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
+from lorahydra.judges.prompt import HIGHEST
+from lorahydra.judges.service import check_options, require_model
+from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.memory import ran_out_of_memory, release_memory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["LocalJudge"]
+
+OPENING = '{"reasoning": "'
+
+
+class LocalJudge(Judge):
+    """Judges with a causal language model of `lorahydra.modeling`; one answer at a time.
+
+    Args:
+        config: `model` is what `model.name_or_path` takes; `options` knows `device`, `dtype` and `revision`.
+
+    Raises:
+        ConfigError: No model, or an unknown option.
+        ModelError: The model cannot be used.
+        ServiceError: It is on a hub that cannot be reached.
+    """
+
+    runs_here = True
+
+    def __init__(self, config: JudgeConfig) -> None:
+        check_options(config, ("device", "dtype", "revision"))
+        settings = ModelConfig(name_or_path=require_model(config), **config.options)
+        self._base = load_base(settings, role="judge")
+        self.model = self._base.source
+        self.identity = f"{self._base.digest} {self._base.dtype}"
+        self._chat = ChatFormat(self._base.tokenizer)
+        self._lock = threading.Lock()
+        self._digits = [_only_token(self._base, str(score)) for score in range(HIGHEST + 1)]
+
+    def ask(self, prompt: JudgePrompt) -> JudgeReply:
+        """See `Judge.ask`; takes as long as it takes, without a limit of time."""
+        import torch
+
+        with self._lock, torch.inference_mode():
+            try:
+                return self._judge(prompt)
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+        release_memory()
+        raise JudgeFault(Fault.REQUEST_REFUSED, "out of memory: take a smaller model or judge.options.device=cpu")
+
+    def _judge(self, prompt: JudgePrompt) -> JudgeReply:
+        start = self._prompt_ids(prompt)
+        window = getattr(self._base.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        # What is written after the reasoning: about a dozen tokens for each criterion.
+        needed = len(start) + prompt.max_output_tokens + 16 * len(prompt.criteria)
+        if window is not None and needed > window:
+            raise JudgeFault(Fault.REQUEST_REFUSED, f"it takes {needed} tokens and {self.model} has room for {window}")
+        writing = _Writing(self._base, start)
+        reasoning = self._reason(writing, prompt.max_output_tokens)
+        scores: dict[str, float] = {}
+        text = '", "scores": {'
+        for name in prompt.criteria:
+            writing.add(self._ids(f"{text}{json.dumps(name, ensure_ascii=False)}: "))
+            scores[name] = self._score(writing)
+            text = f"{round(scores[name])}, "
+        reply = json.dumps({"reasoning": reasoning, "scores": scores}, ensure_ascii=False)
+        return JudgeReply(reply, self.model, len(start), writing.length - len(start))
+
+    def _reason(self, writing: _Writing, limit: int) -> str:
+        """Greedy text up to the quotation mark that ends it, the end of the line, or the limit."""
+        tokenizer = self._base.tokenizer
+        stop = set(tokenizer.all_special_ids)
+        written: list[int] = []
+        text = ""
+        for _ in range(limit):
+            token = int(writing.logits.argmax())
+            longer = tokenizer.decode([*written, token])
+            if token in stop or '"' in longer or "\n" in longer.lstrip("\n"):
+                break
+            written.append(token)
+            text = longer
+            writing.add([token])
+        return text.strip()
+
+    def _score(self, writing: _Writing) -> float:
+        """Mean of 0…5 under the model's probabilities of these tokens."""
+        import torch
+
+        chances = torch.softmax(writing.logits[self._digits].double(), dim=-1)
+        mean = float((chances * torch.arange(HIGHEST + 1, device=chances.device)).sum())
+        return round(min(max(mean, 0.0), float(HIGHEST)), 4)
+
+    def _prompt_ids(self, prompt: JudgePrompt) -> list[int]:
+        both = f"{prompt.system}\n\n{prompt.user}"
+        answer = Message("assistant", OPENING)
+        try:
+            asked = Example((Message("system", prompt.system), Message("user", prompt.user), answer), line=1)
+            ids = self._chat.prompt_ids(asked)
+        except DataError:
+            # Some templates know no system message.
+            ids = self._chat.prompt_ids(Example((Message("user", both), answer), line=1))
+        return [*ids, *self._ids(OPENING)]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._base.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+
+class _Writing:
+    """A text that a model is reading and writing, token by token."""
+
+    def __init__(self, base: BaseModel, start: list[int]) -> None:
+        self._base = base
+        self._cache: Any = None
+        self.length = 0
+        self.logits: Tensor
+        """Of the next token, shape `(vocabulary,)`."""
+        self.add(start)
+
+    def add(self, ids: list[int]) -> None:
+        """Append tokens."""
+        import torch
+
+        tokens = torch.tensor([ids], device=self._base.device)
+        output = self._base.model(input_ids=tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        self._cache = output.past_key_values
+        self.logits = output.logits[0, -1].float()
+        self.length += len(ids)
+
+
+def _only_token(base: BaseModel, digit: str) -> int:
+    """The token that writes a digit behind a colon and a space."""
+    ids: list[int] = base.tokenizer.encode(f": {digit}", add_special_tokens=False)
+    return ids[-1]

@@ -1,0 +1,129 @@
+"""`judge=openai`: any service that speaks OpenAI's chat completions (OpenAI, vLLM, Ollama, OpenRouter, …)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from lorahydra.config.judge import JudgeConfig
+from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
+from lorahydra.judges.service import (
+    Wishes,
+    check_options,
+    find_key,
+    import_sdk,
+    require_key,
+    require_model,
+    retry_after,
+    status_fault,
+    translated,
+    trust,
+)
+
+__all__ = ["OpenAIJudge"]
+
+SCHEMA, JSON, TEMPERATURE, MAX_TOKENS = "json_schema", "json_object", "temperature", "max_tokens"
+REFUSALS = {
+    SCHEMA: r"response_format|json_schema|schema|structured",
+    JSON: r"response_format|json",
+    TEMPERATURE: "temperature",
+    MAX_TOKENS: "max_tokens",
+}
+NO_KEY = "none"
+"""What a server of one's own gets: the SDK sends nothing without a key."""
+
+
+class OpenAIJudge(Judge):
+    """Asks for JSON of the verdict's schema, for any JSON where the service does not know schemas, or just asks.
+
+    Args:
+        config: Without a `base_url`, OpenAI itself is asked and the key is needed. Knows the option
+            `reasoning_effort` of reasoning models.
+
+    Raises:
+        ConfigError: No model, or an unknown option.
+        JudgeSetupError: The SDK or the key is missing.
+    """
+
+    def __init__(self, config: JudgeConfig) -> None:
+        check_options(config, ("reasoning_effort",))
+        self.model = require_model(config)
+        self.identity = config.base_url or ""
+        key = find_key(config) if config.base_url else require_key(config)
+        self.secrets = (key,) if key else ()
+        self._sdk = import_sdk("openai", "openai", "openai", config.name)
+        context = trust(config)
+        self._client = self._sdk.OpenAI(
+            api_key=key or NO_KEY,
+            base_url=config.base_url or "https://api.openai.com/v1",
+            timeout=config.timeout,
+            max_retries=0,
+            http_client=self._sdk.DefaultHttpxClient(verify=context) if context else None,
+        )
+        self._config = config
+        wishes = dict(REFUSALS)
+        if not config.structured_output:
+            del wishes[SCHEMA], wishes[JSON]
+        if not config.base_url:
+            # OpenAI's newer models know only `max_completion_tokens`; other services often only the older name.
+            del wishes[MAX_TOKENS]
+        self._wishes = Wishes(wishes)
+
+    def ask(self, prompt: JudgePrompt) -> JudgeReply:
+        """See `Judge.ask`."""
+        return self._wishes.ask(lambda wishes: self._send(prompt, wishes))
+
+    def close(self) -> None:
+        """See `Judge.close`."""
+        self._client.close()
+
+    def _send(self, prompt: JudgePrompt, wishes: Collection[str]) -> JudgeReply:
+        request: dict[str, Any] = {
+            MAX_TOKENS if MAX_TOKENS in wishes else "max_completion_tokens": prompt.max_output_tokens,
+        }
+        if TEMPERATURE in wishes:
+            request["temperature"] = self._config.temperature
+        if effort := self._config.options.get("reasoning_effort"):
+            request["reasoning_effort"] = effort
+        if SCHEMA in wishes:
+            schema = {"name": "verdict", "schema": dict(prompt.schema), "strict": True}
+            request["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif JSON in wishes:
+            request["response_format"] = {"type": "json_object"}
+        messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
+        with translated(self._fault):
+            return self._reply(self._client.chat.completions.create(model=self.model, messages=messages, **request))
+
+    def _reply(self, response: Any) -> JudgeReply:
+        if not response.choices:
+            # OpenRouter reports errors of the services behind it with HTTP 200.
+            error = getattr(response, "error", None)
+            if isinstance(error, dict):
+                code = error.get("code")
+                raise status_fault(code if isinstance(code, int) else 500, str(error.get("message", "")))
+            raise JudgeFault(Fault.EMPTY, "no choices")
+        choice = response.choices[0]
+        text = choice.message.content or ""
+        usage = response.usage
+        reply = JudgeReply(
+            text,
+            response.model or self.model,
+            usage.prompt_tokens if usage else 0,
+            usage.completion_tokens if usage else 0,
+        )
+        if choice.finish_reason == "content_filter" or getattr(choice.message, "refusal", None):
+            raise JudgeFault(Fault.BLOCKED, choice.message.refusal or choice.finish_reason, reply=reply)
+        if choice.finish_reason == "length":
+            raise JudgeFault(Fault.TRUNCATED, f"after {reply.completion_tokens} tokens", reply=reply)
+        if not text.strip():
+            raise JudgeFault(Fault.EMPTY, choice.finish_reason or "", reply=reply)
+        return reply
+
+    def _fault(self, error: Exception) -> JudgeFault | None:
+        if isinstance(error, self._sdk.APITimeoutError):
+            return JudgeFault(Fault.TIMEOUT, f"within {self._config.timeout:g} s")
+        if not isinstance(error, self._sdk.APIStatusError):
+            return None
+        body = error.body if isinstance(error.body, dict) else {}
+        said = " ".join(str(body[name]) for name in ("code", "message", "param") if body.get(name))
+        return status_fault(error.status_code, said or error.message, retry_after(error.response.headers))

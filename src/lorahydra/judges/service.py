@@ -1,0 +1,244 @@
+"""What the judges behind HTTP services share: keys, SDKs, and faults from statuses and broken connections."""
+
+from __future__ import annotations
+
+import email.utils
+import importlib
+import os
+import re
+import ssl
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lorahydra.config.judge import JudgeConfig
+from lorahydra.errors import ConfigError, JudgeSetupError
+from lorahydra.judges.base import Fault, JudgeFault, JudgeReply
+
+__all__ = [
+    "Wishes",
+    "check_options",
+    "connection_fault",
+    "find_key",
+    "import_sdk",
+    "require_key",
+    "require_model",
+    "retry_after",
+    "status_fault",
+    "translated",
+    "trust",
+]
+
+LONGEST_MESSAGE = 300
+
+
+def import_sdk(module: str, package: str, extra: str, judge: str) -> Any:
+    """Import a service's SDK.
+
+    Raises:
+        JudgeSetupError: It is not installed, or does not work here.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise JudgeSetupError(f"judge={judge} needs {package}: pip install 'lorahydra[{extra}]' ({error})") from error
+
+
+def find_key(config: JudgeConfig) -> str | None:
+    """The key, from the first of the variables in `judge.api_key_env` that is set; None when none is.
+
+    Raises:
+        JudgeSetupError: The variable holds what cannot be a key.
+    """
+    for name in config.key_names:
+        if key := os.environ.get(name, "").strip():
+            if not key.isascii() or not key.isprintable():
+                raise JudgeSetupError(f"the value of {name} has characters that no key has: copy the key again")
+            return key
+    return None
+
+
+def require_key(config: JudgeConfig) -> str:
+    """The key of a service that does nothing without one.
+
+    Raises:
+        JudgeSetupError: No variable that may hold it is set.
+    """
+    key = find_key(config)
+    if key is None:
+        first, *others = config.key_names or ["judge.api_key_env"]
+        also = f" (or {', '.join(others)})" if others else ""
+        raise JudgeSetupError(f"judge {config.name} needs a key: put it into the environment variable {first}{also}")
+    return key
+
+
+def require_model(config: JudgeConfig) -> str:
+    """The model that is asked.
+
+    Raises:
+        ConfigError: None is named.
+    """
+    if not config.model or not config.model.strip():
+        raise ConfigError(f"judge.model is not set: name a model of {config.name}")
+    return config.model.strip()
+
+
+def check_options(config: JudgeConfig, known: Collection[str]) -> None:
+    """Refuse options that the judge does not know.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for name in config.options:
+        if name not in known:
+            allowed = f"it knows {', '.join(sorted(known))}" if known else "it has none"
+            raise ConfigError(f"judge.options.{name} is no option of judge {config.name}: {allowed}")
+
+
+def trust(config: JudgeConfig) -> ssl.SSLContext | None:
+    """How the service's certificate is checked; None for the SDK's own way.
+
+    Raises:
+        JudgeSetupError: `judge.ca_bundle_file` cannot be read.
+    """
+    if not config.verify_ssl_certs:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    if config.ca_bundle_file is None:
+        return None
+    try:
+        context = ssl.create_default_context()
+        context.load_verify_locations(cafile=Path(config.ca_bundle_file).expanduser())
+    except (OSError, ssl.SSLError) as error:
+        raise JudgeSetupError(f"judge.ca_bundle_file={config.ca_bundle_file} cannot be read: {error}") from error
+    return context
+
+
+def status_fault(status: int, message: str, wait: float | None = None) -> JudgeFault:
+    """The fault behind an HTTP status.
+
+    Args:
+        status: Of the reply.
+        message: What the service said; some say only there what is wrong.
+        wait: Seconds that it asks to wait.
+    """
+    text = message.lower()
+    if status == 401 or "api_key_invalid" in text or "api key not valid" in text or status == 403:
+        fault = Fault.KEY_REFUSED
+    elif status == 402 or "insufficient_quota" in text:
+        fault = Fault.QUOTA
+    elif status == 404:
+        fault = Fault.MODEL_UNKNOWN
+    elif status == 429:
+        fault = Fault.RATE_LIMIT
+    elif status == 408:
+        fault = Fault.TIMEOUT
+    elif status >= 500 or status in (409, 425):
+        fault = Fault.SERVER
+    else:
+        fault = Fault.REQUEST_REFUSED
+    return JudgeFault(fault, f"HTTP {status} {_line(message)}".strip(), retry_after=wait)
+
+
+def connection_fault(error: BaseException) -> JudgeFault | None:
+    """The fault behind an exception of an HTTP library, whichever it is; None when it is none of theirs."""
+    chain = list(_causes(error))
+    for found in chain:
+        if isinstance(found, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(found):
+            return JudgeFault(Fault.CERTIFICATE, _line(str(found)))
+    names = {base.__name__ for found in chain for base in type(found).__mro__}
+    message = _line(str(error)) or type(error).__name__
+    # urllib3 counts a connection that was never made among its timeouts.
+    if any("Timeout" in name for name in names) and "NewConnectionError" not in names:
+        return JudgeFault(Fault.TIMEOUT, message)
+    transport = ("TransportError", "RequestException", "APIConnectionError", "ConnectionError", "ProtocolError")
+    if names.intersection(transport):
+        return JudgeFault(Fault.CONNECTION, message)
+    return None
+
+
+@contextmanager
+def translated(sdk_fault: Callable[[Exception], JudgeFault | None]) -> Iterator[None]:
+    """Turn whatever an SDK raises for a failed call into a `JudgeFault`.
+
+    Args:
+        sdk_fault: Knows the SDK's own exceptions; gives None for others.
+    """
+    try:
+        yield
+    except JudgeFault:
+        raise
+    except Exception as error:
+        fault = sdk_fault(error) or connection_fault(error)
+        if fault is None and isinstance(error, ValueError | TypeError | LookupError | AttributeError):
+            # The SDK stumbled over a body that is not what the service promises.
+            fault = JudgeFault(Fault.UNPARSEABLE, f"malformed reply ({_line(str(error)) or type(error).__name__})")
+        if fault is None:
+            raise
+        raise fault from error
+
+
+class Wishes:
+    """Parts of a request that not every service and model takes; what is refused is not asked for again.
+
+    Args:
+        patterns: For each wish, what is in the message of a service that refuses it (a regular expression).
+    """
+
+    def __init__(self, patterns: Mapping[str, str]) -> None:
+        self._granted = dict(patterns)
+
+    def ask(self, send: Callable[[Collection[str]], JudgeReply]) -> JudgeReply:
+        """Call `send` with the wishes, with fewer as long as it is refused because of one.
+
+        Raises:
+            JudgeFault: From `send`.
+        """
+        granted = dict(self._granted)
+        while True:
+            try:
+                reply = send(granted)
+            except JudgeFault as fault:
+                refused = [
+                    name
+                    for name, pattern in granted.items()
+                    if fault.fault is Fault.REQUEST_REFUSED and re.search(pattern, fault.message, re.IGNORECASE)
+                ]
+                if not refused:
+                    raise
+                del granted[refused[0]]
+            else:
+                self._granted = granted
+                return reply
+
+
+def retry_after(headers: Any) -> float | None:
+    """Seconds that a `Retry-After` header asks to wait: a number or a date."""
+    value = (headers or {}).get("retry-after") or (headers or {}).get("Retry-After")
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return None
+    return seconds if 0 < seconds < float("inf") else None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _line(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…"

@@ -1,0 +1,197 @@
+"""Judges answers that are there already: after a fault of the judge, or all of a finalist's before a winner is named.
+
+```python
+rejudge(Path("outputs/2026-01-01/12-00-00"))  # goes on where the judge failed; nothing is judged twice
+ranking = judge_finalists([Path("multirun/…/0"), Path("multirun/…/1")])
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from lorahydra.answers import FILE, SavedTrial, load_answers
+from lorahydra.config.compose import to_config
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.errors import ConfigError, OutputError
+from lorahydra.evaluation import Evaluation, Judging, evaluate
+from lorahydra.finishing import TrialJudging, TrialScores, finish_trial, rejudge_hint
+from lorahydra.judges import JudgeSession, load_session
+from lorahydra.names import FINAL, State
+from lorahydra.progress import Progress
+from lorahydra.recording import record_scores
+from lorahydra.tracking import reopen_run, sync
+
+__all__ = ["Finalist", "find_trials", "judge_finalists", "rejudge"]
+
+logger = logging.getLogger(__name__)
+
+FREE = {
+    *("base_url", "auth_url", "api_key_env", "ca_bundle_file", "verify_ssl_certs"),
+    *("concurrency", "requests_per_minute", "timeout", "max_retries", "max_output_tokens", "overlap"),
+    *("prompt_price", "completion_price", "max_cost", "cache", "trace"),
+    *("min_coverage", "repeats", "finalists"),
+}
+"""What may change when answers are judged again; with anything else, scores of trials could not be compared."""
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial whose answers to all validation examples were judged."""
+
+    trial: SavedTrial
+    tuned: Evaluation
+
+
+def find_trials(folders: Sequence[Path]) -> list[Path]:
+    """Output folders of trials that have answers: the folders themselves, or those below them.
+
+    Raises:
+        OutputError: A folder is not there, or holds none.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise OutputError(f"there is no folder {folder}: give the output folder of a trial or of several")
+        here = sorted(path.parent for path in folder.rglob(FILE))
+        if not here:
+            raise OutputError(f"{folder} has no {FILE}: give the output folder of a trial that has answered")
+        found += here
+    return list(dict.fromkeys(found))
+
+
+def rejudge(
+    folder: Path,
+    *,
+    overrides: Sequence[str] = (),
+    tracking_uri: str | None = None,
+    progress: Progress | None = None,
+) -> TrialScores:
+    """Judge the answers of a trial that ended because of the judge, and complete its run.
+
+    Verdicts that were given are in the cache and cost nothing.
+
+    Args:
+        folder: The trial's output folder.
+        overrides: Of the judge's keys that do not change verdicts, for example `judge.max_cost=2`.
+        tracking_uri: Where the MLflow store is, if it has moved.
+        progress: Where to show the progress.
+
+    Raises:
+        LorahydraError: The judge fails again, or the trial cannot be read.
+    """
+    progress = progress or Progress()
+    trial = load_answers(folder, tracking_uri=tracking_uri)
+    config = _with_overrides(trial.config, overrides)
+    session = _session(config)
+    untuned = Judging(session, trial.answers.examples, config.seed) if trial.answers.untuned is not None else None
+    judging = TrialJudging(Judging(session, trial.answers.examples, config.seed), untuned)
+    sync(folder, tracking_uri)
+    run = reopen_run(config.tracking, output_dir=folder, run_id=trial.run_id)
+    with run.closed_on_error(judging.stop), rejudge_hint(folder):
+        judging.start(trial.answers)
+        scores = finish_trial(run, config, session, trial.answers, judging, progress)
+    run.finish(State.COMPLETE)
+    return scores
+
+
+def judge_finalists(
+    folders: Sequence[Path],
+    *,
+    overrides: Sequence[str] = (),
+    tracking_uri: str | None = None,
+    progress: Progress | None = None,
+) -> list[Finalist]:
+    """Judge the best trials on all validation examples, `judge.repeats` times each, and rank them.
+
+    The best `judge.finalists` by what they scored in their trial are taken. Their new scores are recorded in their
+    runs as `final/…`.
+
+    Args:
+        folders: Output folders of trials, judged alike on the same examples.
+        overrides: As for `rejudge`.
+        tracking_uri: Where the MLflow store is, if it has moved.
+        progress: Where to show the progress.
+
+    Returns:
+        Best first.
+
+    Raises:
+        ConfigError: The trials were not judged alike.
+        LorahydraError: The judge gives too few verdicts.
+    """
+    progress = progress or Progress()
+    trials = [load_answers(folder, tracking_uri=tracking_uri) for folder in folders]
+    _check_alike(trials)
+    configs = [_with_overrides(trial.config, overrides) for trial in trials]
+    session = _session(configs[0])
+    # Without new calls: these verdicts are in the cache.
+    first = [_judged(session, trial, config, None, 1, progress) for trial, config in zip(trials, configs, strict=True)]
+    ranked = sorted(range(len(trials)), key=lambda index: -first[index].combined.mean)
+    finalists = []
+    for index in ranked[: session.config.finalists]:
+        trial, config = trials[index], configs[index]
+        tuned = _judged(session, trial, config, "all", session.config.repeats, progress)
+        sync(trial.folder, tracking_uri)
+        run = reopen_run(config.tracking, output_dir=trial.folder, run_id=trial.run_id)
+        with run.closed_on_error(lambda: None):
+            record_scores(run, trial.answers, tuned, None, None, FINAL)
+        run.finish(State.COMPLETE)
+        finalists.append(Finalist(trial, tuned))
+    return sorted(finalists, key=lambda finalist: -finalist.tuned.combined.mean)
+
+
+def _judged(
+    session: JudgeSession,
+    trial: SavedTrial,
+    config: ExperimentConfig,
+    n_examples: str | None,
+    repeats: int,
+    progress: Progress,
+) -> Evaluation:
+    """The tuned model's answers with verdicts on the trial's own examples, or on `all`."""
+    judging = Judging(session, trial.answers.examples, config.seed, n_examples=n_examples, repeats=repeats)
+    judging.start(trial.answers.tuned.texts)
+    return evaluate(trial.answers.tuned, judging.result(progress), config.evaluation, config.seed)
+
+
+def _session(config: ExperimentConfig) -> JudgeSession:
+    session = load_session(config.judge)
+    if session is None:
+        raise ConfigError("the trial was run without a judge (judge=none): there is nothing to judge again")
+    logger.info("LLM judge on: %s (%s)", config.judge.name, session.judge.model)
+    return session
+
+
+def _with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+    """The trial's config with other patience, limits or addresses for its judge."""
+    for override in overrides:
+        group, _, key = override.partition("=")[0].partition(".")
+        if group != "judge" or key not in FREE or "=" not in override:
+            raise ConfigError(
+                f"{override.partition('=')[0]} cannot be changed when answers are judged again, scores could not be "
+                f"compared; what can: judge.KEY=VALUE with {', '.join(sorted(FREE))}"
+            )
+    tree = OmegaConf.create(dataclasses.asdict(config))
+    merged = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides)))
+    if not isinstance(merged, DictConfig):
+        raise TypeError(f"a {type(merged).__name__} instead of a config")
+    return to_config(merged)
+
+
+def _check_alike(trials: Sequence[SavedTrial]) -> None:
+    """Make sure that scores of the trials can be compared."""
+    for trial in trials[1:]:
+        for name in ("judge", "evaluation", "seed"):
+            if getattr(trial.config, name) != getattr(trials[0].config, name):
+                raise ConfigError(
+                    f"{trial.folder} and {trials[0].folder} differ in {name}: their scores do not compare"
+                )
+        if trial.answers.examples.digest != trials[0].answers.examples.digest:
+            raise ConfigError(f"{trial.folder} and {trials[0].folder} answered different examples")
