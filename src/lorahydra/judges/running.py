@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 REFUSALS_TO_STOP = 3
 """Refused requests in a row, and no reply at all, that show it is not the examples' fault."""
+SECONDS_TO_END = 1.0
+"""How long calls that are running when judging ends early are waited for."""
 SECONDS_BETWEEN_LOOKS = 0.2
 """At the verdict that another process has said it will ask for."""
 
@@ -68,6 +70,7 @@ class RunningJudgement:
         self._calls: list[Call] = []
         self._error: LorahydraError | None = None
         self._refused_in_a_row = 0
+        self._threads: list[threading.Thread] = []
         if not session.judge.runs_here:
             self._start_threads()
 
@@ -90,6 +93,7 @@ class RunningJudgement:
         finally:
             # Also on Ctrl-C: running calls end by themselves, and no new ones begin.
             self._stop.set()
+        self._let_calls_end()
         return self._judgement()
 
     def stop(self) -> None:
@@ -100,7 +104,15 @@ class RunningJudgement:
         for number in range(min(self._session.config.concurrency, len(self._tasks))):
             # Daemons: a call that hangs must not hold up the end of the process.
             name = f"lorahydra-judge-{number}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _let_calls_end(self) -> None:
+        """Wait a moment for running calls, whose verdicts are paid for."""
+        deadline = time.monotonic() + SECONDS_TO_END
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
         while self._work_once():

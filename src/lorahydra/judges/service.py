@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import importlib
+import logging
 import os
 import re
 import ssl
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 LONGEST_MESSAGE = 300
+TALKATIVE = ("httpx", "httpx2", "google_genai", "gigachat", "openai")
+"""Loggers of SDKs."""
 
 
 def import_sdk(module: str, package: str, extra: str, judge: str) -> Any:
@@ -40,6 +43,9 @@ def import_sdk(module: str, package: str, extra: str, judge: str) -> Any:
     Raises:
         JudgeSetupError: It is not installed, or does not work here.
     """
+    for name in TALKATIVE:
+        # A line or more for each call; what matters is said by lorahydra.
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return importlib.import_module(module)
     except ImportError as error:

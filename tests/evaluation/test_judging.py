@@ -1,0 +1,74 @@
+"""Which answers are judged, and what counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorahydra.config.judge import JudgeConfig
+from lorahydra.config.schema import EvaluationConfig
+from lorahydra.errors import JudgeError
+from lorahydra.evaluation import Answers, Verdicts, evaluate
+from lorahydra.evaluation.bertscore import BertScores
+from lorahydra.evaluation.judging import choose
+from lorahydra.evaluation.scoring import ExampleScores, combine, combined_interval, gain
+from lorahydra.judges import CaseVerdicts, Judgement, Usage, Verdict
+
+CONFIG = EvaluationConfig(bootstrap_samples=200)
+
+
+def verdict(score: float) -> Verdict:
+    return Verdict({"c": score / 20}, score, "why", "{}", "m", "v", 1, 1, 0.1)
+
+
+def verdicts(scores: list[float | None], chosen: list[int], count: int, coverage: float = 0.8) -> Verdicts:
+    cases = [CaseVerdicts((), "empty reply") if s is None else CaseVerdicts((verdict(s),), None) for s in scores]
+    return Verdicts(Judgement(cases, Usage(), [], None, 1.0), chosen, count, JudgeConfig(min_coverage=coverage))
+
+
+def answers(f1: list[float]) -> Answers:
+    return Answers(["text"] * len(f1), BertScores(f1, f1, f1), 0, 1.0, 1.0)
+
+
+def test_the_documented_example() -> None:
+    assert round(combine(0.8234, 78.50, CONFIG), 4) == 0.8004
+    result = evaluate(answers([0.8234] * 4), verdicts([78.0, 79.0], [0, 2], 4), CONFIG, 1)
+    assert round(result.combined.mean, 4) == 0.8004
+    assert result.means["judge_score"] == 78.5
+    assert result.means["judge_coverage"] == 1
+
+
+def test_the_same_examples_for_every_trial() -> None:
+    assert choose(32, 5, 42) == choose(32, 5, 42)
+    assert len(set(choose(32, 5, 42))) == 5
+    assert len({tuple(choose(32, 5, seed)) for seed in range(20)}) > 15
+    assert choose(32, "all", 1) == choose(32, 32, 1) == choose(32, 99, 1) == list(range(32))
+
+
+def test_missing_verdicts_count_for_nothing() -> None:
+    result = evaluate(answers([0.5] * 5), verdicts([100.0, 100.0, None, 100.0, 100.0], [0, 1, 2, 3, 4], 5), CONFIG, 1)
+    assert result.verdicts is not None
+    assert result.verdicts.score == 100
+    assert result.verdicts.judged == 4
+    assert result.combined.mean == pytest.approx(0.4 * 0.5 + 0.6)
+
+
+@pytest.mark.parametrize(("scores", "coverage"), [([100.0, None], 0.8), ([None, None], 0.0)])
+def test_too_few_verdicts_are_an_error(scores: list[float | None], coverage: float) -> None:
+    with pytest.raises(JudgeError, match="of 2 answers, fewer than judge.min_coverage=.* most often: empty reply"):
+        evaluate(answers([0.5, 0.5]), verdicts(scores, [0, 1], 2, coverage), CONFIG, 1)
+
+
+def test_every_resample_has_as_many_verdicts_as_there_are() -> None:
+    judge: list[float | None] = [50.0] + [None] * 30
+    interval = combined_interval(ExampleScores([0.5] * 31, judge), CONFIG, 3)
+    # With no spread in either part, any resample without the one verdict would show.
+    assert interval.low == interval.high == pytest.approx(0.5)
+
+
+def test_a_gain_compares_what_was_judged_on_both_sides() -> None:
+    before = ExampleScores([0.5] * 4, [10.0, None, 90.0, None])
+    after = ExampleScores([0.5] * 4, [20.0, 99.0, None, None])
+    found = gain(after, before, CONFIG, 1)
+    assert found.mean == pytest.approx(0.6 * 0.1)
+    with pytest.raises(ValueError, match="no example has a verdict"):
+        gain(ExampleScores([0.5] * 2, [1.0, None]), ExampleScores([0.5] * 2, [None, 1.0]), CONFIG, 1)

@@ -1,0 +1,82 @@
+"""A judge on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorahydra.config.compose import compose
+from lorahydra.config.schema import ModelConfig
+from lorahydra.errors import ConfigError
+from lorahydra.judges import Fault, JudgeCase, JudgeFault, JudgeSession, make_judge
+from lorahydra.judges.local import LocalJudge, _Writing
+from lorahydra.judges.parsing import read_opinion
+from lorahydra.judges.prompt import PromptWriter
+from lorahydra.modeling.base import load_base
+
+CASE = JudgeCase("What is 2 + 2?", "4", "It is 4.")
+
+
+def config(model: Path, *overrides: str) -> object:
+    base = ["judge=local", f"judge.model={model}", "judge.options.device=cpu", "judge.max_output_tokens=8"]
+    return compose([*base, "judge.rubric.instructions=Judge.", *overrides]).judge
+
+
+def test_any_model_gives_a_whole_verdict(tiny_model: Path) -> None:
+    settings = config(tiny_model)
+    judge = make_judge(settings)  # type: ignore[arg-type]
+    prompt = PromptWriter(settings.rubric).write(CASE, 8)  # type: ignore[attr-defined]
+    replies = [judge.ask(prompt) for _ in range(2)]
+    assert replies[0] == replies[1], "it judges alike each time"
+    opinion = read_opinion(replies[0].text, prompt.criteria)
+    assert all(0 <= score <= 5 for score in opinion.scores.values())
+    assert replies[0].prompt_tokens > 100
+    assert replies[0].completion_tokens > 10
+    assert judge.runs_here
+
+
+def test_the_score_is_the_mean_under_the_probabilities_of_the_digits(tiny_model: Path) -> None:
+    import torch
+
+    judge = make_judge(config(tiny_model))  # type: ignore[arg-type]
+    assert isinstance(judge, LocalJudge)
+    base = judge._base
+    ids = judge._ids('{"reasoning": "fine", "scores": {"style": ')
+    with torch.inference_mode():
+        writing = _Writing(base, ids[:10])
+        writing.add(ids[10:])
+        # The same text in one piece, without a cache.
+        logits = base.model(input_ids=torch.tensor([ids])).logits[0, -1]
+    digits = [base.tokenizer.encode(str(n), add_special_tokens=False)[-1] for n in range(6)]
+    chances = torch.softmax(logits[digits].double(), -1)
+    assert judge._score(writing) == pytest.approx(float((chances * torch.arange(6)).sum()), abs=1e-3)
+
+
+def test_it_does_not_replace_the_model_that_is_tuned(tiny_model: Path, tiny_base_model: Path) -> None:
+    settings = ModelConfig(name_or_path=str(tiny_base_model), device="cpu")
+    tuned = load_base(settings)
+    make_judge(config(tiny_model))  # type: ignore[arg-type]
+    assert load_base(settings) is tuned
+
+
+def test_a_session_judges_with_it(tiny_model: Path) -> None:
+    settings = config(tiny_model)
+    session = JudgeSession(settings, make_judge(settings), None)  # type: ignore[arg-type]
+    judgement = session.start([CASE, JudgeCase("q", "r", "")]).result()
+    assert judgement.coverage == 1
+    assert str(tiny_model) in judgement.models[0]
+
+
+def test_a_text_without_room_is_a_missing_verdict(tiny_model: Path) -> None:
+    settings = config(tiny_model)
+    judge = make_judge(settings)  # type: ignore[arg-type]
+    prompt = PromptWriter(settings.rubric).write(JudgeCase("q" * 3000, "r", "a"), 8)  # type: ignore[attr-defined]
+    with pytest.raises(JudgeFault, match="has room for 2048") as caught:
+        judge.ask(prompt)
+    assert caught.value.fault is Fault.REQUEST_REFUSED
+
+
+def test_unknown_options_are_refused(tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"judge.options.magic is no option of judge local: it knows device, dtype"):
+        make_judge(config(tiny_model, "+judge.options.magic=1"))  # type: ignore[arg-type]

@@ -1,0 +1,380 @@
+"""Many verdicts: through faults, from the cache, for money, and an end when it makes no sense to go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.judges.wire import COMPLETION_TOKENS, MODEL, PROMPT_TOKENS, JudgeServer, Request, judge_server
+
+from lorahydra.config.compose import compose
+from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, OutputError
+from lorahydra.judges import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, JudgeSession, make_judge
+from lorahydra.judges.cache import VerdictCache
+
+pytestmark = [pytest.mark.service]
+
+FAULTS = (
+    "500",
+    "503",
+    "429 retry after 0.01",
+    "dropped",
+    "malformed JSON",
+    "no verdict",
+    "out of range",
+    "empty",
+    "blocked",
+    "truncated",
+    "not JSON",
+)
+
+
+def cases(count: int) -> list[JudgeCase]:
+    return [JudgeCase(f"question {n}", f"reference {n}", f"answer {n}") for n in range(count)]
+
+
+@contextmanager
+def session_on(server: JudgeServer, *overrides: str, cache: VerdictCache | None = None) -> Iterator[JudgeSession]:
+    config = compose(["judge=openai", f"judge.model={MODEL}", f"judge.base_url={server.openai}", *overrides]).judge
+    session = JudgeSession(config, make_judge(config), cache)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def random_fault(request: Request, attempt: int) -> str:
+    """30 % of the replies, the same ones in every order of calls."""
+    digest = hashlib.sha256(f"{request.user} {attempt}".encode()).digest()
+    return FAULTS[digest[1] % len(FAULTS)] if digest[0] < 0.3 * 256 else "good"
+
+
+@pytest.mark.slow
+def test_faulty_replies_change_no_verdict() -> None:
+    wanted = cases(200)
+    with judge_server() as server, session_on(server) as session:
+        clean = session.start(wanted).result()
+    with judge_server(random_fault) as server, session_on(server, "judge.concurrency=32") as session:
+        faulty = session.start(wanted).result()
+        calls = server.calls
+    assert faulty.scores == clean.scores
+    assert faulty.coverage == 1.0
+    assert len(set(clean.scores)) > 10
+    assert clean.usage.calls == 200
+    assert clean.usage.retries == 0
+    assert faulty.usage.calls == calls > 230
+    assert faulty.usage.retries == calls - 200
+    assert faulty.usage.failures == 0
+
+
+def test_the_score_is_the_weighted_mean_of_the_criteria(server: JudgeServer) -> None:
+    with session_on(server) as session:
+        [case] = session.start(cases(1)).result().cases
+    [verdict] = case.verdicts
+    weights = {"correctness": 2, "instruction_following": 1, "completeness": 1, "style": 0.5}
+    expected = sum(weights[name] * score for name, score in verdict.scores.items()) / 4.5 / 5 * 100
+    assert verdict.score == pytest.approx(expected)
+    assert verdict.scores == server.requests[0].verdict()["scores"]
+    assert verdict.reasoning.startswith("Вердикт")
+    assert json.loads(verdict.raw_reply)["scores"] == verdict.scores
+    assert verdict.prompt_version == session.prompt_version
+    assert verdict.latency > 0
+
+
+def test_a_second_run_calls_nobody(server: JudgeServer) -> None:
+    for expected in (10, 10):
+        with session_on(server, cache=VerdictCache()) as session:
+            judgement = session.start(cases(10)).result()
+        assert server.calls == expected
+    assert judgement.usage.cache_hits == 10
+    assert judgement.usage.calls == 0
+    assert judgement.usage.cost == 0
+    assert judgement.coverage == 1
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["judge.model=other", "judge/rubric=russian", "judge.rubric.criteria.style.weight=3", "judge.base_url=http://h/v1"],
+)
+def test_what_changes_verdicts_changes_the_key(server: JudgeServer, override: str) -> None:
+    with session_on(server) as one, session_on(server, override) as other:
+        case = cases(1)[0]
+        assert one.key(case, 0) != other.key(case, 0)
+        assert one.key(case, 0) != one.key(case, 1)
+        assert one.key(case, 0) == one.key(JudgeCase(case.question, case.reference, case.answer), 0)
+
+
+def test_equal_cases_are_judged_once_and_repeats_apart(server: JudgeServer) -> None:
+    with session_on(server) as session:
+        judgement = session.start(cases(2) * 3, repeats=2).result()
+    assert server.calls == 4
+    assert len(judgement.cases) == 6
+    assert all(len(case.verdicts) == 2 for case in judgement.cases)
+    assert judgement.scores[:2] == judgement.scores[2:4]
+
+
+def test_calls_run_side_by_side_up_to_the_limit() -> None:
+    running, most = 0, 0
+    lock = threading.Lock()
+    all_in = threading.Barrier(4, timeout=10)
+
+    def plan(request: Request, attempt: int) -> str:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        all_in.wait()
+        with lock:
+            running -= 1
+        return "good"
+
+    with judge_server(plan) as server, session_on(server, "judge.concurrency=4") as session:
+        assert session.start(cases(12)).result().coverage == 1
+    assert most == 4
+
+
+@pytest.mark.slow
+def test_fifty_slow_calls_take_a_few_seconds() -> None:
+    with judge_server(delay=0.5) as server, session_on(server, "judge.concurrency=8") as session:
+        judgement = session.start(cases(50)).result()
+    assert judgement.coverage == 1
+    # Seven rounds of half a second; the bound is the promise to users.
+    assert 3.5 <= judgement.seconds < 5
+
+
+def test_requests_are_spaced_out() -> None:
+    with judge_server() as server, session_on(server, "judge.requests_per_minute=600") as session:
+        judgement = session.start(cases(6)).result()
+    assert judgement.seconds >= 0.5
+
+
+def test_all_wait_when_the_service_says_so() -> None:
+    told = []
+
+    def plan(request: Request, attempt: int) -> str:
+        told.append(time.monotonic())
+        return "429 retry after 0.6" if len(told) == 1 else "good"
+
+    with judge_server(plan) as server, session_on(server, "judge.concurrency=1") as session:
+        judgement = session.start(cases(3)).result()
+    assert judgement.coverage == 1
+    assert told[1] - told[0] >= 0.6
+
+
+@pytest.mark.parametrize("what", ["blocked", "empty", "no verdict"])
+def test_a_fault_that_stays_is_a_missing_verdict(what: str) -> None:
+    def plan(request: Request, attempt: int) -> str:
+        return what if "question 1" in request.user else "good"
+
+    with judge_server(plan) as server, session_on(server, "judge.max_retries=2") as session:
+        judgement = session.start(cases(5)).result()
+        assert server.attempts.most_common(1)[0][1] == 3
+    assert [score is None for score in judgement.scores] == [False, True, False, False, False]
+    assert judgement.coverage == 0.8
+    assert judgement.usage.failures == 1
+    assert judgement.cases[1].missing == judgement.main_fault
+    assert judgement.error is None
+
+
+def test_a_cut_reply_gets_more_room() -> None:
+    def plan(request: Request, attempt: int) -> str:
+        return "good" if request.body["max_tokens"] >= 4096 else "truncated"
+
+    with judge_server(plan) as server, session_on(server) as session:
+        assert session.start(cases(1)).result().coverage == 1
+        assert [request.body["max_tokens"] for request in server.requests] == [1024, 2048, 4096]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("401", "check the key in OPENAI_API_KEY"),
+        ("404", f"check judge.model={MODEL} and judge.base_url=http"),
+        ("400 refuses everything", "request refused"),
+    ],
+)
+def test_what_the_user_must_mend_ends_judging(what: str, words: str) -> None:
+    with judge_server(lambda request, attempt: what) as server, session_on(server, "judge.concurrency=1") as session:
+        judgement = session.start(cases(20)).result()
+        assert server.calls <= 3
+    assert isinstance(judgement.error, JudgeSetupError)
+    assert words in str(judgement.error)
+    assert judgement.scores == [None] * 20
+
+
+@pytest.mark.parametrize("what", ["503", "slow", "dripping", "dropped"])
+def test_a_dead_service_is_given_up_in_time(what: str) -> None:
+    with (
+        judge_server(lambda request, attempt: what) as server,
+        session_on(server, "judge.timeout=0.3", "judge.concurrency=2") as session,
+    ):
+        started = time.monotonic()
+        judgement = session.start(cases(100)).result()
+        seconds = time.monotonic() - started
+    assert isinstance(judgement.error, JudgeError)
+    assert str(judgement.error).startswith("judge openai is away: ")
+    # Five times the limit for calls and waits, and the last of each.
+    assert seconds < 0.3 * 5 + 3
+
+
+def test_a_long_wait_is_not_waited_for() -> None:
+    plan = "429 retry after 3600"
+    with judge_server(lambda request, attempt: plan) as server, session_on(server) as session:
+        judgement = session.start(cases(2)).result()
+    assert "it asks to wait 3600 s" in str(judgement.error)
+
+
+def test_judging_stops_before_the_budget_is_overdrawn(server: JudgeServer) -> None:
+    prices = ["judge.prompt_price=1000", "judge.completion_price=1000", "judge.max_output_tokens=100"]
+    with session_on(server, *prices, "judge.max_cost=4", cache=VerdictCache()) as session:
+        judgement = session.start(cases(100)).result()
+    spent = (PROMPT_TOKENS + COMPLETION_TOKENS) / 1000
+    assert isinstance(judgement.error, JudgeBudgetError)
+    assert "judge.max_cost=4.0 is used up" in str(judgement.error)
+    assert judgement.usage.cost == pytest.approx(spent * judgement.usage.calls)
+    assert 2 < judgement.usage.cost <= 4
+    done = sum(score is not None for score in judgement.scores)
+    with session_on(server, *prices, cache=VerdictCache()) as session:
+        rest = session.start(cases(100)).result()
+    assert rest.coverage == 1
+    assert rest.usage.cache_hits == done, "what was paid for is not paid for again"
+
+
+def test_the_key_is_in_nothing_that_comes_back(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-secret-0a1b2c3d"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with session_on(server) as session:
+        judgement = session.start(cases(1)).result()
+    assert "Incorrect API key provided: Bearer ***" in str(judgement.error)
+    assert key not in repr(judgement)
+
+
+class OwnJudge(Judge):
+    model = "rules"
+
+    def __init__(self, config: object) -> None:
+        self.asked = 0
+
+    def ask(self, prompt: JudgePrompt) -> JudgeReply:
+        self.asked += 1
+        if prompt.case.answer == "crash":
+            raise KeyError("a mistake in a judge")
+        if prompt.case.answer == "nothing":
+            raise JudgeFault(Fault.REQUEST_REFUSED, "no opinion")
+        right = 5 if prompt.case.answer == prompt.case.reference else 0
+        return JudgeReply(json.dumps({"reasoning": "", "scores": dict.fromkeys(prompt.criteria, right)}), self.model)
+
+
+def test_a_judge_of_ones_own() -> None:
+    config = compose(["judge=openai"]).judge
+    session = JudgeSession(config, OwnJudge(config), None)
+    judgement = session.start(
+        [JudgeCase("q", "4", "4"), JudgeCase("q", "4", "5"), JudgeCase("q", "4", "nothing")]
+    ).result()
+    assert judgement.scores == [100.0, 0.0, None]
+
+
+def test_a_judge_that_breaks_is_named_in_one_line() -> None:
+    config = compose(["judge=openai"]).judge
+    judgement = JudgeSession(config, OwnJudge(config), None).start([JudgeCase("q", "4", "crash")]).result()
+    assert str(judgement.error) == "judge openai failed: KeyError: 'a mistake in a judge'"
+
+
+class SlowJudge(OwnJudge):
+    runs_here = True
+
+    def ask(self, prompt: JudgePrompt) -> JudgeReply:
+        assert threading.current_thread() is threading.main_thread()
+        return super().ask(prompt)
+
+
+def test_a_judge_on_this_machine_waits_until_it_is_asked_for() -> None:
+    config = compose(["judge=openai"]).judge
+    judge = SlowJudge(config)
+    running = JudgeSession(config, judge, None).start([JudgeCase("q", "4", "4")])
+    assert judge.asked == 0
+    assert running.result().scores == [100.0]
+
+
+def test_stopping_begins_no_further_call() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def plan(request: Request, attempt: int) -> str:
+        begun.set()
+        go_on.wait(10)
+        return "good"
+
+    with judge_server(plan) as server, session_on(server, "judge.concurrency=1") as session:
+        running = session.start(cases(5))
+        assert begun.wait(10)
+        running.stop()
+        go_on.set()
+        judgement = running.result()
+        assert server.calls == 1
+    assert judgement.coverage <= 0.2
+
+
+def _judge_in_a_process(url: str, name: str, done: object) -> None:
+    server = JudgeServer(url=url)
+    with session_on(server, f"judge.name={name}", cache=VerdictCache()) as session:
+        done.put(session.start(cases(12)).result().scores)  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_processes_share_verdicts_and_ask_once() -> None:
+    context = multiprocessing.get_context("spawn")
+    with judge_server(delay=0.1) as server:
+        done = context.Queue()
+        workers = [context.Process(target=_judge_in_a_process, args=(server.url, "openai", done)) for _ in range(3)]
+        for worker in workers:
+            worker.start()
+        scores = [done.get(timeout=60) for _ in workers]
+        for worker in workers:
+            worker.join()
+            worker.close()
+        assert server.calls == 12
+    assert scores[0] == scores[1] == scores[2]
+    assert None not in scores[0]
+    done.close()
+    done.join_thread()
+
+
+def test_the_claim_of_a_dead_process_runs_out(server: JudgeServer) -> None:
+    cache = VerdictCache()
+    with session_on(server, cache=cache) as session:
+        key = session.key(cases(1)[0], 0)
+        assert cache.claim(key, "somebody who died", 0.3)
+        assert not cache.claim(key, "me", 10)
+        judgement = session.start(cases(1)).result()
+    assert judgement.coverage == 1
+    assert judgement.seconds >= 0.3
+
+
+def test_a_file_that_is_no_cache_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.sqlite"
+    path.write_text("not a database" * 100)
+    with pytest.raises(
+        OutputError, match="delete it, name another folder in LORAHYDRA_CACHE, or set judge.cache=false"
+    ):
+        VerdictCache(path)
+
+
+def test_a_damaged_entry_is_asked_for_again(server: JudgeServer, caplog: pytest.LogCaptureFixture) -> None:
+    cache = VerdictCache()
+    with session_on(server, cache=cache) as session:
+        session.start(cases(1)).result()
+        database = sqlite3.connect(cache.path)
+        database.execute("UPDATE verdicts SET verdict = '{'")
+        database.commit()
+        database.close()
+        assert session.start(cases(1)).result().coverage == 1
+    assert server.calls == 2
+    assert "cannot be read" in caplog.text
