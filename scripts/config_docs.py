@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SCHEMA = REPOSITORY / "src" / "lorahydra" / "config" / "schema.py"
+SOURCES = [REPOSITORY / "src" / "lorahydra" / "config" / name for name in ("schema.py", "judge.py")]
 PAGE = REPOSITORY / "docs" / "configuration.md"
 
 GROUPS = {
@@ -12,6 +12,8 @@ GROUPS = {
     "ModelConfig": "model",
     "LoraConfig": "lora",
     "JudgeConfig": "judge",
+    "RubricConfig": "judge.rubric",
+    "CriterionConfig": "judge.rubric.criteria.NAME",
     "TrainingConfig": "training",
     "DataConfig": "data",
     "ColumnsConfig": "data.columns",
@@ -21,8 +23,8 @@ GROUPS = {
 
 HEAD = """# Configuration
 
-Every key, its type, the schema's default and what it does; written from `src/lorahydra/config/schema.py` by
-`scripts/config_docs.py`. The files in `conf/` choose other values where their names say so.
+Every key, its type, the schema's default and what it does; written from `src/lorahydra/config/schema.py` and
+`judge.py` beside it by `scripts/config_docs.py`. The files in `conf/` choose other values where their names say so.
 """
 
 
@@ -43,8 +45,8 @@ def fields(node: ast.ClassDef) -> list[tuple[str, str, str, str]]:
 
 def page() -> str:
     """The whole page."""
-    tree = ast.parse(SCHEMA.read_text("utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    statements = [node for source in SOURCES for node in ast.parse(source.read_text("utf-8")).body]
+    classes = {node.name: node for node in statements if isinstance(node, ast.ClassDef)}
     parts = [HEAD]
     for name, group in GROUPS.items():
         title = f"`{group}`" if group else "Top level"

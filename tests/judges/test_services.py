@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from tests.judges.wire import (
     ANSWERED,
+    CERTIFICATE,
     COMPLETION_TOKENS,
     CREDENTIALS,
     KEY,
@@ -18,7 +19,7 @@ from tests.judges.wire import (
 
 from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
-from lorahydra.errors import ConfigError, JudgeSetupError
+from lorahydra.errors import ConfigError, JudgeSetupError, UserError
 from lorahydra.judges import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, make_judge
 from lorahydra.judges.parsing import read_opinion
 from lorahydra.judges.prompt import PromptWriter
@@ -66,6 +67,7 @@ class JudgeContract:
 
     name: str
     has_schema = True
+    takes_certificates = True
 
     def judge(self, server: JudgeServer, *overrides: str) -> tuple[Judge, JudgePrompt]:
         config = config_for(self.name, server, *overrides)
@@ -180,6 +182,26 @@ class JudgeContract:
             judge.ask(prompt)
         assert caught.value.fault is Fault.CONNECTION
 
+    def test_a_certificate_that_nobody_knows_must_be_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with judge_server(tls=True) as server:
+            judge, prompt = self.judge(server)
+            with pytest.raises(JudgeFault) as caught:
+                judge.ask(prompt)
+            assert caught.value.fault is Fault.CERTIFICATE
+            assert server.calls == server.tokens_given == 0
+            if self.takes_certificates:
+                trusting, _ = self.judge(server, f"judge.ca_bundle_file={CERTIFICATE}")
+                careless, _ = self.judge(server, "judge.verify_ssl_certs=false")
+            else:
+                monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+                trusting = careless = self.judge(server)[0]
+            assert trusting.ask(prompt).model == careless.ask(prompt).model == ANSWERED
+
+    def test_a_certificate_file_that_is_not_there(self, server: JudgeServer) -> None:
+        config = config_for(self.name, server, "judge.ca_bundle_file=nowhere.pem")
+        with pytest.raises(UserError, match="judge.ca_bundle_file"):
+            make_judge(config)
+
     def test_cut_and_blocked_replies_are_paid_for(self) -> None:
         for what in ("truncated", "blocked"):
             reply = self.fault(what).reply
@@ -238,6 +260,7 @@ class TestGemini(JudgeContract):
 class TestGeminiLegacy(JudgeContract):
     name = "gemini_legacy"
     has_schema = False
+    takes_certificates = False
 
     def test_certificates_are_not_its_business(self, server: JudgeServer) -> None:
         with pytest.raises(ConfigError, match="REQUESTS_CA_BUNDLE"):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 KEY = "test-key-8d1f0c5e27"
@@ -25,6 +27,9 @@ CREDENTIALS = base64.b64encode(b"client-id:client-secret-51c0").decode()
 TOKEN = "access-token-93ab77"
 MODEL = "judge-model"
 ANSWERED = "judge-model-001"
+CERTIFICATE = Path(__file__).with_name("loopback_ca.pem")
+CERTIFICATE_AND_KEY = Path(__file__).with_name("loopback.pem")
+"""Self-signed for 127.0.0.1, made with `openssl req -x509 -newkey ec -nodes -days 36500 …`."""
 PROMPT_TOKENS, COMPLETION_TOKENS = 321, 45
 
 
@@ -259,14 +264,18 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def judge_server(plan: Plan | None = None, *, delay: float = 0.0) -> Iterator[JudgeServer]:
-    """Run a server on a free port of loopback."""
+def judge_server(plan: Plan | None = None, *, delay: float = 0.0, tls: bool = False) -> Iterator[JudgeServer]:
+    """Run a server on a free port of loopback, with `tls` under a certificate that nobody knows."""
     state = JudgeServer(delay=delay)
     if plan is not None:
         state.plan = plan
     handler = type("Handler", (_Handler,), {"server_state": state})
     server = _Server(("127.0.0.1", 0), handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE_AND_KEY)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    state.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

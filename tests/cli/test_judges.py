@@ -1,0 +1,109 @@
+"""`lorahydra judges` as a process: one line, and the right exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.judges.wire import CREDENTIALS, KEY, MODEL, judge_server
+
+pytestmark = [pytest.mark.slow, pytest.mark.service]
+
+CLEAN = {
+    name: value for name, value in os.environ.items() if not name.startswith(("GEMINI", "GOOGLE", "OPENAI", "GIGA"))
+}
+
+
+def lorahydra(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from lorahydra.cli import main; main()", "judges", *arguments],
+        cwd=folder,
+        env=CLEAN | {"NO_PROXY": "*", "LORAHYDRA_CACHE": str(folder / "cache")} | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_list_says_what_is_configured(tmp_path: Path) -> None:
+    done = lorahydra(tmp_path, "list", GOOGLE_API_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert set(lines) == {"NAME", "gemini", "gemini_legacy", "gigachat", "local", "openai"}
+    assert "gemini-2.5-flash" in lines["gemini"]
+    assert "GEMINI_API_KEY or GOOGLE_API_KEY is set" in lines["gemini"]
+    assert "GIGACHAT_CREDENTIALS is not set" in lines["gigachat"]
+    assert "google-genai 3." in lines["gemini"]
+    assert "not needed" in lines["local"]
+    assert KEY not in done.stdout
+
+
+def test_a_check_is_one_real_call(tmp_path: Path) -> None:
+    with judge_server() as server:
+        done = lorahydra(
+            tmp_path,
+            "check",
+            "gigachat",
+            f"judge.model={MODEL}",
+            f"judge.base_url={server.gigachat}",
+            f"judge.auth_url={server.oauth}",
+            GIGACHAT_CREDENTIALS=CREDENTIALS,
+        )
+        assert server.calls == 1
+    assert done.returncode == 0, done.stderr
+    assert "ok: gigachat answered as judge-model-001 in " in done.stdout
+    assert "321 tokens sent, 45 received" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("what", "overrides", "key", "code", "line"),
+    [
+        ("good", (), "", 2, "judge openai needs a key: put it into the environment variable OPENAI_API_KEY"),
+        ("good", (), "sk-wrong-key-55", 2, "judge openai: key refused: HTTP 401 "),
+        ("404", (), KEY, 2, f"check judge.model={MODEL} and judge.base_url=http"),
+        ("503", ("judge.timeout=0.3",), KEY, 3, "judge openai is away: server error: HTTP 503"),
+        ("empty", ("judge.max_retries=0",), KEY, 3, "judge openai gave no verdict: empty reply"),
+        ("good", ("judge.base_url=http://127.0.0.1:9/v1", "judge.timeout=0.3"), KEY, 3, "is away: no connection"),
+        ("good", ("judge.base_url=nonsense",), KEY, 2, "judge.base_url is not an address"),
+        ("good", ("judge.magic=1",), KEY, 2, "unknown key judge.magic"),
+    ],
+)
+def test_a_check_that_fails_says_what_to_mend(
+    tmp_path: Path, what: str, overrides: tuple[str, ...], key: str, code: int, line: str
+) -> None:
+    with judge_server(lambda request, attempt: what) as server:
+        addresses = () if not key else (f"judge.base_url={server.openai}",)
+        arguments = ("check", "openai", f"judge.model={MODEL}", *addresses, *overrides)
+        done = lorahydra(tmp_path, *arguments, OPENAI_API_KEY=key)
+    assert done.returncode == code, done.stderr
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not key or key not in done.stdout + done.stderr
+
+
+def test_a_certificate_is_told_from_a_broken_network(tmp_path: Path) -> None:
+    with judge_server(tls=True) as server:
+        arguments = ("check", "openai", f"judge.model={MODEL}", f"judge.base_url={server.openai}")
+        done = lorahydra(tmp_path, *arguments, OPENAI_API_KEY=KEY)
+    assert done.returncode == 2
+    assert "certificate not trusted" in done.stderr
+    assert "name the issuer's certificate in judge.ca_bundle_file" in done.stderr
+
+
+def test_an_unknown_judge(tmp_path: Path) -> None:
+    done = lorahydra(tmp_path, "check", "foo")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "lorahydra: LLM judge model not found: 'foo'. Registered: gemini, gemini_legacy, gigachat, local, openai.\n"
+    )
+
+
+def test_a_key_in_the_place_of_its_name_is_not_repeated(tmp_path: Path) -> None:
+    done = lorahydra(tmp_path, "check", "openai", "judge.api_key_env=sk-my-secret-99")
+    assert done.returncode == 2
+    assert "takes the name of an environment variable" in done.stderr
+    assert "sk-my-secret-99" not in done.stderr
