@@ -354,5 +354,5 @@ def test_folders_without_answers(trials: Trials) -> None:
 def test_a_trial_without_a_judge_cannot_be_judged_again(trials: Trials) -> None:
     overrides = [override for override in trials.overrides("one", JudgeServer()) if not override.startswith("judge")]
     run_trial(compose(overrides), overrides=overrides, progress=Progress(live=False))
-    with pytest.raises(ConfigError, match="there is nothing to judge again"):
+    with pytest.raises(OutputError, match="give the output folder of a trial with a judge"):
         rejudge(trials.folder / "one")

@@ -19,12 +19,12 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, OutputError
 from lorahydra.evaluation import Answers, EvaluationSet
 from lorahydra.evaluation.bertscore import BertScores
+from lorahydra.names import ANSWERS_FILE
 from lorahydra.storage import atomic_file
 from lorahydra.tracking.address import resolve, shown
 
-__all__ = ["FILE", "SavedTrial", "TrialAnswers", "load_answers", "save_answers"]
+__all__ = ["SavedTrial", "TrialAnswers", "load_answers", "no_answers", "save_answers"]
 
-FILE = "answers.json"
 VERSION = 1
 
 
@@ -72,7 +72,7 @@ def save_answers(folder: Path, run_id: str, config: ExperimentConfig, answers: T
         "tuned": dataclasses.asdict(answers.tuned),
         "untuned": None if answers.untuned is None else dataclasses.asdict(answers.untuned),
     }
-    with atomic_file(folder / FILE) as temporary:
+    with atomic_file(folder / ANSWERS_FILE) as temporary:
         # In ASCII, so that a lone surrogate in somebody's data does no harm.
         temporary.write_text(json.dumps(content), encoding="ascii")
 
@@ -88,7 +88,7 @@ def load_answers(folder: Path, *, tracking_uri: str | None = None) -> SavedTrial
         OutputError: There are no answers, or they cannot be read.
         ConfigError: The store's address had a password.
     """
-    path = folder / FILE
+    path = folder / ANSWERS_FILE
     try:
         content = json.loads(path.read_text(encoding="ascii"))
         if content["version"] != VERSION:
@@ -104,12 +104,19 @@ def load_answers(folder: Path, *, tracking_uri: str | None = None) -> SavedTrial
             settings["tracking"]["uri"] = tracking_uri
         uri = settings["tracking"]["uri"]
     except FileNotFoundError as error:
-        raise OutputError(f"{folder} has no {FILE}: give the output folder of a trial that has answered") from error
+        raise no_answers(folder) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(f"{path} cannot be read ({type(error).__name__}: {error}): run the trial again") from error
     if ":***@" in uri:
         raise ConfigError(f"the password of the MLflow store {uri} was not kept: give the address with --uri")
     return SavedTrial(folder, run_id, to_config(OmegaConf.create(settings)), answers)
+
+
+def no_answers(folder: Path) -> OutputError:
+    """The error for a folder without answers."""
+    return OutputError(
+        f"{folder} has no {ANSWERS_FILE}: give the output folder of a trial with a judge that got as far as answers"
+    )
 
 
 def _answers(content: dict[str, Any]) -> Answers:

@@ -99,7 +99,8 @@ def begin_trial(
             untuned = answer_untuned(base, examples, scorer, settings, judging=judging.untuned, progress=progress)
 
         answers = TrialAnswers(examples, tuned, untuned, trained.steps)
-        save_answers(output_dir, run.run_id, config, answers)
+        if prepared.session is not None:
+            save_answers(output_dir, run.run_id, config, answers)
         record_answers(run, answers)
     return PendingTrial(config, run, prepared, trained.folder, answers, judging, progress, started)
 

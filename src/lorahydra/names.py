@@ -6,6 +6,7 @@ from enum import StrEnum
 
 __all__ = [
     "ADAPTER_DIR",
+    "ANSWERS_FILE",
     "BASELINE",
     "CONFIG_FILE",
     "DATA_REPORT_FILE",
@@ -123,6 +124,8 @@ class State(StrEnum):
 CONFIG_FILE = "config/config.yaml"
 OVERRIDES_FILE = "config/overrides.yaml"
 ADAPTER_DIR = "adapter"
+ANSWERS_FILE = "answers.json"
+"""In a trial's output folder, not an artifact."""
 PREDICTIONS_FILE = "eval/predictions.json"
 FINAL_PREDICTIONS_FILE = "final/predictions.json"
 DATA_REPORT_FILE = "data/report.json"

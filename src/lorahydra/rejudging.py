@@ -16,14 +16,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lorahydra.answers import FILE, SavedTrial, load_answers
+from lorahydra.answers import SavedTrial, load_answers, no_answers
 from lorahydra.config.compose import to_config
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, OutputError
 from lorahydra.evaluation import Evaluation, Judging, evaluate
 from lorahydra.finishing import TrialJudging, TrialScores, finish_trial, rejudge_hint
 from lorahydra.judges import JudgeSession, load_session
-from lorahydra.names import FINAL, State
+from lorahydra.names import ANSWERS_FILE, FINAL, State
 from lorahydra.progress import Progress
 from lorahydra.recording import record_scores
 from lorahydra.tracking import reopen_run, sync
@@ -59,9 +59,9 @@ def find_trials(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise OutputError(f"there is no folder {folder}: give the output folder of a trial or of several")
-        here = sorted(path.parent for path in folder.rglob(FILE))
+        here = sorted(path.parent for path in folder.rglob(ANSWERS_FILE))
         if not here:
-            raise OutputError(f"{folder} has no {FILE}: give the output folder of a trial that has answered")
+            raise no_answers(folder)
         found += here
     return list(dict.fromkeys(found))
 
@@ -164,7 +164,7 @@ def _judged(
 def _session(config: ExperimentConfig) -> JudgeSession:
     session = load_session(config.judge)
     if session is None:
-        raise ConfigError("the trial was run without a judge (judge=none): there is nothing to judge again")
+        raise ConfigError("judge.name=none in the trial's answers.json: there is nothing to judge again")
     logger.info("LLM judge on: %s (%s)", config.judge.name, session.judge.model)
     return session
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import multiprocessing
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -351,11 +353,20 @@ def test_the_claim_of_a_dead_process_runs_out(server: JudgeServer) -> None:
     cache = VerdictCache()
     with session_on(server, cache=cache) as session:
         key = session.key(cases(1)[0], 0)
-        assert cache.claim(key, "somebody who died", 0.3)
+        assert cache.claim(key, "elsewhere 1 x", 0.3)
         assert not cache.claim(key, "me", 10)
         judgement = session.start(cases(1)).result()
     assert judgement.coverage == 1
     assert judgement.seconds >= 0.3
+
+
+def test_the_claim_of_a_killed_process_on_this_machine_is_none(server: JudgeServer) -> None:
+    code = "from lorahydra.judges.cache import new_owner; print(new_owner())"
+    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    cache = VerdictCache()
+    with session_on(server, cache=cache) as session:
+        assert cache.claim(session.key(cases(1)[0], 0), dead, 1000)
+        assert session.start(cases(1)).result().coverage == 1
 
 
 def test_a_file_that_is_no_cache_is_one_line(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lorahydra.cli.exits import exit_codes, wants_traceback
 from lorahydra.config.compose import config_dir, explain, readable, register, to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
+from lorahydra.names import ANSWERS_FILE
 
 __all__ = ["launch", "run_task", "train_command"]
 
@@ -74,6 +75,8 @@ def _run(config: ExperimentConfig, overrides: list[str]) -> float:
 
 def _resume_hint(overrides: list[str], output_dir: str) -> str:
     """How to go on after an interruption."""
+    if Path(output_dir, ANSWERS_FILE).is_file():
+        return f"; nothing but verdicts is missing, go on with: lorahydra judges rejudge {shlex.quote(output_dir)}"
     if not any(Path(output_dir, "checkpoints").glob("checkpoint-*")):
         return "; it starts anew when run again (training.save_steps=N keeps checkpoints to go on from)"
     words = [without_password(override) for override in overrides]

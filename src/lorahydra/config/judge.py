@@ -55,7 +55,7 @@ class RubricConfig:
 class JudgeConfig:
     """The LLM that scores answers (`conf/judge`)."""
 
-    name: str = NO_JUDGE
+    name: str = "none"
     """`none` scores with BERTScore only; `lorahydra judges list` shows the others."""
     model: str | None = None
     """The service's name of the judging model; for `local`, what `model.name_or_path` takes."""

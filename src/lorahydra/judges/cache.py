@@ -1,7 +1,7 @@
 """Verdicts that were given before: one SQLite file, shared by all processes of a user.
 
 Besides verdicts it holds claims. A process that is about to ask for a verdict says so first, and the others wait for
-it instead of asking too; a claim runs out by itself, so that a killed process holds up nobody for long.
+it instead of asking too. A claim ends with its process; one of another machine runs out by itself.
 """
 
 from __future__ import annotations
@@ -10,17 +10,22 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
+import socket
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+
+import psutil
 
 from lorahydra.errors import OutputError
 from lorahydra.judges.base import JudgeCase, Verdict
 from lorahydra.storage import cache_dir, locked
 
-__all__ = ["VerdictCache", "verdict_key"]
+__all__ = ["VerdictCache", "new_owner", "verdict_key"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +34,16 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, judge TEXT, model TEXT, created REAL, verdict TEXT);
 CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT, until REAL);
 """
+
+
+def new_owner() -> str:
+    """A name for who claims, which tells others on this machine whether the process lives."""
+    return f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
+
+
+def _is_dead(owner: str) -> bool:
+    host, _, rest = owner.rpartition(" ")[0].rpartition(" ")
+    return host == socket.gethostname() and rest.isdecimal() and not psutil.pid_exists(int(rest))
 
 
 def verdict_key(judge: str, model: str, identity: str, prompt_version: str, case: JudgeCase, repeat: int) -> str:
@@ -85,12 +100,15 @@ class VerdictCache:
             database.execute("DELETE FROM claims WHERE key = ?", (key,))
 
     def claim(self, key: str, owner: str, seconds: float) -> bool:
-        """Say that `owner` will ask for the verdict within `seconds`; False when another has said so.
+        """Say that `owner` (from `new_owner`) will ask for the verdict within `seconds`; False when another has.
 
-        Claiming again what is claimed already prolongs it.
+        Claiming again what is claimed already prolongs it; a process that died on this machine claims nothing.
         """
         now = time.time()
         with self._safely("written"), self._transaction() as database:
+            holder = database.execute("SELECT owner FROM claims WHERE key = ?", (key,)).fetchone()
+            if holder is not None and _is_dead(holder[0]):
+                database.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, holder[0]))
             changed = database.execute(
                 "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, "
                 "until = excluded.until WHERE owner = excluded.owner OR until < ?",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 import time
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, LorahydraError
 from lorahydra.judges.asking import LONGEST_WAIT, Asking, NoMoneyError, StoppedError
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, Verdict
+from lorahydra.judges.cache import new_owner
 from lorahydra.judges.judgement import Call, CaseVerdicts, Judgement, Usage
 from lorahydra.progress import Progress
 
@@ -54,7 +53,7 @@ class RunningJudgement:
 
     def __init__(self, session: JudgeSession, cases: Sequence[JudgeCase], repeats: int) -> None:
         self._session = session
-        self._owner = f"{os.getpid()}-{uuid.uuid4().hex}"
+        self._owner = new_owner()
         self._started = self._finished = time.perf_counter()
         self._keys = [[session.key(case, repeat) for repeat in range(repeats)] for case in cases]
         self._tasks: dict[str, _Task] = {}
