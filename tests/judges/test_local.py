@@ -8,7 +8,7 @@ import pytest
 
 from lorahydra.config.compose import compose
 from lorahydra.config.schema import ModelConfig
-from lorahydra.errors import ConfigError
+from lorahydra.errors import ConfigError, LorahydraError
 from lorahydra.judges import Fault, JudgeCase, JudgeFault, JudgeSession, make_judge
 from lorahydra.judges.local import LocalJudge, _Writing
 from lorahydra.judges.parsing import read_opinion
@@ -75,6 +75,11 @@ def test_a_text_without_room_is_a_missing_verdict(tiny_model: Path) -> None:
     with pytest.raises(JudgeFault, match="has room for 2048") as caught:
         judge.ask(prompt)
     assert caught.value.fault is Fault.REQUEST_REFUSED
+
+
+def test_a_model_that_is_not_there_is_named_by_the_judge_s_key() -> None:
+    with pytest.raises(LorahydraError, match="judge.model=no/such-model is not in the local cache"):
+        make_judge(compose(["judge=local", "judge.model=no/such-model"]).judge)
 
 
 def test_unknown_options_are_refused(tiny_model: Path) -> None:

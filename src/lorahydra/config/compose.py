@@ -29,6 +29,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from lorahydra.config.judge import refuse_secret
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError
 from lorahydra.registry import registered_judges
@@ -109,7 +110,12 @@ def readable(overrides: Sequence[str]) -> list[str]:
 
     `experiment=null`, which says what is the default, is dropped. A text outside the grammar (Cyrillic letters,
     parentheses, a second `=`) is quoted as a whole: `data.train_file=мои данные.jsonl`.
+
+    Raises:
+        ConfigError: An override cannot be read, or holds a key of a judge.
     """
+    for override in overrides:
+        refuse_secret(override)
     return [_quoted(override) for override in overrides if override.strip() != "experiment=null"]
 
 

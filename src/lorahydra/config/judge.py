@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,9 +11,13 @@ from lorahydra.config.checks import at_least, not_blank, one_of, within
 from lorahydra.errors import ConfigError, JudgeNotFoundError
 from lorahydra.registry import NO_JUDGE, registered_judges
 
-__all__ = ["CriterionConfig", "JudgeConfig", "RubricConfig"]
+__all__ = ["CriterionConfig", "JudgeConfig", "RubricConfig", "refuse_secret"]
 
 LANGUAGES = ("en", "ru")
+NOT_A_NAME = (
+    "judge.api_key_env takes the name of an environment variable (capital letters, digits and _), not the key itself: "
+    "put the key into a variable"
+)
 SECRET_NAME = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 
 
@@ -47,6 +51,8 @@ class RubricConfig:
                 raise ConfigError(f"{key}: the name of a criterion is letters, digits and _")
             not_blank(f"{key}.description", criterion.description)
             at_least(f"{key}.weight", criterion.weight, 0)
+        if len({name.lower() for name in self.criteria}) < len(self.criteria):
+            raise ConfigError("judge.rubric.criteria: two names differ in nothing but capital letters")
         if self.criteria and not any(criterion.weight for criterion in self.criteria.values()):
             raise ConfigError("judge.rubric.criteria: all weights are 0, so nothing would count")
 
@@ -149,10 +155,7 @@ class JudgeConfig:
         names = self.api_key_env
         listed = names if isinstance(names, list) else [] if names is None else [names]
         if not all(isinstance(name, str) and re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) for name in listed):
-            raise ConfigError(
-                "judge.api_key_env takes the name of an environment variable (capital letters, digits and _), not the "
-                "key itself: put the key into a variable"
-            )
+            raise ConfigError(NOT_A_NAME)
         for name in self.options:
             if SECRET_NAME.search(str(name)):
                 raise ConfigError(f"judge.options.{name}: no secrets in configs; name a variable in judge.api_key_env")
@@ -171,3 +174,23 @@ class JudgeConfig:
                 raise ConfigError(f"judge.{name} is not an address: give http(s)://HOST[:PORT][/PATH]")
             if parts.username or parts.password or parts.query or parts.fragment:
                 raise ConfigError(f"judge.{name} takes an address only: no user, password, ? or #")
+
+
+def refuse_secret(override: str) -> None:
+    """Refuse an override that holds a key, before Hydra writes it down.
+
+    Raises:
+        ConfigError: Without the value.
+    """
+    key, _, value = override.partition("=")
+    group, _, name = key.lstrip("+~").partition(".")
+    if group != "judge":
+        return
+    if name == "api_key_env":
+        if not re.fullmatch(r"[A-Z0-9_\[\]'\", ]*|null", value):
+            raise ConfigError(NOT_A_NAME)
+    elif name in ("base_url", "auth_url"):
+        if "@" in value or "?" in value:
+            raise ConfigError(f"judge.{name} takes an address only: no user, password, ? or #")
+    elif name not in {field.name for field in fields(JudgeConfig)} and SECRET_NAME.search(name):
+        raise ConfigError(f"judge.{name}: no secrets in configs; put the key into a variable, see judge.api_key_env")

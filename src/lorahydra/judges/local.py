@@ -15,7 +15,7 @@ from lorahydra.config.judge import JudgeConfig
 from lorahydra.config.schema import ModelConfig
 from lorahydra.data import ChatFormat
 from lorahydra.data.examples import Example, Message
-from lorahydra.errors import DataError
+from lorahydra.errors import DataError, ModelError, ServiceError
 from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
 from lorahydra.judges.prompt import HIGHEST
 from lorahydra.judges.service import check_options, require_model
@@ -47,7 +47,10 @@ class LocalJudge(Judge):
     def __init__(self, config: JudgeConfig) -> None:
         check_options(config, ("device", "dtype", "revision"))
         settings = ModelConfig(name_or_path=require_model(config), **config.options)
-        self._base = load_base(settings, role="judge")
+        try:
+            self._base = load_base(settings, role="judge")
+        except (ModelError, ServiceError) as error:
+            raise type(error)(str(error).replace("model.name_or_path", "judge.model")) from error
         self.model = self._base.source
         self.identity = f"{self._base.digest} {self._base.dtype}"
         self._chat = ChatFormat(self._base.tokenizer)
