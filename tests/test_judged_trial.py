@@ -15,7 +15,7 @@ from tests.test_experiment import client_of, runs_of
 
 from lorahydra.cli.commands import commands
 from lorahydra.config.compose import compose
-from lorahydra.errors import ConfigError, JudgeBudgetError, JudgeError, JudgeSetupError, OutputError
+from lorahydra.errors import ConfigError, JudgeBudgetError, JudgeError, JudgeSetupError, OutputError, TrainingError
 from lorahydra.experiment import TrialResult, begin_trial, run_trial
 from lorahydra.modeling.packaged import fetch, packaged_path
 from lorahydra.progress import Progress
@@ -249,6 +249,45 @@ def test_a_spent_budget_says_how_to_go_on(trials: Trials) -> None:
         rejudge(trials.folder / "one", overrides=["judge.max_cost=100"])
         assert server.calls == 10
         assert 0 < asked < 10
+
+
+def test_what_judging_took_adds_up(trials: Trials) -> None:
+    prices = ("judge.prompt_price=1000", "judge.completion_price=1000", "judge.max_output_tokens=100")
+    with judge_server() as server:
+        with pytest.raises(JudgeBudgetError):
+            trials("one", server, *prices, "judge.max_cost=2")
+        folder = trials.folder / "one"
+        rejudge(folder, overrides=["judge.max_cost=100"])
+        judge_finalists([folder], overrides=["judge.max_cost=100"])
+        calls = server.calls
+    [run] = runs_of(trials.client)
+    assert run.data.metrics["judge/calls"] == calls
+    assert run.data.metrics["judge/cost"] == pytest.approx(calls * (321 + 45) / 1000)
+    assert run.data.tags["lorahydra.state"] == "complete"
+
+
+def test_a_trial_that_is_going_on_is_left_alone(trials: Trials) -> None:
+    with judge_server() as server:
+        pending = begin_trial(compose(trials.overrides("one", server)), progress=Progress(live=False))
+        with pytest.raises(OutputError, match="is still going on: wait for its end"):
+            rejudge(trials.folder / "one")
+        pending.result()
+
+
+@pytest.mark.parametrize("override", ["judge.timeout=[1", "judge.requests_per_minute=${x", "judge.timeout=a: b: c"])
+def test_overrides_that_cannot_be_read(trials: Trials, override: str) -> None:
+    with judge_server() as server:
+        trials("one", server)
+    with pytest.raises(ConfigError):
+        rejudge(trials.folder / "one", overrides=[override])
+
+
+def test_old_answers_are_not_taken_for_new_ones(trials: Trials) -> None:
+    with judge_server() as server:
+        trials("one", server)
+        with pytest.raises(TrainingError):
+            trials("one", server, "training.learning_rate=1", "lora.lora_alpha=4096", "training.max_steps=200")
+    assert not (trials.folder / "one" / "answers.json").exists()
 
 
 def test_a_baseline_without_verdicts_is_left_out(trials: Trials, caplog: pytest.LogCaptureFixture) -> None:

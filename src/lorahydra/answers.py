@@ -20,10 +20,10 @@ from lorahydra.errors import ConfigError, OutputError
 from lorahydra.evaluation import Answers, EvaluationSet
 from lorahydra.evaluation.bertscore import BertScores
 from lorahydra.names import ANSWERS_FILE
-from lorahydra.storage import atomic_file
+from lorahydra.storage import atomic_file, writing
 from lorahydra.tracking.address import resolve, shown
 
-__all__ = ["SavedTrial", "TrialAnswers", "load_answers", "no_answers", "save_answers"]
+__all__ = ["SavedTrial", "TrialAnswers", "forget_answers", "load_answers", "no_answers", "save_answers"]
 
 VERSION = 1
 
@@ -48,6 +48,12 @@ class SavedTrial:
     run_id: str
     config: ExperimentConfig
     answers: TrialAnswers
+
+
+def forget_answers(folder: Path) -> None:
+    """Remove the answers of an earlier trial in the same folder."""
+    with writing(folder):
+        (folder / ANSWERS_FILE).unlink(missing_ok=True)
 
 
 def save_answers(folder: Path, run_id: str, config: ExperimentConfig, answers: TrialAnswers) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lorahydra.answers import TrialAnswers, save_answers
+from lorahydra.answers import TrialAnswers, forget_answers, save_answers
 from lorahydra.config.compose import flatten
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation import Judging, answer, answer_untuned
@@ -85,6 +85,7 @@ def begin_trial(
     run = start_run(config.tracking, output_dir=output_dir, kind=Kind.SINGLE, run_name=run_name(config))
     with run.closed_on_error(judging.stop):
         record_setup(run, config, overrides, prepared)
+        forget_answers(output_dir)
 
         job = TrainingJob(config.lora, config.training, config.seed, output_dir, run.metrics)
         [trained] = train(prepared.base, [job], prepared.train_tokens, prepared.eval_tokens, progress)

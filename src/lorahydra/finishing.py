@@ -83,6 +83,10 @@ def finish_trial(
     if session is not None and given:
         record_judging(run, session, given)
 
+    for found in given:
+        if found.judgement.error is not None:
+            logger.warning("Judging ended early: %s", found.judgement.error)
+
     tuned = evaluate(answers.tuned, verdicts, config.evaluation, config.seed)
     baseline = None
     if answers.untuned is not None:

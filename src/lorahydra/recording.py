@@ -95,21 +95,33 @@ def record_answers(run: TrackedRun, answers: TrialAnswers) -> None:
     _record_predictions(run, answers, None, None, PREDICTIONS_FILE)
 
 
-def record_judging(run: TrackedRun, session: JudgeSession, verdicts: Sequence[Verdicts]) -> None:
-    """Log what judging took and each call as a trace; also when there are too few verdicts."""
+def record_judging(run: TrackedRun, session: JudgeSession, verdicts: Sequence[Verdicts], prefix: str = EVAL) -> None:
+    """Log what judging took and each call as a trace; also when there are too few verdicts.
+
+    What was spent is added to what a run that goes on had spent before.
+
+    Args:
+        run: Where to.
+        session: The judge.
+        verdicts: On the answers of the tuned and, second, of the untuned model.
+        prefix: Of the tuned model's coverage.
+    """
     judgements = [found.judgement for found in verdicts]
     usage = sum((judgement.usage for judgement in judgements), Usage())
+    summed = {
+        Metric.TIME_JUDGE: max(judgement.seconds for judgement in judgements),
+        Metric.JUDGE_CALLS: usage.calls,
+        Metric.JUDGE_CACHE_HITS: usage.cache_hits,
+        Metric.JUDGE_RETRIES: usage.retries,
+        Metric.JUDGE_PROMPT_TOKENS: usage.prompt_tokens,
+        Metric.JUDGE_COMPLETION_TOKENS: usage.completion_tokens,
+        Metric.JUDGE_COST: usage.cost,
+    }
+    run.metrics({name: value + run.before.metrics.get(name, 0) for name, value in summed.items()})
     run.metrics(
         {
-            Metric.TIME_JUDGE: max(judgement.seconds for judgement in judgements),
-            Metric.JUDGE_CALLS: usage.calls,
-            Metric.JUDGE_CACHE_HITS: usage.cache_hits,
-            Metric.JUDGE_RETRIES: usage.retries,
             Metric.JUDGE_FAILURES: usage.failures,
-            Metric.JUDGE_PROMPT_TOKENS: usage.prompt_tokens,
-            Metric.JUDGE_COMPLETION_TOKENS: usage.completion_tokens,
-            Metric.JUDGE_COST: usage.cost,
-            scored(EVAL, Score.JUDGE_COVERAGE): judgements[0].coverage,
+            scored(prefix, Score.JUDGE_COVERAGE): judgements[0].coverage,
         }
     )
     models = sorted({model for judgement in judgements for model in judgement.models})

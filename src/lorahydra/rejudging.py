@@ -14,10 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.answers import SavedTrial, load_answers, no_answers
 from lorahydra.config.compose import to_config
+from lorahydra.config.judge import refuse_secret
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, OutputError
 from lorahydra.evaluation import Evaluation, Judging, evaluate
@@ -25,8 +28,8 @@ from lorahydra.finishing import TrialJudging, TrialScores, finish_trial, rejudge
 from lorahydra.judges import JudgeSession, load_session
 from lorahydra.names import ANSWERS_FILE, FINAL, State
 from lorahydra.progress import Progress
-from lorahydra.recording import record_scores
-from lorahydra.tracking import reopen_run, sync
+from lorahydra.recording import record_judging, record_scores
+from lorahydra.tracking import TrackedRun, reopen_run, sync
 
 __all__ = ["Finalist", "find_trials", "judge_finalists", "rejudge"]
 
@@ -34,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 FREE = {
     *("base_url", "auth_url", "api_key_env", "ca_bundle_file", "verify_ssl_certs"),
-    *("concurrency", "requests_per_minute", "timeout", "max_retries", "max_output_tokens", "overlap"),
+    *("concurrency", "requests_per_minute", "timeout", "max_retries", "overlap"),
     *("prompt_price", "completion_price", "max_cost", "cache", "trace"),
     *("min_coverage", "repeats", "finalists"),
 }
@@ -92,8 +95,7 @@ def rejudge(
     session = _session(config)
     untuned = Judging(session, trial.answers.examples, config.seed) if trial.answers.untuned is not None else None
     judging = TrialJudging(Judging(session, trial.answers.examples, config.seed), untuned)
-    sync(folder, tracking_uri)
-    run = reopen_run(config.tracking, output_dir=folder, run_id=trial.run_id)
+    run = _reopened(trial, config, tracking_uri, forget_failure=True)
     with run.closed_on_error(judging.stop), rejudge_hint(folder):
         judging.start(trial.answers)
         scores = finish_trial(run, config, session, trial.answers, judging, progress)
@@ -138,11 +140,12 @@ def judge_finalists(
     for index in ranked[: session.config.finalists]:
         trial, config = trials[index], configs[index]
         tuned = _judged(session, trial, config, "all", session.config.repeats, progress)
-        sync(trial.folder, tracking_uri)
-        run = reopen_run(config.tracking, output_dir=trial.folder, run_id=trial.run_id)
+        run = _reopened(trial, config, tracking_uri, forget_failure=False)
         with run.closed_on_error(lambda: None):
+            if tuned.verdicts is not None:
+                record_judging(run, session, [tuned.verdicts], FINAL)
             record_scores(run, trial.answers, tuned, None, None, FINAL)
-        run.finish(State.COMPLETE)
+        run.finish(run.before.state)
         finalists.append(Finalist(trial, tuned))
     return sorted(finalists, key=lambda finalist: -finalist.tuned.combined.mean)
 
@@ -161,6 +164,19 @@ def _judged(
     return evaluate(trial.answers.tuned, judging.result(progress), config.evaluation, config.seed)
 
 
+def _reopened(
+    trial: SavedTrial, config: ExperimentConfig, tracking_uri: str | None, *, forget_failure: bool
+) -> TrackedRun:
+    """The trial's run, with what was not sent yet.
+
+    Raises:
+        OutputError: The trial is still going on.
+    """
+    if sync(trial.folder, tracking_uri).busy:
+        raise OutputError(f"the trial in {trial.folder} is still going on: wait for its end")
+    return reopen_run(config.tracking, output_dir=trial.folder, run_id=trial.run_id, forget_failure=forget_failure)
+
+
 def _session(config: ExperimentConfig) -> JudgeSession:
     session = load_session(config.judge)
     if session is None:
@@ -172,6 +188,7 @@ def _session(config: ExperimentConfig) -> JudgeSession:
 def _with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
     """The trial's config with other patience, limits or addresses for its judge."""
     for override in overrides:
+        refuse_secret(override)
         group, _, key = override.partition("=")[0].partition(".")
         if group != "judge" or key not in FREE or "=" not in override:
             raise ConfigError(
@@ -179,7 +196,10 @@ def _with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Exper
                 f"compared; what can: judge.KEY=VALUE with {', '.join(sorted(FREE))}"
             )
     tree = OmegaConf.create(dataclasses.asdict(config))
-    merged = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides)))
+    try:
+        merged = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides)))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"cannot read {' '.join(overrides)}: write judge.KEY=VALUE") from error
     if not isinstance(merged, DictConfig):
         raise TypeError(f"a {type(merged).__name__} instead of a config")
     return to_config(merged)

@@ -10,7 +10,7 @@ from lorahydra.config.compose import compose
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ConfigError, LorahydraError
 from lorahydra.judges import Fault, JudgeCase, JudgeFault, JudgeSession, make_judge
-from lorahydra.judges.local import LocalJudge, _Writing
+from lorahydra.judges.local import LocalJudge, _mean_score, _Writing
 from lorahydra.judges.parsing import read_opinion
 from lorahydra.judges.prompt import PromptWriter
 from lorahydra.modeling.base import load_base
@@ -42,15 +42,16 @@ def test_the_score_is_the_mean_under_the_probabilities_of_the_digits(tiny_model:
     judge = make_judge(config(tiny_model))  # type: ignore[arg-type]
     assert isinstance(judge, LocalJudge)
     base = judge._base
-    ids = judge._ids('{"reasoning": "fine", "scores": {"style": ')
+    before, digits = judge._digits('{"reasoning": "fine", "scores": {"style":')
+    assert base.tokenizer.decode(digits) == "012345"
     with torch.inference_mode():
-        writing = _Writing(base, ids[:10])
-        writing.add(ids[10:])
+        writing = _Writing(base, before[:10])
+        writing.add(before[10:])
         # The same text in one piece, without a cache.
-        logits = base.model(input_ids=torch.tensor([ids])).logits[0, -1]
-    digits = [base.tokenizer.encode(str(n), add_special_tokens=False)[-1] for n in range(6)]
+        logits = base.model(input_ids=torch.tensor([before])).logits[0, -1]
     chances = torch.softmax(logits[digits].double(), -1)
-    assert judge._score(writing) == pytest.approx(float((chances * torch.arange(6)).sum()), abs=1e-3)
+    expected = float((chances * torch.arange(6)).sum())
+    assert _mean_score(writing.logits[digits]) == pytest.approx(expected, abs=1e-3)
 
 
 def test_it_does_not_replace_the_model_that_is_tuned(tiny_model: Path, tiny_base_model: Path) -> None:
@@ -80,6 +81,19 @@ def test_a_text_without_room_is_a_missing_verdict(tiny_model: Path) -> None:
 def test_a_model_that_is_not_there_is_named_by_the_judge_s_key() -> None:
     with pytest.raises(LorahydraError, match="judge.model=no/such-model is not in the local cache"):
         make_judge(compose(["judge=local", "judge.model=no/such-model"]).judge)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("judge.options.device=0", "judge.options.device=0 is not allowed: give a text"),
+        ("judge.options.device=tpu", "judge.options.device=tpu is not allowed"),
+        ("judge.options.dtype=fp16", "judge.options.dtype=fp16 is not allowed"),
+    ],
+)
+def test_a_bad_option_is_named(tiny_model: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_judge(config(tiny_model, override))  # type: ignore[arg-type]
 
 
 def test_unknown_options_are_refused(tiny_model: Path) -> None:

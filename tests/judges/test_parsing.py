@@ -50,6 +50,8 @@ def test_a_verdict_is_found(text: str) -> None:
         (TEXT.replace('"style": 3', '"tone": 3'), "style has no score"),
         (TEXT.replace('"style"', '"correctness"'), "a key stands in it twice"),
         (TEXT.replace('"style": 3', '"style": 3, "Style": 4'), "a key stands in it twice"),
+        ('{"correctness": {"score": 1, "score": 5}, "style": 3}', "a key stands in it twice"),
+        ('{"scores": {"correctness": 4, "style": 3}, "Scores": {}}', "a key stands in it twice"),
         (TEXT + TEXT.replace("4", "5"), "it holds several different verdicts"),
         ('{"scores": [4, 3]}', "its scores are no object"),
         ("[" * 5000 + "{" * 5000, "there is no JSON object in it"),
@@ -60,7 +62,6 @@ def test_nothing_is_guessed(text: str, problem: str) -> None:
         read_opinion(text, CRITERIA)
     assert caught.value.fault is Fault.UNPARSEABLE
     assert problem in caught.value.message
-    assert len(caught.value.message) < 300
 
 
 @pytest.mark.parametrize("text", ["", " \n"])

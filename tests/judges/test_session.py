@@ -104,7 +104,14 @@ def test_a_second_run_calls_nobody(server: JudgeServer) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["judge.model=other", "judge/rubric=russian", "judge.rubric.criteria.style.weight=3", "judge.base_url=http://h/v1"],
+    [
+        "judge.model=other",
+        "judge.temperature=1",
+        "judge.structured_output=false",
+        "judge/rubric=russian",
+        "judge.rubric.criteria.style.weight=3",
+        "judge.base_url=http://h/v1",
+    ],
 )
 def test_what_changes_verdicts_changes_the_key(server: JudgeServer, override: str) -> None:
     with session_on(server) as one, session_on(server, override) as other:
@@ -344,7 +351,7 @@ def test_the_claim_of_a_dead_process_runs_out(server: JudgeServer) -> None:
     cache = VerdictCache()
     with session_on(server, cache=cache) as session:
         key = session.key(cases(1)[0], 0)
-        assert cache.claim(key, "elsewhere 1 x", 0.3)
+        assert cache.claim(key, "elsewhere 1 0 x", 0.3)
         assert not cache.claim(key, "me", 10)
         judgement = session.start(cases(1)).result()
     assert judgement.coverage == 1
@@ -380,3 +387,77 @@ def test_a_damaged_entry_is_asked_for_again(server: JudgeServer, caplog: pytest.
         assert session.start(cases(1)).result().coverage == 1
     assert server.calls == 2
     assert "cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["400 refuses everything", "503"])
+def test_a_few_bad_examples_do_not_end_judging(what: str) -> None:
+    bad = ("question 2\n", "question 6\n", "question 10\n", "question 14\n")
+
+    def plan(request: Request, attempt: int) -> str:
+        return what if any(name in request.user for name in bad) else "good"
+
+    options = ("judge.concurrency=1", "judge.max_retries=1")
+    with judge_server(plan) as server, session_on(server, *options) as session:
+        judgement = session.start(cases(20)).result()
+    assert judgement.error is None
+    assert [index for index, score in enumerate(judgement.scores) if score is None] == [2, 6, 10, 14]
+
+
+class SloppyJudge(OwnJudge):
+    def __init__(self, config: object, reply: JudgeReply | BaseException) -> None:
+        super().__init__(config)
+        self.reply = reply
+
+    def ask(self, prompt: JudgePrompt) -> JudgeReply:
+        if isinstance(self.reply, BaseException):
+            raise self.reply
+        return self.reply
+
+
+@pytest.mark.parametrize("count", [None, "12", -5, 1.5, True, {}])
+def test_sloppy_replies_are_put_right(count: object) -> None:
+    config = compose(["judge=openai"]).judge
+    text = json.dumps({"reasoning": "", "scores": dict.fromkeys(config.rubric.criteria, 5)})
+    reply = JudgeReply(text, {"id": 123}, count, count)  # type: ignore[arg-type]
+    session = JudgeSession(config, SloppyJudge(config, reply), None)
+    judgement = session.start(cases(2)).result()
+    assert judgement.scores == [100.0, 100.0]
+    assert judgement.usage.prompt_tokens == 0
+    assert judgement.models == ["{'id': 123}"]
+    assert session.budget.spent > 0, "a service that names no tokens is not free"
+
+
+def test_a_judge_that_ends_the_process_ends_judging_only() -> None:
+    config = compose(["judge=openai", "judge.concurrency=1"]).judge
+    judgement = JudgeSession(config, SloppyJudge(config, SystemExit(3)), None).start(cases(5)).result()
+    assert str(judgement.error) == "judge openai failed: RuntimeError: SystemExit: 3"
+
+
+@pytest.mark.parametrize("length", range(90, 310, 7))
+def test_half_of_a_key_is_not_shown_either(length: int) -> None:
+    secret = "sk-0123456789abcdefghijklmnopqrstuvwxyz"
+    config = compose(["judge=openai", "judge.max_retries=0"]).judge
+    for text in ("x" * length + secret, '{"reasoning": "' + "x" * length + secret):
+        judge = SloppyJudge(config, JudgeReply(text, "m"))
+        judge.secrets = (secret,)
+        judgement = JudgeSession(config, judge, None).start(cases(1)).result()
+        assert "sk-0" not in repr(judgement)
+        judge.reply = JudgeFault(Fault.SERVER, text)
+        assert "sk-0" not in repr(JudgeSession(config, judge, None).start(cases(1)).result())
+
+
+def test_the_claim_of_a_living_process_is_not_taken_when_it_takes_long(server: JudgeServer) -> None:
+    from lorahydra.judges.cache import new_owner
+
+    cache, owner = VerdictCache(), new_owner()
+    assert cache.claim("key", owner, -1)
+    assert not cache.claim("key", new_owner(), 10)
+    assert cache.claim("key", owner, 10)
+    cache.release("key", owner)
+    assert cache.claim("key", new_owner(), 10)
+
+
+def test_a_lone_surrogate_is_sent_as_a_question_mark(server: JudgeServer) -> None:
+    with session_on(server) as session:
+        assert session.start([JudgeCase("q \ud83d", "r", "a")]).result().coverage == 1
+    assert "q ?" in server.requests[0].user

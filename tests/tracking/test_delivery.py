@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 
 from lorahydra.tracking import operations
 from lorahydra.tracking.delivery import Delivery
@@ -120,3 +122,26 @@ def test_source_of_a_dataset(client: Any, run_id: str, spool: Spool, source: str
     assert (used.dataset.source_type, used.dataset.digest) == (kind, "0" * 36)
     assert source.removeprefix("hf://") in used.dataset.source
     spool.remove()
+
+
+@pytest.mark.parametrize(
+    "error", [NotImplementedError("log_spans"), MlflowException("no such path", error_code=ENDPOINT_NOT_FOUND)]
+)
+def test_a_store_without_traces_gets_all_the_rest(
+    client: Any, run_id: str, spool: Spool, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    from lorahydra.tracking import delivery
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(delivery, "send_trace", refuse)
+    for _ in range(2):
+        spool.append(operations.trace("judge", {}, {}, {}, ok=True, start_ns=1, end_ns=2))
+    for operation in operations.metrics({"m": 1.0}, 1):
+        spool.append(operation)
+    sender = Delivery(client, run_id, spool)
+    while sender.step():
+        pass
+    assert client.get_metric_history(run_id, "m")
+    assert caplog.text.count("too old for traces") == 1

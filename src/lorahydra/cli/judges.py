@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorahydra.errors import JudgeError, JudgeNotFoundError
+from lorahydra.errors import JudgeError, JudgeNotFoundError, JudgeSetupError
 from lorahydra.registry import BUILT_IN, registered_judges
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ def _row(name: str) -> tuple[str, str, str, str]:
 
     config = _config(name, ())
     variables = " or ".join(config.key_names)
-    key = "not needed" if not variables else f"{variables} is {'set' if find_key(config) else 'not set'}"
+    try:
+        key = f"{variables} is {'set' if find_key(config) else 'not set'}" if variables else "not needed"
+    except JudgeSetupError as error:
+        key = str(error)
     return name, config.model or "-", key, _sdk(name)
 
 

@@ -97,15 +97,15 @@ class JudgeConfig:
     repeats: int = 1
     """Verdicts for each example of a finalist; their mean counts."""
     overlap: bool = True
-    """Judge while the processor is busy with other work: scoring, the untuned model, and the next trial where the
-    search does not need this one's result first."""
+    """Judge while the processor is busy with other work: scoring, the untuned model's answers, and a next trial where
+    one is begun before this one's result is asked for."""
     concurrency: int = 8
     """Calls at the same time."""
     requests_per_minute: float | None = None
     """The service's limit for this process; no limit when unset."""
     timeout: float = 60.0
-    """Seconds that one call may take. An example is given up after five times as long, retries and waiting
-    included."""
+    """Seconds that one call may take. An example is given up after five times as long, retries and the time between
+    them included."""
     max_retries: int = 8
     """Further calls for an example after a fault that may pass: no connection, a limit, a reply without a verdict."""
     cache: bool = True
@@ -115,7 +115,7 @@ class JudgeConfig:
     completion_price: float = 0.0
     """Money for a million tokens received."""
     max_cost: float | None = None
-    """Judging stops before this process has spent more, in the money of the prices."""
+    """Judging stops before this process has spent more with these settings, in the money of the prices."""
     trace: bool = True
     """Record each call as an MLflow trace."""
 

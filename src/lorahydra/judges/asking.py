@@ -24,6 +24,8 @@ PATIENCE = 5
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
 """Seconds between attempts when the service does not name a time; doubled each time."""
 GROWTH_OF_CUT_REPLIES = 4
+LONGEST_MESSAGE = 300
+LONGEST_MODEL = 200
 GRACE = 1.1
 """A call may take so many times `judge.timeout` before it is left alone: the SDK's own limit comes first."""
 
@@ -47,6 +49,7 @@ class Asking:
         case: What is judged.
         stop: Set when no further call shall begin.
         record: Told of every call and its cost.
+        claim: Called before each call, so that no other process asks the same.
         sleep: Waits between attempts.
     """
 
@@ -56,12 +59,14 @@ class Asking:
         case: JudgeCase,
         stop: threading.Event,
         record: Callable[[Call, float], None],
+        claim: Callable[[], None],
         sleep: Callable[[float], None],
     ) -> None:
         self._session = session
         self._case = case
         self._stop = stop
         self._record = record
+        self._claim = claim
         self._sleep = sleep
         self._max_output_tokens = session.config.max_output_tokens
         self._attempts = 0
@@ -101,15 +106,19 @@ class Asking:
             with session.pace.turn(self._stop):
                 if self._stop.is_set():
                     raise StoppedError
+                self._claim()
                 self._attempts += 1
                 begun_ns, begun = time.time_ns(), time.monotonic()
-                reply = _in_time(session, prompt)
+                reply = self._plain(_in_time(session, prompt))
                 verdict = session.verdict(reply, time.monotonic() - begun)
                 return verdict
         except JudgeFault as error:
             fault = self._understood(error)
-            reply = reply or error.reply
+            reply = fault.reply
             raise fault from None
+        except Exception as error:
+            fault = JudgeFault(Fault.UNPARSEABLE, self._session.clean(f"{type(error).__name__}: {error}"))
+            raise
         finally:
             cost = session.budget.settle(reserved, prompt, reply)
             if begun_ns is not None:
@@ -124,10 +133,21 @@ class Asking:
         if fault.fault is Fault.TRUNCATED:
             most = self._session.config.max_output_tokens * GROWTH_OF_CUT_REPLIES
             self._max_output_tokens = min(2 * self._max_output_tokens, most)
-        message = self._session.clean(fault.message)
+        # Cut after it was cleaned: a half of a key is not found any more.
+        message = _cut(self._session.clean(fault.message))
         if fault.retry_after:
             message += f"; it asks to wait {fault.retry_after:g} s"
-        return JudgeFault(fault.fault, message.removeprefix("; "), retry_after=fault.retry_after, reply=fault.reply)
+        reply = self._plain(fault.reply) if fault.reply is not None else None
+        return JudgeFault(fault.fault, message.removeprefix("; "), retry_after=fault.retry_after, reply=reply)
+
+    def _plain(self, reply: JudgeReply) -> JudgeReply:
+        """The reply with what a sloppy service may have left out or mistyped put right."""
+        return JudgeReply(
+            text=reply.text,
+            model=self._session.clean(str(reply.model))[:LONGEST_MODEL],
+            prompt_tokens=_count(reply.prompt_tokens),
+            completion_tokens=_count(reply.completion_tokens),
+        )
 
     def _call(
         self,
@@ -190,6 +210,17 @@ def _in_time(session: JudgeSession, prompt: JudgePrompt) -> JudgeReply:
         outcome = ended.get(timeout=session.config.timeout * GRACE)
     except queue.Empty:
         raise JudgeFault(Fault.TIMEOUT, f"within {session.config.timeout:g} s") from None
-    if isinstance(outcome, BaseException):
+    if isinstance(outcome, Exception):
         raise outcome
+    if isinstance(outcome, BaseException):
+        # SystemExit and the like would silently end the thread that asks.
+        raise RuntimeError(f"{type(outcome).__name__}: {outcome}")
     return outcome
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and value >= 0 else 0

@@ -38,12 +38,18 @@ CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT, until REAL)
 
 def new_owner() -> str:
     """A name for who claims, which tells others on this machine whether the process lives."""
-    return f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f} {uuid.uuid4().hex}"
 
 
-def _is_dead(owner: str) -> bool:
-    host, _, rest = owner.rpartition(" ")[0].rpartition(" ")
-    return host == socket.gethostname() and rest.isdecimal() and not psutil.pid_exists(int(rest))
+def _is_alive(owner: str) -> bool | None:
+    """Whether the process that claims lives; None when it is on another machine."""
+    host, pid, born, _ = owner.rsplit(" ", 3)
+    if host != socket.gethostname():
+        return None
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(born)) < 2
+    except psutil.Error:
+        return False
 
 
 def verdict_key(judge: str, model: str, identity: str, prompt_version: str, case: JudgeCase, repeat: int) -> str:
@@ -107,8 +113,12 @@ class VerdictCache:
         now = time.time()
         with self._safely("written"), self._transaction() as database:
             holder = database.execute("SELECT owner FROM claims WHERE key = ?", (key,)).fetchone()
-            if holder is not None and _is_dead(holder[0]):
-                database.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, holder[0]))
+            if holder is not None and holder[0] != owner:
+                alive = _is_alive(holder[0])
+                if alive:
+                    return False
+                if alive is False:
+                    database.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, holder[0]))
             changed = database.execute(
                 "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, "
                 "until = excluded.until WHERE owner = excluded.owner OR until < ?",

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from lorahydra.config.judge import JudgeConfig
+from lorahydra.errors import ConfigError
 from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
 from lorahydra.judges.service import (
     Wishes,
@@ -75,6 +76,10 @@ class GeminiJudge(Judge):
         )
         self._config = config
         self._thinking_budget = config.options.get("thinking_budget")
+        if self._thinking_budget is not None and type(self._thinking_budget) is not int:
+            raise ConfigError(
+                f"judge.options.thinking_budget={self._thinking_budget} is not allowed: give a whole number or null"
+            )
         wishes = {STRUCTURED: "json|schema|mime"} if config.structured_output else {}
         self._wishes = Wishes(wishes | ({THINKING: "thinking"} if self._thinking_budget is not None else {}))
 

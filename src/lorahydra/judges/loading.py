@@ -11,6 +11,7 @@ from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import ConfigError, JudgeNotFoundError
 from lorahydra.judges.base import Judge
 from lorahydra.judges.cache import VerdictCache
+from lorahydra.judges.service import find_key
 from lorahydra.judges.session import JudgeSession
 from lorahydra.registry import NO_JUDGE, judge_factory, registered_judges
 from lorahydra.storage import cache_dir
@@ -77,11 +78,10 @@ def load_session(config: JudgeConfig) -> JudgeSession | None:
         return None
     with _lock:
         factory = judge_factory(config.name)
-        key = (copy.deepcopy(config), cache_dir(), factory)
+        key = (copy.deepcopy(config), find_key(config), cache_dir(), factory)
         if _held.session is None or _held.key != key:
+            session = JudgeSession(config, make_judge(config), VerdictCache() if config.cache else None)
             if _held.session is not None:
                 _held.session.close()
-            cache = VerdictCache() if config.cache else None
-            _held.session = JudgeSession(config, make_judge(config), cache)
-            _held.key = key
+            _held.session, _held.key = session, key
         return _held.session

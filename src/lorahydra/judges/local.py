@@ -8,14 +8,16 @@ agrees better with people than the single most probable one (G-Eval, arXiv 2303.
 from __future__ import annotations
 
 import json
+import re
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.config.schema import ModelConfig
 from lorahydra.data import ChatFormat
 from lorahydra.data.examples import Example, Message
-from lorahydra.errors import DataError, ModelError, ServiceError
+from lorahydra.errors import ConfigError, DataError, JudgeSetupError, ModelError, ServiceError
 from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
 from lorahydra.judges.prompt import HIGHEST
 from lorahydra.judges.service import check_options, require_model
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["LocalJudge"]
+
+T = TypeVar("T")
 
 OPENING = '{"reasoning": "'
 
@@ -46,16 +50,17 @@ class LocalJudge(Judge):
 
     def __init__(self, config: JudgeConfig) -> None:
         check_options(config, ("device", "dtype", "revision"))
-        settings = ModelConfig(name_or_path=require_model(config), **config.options)
-        try:
-            self._base = load_base(settings, role="judge")
-        except (ModelError, ServiceError) as error:
-            raise type(error)(str(error).replace("model.name_or_path", "judge.model")) from error
+        for name, value in config.options.items():
+            if not isinstance(value, str):
+                raise ConfigError(f"judge.options.{name}={value} is not allowed: give a text")
+        settings = _named_by_the_judge(lambda: ModelConfig(name_or_path=require_model(config), **config.options))
+        self._base = _named_by_the_judge(lambda: load_base(settings, role="judge"))
         self.model = self._base.source
-        self.identity = f"{self._base.digest} {self._base.dtype}"
+        # The reasoning is cut there, which changes the scores.
+        self.identity = f"{self._base.digest} {self._base.dtype} {config.max_output_tokens}"
         self._chat = ChatFormat(self._base.tokenizer)
         self._lock = threading.Lock()
-        self._digits = [_only_token(self._base, str(score)) for score in range(HIGHEST + 1)]
+        self._digits('{"style":')
 
     def ask(self, prompt: JudgePrompt) -> JudgeReply:
         """See `Judge.ask`; takes as long as it takes, without a limit of time."""
@@ -82,8 +87,9 @@ class LocalJudge(Judge):
         scores: dict[str, float] = {}
         text = '", "scores": {'
         for name in prompt.criteria:
-            writing.add(self._ids(f"{text}{json.dumps(name, ensure_ascii=False)}: "))
-            scores[name] = self._score(writing)
+            before, digits = self._digits(f"{text}{json.dumps(name, ensure_ascii=False)}:")
+            writing.add(before)
+            scores[name] = _mean_score(writing.logits[digits])
             text = f"{round(scores[name])}, "
         reply = json.dumps({"reasoning": reasoning, "scores": scores}, ensure_ascii=False)
         return JudgeReply(reply, self.model, len(start), writing.length - len(start))
@@ -104,13 +110,16 @@ class LocalJudge(Judge):
             writing.add([token])
         return text.strip()
 
-    def _score(self, writing: _Writing) -> float:
-        """Mean of 0…5 under the model's probabilities of these tokens."""
-        import torch
-
-        chances = torch.softmax(writing.logits[self._digits].double(), dim=-1)
-        mean = float((chances * torch.arange(HIGHEST + 1, device=chances.device)).sum())
-        return round(min(max(mean, 0.0), float(HIGHEST)), 4)
+    def _digits(self, text: str) -> tuple[list[int], list[int]]:
+        """The tokens of `text`, and the one that would write each of 0…5 behind it and a space."""
+        written = [self._ids(f"{text} {score}") for score in range(HIGHEST + 1)]
+        before = written[0][:-1]
+        digits = [ids[-1] for ids in written if ids[:-1] == before]
+        if len(set(digits)) <= HIGHEST:
+            raise JudgeSetupError(
+                f"judge.model={self.model} cannot judge: its tokenizer has no single tokens for 0 to 5"
+            )
+        return before, digits
 
     def _prompt_ids(self, prompt: JudgePrompt) -> list[int]:
         both = f"{prompt.system}\n\n{prompt.user}"
@@ -150,7 +159,19 @@ class _Writing:
         self.length += len(ids)
 
 
-def _only_token(base: BaseModel, digit: str) -> int:
-    """The token that writes a digit behind a colon and a space."""
-    ids: list[int] = base.tokenizer.encode(f": {digit}", add_special_tokens=False)
-    return ids[-1]
+def _mean_score(logits: Tensor) -> float:
+    """Mean of 0…5 under the probabilities of their tokens; `logits` has shape `(6,)`."""
+    import torch
+
+    chances = torch.softmax(logits.double(), dim=-1)
+    mean = float((chances * torch.arange(HIGHEST + 1, device=chances.device)).sum())
+    return round(min(max(mean, 0.0), float(HIGHEST)), 4)
+
+
+def _named_by_the_judge(load: Callable[[], T]) -> T:
+    """Call `load`, with the judge's keys instead of the model's in what it has to say."""
+    try:
+        return load()
+    except (ConfigError, ModelError, ServiceError) as error:
+        message = str(error).replace("model.name_or_path", "judge.model")
+        raise type(error)(re.sub(r"\bmodel\.(device|dtype|revision)", r"judge.options.\1", message)) from error

@@ -108,8 +108,8 @@ class OpenAIJudge(Judge):
         reply = JudgeReply(
             text,
             response.model or self.model,
-            usage.prompt_tokens if usage else 0,
-            usage.completion_tokens if usage else 0,
+            getattr(usage, "prompt_tokens", 0),
+            getattr(usage, "completion_tokens", 0),
         )
         if choice.finish_reason == "content_filter" or getattr(choice.message, "refusal", None):
             raise JudgeFault(Fault.BLOCKED, choice.message.refusal or choice.finish_reason, reply=reply)

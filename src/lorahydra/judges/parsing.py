@@ -94,7 +94,8 @@ def _opinion(found: Mapping[str, Any], criteria: Sequence[str]) -> Opinion:
     if not isinstance(scores, dict):
         raise ValueError("its scores are no object")
     given = {str(key).strip().lower(): value for key, value in scores.items()}
-    if isinstance(found, _Twice) or isinstance(scores, _Twice) or len(given) < len(scores):
+    parts = (found, scores, *scores.values())
+    if any(isinstance(part, _Twice) for part in parts) or len(given) < len(scores) or len(fields) < len(found):
         raise ValueError("a key stands in it twice")
     if missing := [name for name in criteria if name.lower() not in given]:
         raise ValueError(f"{missing[0]} has no score")
@@ -115,5 +116,5 @@ def _score(name: str, value: object) -> float:
 
 
 def _start(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 120 else f"{line[:120]}…"
+    # Cut by the caller, after it was searched for secrets; the slice only keeps it cheap.
+    return " ".join(text[:LONGEST_REASONING].split())

@@ -134,7 +134,7 @@ class PromptWriter:
     def _user(self, case: JudgeCase) -> str:
         mark, texts = _mark(case), self._texts
         fenced = [
-            f"<<<{name} {mark}>>>\n{text}\n<<<END {mark}>>>"
+            f"<<<{name} {mark}>>>\n{_sendable(text)}\n<<<END {mark}>>>"
             for name, text in (
                 (texts.question, case.question),
                 (texts.reference, case.reference),
@@ -142,6 +142,11 @@ class PromptWriter:
             )
         ]
         return "\n\n".join([*fenced, texts.task])
+
+
+def _sendable(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which no service takes."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _mark(case: JudgeCase) -> str:

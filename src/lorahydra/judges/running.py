@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RunningJudgement"]
 
-logger = logging.getLogger(__name__)
-
 REFUSALS_TO_STOP = 3
-"""Refused requests in a row, and no reply at all, that show it is not the examples' fault."""
+"""Refused requests in a row that show it is not the examples' fault."""
+OUTAGES_TO_STOP = 2
+"""Examples given up in a row, with no reply to anybody meanwhile, that show that the service is away."""
 SECONDS_TO_END = 1.0
 """How long calls that are running when judging ends early are waited for."""
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -68,7 +67,7 @@ class RunningJudgement:
         self._usage = Usage()
         self._calls: list[Call] = []
         self._error: LorahydraError | None = None
-        self._refused_in_a_row = 0
+        self._refused_in_a_row = self._outages_in_a_row = 0
         self._threads: list[threading.Thread] = []
         if not session.judge.runs_here:
             self._start_threads()
@@ -80,6 +79,8 @@ class RunningJudgement:
             progress: Where to show how far it is.
         """
         progress = progress or Progress()
+        if self._session.judge.runs_here:
+            self._started = time.perf_counter()
         try:
             with progress.task("Judging", total=len(self._tasks)) as advance:
                 for _ in self._tasks:
@@ -127,7 +128,6 @@ class RunningJudgement:
             task.outcome = None if self._stop.is_set() else self._outcome(task)
         except Exception as error:
             # A judge that breaks its contract, for example one of a user's own: no thread may die silently.
-            logger.debug("judge %s failed", self._session.config.name, exc_info=True)
             message = self._session.clean(f"{type(error).__name__}: {error}")
             self._end(JudgeSetupError(f"judge {self._session.config.name} failed: {message}"))
         finally:
@@ -166,14 +166,20 @@ class RunningJudgement:
         return self._session.config.timeout + LONGEST_WAIT
 
     def _ask(self, task: _Task) -> Verdict | str | None:
-        def sleep(seconds: float) -> None:
+        def claim(seconds: float = 0.0) -> None:
             if self._session.cache is not None:
                 self._session.cache.claim(task.key, self._owner, seconds + self._lease())
+
+        def sleep(seconds: float) -> None:
+            claim(seconds)
             self._stop.wait(seconds)
 
         begun = time.monotonic()
         try:
-            return Asking(self._session, task.case, self._stop, self._record, sleep).verdict()
+            verdict = Asking(self._session, task.case, self._stop, self._record, claim, sleep).verdict()
+            with self._lock:
+                self._refused_in_a_row = self._outages_in_a_row = 0
+            return verdict
         except JudgeFault as fault:
             self._note_failure(fault, begun)
             return str(fault)
@@ -187,14 +193,18 @@ class RunningJudgement:
     def _note_failure(self, fault: JudgeFault, begun: float) -> None:
         """Find out whether it is worth going on with other examples."""
         name = self._session.config.name
-        silent = self._session.last_reply < begun
+        last = self._session.last_reply
         with self._lock:
-            refused = fault.fault is Fault.REQUEST_REFUSED and silent
+            refused = fault.fault is Fault.REQUEST_REFUSED
+            away = fault.fault.is_outage and last < begun
             self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
+            self._outages_in_a_row = self._outages_in_a_row + 1 if away else 0
             hopeless = fault.fault.ends_judging or self._refused_in_a_row >= REFUSALS_TO_STOP
+            # A service that never said anything needs no second chance.
+            dead = away and (last == float("-inf") or self._outages_in_a_row >= OUTAGES_TO_STOP)
         if hopeless:
             self._end(JudgeSetupError(f"judge {name}: {fault}{self._advice(fault.fault)}"))
-        elif fault.fault.is_outage and silent and not self._stop.is_set():
+        elif dead and not self._stop.is_set():
             self._end(JudgeError(f"judge {name} is away: {fault}"))
 
     def _advice(self, fault: Fault) -> str:

@@ -32,7 +32,6 @@ __all__ = [
     "trust",
 ]
 
-LONGEST_MESSAGE = 300
 TALKATIVE = ("httpx", "httpx2", "google_genai", "gigachat", "openai")
 """Loggers of SDKs."""
 
@@ -119,7 +118,7 @@ def trust(config: JudgeConfig) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context()
         context.load_verify_locations(cafile=Path(config.ca_bundle_file).expanduser())
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ssl.SSLError, RuntimeError, ValueError) as error:
         raise JudgeSetupError(f"judge.ca_bundle_file={config.ca_bundle_file} cannot be read: {error}") from error
     return context
 
@@ -133,7 +132,10 @@ def status_fault(status: int, message: str, wait: float | None = None) -> JudgeF
         wait: Seconds that it asks to wait.
     """
     text = message.lower()
-    if status == 401 or "api_key_invalid" in text or "api key not valid" in text or status == 403:
+    if status == 403 and re.search("moderation|flagged", text):
+        # OpenRouter and others refuse a single text so.
+        fault = Fault.BLOCKED
+    elif status in (401, 403) or "api_key_invalid" in text or "api key not valid" in text:
         fault = Fault.KEY_REFUSED
     elif status == 402 or "insufficient_quota" in text:
         fault = Fault.QUOTA
@@ -161,7 +163,14 @@ def connection_fault(error: BaseException) -> JudgeFault | None:
     # urllib3 counts a connection that was never made among its timeouts.
     if any("Timeout" in name for name in names) and "NewConnectionError" not in names:
         return JudgeFault(Fault.TIMEOUT, message)
-    transport = ("TransportError", "RequestException", "APIConnectionError", "ConnectionError", "ProtocolError")
+    transport = (
+        "TransportError",
+        "RequestError",
+        "RequestException",
+        "APIConnectionError",
+        "ConnectionError",
+        "ProtocolError",
+    )
     if names.intersection(transport):
         return JudgeFault(Fault.CONNECTION, message)
     return None
@@ -246,5 +255,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _line(message: str) -> str:
-    line = " ".join(message.split())
-    return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…"
+    # Not cut here: first it must be searched for secrets.
+    return " ".join(message.split())

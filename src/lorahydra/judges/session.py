@@ -9,6 +9,7 @@ judgement.scores  # [100.0]
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from lorahydra.config.judge import JudgeConfig
@@ -56,8 +57,9 @@ class JudgeSession:
 
     def key(self, case: JudgeCase, repeat: int) -> str:
         """The cache's key for a verdict."""
-        judge = self.judge
-        return verdict_key(self.config.name, judge.model, judge.identity, self.prompt_version, case, repeat)
+        config, judge = self.config, self.judge
+        settings = json.dumps([judge.identity, config.temperature, config.structured_output, config.options])
+        return verdict_key(config.name, judge.model, settings, self.prompt_version, case, repeat)
 
     def verdict(self, reply: JudgeReply, latency: float) -> Verdict:
         """Read a reply.

@@ -12,7 +12,7 @@ import posixpath
 from collections.abc import Sequence
 from typing import Any
 
-from lorahydra.tracking.faults import describe, is_refusal
+from lorahydra.tracking.faults import describe, is_refusal, is_unknown_to_the_store
 from lorahydra.tracking.operations import Operation
 from lorahydra.tracking.spool import Entry, Spool
 from lorahydra.tracking.traces import send_trace
@@ -42,6 +42,8 @@ class Delivery:
         self._run_id = run_id
         self._spool = spool
         self._experiment_id: str | None = None
+        self._traces = True
+        """Whether the store knows them."""
 
     def step(self) -> int:
         """Send the next batch of the spool and remember that it was sent.
@@ -119,7 +121,15 @@ class Delivery:
     def _send_trace(self, operation: Operation) -> None:
         if self._experiment_id is None:
             self._experiment_id = self._client.get_run(self._run_id).info.experiment_id
-        send_trace(self._client.tracking_uri, self._experiment_id, self._run_id, operation)
+        if not self._traces:
+            return
+        try:
+            send_trace(self._client.tracking_uri, self._experiment_id, self._run_id, operation)
+        except Exception as error:
+            if not is_unknown_to_the_store(error):
+                raise
+            self._traces = False
+            logger.warning("MLflow at this store is too old for traces of this kind; they are left out")
 
     def _send_artifact(self, operation: Operation) -> None:
         path, name = self._spool.path_of(operation), operation["name"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from lorahydra.errors import LorahydraError
 from lorahydra.tracking.operations import one_line
 
-__all__ = ["describe", "is_refusal"]
+__all__ = ["describe", "is_refusal", "is_unknown_to_the_store"]
 
 
 REFUSALS = (400, 413, 414, 422)
@@ -28,6 +28,17 @@ def is_refusal(error: Exception) -> bool:
         isinstance(error, MlflowException)
         and error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
         and "'active' state" not in str(error)
+    )
+
+
+def is_unknown_to_the_store(error: Exception) -> bool:
+    """Whether the store has no such thing at all: an older server."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, NotImplementedError):
+        return True
+    return isinstance(error, MlflowException) and (
+        error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED") or error.get_http_status_code() == 501
     )
 
 

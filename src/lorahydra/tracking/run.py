@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -52,6 +52,15 @@ class Unsent:
     """What to run when the store is back."""
 
 
+@dataclass(frozen=True)
+class Before:
+    """What a run that goes on had before."""
+
+    state: State
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The last value of each."""
+
+
 class TrackedRun:
     """A run that is being recorded; made by `start_run`, used in a `with` block.
 
@@ -70,6 +79,8 @@ class TrackedRun:
     experiment_id: str
     url: str | None
     """Link to the run where the store is a server; else the command that opens MLflow's UI on the store."""
+    before: Before
+    """How it had ended, for a run that goes on; nothing for a new one."""
 
     def __init__(
         self, client: Any, spool: Spool, header: Header, *, experiment_id: str, config: TrackingConfig
@@ -77,6 +88,7 @@ class TrackedRun:
         self.run_id = header.run_id
         self.experiment_id = experiment_id
         self.url = run_url(header.uri, experiment_id, header.run_id)
+        self.before = Before(State.RUNNING)
         self._store = shown(header.uri)
         self._patience = config.retry_seconds
         self._spool = spool

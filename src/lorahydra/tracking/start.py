@@ -12,7 +12,7 @@ from lorahydra.errors import TrackingError
 from lorahydra.names import Kind, State, Tag
 from lorahydra.tracking import operations
 from lorahydra.tracking.address import resolve
-from lorahydra.tracking.run import TrackedRun
+from lorahydra.tracking.run import Before, TrackedRun
 from lorahydra.tracking.source import source_tags
 from lorahydra.tracking.spool import Header, Spool
 from lorahydra.tracking.store import active_run, connect, get_or_create_experiment, talking_to
@@ -89,13 +89,14 @@ def start_run(
     return TrackedRun(client, spool, header, experiment_id=experiment_id, config=config)
 
 
-def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> TrackedRun:
-    """Go on recording a run that has ended.
+def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str, forget_failure: bool) -> TrackedRun:
+    """Go on recording a run that has ended; `before` of the result says how it ended.
 
     Args:
         config: Its store.
         output_dir: The trial's folder.
         run_id: The run.
+        forget_failure: What failed is done again.
 
     Raises:
         ConfigError: The address cannot be.
@@ -105,16 +106,25 @@ def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> Trac
     uri = resolve(config.uri)
     client = connect(uri, create=False)
     info = active_run(client, uri, run_id)
-    with talking_to(uri):
-        client.update_run(run_id, status="RUNNING")
-        client.set_tag(run_id, Tag.STATE, State.RUNNING)
-        if Tag.FAILURE in client.get_run(run_id).data.tags:
-            client.delete_tag(run_id, Tag.FAILURE)
     spool = Spool.create(output_dir.absolute())
     try:
         header = Header(uri, run_id, info.run_name, operations.now())
         spool.write_header(header)
+        with talking_to(uri):
+            data = client.get_run(run_id).data
+            client.update_run(run_id, status="RUNNING")
+            client.set_tag(run_id, Tag.STATE, State.RUNNING)
+            if forget_failure and Tag.FAILURE in data.tags:
+                client.delete_tag(run_id, Tag.FAILURE)
     except BaseException:
         spool.remove()
         raise
-    return TrackedRun(client, spool, header, experiment_id=info.experiment_id, config=config)
+    run = TrackedRun(client, spool, header, experiment_id=info.experiment_id, config=config)
+    run.before = Before(_state(data.tags.get(Tag.STATE)), dict(data.metrics))
+    return run
+
+
+def _state(tag: str | None) -> State:
+    """The state in a run's tag; interrupted where its process could not say."""
+    known = tag in {State.COMPLETE, State.PRUNED, State.FAILED}
+    return State(tag) if known and tag is not None else State.INTERRUPTED

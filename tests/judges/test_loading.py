@@ -1,0 +1,53 @@
+"""The session that trials of a process share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.judges.wire import MODEL, JudgeServer
+
+from lorahydra.config.compose import compose
+from lorahydra.config.judge import JudgeConfig
+from lorahydra.errors import JudgeSetupError
+from lorahydra.judges import JudgeCase, loading
+from lorahydra.judges.loading import load_session
+
+pytestmark = [pytest.mark.service]
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    if loading._held.session is not None:
+        loading._held.session.close()
+    loading._held.session = loading._held.key = None
+
+
+def config(server: JudgeServer, *overrides: str) -> JudgeConfig:
+    return compose(["judge=openai", f"judge.model={MODEL}", f"judge.base_url={server.openai}", *overrides]).judge
+
+
+def test_no_judge_no_session() -> None:
+    assert load_session(JudgeConfig()) is None
+
+
+def test_the_same_settings_share_a_session(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_session(config(server))
+    assert load_session(config(server)) is first
+    other = load_session(config(server, "judge.concurrency=2"))
+    assert other is not first
+    monkeypatch.setenv("OPENAI_API_KEY", "another")
+    assert load_session(config(server, "judge.concurrency=2")) is not other, "a corrected key counts at once"
+
+
+def test_a_judge_that_cannot_be_made_leaves_the_last_one_alone(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_session(config(server))
+    monkeypatch.delenv("GEMINI_API_KEY")
+    with pytest.raises(JudgeSetupError, match="needs a key"):
+        load_session(compose(["judge=gemini"]).judge)
+    assert load_session(config(server)) is first
+    assert first is not None
+    assert first.start([JudgeCase("q", "r", "a")]).result().coverage == 1
