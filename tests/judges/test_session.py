@@ -391,7 +391,7 @@ def test_a_damaged_entry_is_asked_for_again(server: JudgeServer, caplog: pytest.
 
 @pytest.mark.parametrize("what", ["400 refuses everything", "503"])
 def test_a_few_bad_examples_do_not_end_judging(what: str) -> None:
-    bad = ("question 2\n", "question 6\n", "question 10\n", "question 14\n")
+    bad = ("question 0\n", "question 2\n", "question 6\n", "question 10\n", "question 14\n")
 
     def plan(request: Request, attempt: int) -> str:
         return what if any(name in request.user for name in bad) else "good"
@@ -400,7 +400,7 @@ def test_a_few_bad_examples_do_not_end_judging(what: str) -> None:
     with judge_server(plan) as server, session_on(server, *options) as session:
         judgement = session.start(cases(20)).result()
     assert judgement.error is None
-    assert [index for index, score in enumerate(judgement.scores) if score is None] == [2, 6, 10, 14]
+    assert [index for index, score in enumerate(judgement.scores) if score is None] == [0, 2, 6, 10, 14]
 
 
 class SloppyJudge(OwnJudge):

@@ -195,13 +195,15 @@ class RunningJudgement:
         name = self._session.config.name
         last = self._session.last_reply
         with self._lock:
-            refused = fault.fault is Fault.REQUEST_REFUSED
+            # A model on this machine refuses what is too long for it, which says nothing about the next example.
+            refused = fault.fault is Fault.REQUEST_REFUSED and not self._session.judge.runs_here
             away = fault.fault.is_outage and last < begun
             self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
             self._outages_in_a_row = self._outages_in_a_row + 1 if away else 0
             hopeless = fault.fault.ends_judging or self._refused_in_a_row >= REFUSALS_TO_STOP
-            # A service that never said anything needs no second chance.
-            dead = away and (last == float("-inf") or self._outages_in_a_row >= OUTAGES_TO_STOP)
+            # One example may be more than a server can take; where there is no connection, the example is not to blame.
+            enough = 1 if fault.fault is Fault.CONNECTION or len(self._tasks) == 1 else OUTAGES_TO_STOP
+            dead = away and self._outages_in_a_row >= enough
         if hopeless:
             self._end(JudgeSetupError(f"judge {name}: {fault}{self._advice(fault.fault)}"))
         elif dead and not self._stop.is_set():
