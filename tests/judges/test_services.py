@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -66,6 +67,7 @@ class JudgeContract:
     """What every judge promises; subclasses name one."""
 
     name: str
+    sdk: str
     has_schema = True
     takes_certificates = True
 
@@ -216,6 +218,13 @@ class JudgeContract:
         with pytest.raises(JudgeSetupError, match=f"judge {self.name} needs a key: .*{config.key_names[0]}"):
             make_judge(config)
 
+    def test_a_missing_sdk_says_what_to_install(self, server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = config_for(self.name, server)
+        monkeypatch.setitem(sys.modules, self.sdk, None)
+        extra = self.name.replace("_", "-")
+        with pytest.raises(JudgeSetupError, match=rf"judge={self.name} needs .*: pip install 'lorahydra\[{extra}\]'"):
+            make_judge(config)
+
     def test_a_key_with_strange_characters(self, server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
         config = config_for(self.name, server)
         monkeypatch.setenv(config.key_names[0], "ключ-с-кириллицей")
@@ -236,6 +245,7 @@ class JudgeContract:
 
 class TestGemini(JudgeContract):
     name = "gemini"
+    sdk = "google.genai"
 
     def test_settings_reach_the_service(self, server: JudgeServer) -> None:
         judge, prompt = self.judge(server)
@@ -259,6 +269,7 @@ class TestGemini(JudgeContract):
 
 class TestGeminiLegacy(JudgeContract):
     name = "gemini_legacy"
+    sdk = "google.generativeai"
     has_schema = False
     takes_certificates = False
 
@@ -269,6 +280,7 @@ class TestGeminiLegacy(JudgeContract):
 
 class TestGigaChat(JudgeContract):
     name = "gigachat"
+    sdk = "gigachat"
 
     def test_the_temperature_is_never_zero(self, server: JudgeServer) -> None:
         judge, prompt = self.judge(server)
@@ -308,6 +320,7 @@ class TestGigaChat(JudgeContract):
 
 class TestOpenAI(JudgeContract):
     name = "openai"
+    sdk = "openai"
 
     def test_a_server_of_ones_own_needs_no_key(self, server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("OPENAI_API_KEY")
