@@ -19,6 +19,7 @@ from lorahydra.judges.service import (
     status_fault,
     translated,
     trust,
+    usable,
 )
 
 __all__ = ["BLOCKED_REASONS", "HARM_CATEGORIES", "GeminiJudge", "retry_delay"]
@@ -127,13 +128,7 @@ class GeminiJudge(Judge):
         if feedback is not None and feedback.block_reason:
             raise JudgeFault(Fault.BLOCKED, str(feedback.block_reason.value), reply=reply)
         reason = candidate.finish_reason.value if candidate and candidate.finish_reason else ""
-        if reason in BLOCKED_REASONS:
-            raise JudgeFault(Fault.BLOCKED, reason, reply=reply)
-        if reason == "MAX_TOKENS":
-            raise JudgeFault(Fault.TRUNCATED, f"after {reply.completion_tokens} tokens", reply=reply)
-        if not text.strip():
-            raise JudgeFault(Fault.EMPTY, reason, reply=reply)
-        return reply
+        return usable(reply, reason, blocked=BLOCKED_REASONS, cut="MAX_TOKENS")
 
     def _fault(self, error: Exception) -> JudgeFault | None:
         if not isinstance(error, self._errors.APIError):

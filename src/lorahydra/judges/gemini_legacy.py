@@ -19,6 +19,7 @@ from lorahydra.judges.service import (
     retry_after,
     status_fault,
     translated,
+    usable,
 )
 
 __all__ = ["GeminiLegacyJudge"]
@@ -101,13 +102,7 @@ class GeminiLegacyJudge(Judge):
         if feedback.block_reason:
             raise JudgeFault(Fault.BLOCKED, feedback.block_reason.name, reply=reply)
         reason = getattr(candidate.finish_reason, "name", str(candidate.finish_reason)) if candidate else ""
-        if reason in BLOCKED_REASONS:
-            raise JudgeFault(Fault.BLOCKED, reason, reply=reply)
-        if reason == "MAX_TOKENS":
-            raise JudgeFault(Fault.TRUNCATED, f"after {received} tokens", reply=reply)
-        if not text.strip():
-            raise JudgeFault(Fault.EMPTY, reason, reply=reply)
-        return reply
+        return usable(reply, reason, blocked=BLOCKED_REASONS, cut="MAX_TOKENS")
 
     def _fault(self, error: Exception) -> JudgeFault | None:
         if isinstance(error, self._parse_error):

@@ -7,7 +7,7 @@ from typing import Any
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import ConfigError
-from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
+from lorahydra.judges.base import Judge, JudgeFault, JudgePrompt, JudgeReply
 from lorahydra.judges.service import (
     Wishes,
     check_options,
@@ -18,6 +18,7 @@ from lorahydra.judges.service import (
     status_fault,
     translated,
     trust,
+    usable,
 )
 
 __all__ = ["GigaChatJudge"]
@@ -101,13 +102,7 @@ class GigaChatJudge(Judge):
         usage = response.usage
         reply = JudgeReply(text, response.model or self.model, usage.prompt_tokens, usage.completion_tokens)
         reason = (choice.finish_reason or "") if choice else ""
-        if reason in ("blacklist", "content_filter"):
-            raise JudgeFault(Fault.BLOCKED, reason, reply=reply)
-        if reason == "length":
-            raise JudgeFault(Fault.TRUNCATED, f"after {reply.completion_tokens} tokens", reply=reply)
-        if not text.strip():
-            raise JudgeFault(Fault.EMPTY, reason, reply=reply)
-        return reply
+        return usable(reply, reason, blocked=("blacklist", "content_filter"), cut="length")
 
     def _fault(self, error: Exception) -> JudgeFault | None:
         if not isinstance(error, self._errors):

@@ -18,6 +18,7 @@ from lorahydra.judges.service import (
     status_fault,
     translated,
     trust,
+    usable,
 )
 
 __all__ = ["OpenAIJudge"]
@@ -111,13 +112,9 @@ class OpenAIJudge(Judge):
             getattr(usage, "prompt_tokens", 0),
             getattr(usage, "completion_tokens", 0),
         )
-        if choice.finish_reason == "content_filter" or getattr(choice.message, "refusal", None):
-            raise JudgeFault(Fault.BLOCKED, choice.message.refusal or choice.finish_reason, reply=reply)
-        if choice.finish_reason == "length":
-            raise JudgeFault(Fault.TRUNCATED, f"after {reply.completion_tokens} tokens", reply=reply)
-        if not text.strip():
-            raise JudgeFault(Fault.EMPTY, choice.finish_reason or "", reply=reply)
-        return reply
+        if refusal := getattr(choice.message, "refusal", None):
+            raise JudgeFault(Fault.BLOCKED, str(refusal), reply=reply)
+        return usable(reply, choice.finish_reason or "", blocked=("content_filter",), cut="length")
 
     def _fault(self, error: Exception) -> JudgeFault | None:
         if isinstance(error, self._sdk.APITimeoutError):

@@ -30,6 +30,7 @@ __all__ = [
     "status_fault",
     "translated",
     "trust",
+    "usable",
 ]
 
 TALKATIVE = ("httpx", "httpx2", "google_genai", "gigachat", "openai")
@@ -195,6 +196,27 @@ def translated(sdk_fault: Callable[[Exception], JudgeFault | None]) -> Iterator[
         if fault is None:
             raise
         raise fault from error
+
+
+def usable(reply: JudgeReply, reason: str, *, blocked: Collection[str], cut: str) -> JudgeReply:
+    """The reply itself, where the service let it come to its end.
+
+    Args:
+        reply: What came back.
+        reason: Why the model stopped, in the service's words.
+        blocked: Its words for a filter.
+        cut: Its word for the limit of tokens.
+
+    Raises:
+        JudgeFault: It is blocked, cut or empty.
+    """
+    if reason in blocked:
+        raise JudgeFault(Fault.BLOCKED, reason, reply=reply)
+    if reason == cut:
+        raise JudgeFault(Fault.TRUNCATED, f"after {reply.completion_tokens} tokens", reply=reply)
+    if not reply.text.strip():
+        raise JudgeFault(Fault.EMPTY, reason, reply=reply)
+    return reply
 
 
 class Wishes:
