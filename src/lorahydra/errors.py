@@ -6,7 +6,7 @@ outside service failed for good. Anything that is not a `LorahydraError` is a bu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "TrackingError",
     "TrainingError",
     "UserError",
+    "causes",
 ]
 
 
@@ -127,3 +128,12 @@ class JudgeError(ServiceError):
 
 class TrackingError(ServiceError):
     """The tracking store cannot be reached, read or written."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what led to it, the newest first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

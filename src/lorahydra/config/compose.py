@@ -31,7 +31,7 @@ from omegaconf.errors import (
 
 from lorahydra.config.judge import refuse_secret
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError
+from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError, causes
 from lorahydra.registry import registered_judges
 
 __all__ = [
@@ -193,7 +193,7 @@ def without_password(override: str) -> str:
 
 def explain(error: BaseException) -> LorahydraError:
     """The one line for a mistake that Hydra or OmegaConf found, whatever they wrapped it in."""
-    chain = list(_causes(error))
+    chain = list(causes(error))
     for found in chain:
         if isinstance(found, LorahydraError):
             return found
@@ -205,14 +205,6 @@ def explain(error: BaseException) -> LorahydraError:
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
         return ConfigError(f"cannot read {ambiguous[1]}: put a text with commas in quotes, or search its parts with -m")
     return ConfigError(_first_sentence(str(error)))
-
-
-def _causes(error: BaseException | None) -> Iterable[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _unknown_choice(error: MissingConfigException) -> ConfigError:

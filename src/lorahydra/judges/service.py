@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.judge import JudgeConfig
-from lorahydra.errors import ConfigError, JudgeSetupError
+from lorahydra.errors import ConfigError, JudgeSetupError, causes
 from lorahydra.judges.base import Fault, JudgeFault, JudgeReply
 
 __all__ = [
@@ -155,7 +155,7 @@ def status_fault(status: int, message: str, wait: float | None = None) -> JudgeF
 
 def connection_fault(error: BaseException) -> JudgeFault | None:
     """The fault behind an exception of an HTTP library, whichever it is; None when it is none of theirs."""
-    chain = list(_causes(error))
+    chain = list(causes(error))
     for found in chain:
         if isinstance(found, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(found):
             return JudgeFault(Fault.CERTIFICATE, _line(str(found)))
@@ -266,14 +266,6 @@ def retry_after(headers: Any) -> float | None:
         except (TypeError, ValueError):
             return None
     return seconds if 0 < seconds < float("inf") else None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _line(message: str) -> str:
