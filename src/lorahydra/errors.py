@@ -20,8 +20,10 @@ __all__ = [
     "ModelError",
     "OutputError",
     "ServiceError",
+    "StudyError",
     "TrackingError",
     "TrainingError",
+    "TrialPruned",
     "UserError",
     "causes",
 ]
@@ -99,6 +101,14 @@ class ModelError(UserError):
 
 class OutputError(UserError):
     """Results cannot be written: no permission, no space, or the place is taken."""
+
+
+class StudyError(UserError):
+    """A study cannot begin, go on or be found: another study under its name, too many failures, a store away."""
+
+
+class TrialPruned(LorahydraError):
+    """A study ended this trial early: others did better at the same point."""
 
 
 class TrainingError(LorahydraError):

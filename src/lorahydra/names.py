@@ -14,10 +14,14 @@ __all__ = [
     "FINAL",
     "FINAL_PREDICTIONS_FILE",
     "HIGHER_IS_BETTER",
+    "LEADERBOARD_FILE",
     "OBJECTIVE",
     "OVERRIDES_FILE",
     "PREDICTIONS_FILE",
+    "RESULTS_FILE",
+    "STUDY_DIR",
     "TEST",
+    "TEST_PREDICTIONS_FILE",
     "Kind",
     "Metric",
     "Score",
@@ -56,6 +60,11 @@ class Metric(StrEnum):
     JUDGE_PROMPT_TOKENS = "judge/prompt_tokens"
     JUDGE_COMPLETION_TOKENS = "judge/completion_tokens"
     JUDGE_COST = "judge/cost"
+    STUDY_BEST = "study/best"
+    """First objective of the best trial so far; the step is the number of finished trials."""
+    STUDY_COMPLETE = "study/complete"
+    STUDY_PRUNED = "study/pruned"
+    STUDY_FAILED = "study/failed"
 
 
 class Score(StrEnum):
@@ -101,6 +110,9 @@ class Tag(StrEnum):
     JUDGE = "lorahydra.judge"
     JUDGE_MODEL = "lorahydra.judge_model"
     JUDGE_PROMPT = "lorahydra.judge_prompt"
+    STUDY_ID = "lorahydra.study_id"
+    BEST_TRIAL = "lorahydra.best_trial"
+    BEST_RUN = "lorahydra.best_run"
 
 
 class Kind(StrEnum):
@@ -128,4 +140,9 @@ ANSWERS_FILE = "answers.json"
 """In a trial's output folder, not an artifact."""
 PREDICTIONS_FILE = "eval/predictions.json"
 FINAL_PREDICTIONS_FILE = "final/predictions.json"
+TEST_PREDICTIONS_FILE = "test/predictions.json"
+LEADERBOARD_FILE = "leaderboard.csv"
+STUDY_DIR = "study"
+"""Plots of a study."""
+RESULTS_FILE = "optimization_results.yaml"
 DATA_REPORT_FILE = "data/report.json"

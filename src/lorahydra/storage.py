@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lorahydra.errors import OutputError
 
-__all__ = ["atomic_dir", "atomic_file", "cache_dir", "locked", "writing"]
+__all__ = ["atomic_dir", "atomic_file", "cache_dir", "locked", "replaced_dir", "writing"]
 
 
 def cache_dir() -> Path:
@@ -86,6 +86,24 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                     raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def replaced_dir(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that takes its place when the block ends well, old content and all."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        old = temporary.with_name(f"{temporary.name}.old")
+        try:
+            yield temporary
+            _follow_umask(temporary)
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

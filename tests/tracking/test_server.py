@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,18 @@ import pytest
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError
-from lorahydra.names import PREDICTIONS_FILE, Kind, State
-from lorahydra.tracking import TrackedRun, start_run, sync
+from lorahydra.names import ADAPTER_DIR, PREDICTIONS_FILE, Kind, State
+from lorahydra.tracking import (
+    TrackedRun,
+    close_run,
+    find_run,
+    join_run,
+    register_model,
+    registered_name,
+    start_run,
+    sync,
+    unfinished_children,
+)
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
@@ -196,6 +207,57 @@ def test_server_that_comes_back_too_late(server: Server, undisturbed: dict[str, 
     assert client.get_metric_history(run.run_id, "train/loss")[-1].timestamp <= ended
     assert client.get_run(run.run_id).info.end_time <= ended, "the times are those of the trial"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_study_on_a_server(server: Server, tmp_path: Path) -> None:
+    """A parent with two handles, a child without a process, and the adapter in the registry."""
+    from mlflow import MlflowClient
+
+    config = TrackingConfig(uri=server.uri, system_metrics=False)
+    parent = begin(server, tmp_path / "a")
+    parent.tags({"lorahydra.study": 'it\'s "s"'})
+    with join_run(config, output_dir=tmp_path / "b", run_id=parent.run_id) as joined:
+        joined.metrics({"b": 1.0})
+        joined.leave()
+    child = MlflowClient(server.uri).create_run(
+        parent.experiment_id, tags={"mlflow.parentRunId": parent.run_id, "lorahydra.trial_number": "3"}
+    )
+    [unfinished] = unfinished_children(config, parent.run_id)
+    assert (unfinished.run_id, unfinished.trial_number) == (child.info.run_id, 3)
+    close_run(config, unfinished.run_id, State.INTERRUPTED)
+    assert unfinished_children(config, parent.run_id) == []
+    assert parent.finish(State.COMPLETE) is None
+    assert find_run(config, {"lorahydra.study": 'it\'s "s"'}) == parent.run_id
+    stored = MlflowClient(server.uri).get_run(parent.run_id)
+    assert (stored.info.status, stored.data.metrics) == ("FINISHED", {"b": 1.0})
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["through the server", "recorded in its database"])
+def test_adapter_comes_back_from_the_registry(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool
+) -> None:
+    import mlflow
+
+    uri = f"sqlite:///{server._folder}/mlflow.db" if direct else server.uri
+    config = TrackingConfig(uri=uri, experiment_name=f"registry {direct} #1", system_metrics=False)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    with start_run(config, output_dir=tmp_path, kind=Kind.SINGLE, run_name="winner") as run:
+        run.artifact(adapter, ADAPTER_DIR)
+    name = registered_name(f"студия: {direct}")
+    for _ in range(2):
+        assert register_model(TrackingConfig(uri=server.uri), run.run_id, name, tags={"a": "it's"}) == "1"
+    with pytest.raises(TrackingError, match="has no artifact folder"):
+        register_model(config, run.run_id, "other", artifact="nothing", tags={})
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    back = Path(mlflow.artifacts.download_artifacts(f"models:/{name}@champion", dst_path=str(tmp_path)))
+    assert (back / "adapter_model.safetensors").read_bytes() == b"weights"
+    shown = server.get(
+        f"/model-versions/get-artifact?path=adapter_model.safetensors&name={urllib.parse.quote(name)}&version=1"
+    )
+    assert shown == b"weights"
 
 
 def test_ui_on_a_sqlite_store_shows_the_artifacts(server: Server, tmp_path: Path) -> None:

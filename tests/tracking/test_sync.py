@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -144,3 +145,17 @@ def test_run_that_the_store_does_not_have(
     client.restore_run(run_id)
     assert unsent.folder.exists()
     assert len(sync(tmp_path).runs) == 1
+
+
+def test_run_that_ends_while_it_is_looked_for(
+    start: StartRun, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its process is alive when its spool is listed, and has sent and deleted all when it is opened."""
+    run = start()
+    found = find_unsent(tmp_path)
+    run.finish(State.COMPLETE)
+    monkeypatch.setattr(importlib.import_module("lorahydra.tracking.sync"), "find_unsent", lambda root: found)
+    result = sync(tmp_path)
+    assert (result.runs, result.busy) == ([], [])
+    assert not (tmp_path / "out" / "tracking").exists()
+    assert client.get_run(run.run_id).info.status == "FINISHED"

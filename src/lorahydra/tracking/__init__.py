@@ -7,23 +7,35 @@ with start_run(config.tracking, output_dir=folder, kind=Kind.SINGLE, run_name="d
     unsent = run.finish(State.COMPLETE)
 ```
 
+A study is a run with nested runs (`start_run(…, parent_run_id=…)`); several processes record it at once by
+`join_run` and `TrackedRun.leave`.
+
 Whatever is logged goes to a queue on disk first; a background thread sends it on. What could not be sent by
 the end is sent later by `sync` (on the command line: `lorahydra sync DIR`). This is the only package that
 imports mlflow, and it does so when a run starts, not before.
 """
 
+from lorahydra.tracking.children import ChildRun, close_run, find_run, unfinished_children
+from lorahydra.tracking.models import register_model, registered_name
 from lorahydra.tracking.run import TrackedRun, Unsent
-from lorahydra.tracking.start import check_store, reopen_run, start_run
+from lorahydra.tracking.start import check_store, join_run, reopen_run, start_run
 from lorahydra.tracking.sync import SyncedRun, SyncResult, find_unsent, sync
 
 __all__ = [
+    "ChildRun",
     "SyncResult",
     "SyncedRun",
     "TrackedRun",
     "Unsent",
     "check_store",
+    "close_run",
+    "find_run",
     "find_unsent",
+    "join_run",
+    "register_model",
+    "registered_name",
     "reopen_run",
     "start_run",
     "sync",
+    "unfinished_children",
 ]

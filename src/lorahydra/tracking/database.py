@@ -12,7 +12,7 @@ from lorahydra.storage import atomic_file, locked
 from lorahydra.tracking.address import database_file, shown
 from lorahydra.tracking.faults import describe
 
-__all__ = ["prepare_database"]
+__all__ = ["is_made", "prepare_database"]
 
 SECONDS_TO_ANSWER = 10
 """How long a database may take for its first answer."""
@@ -32,14 +32,15 @@ def prepare_database(uri: str, artifact_root: Path | None) -> None:
         TrackingError: The database cannot be reached, read, written or understood.
     """
     file = database_file(uri)
-    if file is not None and not _exists(file):
+    if file is not None and not is_made(file):
         if artifact_root is None:
             raise TrackingError(f"the MLflow store {uri} is gone: there is no file {file}")
         _create_sqlite(file, artifact_root)
     _check_database(uri)
 
 
-def _exists(file: Path) -> bool:
+def is_made(file: Path) -> bool:
+    """Whether a SQLite file holds anything yet."""
     try:
         return file.stat().st_size > 0
     except OSError:
@@ -58,7 +59,7 @@ def _create_sqlite(file: Path, artifact_root: Path) -> None:
 
     try:
         with locked(file):
-            if _exists(file):
+            if is_made(file):
                 return
             # Both kinds of memory are seen by all connections of this process; `memdb` is the newer one. It
             # wants a name that begins with a slash, encoded: MLflow would make a folder of a plain one.

@@ -97,6 +97,7 @@ class Delivery:
             self._send_trace(operations[0])
         elif kind == "finish":
             self._client.set_terminated(self._run_id, operations[0]["status"], operations[0]["time"])
+        # Nothing to send: `leave`, and lines that a damaged disk has garbled.
 
     def _send_values(self, operations: Sequence[Operation]) -> None:
         from mlflow.entities import Metric, Param, RunTag

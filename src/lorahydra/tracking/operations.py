@@ -10,6 +10,7 @@ Each has `op` and `time`, the milliseconds since the epoch when it was logged.
 | `dataset` | `name`, `digest`, `source`, `rows`, `context` |
 | `trace` | `id`, `name`, `inputs`, `outputs`, `attributes`, `ok`, `start_ns`, `end_ns` |
 | `finish` | `status` |
+| `leave` | nothing: its process let go of the run, which others go on with |
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 __all__ = [
+    "ENDS",
     "Operation",
     "artifact",
     "dataset",
     "encode",
     "finish",
+    "leave",
     "metrics",
     "now",
     "one_line",
@@ -40,6 +43,9 @@ __all__ = [
 ]
 
 Operation = dict[str, Any]
+
+ENDS = ("finish", "leave")
+"""What the last operation of a process is that did not die."""
 
 KEY_LENGTH = 250
 PARAM_LENGTH = 6000
@@ -108,6 +114,11 @@ def artifact(name: str, *, owned: str | None = None, kept: str | None = None) ->
 def finish(status: str, end_time: int | None = None) -> Operation:
     """The end of the run: `FINISHED`, `FAILED` or `KILLED` at `end_time` (ms; now by default)."""
     return {"op": "finish", "status": status, "time": now() if end_time is None else end_time}
+
+
+def leave() -> Operation:
+    """The process logs no more to a run that goes on; the store is told nothing."""
+    return {"op": "leave", "time": now()}
 
 
 def trace(

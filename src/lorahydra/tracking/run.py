@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import OutputError
+from lorahydra.errors import OutputError, TrialPruned
 from lorahydra.names import State, Tag
 from lorahydra.storage import writing
 from lorahydra.tracking import operations
@@ -42,7 +42,7 @@ SECONDS_AFTER_INTERRUPT = 5.0
 
 @dataclass(frozen=True)
 class Unsent:
-    """What could not be sent by the end of a run."""
+    """What a process could not send by the end of its recording."""
 
     count: int
     """Number of things logged."""
@@ -57,15 +57,17 @@ class Before:
     """What a run that goes on had before."""
 
     state: State
+    """Interrupted also where another process is still recording it."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The last value of each."""
+    params: Mapping[str, str] = field(default_factory=dict)
 
 
 class TrackedRun:
     """A run that is being recorded; made by `start_run`, used in a `with` block.
 
     Everything logged is on disk when the call returns, and sent by a background thread. Leaving the block
-    without `finish` records how it ended: complete, failed (with the exception's class and text) or
+    without `finish` or `leave` records how it ended: complete, failed (with the exception's class and text) or
     interrupted.
 
     All methods may be called from any thread. None fails because of the store.
@@ -192,23 +194,25 @@ class TrackedRun:
             What could not be sent, or None.
         """
         status = STATUS[state]
-        with self._mutex:
-            if self._finished:
-                return None
-        if self._system is not None:
-            self._system.stop()
+        self._stop_sampling()
         ending = {Tag.STATE.value: state.value}
         if failure is not None:
             ending[Tag.FAILURE.value] = operations.one_line(failure, operations.TAG_LENGTH)
-        last = [*operations.tags(ending), operations.finish(status)]
-        with self._mutex:
-            self._finished = True
-        homeless = [operation for operation in last if self._append(operation) is not None]
-        patience = min(self._patience, SECONDS_AFTER_INTERRUPT) if state is State.INTERRUPTED else self._patience
-        try:
-            return self._close(drained=self._sender.drain(patience, homeless))
-        finally:
-            self._spool.close()
+        return self._end([*operations.tags(ending), operations.finish(status)], hurry=state is State.INTERRUPTED)
+
+    def leave(self, *, hurry: bool = False) -> Unsent | None:
+        """Send everything that waits and let go of a run that others go on with; it stays open in the store.
+
+        Later calls of any method have no effect. A store that is away is waited for as in `finish`.
+
+        Args:
+            hurry: The user has pressed Ctrl-C: wait no longer than 5 seconds.
+
+        Returns:
+            What could not be sent, or None. `sync` sends it without closing the run.
+        """
+        self._stop_sampling()
+        return self._end([operations.leave()], hurry=hurry)
 
     def trace(
         self,
@@ -236,7 +240,7 @@ class TrackedRun:
 
     @contextmanager
     def closed_on_error(self, cleanup: Callable[[], object]) -> Iterator[None]:
-        """Call `cleanup` and close the run as failed or interrupted when the block raises; else leave it open."""
+        """Call `cleanup` and close the run as failed, pruned or interrupted when the block raises."""
         try:
             yield
         except BaseException as error:
@@ -252,11 +256,31 @@ class TrackedRun:
     ) -> None:
         if error is None:
             self.finish(State.COMPLETE)
+        elif isinstance(error, TrialPruned):
+            self.finish(State.PRUNED)
         elif isinstance(error, Exception):
             self.finish(State.FAILED, f"{type(error).__name__}: {error}")
         else:
             # Ctrl-C, or a SystemExit from a signal handler.
             self.finish(State.INTERRUPTED)
+
+    def _stop_sampling(self) -> None:
+        """No sample comes after the end; safe to call twice."""
+        if self._system is not None:
+            self._system.stop()
+
+    def _end(self, last: Sequence[Operation], *, hurry: bool) -> Unsent | None:
+        """Log the last operations, send everything and close the spool; nothing on a second call."""
+        with self._mutex:
+            if self._finished:
+                return None
+            self._finished = True
+        homeless = [operation for operation in last if self._append(operation) is not None]
+        patience = min(self._patience, SECONDS_AFTER_INTERRUPT) if hurry else self._patience
+        try:
+            return self._close(drained=self._sender.drain(patience, homeless))
+        finally:
+            self._spool.close()
 
     def _close(self, *, drained: bool) -> Unsent | None:
         if self._lost:
@@ -310,7 +334,7 @@ class TrackedRun:
     def _is_fresh(self, name: str, text: str) -> bool:
         """Whether param `name` has no value yet; MLflow would refuse a whole batch for one that changes."""
         with self._mutex:
-            known = self._params.setdefault(name, text)
+            known = self._params.setdefault(name, self.before.params.get(name, text))
         if known is not text and known != text:
             logger.warning("MLflow keeps the first value of param %s and leaves %.100s out", name, text)
         return known is text

@@ -32,7 +32,7 @@ from lorahydra.errors import OutputError
 from lorahydra.storage import atomic_file, writing
 from lorahydra.tracking.operations import Operation, encode
 
-__all__ = ["FOLDER", "Entry", "Header", "Spool", "SpoolBusyError"]
+__all__ = ["FOLDER", "Entry", "Header", "Spool", "SpoolBusyError", "read_header"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,14 @@ class Header:
     run_name: str
     started: int
     """Milliseconds since the epoch."""
+
+
+def read_header(folder: Path) -> Header | None:
+    """Which run the spool in `folder` belongs to, whoever holds it; None where that cannot be read."""
+    try:
+        return Header(**json.loads((folder / "run.json").read_text(encoding="ascii")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -116,10 +124,7 @@ class Spool:
 
     def header(self) -> Header | None:
         """Which run this is; None when the process died before it knew."""
-        try:
-            return Header(**json.loads((self.folder / "run.json").read_text(encoding="ascii")))
-        except (OSError, ValueError, TypeError):
-            return None
+        return read_header(self.folder)
 
     def append(self, operation: Operation) -> None:
         """Add one operation durably: it survives the death of this process.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lorahydra.tracking.source import source_tags
 from lorahydra.tracking.spool import Header, Spool
 from lorahydra.tracking.store import active_run, connect, get_or_create_experiment, talking_to
 
-__all__ = ["check_store", "reopen_run", "start_run"]
+__all__ = ["check_store", "join_run", "reopen_run", "start_run"]
 
 
 def check_store(config: TrackingConfig) -> None:
@@ -103,6 +104,30 @@ def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str, forget_
         TrackingError: The store cannot be reached, or does not have the run.
         OutputError: `output_dir` cannot be written.
     """
+    return _record_again(config, output_dir, run_id, forget_failure=forget_failure)
+
+
+def join_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> TrackedRun:
+    """Record a run that other processes may be recording at the same time, or that has ended.
+
+    It is open from now on, whatever it was before, and without a failure. Each process has a queue of its own
+    in its `output_dir`; it takes its leave by `leave`, and the last one by `finish`. System metrics are not
+    sampled. The first value of a param stays, whoever gave it.
+
+    Args:
+        config: Its store.
+        output_dir: Where this process keeps what it has not sent.
+        run_id: The run.
+
+    Raises:
+        ConfigError: The address cannot be.
+        TrackingError: The store cannot be reached, or does not have the run.
+        OutputError: `output_dir` cannot be written.
+    """
+    return _record_again(replace(config, system_metrics=False), output_dir, run_id, forget_failure=True)
+
+
+def _record_again(config: TrackingConfig, output_dir: Path, run_id: str, *, forget_failure: bool) -> TrackedRun:
     uri = resolve(config.uri)
     client = connect(uri, create=False)
     info = active_run(client, uri, run_id)
@@ -115,13 +140,23 @@ def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str, forget_
             client.update_run(run_id, status="RUNNING")
             client.set_tag(run_id, Tag.STATE, State.RUNNING)
             if forget_failure and Tag.FAILURE in data.tags:
-                client.delete_tag(run_id, Tag.FAILURE)
+                _delete_tag(client, run_id, Tag.FAILURE)
     except BaseException:
         spool.remove()
         raise
     run = TrackedRun(client, spool, header, experiment_id=info.experiment_id, config=config)
-    run.before = Before(_state(data.tags.get(Tag.STATE)), dict(data.metrics))
+    run.before = Before(_state(data.tags.get(Tag.STATE)), dict(data.metrics), dict(data.params))
     return run
+
+
+def _delete_tag(client: Any, run_id: str, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.delete_tag(run_id, name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # another process was quicker
+            raise
 
 
 def _state(tag: str | None) -> State:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from lorahydra.tracking.address import resolve, shown
 from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.faults import describe
 from lorahydra.tracking.run import STATUS
-from lorahydra.tracking.spool import FOLDER, Header, Spool, SpoolBusyError
+from lorahydra.tracking.spool import FOLDER, Header, Spool, SpoolBusyError, read_header
 from lorahydra.tracking.store import active_run, connect, talking_to
 
 __all__ = ["SyncResult", "SyncedRun", "find_unsent", "sync"]
@@ -34,7 +34,7 @@ class SyncedRun:
     entries: int
     """Number of things that were sent."""
     interrupted: bool
-    """The process died before the end of the run; it was closed as interrupted."""
+    """The process died before the end of the run, and no other ended it; it was closed as interrupted."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class SyncResult:
 
 def find_unsent(root: Path) -> list[Path]:
     """Folders of unsent runs in an output folder, or anywhere below it, oldest first."""
-    return sorted(_spools(root), key=lambda folder: (folder / "run.json").stat().st_mtime)
+    return sorted(_spools(root), key=_age)
 
 
 def sync(output_dir: Path, uri: str | None = None) -> SyncResult:
@@ -66,24 +66,64 @@ def sync(output_dir: Path, uri: str | None = None) -> SyncResult:
         OutputError: The folder cannot be written.
     """
     result = SyncResult()
-    for folder in find_unsent(output_dir):
+    folders = find_unsent(output_dir)
+    alive = _recorded_now(folders)
+    for folder in folders:
         try:
-            spool = Spool.open(folder)
+            spool = _take(folder)
         except SpoolBusyError:
             result.busy.append(folder.parent.parent)
+            continue
+        if spool is None:
             continue
         try:
             header = spool.header()
             if header is None:
                 raise TrackingError(f"{folder / 'run.json'} is damaged: delete {folder} to forget the run")
-            result.runs.append(_send(spool, header, resolve(uri or header.uri)))
+            is_alive = header.run_id in alive
+            result.runs.append(_send(spool, header, resolve(uri or header.uri), is_alive=is_alive))
             spool.remove()
         finally:
             spool.close()
     return result
 
 
-def _send(spool: Spool, header: Header, uri: str) -> SyncedRun:
+def _take(folder: Path) -> Spool | None:
+    """The spool; None when its process has sent everything and deleted it since it was listed.
+
+    Raises:
+        SpoolBusyError: Its process is alive.
+        OutputError: The folder cannot be written.
+    """
+    spool = Spool.open(folder)
+    if (folder / "run.json").is_file():
+        return spool
+    spool.remove()  # taking the lock has made the folder again
+    return None
+
+
+def _recorded_now(folders: Iterable[Path]) -> set[str]:
+    """Ids of the runs that a living process records in one of these spools."""
+    runs = set()
+    for folder in folders:
+        try:
+            if (spool := _take(folder)) is not None:
+                spool.close()
+        except SpoolBusyError:
+            header = read_header(folder)
+            runs |= {header.run_id} if header is not None else set()
+    return runs
+
+
+def _send(spool: Spool, header: Header, uri: str, *, is_alive: bool) -> SyncedRun:
+    """Send a spool.
+
+    Args:
+        spool: What waits.
+        header: Its run.
+        uri: The run's store, resolved.
+        is_alive: Another process is still recording the run.
+    """
     client = connect(uri, create=False)
     try:
         active_run(client, uri, header.run_id, header.run_name)
@@ -91,12 +131,15 @@ def _send(spool: Spool, header: Header, uri: str) -> SyncedRun:
         raise TrackingError(f"{error}; delete {spool.folder} to forget the run") from error
     delivery = Delivery(client, header.run_id, spool)
     last = spool.last()
-    interrupted = last is None or last["op"] != "finish"
+    died = last is None or last["op"] not in operations.ENDS
+    interrupted = False
     entries = 0
     with talking_to(uri):
         try:
             while count := delivery.step():
                 entries += count
+            # A run may have several processes: another one may have ended it properly, or be going to.
+            interrupted = died and not is_alive and client.get_run(header.run_id).info.status == "RUNNING"
             if interrupted:
                 end = header.started if last is None else last.get("time", header.started)
                 state = State.INTERRUPTED
@@ -109,6 +152,13 @@ def _send(spool: Spool, header: Header, uri: str) -> SyncedRun:
             # Artifact stores raise errors of their own SDKs, which have no common class.
             raise TrackingError(f"the MLflow store {shown(uri)} cannot be used: {describe(error)}") from error
     return SyncedRun(header.run_id, header.run_name, shown(uri), entries, interrupted)
+
+
+def _age(folder: Path) -> float:
+    try:
+        return (folder / "run.json").stat().st_mtime
+    except OSError:  # its process has just sent everything
+        return 0.0
 
 
 def _spools(root: Path) -> Iterator[Path]:

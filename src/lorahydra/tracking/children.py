@@ -1,0 +1,139 @@
+"""Runs of a study: the parent is found again, and nested runs that no one ended are closed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.names import State, Tag
+from lorahydra.tracking import operations
+from lorahydra.tracking.address import database_file, resolve
+from lorahydra.tracking.database import is_made
+from lorahydra.tracking.run import STATUS
+from lorahydra.tracking.store import active_run, connect, talking_to
+
+__all__ = ["ChildRun", "close_run", "find_run", "unfinished_children"]
+
+PARENT_TAG = "mlflow.parentRunId"
+OPEN = ("RUNNING", "SCHEDULED")
+"""MLflow's statuses of a run that has not ended."""
+PAGE = 500
+"""Runs in one answer of the store."""
+
+
+@dataclass(frozen=True)
+class ChildRun:
+    """A nested run."""
+
+    run_id: str
+    trial_number: int | None
+    """None where the run does not say."""
+    name: str
+
+
+def find_run(config: TrackingConfig, tags: Mapping[str, str]) -> str | None:
+    """Id of the run of the experiment that has all of these tags, the oldest if there are several.
+
+    Deleted runs do not count. Makes neither an experiment nor a SQLite file.
+
+    Raises:
+        ConfigError: The address cannot be.
+        TrackingError: The store cannot be reached or read.
+    """
+    uri = resolve(config.uri)
+    file = database_file(uri)
+    if file is not None and not is_made(file):
+        return None
+    client = connect(uri, create=False)
+    wanted = {name: value for chunk in operations.tags(tags) for name, value in chunk["values"].items()}
+    with talking_to(uri):
+        experiment = client.get_experiment_by_name(config.experiment_name)
+        if experiment is None:
+            return None
+        for run in _search(client, experiment.experiment_id, " AND ".join(_clause(*item) for item in wanted.items())):
+            if wanted.items() <= run.data.tags.items():
+                return str(run.info.run_id)
+    return None
+
+
+def unfinished_children(config: TrackingConfig, parent_run_id: str) -> list[ChildRun]:
+    """Runs nested under a run that have not ended in the store, oldest first.
+
+    Their processes may be alive, dead, or have ended without reaching the store.
+
+    Raises:
+        ConfigError: The address cannot be.
+        TrackingError: The store cannot be reached, or does not have the parent.
+    """
+    uri = resolve(config.uri)
+    client = connect(uri, create=False)
+    parent = active_run(client, uri, parent_run_id)
+    nested = _clause(PARENT_TAG, parent_run_id)
+    with talking_to(uri):
+        runs = [
+            run
+            for status in OPEN
+            for run in _search(client, parent.experiment_id, f"{nested} AND attributes.status = '{status}'")
+        ]
+    return [_child(run) for run in sorted(runs, key=lambda run: run.info.start_time)]
+
+
+def close_run(config: TrackingConfig, run_id: str, state: State, failure: str | None = None) -> None:
+    """Say how a run ended that no process is recording any more; nothing where the store says so already.
+
+    A run that has ended otherwise keeps the time when it did.
+
+    Args:
+        config: Its store.
+        run_id: The run.
+        state: How it ended; not `RUNNING`.
+        failure: Class and one line of the error, where it failed.
+
+    Raises:
+        ConfigError: The address cannot be.
+        TrackingError: The store cannot be reached or written, or does not have the run.
+    """
+    status = STATUS[state]
+    uri = resolve(config.uri)
+    client = connect(uri, create=False)
+    info = active_run(client, uri, run_id)
+    has_ended = info.status not in OPEN
+    with talking_to(uri):
+        if has_ended and client.get_run(run_id).data.tags.get(Tag.STATE) == state:
+            return
+        ending = {Tag.STATE: state.value} | (
+            {Tag.FAILURE: operations.one_line(failure, operations.TAG_LENGTH)} if failure else {}
+        )
+        for name, value in ending.items():
+            client.set_tag(run_id, name, value)
+        client.set_terminated(run_id, status, info.end_time if has_ended else None)
+
+
+def _search(client: Any, experiment_id: str, condition: str) -> Iterator[Any]:
+    """All active runs of the experiment that meet the condition, oldest first."""
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id], condition, max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _clause(name: str, value: str) -> str:
+    """A condition that every run with this tag meets, and few others do.
+
+    MLflow's filters have no escapes for quotes, so whatever could end or garble a text stands for any character.
+    """
+    pattern = re.sub(r"[^\w.:/@+=, -]", "_", value)
+    return f"tags.`{name}` {'=' if pattern == value else 'LIKE'} '{pattern}'"
+
+
+def _child(run: Any) -> ChildRun:
+    number = run.data.tags.get(Tag.TRIAL_NUMBER, "")
+    return ChildRun(run.info.run_id, int(number) if number.isdecimal() else None, run.info.run_name or "")
