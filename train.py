@@ -12,7 +12,7 @@ from lorahydra.cli.hydra_app import launch, run_task
 
 
 @hydra.main(config_path="conf", config_name="config")
-def main(tree: DictConfig) -> float:
+def main(tree: DictConfig) -> float | list[float]:
     """Run the trial that Hydra composed."""
     return run_task(tree)
 

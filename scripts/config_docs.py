@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SOURCES = [REPOSITORY / "src" / "lorahydra" / "config" / name for name in ("schema.py", "judge.py")]
+SOURCES = [REPOSITORY / "src" / "lorahydra" / "config" / name for name in ("schema.py", "judge.py", "search.py")]
 PAGE = REPOSITORY / "docs" / "configuration.md"
 
 GROUPS = {
@@ -19,12 +19,13 @@ GROUPS = {
     "ColumnsConfig": "data.columns",
     "EvaluationConfig": "evaluation",
     "TrackingConfig": "tracking",
+    "SearchConfig": "search",
 }
 
 HEAD = """# Configuration
 
 Every key, its type, the schema's default and what it does; written from `src/lorahydra/config/schema.py` and
-`judge.py` beside it by `scripts/config_docs.py`. The files in `conf/` choose other values where their names say so.
+`judge.py` and `search.py` beside it by `scripts/config_docs.py`. The files in `conf/` choose other values where their names say so.
 """
 
 

@@ -11,11 +11,19 @@ from lorahydra.registry import register_judge
 
 if TYPE_CHECKING:
     from lorahydra.judges import Judge
+    from lorahydra.tuner import LoRATuner
 
 # Read when huggingface_hub is first imported: nothing about this machine is sent along with a download.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-__all__ = ["JudgeNotFoundError", "LorahydraError", "__version__", "get_model_by_id", "register_judge"]
+__all__ = [
+    "JudgeNotFoundError",
+    "LoRATuner",
+    "LorahydraError",
+    "__version__",
+    "get_model_by_id",
+    "register_judge",
+]
 
 try:
     __version__ = version("lorahydra")
@@ -33,3 +41,12 @@ def get_model_by_id(model_id: str) -> Judge:
     from lorahydra.judges.loading import get_model_by_id as get
 
     return get(model_id)
+
+
+def __getattr__(name: str) -> object:
+    # It needs Hydra, Optuna and torch, and `import lorahydra` shall be quick.
+    if name == "LoRATuner":
+        from lorahydra.tuner import LoRATuner
+
+        return LoRATuner
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,15 +3,17 @@
 ```python
 result = run_trial(compose(["experiment=demo", "lora.r=8"]))
 ```
+A study passes the trial's `place` in it, and is told what happens while it happens.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 
@@ -21,15 +23,15 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation import Judging, answer, answer_untuned
 from lorahydra.finishing import TrialJudging, TrialScores, finish_trial, rejudge_hint
 from lorahydra.modeling.adapters import load_adapter
-from lorahydra.names import Kind, Metric, State
+from lorahydra.names import EVAL, Kind, Metric, Score, State, Tag, scored
 from lorahydra.preparation import Prepared, prepare
 from lorahydra.progress import Progress
 from lorahydra.recording import record_adapter, record_answers, record_setup, run_name
 from lorahydra.summary import write_summary
 from lorahydra.tracking import TrackedRun, check_store, start_run
-from lorahydra.training import TrainingJob, train
+from lorahydra.training import OnMetrics, TrainedAdapter, TrainingJob, train
 
-__all__ = ["PendingTrial", "TrialResult", "begin_trial", "run_trial"]
+__all__ = ["PendingTrial", "StudyPlace", "TrialResult", "begin_trial", "run_trial"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,10 @@ class TrialResult:
     adapter: Path
     """Folder of the adapter, in PEFT's format."""
     scores: TrialScores
+    loss: float
+    """Validation loss after training, per labelled token."""
+    seconds: float
+    """Wall time."""
 
     @property
     def combined(self) -> float:
@@ -50,8 +56,41 @@ class TrialResult:
         return self.scores.tuned.combined.mean
 
 
+class StudyPlace(Protocol):
+    """The trial's place in a study, which hears of it before MLflow's run is closed."""
+
+    @property
+    def study_name(self) -> str:
+        """The study."""
+
+    @property
+    def number(self) -> int:
+        """Number of the trial."""
+
+    @property
+    def params(self) -> Mapping[str, object]:
+        """What was searched."""
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The study's MLflow run."""
+
+    def started(self, run_id: str, output_dir: Path) -> None:
+        """The trial has a run."""
+
+    def measured(self, loss: float) -> None:
+        """Hear an intermediate validation loss; raises `TrialPruned` to end the trial."""
+
+    def finished(self, result: TrialResult) -> None:
+        """Hear the result."""
+
+
 def run_trial(
-    config: ExperimentConfig, *, overrides: Sequence[str] = (), progress: Progress | None = None
+    config: ExperimentConfig,
+    *,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+    place: StudyPlace | None = None,
 ) -> TrialResult:
     """Train one adapter, score it beside the untuned model, and record all of it in MLflow.
 
@@ -59,16 +98,22 @@ def run_trial(
         config: The whole experiment.
         overrides: What the user changed, for the record.
         progress: Where to show the progress.
+        place: The trial's place in a study; none for a trial of its own.
 
     Raises:
+        TrialPruned: The study ended the trial early.
         LorahydraError: What went wrong, in one line; the run, if it was started, is closed as failed. Where the
             judge is at fault, the adapter and the answers are kept, and `lorahydra judges rejudge` goes on from there.
     """
-    return begin_trial(config, overrides=overrides, progress=progress).result()
+    return begin_trial(config, overrides=overrides, progress=progress, place=place).result()
 
 
 def begin_trial(
-    config: ExperimentConfig, *, overrides: Sequence[str] = (), progress: Progress | None = None
+    config: ExperimentConfig,
+    *,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+    place: StudyPlace | None = None,
 ) -> PendingTrial:
     """The part of a trial that needs this machine's processor; the judge may still be at work when it returns.
 
@@ -82,19 +127,20 @@ def begin_trial(
     check_store(config.tracking)
     prepared = prepare(config)
     judging = _judging(prepared, config)
-    run = start_run(config.tracking, output_dir=output_dir, kind=Kind.SINGLE, run_name=run_name(config))
+    run = _start(config, place)
     with run.closed_on_error(judging.stop):
         record_setup(run, config, overrides, prepared)
         forget_answers(output_dir)
 
-        job = TrainingJob(config.lora, config.training, config.seed, output_dir, run.metrics)
+        job = TrainingJob(config.lora, config.training, config.seed, output_dir, _watched(run, place))
         [trained] = train(prepared.base, [job], prepared.train_tokens, prepared.eval_tokens, progress)
         record_adapter(run, config, trained)
 
         base, examples, scorer, settings = prepared.base, prepared.eval_set, prepared.scorer, config.evaluation
         with load_adapter(base, trained.folder) as model:
             tuned = answer(model, base, examples, scorer, settings, judging=judging.tuned, progress=progress)
-        logger.info("Trial 0: params=%s, BERTScore=%.4f", _searched(config, overrides), tuned.bertscore_f1)
+        number, params = (0, _searched(config, overrides)) if place is None else (place.number, place.params)
+        logger.info("Trial %d: params=%s, BERTScore=%.4f", number, params, tuned.bertscore_f1)
         untuned = None
         if settings.baseline:
             untuned = answer_untuned(base, examples, scorer, settings, judging=judging.untuned, progress=progress)
@@ -103,7 +149,7 @@ def begin_trial(
         if prepared.session is not None:
             save_answers(output_dir, run.run_id, config, answers)
         record_answers(run, answers)
-    return PendingTrial(config, run, prepared, trained.folder, answers, judging, progress, started)
+    return PendingTrial(config, run, prepared, trained, answers, judging, progress, started, place)
 
 
 @dataclass(frozen=True)
@@ -113,12 +159,13 @@ class PendingTrial:
     config: ExperimentConfig
     run: TrackedRun
     prepared: Prepared
-    adapter: Path
+    trained: TrainedAdapter
     answers: TrialAnswers
     judging: TrialJudging
     progress: Progress
     started: float
     """`time.perf_counter()` at the start."""
+    place: StudyPlace | None = None
 
     def result(self) -> TrialResult:
         """Wait for the judge, score, and close the run.
@@ -129,11 +176,47 @@ class PendingTrial:
         run = self.run
         with run.closed_on_error(self.judging.stop), rejudge_hint(Path(self.config.output_dir)):
             scores = finish_trial(run, self.config, self.prepared.session, self.answers, self.judging, self.progress)
-            run.metrics({Metric.TIME_TOTAL: time.perf_counter() - self.started})
+            seconds = time.perf_counter() - self.started
+            run.metrics({Metric.TIME_TOTAL: seconds})
+            result = TrialResult(run.run_id, self.trained.folder, scores, self.trained.eval_loss, seconds)
+            if self.place is not None:
+                self.place.finished(result)
         run.finish(State.COMPLETE)
-        write_summary(Console(), self.answers.examples, scores.tuned, scores.baseline, scores.gain)
+        if self.place is None:  # a study shows its leaderboard instead
+            write_summary(Console(), self.answers.examples, scores.tuned, scores.baseline, scores.gain)
         logger.info("MLflow run %s: %s", run.run_id, run.url)
-        return TrialResult(run.run_id, self.adapter, scores)
+        return result
+
+
+def _start(config: ExperimentConfig, place: StudyPlace | None) -> TrackedRun:
+    output_dir, name = Path(config.output_dir), run_name(config)
+    if place is None:
+        return start_run(config.tracking, output_dir=output_dir, kind=Kind.SINGLE, run_name=name)
+    run = start_run(
+        config.tracking,
+        output_dir=output_dir,
+        kind=Kind.TRIAL,
+        run_name=f"{place.number}: {name}",
+        tags={Tag.STUDY: place.study_name, Tag.TRIAL_NUMBER: str(place.number)},
+        parent_run_id=place.parent_run_id,
+    )
+    with run.closed_on_error(lambda: None):
+        place.started(run.run_id, output_dir)
+    return run
+
+
+def _watched(run: TrackedRun, place: StudyPlace | None) -> OnMetrics:
+    """Where training metrics go: to MLflow, and validation losses to the study as well."""
+    if place is None:
+        return run.metrics
+
+    def on_metrics(values: Mapping[str, float], step: int) -> None:
+        run.metrics(values, step)
+        loss = values.get(scored(EVAL, Score.LOSS))
+        if loss is not None:
+            place.measured(loss)
+
+    return on_metrics
 
 
 def _judging(prepared: Prepared, config: ExperimentConfig) -> TrialJudging:

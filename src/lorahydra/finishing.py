@@ -15,6 +15,7 @@ from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, Lora
 from lorahydra.evaluation import Evaluation, Judging, evaluate
 from lorahydra.evaluation.scoring import Gain, gain
 from lorahydra.judges import JudgeSession
+from lorahydra.names import EVAL
 from lorahydra.progress import Progress
 from lorahydra.recording import record_judging, record_scores
 from lorahydra.tracking import TrackedRun
@@ -63,6 +64,7 @@ def finish_trial(
     answers: TrialAnswers,
     judging: TrialJudging,
     progress: Progress,
+    prefix: str = EVAL,
 ) -> TrialScores:
     """Score the answers and record the scores.
 
@@ -73,6 +75,7 @@ def finish_trial(
         answers: What is scored.
         judging: The judge at work on them.
         progress: Where to show the waiting.
+        prefix: Of the metrics: `EVAL`, or `TEST` for a study's winner.
 
     Raises:
         LorahydraError: Too few verdicts on the tuned model's answers; what there is was recorded.
@@ -81,7 +84,7 @@ def finish_trial(
     untuned_verdicts = judging.untuned.result(progress) if judging.untuned is not None else None
     given = [found for found in (verdicts, untuned_verdicts) if found is not None]
     if session is not None and given:
-        record_judging(run, session, given)
+        record_judging(run, session, given, prefix)
 
     for found in given:
         if found.judgement.error is not None:
@@ -96,7 +99,7 @@ def finish_trial(
             logger.warning("The untuned model is left out of the comparison: %s", error)
     scores = TrialScores(tuned, baseline, _gain(tuned, baseline, config))
     _log_scores(tuned)
-    record_scores(run, answers, scores.tuned, scores.baseline, scores.gain)
+    record_scores(run, answers, scores.tuned, scores.baseline, scores.gain, prefix)
     return scores
 
 

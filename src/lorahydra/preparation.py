@@ -16,7 +16,7 @@ from lorahydra.evaluation.generation import check_room, context_window
 from lorahydra.judges import JudgeSession, load_session
 from lorahydra.modeling.base import BaseModel, load_base
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "prepare", "test_examples"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     logger.info("Data: %d training, %d validation and %d test rows", *sizes)
     base = load_base(config.model)
     scorer = load_scorer(config.evaluation, base.device)
-    chat = ChatFormat(base.tokenizer, chat_template=config.model.chat_template, system_prompt=config.data.system_prompt)
+    chat = _chat(base, config)
     if chat.is_plain:
         logger.info("%s has no chat template: using lorahydra's plain one (### User / ### Assistant)", base.source)
     train_tokens, eval_tokens = (
@@ -77,6 +77,24 @@ def prepare(config: ExperimentConfig) -> Prepared:
         session=session,
         seconds=time.perf_counter() - started,
     )
+
+
+def test_examples(prepared: Prepared, config: ExperimentConfig) -> EvaluationSet | None:
+    """The test split as prompts and references, which only a study's winner sees; None where there is none.
+
+    Raises:
+        ConfigError: A prompt leaves no room for an answer.
+    """
+    base, split = prepared.base, prepared.splits.test
+    if split is None or not len(split):
+        return None
+    examples = _evaluation_set(split, _chat(base, config))
+    check_room(base.model, examples.prompts, config.evaluation.max_new_tokens)
+    return examples
+
+
+def _chat(base: BaseModel, config: ExperimentConfig) -> ChatFormat:
+    return ChatFormat(base.tokenizer, chat_template=config.model.chat_template, system_prompt=config.data.system_prompt)
 
 
 def _tokenized(split: Split, chat: ChatFormat, config: ExperimentConfig, report: DataReport) -> TokenizedSplit:

@@ -21,9 +21,12 @@ from lorahydra.names import (
     CONFIG_FILE,
     DATA_REPORT_FILE,
     EVAL,
+    FINAL,
     FINAL_PREDICTIONS_FILE,
     OVERRIDES_FILE,
     PREDICTIONS_FILE,
+    TEST,
+    TEST_PREDICTIONS_FILE,
     Metric,
     Score,
     Tag,
@@ -43,6 +46,7 @@ __all__ = [
     "record_scores",
     "record_setup",
     "run_name",
+    "without_secrets",
 ]
 
 
@@ -54,7 +58,7 @@ def run_name(config: ExperimentConfig) -> str:
 
 def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[str], prepared: Prepared) -> None:
     """Log what is known before training: config, overrides, data report and lineage."""
-    config = _without_secrets(config)
+    config = without_secrets(config)
     overrides = [without_password(override) for override in overrides]
     run.params(flatten(config))
     run.text(to_yaml(config), CONFIG_FILE)
@@ -71,7 +75,7 @@ def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[
     run.metrics({Metric.TIME_LOAD: prepared.seconds})
 
 
-def _without_secrets(config: ExperimentConfig) -> ExperimentConfig:
+def without_secrets(config: ExperimentConfig) -> ExperimentConfig:
     """The config for others to read: a tracking address may hold a password."""
     tracking = dataclasses.replace(config.tracking, uri=shown(config.tracking.uri))
     return dataclasses.replace(config, tracking=tracking)
@@ -174,16 +178,16 @@ def record_scores(
         tuned: Scores of the tuned model.
         baseline: Scores of the untuned model.
         gain: Their difference.
-        prefix: `EVAL`, or `FINAL` for a finalist that was judged once more.
+        prefix: `EVAL`, `FINAL` for a finalist that was judged once more, or `TEST` for a winner on the test split.
     """
     _record_means(run, prefix, tuned.means, answers.steps)
     if baseline is not None:
-        _record_means(run, BASELINE if prefix == EVAL else f"{prefix}_{BASELINE}", baseline.means)
+        _record_means(run, f"{prefix}_{BASELINE}" if prefix == FINAL else BASELINE, baseline.means)
     if gain is not None:
         values = {Score.GAIN: gain.mean, Score.GAIN_LOW: gain.low, Score.GAIN_HIGH: gain.high}
         _record_means(run, prefix, values)
-    if tuned.verdicts is not None:
-        file = PREDICTIONS_FILE if prefix == EVAL else FINAL_PREDICTIONS_FILE
+    if tuned.verdicts is not None or prefix == TEST:
+        file = {EVAL: PREDICTIONS_FILE, FINAL: FINAL_PREDICTIONS_FILE, TEST: TEST_PREDICTIONS_FILE}[prefix]
         _record_predictions(run, answers, tuned.verdicts, baseline.verdicts if baseline else None, file)
 
 

@@ -44,15 +44,17 @@ def write_summary(
     write_scores(console, tuned, baseline, gain)
 
 
-def write_scores(console: Console, tuned: Evaluation, baseline: Evaluation | None, gain: Gain | None) -> None:
-    """Print the table of scores and whether tuning helped."""
-    console.print(_scores(tuned, baseline))
+def write_scores(
+    console: Console, tuned: Evaluation, baseline: Evaluation | None, gain: Gain | None, *, split: str = "validation"
+) -> None:
+    """Print the table of scores on a split and whether tuning helped."""
+    console.print(_scores(tuned, baseline, split))
     if gain is not None:
         console.print(verdict(gain), highlight=False)
 
 
-def _scores(tuned: Evaluation, baseline: Evaluation | None) -> RenderableType:
-    title = f"Scores on {len(tuned.answers.texts)} validation examples"
+def _scores(tuned: Evaluation, baseline: Evaluation | None, split: str) -> RenderableType:
+    title = f"Scores on {len(tuned.answers.texts)} {split} examples"
     if tuned.verdicts is not None:
         title += f", {tuned.verdicts.judged} of them judged by {tuned.verdicts.config.name}"
     table = Table(title=title)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 from lorahydra.config.compose import compose, config_dir, flatten, to_yaml
-from lorahydra.config.schema import ExperimentConfig
+from lorahydra.config.schema import ExperimentConfig, SearchConfig
 from lorahydra.errors import ConfigError
+from lorahydra.sweep.space import read_space
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Choices that need a value from the user.
@@ -52,6 +55,8 @@ def test_the_defaults_are_the_promised_ones() -> None:
     assert config.training.num_train_epochs == 3
     assert config.training.per_device_train_batch_size == 4
     assert config.training.learning_rate == 1e-4
+    assert config.search.first_trial["training.learning_rate"] == 2e-4
+    config = dataclasses.replace(config, search=SearchConfig())
     assert config == ExperimentConfig(output_dir="out"), "the YAML and the schema give the same defaults"
 
 
@@ -150,3 +155,29 @@ def test_the_config_can_be_written_and_read_again() -> None:
     assert to_config(OmegaConf.create(to_yaml(config))) == config
     assert flatten(config)["lora.target_modules"] == ["q_proj", "v_proj"]
     assert flatten(config)["training.learning_rate"] == 5e-4
+
+
+@pytest.mark.parametrize("choice", ["lora", "small", "full", "demo", "none"])
+def test_the_shipped_spaces_can_be_searched_and_hold_their_first_trial(choice: str) -> None:
+    search = make(f"search={choice}").search
+    space = read_space([], search.space, search.first_trial, add_shipped=False)
+    assert set(space.distributions) == set(search.space)
+    assert set(space.first_trial) == set(search.space)
+    tried = [f"{key}={value}" for key, value in space.first_trial.items()]
+    assert make(*tried)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective=speed"], "objective=speed is not allowed: choose one of"),
+        (["objective=[]"], "give one or a list of"),
+        (["objective=[time,time]"], "names one thing twice"),
+        (["objective=judge_score"], "objective=judge_score needs a judge"),
+        (["study=../elsewhere"], "study=../elsewhere is not allowed"),
+        (["study=.hidden"], "study=.hidden is not allowed"),
+    ],
+)
+def test_an_impossible_study_is_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        make(*overrides)

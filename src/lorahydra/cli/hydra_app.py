@@ -21,6 +21,7 @@ from lorahydra.cli.exits import exit_codes, wants_traceback
 from lorahydra.config.compose import config_dir, explain, readable, register, to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.names import ANSWERS_FILE
+from lorahydra.sweep.current import current_trial, interrupted_study, remember_command, watch_parent
 
 __all__ = ["launch", "run_task", "train_command"]
 
@@ -38,8 +39,10 @@ def launch(app: Callable[[], object]) -> None:
     logging.raiseExceptions = wants_traceback()
     # Hydra prints errors itself, in several lines and with exit code 1, unless it is told not to catch them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with exit_codes():
+    watch_parent()
+    with exit_codes(_study_hint):
         sys.argv[1:] = readable(sys.argv[1:])
+        remember_command(list(sys.argv))
         try:
             app()
         except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -56,12 +59,16 @@ def _raised_by_hydra(error: BaseException) -> bool:
     return module.partition(".")[0] in ("hydra", "omegaconf")
 
 
-def run_task(tree: DictConfig) -> float:
-    """Run the trial that Hydra composed, and return its objective."""
+def run_task(tree: DictConfig) -> float | list[float]:
+    """Run the trial that Hydra composed, alone or in a study, and return its objective or objectives."""
     hydra_config = HydraConfig.get()
-    if hydra_config.mode == RunMode.MULTIRUN:
-        return _run(to_config(tree), list(hydra_config.overrides.task))
     overrides = list(hydra_config.overrides.task)
+    if current_trial() is not None:
+        from lorahydra.sweep.trial import study_task
+
+        return study_task(tree)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        return _run(to_config(tree), overrides)
     with exit_codes(lambda: _resume_hint(overrides, hydra_config.runtime.output_dir)):
         return _run(to_config(tree), overrides)
 
@@ -71,6 +78,12 @@ def _run(config: ExperimentConfig, overrides: list[str]) -> float:
     from lorahydra.experiment import run_trial
 
     return run_trial(config, overrides=overrides).combined
+
+
+def _study_hint() -> str:
+    """How a study goes on after an interruption."""
+    command = interrupted_study()
+    return "" if command is None else f"; the study is kept, go on with: {command}"
 
 
 def _resume_hint(overrides: list[str], output_dir: str) -> str:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +27,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from lorahydra.config.environment import register_resolver
 from lorahydra.config.judge import refuse_secret
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError, causes
@@ -46,23 +45,6 @@ __all__ = [
     "without_password",
 ]
 
-PARSERS = {"int": int, "float": float, "str": str}
-KINDS = {"int": "a whole number", "float": "a number", "str": "text"}
-
-
-def _from_environment(name: str, kind: str, default: Any) -> Any:
-    """Resolver `${lora_env:NAME,kind,default}`: the variable's value as `kind`, else the default."""
-    value = os.environ.get(name)
-    if value is None or not value.strip():
-        return default
-    try:
-        parsed = PARSERS[kind](value)
-        if kind != "str" and not math.isfinite(parsed):
-            raise ValueError(value)
-        return parsed
-    except ValueError:
-        raise ConfigError(f"environment variable {name}={value!r} is not {KINDS[kind]}") from None
-
 
 def register() -> None:
     """Make the schema and the `lora_env` resolver known to Hydra; may be called again."""
@@ -72,7 +54,7 @@ def register() -> None:
         # A judge of another package has no file in conf/; where there is a file, it comes first.
         node = {"defaults": [{"rubric": "default"}, "_self_"], "name": name}
         store.store(group="judge", name=name, node=node, replace=True)
-    OmegaConf.register_resolver("lora_env", _from_environment, replace=True)
+    register_resolver()
 
 
 def config_dir() -> Path:

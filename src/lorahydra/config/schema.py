@@ -13,6 +13,7 @@ from typing import Any
 
 from lorahydra.config.checks import at_least, not_blank, one_of, within
 from lorahydra.config.judge import JudgeConfig
+from lorahydra.config.search import SearchConfig, objectives
 from lorahydra.errors import ConfigError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "JudgeConfig",
     "LoraConfig",
     "ModelConfig",
+    "SearchConfig",
     "TrackingConfig",
     "TrainingConfig",
 ]
@@ -362,11 +364,25 @@ class ExperimentConfig:
     data: DataConfig = field(default_factory=lambda: DataConfig(train_file="demo"))
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    study: str | None = None
+    """Name of the study, with `-m`; one that exists goes on. A new unique name when unset."""
+    objective: Any = "combined"
+    """What a study optimises: `combined`, `bertscore_f1`, `judge_score`, `loss`, `time` (s) or `adapter_size` (bytes),
+    or a list of them for a Pareto front."""
     seed: int = 42
     """Seeds the adapter's initialisation, the order of examples, dropout, the split and the bootstrap."""
     output_dir: str = "outputs/trial"
     """Folder for the adapter, checkpoints and what could not be sent to MLflow yet."""
 
     def __post_init__(self) -> None:
-        """Check the seed."""
+        """Check the study's name, the objective and the seed."""
+        if self.study is not None and not re.fullmatch(r"\w[\w.+-]{0,99}", self.study):
+            raise ConfigError(
+                f"study={self.study} is not allowed: use up to 100 letters, digits, '.', '_', '+' and '-', as it also "
+                "names a folder"
+            )
+        names = objectives(self.objective)
+        if "judge_score" in names and self.judge.name == "none":
+            raise ConfigError("objective=judge_score needs a judge, for example judge=gemini")
         within("seed", self.seed, 0, 2**32 - 1)

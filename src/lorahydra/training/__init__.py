@@ -5,5 +5,6 @@ over the base model without any change for the callers.
 """
 
 from lorahydra.training.engine import TrainedAdapter, TrainingJob, train
+from lorahydra.training.trainer import OnMetrics
 
-__all__ = ["TrainedAdapter", "TrainingJob", "train"]
+__all__ = ["OnMetrics", "TrainedAdapter", "TrainingJob", "train"]

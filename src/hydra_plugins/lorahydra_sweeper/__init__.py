@@ -1,0 +1,1 @@
+"""Hydra plugin `hydra/sweeper=lorahydra`: Optuna studies that are stored, pruned, resumed and shared."""

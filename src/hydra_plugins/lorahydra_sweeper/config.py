@@ -1,0 +1,124 @@
+"""Settings of the sweeper and of its pruners, for Hydra's config store.
+
+Every key of `hydra/sweeper=optuna` is there with its meaning; `hydra/sweeper/sampler` is upstream's group. Hydra
+imports this whenever it starts, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf, TPESamplerConfig
+from omegaconf import MISSING
+
+from lorahydra.config.environment import register_resolver
+
+__all__ = ["LorahydraSweeperConf"]
+
+
+@dataclass
+class MultivariateTPEConfig(TPESamplerConfig):
+    """TPE that sees how parameters work together, and keeps away from what other workers are trying."""
+
+    multivariate: bool = True
+    constant_liar: bool = True
+    n_startup_trials: int = 6
+    warn_independent_sampling: bool | None = None
+
+
+@dataclass
+class PrunerConfig:
+    """A class of `optuna.pruners`."""
+
+    _target_: str = MISSING
+
+
+@dataclass
+class NopPrunerConfig(PrunerConfig):
+    """Every trial runs to its end."""
+
+    _target_: str = "optuna.pruners.NopPruner"
+
+
+@dataclass
+class MedianPrunerConfig(PrunerConfig):
+    """Ends a trial whose best loss so far is worse than the median of finished trials at the same point."""
+
+    _target_: str = "optuna.pruners.MedianPruner"
+    n_startup_trials: int = 4
+    n_warmup_steps: int = 0
+    interval_steps: int = 1
+    n_min_trials: int = 3
+
+
+@dataclass
+class PercentilePrunerConfig(PrunerConfig):
+    """The same with another share of trials that go on."""
+
+    _target_: str = "optuna.pruners.PercentilePruner"
+    percentile: float = 75.0
+    n_startup_trials: int = 4
+    n_warmup_steps: int = 0
+    interval_steps: int = 1
+    n_min_trials: int = 3
+
+
+@dataclass
+class HyperbandPrunerConfig(PrunerConfig):
+    """Successive halving in several brackets; resources are measurements of the validation loss."""
+
+    _target_: str = "optuna.pruners.HyperbandPruner"
+    min_resource: int = 1
+    max_resource: Any = "auto"
+    reduction_factor: int = 3
+    bootstrap_count: int = 0
+
+
+@dataclass
+class WilcoxonPrunerConfig(PrunerConfig):
+    """Ends a trial that a signed-rank test against the best one finds worse."""
+
+    _target_: str = "optuna.pruners.WilcoxonPruner"
+    p_threshold: float = 0.1
+    n_startup_steps: int = 2
+
+
+@dataclass
+class LorahydraSweeperConf(OptunaSweeperConf):
+    """`hydra/sweeper=lorahydra`."""
+
+    _target_: str = "hydra_plugins.lorahydra_sweeper.sweeper.LorahydraSweeper"
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "multivariate_tpe"}, {"pruner": "median"}])
+    # An experiment's objectives say their direction; for any other function it is upstream's default, minimize.
+    direction: Any = None
+    # null keeps a study in memory: it ends with its process.
+    storage: Any | None = "sqlite:///studies.db"
+    # Finished trials in the study, over all processes and resumptions.
+    n_trials: int = "${lora_env:LORA_N_TRIALS,int,20}"  # type: ignore[assignment]
+    # Trials at once on this machine, with hydra/launcher=joblib.
+    n_jobs: int = 1
+    # Share of n_trials that may fail before the study is given up.
+    max_failure_rate: float = 0.5
+    pruner: PrunerConfig = MISSING
+
+
+def _store() -> None:
+    register_resolver()
+    store = ConfigStore.instance()
+    provider = "lorahydra_sweeper"
+    store.store(group="hydra/sweeper", name="lorahydra", node=LorahydraSweeperConf, provider=provider)
+    store.store(group="hydra/sweeper/sampler", name="multivariate_tpe", node=MultivariateTPEConfig, provider=provider)
+    pruners = {
+        "none": NopPrunerConfig,
+        "median": MedianPrunerConfig,
+        "percentile": PercentilePrunerConfig,
+        "hyperband": HyperbandPrunerConfig,
+        "wilcoxon": WilcoxonPrunerConfig,
+    }
+    for name, node in pruners.items():
+        store.store(group="hydra/sweeper/pruner", name=name, node=node, provider=provider)
+
+
+_store()

@@ -1,0 +1,38 @@
+"""The plugin class that Hydra finds; what it does is in `lorahydra.sweep`, imported when a sweep begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
+from omegaconf import DictConfig
+
+__all__ = ["LorahydraSweeper"]
+
+
+class LorahydraSweeper(OptunaSweeper):
+    """Upstream's Optuna sweeper with pruning, durable studies and MLflow.
+
+    Args:
+        pruner: A class of `optuna.pruners`, as a config.
+        settings: Upstream's keys: sampler, direction, storage, study_name, n_trials, n_jobs, max_failure_rate,
+            custom_search_space, params.
+    """
+
+    def __init__(self, pruner: Any, **settings: Any) -> None:
+        from lorahydra.sweep.sweeper import StudySweeper
+
+        self.sweeper = StudySweeper(pruner=pruner, **settings)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Receive what Hydra composed."""
+        self.sweeper.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the study.
+
+        Returns:
+            What it found; None when it goes on in other processes.
+        """
+        return self.sweeper.sweep(arguments)

@@ -1,0 +1,99 @@
+"""`lorahydra studies …`: what studies there are, what they found, and going on with one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lorahydra.errors import StudyError
+
+if TYPE_CHECKING:
+    from lorahydra.sweep.catalog import StudyEntry
+
+__all__ = ["studies"]
+
+storage_option = click.option(
+    "--storage",
+    metavar="URL",
+    default="sqlite:///studies.db",
+    show_default=True,
+    help="Store of the studies: hydra.sweeper.storage.",
+)
+
+
+@click.group()
+def studies() -> None:
+    """Studies: searches that `train.py -m` began."""
+
+
+@studies.command("list")
+@storage_option
+def list_studies(storage: str) -> None:
+    """Show the studies of a store, the newest first."""
+    from lorahydra.sweep.catalog import list_studies as entries_of
+
+    entries = entries_of(storage)
+    rows = [("NAME", "STATE", "TRIALS", "BEST", "BEGUN"), *(_row(entry) for entry in entries)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _row(entry: StudyEntry) -> tuple[str, str, str, str, str]:
+    wanted = "" if entry.n_trials is None else f" of {entry.n_trials}"
+    best = entry.best
+    score = "-" if best is None or best.values is None else f"{entry.objectives[0]} {best.values[0]:.4f}"
+    begun = "-" if entry.begun is None else entry.begun.strftime("%Y-%m-%d %H:%M")
+    return entry.name, entry.state, f"{entry.finished}{wanted}", score, begun
+
+
+@studies.command("show")
+@click.argument("name")
+@storage_option
+def show(name: str, storage: str) -> None:
+    """Show the trials of study NAME, best first."""
+    from rich.console import Console
+
+    from lorahydra.sweep.catalog import find_study
+    from lorahydra.sweep.leaderboard import leaderboard_table, pareto_front, pareto_table, ranked
+
+    entry = find_study(name, storage)
+    console = Console()
+    wanted = "" if entry.n_trials is None else f" of {entry.n_trials}"
+    console.print(f"Study {entry.name}: {entry.state}, {entry.finished}{wanted} trials", highlight=False)
+    console.print(leaderboard_table(ranked(entry.trials, entry.directions), entry.directions, entry.objectives))
+    if len(entry.directions) > 1 and pareto_front(entry.trials, entry.directions):
+        console.print(pareto_table(entry.trials, entry.directions, entry.objectives))
+    if entry.command is not None:
+        console.print(f"Folder: {entry.command['folder']}", highlight=False, soft_wrap=True)
+
+
+@studies.command("resume", context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@storage_option
+def resume(name: str, overrides: tuple[str, ...], storage: str) -> None:
+    """Go on with study NAME where it stopped.
+
+    OVERRIDES are added to those it was begun with, for example hydra.sweeper.n_trials=40 for more trials.
+    """
+    from lorahydra.cli.hydra_app import train_command
+    from lorahydra.sweep.catalog import find_study
+
+    entry = find_study(name, storage)
+    if entry.command is None:
+        raise StudyError(f"study {name} was not begun by lorahydra: start its own program again with its name")
+    own = [override for override in entry.command["overrides"] if not override.endswith("://***")]
+    _go_to(Path(entry.command["cwd"]))
+    train_command(["-m", *own, f"hydra.sweeper.storage={storage}", f"study={name}", *overrides])
+
+
+def _go_to(folder: Path) -> None:
+    """Paths in the study's overrides are relative to where it was begun."""
+    if folder.is_dir():
+        os.chdir(folder)
+    else:
+        click.echo(f"The study was begun in {folder}, which is gone: its relative paths are taken from here.", err=True)

@@ -1,0 +1,35 @@
+"""The resolver `${lora_env:NAME,kind,default}`: defaults that come from `LORA_*` environment variables."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lorahydra.errors import ConfigError
+
+__all__ = ["register_resolver"]
+
+PARSERS = {"int": int, "float": float, "str": str}
+KINDS = {"int": "a whole number", "float": "a number", "str": "text"}
+
+
+def register_resolver() -> None:
+    """Make `lora_env` known to OmegaConf; may be called again."""
+    OmegaConf.register_resolver("lora_env", _from_environment, replace=True)
+
+
+def _from_environment(name: str, kind: str, default: Any) -> Any:
+    """The variable's value as `kind`, else the default."""
+    value = os.environ.get(name)
+    if value is None or not value.strip():
+        return default
+    try:
+        parsed = PARSERS[kind](value)
+        if kind != "str" and not math.isfinite(parsed):
+            raise ValueError(value)
+        return parsed
+    except ValueError:
+        raise ConfigError(f"environment variable {name}={value!r} is not {KINDS[kind]}") from None

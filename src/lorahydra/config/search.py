@@ -1,0 +1,48 @@
+"""What a study searches, and for what (`conf/search`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorahydra.config.checks import one_of
+from lorahydra.errors import ConfigError
+
+__all__ = ["OBJECTIVES", "SearchConfig", "objectives"]
+
+OBJECTIVES = {
+    "combined": "maximize",
+    "bertscore_f1": "maximize",
+    "judge_score": "maximize",
+    "loss": "minimize",
+    "time": "minimize",
+    "adapter_size": "minimize",
+}
+"""What a study can optimise, and its direction. `time` is the trial's wall time in s, `adapter_size` is in bytes."""
+
+
+@dataclass
+class SearchConfig:
+    """The search space of a study (`conf/search`); sweeps on the command line take its place."""
+
+    space: dict[str, str] = field(default_factory=dict)
+    """A sweep by key, for example `lora.r: choice(8, 16)` or `lora.lora_dropout: interval(0, 0.2)`."""
+    first_trial: dict[str, Any] = field(default_factory=dict)
+    """Values of trial 0, the known-good ones; they must lie in the space."""
+
+
+def objectives(value: object) -> list[str]:
+    """The names in `objective`, which is one or a list.
+
+    Raises:
+        ConfigError: An unknown name, none at all, or one twice.
+    """
+    names = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
+    if not names:
+        raise ConfigError(f"objective={value} is not allowed: give one or a list of {', '.join(OBJECTIVES)}")
+    for name in names:
+        one_of("objective", name, OBJECTIVES)
+    if len(set(names)) < len(names):
+        raise ConfigError(f"objective={value} names one thing twice")
+    return names

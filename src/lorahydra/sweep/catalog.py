@@ -1,0 +1,106 @@
+"""Studies as their store knows them: which there are, what they found, how they go on."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import optuna
+
+from lorahydra.config.search import OBJECTIVES
+from lorahydra.errors import StudyError
+from lorahydra.names import State
+from lorahydra.sweep.liveness import is_here, lives
+from lorahydra.sweep.opening import COMMAND, SPEC, TRIALS
+from lorahydra.sweep.parent import best_so_far
+from lorahydra.sweep.records import ATTRIBUTE, TrialRecord, trial_records
+from lorahydra.sweep.storage import open_storage, reading
+
+__all__ = ["DEFAULT_STORAGE", "StudyEntry", "find_study", "list_studies"]
+
+DEFAULT_STORAGE = "sqlite:///studies.db"
+
+
+@dataclass(frozen=True)
+class StudyEntry:
+    """One study of a store."""
+
+    name: str
+    begun: datetime | None
+    n_trials: int | None
+    """Finished trials that were wanted; None where another program made the study."""
+    objectives: list[str]
+    directions: list[str]
+    trials: list[TrialRecord]
+    command: dict[str, Any] | None
+    """How it was started: `overrides`, `cwd` and `folder`."""
+    alive: bool
+    """A process of this machine works on it."""
+
+    @property
+    def finished(self) -> int:
+        """Trials that count."""
+        return sum(trial.counts for trial in self.trials)
+
+    @property
+    def state(self) -> State:
+        """Complete, running, or interrupted."""
+        if self.n_trials is not None and self.finished >= self.n_trials:
+            return State.COMPLETE
+        return State.RUNNING if self.alive else State.INTERRUPTED
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The best trial so far by the first objective."""
+        return best_so_far(self.trials, self.directions)
+
+
+def list_studies(storage: str = DEFAULT_STORAGE) -> list[StudyEntry]:
+    """All studies of a store, the newest first.
+
+    Raises:
+        LorahydraError: The store cannot be read.
+    """
+    opened = open_storage(storage, create=False)
+    with reading(storage):
+        names = optuna.get_all_study_names(opened)
+        entries = [_entry(optuna.load_study(study_name=name, storage=opened)) for name in names]
+    return sorted(entries, key=lambda entry: entry.begun or datetime.max, reverse=True)
+
+
+def find_study(name: str, storage: str = DEFAULT_STORAGE) -> StudyEntry:
+    """One study.
+
+    Raises:
+        StudyError: The store has no study of that name.
+        LorahydraError: The store cannot be read.
+    """
+    opened = open_storage(storage, create=False)
+    with reading(storage):
+        try:
+            return _entry(optuna.load_study(study_name=name, storage=opened))
+        except KeyError:
+            names = optuna.get_all_study_names(opened)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f", did you mean {close[0]}?" if close else " (see lorahydra studies list)"
+    raise StudyError(f"there is no study {name} in {storage}{hint}")
+
+
+def _entry(study: optuna.Study) -> StudyEntry:
+    trials = study.get_trials(deepcopy=False)
+    workers = [trial.user_attrs.get(ATTRIBUTE, {}).get("worker") for trial in trials if not trial.state.is_finished()]
+    spec = study.user_attrs.get(SPEC, {})
+    directions = [direction.name.lower() for direction in study.directions]
+    known = [name for name in str(spec.get("objective", "")).split(", ") if name in OBJECTIVES]
+    return StudyEntry(
+        name=study.study_name,
+        begun=min((trial.datetime_start for trial in trials if trial.datetime_start is not None), default=None),
+        n_trials=study.user_attrs.get(TRIALS),
+        objectives=known if len(known) == len(directions) else [f"value {n}" for n in range(len(directions))],
+        directions=directions,
+        trials=trial_records(trials),
+        command=study.user_attrs.get(COMMAND),
+        alive=any(worker is not None and is_here(worker) and lives(worker) for worker in workers),
+    )

@@ -1,0 +1,179 @@
+"""The end of a study: the winner, its score on the test split, and what is kept of it all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.errors import StudyError, TrackingError
+from lorahydra.names import ADAPTER_DIR, LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR, State, Tag
+from lorahydra.storage import atomic_file, replaced_dir
+from lorahydra.sweep.hosts import write_optimization_results
+from lorahydra.sweep.leaderboard import leaderboard_csv, leaderboard_table, pareto_front, pareto_table, ranked
+from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.parent import StudyRun, best_so_far
+from lorahydra.sweep.plots import write_plots
+from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.result import StudyResult
+from lorahydra.tracking import register_model
+
+__all__ = ["RESULT", "conclude"]
+
+logger = logging.getLogger("lorahydra.sweep")
+
+RESULT = "lorahydra.result"
+"""User attribute of a study: its winner and the test scores, as plain JSON."""
+
+Compose = Callable[[Mapping[str, Any], Path], ExperimentConfig]
+"""The experiment with some parameters, for an output folder."""
+
+
+def conclude(
+    run: StudyRun, ledger: Ledger, objectives: list[str], directions: list[str], compose: Compose
+) -> StudyResult:
+    """Name the winner, score it on the test split beside the untuned model, and keep adapter, leaderboard and plots.
+
+    May be repeated: what was done is done again the same way, and nothing is judged or registered twice.
+
+    Raises:
+        StudyError: No trial was completed.
+        LorahydraError: The winner cannot be scored.
+    """
+    records = ledger.records()
+    known = ledger.study.user_attrs.get(RESULT, {})
+    finished = sum(record.counts for record in records)
+    if known.get("finished") == finished:
+        logger.info("Study %s has its %d trials: nothing is left to do", ledger.study.study_name, finished)
+        test, best = None, next(record for record in records if record.number == known["best"])
+    else:
+        best = _winner(run, records, directions, objectives)
+        config = compose(best.params, run.folder)
+        adapter = _kept_adapter(best, run.folder)
+        from lorahydra.sweep.testing import test_winner
+
+        test = test_winner(run, config, adapter)
+        known = {"best": best.number, "finished": finished, "test": _facts(test)}
+        _record(run, ledger, best, directions, objectives)
+        ledger.study.set_user_attr(RESULT, known)
+    run.close(State.COMPLETE)
+    result = StudyResult(
+        study=ledger.study.study_name,
+        folder=run.folder,
+        best=best,
+        trials=ranked(records, directions),
+        adapter=run.folder / "best",
+        run_id=run.run_id,
+        test=test,
+        facts=known,
+    )
+    _show(result, run, directions, objectives)
+    return result
+
+
+def _winner(run: StudyRun, records: list[TrialRecord], directions: list[str], objectives: list[str]) -> TrialRecord:
+    best = best_so_far(records, directions)
+    if best is None:
+        failures = [record.failure for record in records if record.failure]
+        reason = f"; the last failure: {failures[-1]}" if failures else ""
+        raise StudyError(f"no trial of the study was completed, so there is no winner{reason}")
+    judge = run.config.judge
+    complete = [record for record in records if record.state is State.COMPLETE]
+    if judge.name == "none" or objectives != ["combined"] or judge.finalists < 2 or len(complete) < 2:
+        return best
+    return _best_finalist(run, complete)
+
+
+def _best_finalist(run: StudyRun, complete: list[TrialRecord]) -> TrialRecord:
+    """The best of the finalists, judged on all validation examples."""
+    from lorahydra.rejudging import judge_finalists
+
+    places = {record.folder: record for record in complete if record.folder is not None and record.folder.is_dir()}
+    if len(places) < len(complete):
+        logger.warning("%d trials ran on other machines and cannot be finalists here", len(complete) - len(places))
+    best = best_so_far(complete, ["maximize"])
+    assert best is not None
+    if best.folder not in places:
+        return best
+    ranking = judge_finalists(list(places), tracking_uri=run.config.tracking.uri)
+    winner = places[ranking[0].trial.folder]
+    logger.info(
+        "Finalists on all examples: %s",
+        ", ".join(f"trial {places[f.trial.folder].number} {f.tuned.combined.mean:.4f}" for f in ranking),
+    )
+    return winner
+
+
+def _kept_adapter(best: TrialRecord, folder: Path) -> Path:
+    """Copy the winner's adapter to `best/` in the study's folder."""
+    import shutil
+
+    source = None if best.folder is None else best.folder / "adapter"
+    if source is None or not source.is_dir():
+        raise StudyError(
+            f"the adapter of the best trial is not in {source}: was it run on another machine? Finish the study there "
+            f"with `lorahydra studies resume`, or copy the folder {best.folder} here"
+        )
+    target = folder / "best"
+    with replaced_dir(target) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+    return target
+
+
+def _record(run: StudyRun, ledger: Ledger, best: TrialRecord, directions: list[str], objectives: list[str]) -> None:
+    records = ledger.records()
+    folder, name = run.folder, ledger.study.study_name
+    table = leaderboard_csv(records, directions, objectives)
+    with atomic_file(folder / LEADERBOARD_FILE) as temporary:
+        temporary.write_text(table, encoding="utf-8")
+    write_optimization_results(ledger, folder)
+    with replaced_dir(folder / STUDY_DIR) as temporary:
+        write_plots(ledger.study, temporary, objectives)
+    for file in (LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR):
+        run.run.artifact(folder / file, file)
+    run.run.tags({Tag.BEST_TRIAL: str(best.number), Tag.BEST_RUN: best.run_id or ""})
+    run.run.params({f"best.{key}": value for key, value in best.params.items()})
+    _register(run, best, f"lorahydra-{name}")
+
+
+def _register(run: StudyRun, best: TrialRecord, name: str) -> None:
+    if best.run_id is None or not run.config.tracking.log_adapter:
+        logger.info("The adapter is not registered: tracking.log_adapter=false")
+        return
+    try:
+        version = register_model(
+            run.config.tracking, best.run_id, name, artifact=ADAPTER_DIR, tags={Tag.TRIAL_NUMBER: str(best.number)}
+        )
+    except TrackingError as error:
+        # The winner is known and lies in its folder; a store without a registry must not fail the study.
+        logger.warning("The adapter was not registered: %s", error)
+        return
+    logger.info("Registered as %s, version %s, alias champion", name, version)
+
+
+def _facts(test: Any) -> dict[str, float]:
+    if test is None:
+        return {}
+    found = {f"test/{key}": float(value) for key, value in test.tuned.means.items()}
+    if test.baseline is not None:
+        found |= {f"baseline/{key}": float(value) for key, value in test.baseline.means.items()}
+    return found
+
+
+def _show(result: StudyResult, run: StudyRun, directions: list[str], objectives: list[str]) -> None:
+    from lorahydra.summary import write_scores
+
+    console = Console()
+    console.print(leaderboard_table(result.trials, directions, objectives))
+    if len(objectives) > 1 and pareto_front(result.trials, directions):
+        console.print(pareto_table(result.trials, directions, objectives))
+    if result.test is not None:
+        scores = result.test
+        write_scores(console, scores.tuned, scores.baseline, scores.gain, split="test")
+    logger.info("Best: trial %d, %s", result.best.number, dict(result.best_params))
+    logger.info("Adapter: %s", result.adapter)
+    logger.info("MLflow run %s: %s", run.run_id, run.run.url)

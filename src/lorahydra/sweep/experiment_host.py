@@ -1,0 +1,229 @@
+"""A sweep over a lorahydra experiment: a parent run in MLflow, a folder of its own, and a winner at the end."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from lorahydra.config.compose import to_config, without_password
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.config.search import OBJECTIVES, objectives
+from lorahydra.errors import ConfigError, LorahydraError, StudyError
+from lorahydra.names import State
+from lorahydra.sweep.conclusion import conclude
+from lorahydra.sweep.current import remember_interrupted
+from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.opening import unique_name
+from lorahydra.sweep.parallel import is_helper, run_helpers, workers_wanted
+from lorahydra.sweep.parent import StudyRun
+from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.running import RunningTrial
+from lorahydra.sweep.space import SearchSpace
+from lorahydra.sweep.spec import experiment_spec
+from lorahydra.sweep.storage import shown
+
+if TYPE_CHECKING:
+    from lorahydra.sweep.result import StudyResult
+    from lorahydra.sweep.sweeper import StudySweeper
+
+__all__ = ["ExperimentHost", "is_experiment"]
+
+logger = logging.getLogger("lorahydra.sweep")
+
+SWEEP_DIR = "hydra.sweep.dir"
+
+
+def is_experiment(tree: DictConfig) -> bool:
+    """Whether Hydra composed a lorahydra experiment, and not the config of somebody's own program."""
+    return {field.name for field in fields(ExperimentConfig)} <= {str(key) for key in tree}
+
+
+class ExperimentHost:
+    """The lorahydra experiment that a sweep is run for."""
+
+    tries_all = True
+    batch = 1
+
+    def __init__(self, sweeper: StudySweeper) -> None:
+        self._sweeper = sweeper
+        tree = sweeper.config
+        self._task_overrides = list(tree.hydra.overrides.task)
+        self.config = _typed(tree)
+        self.seed: int | None = self.config.seed
+        self.objectives = objectives(self.config.objective)
+        self.directions = self._directions()
+        model = self.config.model.name_or_path.rstrip("/").rpartition("/")[2]
+        self.study_name = sweeper.study_name or self.config.study or unique_name(model)
+        self.folder = self._folder(tree)
+        self.shipped_space: Mapping[str, str] = self.config.search.space
+        self.first_trial: Mapping[str, Any] = self.config.search.first_trial
+        self.adds_shipped_space = any(o.partition("=")[0].lstrip("+") == "search" for o in self._task_overrides)
+        self.is_helper = is_helper()
+        self.n_workers = workers_wanted(sweeper)
+        self._run: StudyRun | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """The study's MLflow run."""
+        return None if self._run is None else self._run.run_id
+
+    def prepare(self, space: SearchSpace, arguments: Sequence[str]) -> None:
+        """Load data and models, which trials share, so that a fault in them is found before there is a study.
+
+        Raises:
+            LorahydraError: They cannot be used.
+        """
+        if not space.distributions and self._sweeper.custom_search_space_extender is None:
+            raise ConfigError(
+                "there is nothing to search: every key of the search space has a fixed value; give a sweep, for "
+                "example training.learning_rate='tag(log, interval(1e-5, 1e-3))', or leave -m out for one trial"
+            )
+        groups = {name.partition(".")[0] for name in space.distributions if "." not in name} | {
+            name.partition(".")[0] for name in space.distributions if name.startswith(("model.", "data.", "judge."))
+        }
+        if self.n_workers == 1 and not groups:
+            from lorahydra.preparation import prepare
+            from lorahydra.tracking import check_store
+
+            check_store(self.config.tracking)
+            prepare(self.config)
+
+    def spec(self, space: SearchSpace) -> dict[str, str]:
+        """All that decides what a score means."""
+        return experiment_spec(self.config, space.describe(), self.objectives, space.distributions)
+
+    def command(self) -> dict[str, Any] | None:
+        """The overrides and the folder that `lorahydra studies resume` needs."""
+        hydra = [o for o in self._sweeper.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
+        return {
+            "overrides": [
+                without_password(o)
+                for o in (*hydra, *self._task_overrides)
+                if not o.startswith(("study=", "hydra.sweeper.storage="))
+            ],
+            "cwd": str(Path.cwd()),
+            "folder": str(self.folder.absolute()),
+        }
+
+    @contextmanager
+    def attending(self, ledger: Ledger) -> Iterator[None]:
+        """Keep the study's MLflow run open around the trials."""
+        self._run = StudyRun(self.config, ledger, self.folder)
+        try:
+            self._run.open(self._sweeper)
+            yield
+        except LorahydraError as error:
+            alone = ledger.others() == 0
+            self._run.close(State.FAILED if alone else None, f"{type(error).__name__}: {error}")
+            if not isinstance(error, StudyError):
+                raise _with_hint(error, self._resume_command()) from error
+            raise
+        except BaseException:
+            remember_interrupted(self._resume_command())
+            self._run.close(None if ledger.others() else State.INTERRUPTED)
+            raise
+
+    def run(self, ledger: Ledger, trials: Callable[[], None]) -> None:
+        """Run trials here, or in worker processes of their own."""
+        if self.n_workers > 1:
+            run_helpers(self.n_workers, self.study_name, self._task_overrides)
+            self.bury(ledger.close_dead())
+        else:
+            trials()
+
+    def bury(self, dead: Sequence[TrialRecord]) -> None:
+        """Close the MLflow runs of trials whose process died."""
+        for record in dead:
+            logger.warning("Trial %d died with its process; its parameters are run again", record.number)
+        if dead and self._run is not None:
+            self._run.close_children(self._run.run_id)
+
+    def begins(self, claimed: Sequence[RunningTrial]) -> None:
+        """Say what is tried next."""
+        # The launcher would say it with every fixed override.
+        logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
+        for trial in claimed:
+            params = ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
+            logger.info("Trial %d begins: %s", trial.number, params)
+
+    def progressed(self, ledger: Ledger) -> None:
+        """Say and record how far the study is."""
+        if self._run is not None:
+            self._run.progressed(self.objectives, self.directions)
+
+    def release(self) -> None:
+        """Give back the memory of a trial that failed."""
+        from lorahydra.modeling.memory import release_memory
+
+        release_memory()
+
+    def conclude(self, ledger: Ledger) -> StudyResult | None:
+        """Name the winner, where no other process still has a trial to run."""
+        assert self._run is not None
+        if self.is_helper:
+            self._run.close(None)
+            return None
+        if (running := ledger.others()) > 0:
+            logger.info(
+                "Study %s: %d trials still run in other processes, and the last one of them names the winner",
+                self.study_name,
+                running,
+            )
+            self._run.close(None)
+            return None
+        return conclude(self._run, ledger, self.objectives, self.directions, self._compose)
+
+    def _compose(self, params: Mapping[str, Any], folder: Path) -> ExperimentConfig:
+        """The experiment with the parameters of one trial."""
+        fixed = [o for o in self._task_overrides if o.partition("=")[0] not in params]
+        overrides = [*fixed, *(f"{name}={value}" for name, value in params.items())]
+        loader = self._sweeper.hydra_context.config_loader
+        tree = loader.load_sweep_config(self._sweeper.config, overrides)
+        return _typed(tree, str(folder))
+
+    def _directions(self) -> list[str]:
+        wanted = [OBJECTIVES[name] for name in self.objectives]
+        if self._sweeper.direction is not None and self._sweeper._get_directions() != wanted:
+            raise ConfigError(
+                f"hydra.sweeper.direction={', '.join(self._sweeper._get_directions())} does not fit "
+                f"objective={', '.join(self.objectives)}: leave the direction out"
+            )
+        return wanted
+
+    def _folder(self, tree: DictConfig) -> Path:
+        """The study's folder: the user's `hydra.sweep.dir`, else `outputs/STUDY`."""
+        if not any(override.startswith(f"{SWEEP_DIR}=") for override in tree.hydra.overrides.hydra):
+            # Each trial's config is composed anew from the overrides, so it has to be among them.
+            with read_write(tree.hydra), open_dict(tree.hydra):
+                tree.hydra.sweep.dir = f"outputs/{self.study_name}"
+                tree.hydra.overrides.hydra.append(f"{SWEEP_DIR}=outputs/{self.study_name}")
+        return Path(str(tree.hydra.sweep.dir))
+
+    def _resume_command(self) -> str:
+        storage = self._sweeper.storage
+        where = "" if storage == "sqlite:///studies.db" else f" --storage {shlex.quote(shown(storage))}"
+        return f"lorahydra studies resume {shlex.quote(self.study_name)}{where}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _typed(tree: DictConfig, output_dir: str = "outputs") -> ExperimentConfig:
+    own = OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])
+    with read_write(own), open_dict(own):
+        own.output_dir = output_dir
+    return to_config(own)
+
+
+def _with_hint(error: LorahydraError, command: str) -> LorahydraError:
+    """The error, and how the study goes on when its cause is mended."""
+    error.args = (f"{error}; the study is kept, go on with: {command}", *error.args[1:])
+    return error

@@ -1,0 +1,154 @@
+"""For whom a sweep is run: a function of somebody's own here, a lorahydra experiment in `experiment_host`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from omegaconf import OmegaConf
+
+from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.opening import unique_name
+from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.running import RunningTrial
+from lorahydra.sweep.space import SearchSpace
+
+if TYPE_CHECKING:
+    from lorahydra.sweep.sweeper import StudySweeper
+
+__all__ = ["Host", "PlainHost", "write_optimization_results"]
+
+logger = logging.getLogger("lorahydra.sweep")
+
+
+class Host(Protocol):
+    """What a sweep asks of the one it is run for."""
+
+    study_name: str
+    directions: list[str]
+    """`minimize` or `maximize`, one per objective."""
+    shipped_space: Mapping[str, str]
+    first_trial: Mapping[str, Any]
+    adds_shipped_space: bool
+    tries_all: bool
+    """Whether equal parameters give equal results, so that a small space is tried setting by setting."""
+    seed: int | None
+    batch: int
+    """Trials that are claimed together."""
+    is_helper: bool
+    """One of several worker processes of one command."""
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow run of the study."""
+
+    def prepare(self, space: SearchSpace, arguments: Sequence[str]) -> None:
+        """Find what is wrong before there is a study."""
+
+    def spec(self, space: SearchSpace) -> dict[str, str]:
+        """What must stay the same while the study goes on."""
+
+    def command(self) -> dict[str, Any] | None:
+        """How the study was started, for going on by its name."""
+
+    def attending(self, ledger: Ledger) -> Any:
+        """A context around all trials."""
+
+    def run(self, ledger: Ledger, trials: Callable[[], None]) -> None:
+        """Run `trials` here, or as many as wanted of it side by side."""
+
+    def bury(self, dead: Sequence[TrialRecord]) -> None:
+        """Close what trials of dead processes left open."""
+
+    def begins(self, claimed: Sequence[RunningTrial]) -> None:
+        """These trials are run next."""
+
+    def progressed(self, ledger: Ledger) -> None:
+        """A trial ended."""
+
+    def release(self) -> None:
+        """Give back the memory of a trial that failed."""
+
+    def conclude(self, ledger: Ledger) -> Any:
+        """All trials are claimed: say what was found."""
+
+
+class PlainHost:
+    """A function of somebody's own, as under upstream's sweeper."""
+
+    shipped_space: Mapping[str, str] = {}
+    first_trial: Mapping[str, Any] = {}
+    adds_shipped_space = False
+    tries_all = False
+    seed: int | None = None
+    is_helper = False
+    run_id: str | None = None
+
+    def __init__(self, sweeper: StudySweeper) -> None:
+        self._sweeper = sweeper
+        if sweeper.direction is None:
+            sweeper.direction = "minimize"
+        self.directions = sweeper._get_directions()
+        self.batch = sweeper.n_jobs
+        self.study_name = sweeper.study_name or unique_name(str(sweeper.config.hydra.job.name))
+
+    def prepare(self, space: SearchSpace, arguments: Sequence[str]) -> None:
+        """Nothing is known about it."""
+
+    def spec(self, space: SearchSpace) -> dict[str, str]:
+        """The space; with one that a function defines, nothing."""
+        return {f"search of {name}": text for name, text in space.describe().items()}
+
+    def command(self) -> dict[str, Any] | None:
+        """Only its own program can start it."""
+        return None
+
+    @contextmanager
+    def attending(self, ledger: Ledger) -> Iterator[None]:
+        """Nothing around the trials."""
+        yield
+
+    def run(self, ledger: Ledger, trials: Callable[[], None]) -> None:
+        """Here."""
+        trials()
+
+    def bury(self, dead: Sequence[TrialRecord]) -> None:
+        """Nothing is left open."""
+
+    def begins(self, claimed: Sequence[RunningTrial]) -> None:
+        """The launcher says it."""
+
+    def progressed(self, ledger: Ledger) -> None:
+        """Upstream says nothing."""
+
+    def release(self) -> None:
+        """Nothing is known about it."""
+
+    def conclude(self, ledger: Ledger) -> None:
+        """Upstream's summary and results file."""
+        if ledger.others():
+            logger.info("Study %s: the last trials run in other processes", self.study_name)
+            return
+        write_optimization_results(ledger, Path(self._sweeper.config.hydra.sweep.dir))
+
+
+def write_optimization_results(ledger: Ledger, folder: Path) -> None:
+    """Write upstream's `optimization_results.yaml`; nothing where no trial was completed."""
+    study = ledger.study
+    if len(study.directions) > 1:
+        front = [{"params": trial.params, "values": trial.values} for trial in study.best_trials]
+        results: dict[str, Any] = {"name": "optuna", "solutions": front}
+        logger.info("Number of Pareto solutions: %d", len(front))
+    else:
+        try:
+            best = study.best_trial
+        except ValueError:
+            return
+        results = {"name": "optuna", "best_params": best.params, "best_value": best.value}
+        logger.info("Best parameters: %s", best.params)
+        logger.info("Best value: %s", best.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(results), folder / "optimization_results.yaml")

@@ -1,0 +1,166 @@
+"""Several trials at once on this machine: worker processes that share the study.
+
+Each is the same program with the same arguments, on the same study, as if it had been started by hand; so a worker
+takes its next trial when it has finished one, and nobody waits for the slowest of a batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lorahydra.errors import ConfigError, StudyError
+from lorahydra.sweep.current import WORKER, own_arguments
+
+if TYPE_CHECKING:
+    from lorahydra.sweep.sweeper import StudySweeper
+
+__all__ = ["is_helper", "run_helpers", "workers_wanted"]
+
+logger = logging.getLogger("lorahydra.sweep")
+
+SECONDS_TO_END = 60
+
+
+def is_helper() -> bool:
+    """Whether this process is a worker of another one."""
+    return bool(os.environ.get(WORKER))
+
+
+def workers_wanted(sweeper: StudySweeper) -> int:
+    """Number of processes that run trials.
+
+    Raises:
+        ConfigError: Several are wanted where they cannot share the study, or by a launcher that cannot do it.
+    """
+    launcher = str(sweeper.config.hydra.launcher.get("_target_", ""))
+    if is_helper():
+        return 1
+    if not launcher.endswith(("BasicLauncher", "JoblibLauncher")):
+        raise ConfigError(f"a study cannot be run with the launcher {launcher}: use hydra/launcher=joblib or basic")
+    if launcher.endswith("BasicLauncher"):
+        if sweeper.n_jobs > 1:
+            raise ConfigError(f"hydra.sweeper.n_jobs={sweeper.n_jobs} needs hydra/launcher=joblib")
+        return 1
+    jobs = sweeper.n_jobs if sweeper.n_jobs > 1 else int(sweeper.config.hydra.launcher.n_jobs)
+    jobs = (os.cpu_count() or 1) if jobs < 0 else max(1, jobs)
+    if jobs > 1 and sweeper.storage is None:
+        raise ConfigError("hydra.sweeper.storage=null keeps the study in memory, and several workers cannot share it")
+    return min(jobs, int(sweeper.n_trials))
+
+
+def run_helpers(count: int, study: str, overrides: Sequence[str]) -> None:
+    """Start worker processes and wait until the study has no trial left for them.
+
+    Args:
+        count: Number of processes.
+        study: The study.
+        overrides: Of this run, for where this program was not started by a command.
+
+    Raises:
+        StudyError: A worker ended with an error; the others have been stopped.
+    """
+    command = [*_own_command(overrides), "hydra/launcher=basic", "hydra.sweeper.n_jobs=1", f"study={study}"]
+    logger.info("Starting %d workers: %s", count, shlex.join(command))
+    workers = [_start(command, number, count) for number in range(count)]
+    try:
+        _wait(workers)
+    finally:
+        _stop(workers)
+
+
+def _own_command(overrides: Sequence[str]) -> list[str]:
+    """This program with its arguments; where it is more than one experiment, `lorahydra train`."""
+    arguments = own_arguments()
+    if arguments is None:
+        return [sys.executable, "-m", "lorahydra", "train", "-m", *overrides]
+    program, *rest = arguments
+    own = [word for word in rest if not word.startswith(("study=", "hydra/launcher=", "hydra.launcher."))]
+    start = ["-m", "lorahydra", "train"] if program.startswith("lorahydra") else [program]
+    return [sys.executable, *start, *own]
+
+
+def _start(command: Sequence[str], number: int, count: int) -> subprocess.Popen[str]:
+    cores = max(1, (os.cpu_count() or 1) // count)
+    # Threads of several torch processes on the same cores slow each other by far more than their number.
+    environment = os.environ | {
+        WORKER: str(number + 1),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores)),
+    }
+    if (devices := _devices()) and "model.device" not in " ".join(command):
+        environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+    worker = subprocess.Popen(
+        command,
+        env=environment,
+        # Closed by the system when this process dies: then the worker stops as by Ctrl-C.
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        # Ctrl-C reaches this process, which passes it on once.
+        start_new_session=True,
+    )
+    threading.Thread(target=_echo, args=(worker, number + 1), daemon=True).start()
+    return worker
+
+
+def _devices() -> list[str]:
+    """Indices of the GPUs that this process may use, without starting CUDA in it."""
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(index) for index, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
+
+
+def _echo(worker: subprocess.Popen[str], number: int) -> None:
+    assert worker.stdout is not None
+    for line in worker.stdout:
+        sys.stderr.write(f"[worker {number}] {line}")
+        worker.last_line = line.strip()  # type: ignore[attr-defined]
+
+
+def _wait(workers: list[subprocess.Popen[str]]) -> None:
+    for worker in _as_they_end(workers):
+        if worker.returncode != 0:
+            how = f"signal {-worker.returncode}" if worker.returncode < 0 else f"exit code {worker.returncode}"
+            said = getattr(worker, "last_line", "")
+            error: Any = StudyError(f"a worker of the study ended with {how}: {said.removeprefix('lorahydra: ')}")
+            error.exit_code = worker.returncode if worker.returncode in (2, 3) else StudyError.exit_code
+            raise error
+
+
+def _as_they_end(workers: list[subprocess.Popen[str]]) -> Any:
+    waiting = list(workers)
+    while waiting:
+        for worker in list(waiting):
+            try:
+                worker.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                continue
+            waiting.remove(worker)
+            yield worker
+
+
+def _stop(workers: list[subprocess.Popen[str]]) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.send_signal(signal.SIGINT)
+    for worker in workers:
+        try:
+            worker.wait(timeout=SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+        if worker.stdin is not None:
+            worker.stdin.close()

@@ -1,0 +1,158 @@
+"""The study's own run in MLflow, which all of its processes record to."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorahydra.config.compose import flatten, to_yaml
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.names import CONFIG_FILE, Kind, Metric, State, Tag
+from lorahydra.recording import without_secrets
+from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.opening import STUDY_ID
+from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.storage import study_lock
+from lorahydra.tracking import (
+    TrackedRun,
+    close_run,
+    find_run,
+    join_run,
+    start_run,
+    sync,
+    unfinished_children,
+)
+
+if TYPE_CHECKING:
+    from lorahydra.sweep.sweeper import StudySweeper
+
+__all__ = ["StudyRun", "best_so_far"]
+
+logger = logging.getLogger("lorahydra.sweep")
+
+RUN_ID = "lorahydra.run_id"
+
+
+class StudyRun:
+    """The parent run of a study's trials, as this process sees it."""
+
+    def __init__(self, config: ExperimentConfig, ledger: Ledger, folder: Path) -> None:
+        self.config = config
+        self.folder = folder
+        self._ledger = ledger
+        self._run: TrackedRun | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self.run.run_id
+
+    @property
+    def run(self) -> TrackedRun:
+        """The open run."""
+        assert self._run is not None
+        return self._run
+
+    def open(self, sweeper: StudySweeper) -> None:
+        """Make the run or join it, and close what dead processes left open."""
+        study = self._ledger.study
+        known = study.user_attrs.get(RUN_ID)
+        if known is not None:
+            self._ledger.close_dead()
+            # Before joining: an end that a dead process could not send would close the run again.
+            self.close_children(known)
+        with study_lock(study._storage, study.study_name):
+            known = study.user_attrs.get(RUN_ID) or self._find(study.user_attrs[STUDY_ID])
+            if known is None:
+                self._run = self._start(study.user_attrs[STUDY_ID])
+            else:
+                self._run = join_run(self.config.tracking, output_dir=self.folder, run_id=known)
+            study.set_user_attr(RUN_ID, self._run.run_id)
+        if known is None:
+            self._describe(sweeper)
+
+    def close_children(self, run_id: str) -> None:
+        """Send what dead processes of the study could not, and close their trials' runs as the study knows them.
+
+        Args:
+            run_id: The study's run.
+        """
+        numbers = {child.run_id: child.trial_number for child in unfinished_children(self.config.tracking, run_id)}
+        closed = [run.run_id for run in sync(self.folder).runs if run.interrupted]
+        records = self._ledger.records()
+        by_run = {record.run_id: record for record in records if record.run_id is not None}
+        by_number = {record.number: record for record in records if record.run_id is None}
+        for child in dict.fromkeys([*numbers, *closed]):
+            number = numbers.get(child)
+            record = by_run.get(child) or (None if number is None else by_number.get(number))
+            if child == run_id or (record is not None and record.state is State.RUNNING):
+                continue
+            if record is None or record.state is State.INTERRUPTED:
+                close_run(self.config.tracking, child, State.INTERRUPTED)
+            else:
+                close_run(self.config.tracking, child, record.state, record.failure)
+        for record in records:
+            # Closed as something else just before its process died.
+            if record.state is State.INTERRUPTED and record.run_id is not None and record.run_id not in numbers:
+                close_run(self.config.tracking, record.run_id, State.INTERRUPTED)
+
+    def progressed(self, objectives: list[str], directions: list[str]) -> None:
+        """Record and say how far the study is."""
+        records = self._ledger.records()
+        counts = {state: sum(r.state is state for r in records) for state in State}
+        finished = sum(record.counts for record in records)
+        metrics: dict[str, float] = {
+            Metric.STUDY_COMPLETE: float(counts[State.COMPLETE]),
+            Metric.STUDY_PRUNED: float(counts[State.PRUNED]),
+            Metric.STUDY_FAILED: float(counts[State.FAILED]),
+        }
+        best = best_so_far(records, directions)
+        said = ""
+        if best is not None and best.values is not None:
+            metrics[Metric.STUDY_BEST] = best.values[0]
+            said = f", best {objectives[0]} {best.values[0]:.4f} (trial {best.number})"
+        self.run.metrics(metrics, step=finished)
+        logger.info("Study %s: %d of %d trials%s", self._ledger.study.study_name, finished, self._ledger.n_trials, said)
+
+    def close(self, state: State | None, failure: str | None = None) -> None:
+        """Stop recording: end the run, or with None leave it to other processes."""
+        if self._run is None:
+            return
+        if state is None:
+            self._run.leave()
+        else:
+            self._run.finish(state, failure)
+
+    def _find(self, study_id: str) -> str | None:
+        """The run, where the process that made it died before it could say so."""
+        return find_run(self.config.tracking, {Tag.STUDY_ID: study_id})
+
+    def _start(self, study_id: str) -> TrackedRun:
+        name = self._ledger.study.study_name
+        return start_run(
+            dataclasses.replace(self.config.tracking, system_metrics=False),
+            output_dir=self.folder,
+            kind=Kind.STUDY,
+            run_name=name,
+            tags={Tag.STUDY: name, Tag.STUDY_ID: study_id},
+        )
+
+    def _describe(self, sweeper: StudySweeper) -> None:
+        config = without_secrets(self.config)
+        settings = {
+            "n_trials": self._ledger.n_trials,
+            "sampler": type(sweeper.sampler).__name__,
+            "pruner": type(sweeper.pruner).__name__,
+        }
+        own = {name: value for name, value in flatten(config).items() if not name.startswith("search.first_trial")}
+        self.run.params(settings | own)
+        self.run.text(to_yaml(config), CONFIG_FILE)
+
+
+def best_so_far(records: list[TrialRecord], directions: list[str]) -> TrialRecord | None:
+    """The complete trial with the best first objective; the earlier one of equals."""
+    complete = [record for record in records if record.values is not None]
+    sign = -1 if directions[0] == "maximize" else 1
+    return min(complete, key=lambda record: (sign * record.values[0], record.number), default=None)  # type: ignore[index]

@@ -1,0 +1,89 @@
+"""What a study's store knows about its trials, read from Optuna into plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from lorahydra.names import State
+
+__all__ = ["ATTRIBUTE", "TrialRecord", "trial_record", "trial_records"]
+
+ATTRIBUTE = "lorahydra"
+"""User attribute of a trial under which all of these are kept, as one mapping."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial of a study."""
+
+    number: int
+    """Optuna's number, also the name of the trial's folder."""
+    state: State
+    """`interrupted` trials do not count; their parameters were, or will be, run again."""
+    params: Mapping[str, Any]
+    """What was searched."""
+    values: tuple[float, ...] | None = None
+    """One per objective; None unless complete."""
+    combined: float | None = None
+    combined_low: float | None = None
+    combined_high: float | None = None
+    """Ends of the 95 % interval of `combined`."""
+    bertscore_f1: float | None = None
+    judge_score: float | None = None
+    loss: float | None = None
+    """Validation loss: the last one that was reported."""
+    seconds: float | None = None
+    """Wall time."""
+    failure: str | None = None
+    """Class and one line, where it failed."""
+    run_id: str | None = None
+    """MLflow run."""
+    folder: Path | None = None
+    """Output folder."""
+    losses: Mapping[int, float] = field(default_factory=dict)
+    """Intermediate validation losses by number of the measurement."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the trial is finished in the sense of `n_trials`: complete, pruned or failed."""
+        return self.state in (State.COMPLETE, State.PRUNED, State.FAILED)
+
+
+STATES = {
+    TrialState.COMPLETE: State.COMPLETE,
+    TrialState.PRUNED: State.PRUNED,
+    TrialState.FAIL: State.FAILED,
+    TrialState.RUNNING: State.RUNNING,
+}
+
+
+def trial_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
+    """All trials that were begun, by number."""
+    return [trial_record(trial) for trial in trials if trial.state is not TrialState.WAITING]
+
+
+def trial_record(trial: FrozenTrial) -> TrialRecord:
+    """One trial."""
+    kept = dict(trial.user_attrs.get(ATTRIBUTE, {}))
+    interrupted = bool(kept.pop("interrupted", False))
+    folder = kept.pop("folder", None)
+    known = {name: value for name, value in kept.items() if name in TrialRecord.__dataclass_fields__}
+    if "seconds" not in known and trial.duration is not None:
+        known["seconds"] = trial.duration.total_seconds()
+    # A study that maximises is told losses with the opposite sign.
+    losses = {step: abs(value) for step, value in trial.intermediate_values.items()}
+    return TrialRecord(
+        number=trial.number,
+        state=State.INTERRUPTED if interrupted else STATES[trial.state],
+        params=dict(trial.params),
+        values=tuple(trial.values) if trial.state is TrialState.COMPLETE else None,
+        losses=losses,
+        loss=losses[max(losses)] if losses else None,
+        folder=None if folder is None else Path(folder),
+        **known,
+    )

@@ -1,0 +1,146 @@
+"""A trial that this process runs: what it reports, and how it ends in the study's store."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages._heartbeat import get_heartbeat_thread
+from optuna.study import StudyDirection
+from optuna.trial import Trial, TrialState
+
+from lorahydra.errors import TrialPruned
+from lorahydra.names import State
+from lorahydra.sweep.records import ATTRIBUTE
+
+__all__ = ["RunningTrial", "tell"]
+
+
+class RunningTrial:
+    """One trial of a study, from its claim to its end.
+
+    What `note` is told is kept beside the trial in the store. A trial ends once; what is told later has no effect.
+    """
+
+    def __init__(self, study: optuna.Study, trial: Trial) -> None:
+        self.trial = trial
+        self.state = State.RUNNING
+        self.parent_run_id: str | None = None
+        """MLflow run of the study."""
+        self._study = study
+        self._facts: dict[str, Any] = dict(trial.user_attrs.get(ATTRIBUTE, {}))
+        self._started = time.perf_counter()
+        self._measurements = 0
+        self._heartbeat = get_heartbeat_thread(trial._trial_id, study._storage)
+        self._heartbeat.start()
+
+    @property
+    def number(self) -> int:
+        """Optuna's number."""
+        return self.trial.number
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What was searched, with the values of this trial."""
+        return dict(self.trial.params)
+
+    @property
+    def study_name(self) -> str:
+        """The study."""
+        return self._study.study_name
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed."""
+        return self._facts.get("failure")
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return time.perf_counter() - self._started
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts (plain JSON) for the leaderboard and for whoever finds the trial dead."""
+        self._facts |= facts
+        self.trial.set_user_attr(ATTRIBUTE, self._facts)
+
+    def measured(self, loss: float) -> None:
+        """Report an intermediate validation loss.
+
+        Raises:
+            TrialPruned: Going on is not worth it; the trial has ended.
+        """
+        if len(self._study.directions) > 1 or not math.isfinite(loss):
+            return  # Optuna prunes studies of one objective
+        self._measurements += 1
+        # A pruner reads reports in the study's direction.
+        maximizes = self._study.direction is StudyDirection.MAXIMIZE
+        self.trial.report(-loss if maximizes else loss, self._measurements)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            pruned = self.trial.should_prune()
+        if pruned:
+            self._end(State.PRUNED, TrialState.PRUNED)
+            raise TrialPruned(f"loss {loss:.4f} at measurement {self._measurements} is worse than that of other trials")
+
+    def complete(self, values: Sequence[float], facts: Mapping[str, Any] | None = None) -> None:
+        """End well; a value that is no number ends as failed.
+
+        Args:
+            values: One per objective.
+            facts: To keep.
+        """
+        if any(math.isnan(value) for value in values):
+            self.failed("nan: the trial's result is not a number")
+            return
+        self._end(State.COMPLETE, TrialState.COMPLETE, values, facts)
+
+    def pruned(self) -> None:
+        """End early, as the trial itself found."""
+        self._end(State.PRUNED, TrialState.PRUNED)
+
+    def failed(self, failure: str) -> None:
+        """End without a result.
+
+        Args:
+            failure: Reason and one line.
+        """
+        self._end(State.FAILED, TrialState.FAIL, facts={"failure": " ".join(failure.split())})
+
+    def interrupted(self) -> None:
+        """End as if the trial had not been: its parameters are to be run again."""
+        self._end(State.INTERRUPTED, TrialState.FAIL, facts={"interrupted": True})
+
+    def leave(self) -> None:
+        """Stop saying that the trial lives; without that a process would not end."""
+        self._heartbeat.join()
+
+    def _end(
+        self,
+        state: State,
+        told: TrialState,
+        values: Sequence[float] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        if self.state is not State.RUNNING:
+            return
+        self._heartbeat.join()
+        self.note(**{"seconds": self.seconds, **(facts or {})})
+        tell(self._study, self.number, told, values)
+        self.state = state
+
+
+def tell(study: optuna.Study, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+    """`study.tell`, also for the grid sampler, which wants to stop a loop of Optuna's that is not there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        try:
+            study.tell(number, values=None if values is None else list(values), state=state)
+        except RuntimeError as error:
+            if "`Study.stop`" not in str(error):
+                raise

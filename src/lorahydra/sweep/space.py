@@ -1,0 +1,99 @@
+"""What a study searches: from sweeps to Optuna's distributions, in upstream's grammar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from lorahydra.errors import ConfigError
+
+__all__ = ["SearchSpace", "read_space", "size"]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What is searched and what is fixed."""
+
+    distributions: dict[str, BaseDistribution]
+    fixed: dict[str, Any]
+    """Overrides without a sweep."""
+    fixed_overrides: list[str]
+    """Overrides that remove a key."""
+    first_trial: dict[str, Any] = field(default_factory=dict)
+    """Parameters of trial 0; empty where nothing is known to be good."""
+
+    def describe(self) -> dict[str, str]:
+        """One text per parameter that says the same for the same distribution."""
+        return {name: str(distribution) for name, distribution in sorted(self.distributions.items())}
+
+
+def read_space(
+    arguments: Sequence[str], shipped: Mapping[str, str], first_trial: Mapping[str, Any], *, add_shipped: bool
+) -> SearchSpace:
+    """Read the sweeps.
+
+    Args:
+        arguments: Overrides, with and without sweeps; a later one replaces an earlier one of the same key.
+        shipped: The space of `conf/search`: used where `arguments` sweep nothing.
+        first_trial: Values of trial 0 for `shipped`.
+        add_shipped: Use `shipped` beside the sweeps in `arguments`.
+
+    Raises:
+        ConfigError: A sweep cannot be read or searched.
+    """
+    sweeps = any(_is_sweep(argument) for argument in arguments)
+    own = [f"{key}={value}" for key, value in shipped.items()] if add_shipped or not sweeps else []
+    try:
+        distributions, fixed, fixed_overrides = create_params_from_overrides([*own, *arguments])
+    except (HydraException, ValueError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"the search space cannot be used: {' '.join(str(error).split())}") from error
+    searched = {name: found for name, found in distributions.items() if name not in fixed}
+    first: dict[str, Any] = {}
+    # What is known to be good is known of the shipped space only, or of what the user fixed of it.
+    if not sweeps:
+        known = {name: value for name, value in first_trial.items() if name in searched}
+        if set(known) == set(searched):
+            first = {name: _inside(name, value, searched[name]) for name, value in known.items()}
+    return SearchSpace(searched, fixed, fixed_overrides, first)
+
+
+def size(distributions: Mapping[str, BaseDistribution]) -> float:
+    """Number of settings in a space; infinite with a continuous parameter."""
+    return math.prod(_size(distribution) for distribution in distributions.values())
+
+
+def _is_sweep(argument: str) -> bool:
+    try:
+        [override] = OverridesParser.create().parse_overrides([argument])
+    except HydraException as error:
+        raise ConfigError(f"cannot read {argument}: {str(error).splitlines()[0]}") from error
+    return bool(override.is_sweep_override())
+
+
+def _size(distribution: BaseDistribution) -> float:
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return (distribution.high - distribution.low) // distribution.step + 1
+    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+        return round((distribution.high - distribution.low) / distribution.step) + 1
+    return 1 if distribution.single() else math.inf
+
+
+def _inside(name: str, value: Any, distribution: BaseDistribution) -> Any:
+    """The value in the form that the distribution has for it."""
+    if isinstance(distribution, CategoricalDistribution):
+        # Choices of words are kept as Hydra writes them: true is "true" there.
+        for choice in distribution.choices:
+            if choice == value or str(choice).strip("'\"").lower() == str(value).lower():
+                return choice
+    elif isinstance(value, int | float) and distribution._contains(float(value)):
+        return value
+    raise ConfigError(f"search.first_trial: {name}={value} does not lie in its space {distribution}")

@@ -1,0 +1,236 @@
+"""The sweep that Hydra starts with `-m`: claim trials, launch them, tell the study, until `n_trials` are finished."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
+from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
+from omegaconf import DictConfig, OmegaConf
+from optuna.samplers import BaseSampler, GridSampler
+from optuna.trial import Trial
+
+from lorahydra.config.compose import without_password
+from lorahydra.errors import (
+    ConfigError,
+    JudgeBudgetError,
+    JudgeSetupError,
+    OutputError,
+    ServiceError,
+    StudyError,
+    TrialPruned,
+)
+from lorahydra.names import State
+from lorahydra.sweep.current import running_as
+from lorahydra.sweep.hosts import Host, PlainHost
+from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.opening import open_study
+from lorahydra.sweep.running import RunningTrial
+from lorahydra.sweep.space import SearchSpace, read_space, size
+
+__all__ = ["StudySweeper"]
+
+logger = logging.getLogger(__name__)
+
+EVERY_TRIAL_WOULD_MEET_IT = (ServiceError, OutputError, JudgeSetupError, JudgeBudgetError)
+"""Faults that are not the trial's: the study stops and can go on later."""
+
+
+class StudySweeper(OptunaSweeperImpl):
+    """Upstream's sweeper on a durable study.
+
+    Args:
+        pruner: A class of `optuna.pruners`, as a config.
+        sampler: A class of `optuna.samplers`, as a config.
+        settings: Upstream's other keys.
+
+    Raises:
+        ConfigError: A number is out of its range.
+    """
+
+    def __init__(self, *, pruner: Any, sampler: Any, **settings: Any) -> None:
+        _check(settings)
+        super().__init__(sampler=sampler, **settings)
+        self.pruner = instantiate(pruner, _execution_whitelist_=("optuna.pruners.*",))
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Receive what Hydra composed."""
+        self.sampler: Any
+        self.n_trials: int
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.host = self._host()
+        self.sampler = _sampler(self.sampler, config)
+
+    def _host(self) -> Host:
+        from lorahydra.sweep.experiment_host import ExperimentHost, is_experiment
+
+        return ExperimentHost(self) if is_experiment(self.config) else PlainHost(self)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the study to its end, or this process's part of it."""
+        host = self.host
+        self._process_searchspace_config()
+        space = read_space(
+            [*self._parse_sweeper_params_config(), *arguments],
+            host.shipped_space,
+            host.first_trial,
+            add_shipped=host.adds_shipped_space,
+        )
+        self._fit_sampler(space)
+        host.prepare(space, arguments)
+        study = open_study(self, space)
+        ledger = Ledger(study, int(self.n_trials))
+        if space.first_trial and not isinstance(self.sampler, GridSampler):
+            ledger.enqueue_first(space.first_trial)
+        with host.attending(ledger), self._resumable(ledger):
+            host.run(ledger, functools.partial(self._run_trials, ledger, space))
+            return host.conclude(ledger)
+
+    def _run_trials(self, ledger: Ledger, space: SearchSpace) -> None:
+        """Claim and run trials until none is left to claim."""
+        configure = functools.partial(self._configure, space)
+        while True:
+            self.host.bury(ledger.close_dead())
+            self._check_failures(ledger)
+            claimed, overrides = ledger.claim(self.host.batch, configure)
+            if not claimed:
+                return
+            for trial in claimed:
+                trial.parent_run_id = self.host.run_id
+            self.host.begins(claimed)
+            for trial, job in self._launched(claimed, overrides):
+                self._settle(trial, job)
+                self.host.progressed(ledger)
+
+    def _launched(
+        self, claimed: list[RunningTrial], overrides: Sequence[Sequence[str]]
+    ) -> Iterator[tuple[RunningTrial, JobReturn]]:
+        if isinstance(self.launcher, BasicLauncher):
+            # It would run them one after another as well; this way each is told as soon as it ends.
+            for trial, own in zip(claimed, overrides, strict=True):
+                with running_as(trial):
+                    [job] = self.launcher.launch([own], initial_job_idx=trial.number)
+                yield trial, job
+            return
+        # Jobs get consecutive numbers from the launcher, and other processes may have taken numbers in between.
+        for start, stop in _runs([trial.number for trial in claimed]):
+            jobs = self.launcher.launch(overrides[start:stop], initial_job_idx=claimed[start].number)
+            yield from zip(claimed[start:stop], jobs, strict=True)
+
+    def _settle(self, trial: RunningTrial, job: JobReturn) -> None:
+        """Tell the study how a trial ended, where it has not done so itself."""
+        found = job._return_value
+        if job.status is JobStatus.COMPLETED:
+            try:
+                trial.complete(self._values(found))
+            except (TypeError, ValueError) as error:
+                trial.failed(str(error))
+        elif isinstance(found, TrialPruned | optuna.TrialPruned):
+            trial.pruned()
+        elif isinstance(found, EVERY_TRIAL_WOULD_MEET_IT):
+            raise found
+        else:
+            if not getattr(found, "exit_code", None):
+                logger.debug("Trial %d", trial.number, exc_info=found)
+            trial.failed(f"{getattr(found, 'reason', type(found).__name__)}: {found}")
+            # Frames of the traceback hold what the trial held, models and batches too.
+            traceback.clear_frames(found.__traceback__)
+            self.host.release()
+        if trial.state is State.FAILED:
+            logger.warning("Trial %d failed: %s", trial.number, trial.failure)
+
+    def _values(self, found: Any) -> list[float]:
+        """The values of the objectives, as upstream reads them."""
+        count = len(self.host.directions)
+        if count == 1:
+            try:
+                return [float(found)]
+            except (TypeError, ValueError):
+                raise ValueError(f"Return value must be float-castable. Got '{found}'.") from None
+        values = [float(value) for value in found]
+        if len(values) != count:
+            raise ValueError(f"the trial returned {len(values)} values, and there are {count} objectives")
+        return values
+
+    def _check_failures(self, ledger: Ledger) -> None:
+        failed = [record for record in ledger.records() if record.state is State.FAILED]
+        if len(failed) > self.max_failure_rate * ledger.n_trials:
+            raise StudyError(
+                f"{len(failed)} of {ledger.n_trials} trials of study {ledger.study.study_name} failed, more than "
+                f"hydra.sweeper.max_failure_rate={self.max_failure_rate:g} allows; the last one: {failed[-1].failure}"
+            )
+
+    def _configure(self, space: SearchSpace, trials: list[Trial]) -> Sequence[Sequence[str]]:
+        overrides: Sequence[Sequence[str]] = self._configure_trials(
+            trials, space.distributions, space.fixed, space.fixed_overrides
+        )
+        for trial in trials:
+            for name, value in space.fixed.items():
+                # Upstream keeps fixed values beside each trial, where anyone can read them.
+                safe = without_password(f"{name}={value}").partition("=")[2]
+                if safe != value:
+                    trial.set_user_attr(name, safe)
+        return overrides
+
+    def _fit_sampler(self, space: SearchSpace) -> None:
+        """Complete a grid sampler; try a small finite space setting by setting."""
+        if isinstance(self.sampler, functools.partial) and self.sampler.func is GridSampler:
+            choices = {name: self._to_grid_sampler_choices(found) for name, found in space.distributions.items()}
+            self.sampler = self.sampler(choices)
+        elif not self.host.tries_all or self.custom_search_space_extender or not space.distributions:
+            return
+        settings = size(space.distributions)
+        if settings <= self.n_trials:
+            if not isinstance(self.sampler, GridSampler):
+                choices = {name: self._to_grid_sampler_choices(found) for name, found in space.distributions.items()}
+                self.sampler = GridSampler(choices, seed=self.host.seed)
+            self.n_trials = int(settings)
+            logger.info("The search space has %d settings: each is tried once", self.n_trials)
+
+    @contextmanager
+    def _resumable(self, ledger: Ledger) -> Iterator[None]:
+        """Give back the trials of a process that ends early."""
+        try:
+            yield
+        except BaseException:
+            ledger.interrupt_mine()
+            raise
+
+
+def _check(settings: dict[str, Any]) -> None:
+    for name, low in (("n_trials", 1), ("n_jobs", 1)):
+        if settings[name] < low:
+            raise ConfigError(f"hydra.sweeper.{name}={settings[name]} is not allowed: it must be at least {low}")
+    if not 0 <= settings["max_failure_rate"] <= 1:
+        raise ConfigError(
+            f"hydra.sweeper.max_failure_rate={settings['max_failure_rate']} is not allowed: it must be from 0 to 1"
+        )
+
+
+def _sampler(settings: Any, config: DictConfig) -> BaseSampler | functools.partial[GridSampler]:
+    """The sampler; without a seed of its own it takes the experiment's, so that a study can be repeated."""
+    settings = OmegaConf.create(OmegaConf.to_container(settings) if isinstance(settings, DictConfig) else settings)
+    seed = OmegaConf.select(config, "seed")
+    if "seed" in settings and settings.seed is None and isinstance(seed, int):
+        settings.seed = seed
+    allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
+    sampler: BaseSampler | functools.partial[GridSampler] = instantiate(settings, _execution_whitelist_=allowed)
+    return sampler
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Slices of consecutive numbers."""
+    start = 0
+    for index in range(1, len(numbers) + 1):
+        if index == len(numbers) or numbers[index] != numbers[index - 1] + 1:
+            yield start, index
+            start = index

@@ -1,0 +1,97 @@
+"""Studies from Python, for scripts and notebooks.
+
+```python
+from lorahydra import LoRATuner
+
+result = LoRATuner(model="Qwen/Qwen3-0.6B", data="my.jsonl", judge="gemini", n_trials=20).run()
+print(result.best_params, result.best_score, result.adapter)
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
+from omegaconf.errors import OmegaConfBaseException
+
+from lorahydra.config.compose import config_dir, explain, readable, register
+from lorahydra.errors import ConfigError, StudyError
+from lorahydra.sweep.result import StudyResult
+from lorahydra.sweep.trial import study_task
+
+__all__ = ["LoRATuner"]
+
+
+class LoRATuner:
+    """Searches the best adapter, as `python train.py -m` does, with the same configs, stores and folders.
+
+    The log goes to the `lorahydra` loggers, which `logging.basicConfig(level=logging.INFO)` shows.
+
+    Args:
+        model: Hub id, local folder, packaged model, or a choice of `conf/model`; the default model when None.
+        data: A file, a saved `datasets` folder, or a choice of `conf/data`; the demo dataset when None.
+        judge: A registered judge, or `none`.
+        n_trials: Finished trials at which the study ends; `LORA_N_TRIALS`, or 20, when None.
+        overrides: More Hydra overrides, sweeps among them, for example
+            `["training.learning_rate=tag(log, interval(1e-5, 1e-3))", "lora.r=choice(8, 16)"]`.
+        study: Name of the study; one that exists goes on. A new unique name when None.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        data: str | Path | None = None,
+        judge: str = "none",
+        n_trials: int | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        study: str | None = None,
+    ) -> None:
+        own = [*_choice("model", model, "model.name_or_path"), *_choice("data", data, "data.train_file")]
+        own.append(f"judge={judge}")
+        if n_trials is not None:
+            own.append(f"hydra.sweeper.n_trials={n_trials}")
+        if study is not None:
+            own.append(f"study={study}")
+        self.overrides = [*own, *overrides]
+        """All Hydra overrides, as they would stand on the command line."""
+
+    def run(self) -> StudyResult:
+        """Run the study to its end; a study that was interrupted goes on when its name is given again.
+
+        Raises:
+            LorahydraError: What went wrong, in one line.
+        """
+        register()
+        overrides = readable(self.overrides)
+        search_path = create_automatic_config_search_path(None, None, str(config_dir()))
+        backup = get_gh_backup()
+        try:
+            setup_globals()
+            hydra = Hydra.create_main_hydra2("lorahydra", search_path)
+            quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
+            result: Any = hydra.multirun("config", study_task, [*quiet, *overrides], with_log_configuration=False)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain(error) from error
+        finally:
+            restore_gh_from_backup(backup)
+        if result is None:
+            raise StudyError("the last trials run in other processes: run this again when they are done")
+        if not isinstance(result, StudyResult):
+            raise ConfigError("hydra/sweeper must be lorahydra")
+        return result
+
+
+def _choice(group: str, value: str | Path | None, key: str) -> list[str]:
+    if value is None:
+        return []
+    if (config_dir() / group / f"{value}.yaml").is_file():
+        return [f"{group}={value}"]
+    return [f"{group}=local", f"{key}={value}"]
