@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.answers import SavedTrial, load_answers, no_answers
 from lorahydra.config.compose import to_config
-from lorahydra.config.judge import refuse_secret
+from lorahydra.config.judge import FREE, refuse_secret
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, OutputError
 from lorahydra.evaluation import Evaluation, Judging, evaluate
@@ -34,14 +34,6 @@ from lorahydra.tracking import TrackedRun, reopen_run, sync
 __all__ = ["Finalist", "find_trials", "judge_finalists", "rejudge"]
 
 logger = logging.getLogger(__name__)
-
-FREE = {
-    *("base_url", "auth_url", "api_key_env", "ca_bundle_file", "verify_ssl_certs"),
-    *("concurrency", "requests_per_minute", "timeout", "max_retries", "overlap"),
-    *("prompt_price", "completion_price", "max_cost", "cache", "trace"),
-    *("min_coverage", "repeats", "finalists"),
-}
-"""What may change when answers are judged again; with anything else, scores of trials could not be compared."""
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,8 @@ class LoRATuner:
         try:
             setup_globals()
             hydra = Hydra.create_main_hydra2("lorahydra", search_path)
-            quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
-            result: Any = hydra.multirun("config", study_task, [*quiet, *overrides], with_log_configuration=False)
+            own_logging = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # a notebook has its own
+            result: Any = hydra.multirun("config", study_task, [*own_logging, *overrides], with_log_configuration=False)
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error) from error
         finally:

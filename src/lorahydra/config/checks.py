@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 
 from lorahydra.errors import ConfigError
 
-__all__ = ["at_least", "not_blank", "one_of", "within"]
+__all__ = ["at_least", "names_a_folder", "not_blank", "one_of", "within"]
 
 
 def at_least(key: str, value: float | None, low: float, *, exclusive: bool = False) -> None:
@@ -35,3 +36,12 @@ def not_blank(key: str, value: str) -> None:
     """Check that a text says something."""
     if not value.strip():
         raise ConfigError(f"{key} is empty: give a value")
+
+
+def names_a_folder(key: str, value: str) -> None:
+    """Check that a name can be that of a folder, everywhere."""
+    if not re.fullmatch(r"\w[\w.+-]{0,99}", value):
+        raise ConfigError(
+            f"{key}={value} is not allowed: use up to 100 letters, digits, '.', '_', '+' and '-', as it also names a "
+            "folder"
+        )

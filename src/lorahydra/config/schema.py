@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorahydra.config.checks import at_least, not_blank, one_of, within
+from lorahydra.config.checks import at_least, names_a_folder, not_blank, one_of, within
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.config.search import SearchConfig, objectives
 from lorahydra.errors import ConfigError
@@ -377,11 +377,8 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         """Check the study's name, the objective and the seed."""
-        if self.study is not None and not re.fullmatch(r"\w[\w.+-]{0,99}", self.study):
-            raise ConfigError(
-                f"study={self.study} is not allowed: use up to 100 letters, digits, '.', '_', '+' and '-', as it also "
-                "names a folder"
-            )
+        if self.study is not None:
+            names_a_folder("study", self.study)
         names = objectives(self.objective)
         if "judge_score" in names and self.judge.name == "none":
             raise ConfigError("objective=judge_score needs a judge, for example judge=gemini")

@@ -14,8 +14,7 @@ from lorahydra.errors import StudyError
 from lorahydra.names import State
 from lorahydra.sweep.liveness import is_here, lives
 from lorahydra.sweep.opening import COMMAND, SPEC, TRIALS
-from lorahydra.sweep.parent import best_so_far
-from lorahydra.sweep.records import ATTRIBUTE, TrialRecord, trial_records
+from lorahydra.sweep.records import ATTRIBUTE, TrialRecord, best_so_far, trial_records
 from lorahydra.sweep.storage import open_storage, reading
 
 __all__ = ["DEFAULT_STORAGE", "StudyEntry", "find_study", "list_studies"]

@@ -16,9 +16,9 @@ from lorahydra.storage import atomic_file, replaced_dir
 from lorahydra.sweep.hosts import write_optimization_results
 from lorahydra.sweep.leaderboard import leaderboard_csv, leaderboard_table, pareto_front, pareto_table, ranked
 from lorahydra.sweep.ledger import Ledger
-from lorahydra.sweep.parent import StudyRun, best_so_far
+from lorahydra.sweep.parent import StudyRun
 from lorahydra.sweep.plots import write_plots
-from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.records import TrialRecord, best_so_far
 from lorahydra.sweep.result import StudyResult
 from lorahydra.tracking import register_model
 

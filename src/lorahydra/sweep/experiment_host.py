@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from lorahydra.config.checks import names_a_folder
 from lorahydra.config.compose import to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
 from lorahydra.errors import ConfigError, LorahydraError, StudyError
 from lorahydra.names import State
-from lorahydra.sweep.conclusion import conclude
 from lorahydra.sweep.current import remember_interrupted
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.opening import unique_name
 from lorahydra.sweep.parallel import is_helper, run_helpers, workers_wanted
-from lorahydra.sweep.parent import StudyRun
 from lorahydra.sweep.records import TrialRecord
 from lorahydra.sweep.running import RunningTrial
-from lorahydra.sweep.space import SearchSpace
-from lorahydra.sweep.spec import experiment_spec
+from lorahydra.sweep.space import SearchSpace, corners
+from lorahydra.sweep.spec import CONTENT, experiment_spec
 from lorahydra.sweep.storage import shown
 
 if TYPE_CHECKING:
+    from lorahydra.sweep.parent import StudyRun
     from lorahydra.sweep.result import StudyResult
     from lorahydra.sweep.sweeper import StudySweeper
 
@@ -61,6 +61,7 @@ class ExperimentHost:
         self.directions = self._directions()
         model = self.config.model.name_or_path.rstrip("/").rpartition("/")[2]
         self.study_name = sweeper.study_name or self.config.study or unique_name(model)
+        names_a_folder("hydra.sweeper.study_name", self.study_name)
         self.folder = self._folder(tree)
         self.shipped_space: Mapping[str, str] = self.config.search.space
         self.first_trial: Mapping[str, Any] = self.config.search.first_trial
@@ -68,6 +69,8 @@ class ExperimentHost:
         self.is_helper = is_helper()
         self.n_workers = workers_wanted(sweeper)
         self._run: StudyRun | None = None
+        self._content: dict[str, str] = {}
+        """Digests of data and model, where this process has loaded them."""
 
     @property
     def run_id(self) -> str | None:
@@ -85,6 +88,8 @@ class ExperimentHost:
                 "there is nothing to search: every key of the search space has a fixed value; give a sweep, for "
                 "example training.learning_rate='tag(log, interval(1e-5, 1e-3))', or leave -m out for one trial"
             )
+        for params in corners(space.distributions):
+            self._compose(params, self.folder)
         groups = {name.partition(".")[0] for name in space.distributions if "." not in name} | {
             name.partition(".")[0] for name in space.distributions if name.startswith(("model.", "data.", "judge."))
         }
@@ -93,11 +98,17 @@ class ExperimentHost:
             from lorahydra.tracking import check_store
 
             check_store(self.config.tracking)
-            prepare(self.config)
+            prepared = prepare(self.config)
+            splits = prepared.splits
+            digests = [split.digest for split in (splits.train, splits.validation, splits.test) if split is not None]
+            self._content = {
+                f"{CONTENT} of the data": " ".join(digest[:12] for digest in digests),
+                f"{CONTENT} of the base model": str(prepared.base.digest),
+            }
 
     def spec(self, space: SearchSpace) -> dict[str, str]:
         """All that decides what a score means."""
-        return experiment_spec(self.config, space.describe(), self.objectives, space.distributions)
+        return experiment_spec(self.config, space.describe(), self.objectives, space.distributions) | self._content
 
     def command(self) -> dict[str, Any] | None:
         """The overrides and the folder that `lorahydra studies resume` needs."""
@@ -115,6 +126,9 @@ class ExperimentHost:
     @contextmanager
     def attending(self, ledger: Ledger) -> Iterator[None]:
         """Keep the study's MLflow run open around the trials."""
+        # Imported here: torch takes seconds, and a typo in a key should not.
+        from lorahydra.sweep.parent import StudyRun
+
         self._run = StudyRun(self.config, ledger, self.folder)
         try:
             self._run.open(self._sweeper)
@@ -166,6 +180,8 @@ class ExperimentHost:
 
     def conclude(self, ledger: Ledger) -> StudyResult | None:
         """Name the winner, where no other process still has a trial to run."""
+        from lorahydra.sweep.conclusion import conclude
+
         assert self._run is not None
         if self.is_helper:
             self._run.close(None)

@@ -13,7 +13,7 @@ from lorahydra.names import CONFIG_FILE, Kind, Metric, State, Tag
 from lorahydra.recording import without_secrets
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.opening import STUDY_ID
-from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.records import best_so_far
 from lorahydra.sweep.storage import study_lock
 from lorahydra.tracking import (
     TrackedRun,
@@ -28,7 +28,7 @@ from lorahydra.tracking import (
 if TYPE_CHECKING:
     from lorahydra.sweep.sweeper import StudySweeper
 
-__all__ = ["StudyRun", "best_so_far"]
+__all__ = ["StudyRun"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -149,10 +149,3 @@ class StudyRun:
         own = {name: value for name, value in flatten(config).items() if not name.startswith("search.first_trial")}
         self.run.params(settings | own)
         self.run.text(to_yaml(config), CONFIG_FILE)
-
-
-def best_so_far(records: list[TrialRecord], directions: list[str]) -> TrialRecord | None:
-    """The complete trial with the best first objective; the earlier one of equals."""
-    complete = [record for record in records if record.values is not None]
-    sign = -1 if directions[0] == "maximize" else 1
-    return min(complete, key=lambda record: (sign * record.values[0], record.number), default=None)  # type: ignore[index]

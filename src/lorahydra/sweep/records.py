@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lorahydra.names import State
 
-__all__ = ["ATTRIBUTE", "TrialRecord", "trial_record", "trial_records"]
+__all__ = ["ATTRIBUTE", "TrialRecord", "best_so_far", "trial_record", "trial_records"]
 
 ATTRIBUTE = "lorahydra"
 """User attribute of a trial under which all of these are kept, as one mapping."""
@@ -87,3 +87,10 @@ def trial_record(trial: FrozenTrial) -> TrialRecord:
         folder=None if folder is None else Path(folder),
         **known,
     )
+
+
+def best_so_far(records: list[TrialRecord], directions: list[str]) -> TrialRecord | None:
+    """The complete trial with the best first objective; the earlier one of equals."""
+    complete = [record for record in records if record.values is not None]
+    sign = -1 if directions[0] == "maximize" else 1
+    return min(complete, key=lambda record: (sign * record.values[0], record.number), default=None)  # type: ignore[index]

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from lorahydra.errors import ConfigError
 
-__all__ = ["SearchSpace", "read_space", "size"]
+__all__ = ["SearchSpace", "corners", "read_space", "size"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,17 @@ def read_space(
 def size(distributions: Mapping[str, BaseDistribution]) -> float:
     """Number of settings in a space; infinite with a continuous parameter."""
     return math.prod(_size(distribution) for distribution in distributions.values())
+
+
+def corners(distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
+    """The settings with all first and with all last values, for trying whether the keys can be set."""
+    ends = {
+        name: (found.choices[0], found.choices[-1])
+        if isinstance(found, CategoricalDistribution)
+        else (getattr(found, "low"), getattr(found, "high"))  # noqa: B009 - every other kind has them
+        for name, found in distributions.items()
+    }
+    return [{name: pair[end] for name, pair in ends.items()} for end in (0, 1)] if ends else []
 
 
 def _is_sweep(argument: str) -> bool:

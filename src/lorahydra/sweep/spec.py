@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from lorahydra.config.compose import flatten
+from lorahydra.config.judge import FREE as FREE_OF_JUDGE
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
-from lorahydra.rejudging import FREE as FREE_OF_JUDGE
 
-__all__ = ["check_same", "experiment_spec"]
+__all__ = ["CONTENT", "check_same", "experiment_spec"]
 
 FREE = {
     *("output_dir", "study", "model.device"),
@@ -19,6 +19,8 @@ FREE = {
 }
 FREE_GROUPS = ("tracking.", "search.")
 SHOWN = 6
+CONTENT = "content"
+"""Begins the names of digests."""
 
 
 def experiment_spec(
@@ -49,6 +51,8 @@ def check_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> 
         StudyError: They cannot; the message shows the difference.
     """
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+    # Not known to a process that only starts workers.
+    keys = [key for key in keys if not key.startswith(CONTENT) or (key in before and key in now)]
     if not keys:
         return
     shown = [f"{key}: {_text(before.get(key))} → {_text(now.get(key))}" for key in keys[:SHOWN]]

@@ -36,6 +36,7 @@ from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.opening import open_study
 from lorahydra.sweep.running import RunningTrial
 from lorahydra.sweep.space import SearchSpace, read_space, size
+from lorahydra.sweep.storage import shown
 
 __all__ = ["StudySweeper"]
 
@@ -78,6 +79,7 @@ class StudySweeper(OptunaSweeperImpl):
     def sweep(self, arguments: list[str]) -> Any:
         """Run the study to its end, or this process's part of it."""
         host = self.host
+        shown(self.storage)  # an address that cannot be is found before the slow things
         self._process_searchspace_config()
         space = read_space(
             [*self._parse_sweeper_params_config(), *arguments],
