@@ -25,7 +25,8 @@ GROUPS = {
 HEAD = """# Configuration
 
 Every key, its type, the schema's default and what it does; written from `src/lorahydra/config/schema.py` and
-`judge.py` and `search.py` beside it by `scripts/config_docs.py`. The files in `conf/` choose other values where their names say so.
+`judge.py` and `search.py` beside it by `scripts/config_docs.py`. The files in `conf/` choose other values where their
+names say so.
 """
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "JudgeBudgetError",
+    "JudgeCoverageError",
     "JudgeError",
     "JudgeNotFoundError",
     "JudgeSetupError",
@@ -21,6 +22,7 @@ __all__ = [
     "OutputError",
     "ServiceError",
     "StudyError",
+    "StudyStoreError",
     "TrackingError",
     "TrainingError",
     "TrialPruned",
@@ -107,6 +109,12 @@ class StudyError(UserError):
     """A study cannot begin, go on or be found: another study under its name, too many failures, a store away."""
 
 
+class StudyStoreError(StudyError):
+    """The database of studies cannot be reached, read or written."""
+
+    exit_code = 3
+
+
 class TrialPruned(LorahydraError):
     """A study ended this trial early: others did better at the same point."""
 
@@ -134,6 +142,10 @@ class ServiceError(LorahydraError):
 
 class JudgeError(ServiceError):
     """A judge gave too few verdicts: it is away, or its replies cannot be used."""
+
+
+class JudgeCoverageError(JudgeError):
+    """The judge answers, but its replies on this trial's answers cannot be used, or too few of them."""
 
 
 class TrackingError(ServiceError):

@@ -10,6 +10,7 @@ print(result.best_params, result.best_score, result.adapter)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class LoRATuner:
         if n_trials is not None:
             own.append(f"hydra.sweeper.n_trials={n_trials}")
         if study is not None:
-            own.append(f"study={study}")
+            own.append(f"study={_quoted(study)}")
         self.overrides = [*own, *overrides]
         """All Hydra overrides, as they would stand on the command line."""
 
@@ -92,6 +93,12 @@ class LoRATuner:
 def _choice(group: str, value: str | Path | None, key: str) -> list[str]:
     if value is None:
         return []
-    if (config_dir() / group / f"{value}.yaml").is_file():
+    if re.fullmatch(r"\w+", str(value)) and (config_dir() / group / f"{value}.yaml").is_file():
         return [f"{group}={value}"]
-    return [f"{group}=local", f"{key}={value}"]
+    return [f"{group}=local", f"{key}={_quoted(str(value))}"]
+
+
+def _quoted(value: str) -> str:
+    """A text as Hydra's grammar takes it, commas and all."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

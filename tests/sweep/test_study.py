@@ -136,8 +136,7 @@ def test_the_winner_is_scored_on_the_test_split_beside_the_untuned_model(
     assert metrics["test/combined"] == pytest.approx(result.test.tuned.combined.mean)
     assert metrics["baseline/combined"] == pytest.approx(result.test.baseline.combined.mean)
     assert "test/gain" in metrics
-    data = [entry for entry in result.test.tuned.answers.texts]
-    assert len(data) == 3, "the rows of the test split, not of the validation split"
+    assert len(result.test.tuned.answers.texts) == 3, "the rows of the test split, not of the validation split"
 
 
 def test_what_a_study_leaves(finished: tuple[Path, StudyResult, str]) -> None:
@@ -151,7 +150,7 @@ def test_what_a_study_leaves(finished: tuple[Path, StudyResult, str]) -> None:
     assert results["best_params"] == dict(result.best_params)
     with (home / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["number"] for row in rows][0] == str(result.best.number)
+    assert rows[0]["number"] == str(result.best.number)
     assert {"training.learning_rate", "lora.r", "combined_low", "combined_high", "seconds"} <= set(rows[0])
     kept = artifacts(client_of(folder), result.run_id or "")
     assert {"leaderboard.csv", "optimization_results.yaml", "config/config.yaml", "test/predictions.json"} <= kept
@@ -304,8 +303,11 @@ def test_too_many_failures_end_the_study(
 def test_a_worse_trial_is_pruned_and_its_run_says_so(place: Path, tiny_model: Path, rows: Path) -> None:
     overrides = ("hydra/sweeper/pruner=percentile", "hydra.sweeper.pruner.percentile=1", "search=none")
     eager = ("hydra.sweeper.pruner.n_startup_trials=1", "hydra.sweeper.pruner.n_min_trials=1")
-    # The order of the two settings is the seed's: the better one (the loss of the tiny model falls faster) is first.
-    result = tuner(tiny_model, rows, *overrides, *eager, "training.learning_rate=choice(1e-3,0.9)", n_trials=2).run()
+    # In the grid's order for the seed the better one (the loss of the tiny model falls faster) is first.
+    grid = "hydra/sweeper/sampler=grid"
+    result = tuner(
+        tiny_model, rows, grid, *overrides, *eager, "training.learning_rate=choice(1e-3,0.9)", n_trials=2
+    ).run()
     complete, pruned = result.trials
     assert (complete.state, pruned.state) == (State.COMPLETE, State.PRUNED)
     assert complete.loss is not None

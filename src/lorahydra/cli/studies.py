@@ -82,13 +82,20 @@ def resume(name: str, overrides: tuple[str, ...], storage: str) -> None:
     """
     from lorahydra.cli.hydra_app import train_command
     from lorahydra.sweep.catalog import find_study
+    from lorahydra.sweep.storage import absolute
 
     entry = find_study(name, storage)
     if entry.command is None:
         raise StudyError(f"study {name} was not begun by lorahydra: start its own program again with its name")
     own = [override for override in entry.command["overrides"] if not override.endswith("://***")]
+    if entry.n_trials is not None:
+        own.append(f"hydra.sweeper.n_trials={entry.n_trials}")
+    own += [f"hydra.sweeper.storage='{absolute(storage)}'", f"study='{name}'"]
+    for variable in [found for found in os.environ if found.startswith("LORA_")]:
+        del os.environ[variable]
+    os.environ.update(entry.command.get("environment", {}))
     _go_to(Path(entry.command["cwd"]))
-    train_command(["-m", *own, f"hydra.sweeper.storage={storage}", f"study={name}", *overrides])
+    train_command(["-m", *own, *overrides])
 
 
 def _go_to(folder: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lorahydra.config.judge import JudgeConfig
-from lorahydra.errors import JudgeError
+from lorahydra.errors import JudgeCoverageError
 from lorahydra.evaluation.examples import EvaluationSet
 from lorahydra.judges import CaseVerdicts, JudgeCase, Judgement, JudgeSession, RunningJudgement
 from lorahydra.names import Score
@@ -82,7 +82,7 @@ class Verdicts:
             return
         if judgement.error is not None:
             raise judgement.error
-        raise JudgeError(
+        raise JudgeCoverageError(
             f"judge {self.config.name} gave a verdict on {self.judged} of {len(self.chosen)} answers, fewer than "
             f"judge.min_coverage={self.config.min_coverage} asks for; most often: {judgement.main_fault}"
         )

@@ -15,7 +15,7 @@ from lorahydra.names import State
 from lorahydra.sweep.liveness import is_here, lives
 from lorahydra.sweep.opening import COMMAND, SPEC, TRIALS
 from lorahydra.sweep.records import ATTRIBUTE, TrialRecord, best_so_far, trial_records
-from lorahydra.sweep.storage import open_storage, reading
+from lorahydra.sweep.storage import open_storage, reading, shown
 
 __all__ = ["DEFAULT_STORAGE", "StudyEntry", "find_study", "list_studies"]
 
@@ -84,7 +84,7 @@ def find_study(name: str, storage: str = DEFAULT_STORAGE) -> StudyEntry:
             names = optuna.get_all_study_names(opened)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f", did you mean {close[0]}?" if close else " (see lorahydra studies list)"
-    raise StudyError(f"there is no study {name} in {storage}{hint}")
+    raise StudyError(f"there is no study {name} in {shown(storage)}{hint}")
 
 
 def _entry(study: optuna.Study) -> StudyEntry:

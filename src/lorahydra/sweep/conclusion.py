@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from lorahydra.sweep.parent import StudyRun
 from lorahydra.sweep.plots import write_plots
 from lorahydra.sweep.records import TrialRecord, best_so_far
 from lorahydra.sweep.result import StudyResult
-from lorahydra.tracking import register_model
+from lorahydra.sweep.storage import study_lock
+from lorahydra.tracking import register_model, sync
 
 __all__ = ["RESULT", "conclude"]
 
@@ -44,6 +46,14 @@ def conclude(
         StudyError: No trial was completed.
         LorahydraError: The winner cannot be scored.
     """
+    # Two processes may have ended their last trials together; the second one finds everything done.
+    with study_lock(ledger.study._storage, f"the end of {ledger.study.study_name}"):
+        return _conclude(run, ledger, objectives, directions, compose)
+
+
+def _conclude(
+    run: StudyRun, ledger: Ledger, objectives: list[str], directions: list[str], compose: Compose
+) -> StudyResult:
     records = ledger.records()
     known = ledger.study.user_attrs.get(RESULT, {})
     finished = sum(record.counts for record in records)
@@ -51,6 +61,7 @@ def conclude(
         logger.info("Study %s has its %d trials: nothing is left to do", ledger.study.study_name, finished)
         test, best = None, next(record for record in records if record.number == known["best"])
     else:
+        _wait_for_ends(run, records)
         best = _winner(run, records, directions, objectives)
         config = compose(best.params, run.folder)
         adapter = _kept_adapter(best, run.folder)
@@ -73,6 +84,16 @@ def conclude(
     )
     _show(result, run, directions, objectives)
     return result
+
+
+def _wait_for_ends(run: StudyRun, records: list[TrialRecord]) -> None:
+    """Let other processes send what their last trials recorded: a trial is told to the study before that."""
+    deadline = time.monotonic() + run.config.tracking.retry_seconds + 10
+    for record in records:
+        while record.folder is not None and record.folder.is_dir() and time.monotonic() < deadline:
+            if not sync(record.folder).busy:
+                break
+            time.sleep(0.2)
 
 
 def _winner(run: StudyRun, records: list[TrialRecord], directions: list[str], objectives: list[str]) -> TrialRecord:
@@ -130,13 +151,14 @@ def _record(run: StudyRun, ledger: Ledger, best: TrialRecord, directions: list[s
     table = leaderboard_csv(records, directions, objectives)
     with atomic_file(folder / LEADERBOARD_FILE) as temporary:
         temporary.write_text(table, encoding="utf-8")
-    write_optimization_results(ledger, folder)
+    write_optimization_results(ledger, folder, best)
     with replaced_dir(folder / STUDY_DIR) as temporary:
         write_plots(ledger.study, temporary, objectives)
     for file in (LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR):
         run.run.artifact(folder / file, file)
-    run.run.tags({Tag.BEST_TRIAL: str(best.number), Tag.BEST_RUN: best.run_id or ""})
-    run.run.params({f"best.{key}": value for key, value in best.params.items()})
+    # As tags: more trials may find a better one, and MLflow's params never change.
+    chosen = {f"best.{key}": str(value) for key, value in best.params.items()}
+    run.run.tags({Tag.BEST_TRIAL: str(best.number), Tag.BEST_RUN: best.run_id or "", **chosen})
     _register(run, best, f"lorahydra-{name}")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from lorahydra.sweep.result import StudyResult
     from lorahydra.sweep.sweeper import StudySweeper
 
-__all__ = ["ExperimentHost", "is_experiment"]
+__all__ = ["ExperimentHost"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
 SWEEP_DIR = "hydra.sweep.dir"
-
-
-def is_experiment(tree: DictConfig) -> bool:
-    """Whether Hydra composed a lorahydra experiment, and not the config of somebody's own program."""
-    return {field.name for field in fields(ExperimentConfig)} <= {str(key) for key in tree}
+NOT_REPEATED = {
+    *("study", "hydra.mode", "hydra.sweeper.storage", "hydra.sweeper.n_trials"),
+    *("hydra/job_logging", "hydra/hydra_logging"),
+}
+"""Overrides that do not belong to a study but to one start of it."""
 
 
 class ExperimentHost:
@@ -54,7 +54,9 @@ class ExperimentHost:
     def __init__(self, sweeper: StudySweeper) -> None:
         self._sweeper = sweeper
         tree = sweeper.config
-        self._task_overrides = list(tree.hydra.overrides.task)
+        self._command_line = list(tree.hydra.overrides.task)
+        self._fixed = self._command_line
+        """Overrides that all trials share."""
         self.config = _typed(tree)
         self.seed: int | None = self.config.seed
         self.objectives = objectives(self.config.objective)
@@ -65,9 +67,10 @@ class ExperimentHost:
         self.folder = self._folder(tree)
         self.shipped_space: Mapping[str, str] = self.config.search.space
         self.first_trial: Mapping[str, Any] = self.config.search.first_trial
-        self.adds_shipped_space = any(o.partition("=")[0].lstrip("+") == "search" for o in self._task_overrides)
+        self.adds_shipped_space = any(o.partition("=")[0].lstrip("+") == "search" for o in self._command_line)
         self.is_helper = is_helper()
         self.n_workers = workers_wanted(sweeper)
+        _hide_password(tree, sweeper.storage)
         self._run: StudyRun | None = None
         self._content: dict[str, str] = {}
         """Digests of data and model, where this process has loaded them."""
@@ -88,6 +91,9 @@ class ExperimentHost:
                 "there is nothing to search: every key of the search space has a fixed value; give a sweep, for "
                 "example training.learning_rate='tag(log, interval(1e-5, 1e-3))', or leave -m out for one trial"
             )
+        # Beside the command line, `hydra.sweeper.params` may fix values.
+        self._fixed = [*(f"{name}={value}" for name, value in space.fixed.items()), *space.fixed_overrides]
+        self.config = self._compose({}, self.folder)
         for params in corners(space.distributions):
             self._compose(params, self.folder)
         groups = {name.partition(".")[0] for name in space.distributions if "." not in name} | {
@@ -111,14 +117,11 @@ class ExperimentHost:
         return experiment_spec(self.config, space.describe(), self.objectives, space.distributions) | self._content
 
     def command(self) -> dict[str, Any] | None:
-        """The overrides and the folder that `lorahydra studies resume` needs."""
-        hydra = [o for o in self._sweeper.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
+        """What `lorahydra studies resume` needs to start the study again."""
+        own = (*self._sweeper.config.hydra.overrides.hydra, *self._command_line)
         return {
-            "overrides": [
-                without_password(o)
-                for o in (*hydra, *self._task_overrides)
-                if not o.startswith(("study=", "hydra.sweeper.storage="))
-            ],
+            "overrides": [without_password(o) for o in own if o.partition("=")[0].lstrip("+") not in NOT_REPEATED],
+            "environment": {name: value for name, value in os.environ.items() if name.startswith("LORA_")},
             "cwd": str(Path.cwd()),
             "folder": str(self.folder.absolute()),
         }
@@ -134,21 +137,28 @@ class ExperimentHost:
             self._run.open(self._sweeper)
             yield
         except LorahydraError as error:
-            alone = ledger.others() == 0
+            alone = not self.is_helper and ledger.others() == 0
             self._run.close(State.FAILED if alone else None, f"{type(error).__name__}: {error}")
             if not isinstance(error, StudyError):
                 raise _with_hint(error, self._resume_command()) from error
             raise
         except BaseException:
             remember_interrupted(self._resume_command())
-            self._run.close(None if ledger.others() else State.INTERRUPTED)
+            self._run.close(None if self.is_helper or ledger.others() else State.INTERRUPTED)
             raise
 
     def run(self, ledger: Ledger, trials: Callable[[], None]) -> None:
         """Run trials here, or in worker processes of their own."""
         if self.n_workers > 1:
-            run_helpers(self.n_workers, self.study_name, self._task_overrides)
-            self.bury(ledger.close_dead())
+            own = [o for o in self._sweeper.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
+            while True:
+                before = len(ledger.records())
+                run_helpers(self.n_workers, self.study_name, [*own, *self._command_line])
+                self.bury(ledger.close_dead())
+                if ledger.finished() >= ledger.n_trials:
+                    return
+                if len(ledger.records()) == before:
+                    raise StudyError("the workers of the study died before they began a trial")
         else:
             trials()
 
@@ -198,7 +208,7 @@ class ExperimentHost:
 
     def _compose(self, params: Mapping[str, Any], folder: Path) -> ExperimentConfig:
         """The experiment with the parameters of one trial."""
-        fixed = [o for o in self._task_overrides if o.partition("=")[0] not in params]
+        fixed = [override for override in self._fixed if override.partition("=")[0] not in params]
         overrides = [*fixed, *(f"{name}={value}" for name, value in params.items())]
         loader = self._sweeper.hydra_context.config_loader
         tree = loader.load_sweep_config(self._sweeper.config, overrides)
@@ -219,13 +229,22 @@ class ExperimentHost:
             # Each trial's config is composed anew from the overrides, so it has to be among them.
             with read_write(tree.hydra), open_dict(tree.hydra):
                 tree.hydra.sweep.dir = f"outputs/{self.study_name}"
-                tree.hydra.overrides.hydra.append(f"{SWEEP_DIR}=outputs/{self.study_name}")
+                tree.hydra.overrides.hydra.append(f"{SWEEP_DIR}='outputs/{self.study_name}'")
         return Path(str(tree.hydra.sweep.dir))
 
     def _resume_command(self) -> str:
         storage = self._sweeper.storage
         where = "" if storage == "sqlite:///studies.db" else f" --storage {shlex.quote(shown(storage))}"
         return f"lorahydra studies resume {shlex.quote(self.study_name)}{where}"
+
+
+def _hide_password(tree: DictConfig, storage: str | None) -> None:
+    """Keep a password of the study's store out of the config that Hydra writes beside each trial."""
+    if storage is not None and shown(storage) != storage:
+        with read_write(tree.hydra), open_dict(tree.hydra):
+            own = [o for o in tree.hydra.overrides.hydra if "hydra.sweeper.storage=" not in o]
+            tree.hydra.overrides.hydra = [*own, f"hydra.sweeper.storage='{shown(storage)}'"]
+            tree.hydra.sweeper.storage = shown(storage)
 
 
 def _short(value: object) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from lorahydra.config.schema import ExperimentConfig
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.opening import unique_name
 from lorahydra.sweep.records import TrialRecord
@@ -19,9 +21,14 @@ from lorahydra.sweep.space import SearchSpace
 if TYPE_CHECKING:
     from lorahydra.sweep.sweeper import StudySweeper
 
-__all__ = ["Host", "PlainHost", "write_optimization_results"]
+__all__ = ["Host", "PlainHost", "is_experiment", "write_optimization_results"]
 
 logger = logging.getLogger("lorahydra.sweep")
+
+
+def is_experiment(tree: DictConfig) -> bool:
+    """Whether Hydra composed a lorahydra experiment, and not the config of somebody's own program."""
+    return {field.name for field in fields(ExperimentConfig)} <= {str(key) for key in tree}
 
 
 class Host(Protocol):
@@ -135,8 +142,14 @@ class PlainHost:
         write_optimization_results(ledger, Path(self._sweeper.config.hydra.sweep.dir))
 
 
-def write_optimization_results(ledger: Ledger, folder: Path) -> None:
-    """Write upstream's `optimization_results.yaml`; nothing where no trial was completed."""
+def write_optimization_results(ledger: Ledger, folder: Path, winner: TrialRecord | None = None) -> None:
+    """Write upstream's `optimization_results.yaml`; nothing where no trial was completed.
+
+    Args:
+        ledger: The study.
+        folder: Where to.
+        winner: The best trial, where it is not the one with the best value.
+    """
     study = ledger.study
     if len(study.directions) > 1:
         front = [{"params": trial.params, "values": trial.values} for trial in study.best_trials]
@@ -147,8 +160,11 @@ def write_optimization_results(ledger: Ledger, folder: Path) -> None:
             best = study.best_trial
         except ValueError:
             return
-        results = {"name": "optuna", "best_params": best.params, "best_value": best.value}
-        logger.info("Best parameters: %s", best.params)
-        logger.info("Best value: %s", best.value)
+        params, value = best.params, best.value
+        if winner is not None and winner.values is not None:
+            params, value = dict(winner.params), winner.values[0]
+        results = {"name": "optuna", "best_params": params, "best_value": value}
+        logger.info("Best parameters: %s", params)
+        logger.info("Best value: %s", value)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(results), folder / "optimization_results.yaml")

@@ -7,6 +7,7 @@ sampler's state in the study, and the worker beside the trial; each step tells t
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -183,7 +184,8 @@ def _is_dead(trial: FrozenTrial, silent: set[int]) -> bool:
     if worker is None:
         return True  # died between two steps of a claim, which holds the lock that is held here
     if is_here(worker):
-        return not lives(worker)
+        # One of this process that is not among its own: a run before, in a notebook, was stopped twice.
+        return worker.get("pid") == os.getpid() or not lives(worker)
     return trial._trial_id in silent
 
 

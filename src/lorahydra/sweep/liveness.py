@@ -43,7 +43,18 @@ def _machine() -> dict[str, Any]:
 
 
 def _started(pid: int) -> float | None:
-    """When the process began, in s since the epoch; None when there is none (a zombie counts as none)."""
+    """When the process began; None when there is none (a zombie counts as none).
+
+    On Linux in clock ticks since boot, which a change of the clock does not touch; else in s since the epoch.
+    """
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self/stat").exists():
+        try:
+            # The name of the program, in brackets, may hold anything.
+            state, *fields = stat.read_text("utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if state == "Z" else float(fields[18])
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time(), 2)

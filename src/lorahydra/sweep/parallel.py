@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -65,10 +64,10 @@ def run_helpers(count: int, study: str, overrides: Sequence[str]) -> None:
         overrides: Of this run, for where this program was not started by a command.
 
     Raises:
-        StudyError: A worker ended with an error; the others have been stopped.
+        StudyError: A worker ended with an error; the others have been stopped. One that was killed is no error.
     """
-    command = [*_own_command(overrides), "hydra/launcher=basic", "hydra.sweeper.n_jobs=1", f"study={study}"]
-    logger.info("Starting %d workers: %s", count, shlex.join(command))
+    command = [*_own_command(overrides), "hydra/launcher=basic", "hydra.sweeper.n_jobs=1", f"study='{study}'"]
+    logger.info("Starting %d workers", count)
     workers = [_start(command, number, count) for number in range(count)]
     try:
         _wait(workers)
@@ -132,10 +131,12 @@ def _echo(worker: subprocess.Popen[str], number: int) -> None:
 
 def _wait(workers: list[subprocess.Popen[str]]) -> None:
     for worker in _as_they_end(workers):
-        if worker.returncode != 0:
-            how = f"signal {-worker.returncode}" if worker.returncode < 0 else f"exit code {worker.returncode}"
-            said = getattr(worker, "last_line", "")
-            error: Any = StudyError(f"a worker of the study ended with {how}: {said.removeprefix('lorahydra: ')}")
+        if worker.returncode < 0:
+            # Such as the kernel's, when memory ran out: its trial is run again.
+            logger.warning("A worker of the study was killed by signal %d", -worker.returncode)
+        elif worker.returncode > 0:
+            said = getattr(worker, "last_line", "").removeprefix("lorahydra: ")
+            error: Any = StudyError(f"a worker of the study ended with exit code {worker.returncode}: {said}")
             error.exit_code = worker.returncode if worker.returncode in (2, 3) else StudyError.exit_code
             raise error
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
+import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages._heartbeat import get_heartbeat_thread
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from lorahydra.errors import TrialPruned
 from lorahydra.names import State
 from lorahydra.sweep.records import ATTRIBUTE
 
 __all__ = ["RunningTrial", "tell"]
+
+logger = logging.getLogger("lorahydra.sweep")
 
 
 class RunningTrial:
@@ -36,8 +43,7 @@ class RunningTrial:
         self._facts: dict[str, Any] = dict(trial.user_attrs.get(ATTRIBUTE, {}))
         self._started = time.perf_counter()
         self._measurements = 0
-        self._heartbeat = get_heartbeat_thread(trial._trial_id, study._storage)
-        self._heartbeat.start()
+        self._heartbeat = _Heartbeat(study._storage, trial._trial_id)
 
     @property
     def number(self) -> int:
@@ -118,7 +124,7 @@ class RunningTrial:
 
     def leave(self) -> None:
         """Stop saying that the trial lives; without that a process would not end."""
-        self._heartbeat.join()
+        self._heartbeat.stop()
 
     def _end(
         self,
@@ -129,10 +135,37 @@ class RunningTrial:
     ) -> None:
         if self.state is not State.RUNNING:
             return
-        self._heartbeat.join()
-        self.note(**{"seconds": self.seconds, **(facts or {})})
-        tell(self._study, self.number, told, values)
-        self.state = state
+        self._heartbeat.stop()
+        try:
+            self.note(**{"seconds": self.seconds, **(facts or {})})
+            tell(self._study, self.number, told, values)
+            self.state = state
+        except UpdateFinishedTrialError:
+            # This process was silent for so long (a laptop that slept) that another one took the trial for dead.
+            logger.warning("Trial %d was closed by another process: its result does not count", self.number)
+            self.state = State.INTERRUPTED
+
+
+class _Heartbeat:
+    """Says in the study's database that a trial lives, until `stop` or the end of the process.
+
+    Optuna's own thread would keep a process alive that ends by an exception.
+    """
+
+    def __init__(self, storage: BaseStorage, trial_id: int) -> None:
+        self._stopped = threading.Event()
+        if isinstance(storage, BaseHeartbeat) and (interval := storage.get_heartbeat_interval()) is not None:
+            threading.Thread(target=self._beat, args=(storage, trial_id, interval), daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _beat(self, storage: BaseHeartbeat, trial_id: int, interval: int) -> None:
+        while not self._stopped.is_set():
+            # A database that is away for a while is for the trial itself to find.
+            with contextlib.suppress(SQLAlchemyError, StorageInternalError):
+                storage.record_heartbeat(trial_id)
+            self._stopped.wait(interval)
 
 
 def tell(study: optuna.Study, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:

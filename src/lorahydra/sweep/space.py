@@ -70,14 +70,18 @@ def size(distributions: Mapping[str, BaseDistribution]) -> float:
 
 
 def corners(distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
-    """The settings with all first and with all last values, for trying whether the keys can be set."""
-    ends = {
-        name: (found.choices[0], found.choices[-1])
-        if isinstance(found, CategoricalDistribution)
-        else (getattr(found, "low"), getattr(found, "high"))  # noqa: B009 - every other kind has them
-        for name, found in distributions.items()
-    }
-    return [{name: pair[end] for name, pair in ends.items()} for end in (0, 1)] if ends else []
+    """Few settings that have every choice and both ends of every range, for trying whether they can be set."""
+    ends = {name: _ends(found) for name, found in distributions.items()}
+    most = max((len(values) for values in ends.values()), default=0)
+    return [{name: values[min(index, len(values) - 1)] for name, values in ends.items()} for index in range(most)]
+
+
+def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
+    if isinstance(distribution, CategoricalDistribution):
+        return tuple(distribution.choices)
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        return (distribution.low, distribution.high)
+    raise TypeError(f"a {type(distribution).__name__} cannot be searched")
 
 
 def _is_sweep(argument: str) -> bool:

@@ -6,11 +6,10 @@ several machines share it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,15 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from sqlalchemy import exc
 
-from lorahydra.errors import ConfigError, StudyError
+from lorahydra.errors import ConfigError, StudyError, StudyStoreError, causes
 from lorahydra.storage import locked, writing
 
-__all__ = ["HEARTBEAT_SECONDS", "open_storage", "reading", "shown", "study_lock"]
+__all__ = ["HEARTBEAT_SECONDS", "absolute", "open_storage", "reading", "shown", "study_lock"]
 
 HEARTBEAT_SECONDS = 30
 """How often a running trial says that it lives; three times as long without is dead, on another machine."""
+TABLES = 0x6C6F7261
+"""Number of the lock under which tables are made."""
 SECONDS_TO_WAIT = 60
 """How long SQLite waits for another process's write."""
 DRIVERS = {
@@ -59,7 +60,7 @@ def open_storage(url: str | None, *, create: bool = True) -> BaseStorage:
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
     options = {"timeout": SECONDS_TO_WAIT} if file is not None else {}
-    with reading(url), _one_at_a_time(file), warnings.catch_warnings():
+    with _opening(url), _one_at_a_time(url, file), warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return RDBStorage(
             url,
@@ -74,23 +75,41 @@ def reading(url: str | None) -> Iterator[None]:
     """Turn a fault of the database into one line.
 
     Raises:
-        ConfigError: Its driver is not installed.
-        StudyError: Anything else.
+        StudyStoreError: Instead of any of them.
     """
     try:
         yield
-    except ImportError as error:
-        package = DRIVERS.get(error.name or "", error.name)
-        raise ConfigError(f"the study store {shown(url)} needs a driver: pip install {package}") from error
     except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
         found = str(getattr(cause, "orig", None) or cause or error).strip().splitlines()
-        raise StudyError(f"the study store {shown(url)} cannot be used: {found[0] if found else error}") from error
+        message = found[0] if found else type(error).__name__
+        raise StudyStoreError(f"the study store {shown(url)} cannot be used: {message}") from error
+
+
+@contextmanager
+def _opening(url: str) -> Iterator[None]:
+    """The same, and what only opening can find.
+
+    Raises:
+        ConfigError: Its driver is not installed.
+        StudyStoreError: Its tables are of another version.
+    """
+    try:
+        with reading(url):
+            yield
+    except ImportError as error:
+        # Optuna puts an error of its own in front.
+        names = [found.name for found in causes(error) if isinstance(found, ImportError) and found.name]
+        package = DRIVERS.get(names[-1], names[-1]) if names else "its package"
+        raise ConfigError(f"the study store {shown(url)} needs a driver: pip install {package}") from error
     except RuntimeError as error:
-        # Optuna's word for tables of another version.
-        if "storage" not in str(error) and "schema" not in str(error):
-            raise
-        raise StudyError(f"the study store {shown(url)} cannot be used: {str(error).splitlines()[0]}") from error
+        raise StudyStoreError(f"the study store {shown(url)} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def absolute(url: str) -> str:
+    """The address as it is from any folder."""
+    file = _sqlite_file(_parsed(url))
+    return url if file is None else f"sqlite:///{file.absolute()}"
 
 
 def shown(url: str | None) -> str:
@@ -102,9 +121,11 @@ def _parsed(url: str) -> sqlalchemy.URL:
     try:
         address = sqlalchemy.make_url(url)
         dialect = address.get_backend_name()
-    except exc.ArgumentError as error:
+    except (exc.ArgumentError, ValueError) as error:
+        # What cannot be parsed may hold a password anywhere.
+        value = f"={url}" if "@" not in url else ""
         raise ConfigError(
-            f"hydra.sweeper.storage={url} is not allowed: give a database URL, for example sqlite:///studies.db"
+            f"hydra.sweeper.storage{value} is not allowed: give a database URL, for example sqlite:///studies.db"
         ) from error
     if dialect not in ("sqlite", "postgresql", "mysql", "mariadb"):
         raise ConfigError(f"hydra.sweeper.storage={dialect}://… is not allowed: use SQLite, PostgreSQL or MySQL")
@@ -119,9 +140,29 @@ def _sqlite_file(address: sqlalchemy.URL) -> Path | None:
     return Path(address.database)
 
 
-def _one_at_a_time(file: Path | None) -> AbstractContextManager[None]:
-    """Two processes that make the tables of a new file at once would disturb each other."""
-    return contextlib.nullcontext() if file is None else locked(file)
+@contextmanager
+def _one_at_a_time(url: str, file: Path | None) -> Iterator[None]:
+    """Two processes that make the tables of a new database at once would disturb each other."""
+    if file is not None:
+        with locked(file):
+            yield
+        return
+    engine = sqlalchemy.create_engine(url)
+    try:
+        with engine.connect() as connection, _held(connection, _parsed(url).get_backend_name(), TABLES):
+            yield
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _held(connection: Any, dialect: str, number: int) -> Iterator[None]:
+    take, give = _server_lock(dialect, number)
+    connection.execute(take)
+    try:
+        yield
+    finally:
+        connection.execute(give)
 
 
 @contextmanager
@@ -145,13 +186,8 @@ def study_lock(storage: BaseStorage, study_name: str) -> Iterator[None]:
     with reading(backend.url):
         connection: Any = backend.engine.connect()
     try:
-        take, give = _server_lock(address.get_backend_name(), number)
-        with reading(backend.url):
-            connection.execute(take)
-        try:
+        with _held(connection, address.get_backend_name(), number):
             yield
-        finally:
-            connection.execute(give)
     finally:
         connection.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,31 +13,36 @@ from typing import Any
 import optuna
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 from omegaconf import DictConfig, OmegaConf
-from optuna.samplers import BaseSampler, GridSampler
+from omegaconf.errors import OmegaConfBaseException
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
 from optuna.trial import Trial
 
-from lorahydra.config.compose import without_password
+from lorahydra.config.compose import explain, without_password
 from lorahydra.errors import (
     ConfigError,
     JudgeBudgetError,
+    JudgeCoverageError,
     JudgeSetupError,
     OutputError,
     ServiceError,
     StudyError,
     TrialPruned,
+    causes,
 )
 from lorahydra.names import State
 from lorahydra.sweep.current import running_as
-from lorahydra.sweep.hosts import Host, PlainHost
+from lorahydra.sweep.hosts import Host, PlainHost, is_experiment
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.opening import open_study
 from lorahydra.sweep.running import RunningTrial
 from lorahydra.sweep.space import SearchSpace, read_space, size
-from lorahydra.sweep.storage import shown
+from lorahydra.sweep.storage import reading, shown
 
 __all__ = ["StudySweeper"]
 
@@ -61,7 +67,8 @@ class StudySweeper(OptunaSweeperImpl):
     def __init__(self, *, pruner: Any, sampler: Any, **settings: Any) -> None:
         _check(settings)
         super().__init__(sampler=sampler, **settings)
-        self.pruner = instantiate(pruner, _execution_whitelist_=("optuna.pruners.*",))
+        with _quietly():
+            self.pruner = instantiate(pruner, _execution_whitelist_=("optuna.pruners.*",))
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Receive what Hydra composed."""
@@ -72,18 +79,24 @@ class StudySweeper(OptunaSweeperImpl):
         self.sampler = _sampler(self.sampler, config)
 
     def _host(self) -> Host:
-        from lorahydra.sweep.experiment_host import ExperimentHost, is_experiment
+        if not is_experiment(self.config):
+            return PlainHost(self)
+        from lorahydra.sweep.experiment_host import ExperimentHost
 
-        return ExperimentHost(self) if is_experiment(self.config) else PlainHost(self)
+        return ExperimentHost(self)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the study to its end, or this process's part of it."""
-        host = self.host
         shown(self.storage)  # an address that cannot be is found before the slow things
+        with reading(self.storage):
+            return self._sweep(arguments)
+
+    def _sweep(self, arguments: list[str]) -> Any:
+        host = self.host
         self._process_searchspace_config()
         space = read_space(
             [*self._parse_sweeper_params_config(), *arguments],
-            host.shipped_space,
+            {} if self.custom_search_space_extender and not host.adds_shipped_space else host.shipped_space,
             host.first_trial,
             add_shipped=host.adds_shipped_space,
         )
@@ -119,8 +132,13 @@ class StudySweeper(OptunaSweeperImpl):
         if isinstance(self.launcher, BasicLauncher):
             # It would run them one after another as well; this way each is told as soon as it ends.
             for trial, own in zip(claimed, overrides, strict=True):
-                with running_as(trial):
-                    [job] = self.launcher.launch([own], initial_job_idx=trial.number)
+                try:
+                    with running_as(trial):
+                        [job] = self.launcher.launch([own], initial_job_idx=trial.number)
+                except (HydraException, OmegaConfBaseException) as error:
+                    # A value that only this trial has does not compose.
+                    job = JobReturn(status=JobStatus.FAILED)
+                    job.return_value = explain(error)
                 yield trial, job
             return
         # Jobs get consecutive numbers from the launcher, and other processes may have taken numbers in between.
@@ -138,14 +156,15 @@ class StudySweeper(OptunaSweeperImpl):
                 trial.failed(str(error))
         elif isinstance(found, TrialPruned | optuna.TrialPruned):
             trial.pruned()
-        elif isinstance(found, EVERY_TRIAL_WOULD_MEET_IT):
+        elif isinstance(found, EVERY_TRIAL_WOULD_MEET_IT) and not isinstance(found, JudgeCoverageError):
             raise found
         else:
             if not getattr(found, "exit_code", None):
                 logger.debug("Trial %d", trial.number, exc_info=found)
             trial.failed(f"{getattr(found, 'reason', type(found).__name__)}: {found}")
             # Frames of the traceback hold what the trial held, models and batches too.
-            traceback.clear_frames(found.__traceback__)
+            for cause in causes(found):
+                traceback.clear_frames(cause.__traceback__)
             self.host.release()
         if trial.state is State.FAILED:
             logger.warning("Trial %d failed: %s", trial.number, trial.failure)
@@ -172,16 +191,11 @@ class StudySweeper(OptunaSweeperImpl):
             )
 
     def _configure(self, space: SearchSpace, trials: list[Trial]) -> Sequence[Sequence[str]]:
-        overrides: Sequence[Sequence[str]] = self._configure_trials(
-            trials, space.distributions, space.fixed, space.fixed_overrides
-        )
-        for trial in trials:
-            for name, value in space.fixed.items():
-                # Upstream keeps fixed values beside each trial, where anyone can read them.
-                safe = without_password(f"{name}={value}").partition("=")[2]
-                if safe != value:
-                    trial.set_user_attr(name, safe)
-        return overrides
+        # Upstream keeps fixed values beside each trial, where anyone can read them.
+        safe = {name: without_password(f"{name}={value}").partition("=")[2] for name, value in space.fixed.items()}
+        real = {f"{name}={safe[name]}": f"{name}={value}" for name, value in space.fixed.items()}
+        configured = self._configure_trials(trials, space.distributions, safe, space.fixed_overrides)
+        return [[real.get(override, override) for override in overrides] for overrides in configured]
 
     def _fit_sampler(self, space: SearchSpace) -> None:
         """Complete a grid sampler; try a small finite space setting by setting."""
@@ -193,8 +207,9 @@ class StudySweeper(OptunaSweeperImpl):
         settings = size(space.distributions)
         if settings <= self.n_trials:
             if not isinstance(self.sampler, GridSampler):
-                choices = {name: self._to_grid_sampler_choices(found) for name, found in space.distributions.items()}
-                self.sampler = GridSampler(choices, seed=self.host.seed)
+                # Unlike the grid sampler it knows what other samplers have tried in this study.
+                with _quietly():
+                    self.sampler = BruteForceSampler(seed=self.host.seed)
             self.n_trials = int(settings)
             logger.info("The search space has %d settings: each is tried once", self.n_trials)
 
@@ -225,8 +240,17 @@ def _sampler(settings: Any, config: DictConfig) -> BaseSampler | functools.parti
     if "seed" in settings and settings.seed is None and isinstance(seed, int):
         settings.seed = seed
     allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
-    sampler: BaseSampler | functools.partial[GridSampler] = instantiate(settings, _execution_whitelist_=allowed)
+    with _quietly():
+        sampler: BaseSampler | functools.partial[GridSampler] = instantiate(settings, _execution_whitelist_=allowed)
     return sampler
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep Optuna's remarks on what it calls experimental from users, who did not ask for it by that name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:

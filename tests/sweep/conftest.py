@@ -1,0 +1,229 @@
+"""Hydra programs to sweep over, and what their studies hold afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial
+from tests.sweep.nursery import Nursery
+
+from lorahydra.names import State
+from lorahydra.sweep.records import TrialRecord, trial_records
+
+PROGRAM = '''
+import json
+import math
+import os
+import signal
+
+import hydra
+from omegaconf import OmegaConf
+
+from lorahydra.sweep.current import current_trial
+
+calls = 0
+
+
+def log(cfg, what, value=None):
+    line = json.dumps([what, OmegaConf.to_container(cfg), value]) + "\\n"
+    with open("calls.jsonl", "a") as file:
+        file.write(line)
+
+
+def sphere(cfg):
+    return sum(float(cfg[name]) ** 2 for name in cfg)
+
+
+def binh_and_korn(cfg):
+    return 4 * cfg.x**2 + 4 * cfg.y**2, (cfg.x - 5) ** 2 + (cfg.y - 5) ** 2
+
+
+def booth(cfg):
+    return (cfg.x + 2 * cfg.y - 7) ** 2 + (2 * cfg.x + cfg.y - 5) ** 2
+
+
+def configure(cfg, trial):
+    """Upstream's example of a custom search space."""
+    x = trial.params["x"]
+    trial.suggest_float("z", x - 0.5, x + 0.5)
+    trial.suggest_float("w", 0.0, 1.0)
+
+
+def act(what, cfg):
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "wait":
+        while True:
+            signal.pause()
+    elif what == "raise":
+        raise ValueError("this one\\nfails")
+    elif what == "memory":
+        raise MemoryError("none left")
+    elif what == "nan":
+        return math.nan
+    elif what == "nothing":
+        return None
+    elif what in ("measure", "prune"):
+        trial = current_trial()
+        for step in range(5):
+            trial.measured(1 + step / 100 + (100 if what == "prune" else 0))
+        return 1.0
+    raise SystemError(what)
+
+
+@hydra.main(config_path=".", config_name="config")
+def main(cfg):
+    global calls
+    calls += 1
+    log(cfg, "begins")
+    what = json.loads(os.environ.get("SCRIPT", "{}")).get(str(calls))
+    if what:
+        return act(what, cfg)
+    function = {"sphere": sphere, "booth": booth, "binh_and_korn": binh_and_korn}[os.environ.get("FUNCTION", "sphere")]
+    value = function(cfg)
+    log(cfg, "ends", value)
+    return value
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+@dataclass
+class Program:
+    """A program in a folder of its own."""
+
+    file: Path
+    nursery: Nursery
+
+    def configure(self, text: str) -> None:
+        """Write its config."""
+        self.file.with_name("config.yaml").write_text(text)
+
+    @property
+    def url(self) -> str:
+        """Its database."""
+        return f"sqlite:///{self.file.parent}/studies.db"
+
+    def overrides(self, *own: str) -> list[str]:
+        """A sweep over it, with a study's name and without a pruner."""
+        return [
+            *("-m", "hydra/sweeper=lorahydra", "hydra/sweeper/pruner=none", "hydra.sweeper.study_name=s"),
+            *(f"hydra.sweeper.storage={self.url}", "hydra.sweep.dir=results", "hydra.output_subdir=null", *own),
+        ]
+
+    def sweep(self, *own: str, script: dict[int, str] | None = None, **options: Any) -> int:
+        """Run it to its end: the exit code."""
+        env = {**options.pop("env", {}), "SCRIPT": json.dumps(script or {})}
+        return self.nursery.run(self.file, *self.overrides(*own), env=env, **options)
+
+    def start(self, *own: str, script: dict[int, str] | None = None, **options: Any) -> int:
+        """Start it: the process number."""
+        env = {**options.pop("env", {}), "SCRIPT": json.dumps(script or {})}
+        return self.nursery.start(self.file, *self.overrides(*own), env=env, **options)
+
+    def wait(self, pid: int) -> int:
+        """The exit code."""
+        return self.nursery.wait(pid)
+
+    @property
+    def calls(self) -> list[Any]:
+        """What the function logged."""
+        file = self.file.with_name("calls.jsonl")
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    @property
+    def output(self) -> str:
+        """What it printed."""
+        return self.file.with_name("output.txt").read_text()
+
+    def trials(self, url: str | None = None, study: str = "s") -> list[FrozenTrial]:
+        """The study's trials."""
+        return stored_trials(url or self.url, study)
+
+    def records(self, url: str | None = None) -> list[TrialRecord]:
+        """Trials that were begun."""
+        return trial_records(self.trials(url))
+
+
+def stored_trials(url: str, study: str) -> list[FrozenTrial]:
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        return optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def counted(records: Sequence[TrialRecord]) -> list[tuple[Any, ...]]:
+    """Parameters, state and values of the trials that count, in their order."""
+    return [(dict(record.params), record.state, record.values) for record in records if record.counts]
+
+
+def states(records: Sequence[TrialRecord]) -> list[State]:
+    return [record.state for record in records]
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    running = Nursery()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def second_nursery() -> Iterator[Nursery]:
+    running = Nursery()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def program(tmp_path: Path, nursery: Nursery) -> Program:
+    return make_program(tmp_path / "program", nursery)
+
+
+def make_program(folder: Path, nursery: Nursery) -> Program:
+    folder.mkdir(parents=True)
+    file = folder / "app.py"
+    file.write_text(PROGRAM)
+    program = Program(file, nursery)
+    program.configure("x: 1\ny: 1\n")
+    return program
+
+
+def samplers(*wanted: str) -> list[Any]:
+    """Samplers with settings under which each does what is its own after two trials."""
+    gone = {"cmaes": "cmaes"}
+    settings = {
+        "multivariate_tpe": ["hydra.sweeper.sampler.n_startup_trials=2"],
+        "tpe": ["hydra.sweeper.sampler.n_startup_trials=2"],
+        "random": [],
+        "gp": ["hydra.sweeper.sampler.n_startup_trials=2", "hydra.sweeper.sampler.deterministic_objective=false"],
+        "cmaes": ["hydra.sweeper.sampler.popsize=3"],
+        "grid": [],
+        "qmc": [],
+    }
+    return [
+        pytest.param(
+            name,
+            own,
+            id=name,
+            marks=pytest.mark.skipif(name in gone and not installed(gone[name]), reason=f"{name} needs a package"),
+        )
+        for name, own in settings.items()
+        if not wanted or name in wanted
+    ]
+
+
+def installed(package: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(package) is not None

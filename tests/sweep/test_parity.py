@@ -1,0 +1,153 @@
+"""Upstream's documented examples give the same under `hydra/sweeper=lorahydra`, and what upstream cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.sweep.conftest import Program, installed, make_program, states
+from tests.sweep.nursery import Nursery
+
+from lorahydra.names import State
+
+SPHERE = {"x": "interval(-5.5, 5.5)", "y": "choice(-5, 0, 5)"}
+RANGES = {"x": "range(-5.5, 5.5, step=0.5)", "y": "choice(-5, 0, 5)"}
+BINH_AND_KORN = {"x": "range(0, 5, step=0.5)", "y": "range(0, 3, step=0.5)"}
+BOTH = ["hydra.sweeper.direction=[minimize,minimize]"]
+CUSTOM = ["hydra.sweeper.custom_search_space=app.configure"]
+
+
+def sampler(name: str, *own: str, seed: int | None = 123) -> list[str]:
+    seeded = [] if seed is None else [f"hydra.sweeper.sampler.seed={seed}"]
+    return [f"hydra/sweeper/sampler={name}", *seeded, *own]
+
+
+CASES: dict[str, tuple[str, dict[str, str], int, list[str]]] = {
+    "sphere-tpe": ("sphere", SPHERE, 14, sampler("tpe")),
+    "sphere-maximize": ("sphere", SPHERE, 8, [*sampler("random"), "hydra.sweeper.direction=maximize"]),
+    "sphere-batches-of-2": ("sphere", SPHERE, 13, [*sampler("tpe"), "hydra.sweeper.n_jobs=2"]),
+    "sphere-joblib": ("sphere", SPHERE, 4, [*sampler("tpe"), "hydra.sweeper.n_jobs=2", "hydra/launcher=joblib"]),
+    "sphere-grid": ("sphere", RANGES, 12, sampler("grid", seed=None)),
+    "sphere-whole-grid": ("sphere", {"x": "choice(1, 2)", "y": "range(0, 3)"}, 20, sampler("grid")),
+    "sphere-cmaes": ("sphere", SPHERE | {"y": "interval(0, 1)"}, 10, sampler("cmaes", "hydra.sweeper.n_jobs=2")),
+    "sphere-gp": ("sphere", SPHERE, 6, sampler("gp", "hydra.sweeper.sampler.n_startup_trials=3")),
+    "sphere-qmc": ("sphere", SPHERE, 8, sampler("qmc")),
+    "fixed": ("sphere", SPHERE, 5, [*sampler("tpe"), "y=3"]),
+    "booth": ("booth", {"x": "interval(-10, 10)", "y": "tag(log, interval(1, 10))"}, 12, sampler("tpe")),
+    "binh-and-korn-nsgaii": (
+        "binh_and_korn",
+        BINH_AND_KORN,
+        12,
+        [*sampler("nsgaii", "hydra.sweeper.sampler.population_size=5"), *BOTH],
+    ),
+    "binh-and-korn-tpe": ("binh_and_korn", BINH_AND_KORN, 14, [*sampler("tpe"), *BOTH]),
+    "custom": ("sphere", {"x": "range(-5.5, 5.5, step=0.5)", "y": "choice(-5, 0, 5)"}, 12, [*sampler("tpe"), *CUSTOM]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_same_as_upstream(case: str, tmp_path: Path, nursery: Nursery) -> None:
+    function, space, n_trials, own = CASES[case]
+    if "cmaes" in case and not installed("cmaes"):
+        pytest.skip("CMA-ES needs the package cmaes")
+    programs = [make_program(tmp_path / name, nursery) for name in ("upstream", "memory", "stored")]
+    upstream, memory, stored = programs
+    started = []
+    for program in programs:
+        values = "w: 0\nx: 1\ny: 1\nz: 1\n" if case == "custom" else "x: 1\ny: 1\n"
+        program.configure(yaml.safe_dump({"hydra": {"sweeper": {"params": space}}}) + values)
+        url = stored.url if program is stored else "null"
+        common = [f"hydra.sweeper.storage={url}", f"hydra.sweeper.n_trials={n_trials}", "hydra.sweeper.n_jobs=1", *own]
+        overrides = ["-m", "hydra.sweep.dir=results", "hydra.sweeper.study_name=s", "hydra.output_subdir=null", *common]
+        choice = ["hydra/sweeper=lorahydra", "hydra/sweeper/pruner=none"]
+        if program is upstream:
+            choice = ["hydra/sweeper=optuna"]
+        started.append(nursery.start(program.file, *choice, *overrides, env={"FUNCTION": function}))
+    assert [program.wait(pid) for program, pid in zip(programs, started, strict=True)] == [0, 0, 0], memory.output
+
+    def calls(program: Program) -> list[Any]:
+        # Jobs of one joblib batch run at once, in any order.
+        return sorted(map(str, program.calls)) if "joblib" in case else program.calls
+
+    assert len(upstream.calls) >= 2 * min(n_trials, 6)
+    assert calls(memory) == calls(upstream)
+    assert calls(stored) == calls(upstream)
+    results = [program.file.with_name("results") / "optimization_results.yaml" for program in programs]
+    assert len({file.read_text() for file in results}) == 1, results[1].read_text()
+
+
+def test_the_study_in_the_database_is_upstreams(tmp_path: Path, nursery: Nursery) -> None:
+    kept = []
+    for choice in (["hydra/sweeper=optuna"], ["hydra/sweeper=lorahydra", "hydra/sweeper/pruner=none"]):
+        program = make_program(tmp_path / choice[0].rpartition("=")[2], nursery)
+        overrides = [*program.overrides("x=interval(-5.5, 5.5)", "y=choice(-5, 0, 5)", "z=3")]
+        overrides = [o for o in overrides if not o.startswith(("hydra/sweeper",))]
+        program.configure("x: 1\ny: 1\nz: 1\n")
+        settings = ["hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=1", *sampler("tpe")]
+        assert nursery.run(program.file, *choice, *overrides, *settings) == 0, program.output
+        trials = program.trials()
+        kept.append([(t.number, t.state, t.params, t.distributions, t.values, t.user_attrs.get("z")) for t in trials])
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 5
+
+
+def test_a_pruned_function(program: Program) -> None:
+    script = dict.fromkeys(range(1, 6), "measure") | dict.fromkeys(range(6, 9), "prune")
+    own = ["x=interval(-5.5, 5.5)", "hydra/sweeper/pruner=median", "hydra.sweeper.n_trials=8"]
+    assert program.sweep(*own, *sampler("random"), script=script) == 0, program.output
+    assert states(program.records()) == [State.COMPLETE] * 5 + [State.PRUNED] * 3
+    pruned = program.records()[5]
+    assert len(pruned.losses) == 1
+    assert pruned.losses[1] > 100
+
+
+def test_losses_are_pruned_the_same_way_in_a_study_that_maximizes(program: Program) -> None:
+    script = {**dict.fromkeys(range(1, 6), "measure"), 6: "prune"}
+    own = ["hydra.sweeper.direction=maximize", "hydra/sweeper/pruner=median", "hydra.sweeper.n_trials=6"]
+    assert program.sweep("x=interval(-5.5, 5.5)", *own, *sampler("random"), script=script) == 0, program.output
+    records = program.records()
+    assert states(records) == [State.COMPLETE] * 5 + [State.PRUNED]
+    assert records[5].losses[1] > 100
+
+
+def test_failures_within_the_allowed_share(program: Program) -> None:
+    script = {1: "raise", 3: "nan", 4: "memory", 5: "nothing"}
+    own = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=8", "hydra.sweeper.max_failure_rate=0.5"]
+    assert program.sweep(*own, *sampler("tpe"), script=script) == 0, program.output
+    records = program.records()
+    failed, complete = State.FAILED, State.COMPLETE
+    assert states(records) == [failed, complete, failed, failed, failed, complete, complete, complete]
+    assert [record.failure for record in records if record.failure] == [
+        "ValueError: this one fails",
+        "nan: the trial's result is not a number",
+        "MemoryError: none left",
+        "Return value must be float-castable. Got 'None'.",
+    ]
+    assert "Trial 3 failed: MemoryError: none left" in program.output
+    assert program.file.with_name("results").joinpath("optimization_results.yaml").exists()
+
+
+def test_too_many_failures(program: Program) -> None:
+    own = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=8", "hydra.sweeper.max_failure_rate=0.25"]
+    assert program.sweep(*own, script=dict.fromkeys(range(1, 9), "raise")) != 0
+    assert states(program.records()) == [State.FAILED] * 3
+    assert "3 of 8 trials of study s failed" in program.output
+    assert "the last one: ValueError: this one fails" in program.output
+
+
+def test_a_wrong_number_of_values(program: Program) -> None:
+    own = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=2", "hydra.sweeper.max_failure_rate=1"]
+    directions = "hydra.sweeper.direction=[minimize,minimize,minimize]"
+    assert program.sweep(*own, directions, env={"FUNCTION": "binh_and_korn"}) == 0, program.output
+    assert {record.failure for record in program.records()} == {
+        "the trial returned 2 values, and there are 3 objectives"
+    }
+
+
+@pytest.mark.parametrize("wrong", ["n_trials=0", "n_jobs=0", "max_failure_rate=1.5"])
+def test_a_number_out_of_range(program: Program, wrong: str) -> None:
+    assert program.sweep("x=interval(0,1)", f"hydra.sweeper.{wrong}") != 0
+    assert f"hydra.sweeper.{wrong} is not allowed" in program.output
+    assert not program.calls

@@ -1,0 +1,208 @@
+"""Plots of a study as files."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lorahydra.errors import OutputError
+from lorahydra.sweep.plots import write_plots
+
+SPACE: Mapping[str, BaseDistribution] = {
+    "training.learning_rate": FloatDistribution(1e-5, 1e-3, log=True),
+    "lora.r": CategoricalDistribution([8, 4, 16]),
+    "lora.bias": CategoricalDistribution(["none", "$all$", "<b>lora</b>", None]),
+}
+ALL = ["history", "importance", "parallel_coordinates", "slices", "intermediate", "time_against_score"]
+PNG = b"\x89PNG"
+
+
+def trial(
+    *values: float,
+    state: TrialState = TrialState.COMPLETE,
+    params: Mapping[str, Any] | None = None,
+    losses: Mapping[int, float] | None = None,
+    seconds: float | None = 10.0,
+) -> FrozenTrial:
+    chosen = dict(params or {})
+    return create_trial(
+        state=state,
+        params=chosen,
+        distributions={name: SPACE[name] for name in chosen},
+        values=values or None,
+        intermediate_values=dict(losses or {}),
+        user_attrs={"lorahydra": {} if seconds is None else {"seconds": seconds}},
+    )
+
+
+def study(*trials: FrozenTrial, directions: tuple[str, ...] = ("maximize",)) -> optuna.Study:
+    made = optuna.create_study(directions=directions)  # type: ignore[arg-type]
+    made.add_trials(trials)
+    return made
+
+
+def some_params(chance: random.Random) -> dict[str, Any]:
+    bias = SPACE["lora.bias"]
+    assert isinstance(bias, CategoricalDistribution)
+    return {
+        "training.learning_rate": 10 ** chance.uniform(-5, -3),
+        "lora.r": chance.choice([4, 8, 16]),
+        "lora.bias": chance.choice(bias.choices),
+    }
+
+
+def sixteen(objectives: int = 1) -> list[FrozenTrial]:
+    chance = random.Random(0)
+    trials = []
+    for index in range(16):
+        params = some_params(chance)
+        losses = {} if objectives > 1 else {step: 2 - step / 5 + chance.random() / 10 for step in range(4)}
+        state = TrialState.FAIL if index == 5 else TrialState.PRUNED if index % 4 == 3 else TrialState.COMPLETE
+        values = [chance.random() for _ in range(objectives)] if state is TrialState.COMPLETE else []
+        trials.append(trial(*values, state=state, params=params, losses=losses, seconds=10 + index))
+    return trials
+
+
+def stems(paths: list[Path], suffix: str) -> list[str]:
+    return [path.stem for path in paths if path.suffix == suffix]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_plots(study(*sixteen()), tmp_path_factory.mktemp("plots") / "new" / "folder", ["combined"])
+
+
+def test_every_plot_is_a_page_and_a_picture(written: list[Path]) -> None:
+    assert stems(written, ".html") == stems(written, ".png") == ALL
+    assert sorted(written) == sorted(written[0].parent.iterdir())
+    for path in written:
+        assert path.suffix == ".html" or path.read_bytes().startswith(PNG)
+
+
+def test_pages_work_offline(written: list[Path]) -> None:
+    for path in written:
+        if path.suffix == ".html":
+            text = path.read_text(encoding="utf-8")
+            assert "Plotly.newPlot" in text
+            assert "<script src=" not in text
+            assert len(text) > 1_000_000
+
+
+def test_time_against_score_tells_trial_and_parameters(written: list[Path]) -> None:
+    page = next(path for path in written if path.name == "time_against_score.html").read_text(encoding="utf-8")
+    data = page[page.rindex("Plotly.newPlot") :]
+    assert "trial 15" not in data
+    assert "trial 14" in data
+    assert "lora.r 16" in data
+    assert "<b>lora" not in data
+
+
+def test_several_objectives_have_a_front_and_no_history(tmp_path: Path) -> None:
+    made = study(*sixteen(2), directions=("maximize", "minimize"))
+    paths = write_plots(made, tmp_path, ["combined", "time"])
+    front = ["pareto_front", "importance", "parallel_coordinates", "slices", "time_against_score"]
+    assert stems(paths, ".html") == stems(paths, ".png") == front
+
+
+def test_three_objectives_have_a_front(tmp_path: Path) -> None:
+    made = study(*sixteen(3), directions=("maximize", "minimize", "minimize"))
+    assert "pareto_front" in stems(write_plots(made, tmp_path, ["combined", "time", "size"]), ".png")
+
+
+PARAMS = {"training.learning_rate": 1e-4, "lora.r": 8}
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        pytest.param([], [], id="no trials"),
+        pytest.param([trial(0.5, params=PARAMS)], [], id="one trial"),
+        pytest.param([trial(state=TrialState.FAIL), trial(state=TrialState.WAITING)], [], id="none complete"),
+        pytest.param([trial(0.5), trial(0.6)], ["history", "time_against_score"], id="no parameters"),
+        pytest.param(
+            [trial(0.5, params={"lora.r": 4}), trial(0.6, params={"lora.r": 8}, seconds=20)],
+            ["history", "parallel_coordinates", "slices", "time_against_score"],
+            id="one parameter",
+        ),
+        pytest.param(
+            [trial(0.5, params=PARAMS), trial(0.5, params=PARAMS)],
+            ["history", "parallel_coordinates", "slices", "time_against_score"],
+            id="no variance",
+        ),
+        pytest.param(
+            [trial(state=TrialState.PRUNED, losses={0: 1.0}), trial(state=TrialState.PRUNED, losses={0: math.nan})],
+            ["intermediate"],
+            id="only pruned",
+        ),
+        pytest.param(
+            [trial(0.5, params={"lora.r": 4}), trial(0.7, params=PARAMS), trial(0.6, params={"lora.r": 16})],
+            ["history", "importance", "parallel_coordinates", "slices", "time_against_score"],
+            id="a parameter of some trials",
+        ),
+        pytest.param(
+            [trial(math.inf, params=PARAMS), trial(0.5, params=PARAMS), trial(-math.inf, params=PARAMS)],
+            [],
+            id="infinite scores",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_left_out(trials: list[FrozenTrial], expected: list[str], tmp_path: Path) -> None:
+    paths = write_plots(study(*trials), tmp_path / "plots", ["combined"])
+    assert stems(paths, ".png") == expected
+    assert stems(paths, ".html") == expected
+
+
+def test_a_plot_that_optuna_refuses_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("zero total variance")
+
+    monkeypatch.setattr(optuna.importance, "get_param_importances", refuse)
+    monkeypatch.setattr(optuna.visualization, "plot_param_importances", refuse)
+    with caplog.at_level(logging.DEBUG, "lorahydra"):
+        paths = write_plots(study(*sixteen()), tmp_path, ["combined"])
+    assert stems(paths, ".png") == stems(paths, ".html") == [name for name in ALL if name != "importance"]
+    assert "importance.png left out: zero total variance" in caplog.text
+
+
+def test_any_thread_may_draw_and_the_process_stays_as_it_was(tmp_path: Path) -> None:
+    made = study(*sixteen()[:4])
+    before = (matplotlib.get_backend(auto_select=False), matplotlib.rcParams.copy())
+    level = logging.getLogger("optuna.visualization").level
+    found: list[list[Path]] = []
+    threads = [
+        threading.Thread(target=lambda folder=tmp_path / name: found.append(write_plots(made, folder, ["combined"])))  # type: ignore[misc]
+        for name in ("one", "two")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [stems(paths, ".png") for paths in found] == [ALL, ALL]
+    assert (matplotlib.get_backend(auto_select=False), matplotlib.rcParams.copy()) == before
+    assert logging.getLogger("optuna.visualization").level == level
+
+
+def test_optuna_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = study(*sixteen(), trial(math.inf, params=PARAMS))
+    capfd.readouterr()
+    write_plots(made, tmp_path, ["combined"])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_place_that_is_taken_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "plots").write_text("")
+    with pytest.raises(OutputError, match="a file is in the place of a folder"):
+        write_plots(study(*sixteen()), tmp_path / "plots", ["combined"])

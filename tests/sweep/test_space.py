@@ -1,0 +1,95 @@
+"""From sweeps to distributions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from lorahydra.errors import ConfigError
+from lorahydra.sweep.space import read_space, size
+
+SHIPPED = {"lora.r": "choice(8,16)", "training.learning_rate": "tag(log, interval(1e-5, 1e-3))"}
+FIRST = {"lora.r": 16, "training.learning_rate": 2e-4}
+
+
+def test_the_grammar_is_upstreams() -> None:
+    space = read_space(
+        ["a=interval(0, 1.5)", "b=range(1, 10, 3)", "c=choice(x,y)", "d=tag(log, interval(1, 100))", "e=3", "~f"],
+        {},
+        {},
+        add_shipped=False,
+    )
+    assert space.distributions == {
+        "a": FloatDistribution(0, 1.5),
+        "b": IntDistribution(1, 7, step=3),
+        "c": CategoricalDistribution(("x", "y")),
+        "d": FloatDistribution(1, 100, log=True),
+    }
+    assert space.fixed == {"e": "3"}
+    assert space.fixed_overrides == ["~f"]
+    assert list(space.describe()) == ["a", "b", "c", "d"]
+
+
+def test_the_shipped_space_serves_where_nothing_is_swept() -> None:
+    space = read_space(["seed=1"], SHIPPED, FIRST, add_shipped=False)
+    assert set(space.distributions) == set(SHIPPED)
+    assert space.first_trial == FIRST
+
+
+def test_a_sweep_of_ones_own_replaces_the_shipped_space() -> None:
+    space = read_space(["a=choice(1,2)"], SHIPPED, FIRST, add_shipped=False)
+    assert set(space.distributions) == {"a"}
+    assert space.first_trial == {}
+
+
+def test_both_spaces_together() -> None:
+    space = read_space(["lora.r=choice(4,16)"], SHIPPED, FIRST, add_shipped=True)
+    assert space.distributions["lora.r"] == CategoricalDistribution((4, 16))
+    assert set(space.distributions) == set(SHIPPED)
+    # What is good in the shipped space may be bad beside other values.
+    assert space.first_trial == {}
+
+
+def test_a_fixed_value_leaves_the_search() -> None:
+    space = read_space(["lora.r=32"], SHIPPED, FIRST, add_shipped=False)
+    assert set(space.distributions) == {"training.learning_rate"}
+    assert space.fixed == {"lora.r": "32"}
+    assert space.first_trial == {"training.learning_rate": 2e-4}
+
+
+def test_a_first_trial_that_does_not_know_all_parameters_is_left_out() -> None:
+    assert read_space([], SHIPPED | {"a": "choice(1,2)"}, FIRST, add_shipped=False).first_trial == {}
+
+
+def test_words_of_the_first_trial_are_found_among_the_choices() -> None:
+    space = read_space([], {"a": "choice(true,false)"}, {"a": True}, add_shipped=False)
+    assert space.first_trial["a"] in space.distributions["a"].choices  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("name", "value"), [("lora.r", 5), ("training.learning_rate", 1.0)])
+def test_a_first_trial_outside_of_the_space(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"search.first_trial: {name}={value} does not lie in its space"):
+        read_space([], SHIPPED, FIRST | {name: value}, add_shipped=False)
+
+
+@pytest.mark.parametrize("wrong", ["a=interval(2, 1)", "a=range(1, 1)", "a=glob(*)", "a=interval(", "a=[1"])
+def test_a_sweep_that_cannot_be_used(wrong: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        read_space([wrong], {}, {}, add_shipped=False)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("distributions", "expected"),
+    [
+        ([CategoricalDistribution("abc"), IntDistribution(0, 9, step=3)], 12),
+        ([FloatDistribution(0, 0.3, step=0.1)], 4),
+        ([FloatDistribution(0, 1)], math.inf),
+        ([FloatDistribution(1, 1), IntDistribution(1, 2)], 2),
+        ([], 1),
+    ],
+)
+def test_size(distributions: list[CategoricalDistribution], expected: float) -> None:
+    assert size({str(index): found for index, found in enumerate(distributions)}) == expected

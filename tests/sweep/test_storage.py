@@ -1,0 +1,111 @@
+"""A study's database and its lock."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage, RDBStorage
+
+from lorahydra.errors import ConfigError, OutputError, StudyError
+from lorahydra.sweep.storage import HEARTBEAT_SECONDS, open_storage, shown, study_lock
+
+
+@pytest.mark.parametrize(
+    "url", ["studies.db", "", "sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory", "oracle://x/y", "a b"]
+)
+def test_an_address_that_cannot_be_used(url: str) -> None:
+    with pytest.raises(ConfigError, match="hydra.sweeper.storage") as found:
+        open_storage(url)
+    assert "\n" not in str(found.value)
+
+
+def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown("postgresql://me:hunter2@host/db") == "postgresql://me:***@host/db"
+    assert shown(None) == "in memory"
+    pytest.importorskip("psycopg2")
+    with pytest.raises(StudyError) as found:
+        open_storage("postgresql+psycopg2://me:hunter2@/db?host=/nowhere")
+    assert "hunter2" not in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("url", ["nonsense://me:hunter2@host/db", "me:hunter2@host"])
+def test_a_password_is_not_shown_in_a_wrong_address(url: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        open_storage(url)
+    assert "hunter2" not in str(found.value)
+
+
+def test_a_driver_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "psycopg2", None)
+    with pytest.raises(ConfigError, match="pip install psycopg2-binary"):
+        open_storage("postgresql+psycopg2://me@host/db")
+
+
+def test_memory() -> None:
+    assert isinstance(open_storage(None), InMemoryStorage)
+
+
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/a/b/studies.db")
+    assert isinstance(storage, RDBStorage)
+    assert storage.get_heartbeat_interval() == HEARTBEAT_SECONDS
+    assert (tmp_path / "a/b/studies.db").is_file()
+    storage.engine.dispose()
+
+
+def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="there is no study store .*studies.db"):
+        open_storage(f"sqlite:///{tmp_path}/studies.db", create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        open_storage(f"sqlite:///{tmp_path}/file/studies.db")
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "studies.db").write_text("something else entirely, and long enough to be read as one" * 99)
+    with pytest.raises(StudyError, match=r"studies.db cannot be used: file is not a database$"):
+        open_storage(f"sqlite:///{tmp_path}/studies.db")
+
+
+def test_tables_of_another_version(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    open_storage(url).engine.dispose()  # type: ignore[attr-defined]
+    connection = sqlite3.connect(tmp_path / "studies.db")
+    connection.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(StudyError, match="studies.db cannot be used: .*") as found:
+        open_storage(url)
+    assert "\n" not in str(found.value)
+
+
+def test_the_lock_of_a_study_keeps_others_out(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    first, second = open_storage(url), open_storage(url)
+    # As `create_study` wraps them.
+    wrapped = optuna.storages.get_storage(first)
+    entered = threading.Event()
+
+    def enter() -> None:
+        with study_lock(second, "a"):
+            entered.set()
+
+    with study_lock(wrapped, "a"):
+        other = threading.Thread(target=enter)
+        other.start()
+        with study_lock(second, "b"):
+            assert not entered.is_set()
+        assert not entered.wait(0.2)
+    other.join(10)
+    assert entered.is_set()
+    for storage in (first, second):
+        storage.engine.dispose()  # type: ignore[attr-defined]

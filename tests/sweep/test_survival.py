@@ -1,0 +1,399 @@
+"""A study survives the death of its processes: every trial is counted once, and the draws are those of one process."""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from tests.sweep.conftest import Program, counted, make_program, samplers, states
+from tests.sweep.nursery import Nursery
+
+from lorahydra.names import State
+from lorahydra.sweep.ledger import MOST_ATTEMPTS
+from lorahydra.sweep.records import trial_records
+from lorahydra.sweep.storage import open_storage
+
+SPACE = ["x=interval(-5.5, 5.5)", "y=interval(0.0, 1.0)"]
+GRID = ["x=range(0, 6)", "y=choice(0.5, 0.75)"]
+
+
+def settings(sampler: str, n_trials: int, *own: str) -> list[str]:
+    space = GRID if sampler == "grid" else SPACE
+    return [
+        *space,
+        f"hydra/sweeper/sampler={sampler}",
+        "hydra.sweeper.sampler.seed=11",
+        f"hydra.sweeper.n_trials={n_trials}",
+        *own,
+    ]
+
+
+def until(happens: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+def check_once(program: Program, whole: Program, n_trials: int) -> None:
+    """The study of `program` holds what that of `whole` holds, beside interrupted trials."""
+    records = program.records()
+    assert State.RUNNING not in states(records)
+    assert len(counted(records)) == n_trials
+    assert counted(records) == counted(whole.records())
+    results = [p.file.with_name("results").joinpath("optimization_results.yaml").read_text() for p in (program, whole)]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(("sampler", "own"), samplers())
+def test_processes_killed_in_trials(sampler: str, own: list[str], tmp_path: Path, nursery: Nursery) -> None:
+    n_trials, kills = 8, [1, 3, 2]
+    command = settings(sampler, n_trials, *own)
+    whole, program = (make_program(tmp_path / name, nursery) for name in ("whole", "killed"))
+    assert whole.sweep(*command) == 0, whole.output
+    finished = []
+    for call in kills:
+        assert program.sweep(*command, script={call: "kill"}) == -signal.SIGKILL, program.output
+        finished.append(counted(program.records()))
+    assert program.sweep(*command) == 0, program.output
+    check_once(program, whole, n_trials)
+    for earlier in finished:
+        assert counted(program.records())[: len(earlier)] == earlier
+    assert states(program.records()).count(State.INTERRUPTED) == len(kills)
+
+
+@pytest.mark.parametrize(("sampler", "own"), samplers("tpe", "cmaes", "grid", "qmc"))
+def test_batches_killed_in_their_second_trial(sampler: str, own: list[str], tmp_path: Path, nursery: Nursery) -> None:
+    command = settings(sampler, 6, "hydra.sweeper.n_jobs=2", *own)
+    whole, program = (make_program(tmp_path / name, nursery) for name in ("whole", "killed"))
+    assert whole.sweep(*command) == 0, whole.output
+    assert program.sweep(*command, script={4: "kill"}) == -signal.SIGKILL
+    assert program.sweep(*command) == 0, program.output
+    found, expected = counted(program.records()), counted(whole.records())
+    assert len(found) == 6
+    # The fourth trial is taken up beside the fifth, which the whole study begins after it.
+    assert found[:4] == expected[:4]
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_any_moment(tmp_path: Path, nursery: Nursery) -> None:
+    n_trials, kills, chance = 24, 20, random.Random(5)
+    command = settings("multivariate_tpe", n_trials)
+    whole, program = (make_program(tmp_path / name, nursery) for name in ("whole", "killed"))
+    assert whole.sweep(*command) == 0
+    died = 0
+    for _ in range(kills):
+        lines = len(program.calls) + chance.randint(1, 4)
+        pid = program.start(*command)
+        until(lambda lines=lines, pid=pid: len(program.calls) >= lines or is_zombie(pid))  # type: ignore[misc]
+        os.kill(pid, signal.SIGKILL)
+        died += program.wait(pid) == -signal.SIGKILL
+    assert died >= kills / 2
+    assert program.sweep(*command) == 0, program.output
+    check_once(program, whole, n_trials)
+
+
+def is_zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+LEDGER = """
+import sys
+from types import SimpleNamespace
+
+import optuna
+from optuna.distributions import FloatDistribution, IntDistribution
+
+from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.opening import open_study
+
+name, batch, n_trials = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+space = {"x": IntDistribution(0, 5), "y": FloatDistribution(0.5, 1, step=0.25)}
+sampler = {
+    "multivariate_tpe": lambda: optuna.samplers.TPESampler(
+        seed=11, multivariate=True, constant_liar=True, n_startup_trials=1
+    ),
+    "random": lambda: optuna.samplers.RandomSampler(seed=11),
+    "grid": lambda: optuna.samplers.GridSampler({"x": range(6), "y": [0.5, 0.75, 1.0]}, seed=11),
+    "qmc": lambda: optuna.samplers.QMCSampler(seed=11),
+    "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=11, popsize=2),
+}[name]()
+host = SimpleNamespace(
+    study_name="s", directions=["minimize"], is_helper=False, spec=lambda space: {"a": "b"}, command=lambda: None
+)
+sweeper = SimpleNamespace(
+    host=host, storage="sqlite:///studies.db", sampler=sampler, pruner=optuna.pruners.NopPruner(), n_trials=n_trials
+)
+ledger = Ledger(open_study(sweeper, None), n_trials)
+
+
+def configure(trials):
+    for trial in trials:
+        for key, distribution in space.items():
+            trial._suggest(key, distribution)
+    return [() for _ in trials]
+
+
+while True:
+    ledger.close_dead()
+    claimed, _ = ledger.claim(batch, configure)
+    if not claimed:
+        break
+    for trial in claimed:
+        trial.complete([trial.params["x"] ** 2 + trial.params["y"]])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sampler", "batch", "n_trials", "step"),
+    [("multivariate_tpe", 1, 3, 1), ("random", 2, 4, 7), ("grid", 1, 4, 7), ("qmc", 1, 4, 7), ("cmaes", 1, 4, 7)],
+)
+def test_killed_in_front_of_every_write(
+    sampler: str, batch: int, n_trials: int, step: int, tmp_path: Path, nursery: Nursery, second_nursery: Nursery
+) -> None:
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
+    # Making the tables is most of all writes, and is the same for each.
+    tables, command = tmp_path / "tables.db", [sampler, str(batch), str(n_trials)]
+    open_storage(f"sqlite:///{tables}").engine.dispose()  # type: ignore[attr-defined]
+
+    def new(name: str, nursery: Nursery) -> Program:
+        program = make_program(tmp_path / name, nursery)
+        program.file.write_text(LEDGER)
+        shutil.copy(tables, program.file.with_name("studies.db"))
+        return program
+
+    whole = new("whole", nursery)
+    assert nursery.run(whole.file, *command, die_at_write=100_000) == 0, whole.output
+    expected, writes = counted(whole.records()), int(whole.output.split()[-2])
+    assert writes > 40
+    nurseries = queue.SimpleQueue[Nursery]()
+    nurseries.put(nursery)
+    nurseries.put(second_nursery)
+
+    def kill(write: int) -> None:
+        program = new(str(write), own := nurseries.get())
+        try:
+            assert own.run(program.file, *command, die_at_write=write) == -signal.SIGKILL, (write, program.output)
+            assert own.run(program.file, *command) == 0, (write, program.output)
+        finally:
+            nurseries.put(own)
+        records = program.records()
+        assert State.RUNNING not in states(records), write
+        assert counted(records) == expected, write
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(kill, range(1, writes + 1, step)))
+
+
+@pytest.mark.parametrize("write", range(5, 80, 25))
+def test_killed_while_the_tables_are_made(write: int, program: Program) -> None:
+    program.file.write_text(LEDGER)
+    assert program.nursery.run(program.file, "random", "1", "4", die_at_write=write) == -signal.SIGKILL
+    assert program.nursery.run(program.file, "random", "1", "4") == 0, program.output
+    assert [state for _, state, _ in counted(program.records())] == [State.COMPLETE] * 4
+
+
+@pytest.mark.parametrize("write", [1, 95, 125, 141])
+def test_killed_in_front_of_a_write(write: int, tmp_path: Path, nursery: Nursery) -> None:
+    command = settings("multivariate_tpe", 4)
+    whole, program = (make_program(tmp_path / name, nursery) for name in ("whole", "killed"))
+    assert whole.sweep(*command) == 0
+    assert program.sweep(*command, die_at_write=write) == -signal.SIGKILL
+    assert program.sweep(*command) == 0, program.output
+    check_once(program, whole, 4)
+
+
+@pytest.mark.slow
+def test_killed_while_the_dead_are_buried(tmp_path: Path, nursery: Nursery) -> None:
+    command = settings("random", 3)
+    whole = make_program(tmp_path / "whole", nursery)
+    assert whole.sweep(*command) == 0
+    for write in range(2, 32, 5):
+        program = make_program(tmp_path / str(write), nursery)
+        assert program.sweep(*command, script={2: "kill"}) == -signal.SIGKILL
+        if program.sweep(*command, die_at_write=write) != 0:
+            assert program.sweep(*command) == 0, (write, program.output)
+        check_once(program, whole, 3)
+
+
+def test_a_trial_that_kills_every_process(program: Program) -> None:
+    command = settings("random", 2)
+    for _ in range(MOST_ATTEMPTS):
+        assert program.sweep(*command, script={1: "kill"}) == -signal.SIGKILL
+    assert program.sweep(*command) == 0, program.output
+    last = [record for record in program.records() if record.counts]
+    assert states(last) == [State.FAILED, State.COMPLETE]
+    assert last[0].failure == f"died: its process was killed {MOST_ATTEMPTS} times"
+
+
+def test_four_processes_share_a_study(program: Program) -> None:
+    share(program, settings("random", 12))
+
+
+def share(program: Program, command: list[str], url: str | None = None) -> None:
+    outputs = [program.file.with_name(f"output{i}.txt") for i in range(4)]
+    started = [program.start(*command, output=output) for output in outputs]
+    assert [program.wait(pid) for pid in started] == [0] * 4, [output.read_text() for output in outputs]
+    records = program.records(url)
+    assert states(records) == [State.COMPLETE] * 12
+    assert [record.number for record in records] == list(range(12))
+    assert len({str(record.params) for record in records}) == 12
+    assert len(program.calls) == 24
+    assert (program.file.with_name("results") / "optimization_results.yaml").exists()
+
+
+def test_one_of_two_processes_is_killed(program: Program) -> None:
+    command = settings("random", 10)
+    pid = program.start(*command, script={3: "wait"}, output=program.file.with_name("first.txt"))
+    until(lambda: len(program.calls) == 5)
+    other = program.start(*command)
+    until(lambda: len(program.calls) >= 9)
+    os.kill(pid, signal.SIGKILL)
+    assert program.wait(pid) == -signal.SIGKILL
+    assert program.wait(other) == 0, program.output
+    program.sweep(*command)
+    records = program.records()
+    assert len(counted(records)) == 10
+    assert len({str(params) for params, *_ in counted(records)}) == 10
+    assert states(records).count(State.INTERRUPTED) == 1
+
+
+def test_a_living_process_keeps_its_trial(program: Program) -> None:
+    command = settings("random", 3)
+    pid = program.start(*command, script={1: "wait"}, output=program.file.with_name("first.txt"))
+    until(lambda: len(program.calls) == 1)
+    try:
+        assert program.sweep(*command) == 0, program.output
+        assert states(program.records()) == [State.RUNNING, State.COMPLETE, State.COMPLETE]
+        assert "the last trials run in other processes" in program.output
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        program.wait(pid)
+
+
+def test_ctrl_c(program: Program) -> None:
+    command = settings("random", 3)
+    pid = program.start(*command, script={2: "wait"})
+    until(lambda: len(program.calls) == 3)
+    os.kill(pid, signal.SIGINT)
+    assert program.wait(pid) != 0
+    records = program.records()
+    assert states(records) == [State.COMPLETE, State.INTERRUPTED]
+    interrupted = records[1].params
+    assert program.sweep(*command) == 0, program.output
+    records = program.records()
+    assert states(records) == [State.COMPLETE, State.INTERRUPTED, State.COMPLETE, State.COMPLETE]
+    assert records[2].params == interrupted
+
+
+def test_a_custom_space_that_fails_takes_no_trial(program: Program) -> None:
+    command = [*settings("random", 2), "hydra.sweeper.custom_search_space=app.configure"]
+    program.configure("x: 1\ny: 1\nz: 1\nw: 1\n")
+    source = program.file.read_text()
+    program.file.write_text(source.replace('x = trial.params["x"]', 'x = trial.params["q"]'))
+    assert program.sweep(*command) != 0
+    assert counted(program.records()) == []
+    program.file.write_text(source)
+    assert program.sweep(*command) == 0, program.output
+    assert states(program.records()).count(State.COMPLETE) == 2
+    assert len(counted(program.records())) == 2
+
+
+def test_more_trials(tmp_path: Path, nursery: Nursery) -> None:
+    whole, program = (make_program(tmp_path / name, nursery) for name in ("whole", "raised"))
+    assert whole.sweep(*settings("tpe", 12)) == 0
+    for n_trials in (3, 3, 11, 12):
+        assert program.sweep(*settings("tpe", n_trials)) == 0
+        assert len(program.records()) == n_trials
+    check_once(program, whole, 12)
+
+
+def test_another_space(program: Program) -> None:
+    command = settings("random", 2)
+    assert program.sweep(*command) == 0
+    assert program.sweep(*settings("random", 4), "x=interval(-5.5, 6.5)") != 0
+    assert "study s cannot go on with other settings" in program.output
+    assert "search of x: FloatDistribution(high=5.5, log=False, low=-5.5, step=None) → FloatDistribution(high=6.5" in (
+        program.output
+    )
+    assert program.sweep(*settings("random", 4), "y=0.5") != 0
+    assert "low=0.0, step=None) → not there" in program.output
+    assert len(program.records()) == 2
+
+
+def test_another_direction(program: Program) -> None:
+    assert program.sweep(*settings("random", 2)) == 0
+    assert program.sweep(*settings("random", 4), "hydra.sweeper.direction=maximize") != 0
+    assert "study s has the directions minimize, and now they are maximize: begin a new study" in program.output
+    assert len(program.records()) == 2
+
+
+@pytest.fixture
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a new server that listens on a socket only."""
+    if not (shutil.which("initdb") and shutil.which("postgres")):
+        pytest.skip("PostgreSQL is not installed")
+    pytest.importorskip("psycopg2")
+    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as name:
+        folder = Path(name)
+        user: dict[str, Any] = {}
+        if os.getuid() == 0:
+            shutil.chown(folder, "nobody")
+            user = {"user": "nobody"}
+        options = ["--auth=trust", "--username=lora", "--no-sync", "--encoding=UTF8", "--locale=C"]
+        subprocess.run(["initdb", "-D", folder / "data", *options], check=True, capture_output=True, cwd=folder, **user)
+        quiet = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
+        with (folder.parent / f"{folder.name}.log").open("wb") as log:
+            server = subprocess.Popen(
+                ["postgres", "-D", folder / "data", *quiet], stdout=log, stderr=log, cwd=folder, **user
+            )
+        url = f"postgresql+psycopg2://lora@/postgres?host={folder}"
+        engine = sqlalchemy.create_engine(url)
+        try:
+            until(lambda: answers(engine))
+            yield url
+        finally:
+            engine.dispose()
+            server.send_signal(signal.SIGINT)
+            server.wait()
+            Path(log.name).unlink()
+
+
+def answers(engine: sqlalchemy.Engine) -> bool:
+    try:
+        engine.connect().close()
+    except sqlalchemy.exc.OperationalError:
+        return False
+    return True
+
+
+@pytest.mark.service
+def test_postgresql(tmp_path: Path, nursery: Nursery, postgresql: str) -> None:
+    whole, killed, shared = (make_program(tmp_path / name, nursery) for name in ("whole", "killed", "shared"))
+
+    def command(study: str, n_trials: int) -> list[str]:
+        own = [f"hydra.sweeper.study_name={study}", f"hydra.sweeper.storage='{postgresql}'"]
+        return settings("random", n_trials, *own)
+
+    assert whole.sweep(*settings("random", 4)) == 0
+    for write in (None, 9, 14, 18, 23):
+        options: dict[str, Any] = {"script": {2: "kill"}} if write is None else {"die_at_write": write}
+        assert killed.sweep(*command("killed", 4), **options) == -signal.SIGKILL, killed.output
+    assert killed.sweep(*command("killed", 4)) == 0, killed.output
+    found = counted(trial_records(killed.trials(postgresql, "killed")))
+    assert found == counted(whole.records())
+    share(shared, [o for o in command("s", 12)], postgresql)
