@@ -188,6 +188,24 @@ def test_workers_of_one_command(place: Path, tiny_model: Path) -> None:
     assert "[worker 2]" in log
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["hydra/sweeper=basic", "lora.r=2,4"],
+        ["hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "lora.r=choice(2,4)", "hydra.sweeper.n_trials=2"],
+    ],
+)
+def test_hydras_and_optunas_own_sweepers_still_work(place: Path, tiny_model: Path, words: list[str]) -> None:
+    shared = [
+        word for word in arguments(tiny_model, 2) if word.startswith(("-m", "model", "evaluation", "data", "tracking"))
+    ]
+    process = start(place, *shared, "training.max_steps=2", *words)
+    _, log = process.communicate(timeout=300)
+    assert process.returncode == 0, log
+    assert [run.data.tags["lorahydra.kind"] for run in runs(place)] == ["single", "single"]
+    assert not (place / "studies.db").exists()
+
+
 def test_unknown_studies_and_stores_are_one_line(tmp_path: Path) -> None:
     for words, message in (
         (["list"], "there is no study store studies.db"),

@@ -60,6 +60,7 @@ def with_rows(place: Path, content: str | bytes, name: str = "rows.jsonl") -> st
         ("training.lerning_rate=1", ["unknown key training.lerning_rate (did you mean learning_rate?)"]),
         ("lora=lara", ["lora=lara does not exist: choose one of dora, lora, pissa, rslora"]),
         ("lora.r=[1", ["lora.r=["]),
+        ("study=one", ["study=one names a study, and this is a single trial: add -m"]),
         ("data.train_file=null", ["data.train_file or data.hub_name"]),
     ],
 )

@@ -254,6 +254,24 @@ def test_changed_data_are_refused(place: Path, tiny_model: Path, rows: Path) -> 
         tuner(tiny_model, own, n_trials=2).run()
 
 
+def test_a_winner_of_another_machine_comes_from_mlflow(
+    place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorahydra.sweep import conclusion
+
+    monkeypatch.setattr(conclusion, "conclude", lambda *_: None)
+    with pytest.raises(StudyError, match="run this again"):
+        tuner(tiny_model, rows, n_trials=2).run()
+    assert find_study("one").state is State.INTERRUPTED, "all trials are there, and no winner yet"
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    for number in ("0", "1"):
+        (place / "outputs" / "one" / number).rename(place / f"elsewhere-{number}")
+    result = tuner(tiny_model, rows, n_trials=2).run()
+    trained = place / f"elsewhere-{result.best.number}" / "adapter" / "adapter_model.safetensors"
+    assert (result.adapter / "adapter_model.safetensors").read_bytes() == trained.read_bytes()
+
+
 def test_trials_that_fail_do_not_end_the_study(
     place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

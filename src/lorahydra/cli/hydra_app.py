@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lorahydra.cli.exits import exit_codes, wants_traceback
 from lorahydra.config.compose import config_dir, explain, readable, register, to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
+from lorahydra.errors import ConfigError
 from lorahydra.names import ANSWERS_FILE
 from lorahydra.sweep.current import current_trial, interrupted_study, remember_command, watch_parent
 
@@ -70,7 +71,10 @@ def run_task(tree: DictConfig) -> float | list[float]:
     if hydra_config.mode == RunMode.MULTIRUN:
         return _run(to_config(tree), overrides)
     with exit_codes(lambda: _resume_hint(overrides, hydra_config.runtime.output_dir)):
-        return _run(to_config(tree), overrides)
+        config = to_config(tree)
+        if config.study is not None:
+            raise ConfigError(f"study={config.study} names a study, and this is a single trial: add -m")
+        return _run(config, overrides)
 
 
 def _run(config: ExperimentConfig, overrides: list[str]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,7 +14,7 @@ from lorahydra.config.search import OBJECTIVES
 from lorahydra.errors import StudyError
 from lorahydra.names import State
 from lorahydra.sweep.liveness import is_here, lives
-from lorahydra.sweep.opening import COMMAND, SPEC, TRIALS
+from lorahydra.sweep.opening import COMMAND, RESULT, SPEC, TRIALS
 from lorahydra.sweep.records import ATTRIBUTE, TrialRecord, best_so_far, trial_records
 from lorahydra.sweep.storage import open_storage, reading, shown
 
@@ -37,6 +38,8 @@ class StudyEntry:
     """How it was started: `overrides`, `cwd` and `folder`."""
     alive: bool
     """A process of this machine works on it."""
+    result: Mapping[str, Any]
+    """`best` (a trial's number), `finished` (trials then) and `test` (scores); empty before the winner was named."""
 
     @property
     def finished(self) -> int:
@@ -46,14 +49,20 @@ class StudyEntry:
     @property
     def state(self) -> State:
         """Complete, running, or interrupted."""
-        if self.n_trials is not None and self.finished >= self.n_trials:
+        if self._has_ended or (self.n_trials is None and not self.alive):
             return State.COMPLETE
         return State.RUNNING if self.alive else State.INTERRUPTED
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best trial so far by the first objective."""
+        """The winner; before it is named, the best trial so far by the first objective."""
+        if self._has_ended:
+            return next(trial for trial in self.trials if trial.number == self.result["best"])
         return best_so_far(self.trials, self.directions)
+
+    @property
+    def _has_ended(self) -> bool:
+        return self.n_trials is not None and self.finished >= self.n_trials and "best" in self.result
 
 
 def list_studies(storage: str = DEFAULT_STORAGE) -> list[StudyEntry]:
@@ -101,5 +110,6 @@ def _entry(study: optuna.Study) -> StudyEntry:
         directions=directions,
         trials=trial_records(trials),
         command=study.user_attrs.get(COMMAND),
+        result=study.user_attrs.get(RESULT, {}),
         alive=any(worker is not None and is_here(worker) and lives(worker) for worker in workers),
     )

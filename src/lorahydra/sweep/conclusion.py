@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,19 +18,17 @@ from lorahydra.storage import atomic_file, replaced_dir
 from lorahydra.sweep.hosts import write_optimization_results
 from lorahydra.sweep.leaderboard import leaderboard_csv, leaderboard_table, pareto_front, pareto_table, ranked
 from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.opening import RESULT
 from lorahydra.sweep.parent import StudyRun
 from lorahydra.sweep.plots import write_plots
 from lorahydra.sweep.records import TrialRecord, best_so_far
 from lorahydra.sweep.result import StudyResult
 from lorahydra.sweep.storage import study_lock
-from lorahydra.tracking import register_model, sync
+from lorahydra.tracking import fetch_folder, register_model, sync
 
-__all__ = ["RESULT", "conclude"]
+__all__ = ["conclude"]
 
 logger = logging.getLogger("lorahydra.sweep")
-
-RESULT = "lorahydra.result"
-"""User attribute of a study: its winner and the test scores, as plain JSON."""
 
 Compose = Callable[[Mapping[str, Any], Path], ExperimentConfig]
 """The experiment with some parameters, for an output folder."""
@@ -64,10 +63,10 @@ def _conclude(
         _wait_for_ends(run, records)
         best = _winner(run, records, directions, objectives)
         config = compose(best.params, run.folder)
-        adapter = _kept_adapter(best, run.folder)
-        from lorahydra.sweep.testing import test_winner
+        adapter = _kept_adapter(run, best)
+        from lorahydra.sweep.testing import score_winner
 
-        test = test_winner(run, config, adapter)
+        test = score_winner(run, config, adapter)
         known = {"best": best.number, "finished": finished, "test": _facts(test)}
         _record(run, ledger, best, directions, objectives)
         ledger.study.set_user_attr(RESULT, known)
@@ -129,19 +128,21 @@ def _best_finalist(run: StudyRun, complete: list[TrialRecord]) -> TrialRecord:
     return winner
 
 
-def _kept_adapter(best: TrialRecord, folder: Path) -> Path:
-    """Copy the winner's adapter to `best/` in the study's folder."""
-    import shutil
-
-    source = None if best.folder is None else best.folder / "adapter"
-    if source is None or not source.is_dir():
+def _kept_adapter(run: StudyRun, best: TrialRecord) -> Path:
+    """Copy the winner's adapter to `best/` in the study's folder; from MLflow where another machine trained it."""
+    target = run.folder / "best"
+    source = None if best.folder is None else best.folder / ADAPTER_DIR
+    if source is not None and source.is_dir():
+        with replaced_dir(target) as temporary:
+            shutil.copytree(source, temporary, dirs_exist_ok=True)
+        return target
+    if best.run_id is None or not run.config.tracking.log_adapter:
         raise StudyError(
-            f"the adapter of the best trial is not in {source}: was it run on another machine? Finish the study there "
-            f"with `lorahydra studies resume`, or copy the folder {best.folder} here"
+            f"the adapter of the best trial is not here ({source}), and not in MLflow (tracking.log_adapter=false): "
+            "copy the folder here, or finish the study where the trial was run, with `lorahydra studies resume`"
         )
-    target = folder / "best"
-    with replaced_dir(target) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
+    logger.info("Trial %d was run on another machine: its adapter comes from MLflow", best.number)
+    fetch_folder(run.config.tracking, best.run_id, ADAPTER_DIR, target)
     return target
 
 

@@ -80,7 +80,7 @@ class ExperimentHost:
         """The study's MLflow run."""
         return None if self._run is None else self._run.run_id
 
-    def prepare(self, space: SearchSpace, arguments: Sequence[str]) -> None:
+    def prepare(self, space: SearchSpace) -> None:
         """Load data and models, which trials share, so that a fault in them is found before there is a study.
 
         Raises:
@@ -150,17 +150,17 @@ class ExperimentHost:
     def run(self, ledger: Ledger, trials: Callable[[], None]) -> None:
         """Run trials here, or in worker processes of their own."""
         if self.n_workers > 1:
-            own = [o for o in self._sweeper.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
-            while True:
-                before = len(ledger.records())
-                run_helpers(self.n_workers, self.study_name, [*own, *self._command_line])
-                self.bury(ledger.close_dead())
-                if ledger.finished() >= ledger.n_trials:
-                    return
-                if len(ledger.records()) == before:
-                    raise StudyError("the workers of the study died before they began a trial")
+            self._run_helpers(ledger)
         else:
             trials()
+
+    def _run_helpers(self, ledger: Ledger) -> None:
+        own = [o for o in self._sweeper.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
+        while (finished := ledger.finished()) + ledger.others() < ledger.n_trials:
+            run_helpers(self.n_workers, self.study_name, self._sweeper.storage, [*own, *self._command_line])
+            self.bury(ledger.close_dead())
+            if ledger.finished() == finished and not ledger.others():
+                raise StudyError("the workers of the study were killed before one of them finished a trial")
 
     def bury(self, dead: Sequence[TrialRecord]) -> None:
         """Close the MLflow runs of trials whose process died."""

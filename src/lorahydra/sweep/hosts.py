@@ -52,7 +52,7 @@ class Host(Protocol):
     def run_id(self) -> str | None:
         """MLflow run of the study."""
 
-    def prepare(self, space: SearchSpace, arguments: Sequence[str]) -> None:
+    def prepare(self, space: SearchSpace) -> None:
         """Find what is wrong before there is a study."""
 
     def spec(self, space: SearchSpace) -> dict[str, str]:
@@ -102,7 +102,7 @@ class PlainHost:
         self.batch = sweeper.n_jobs
         self.study_name = sweeper.study_name or unique_name(str(sweeper.config.hydra.job.name))
 
-    def prepare(self, space: SearchSpace, arguments: Sequence[str]) -> None:
+    def prepare(self, space: SearchSpace) -> None:
         """Nothing is known about it."""
 
     def spec(self, space: SearchSpace) -> dict[str, str]:

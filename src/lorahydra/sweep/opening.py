@@ -20,7 +20,7 @@ from lorahydra.sweep.storage import open_storage, reading, shown, study_lock
 if TYPE_CHECKING:
     from lorahydra.sweep.sweeper import StudySweeper
 
-__all__ = ["COMMAND", "SPEC", "STUDY_ID", "TRIALS", "open_study", "unique_name"]
+__all__ = ["COMMAND", "RESULT", "SPEC", "STUDY_ID", "TRIALS", "open_study", "unique_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ STUDY_ID = "lorahydra.id"
 SPEC = "lorahydra.spec"
 COMMAND = "lorahydra.command"
 TRIALS = "lorahydra.n_trials"
+RESULT = "lorahydra.result"
+"""User attribute of a study that has ended: its winner and the test scores, as plain JSON."""
 
 
 def unique_name(*parts: str) -> str:

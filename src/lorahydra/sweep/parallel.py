@@ -25,6 +25,7 @@ __all__ = ["is_helper", "run_helpers", "workers_wanted"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
+STORAGE = "LORAHYDRA_STUDY_STORE"
 SECONDS_TO_END = 60
 
 
@@ -55,18 +56,22 @@ def workers_wanted(sweeper: StudySweeper) -> int:
     return min(jobs, int(sweeper.n_trials))
 
 
-def run_helpers(count: int, study: str, overrides: Sequence[str]) -> None:
+def run_helpers(count: int, study: str, storage: str | None, overrides: Sequence[str]) -> None:
     """Start worker processes and wait until the study has no trial left for them.
 
     Args:
         count: Number of processes.
         study: The study.
+        storage: Its database.
         overrides: Of this run, for where this program was not started by a command.
 
     Raises:
         StudyError: A worker ended with an error; the others have been stopped. One that was killed is no error.
     """
-    command = [*_own_command(overrides), "hydra/launcher=basic", "hydra.sweeper.n_jobs=1", f"study='{study}'"]
+    # By the environment, which other users of the machine cannot read as they can a command line.
+    os.environ[STORAGE] = storage or ""
+    store = f"hydra.sweeper.storage=${{oc.env:{STORAGE}}}"
+    command = [*_own_command(overrides), store, "hydra/launcher=basic", "hydra.sweeper.n_jobs=1", f"study='{study}'"]
     logger.info("Starting %d workers", count)
     workers = [_start(command, number, count) for number in range(count)]
     try:

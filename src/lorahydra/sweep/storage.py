@@ -149,7 +149,10 @@ def _one_at_a_time(url: str, file: Path | None) -> Iterator[None]:
         return
     engine = sqlalchemy.create_engine(url)
     try:
-        with engine.connect() as connection, _held(connection, _parsed(url).get_backend_name(), TABLES):
+        with (
+            engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+            _held(connection, _parsed(url).get_backend_name(), TABLES),
+        ):
             yield
     finally:
         engine.dispose()
@@ -184,7 +187,7 @@ def study_lock(storage: BaseStorage, study_name: str) -> Iterator[None]:
             yield
         return
     with reading(backend.url):
-        connection: Any = backend.engine.connect()
+        connection: Any = backend.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     try:
         with _held(connection, address.get_backend_name(), number):
             yield

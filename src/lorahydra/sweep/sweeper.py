@@ -101,7 +101,7 @@ class StudySweeper(OptunaSweeperImpl):
             add_shipped=host.adds_shipped_space,
         )
         self._fit_sampler(space)
-        host.prepare(space, arguments)
+        host.prepare(space)
         study = open_study(self, space)
         ledger = Ledger(study, int(self.n_trials))
         if space.first_trial and not isinstance(self.sampler, GridSampler):

@@ -15,12 +15,12 @@ from lorahydra.preparation import prepare, test_examples
 from lorahydra.progress import Progress
 from lorahydra.sweep.parent import StudyRun
 
-__all__ = ["test_winner"]
+__all__ = ["score_winner"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
 
-def test_winner(run: StudyRun, config: ExperimentConfig, adapter: Path) -> TrialScores | None:
+def score_winner(run: StudyRun, config: ExperimentConfig, adapter: Path) -> TrialScores | None:
     """Score the winner on the test split and record it in the study's run as `test/…` and `baseline/…`.
 
     Args:

@@ -15,6 +15,7 @@ the end is sent later by `sync` (on the command line: `lorahydra sync DIR`). Thi
 imports mlflow, and it does so when a run starts, not before.
 """
 
+from lorahydra.tracking.artifacts import fetch_folder
 from lorahydra.tracking.children import ChildRun, close_run, find_run, unfinished_children
 from lorahydra.tracking.models import register_model, registered_name
 from lorahydra.tracking.run import TrackedRun, Unsent
@@ -29,6 +30,7 @@ __all__ = [
     "Unsent",
     "check_store",
     "close_run",
+    "fetch_folder",
     "find_run",
     "find_unsent",
     "join_run",

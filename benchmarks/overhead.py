@@ -1,0 +1,83 @@
+"""What a study costs beside its trials: time between training and scoring, and memory that grows.
+
+python benchmarks/overhead.py
+
+Runs a study of 12 short trials of the packaged 135M model in this process, and prints for each trial its wall time
+outside of training, generation and scoring (composing, storing, tracking, attaching, detaching), and the process's
+memory after it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lorahydra import LoRATuner, experiment
+from lorahydra.sweep import sweeper
+
+N_TRIALS = 12
+
+
+def main() -> None:
+    """Run the study and print what was found."""
+    ends: list[float] = []
+    memory: list[float] = []
+    work: list[float] = []
+
+    def timed(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return original(*arguments, **options)
+            finally:
+                work[-1] += time.perf_counter() - started
+
+        setattr(owner, name, call)
+
+    for name in ("train", "answer", "answer_untuned", "finish_trial"):
+        timed(experiment, name)
+    settle = sweeper.StudySweeper._settle
+    configure = sweeper.StudySweeper._configure
+
+    def begun(self: Any, *arguments: Any) -> Any:
+        work.append(0.0)
+        return configure(self, *arguments)
+
+    def settled(self: Any, *arguments: Any) -> None:
+        settle(self, *arguments)
+        ends.append(time.perf_counter())
+        memory.append(psutil.Process().memory_info().rss / 2**20)
+
+    sweeper.StudySweeper._configure = begun  # type: ignore[method-assign]
+    sweeper.StudySweeper._settle = settled  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        run()
+        os.chdir(Path(folder).parent)
+    costs = [end - before - own for before, end, own in zip(ends, ends[1:], work[1:], strict=False)]
+    for number, (cost, size) in enumerate(zip(costs, memory[1:], strict=True), start=1):
+        print(f"trial {number:2}: {cost:5.2f} s beside training and scoring, {size:6.0f} MiB")
+    print(
+        f"median {statistics.median(costs):.2f} s; memory after trial 10 / after trial 2: {memory[10] / memory[2]:.3f}"
+    )
+
+
+def run() -> None:
+    """A study of short trials."""
+    overrides = [
+        *("experiment=demo", "hydra/sweeper/pruner=none", "training.max_steps=3", "data.max_eval_rows=8"),
+        *("evaluation.max_new_tokens=16", "evaluation.baseline=false", "tracking.system_metrics=false"),
+    ]
+    LoRATuner(n_trials=N_TRIALS, study="overhead", overrides=overrides).run()
+
+
+if __name__ == "__main__":
+    main()

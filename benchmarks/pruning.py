@@ -1,0 +1,90 @@
+"""Does pruning pay: a pruned study against the same study without, on rows of GSM8K.
+
+python benchmarks/pruning.py --rows path/to/gsm8k/train.jsonl --runs 2
+
+Both studies search `search=lora` with the same seed, one after the other, run by run with another seed. Printed for
+each: its time, its best score with the interval, and when the pruned one first had a score within the interval of the
+best unpruned one. Time is the trials' own, without loading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from lorahydra.names import State
+from lorahydra.sweep.catalog import find_study
+from lorahydra.sweep.records import TrialRecord, best_so_far
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Run the pairs and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, required=True, help="GSM8K's train.jsonl")
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--trials", type=int, default=16)
+    options = parser.parse_args()
+    totals, reached = [], []
+    with tempfile.TemporaryDirectory() as name:
+        for run in range(options.runs):
+            whole = study(Path(name), options, seed=42 + run, pruner="none")
+            pruned = study(Path(name), options, seed=42 + run, pruner="median")
+            goal = best_so_far(whole, ["maximize"])
+            assert goal is not None
+            totals.append(seconds(pruned) / seconds(whole))
+            reached.append(until(pruned, goal.combined_low or 0) / seconds(whole))
+            print(
+                f"run {run}: {totals[-1]:.2f} of the time in all, {reached[-1]:.2f} until as good a score", flush=True
+            )
+    print(f"medians: {statistics.median(totals):.2f} in all, {statistics.median(reached):.2f} until as good a score")
+
+
+def study(folder: Path, options: argparse.Namespace, *, seed: int, pruner: str) -> list[TrialRecord]:
+    """Run one study and print its line."""
+    name = f"{pruner}-{seed}"
+    arguments = [
+        *("-m", f"study={name}", f"seed={seed}", f"hydra/sweeper/pruner={pruner}"),
+        *(f"hydra.sweeper.n_trials={options.trials}", "tracking.system_metrics=false", "tracking.log_adapter=false"),
+        *("model=smollm2_135m", "evaluation=minilm", "evaluation.max_new_tokens=96", "evaluation.baseline=false"),
+        *("data=local", f"data.train_file={options.rows.absolute()}", "data.max_train_rows=96"),
+        *("data.max_eval_rows=24", "training.num_train_epochs=1", "training.evals_per_epoch=4"),
+    ]
+    with (folder / "log.txt").open("w") as log:
+        subprocess.run(
+            [sys.executable, str(REPOSITORY / "train.py"), *arguments], cwd=folder, stdout=log, stderr=log, check=True
+        )
+    trials = find_study(name, f"sqlite:///{folder / 'studies.db'}").trials
+    best = best_so_far(trials, ["maximize"])
+    assert best is not None
+    pruned = sum(trial.state is State.PRUNED for trial in trials)
+    print(
+        f"  seed {seed}, pruner {pruner:6}: {seconds(trials):6.0f} s, {pruned:2} pruned, best {best.combined:.4f} "
+        f"({best.combined_low:.4f} to {best.combined_high:.4f})",
+        flush=True,
+    )
+    return trials
+
+
+def seconds(trials: list[TrialRecord]) -> float:
+    """Time of all trials."""
+    return sum(trial.seconds or 0 for trial in trials)
+
+
+def until(trials: list[TrialRecord], goal: float) -> float:
+    """Time until a trial had a score of at least `goal`; infinite where none had."""
+    passed = 0.0
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        passed += trial.seconds or 0
+        if trial.combined is not None and trial.combined >= goal:
+            return passed
+    return float("inf")
+
+
+if __name__ == "__main__":
+    main()
