@@ -20,6 +20,7 @@ __all__ = [
     "PREDICTIONS_FILE",
     "RESULTS_FILE",
     "STUDY_DIR",
+    "STUDY_STORE",
     "TEST",
     "TEST_PREDICTIONS_FILE",
     "Kind",
@@ -142,6 +143,8 @@ PREDICTIONS_FILE = "eval/predictions.json"
 FINAL_PREDICTIONS_FILE = "final/predictions.json"
 TEST_PREDICTIONS_FILE = "test/predictions.json"
 LEADERBOARD_FILE = "leaderboard.csv"
+STUDY_STORE = "sqlite:///studies.db"
+"""Where studies are kept unless said otherwise."""
 STUDY_DIR = "study"
 """Plots of a study."""
 RESULTS_FILE = "optimization_results.yaml"

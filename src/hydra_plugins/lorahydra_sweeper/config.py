@@ -14,6 +14,7 @@ from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf, TPESamp
 from omegaconf import MISSING
 
 from lorahydra.config.environment import register_resolver
+from lorahydra.names import STUDY_STORE
 
 __all__ = ["LorahydraSweeperConf"]
 
@@ -94,7 +95,7 @@ class LorahydraSweeperConf(OptunaSweeperConf):
     # An experiment's objectives say their direction; for any other function it is upstream's default, minimize.
     direction: Any = None
     # null keeps a study in memory: it ends with its process.
-    storage: Any | None = "sqlite:///studies.db"
+    storage: Any | None = STUDY_STORE
     # Finished trials in the study, over all processes and resumptions.
     n_trials: int = "${lora_env:LORA_N_TRIALS,int,20}"  # type: ignore[assignment]
     # Trials at once on this machine, with hydra/launcher=joblib.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorahydra.errors import StudyError
+from lorahydra.names import STUDY_STORE
 
 if TYPE_CHECKING:
     from lorahydra.sweep.catalog import StudyEntry
@@ -18,7 +19,7 @@ __all__ = ["studies"]
 storage_option = click.option(
     "--storage",
     metavar="URL",
-    default="sqlite:///studies.db",
+    default=STUDY_STORE,
     show_default=True,
     help="Store of the studies: hydra.sweeper.storage.",
 )
@@ -58,15 +59,13 @@ def show(name: str, storage: str) -> None:
     from rich.console import Console
 
     from lorahydra.sweep.catalog import find_study
-    from lorahydra.sweep.leaderboard import leaderboard_table, pareto_front, pareto_table, ranked
+    from lorahydra.sweep.leaderboard import write_leaderboard
 
     entry = find_study(name, storage)
     console = Console()
     wanted = "" if entry.n_trials is None else f" of {entry.n_trials}"
     console.print(f"Study {entry.name}: {entry.state}, {entry.finished}{wanted} trials", highlight=False)
-    console.print(leaderboard_table(ranked(entry.trials, entry.directions), entry.directions, entry.objectives))
-    if len(entry.directions) > 1 and pareto_front(entry.trials, entry.directions):
-        console.print(pareto_table(entry.trials, entry.directions, entry.objectives))
+    write_leaderboard(console, entry.trials, entry.directions, entry.objectives)
     if entry.command is not None:
         console.print(f"Folder: {entry.command['folder']}", highlight=False, soft_wrap=True)
 

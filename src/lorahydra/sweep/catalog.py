@@ -12,15 +12,13 @@ import optuna
 
 from lorahydra.config.search import OBJECTIVES
 from lorahydra.errors import StudyError
-from lorahydra.names import State
+from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.liveness import is_here, lives
 from lorahydra.sweep.opening import COMMAND, RESULT, SPEC, TRIALS
 from lorahydra.sweep.records import ATTRIBUTE, TrialRecord, best_so_far, trial_records
 from lorahydra.sweep.storage import open_storage, reading, shown
 
-__all__ = ["DEFAULT_STORAGE", "StudyEntry", "find_study", "list_studies"]
-
-DEFAULT_STORAGE = "sqlite:///studies.db"
+__all__ = ["StudyEntry", "find_study", "list_studies"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class StudyEntry:
         return self.n_trials is not None and self.finished >= self.n_trials and "best" in self.result
 
 
-def list_studies(storage: str = DEFAULT_STORAGE) -> list[StudyEntry]:
+def list_studies(storage: str = STUDY_STORE) -> list[StudyEntry]:
     """All studies of a store, the newest first.
 
     Raises:
@@ -78,7 +76,7 @@ def list_studies(storage: str = DEFAULT_STORAGE) -> list[StudyEntry]:
     return sorted(entries, key=lambda entry: entry.begun or datetime.max, reverse=True)
 
 
-def find_study(name: str, storage: str = DEFAULT_STORAGE) -> StudyEntry:
+def find_study(name: str, storage: str = STUDY_STORE) -> StudyEntry:
     """One study.
 
     Raises:

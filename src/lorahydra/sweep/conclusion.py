@@ -13,10 +13,20 @@ from rich.console import Console
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError, TrackingError
-from lorahydra.names import ADAPTER_DIR, LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR, State, Tag
+from lorahydra.names import (
+    ADAPTER_DIR,
+    BASELINE,
+    LEADERBOARD_FILE,
+    RESULTS_FILE,
+    STUDY_DIR,
+    TEST,
+    State,
+    Tag,
+    scored,
+)
 from lorahydra.storage import atomic_file, replaced_dir
 from lorahydra.sweep.hosts import write_optimization_results
-from lorahydra.sweep.leaderboard import leaderboard_csv, leaderboard_table, pareto_front, pareto_table, ranked
+from lorahydra.sweep.leaderboard import leaderboard_csv, ranked, write_leaderboard
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.opening import RESULT
 from lorahydra.sweep.parent import StudyRun
@@ -68,7 +78,7 @@ def _conclude(
 
         test = score_winner(run, config, adapter)
         known = {"best": best.number, "finished": finished, "test": _facts(test)}
-        _record(run, ledger, best, directions, objectives)
+        _record(run, ledger, best, leaderboard_csv(records, directions, objectives), objectives)
         ledger.study.set_user_attr(RESULT, known)
     run.close(State.COMPLETE)
     result = StudyResult(
@@ -105,18 +115,16 @@ def _winner(run: StudyRun, records: list[TrialRecord], directions: list[str], ob
     complete = [record for record in records if record.state is State.COMPLETE]
     if judge.name == "none" or objectives != ["combined"] or judge.finalists < 2 or len(complete) < 2:
         return best
-    return _best_finalist(run, complete)
+    return _best_finalist(run, complete, best)
 
 
-def _best_finalist(run: StudyRun, complete: list[TrialRecord]) -> TrialRecord:
-    """The best of the finalists, judged on all validation examples."""
+def _best_finalist(run: StudyRun, complete: list[TrialRecord], best: TrialRecord) -> TrialRecord:
+    """The best of the finalists, judged on all validation examples; `best` is the best one so far."""
     from lorahydra.rejudging import judge_finalists
 
     places = {record.folder: record for record in complete if record.folder is not None and record.folder.is_dir()}
     if len(places) < len(complete):
         logger.warning("%d trials ran on other machines and cannot be finalists here", len(complete) - len(places))
-    best = best_so_far(complete, ["maximize"])
-    assert best is not None
     if best.folder not in places:
         return best
     ranking = judge_finalists(list(places), tracking_uri=run.config.tracking.uri)
@@ -146,10 +154,8 @@ def _kept_adapter(run: StudyRun, best: TrialRecord) -> Path:
     return target
 
 
-def _record(run: StudyRun, ledger: Ledger, best: TrialRecord, directions: list[str], objectives: list[str]) -> None:
-    records = ledger.records()
+def _record(run: StudyRun, ledger: Ledger, best: TrialRecord, table: str, objectives: list[str]) -> None:
     folder, name = run.folder, ledger.study.study_name
-    table = leaderboard_csv(records, directions, objectives)
     with atomic_file(folder / LEADERBOARD_FILE) as temporary:
         temporary.write_text(table, encoding="utf-8")
     write_optimization_results(ledger, folder, best)
@@ -181,9 +187,9 @@ def _register(run: StudyRun, best: TrialRecord, name: str) -> None:
 def _facts(test: Any) -> dict[str, float]:
     if test is None:
         return {}
-    found = {f"test/{key}": float(value) for key, value in test.tuned.means.items()}
+    found = {scored(TEST, key): float(value) for key, value in test.tuned.means.items()}
     if test.baseline is not None:
-        found |= {f"baseline/{key}": float(value) for key, value in test.baseline.means.items()}
+        found |= {scored(BASELINE, key): float(value) for key, value in test.baseline.means.items()}
     return found
 
 
@@ -191,9 +197,7 @@ def _show(result: StudyResult, run: StudyRun, directions: list[str], objectives:
     from lorahydra.summary import write_scores
 
     console = Console()
-    console.print(leaderboard_table(result.trials, directions, objectives))
-    if len(objectives) > 1 and pareto_front(result.trials, directions):
-        console.print(pareto_table(result.trials, directions, objectives))
+    write_leaderboard(console, result.trials, directions, objectives)
     if result.test is not None:
         scores = result.test
         write_scores(console, scores.tuned, scores.baseline, scores.gain, split="test")

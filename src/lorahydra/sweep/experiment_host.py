@@ -17,8 +17,9 @@ from lorahydra.config.compose import to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
 from lorahydra.errors import ConfigError, LorahydraError, StudyError
-from lorahydra.names import State
+from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.current import remember_interrupted
+from lorahydra.sweep.labels import value_text
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.opening import unique_name
 from lorahydra.sweep.parallel import is_helper, run_helpers, workers_wanted
@@ -96,10 +97,9 @@ class ExperimentHost:
         self.config = self._compose({}, self.folder)
         for params in corners(space.distributions):
             self._compose(params, self.folder)
-        groups = {name.partition(".")[0] for name in space.distributions if "." not in name} | {
-            name.partition(".")[0] for name in space.distributions if name.startswith(("model.", "data.", "judge."))
-        }
-        if self.n_workers == 1 and not groups:
+        # Whole groups (`model=a,b`) have no dot in their name.
+        own = any("." not in name or name.startswith(("model.", "data.", "judge.")) for name in space.distributions)
+        if self.n_workers == 1 and not own:
             from lorahydra.preparation import prepare
             from lorahydra.tracking import check_store
 
@@ -174,7 +174,7 @@ class ExperimentHost:
         # The launcher would say it with every fixed override.
         logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
         for trial in claimed:
-            params = ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
+            params = ", ".join(f"{name}={value_text(value)}" for name, value in trial.params.items())
             logger.info("Trial %d begins: %s", trial.number, params)
 
     def progressed(self, ledger: Ledger) -> None:
@@ -234,7 +234,7 @@ class ExperimentHost:
 
     def _resume_command(self) -> str:
         storage = self._sweeper.storage
-        where = "" if storage == "sqlite:///studies.db" else f" --storage {shlex.quote(shown(storage))}"
+        where = "" if storage == STUDY_STORE else f" --storage {shlex.quote(shown(storage))}"
         return f"lorahydra studies resume {shlex.quote(self.study_name)}{where}"
 
 
@@ -245,10 +245,6 @@ def _hide_password(tree: DictConfig, storage: str | None) -> None:
             own = [o for o in tree.hydra.overrides.hydra if "hydra.sweeper.storage=" not in o]
             tree.hydra.overrides.hydra = [*own, f"hydra.sweeper.storage='{shown(storage)}'"]
             tree.hydra.sweeper.storage = shown(storage)
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _typed(tree: DictConfig, output_dir: str = "outputs") -> ExperimentConfig:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 
 from lorahydra.config.schema import ExperimentConfig
+from lorahydra.names import RESULTS_FILE
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.opening import unique_name
 from lorahydra.sweep.records import TrialRecord
@@ -167,4 +168,4 @@ def write_optimization_results(ledger: Ledger, folder: Path, winner: TrialRecord
         logger.info("Best parameters: %s", params)
         logger.info("Best value: %s", value)
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(results), folder / "optimization_results.yaml")
+    OmegaConf.save(OmegaConf.create(results), folder / RESULTS_FILE)

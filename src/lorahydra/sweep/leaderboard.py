@@ -24,7 +24,7 @@ from lorahydra.names import Score, State
 from lorahydra.sweep.labels import duration, number, searched, short_names, value_text
 from lorahydra.sweep.records import TrialRecord
 
-__all__ = ["leaderboard_csv", "leaderboard_table", "pareto_front", "pareto_table", "ranked"]
+__all__ = ["leaderboard_csv", "leaderboard_table", "pareto_front", "pareto_table", "ranked", "write_leaderboard"]
 
 SIGNS = {"maximize": -1.0, "minimize": 1.0}
 STATES = (State.COMPLETE, State.PRUNED, State.FAILED, State.RUNNING, State.INTERRUPTED)
@@ -311,3 +311,12 @@ def _reason(record: TrialRecord) -> str:
 
 def _fixed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def write_leaderboard(
+    console: Console, records: Sequence[TrialRecord], directions: Sequence[str], objectives: Sequence[str]
+) -> None:
+    """Print the trials, best first, and with several objectives the Pareto front."""
+    console.print(leaderboard_table(ranked(records, directions), directions, objectives))
+    if len(directions) > 1 and pareto_front(records, directions):
+        console.print(pareto_table(records, directions, objectives))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.exceptions import DuplicatedStudyError
 
 from lorahydra.errors import StudyError
+from lorahydra.sweep.quiet import quietly
 from lorahydra.sweep.samplers import counting
 from lorahydra.sweep.space import SearchSpace
 from lorahydra.sweep.spec import check_same
@@ -51,8 +51,7 @@ def open_study(sweeper: StudySweeper, space: SearchSpace) -> optuna.Study:
     # Optuna prints on its own to stderr, beside the log.
     optuna.logging.disable_default_handler()
     arguments: Any = {"storage": storage, "sampler": counting(sweeper.sampler), "pruner": sweeper.pruner}
-    with reading(url), study_lock(storage, name), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with reading(url), study_lock(storage, name), quietly():
         try:
             study = optuna.create_study(study_name=name, directions=host.directions, **arguments)  # type: ignore[arg-type]
             goes_on = False

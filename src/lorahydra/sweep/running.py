@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import StudyDirection
@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lorahydra.errors import TrialPruned
 from lorahydra.names import State
+from lorahydra.sweep.quiet import quietly
 from lorahydra.sweep.records import ATTRIBUTE
 
 __all__ = ["RunningTrial", "tell"]
@@ -170,8 +171,7 @@ class _Heartbeat:
 
 def tell(study: optuna.Study, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
     """`study.tell`, also for the grid sampler, which wants to stop a loop of Optuna's that is not there."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with quietly():
         try:
             study.tell(number, values=None if values is None else list(values), state=state)
         except RuntimeError as error:

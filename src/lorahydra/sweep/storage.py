@@ -7,7 +7,6 @@ several machines share it.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from sqlalchemy import exc
 
 from lorahydra.errors import ConfigError, StudyError, StudyStoreError, causes
 from lorahydra.storage import locked, writing
+from lorahydra.sweep.quiet import quietly
 
 __all__ = ["HEARTBEAT_SECONDS", "absolute", "open_storage", "reading", "shown", "study_lock"]
 
@@ -60,8 +59,7 @@ def open_storage(url: str | None, *, create: bool = True) -> BaseStorage:
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
     options = {"timeout": SECONDS_TO_WAIT} if file is not None else {}
-    with _opening(url), _one_at_a_time(url, file), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with _opening(url), _one_at_a_time(url, file), quietly():
         return RDBStorage(
             url,
             engine_kwargs={"connect_args": options, "pool_pre_ping": True},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import traceback
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,6 @@ from hydra.utils import instantiate
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
 from optuna.trial import Trial
 
@@ -40,6 +38,7 @@ from lorahydra.sweep.current import running_as
 from lorahydra.sweep.hosts import Host, PlainHost, is_experiment
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.opening import open_study
+from lorahydra.sweep.quiet import quietly
 from lorahydra.sweep.running import RunningTrial
 from lorahydra.sweep.space import SearchSpace, read_space, size
 from lorahydra.sweep.storage import reading, shown
@@ -67,7 +66,7 @@ class StudySweeper(OptunaSweeperImpl):
     def __init__(self, *, pruner: Any, sampler: Any, **settings: Any) -> None:
         _check(settings)
         super().__init__(sampler=sampler, **settings)
-        with _quietly():
+        with quietly():
             self.pruner = instantiate(pruner, _execution_whitelist_=("optuna.pruners.*",))
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -208,7 +207,7 @@ class StudySweeper(OptunaSweeperImpl):
         if settings <= self.n_trials:
             if not isinstance(self.sampler, GridSampler):
                 # Unlike the grid sampler it knows what other samplers have tried in this study.
-                with _quietly():
+                with quietly():
                     self.sampler = BruteForceSampler(seed=self.host.seed)
             self.n_trials = int(settings)
             logger.info("The search space has %d settings: each is tried once", self.n_trials)
@@ -240,17 +239,9 @@ def _sampler(settings: Any, config: DictConfig) -> BaseSampler | functools.parti
     if "seed" in settings and settings.seed is None and isinstance(seed, int):
         settings.seed = seed
     allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
-    with _quietly():
+    with quietly():
         sampler: BaseSampler | functools.partial[GridSampler] = instantiate(settings, _execution_whitelist_=allowed)
     return sampler
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep Optuna's remarks on what it calls experimental from users, who did not ask for it by that name."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        yield
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
