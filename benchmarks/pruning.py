@@ -51,9 +51,9 @@ def study(folder: Path, options: argparse.Namespace, *, seed: int, pruner: str) 
     arguments = [
         *("-m", f"study={name}", f"seed={seed}", f"hydra/sweeper/pruner={pruner}"),
         *(f"hydra.sweeper.n_trials={options.trials}", "tracking.system_metrics=false", "tracking.log_adapter=false"),
-        *("model=smollm2_135m", "evaluation=minilm", "evaluation.max_new_tokens=96", "evaluation.baseline=false"),
-        *("data=local", f"data.train_file={options.rows.absolute()}", "data.max_train_rows=96"),
-        *("data.max_eval_rows=24", "training.num_train_epochs=1", "training.evals_per_epoch=4"),
+        *("model=smollm2_135m", "evaluation=minilm", "evaluation.max_new_tokens=64", "evaluation.baseline=false"),
+        *("data=local", f"data.train_file={options.rows.absolute()}", "data.max_train_rows=64"),
+        *("data.max_eval_rows=16", "training.num_train_epochs=1", "training.evals_per_epoch=4"),
     ]
     with (folder / "log.txt").open("w") as log:
         subprocess.run(
