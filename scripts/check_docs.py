@@ -1,7 +1,7 @@
 """Check that documentation and pins are true: `python scripts/check_docs.py` (part of `make check`).
 
-Links between pages resolve, docs/configuration.md is what the schema says, every dependency is pinned, and
-configuration keys that the pages show are keys of the schema.
+Links between pages resolve, docs/configuration.md is what the schema says, every dependency is pinned, python_env.yaml
+follows the pins, and configuration keys that the pages show are keys of the schema.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import python_env
 from config_docs import PAGE, page
 
 from lorahydra.config.schema import ExperimentConfig
@@ -67,9 +68,15 @@ def unpinned() -> Iterator[str]:
             yield f"constraints.txt does not pin {name}"
 
 
+def stale_environment() -> Iterator[str]:
+    """The environment of `mlflow run`, when pins or dependencies say something else."""
+    if not python_env.FILE.is_file() or python_env.FILE.read_text("utf-8") != python_env.content():
+        yield "python_env.yaml is stale: run python scripts/python_env.py"
+
+
 def main() -> None:
     """Print every fault and exit with 1 when there is one."""
-    faults = [*broken_links(), *stale_configuration(), *unknown_keys(), *unpinned()]
+    faults = [*broken_links(), *stale_configuration(), *unknown_keys(), *unpinned(), *stale_environment()]
     for fault in faults:
         print(fault, file=sys.stderr)
     sys.exit(1 if faults else 0)

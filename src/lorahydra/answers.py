@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from lorahydra.config.compose import to_config
+from lorahydra.config.compose import restored_config
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, OutputError
 from lorahydra.evaluation import Answers, EvaluationSet
@@ -115,7 +113,7 @@ def load_answers(folder: Path, *, tracking_uri: str | None = None) -> SavedTrial
         raise OutputError(f"{path} cannot be read ({type(error).__name__}: {error}): run the trial again") from error
     if ":***@" in uri:
         raise ConfigError(f"the password of the MLflow store {uri} was not kept: give the address with --uri")
-    return SavedTrial(folder, run_id, to_config(OmegaConf.create(settings)), answers)
+    return SavedTrial(folder, run_id, restored_config(settings), answers)
 
 
 def no_answers(folder: Path) -> OutputError:

@@ -8,8 +8,10 @@ __all__ = [
     "ADAPTER_DIR",
     "ANSWERS_FILE",
     "BASELINE",
+    "CHANGES_FILE",
     "CONFIG_FILE",
     "DATA_REPORT_FILE",
+    "ENVIRONMENT_FILE",
     "EVAL",
     "FINAL",
     "FINAL_PREDICTIONS_FILE",
@@ -114,6 +116,10 @@ class Tag(StrEnum):
     STUDY_ID = "lorahydra.study_id"
     BEST_TRIAL = "lorahydra.best_trial"
     BEST_RUN = "lorahydra.best_run"
+    REPRODUCES = "lorahydra.reproduces"
+    """The run that this one repeats."""
+    CONTINUES = "lorahydra.continues"
+    """The run that is recorded to instead of this one, which `mlflow run` opened for a study that had one."""
 
 
 class Kind(StrEnum):
@@ -136,6 +142,10 @@ class State(StrEnum):
 
 CONFIG_FILE = "config/config.yaml"
 OVERRIDES_FILE = "config/overrides.yaml"
+ENVIRONMENT_FILE = "config/environment.json"
+"""Commit, packages, machine (`lorahydra.provenance`)."""
+CHANGES_FILE = "config/changes.diff"
+"""What the code had beside its commit."""
 ADAPTER_DIR = "adapter"
 ANSWERS_FILE = "answers.json"
 """In a trial's output folder, not an artifact."""

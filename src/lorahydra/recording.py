@@ -18,8 +18,10 @@ from lorahydra.judges import Call, JudgeSession, Usage
 from lorahydra.names import (
     ADAPTER_DIR,
     BASELINE,
+    CHANGES_FILE,
     CONFIG_FILE,
     DATA_REPORT_FILE,
+    ENVIRONMENT_FILE,
     EVAL,
     FINAL,
     FINAL_PREDICTIONS_FILE,
@@ -33,6 +35,7 @@ from lorahydra.names import (
     scored,
 )
 from lorahydra.preparation import Prepared
+from lorahydra.provenance import code_changes, environment
 from lorahydra.tracking import TrackedRun
 from lorahydra.tracking.address import shown
 from lorahydra.training import TrainedAdapter
@@ -42,6 +45,7 @@ logger = logging.getLogger(__name__)
 __all__ = [
     "record_adapter",
     "record_answers",
+    "record_environment",
     "record_judging",
     "record_scores",
     "record_setup",
@@ -63,6 +67,7 @@ def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[
     run.params(flatten(config))
     run.text(to_yaml(config), CONFIG_FILE)
     run.text(OmegaConf.to_yaml(OmegaConf.create(list(overrides))), OVERRIDES_FILE)
+    record_environment(run, str(prepared.base.device))
     run.text(json.dumps(prepared.splits.report.to_dict(), ensure_ascii=False, indent=2), DATA_REPORT_FILE)
     run.tags(
         {
@@ -73,6 +78,18 @@ def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[
     for split, context in ((prepared.splits.train, "training"), (prepared.splits.validation, "validation")):
         run.dataset(split.name, split.digest, split.source, len(split), context)
     run.metrics({Metric.TIME_LOAD: prepared.seconds})
+
+
+def record_environment(run: TrackedRun, device: str) -> None:
+    """Log code, packages and machine.
+
+    Args:
+        run: Where to.
+        device: Where the model is.
+    """
+    run.text(json.dumps(environment(device), ensure_ascii=False, indent=2), ENVIRONMENT_FILE)
+    if changes := code_changes():
+        run.text(changes, CHANGES_FILE)
 
 
 def without_secrets(config: ExperimentConfig) -> ExperimentConfig:

@@ -14,12 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from lorahydra.answers import SavedTrial, load_answers, no_answers
-from lorahydra.config.compose import to_config
+from lorahydra.config.compose import restored_config
 from lorahydra.config.judge import FREE, refuse_secret
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, OutputError
@@ -187,14 +183,7 @@ def _with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Exper
                 f"{override.partition('=')[0]} cannot be changed when answers are judged again, scores could not be "
                 f"compared; what can: judge.KEY=VALUE with {', '.join(sorted(FREE))}"
             )
-    tree = OmegaConf.create(dataclasses.asdict(config))
-    try:
-        merged = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides)))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"cannot read {' '.join(overrides)}: write judge.KEY=VALUE") from error
-    if not isinstance(merged, DictConfig):
-        raise TypeError(f"a {type(merged).__name__} instead of a config")
-    return to_config(merged)
+    return restored_config(dataclasses.asdict(config), overrides)
 
 
 def _check_alike(trials: Sequence[SavedTrial]) -> None:

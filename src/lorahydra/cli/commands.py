@@ -11,6 +11,7 @@ from lorahydra.cli.data import data
 from lorahydra.cli.exits import exit_codes
 from lorahydra.cli.judges import judges
 from lorahydra.cli.models import models
+from lorahydra.cli.reproduce import reproduce
 from lorahydra.cli.studies import studies
 from lorahydra.cli.sync import sync
 from lorahydra.errors import LorahydraError
@@ -44,7 +45,7 @@ def train(overrides: tuple[str, ...]) -> None:
     train_command(list(overrides))
 
 
-for command in (data, judges, models, studies, sync):
+for command in (data, judges, models, reproduce, studies, sync):
     commands.add_command(command)
 
 

@@ -13,8 +13,10 @@ from typing import NoReturn
 from lorahydra.errors import LorahydraError, OutputError
 from lorahydra.storage import REASONS
 
-__all__ = ["EXIT_INTERRUPTED", "exit_codes", "wants_traceback"]
+__all__ = ["EXIT_DIFFERENT", "EXIT_INTERRUPTED", "exit_codes", "wants_traceback"]
 
+EXIT_DIFFERENT = 1
+"""What was reproduced came out differently."""
 EXIT_INTERRUPTED = 130
 
 

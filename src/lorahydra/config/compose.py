@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
@@ -38,8 +39,10 @@ __all__ = [
     "config_dir",
     "explain",
     "flatten",
+    "literal",
     "readable",
     "register",
+    "restored_config",
     "to_config",
     "to_yaml",
     "without_password",
@@ -113,9 +116,23 @@ def _quoted(override: str) -> str:
             raise ConfigError(
                 f"cannot read {override}: put text with special characters in quotes, as in 'text'"
             ) from error
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"{key}='{escaped}'"
+        return f"{key}={_in_quotes(value)}"
     return override
+
+
+def _in_quotes(text: str) -> str:
+    """The text in Hydra's quotes, where a backslash is an escape only before quotes."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), text)
+    return f"'{escaped}'"
+
+
+def literal(text: str) -> str:
+    """The text as the value of an override which means nothing but this text, whatever is in it."""
+    return _in_quotes(_not_interpolated(text))
+
+
+def _not_interpolated(text: str) -> str:
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
 
 
 def to_config(tree: DictConfig) -> ExperimentConfig:
@@ -135,6 +152,37 @@ def to_config(tree: DictConfig) -> ExperimentConfig:
     if not isinstance(config, ExperimentConfig):
         raise ConfigError("the composed config is not an experiment: is `base_config` in its defaults list?")
     return config
+
+
+def restored_config(values: Mapping[str, Any], changes: Sequence[str] = ()) -> ExperimentConfig:
+    """The typed config of values that were resolved and recorded; nothing in them is interpolated again.
+
+    Args:
+        values: Nested, as `dataclasses.asdict` gives them.
+        changes: Keys that are to have another value, as `key=value` with YAML's values.
+
+    Raises:
+        ConfigError: A change cannot be read, or what `to_config` finds.
+    """
+    for change in changes:
+        if "=" not in change:
+            raise ConfigError(f"cannot read {change}: write KEY=VALUE")
+    try:
+        tree = OmegaConf.merge(OmegaConf.create(_plain(values)), OmegaConf.from_dotlist(list(changes)))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"cannot read {' '.join(changes)}: write KEY=VALUE") from error
+    if not isinstance(tree, DictConfig):
+        raise TypeError(f"a {type(tree).__name__} instead of a config")
+    return to_config(tree)
+
+
+def _plain(value: Any) -> Any:
+    """The value with every text escaped that OmegaConf would interpolate."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return _not_interpolated(value) if isinstance(value, str) else value
 
 
 def _refuse_unknown_keys(tree: Any, default: Any, prefix: str) -> None:

@@ -335,6 +335,9 @@ class TrackingConfig:
     """MLflow experiment."""
     run_name: str | None = None
     """Name of the run; made from the model, rank and learning rate when unset."""
+    run_id: str | None = None
+    """Run to record to instead of a new one, in the experiment that it belongs to: that of the trial, or of the study.
+    `mlflow run` sets it."""
     artifact_location: str | None = None
     """Where a newly made experiment keeps its artifacts; when unset, `mlartifacts/` beside a SQLite file, and the
     server's own choice otherwise."""
@@ -351,6 +354,8 @@ class TrackingConfig:
         not_blank("tracking.uri", self.uri)
         not_blank("tracking.experiment_name", self.experiment_name)
         at_least("tracking.retry_seconds", self.retry_seconds, 0)
+        if self.run_id is not None and not re.fullmatch(r"[0-9a-f]{32}", self.run_id):
+            raise ConfigError(f"tracking.run_id={self.run_id} is no run of MLflow: its ids have 32 hexadecimal digits")
 
 
 @dataclass

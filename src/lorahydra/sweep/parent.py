@@ -7,12 +7,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf import OmegaConf
+
 from lorahydra.config.compose import flatten, to_yaml
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.names import CONFIG_FILE, Kind, Metric, State, Tag
-from lorahydra.recording import without_secrets
+from lorahydra.names import CONFIG_FILE, OVERRIDES_FILE, Kind, Metric, State, Tag
+from lorahydra.recording import record_environment, without_secrets
 from lorahydra.sweep.ledger import Ledger
-from lorahydra.sweep.opening import STUDY_ID
+from lorahydra.sweep.opening import COMMAND, STUDY_ID
 from lorahydra.sweep.records import best_so_far
 from lorahydra.sweep.storage import study_lock
 from lorahydra.tracking import (
@@ -20,6 +22,7 @@ from lorahydra.tracking import (
     close_run,
     find_run,
     join_run,
+    set_tags,
     start_run,
     sync,
     unfinished_children,
@@ -72,6 +75,9 @@ class StudyRun:
             study.set_user_attr(RUN_ID, self._run.run_id)
         if known is None:
             self._describe(sweeper)
+        elif self.config.tracking.run_id not in (None, known):
+            # `mlflow run` has opened a run for a study that has one.
+            set_tags(self.config.tracking, str(self.config.tracking.run_id), {Tag.CONTINUES: known})
 
     def close_children(self, run_id: str) -> None:
         """Send what dead processes of the study could not, and close their trials' runs as the study knows them.
@@ -149,3 +155,6 @@ class StudyRun:
         own = {name: value for name, value in flatten(config).items() if not name.startswith("search.first_trial")}
         self.run.params(settings | own)
         self.run.text(to_yaml(config), CONFIG_FILE)
+        command = self._ledger.study.user_attrs.get(COMMAND) or {}
+        self.run.text(OmegaConf.to_yaml(OmegaConf.create(command.get("overrides", []))), OVERRIDES_FILE)
+        record_environment(self.run, config.model.device)

@@ -16,14 +16,25 @@ imports mlflow, and it does so when a run starts, not before.
 """
 
 from lorahydra.tracking.artifacts import fetch_folder
-from lorahydra.tracking.children import ChildRun, close_run, find_run, unfinished_children
+from lorahydra.tracking.children import ChildRun, close_run, find_run, set_tags, unfinished_children
 from lorahydra.tracking.models import register_model, registered_name
+from lorahydra.tracking.reading import (
+    Points,
+    RecordedDataset,
+    RecordedRun,
+    read_metrics,
+    read_run,
+    read_text,
+)
 from lorahydra.tracking.run import TrackedRun, Unsent
 from lorahydra.tracking.start import check_store, join_run, reopen_run, start_run
 from lorahydra.tracking.sync import SyncedRun, SyncResult, find_unsent, sync
 
 __all__ = [
     "ChildRun",
+    "Points",
+    "RecordedDataset",
+    "RecordedRun",
     "SyncResult",
     "SyncedRun",
     "TrackedRun",
@@ -34,9 +45,13 @@ __all__ = [
     "find_run",
     "find_unsent",
     "join_run",
+    "read_metrics",
+    "read_run",
+    "read_text",
     "register_model",
     "registered_name",
     "reopen_run",
+    "set_tags",
     "start_run",
     "sync",
     "unfinished_children",

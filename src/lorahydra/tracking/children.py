@@ -15,7 +15,7 @@ from lorahydra.tracking.database import is_made
 from lorahydra.tracking.run import STATUS
 from lorahydra.tracking.store import active_run, connect, talking_to
 
-__all__ = ["ChildRun", "close_run", "find_run", "unfinished_children"]
+__all__ = ["ChildRun", "close_run", "find_run", "set_tags", "unfinished_children"]
 
 PARENT_TAG = "mlflow.parentRunId"
 OPEN = ("RUNNING", "SCHEDULED")
@@ -110,6 +110,21 @@ def close_run(config: TrackingConfig, run_id: str, state: State, failure: str | 
         for name, value in ending.items():
             client.set_tag(run_id, name, value)
         client.set_terminated(run_id, status, info.end_time if has_ended else None)
+
+
+def set_tags(config: TrackingConfig, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run that is not being recorded.
+
+    Raises:
+        ConfigError: The address cannot be.
+        TrackingError: The store cannot be reached or written, or does not have the run.
+    """
+    uri = resolve(config.uri)
+    client = connect(uri, create=False)
+    active_run(client, uri, run_id)
+    with talking_to(uri):
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
 
 
 def _search(client: Any, experiment_id: str, condition: str) -> Iterator[Any]:

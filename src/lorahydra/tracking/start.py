@@ -16,7 +16,7 @@ from lorahydra.tracking.address import resolve
 from lorahydra.tracking.run import Before, TrackedRun
 from lorahydra.tracking.source import source_tags
 from lorahydra.tracking.spool import Header, Spool
-from lorahydra.tracking.store import active_run, connect, get_or_create_experiment, talking_to
+from lorahydra.tracking.store import active_run, connect, experiment_of, get_or_create_experiment, talking_to
 
 __all__ = ["check_store", "join_run", "reopen_run", "start_run"]
 
@@ -36,8 +36,11 @@ def check_store(config: TrackingConfig) -> None:
 def _open_experiment(config: TrackingConfig) -> tuple[str, Any, str]:
     """Address and client of the store, and the experiment's id."""
     uri = resolve(config.uri)
-    client = connect(uri, create=True)
-    experiment = get_or_create_experiment(client, uri, config.experiment_name, config.artifact_location)
+    client = connect(uri, create=config.run_id is None)
+    if config.run_id is not None:
+        experiment = experiment_of(client, uri, config.run_id)
+    else:
+        experiment = get_or_create_experiment(client, uri, config.experiment_name, config.artifact_location)
     return uri, client, experiment.experiment_id
 
 
@@ -52,8 +55,9 @@ def start_run(
 ) -> TrackedRun:
     """Check the store and make a run in it.
 
-    MLflow's global state (active run, tracking address) is neither used nor changed, and `MLFLOW_RUN_ID` has
-    no effect.
+    With `config.run_id`, no run is made unless it is nested: that run, which MLflow made, is given the name and the
+    tags. MLflow's global state (active run, tracking address) is neither used nor changed, and `MLFLOW_RUN_ID` has
+    no effect by itself.
 
     Args:
         config: Store and experiment.
@@ -68,7 +72,10 @@ def start_run(
         TrackingError: The store cannot be reached, read or written (within about 15 seconds).
         OutputError: `output_dir` cannot be written.
     """
-    all_tags = source_tags() | {Tag.KIND: kind, Tag.STATE: State.RUNNING} | dict(tags or {})
+    own_tags = {Tag.KIND: kind, Tag.STATE: State.RUNNING} | dict(tags or {})
+    if config.run_id is not None and parent_run_id is None:
+        return _adopt_run(config, output_dir, run_name, own_tags)
+    all_tags = source_tags() | own_tags
     if parent_run_id is not None:
         all_tags["mlflow.parentRunId"] = parent_run_id
     uri, client, experiment_id = _open_experiment(config)
@@ -88,6 +95,19 @@ def start_run(
                 client.delete_run(run.info.run_id)
         raise
     return TrackedRun(client, spool, header, experiment_id=experiment_id, config=config)
+
+
+def _adopt_run(config: TrackingConfig, output_dir: Path, run_name: str, tags: Mapping[str, str]) -> TrackedRun:
+    """Make the run that MLflow has opened our own."""
+    assert config.run_id is not None
+    uri = resolve(config.uri)
+    client = connect(uri, create=False)
+    active_run(client, uri, config.run_id)
+    with talking_to(uri):
+        client.update_run(config.run_id, name=run_name)
+        for key, value in tags.items():
+            client.set_tag(config.run_id, key, value)
+    return _record_again(config, output_dir, config.run_id, forget_failure=True)
 
 
 def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str, forget_failure: bool) -> TrackedRun:

@@ -8,6 +8,7 @@ so a few are given a value before, each only where the user has set none:
 | `MLFLOW_DISABLE_TELEMETRY` | `true` | no call that the user did not ask for |
 | `MLFLOW_MODEL_CATALOG_URI` | empty | the same: MLflow would look models up on a public host |
 | `MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT` | `true` | the run's link is shown once, by the caller |
+| `MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR` | `false` | progress is shown by the caller |
 | `MLFLOW_HTTP_REQUEST_MAX_RETRIES` | `0` | the sending thread retries by itself; MLflow's 7 take minutes |
 | `MLFLOW_HTTP_REQUEST_TIMEOUT` | `30` s | a server that accepts and never answers is noticed |
 """
@@ -27,12 +28,13 @@ from lorahydra.tracking.address import database_file, is_server, shown
 from lorahydra.tracking.database import prepare_database
 from lorahydra.tracking.faults import describe
 
-__all__ = ["connect", "get_or_create_experiment", "talking_to"]
+__all__ = ["active_run", "connect", "experiment_of", "get_or_create_experiment", "talking_to"]
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_MODEL_CATALOG_URI": "",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
@@ -111,6 +113,19 @@ def get_or_create_experiment(client: Any, uri: str, name: str, artifact_location
             f"tracking.experiment_name={name} was deleted from {shown(uri)}: choose another name, or restore "
             f"it with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
         )
+    _check_artifacts(experiment.artifact_location, uri)
+    return experiment
+
+
+def experiment_of(client: Any, uri: str, run_id: str) -> Any:
+    """The experiment of a run, an `mlflow.entities.Experiment`.
+
+    Raises:
+        TrackingError: The store does not have the run, or its artifacts cannot be written from here.
+    """
+    info = active_run(client, uri, run_id)
+    with talking_to(uri):
+        experiment = client.get_experiment(info.experiment_id)
     _check_artifacts(experiment.artifact_location, uri)
     return experiment
 

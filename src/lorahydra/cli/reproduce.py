@@ -1,0 +1,107 @@
+"""`lorahydra reproduce`: run a recorded trial again and compare."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lorahydra.cli.exits import EXIT_DIFFERENT
+
+if TYPE_CHECKING:
+    from lorahydra.reproduction import Compared, Recorded
+
+__all__ = ["reproduce"]
+
+SHOWN = 12
+"""Differences that are shown before a run."""
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("run_id")
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--uri", metavar="URI", help="Address of the MLflow store [default: MLFLOW_TRACKING_URI, or ./mlflow.db]."
+)
+@click.option("--to", "folder", type=click.Path(path_type=Path), metavar="DIR", help="Output folder of the new run.")
+@click.option("--tolerance", type=click.FloatRange(0), default=1e-3, show_default=True, help="Relative difference.")
+@click.option("--check", is_flag=True, help="Only say what differs in code, packages and machine.")
+def reproduce(
+    run_id: str, overrides: tuple[str, ...], uri: str | None, folder: Path | None, tolerance: float, check: bool
+) -> int:
+    """Run trial RUN_ID again from what MLflow knows of it, and compare every metric.
+
+    OVERRIDES say what is elsewhere now, for example data.train_file=there.jsonl. Exit code 1: a metric is different.
+    """
+    from lorahydra.reproduction import read_recorded
+    from lorahydra.reproduction import reproduce as run_again
+    from lorahydra.tracking.address import resolve
+
+    store = resolve(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    recorded = read_recorded(run_id, tracking_uri=store, overrides=overrides)
+    _show_run(recorded)
+    if check:
+        return 0
+    target = (folder or Path("outputs") / f"reproduced-{run_id[:8]}-{datetime.now():%Y%m%d-%H%M%S}").absolute()
+    _go_to(recorded.environment.get("cwd"))
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] - %(message)s")
+    compared = run_again(recorded, output_dir=target, tolerance=tolerance)
+    return _show_comparison(compared)
+
+
+def _show_run(recorded: Recorded) -> None:
+    run = recorded.run
+    click.echo(f"Run {run.run_id} ({run.name}), {recorded.config.model.name_or_path}, seed {recorded.config.seed}")
+    for dataset in run.datasets:
+        click.echo(f"  {dataset.context} data: {dataset.rows} rows of {dataset.source}, digest {dataset.digest}")
+    if not recorded.environment:
+        click.echo("It was recorded without its environment: nothing to compare code, packages and machine with.")
+        return
+    lines = recorded.differences()
+    if not lines:
+        click.echo("Code, packages and machine are the same.")
+        return
+    click.echo("Not the same as then:")
+    for line in lines[:SHOWN]:
+        click.echo(f"  {line}")
+    if len(lines) > SHOWN:
+        click.echo(f"  and {len(lines) - SHOWN} more")
+
+
+def _show_comparison(compared: Sequence[Compared]) -> int:
+    """Print the table; the exit code says whether a metric is different."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lorahydra.reproduction import Agreement
+
+    gaps = any(entry.agreement in (Agreement.CLOSE, Agreement.DIFFERENT) for entry in compared)
+    table = Table("metric", "then", "now", *(["difference"] if gaps else []), "")
+    table.columns[0].no_wrap = True
+    for entry in compared:
+        gap = "" if math.isnan(entry.difference) else f"{entry.difference:.3g}"
+        cells = (entry.name, _number(entry.before), _number(entry.again), *([gap] if gaps else []))
+        table.add_row(*cells, entry.agreement.value)
+    Console().print(table)
+    counts = {kind: sum(entry.agreement is kind for entry in compared) for kind in Agreement}
+    if counts[Agreement.EQUAL] == len(compared):
+        click.echo(f"All {len(compared)} metrics are equal to the last digit.")
+    else:
+        click.echo(", ".join(f"{count} {kind.value}" for kind, count in counts.items() if count))
+    return EXIT_DIFFERENT if counts[Agreement.DIFFERENT] or counts[Agreement.MISSING] else 0
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
+
+
+def _go_to(folder: str | None) -> None:
+    """Relative paths in the config are relative to where the run was started."""
+    if folder is not None and Path(folder).is_dir():
+        os.chdir(folder)

@@ -1,0 +1,129 @@
+"""What a run has on record, for whoever reads it again."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.errors import TrackingError
+from lorahydra.tracking.address import resolve, shown
+from lorahydra.tracking.faults import describe
+from lorahydra.tracking.store import active_run, connect, talking_to
+
+__all__ = ["Points", "RecordedDataset", "RecordedRun", "read_metrics", "read_run", "read_text"]
+
+Points = tuple[tuple[int, float], ...]
+"""Step and value of each point of a metric, in the order in which they were logged."""
+
+
+@dataclass(frozen=True)
+class RecordedDataset:
+    """A dataset that went into a run."""
+
+    name: str
+    digest: str
+    """The first 36 characters of the hash of its content."""
+    source: str
+    rows: int | None
+    context: str
+    """`training`, `validation` or `test`."""
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run as the store has it."""
+
+    run_id: str
+    name: str
+    experiment: str
+    """Name of its experiment."""
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    """The last value of each."""
+    datasets: tuple[RecordedDataset, ...]
+
+
+def read_run(config: TrackingConfig, run_id: str) -> RecordedRun:
+    """Read a run without the history of its metrics.
+
+    Raises:
+        ConfigError: The address cannot be.
+        TrackingError: The store cannot be reached, or does not have the run.
+    """
+    uri = resolve(config.uri)
+    client = connect(uri, create=False)
+    info = active_run(client, uri, run_id)
+    with talking_to(uri):
+        run = client.get_run(run_id)
+        experiment = client.get_experiment(info.experiment_id)
+    inputs = run.inputs.dataset_inputs if run.inputs is not None else []
+    return RecordedRun(
+        run_id=run_id,
+        name=info.run_name or run_id,
+        experiment=experiment.name,
+        tags=dict(run.data.tags),
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        datasets=tuple(_dataset(found) for found in inputs),
+    )
+
+
+def read_metrics(config: TrackingConfig, run_id: str) -> dict[str, Points]:
+    """All points of all metrics of a run, by name.
+
+    Raises:
+        ConfigError: The address cannot be.
+        TrackingError: The store cannot be reached, or does not have the run.
+    """
+    uri = resolve(config.uri)
+    client = connect(uri, create=False)
+    active_run(client, uri, run_id)
+    with talking_to(uri):
+        names = sorted(client.get_run(run_id).data.metrics)
+        return {
+            name: tuple((point.step, point.value) for point in client.get_metric_history(run_id, name))
+            for name in names
+        }
+
+
+def read_text(config: TrackingConfig, run_id: str, artifact: str) -> str | None:
+    """A UTF-8 text among the artifacts of a run; None where it has none of this name.
+
+    Raises:
+        ConfigError: The address cannot be.
+        TrackingError: The store or its artifacts cannot be read.
+    """
+    uri = resolve(config.uri)
+    client = connect(uri, create=False)
+    active_run(client, uri, run_id)
+    folder, _, name = artifact.rpartition("/")
+    try:
+        with talking_to(uri):
+            if not any(Path(found.path).name == name for found in client.list_artifacts(run_id, folder or None)):
+                return None
+            with tempfile.TemporaryDirectory() as download:
+                return Path(client.download_artifacts(run_id, artifact, download)).read_text("utf-8", "replace")
+    except TrackingError:
+        raise
+    except Exception as error:
+        # Artifact stores raise errors of their own SDKs, which have no common class.
+        raise TrackingError(f"the artifacts of {shown(uri)} cannot be read: {describe(error)}") from error
+
+
+def _dataset(found: Any) -> RecordedDataset:
+    dataset = found.dataset
+    contexts = [tag.value for tag in found.tags if tag.key == "mlflow.data.context"]
+    try:
+        profile = json.loads(dataset.profile or "{}")
+        source = json.loads(dataset.source or "{}")
+    except ValueError:
+        profile, source = {}, {}
+    where = next((str(source[key]) for key in ("uri", "url", "path") if key in source), dataset.source or "")
+    rows = profile.get("num_rows")
+    return RecordedDataset(dataset.name, dataset.digest, where, rows, contexts[0] if contexts else "")
