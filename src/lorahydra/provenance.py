@@ -23,7 +23,7 @@ __all__ = ["code_changes", "differences", "environment", "git", "source_folder"]
 
 GIT_SECONDS = 5
 """How long Git may take: a repository may lie on a disk that hangs."""
-CODE = ("*.py", "*.yaml", "*.toml", "constraints.txt")
+CODE = (":(top)*.py", ":(top)*.yaml", ":(top)*.toml", ":(top)*constraints.txt")
 """Files whose changes are kept: others of a user's repository are nobody's business."""
 CHANGES_LENGTH = 1_000_000
 """Characters of a diff that are kept."""
@@ -73,7 +73,7 @@ def code_changes() -> str | None:
     New files are only named.
     """
     changed = git("diff", "--no-color", "--no-ext-diff", "HEAD", "--", *CODE)
-    new = git("ls-files", "--others", "--exclude-standard", "--", *CODE)
+    new = git("ls-files", "--others", "--exclude-standard", "--full-name", "--", *CODE)
     text = "\n".join([changed or "", *(f"new file: {name}" for name in (new or "").splitlines())]).strip()
     return text[:CHANGES_LENGTH] or None
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import OutputError
+from lorahydra.errors import ConfigError, OutputError, TrackingError
 from lorahydra.names import PREDICTIONS_FILE, Kind, State
 from lorahydra.tracking import TrackedRun, start_run, sync
 
@@ -309,3 +309,34 @@ def test_interrupt_while_the_end_waits_keeps_everything(
     assert (sent.run_id, sent.interrupted) == (run.run_id, False)
     stored = client.get_run(run.run_id)
     assert (stored.info.status, stored.data.metrics) == ("FINISHED", {"a": 1.0})
+
+
+def test_a_run_that_mlflow_opened_becomes_ours(start: StartRun, client: Any, tmp_path: Path) -> None:
+    theirs = client.create_experiment("theirs", artifact_location=(tmp_path / "files").as_uri())
+    opened = client.create_run(theirs, tags={"mlflow.source.type": "PROJECT"}, run_name="bold-bee-1").info.run_id
+    client.log_param(opened, "n_trials", "3")
+    with start(run_id=opened, experiment_name="ignored") as run:
+        assert run.run_id == opened
+        run.params({"n_trials": 3, "seed": 1})
+        child = start_run(
+            TrackingConfig(uri=client.tracking_uri, system_metrics=False, run_id=opened),
+            output_dir=tmp_path / "child",
+            kind=Kind.TRIAL,
+            run_name="0",
+            parent_run_id=opened,
+        )
+        child.finish(State.COMPLETE)
+    found = client.get_run(opened)
+    assert found.info.run_name == "demo"
+    assert (found.data.tags["mlflow.source.type"], found.data.tags["lorahydra.kind"]) == ("PROJECT", "single")
+    assert found.data.params == {"n_trials": "3", "seed": "1"}
+    assert found.info.status == "FINISHED"
+    assert client.get_run(child.run_id).info.experiment_id == theirs
+    assert client.get_experiment_by_name("ignored") is None
+
+
+def test_a_run_id_that_is_not_there_is_one_line(start: StartRun) -> None:
+    with pytest.raises(TrackingError, match="has no run 0{32}"):
+        start(run_id="0" * 32)
+    with pytest.raises(ConfigError, match=r"tracking.run_id=12 is no run of MLflow"):
+        start(run_id="12")

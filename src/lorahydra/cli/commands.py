@@ -8,6 +8,7 @@ import click
 
 from lorahydra import __version__
 from lorahydra.cli.data import data
+from lorahydra.cli.evaluate import evaluate
 from lorahydra.cli.exits import exit_codes
 from lorahydra.cli.judges import judges
 from lorahydra.cli.models import models
@@ -45,7 +46,7 @@ def train(overrides: tuple[str, ...]) -> None:
     train_command(list(overrides))
 
 
-for command in (data, judges, models, reproduce, studies, sync):
+for command in (data, evaluate, judges, models, reproduce, studies, sync):
     commands.add_command(command)
 
 

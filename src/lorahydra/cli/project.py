@@ -135,7 +135,7 @@ NAMED: Mapping[str, Callable[[str], list[str]]] = {
     "model": _model,
     "data_file": _data_file,
     "n_trials": _n_trials,
-    "study": _name_of_study,
+    "study_name": _name_of_study,
     "seed": _seed,
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorahydra.cli.exits import EXIT_DIFFERENT
+from lorahydra.cli.logs import log_to_terminal
 
 if TYPE_CHECKING:
     from lorahydra.reproduction import Compared, Recorded
@@ -50,7 +50,7 @@ def reproduce(
         return 0
     target = (folder or Path("outputs") / f"reproduced-{run_id[:8]}-{datetime.now():%Y%m%d-%H%M%S}").absolute()
     _go_to(recorded.environment.get("cwd"))
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] - %(message)s")
+    log_to_terminal()
     compared = run_again(recorded, output_dir=target, tolerance=tolerance)
     return _show_comparison(compared)
 

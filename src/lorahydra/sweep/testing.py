@@ -5,14 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from lorahydra.answers import TrialAnswers
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.evaluation import Judging, answer, answer_untuned
-from lorahydra.finishing import TrialJudging, TrialScores, finish_trial
-from lorahydra.modeling.adapters import load_adapter
+from lorahydra.evaluating import score_adapter
+from lorahydra.finishing import TrialScores
 from lorahydra.names import TEST
 from lorahydra.preparation import prepare, test_examples
-from lorahydra.progress import Progress
 from lorahydra.sweep.parent import StudyRun
 
 __all__ = ["score_winner"]
@@ -39,17 +36,4 @@ def score_winner(run: StudyRun, config: ExperimentConfig, adapter: Path) -> Tria
     if examples is None:
         logger.warning("There is no test split: the winner's score is the one it was chosen by, which flatters it")
         return None
-    progress, base, scorer, settings = Progress(), prepared.base, prepared.scorer, config.evaluation
-    judging = TrialJudging()
-    if prepared.session is not None:
-        untuned_judging = Judging(prepared.session, examples, config.seed) if settings.baseline else None
-        judging = TrialJudging(Judging(prepared.session, examples, config.seed), untuned_judging)
-    with load_adapter(base, adapter) as model:
-        tuned = answer(
-            model, base, examples, scorer, settings, judging=judging.tuned, progress=progress, description="Testing"
-        )
-    untuned = None
-    if settings.baseline:
-        untuned = answer_untuned(base, examples, scorer, settings, judging=judging.untuned, progress=progress)
-    answers = TrialAnswers(examples, tuned, untuned, steps=0)
-    return finish_trial(run.run, config, prepared.session, answers, judging, progress, prefix=TEST)
+    return score_adapter(run.run, config, prepared, examples, adapter, TEST)

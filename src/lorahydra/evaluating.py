@@ -1,0 +1,104 @@
+"""Scores an adapter that is there already beside its base model: a study's winner, or one that a user names.
+
+```python
+scores = evaluate_adapter(compose(["data=local", "data.train_file=my.jsonl"]), Path("best"))
+```
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from lorahydra.answers import TrialAnswers
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.evaluation import EvaluationSet, Judging, answer, answer_untuned
+from lorahydra.finishing import TrialJudging, TrialScores, finish_trial
+from lorahydra.modeling.adapters import load_adapter
+from lorahydra.names import EVAL, TEST, Kind
+from lorahydra.preparation import Prepared, prepare, test_examples
+from lorahydra.progress import Progress
+from lorahydra.recording import record_answers, record_setup
+from lorahydra.summary import write_scores
+from lorahydra.tracking import TrackedRun, check_store, start_run
+
+__all__ = ["evaluate_adapter", "score_adapter"]
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_adapter(
+    config: ExperimentConfig, adapter: Path, *, overrides: Sequence[str] = (), progress: Progress | None = None
+) -> TrialScores:
+    """Score an adapter on the test split, or the validation split where there is none, as a run of its own.
+
+    Args:
+        config: Data, base model, judge; nothing is trained.
+        adapter: Folder in PEFT's format.
+        overrides: What the user changed, for the record.
+        progress: Where to show the progress.
+
+    Raises:
+        LorahydraError: Data, model, adapter or judge cannot be used.
+    """
+    progress = progress or Progress()
+    check_store(config.tracking)
+    prepared = prepare(config)
+    examples, prefix = test_examples(prepared, config), TEST
+    if examples is None:
+        examples, prefix = prepared.eval_set, EVAL
+    name = config.tracking.run_name or f"evaluation of {adapter.resolve().name}"
+    run = start_run(config.tracking, output_dir=Path(config.output_dir), kind=Kind.SINGLE, run_name=name)
+    with run:
+        record_setup(run, config, overrides, prepared)
+        scores = score_adapter(run, config, prepared, examples, adapter, prefix, progress=progress)
+    split = "test" if prefix == TEST else "validation"
+    write_scores(Console(), scores.tuned, scores.baseline, scores.gain, split=split)
+    logger.info("MLflow run %s: %s", run.run_id, run.url)
+    return scores
+
+
+def score_adapter(
+    run: TrackedRun,
+    config: ExperimentConfig,
+    prepared: Prepared,
+    examples: EvaluationSet,
+    adapter: Path,
+    prefix: str,
+    *,
+    progress: Progress | None = None,
+) -> TrialScores:
+    """Let the adapter and the untuned model answer, score both, and record the scores.
+
+    Args:
+        run: Where to record.
+        config: The experiment.
+        prepared: Its base model, scorer and judge.
+        examples: What is answered.
+        adapter: Folder in PEFT's format.
+        prefix: Of the metrics: `TEST` or `EVAL`.
+        progress: Where to show the progress.
+
+    Raises:
+        LorahydraError: The adapter or the judge cannot be used.
+    """
+    progress = progress or Progress()
+    base, scorer, settings = prepared.base, prepared.scorer, config.evaluation
+    judging = TrialJudging()
+    if prepared.session is not None:
+        untuned_judging = Judging(prepared.session, examples, config.seed) if settings.baseline else None
+        judging = TrialJudging(Judging(prepared.session, examples, config.seed), untuned_judging)
+    with load_adapter(base, adapter) as model:
+        tuned = answer(
+            model, base, examples, scorer, settings, judging=judging.tuned, progress=progress, description="Testing"
+        )
+    untuned = None
+    if settings.baseline:
+        untuned = answer_untuned(base, examples, scorer, settings, judging=judging.untuned, progress=progress)
+    answers = TrialAnswers(examples, tuned, untuned, steps=0)
+    if prefix == EVAL:
+        record_answers(run, answers)
+    return finish_trial(run, config, prepared.session, answers, judging, progress, prefix=prefix)

@@ -1,0 +1,234 @@
+"""`MLproject`: parameters are values and nothing else, and the run that MLflow opens is the one recorded to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lorahydra.cli.project import ENTRIES, NAMED, calling_folder, overrides_of
+from lorahydra.config.compose import compose
+from lorahydra.errors import ConfigError
+from lorahydra.modeling.packaged import fetch
+from lorahydra.names import Tag
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HOSTILE = [
+    "x hydra.run.dir=/etc",
+    "a,b",
+    "a=b",
+    'it\'s "quoted"',
+    "${oc.env:HOME}",
+    "\\${x}",
+    "back\\slash\\",
+    "мои данные (1).jsonl",
+    "[1,2]",
+    "{a: b}",
+    "choice(1,2)",
+    "null",
+    "a\\'b",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_named_parameter_is_nothing_but_its_value(text: str) -> None:
+    config = compose(overrides_of({"data_file": text, "model": text}))
+    assert config.data.train_file == text
+    assert config.model.name_or_path == text
+
+
+def test_a_model_is_a_shipped_choice_or_a_name() -> None:
+    assert overrides_of({"model": "smollm2_135m"}) == ["model=smollm2_135m"]
+    assert compose(overrides_of({"model": "Qwen/Qwen3-1.7B"})).model.name_or_path == "Qwen/Qwen3-1.7B"
+
+
+def test_empty_parameters_leave_the_defaults() -> None:
+    assert overrides_of({"model": "", "n_trials": " ", "overrides": ""}) == []
+
+
+def test_other_parameters_are_overrides_by_their_key_and_later_ones_win() -> None:
+    given = {"lora.r": "choice(8,16)", "evaluation": "minilm", "overrides": "lora.r=4 'data.system_prompt=a b'"}
+    assert overrides_of(given) == ["lora.r=choice(8,16)", "evaluation=minilm", "lora.r=4", "data.system_prompt=a b"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"judge": "none,gemini"}, "-P judge=none,gemini is not a name"),
+        ({"judge": "none lora.r=64"}, "is not a name"),
+        ({"n_trials": "3.5"}, "-P n_trials=3.5 is not a whole number"),
+        ({"seed": "1 lora.r=2"}, "is not a whole number"),
+        ({"n_trial": "3"}, "-P n_trial=… is neither a parameter"),
+        ({"--config-dir": "/tmp"}, "is neither a parameter"),
+        ({"overrides": "--multirun"}, "'--multirun', which is no override"),
+        ({"overrides": "lora.r"}, "'lora.r', which is no override"),
+        ({"overrides": "a='b"}, "a quote is not closed"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_refused(parameters: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        overrides_of(parameters)
+
+
+def test_the_file_and_the_program_know_the_same_entry_points() -> None:
+    project = yaml.safe_load((REPOSITORY / "MLproject").read_text("utf-8"))
+    assert set(project["entry_points"]) == set(ENTRIES)
+    for entry in project["entry_points"].values():
+        for name in entry["parameters"]:
+            assert name in {*NAMED, "overrides", "adapter", "options"}
+            assert f"--{name} {{{name}}}" in entry["command"]
+
+
+def test_the_calling_folder_is_that_of_the_program_behind_the_shell(tmp_path: Path) -> None:
+    program = "from lorahydra.cli.project import calling_folder; print(calling_folder())"
+    inner = f"cd / && {sys.executable} -c '{program}'; true"
+    outer = f"import subprocess; subprocess.run(['bash', '-c', {inner!r}], check=True)"
+    done = subprocess.run([sys.executable, "-c", outer], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(tmp_path)
+    assert calling_folder().is_dir()
+
+
+# --- mlflow run, for real -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A folder to call `mlflow run` in, with rows in a file of an awkward name, and a project that comes from Git."""
+    fetch("all-minilm-l6-v2")
+    folder = tmp_path_factory.mktemp("calling")
+    lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(60)]
+    (folder / "мои данные, a=${b}.jsonl").write_text("\n".join(lines), "utf-8")
+    project = folder / "project"
+    for name in ("src", "conf", "train.py", "MLproject", "python_env.yaml", "constraints.txt", "pyproject.toml"):
+        source = REPOSITORY / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, project / name) if source.is_dir() else (
+            project.mkdir(exist_ok=True),
+            copy(source, project / name),
+        )
+    git = ("git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@example.com")
+    for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "a")):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    (folder / "tiny").symlink_to(tiny_model)
+    return folder
+
+
+def mlflow_run(place: Path, *words: str, project: str = str(REPOSITORY)) -> subprocess.CompletedProcess[str]:
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "MLFLOW_"))}
+    shared = ("evaluation.max_new_tokens=6 training.max_steps=2 tracking.system_metrics=false model.device=cpu",)
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "mlflow", "run", project, "--env-manager", "local", "-P", "model=tiny"),
+            *("-P", "data_file=мои данные, a=${b}.jsonl", "-P", "evaluation=minilm", "-P", f"overrides={shared[0]}"),
+            *words,
+        ],
+        cwd=place,
+        env=own | {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def runs(place: Path) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
+
+
+def values(run: Any) -> dict[str, float]:
+    """Metrics that say nothing about time."""
+    return {
+        name: value
+        for name, value in run.data.metrics.items()
+        if not name.startswith(("time/", "system/")) and name != "train/tokens_per_second"
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+def test_mlflow_run_is_the_parent_and_gives_the_same_twice(place: Path) -> None:
+    first = mlflow_run(place, "-P", "judge=none", "-P", "n_trials=2")
+    assert first.returncode == 0, first.stderr
+    # The second time from Git, at a commit: another folder, and the caller's files and outputs all the same.
+    git = ["git", "-C", str(place / "project"), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    second = mlflow_run(
+        place, "-P", "n_trials=2", "-v", commit, "--experiment-name", "second", project=f"file://{place / 'project'}"
+    )
+    assert second.returncode == 0, second.stderr
+
+    found = runs(place)
+    assert len(found) == 6, "two parents with two trials each, and no other run"
+    parents = [run for run in found if run.data.tags.get(Tag.KIND) == "study"]
+    assert len(parents) == 2
+    for parent in parents:
+        assert parent.info.status == "FINISHED"
+        assert parent.data.tags["mlflow.source.type"] == "PROJECT", "it is the run that MLflow opened"
+        assert parent.data.params["n_trials"] == "2"
+        children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        assert len(children) == 2
+        assert {run.info.experiment_id for run in children} == {parent.info.experiment_id}
+    assert parents[1].data.tags["mlflow.source.git.commit"] == commit
+    assert parents[0].info.experiment_id != parents[1].info.experiment_id
+    pairs = zip(
+        *(
+            sorted(run.info.run_name for run in found if run.data.tags.get("mlflow.parentRunId") == p.info.run_id)
+            for p in parents
+        ),
+        strict=True,
+    )
+    assert all(one == other for one, other in pairs)
+    trials = [[run for run in found if run.data.tags.get("mlflow.parentRunId") == p.info.run_id] for p in parents]
+    for one, other in zip(*trials, strict=True):
+        assert values(one) == values(other)
+    assert values(parents[0]) == values(parents[1])
+    assert (place / "studies.db").is_file()
+    assert not (place / "project" / "outputs").exists()
+    best = parents[0].data.tags[Tag.BEST_RUN]
+
+    again = subprocess.run(
+        [sys.executable, "-m", "lorahydra", "reproduce", best],
+        cwd=place,
+        env={key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "MLFLOW_"))},
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stderr
+    assert "metrics are equal to the last digit" in again.stdout
+    assert "Not the same as then" not in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+def test_trial_and_evaluate(place: Path) -> None:
+    trial = mlflow_run(place, "-e", "trial", "-P", "tracking.experiment_name=ignored", "-P", "lora.r=4")
+    assert trial.returncode == 0, trial.stderr
+    run = runs(place)[-1]
+    assert run.data.tags[Tag.KIND] == "single"
+    assert run.data.params["lora.r"] == "4"
+    adapters = sorted((place / "outputs").glob("*/*/adapter"))
+    evaluated = mlflow_run(place, "-e", "evaluate", "-P", f"adapter={adapters[-1]}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    scored = runs(place)[-1]
+    assert scored.info.run_id != run.info.run_id
+    assert {"test/combined", "baseline/combined"} <= set(scored.data.metrics)
+
+
+@pytest.mark.slow
+def test_a_mistake_is_one_line_and_fails_the_run(place: Path) -> None:
+    done = mlflow_run(place, "-P", "judge=foo")
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("lorahydra:")]
+    assert len(lines) == 1
+    assert "LLM judge model not found: 'foo'" in lines[0]
+    assert "Traceback" not in done.stderr
+    assert runs(place)[-1].info.status == "FAILED"
