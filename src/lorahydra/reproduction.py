@@ -84,10 +84,11 @@ class Recorded:
     """Empty for a run of a lorahydra that did not record it."""
 
     def differences(self) -> list[str]:
-        """What is not as it was in code, packages and machine, one line each."""
+        """What will not be as it was in code, packages and machine, one line each."""
         from lorahydra.modeling.devices import resolve_device
 
-        return differences(self.environment, environment(str(resolve_device(self.config.model.device))))
+        with _threads(self.environment):
+            return differences(self.environment, environment(str(resolve_device(self.config.model.device))))
 
 
 def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = ()) -> Recorded:

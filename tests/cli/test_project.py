@@ -106,13 +106,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(60)]
     (folder / "мои данные, a=${b}.jsonl").write_text("\n".join(lines), "utf-8")
     project = folder / "project"
-    for name in ("src", "conf", "train.py", "MLproject", "python_env.yaml", "constraints.txt", "pyproject.toml"):
-        source = REPOSITORY / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, project / name) if source.is_dir() else (
-            project.mkdir(exist_ok=True),
-            copy(source, project / name),
-        )
+    project.mkdir()
+    for name in ("src", "conf", "scripts"):
+        shutil.copytree(REPOSITORY / name, project / name)
+    for name in ("train.py", "MLproject", "python_env.yaml", "constraints.txt", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, project / name)
     git = ("git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@example.com")
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "a")):
         subprocess.run([*git, *words], check=True, capture_output=True)
@@ -122,6 +120,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 def mlflow_run(place: Path, *words: str, project: str = str(REPOSITORY)) -> subprocess.CompletedProcess[str]:
     own = {key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "MLFLOW_"))}
+    other = place / "bin"
+    other.mkdir(exist_ok=True)
+    if not (other / "python").exists():
+        (other / "python").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
     shared = ("evaluation.max_new_tokens=6 training.max_steps=2 tracking.system_metrics=false model.device=cpu",)
     return subprocess.run(
         [
@@ -130,7 +132,8 @@ def mlflow_run(place: Path, *words: str, project: str = str(REPOSITORY)) -> subp
             *words,
         ],
         cwd=place,
-        env=own | {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"},
+        # No environment is activated: `python` on PATH need not be the one that has lorahydra.
+        env=own | {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"} | {"PATH": f"{other}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
     )

@@ -1,7 +1,8 @@
 """The entry points of `MLproject`: parameters of `mlflow run` become overrides, and its run is the one recorded to.
 
-MLflow calls `python -m lorahydra.cli.project ENTRY --NAME VALUE …` in the project's folder. Relative paths and
-outputs belong to the folder that `mlflow run` was called in, which is another one for a project that came from Git.
+MLflow calls `scripts/project.py ENTRY --NAME VALUE …` in the project's folder, which calls this module with a Python
+that has lorahydra's packages. Relative paths and outputs belong to the folder that `mlflow run` was called in, which is
+another one for a project that came from Git.
 """
 
 from __future__ import annotations
