@@ -23,8 +23,9 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation import Judging, answer, answer_untuned
 from lorahydra.finishing import TrialJudging, TrialScores, finish_trial, rejudge_hint
 from lorahydra.modeling.adapters import load_adapter
+from lorahydra.modeling.origin import write_origin
 from lorahydra.names import EVAL, Kind, Metric, Score, State, Tag, scored
-from lorahydra.preparation import Prepared, prepare
+from lorahydra.preparation import Prepared, origin_of, prepare
 from lorahydra.progress import Progress
 from lorahydra.recording import record_adapter, record_answers, record_setup, run_name
 from lorahydra.summary import write_summary
@@ -134,6 +135,7 @@ def begin_trial(
 
         job = TrainingJob(config.lora, config.training, config.seed, output_dir, _watched(run, place))
         [trained] = train(prepared.base, [job], prepared.train_tokens, prepared.eval_tokens, progress)
+        write_origin(trained.folder, origin_of(config, prepared, run.run_id))
         record_adapter(run, config, trained)
 
         base, examples, scorer, settings = prepared.base, prepared.eval_set, prepared.scorer, config.evaluation

@@ -18,6 +18,7 @@ __all__ = [
     "HIGHER_IS_BETTER",
     "LEADERBOARD_FILE",
     "OBJECTIVE",
+    "ORIGIN_FILE",
     "OVERRIDES_FILE",
     "PREDICTIONS_FILE",
     "RESULTS_FILE",
@@ -147,6 +148,8 @@ ENVIRONMENT_FILE = "config/environment.json"
 CHANGES_FILE = "config/changes.diff"
 """What the code had beside its commit."""
 ADAPTER_DIR = "adapter"
+ORIGIN_FILE = "lorahydra.json"
+"""In the adapter's folder: what it belongs to (`lorahydra.modeling.origin`)."""
 ANSWERS_FILE = "answers.json"
 """In a trial's output folder, not an artifact."""
 PREDICTIONS_FILE = "eval/predictions.json"

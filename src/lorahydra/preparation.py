@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import time
@@ -15,8 +16,9 @@ from lorahydra.evaluation.bertscore import BertScorer, load_scorer
 from lorahydra.evaluation.generation import check_room, context_window
 from lorahydra.judges import JudgeSession, load_session
 from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.origin import AdapterOrigin
 
-__all__ = ["Prepared", "prepare", "test_examples"]
+__all__ = ["Prepared", "origin_of", "prepare", "test_examples"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ class Prepared:
     train_tokens: TokenizedSplit
     eval_tokens: TokenizedSplit
     eval_set: EvaluationSet
+    chat: ChatFormat
+    """How prompts are written."""
     session: JudgeSession | None
     """The judge; None without one."""
     seconds: float
@@ -74,6 +78,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
         train_tokens=train_tokens,
         eval_tokens=eval_tokens,
         eval_set=eval_set,
+        chat=chat,
         session=session,
         seconds=time.perf_counter() - started,
     )
@@ -88,9 +93,28 @@ def test_examples(prepared: Prepared, config: ExperimentConfig) -> EvaluationSet
     base, split = prepared.base, prepared.splits.test
     if split is None or not len(split):
         return None
-    examples = _evaluation_set(split, _chat(base, config))
+    examples = _evaluation_set(split, prepared.chat)
     check_room(base.model, examples.prompts, config.evaluation.max_new_tokens)
     return examples
+
+
+def origin_of(config: ExperimentConfig, prepared: Prepared, run_id: str) -> AdapterOrigin:
+    """What an adapter of this experiment belongs to.
+
+    Args:
+        config: The experiment.
+        prepared: Its base model and prompts.
+        run_id: MLflow's run of the trial.
+    """
+    base = prepared.base
+    model = dataclasses.replace(
+        config.model,
+        name_or_path=base.source,
+        gguf_file=None if base.source.endswith(".gguf") else config.model.gguf_file,
+        dtype=str(base.dtype).removeprefix("torch."),
+        chat_template=prepared.chat.template,
+    )
+    return AdapterOrigin(model, base.digest, config.data.system_prompt, config.evaluation.max_new_tokens, run_id)
 
 
 def _chat(base: BaseModel, config: ExperimentConfig) -> ChatFormat:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import click
 
 from lorahydra.cli.logs import log_to_terminal
 from lorahydra.config.compose import compose, literal
-from lorahydra.errors import ModelError
 
 __all__ = ["evaluate"]
 
@@ -25,9 +24,7 @@ def evaluate(adapter: Path, overrides: tuple[str, ...]) -> None:
     OVERRIDES are those of train.py, for example data=local data.train_file=my.jsonl judge=gemini. The base model is
     the one that the adapter names, unless they name another.
     """
-    given = list(overrides)
-    if not any(override.partition("=")[0].lstrip("+") in ("model", "model.name_or_path") for override in given):
-        given.insert(0, f"model.name_or_path={literal(_base_of(adapter))}")
+    given = _of_adapter(adapter, overrides)
     config = compose(given)
     folder = Path("outputs") / f"evaluated-{datetime.now():%Y%m%d-%H%M%S-%f}"
     log_to_terminal()
@@ -37,12 +34,16 @@ def evaluate(adapter: Path, overrides: tuple[str, ...]) -> None:
     evaluate_adapter(dataclasses.replace(config, output_dir=str(folder)), adapter, overrides=given)
 
 
-def _base_of(adapter: Path) -> str:
-    """The base model that an adapter's own configuration names."""
-    try:
-        settings = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
-        return str(settings["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{adapter} is not the folder of an adapter: its adapter_config.json cannot be read"
-        ) from error
+def _of_adapter(adapter: Path, overrides: Sequence[str]) -> list[str]:
+    """The overrides, and before them what the adapter belongs to where they say nothing else."""
+    # Imported here: it needs more than a typo in a command should wait for.
+    from lorahydra.modeling.origin import read_origin
+
+    origin = read_origin(adapter)
+    keys = {override.partition("=")[0].lstrip("+") for override in overrides}
+    own = []
+    if not keys & {"model", "model.name_or_path"}:
+        own.append(f"model.name_or_path={literal(origin.model.name_or_path)}")
+    if origin.system_prompt is not None and "data.system_prompt" not in keys:
+        own.append(f"data.system_prompt={literal(origin.system_prompt)}")
+    return [*own, *overrides]

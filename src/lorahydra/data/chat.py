@@ -66,6 +66,8 @@ class ChatFormat:
         self._tokenizer = tokenizer
         self._renderer = Renderer(tokenizer, chat_template, system_prompt)
         self._system_prompt = system_prompt
+        self.template = self._renderer.template.text
+        """The template in use, as Jinja text."""
         self.is_plain = self._renderer.template.is_plain
         """Whether `PLAIN_TEMPLATE` is used because the model has no template."""
 

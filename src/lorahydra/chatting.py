@@ -1,0 +1,139 @@
+"""Answers of an adapter and of its base model to prompts of any kind, as a trial generates them.
+
+```python
+with open_adapter(Path("outputs/study/best")) as model:
+    model.answer(conversations(["What is LoRA?"]))
+    model.answer(conversations(["What is LoRA?"]), tuned=False)   # the base model alone
+```
+`lorahydra generate`, exports and the MLflow model all answer through this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from lorahydra.data.chat import ChatFormat
+from lorahydra.data.examples import Example, Message
+from lorahydra.evaluation.generation import generate, stop_tokens
+from lorahydra.modeling.adapters import load_adapter
+from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.origin import AdapterOrigin, read_origin
+from lorahydra.progress import Progress
+
+__all__ = ["AdaptedModel", "Conversation", "chat_format", "conversations", "open_adapter"]
+
+logger = logging.getLogger(__name__)
+
+Conversation = tuple[Message, ...]
+"""Messages up to the one that is to be answered."""
+BATCH_SIZE = 32
+
+
+def conversations(prompts: Sequence[str]) -> list[Conversation]:
+    """Each prompt as a conversation of one message."""
+    return [(Message("user", prompt),) for prompt in prompts]
+
+
+def chat_format(base: BaseModel, origin: AdapterOrigin) -> ChatFormat:
+    """How prompts are written for this adapter."""
+    return ChatFormat(base.tokenizer, chat_template=origin.model.chat_template, system_prompt=origin.system_prompt)
+
+
+class AdaptedModel:
+    """A base model with an adapter attached, ready to answer; made by `open_adapter`.
+
+    Args:
+        base: The base model.
+        model: It with the adapter, a `peft.PeftModel`.
+        origin: What the adapter belongs to.
+    """
+
+    def __init__(self, base: BaseModel, model: Any, origin: AdapterOrigin) -> None:
+        self.base = base
+        self.origin = origin
+        self._model = model
+        self._chat = chat_format(base, origin)
+
+    def answer(
+        self,
+        asked: Sequence[Conversation],
+        *,
+        max_new_tokens: int | None = None,
+        tuned: bool = True,
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """The most likely answer to each conversation, in their order.
+
+        Args:
+            asked: Conversations whose last message is not the assistant's.
+            max_new_tokens: Longest answer; as in the adapter's trial when None.
+            tuned: With the adapter, or the base model alone.
+            progress: Where to show the progress.
+
+        Raises:
+            DataError: The chat template refuses a conversation.
+            ConfigError: A prompt leaves no room for an answer.
+        """
+        tokens = self.answer_tokens(asked, max_new_tokens=max_new_tokens, tuned=tuned, progress=progress)
+        return [self.base.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in tokens]
+
+    def answer_tokens(
+        self,
+        asked: Sequence[Conversation],
+        *,
+        max_new_tokens: int | None = None,
+        tuned: bool = True,
+        progress: Progress | None = None,
+    ) -> list[list[int]]:
+        """The same as token ids, without the one that ends an answer."""
+        with nullcontext() if tuned else self._model.disable_adapter():
+            return generate(
+                self._model,
+                [self.prompt_ids(conversation) for conversation in asked],
+                stop=stop_tokens(self.base.model, self.base.tokenizer),
+                max_new_tokens=max_new_tokens or self.origin.max_new_tokens,
+                batch_size=BATCH_SIZE,
+                progress=progress,
+            )
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """Token ids of a conversation with the generation prompt after it."""
+        # The template is applied to everything before the last message, the answer.
+        return self._chat.prompt_ids(Example((*conversation, Message("assistant", "")), line=0))
+
+
+@contextmanager
+def open_adapter(
+    folder: Path, *, base: str | None = None, device: str = "auto", dtype: str | None = None
+) -> Iterator[AdaptedModel]:
+    """Load an adapter with the base model it belongs to, for as long as the block runs.
+
+    Args:
+        folder: In PEFT's format.
+        base: Where the base model is, when not where it was in training: packaged name, folder or hub id.
+        device: As `model.device`.
+        dtype: As `model.dtype`; the one in which the adapter was scored when None.
+
+    Raises:
+        ModelError: The adapter or its base model cannot be used.
+        ServiceError: The base model is on the hub, which cannot be reached.
+    """
+    origin = read_origin(folder)
+    model = dataclasses.replace(origin.model, device=device, dtype=dtype or origin.model.dtype)
+    if base is not None:
+        model = dataclasses.replace(model, name_or_path=base, revision=None, gguf_file=None)
+    loaded = load_base(model)
+    if origin.base_digest not in (None, loaded.digest):
+        logger.warning(
+            "%s is not the base model that this adapter was trained on (%s, not %s): answers may be worse",
+            loaded.source,
+            loaded.digest,
+            origin.base_digest,
+        )
+    with load_adapter(loaded, folder) as adapted:
+        yield AdaptedModel(loaded, adapted, origin)

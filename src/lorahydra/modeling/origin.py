@@ -1,0 +1,103 @@
+"""What an adapter belongs to: `lorahydra.json` beside its weights, so that a copied folder still knows how to answer.
+
+PEFT's own files name the base model and nothing else. The prompts' template, system message, precision and length of
+answers decide what the adapter says just as much.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorahydra.config.schema import EvaluationConfig, ModelConfig
+from lorahydra.errors import ConfigError, ModelError
+from lorahydra.modeling.adapter_files import check_adapter
+from lorahydra.names import ORIGIN_FILE
+from lorahydra.storage import atomic_file
+
+__all__ = ["AdapterOrigin", "read_origin", "write_origin"]
+
+VERSION = 1
+KEPT = ("name_or_path", "revision", "gguf_file", "dtype", "attn_implementation", "chat_template")
+"""Settings of the base model that are kept; the device is this machine's matter."""
+
+
+@dataclass(frozen=True)
+class AdapterOrigin:
+    """How an adapter was trained and scored, and so how it is meant to be asked."""
+
+    model: ModelConfig
+    """The base model, with the chat template as text and the precision in which the adapter was scored."""
+    base_digest: str | None = None
+    """Of the base model's content; None where it is not known."""
+    system_prompt: str | None = None
+    """Put before conversations that have no system message."""
+    max_new_tokens: int = EvaluationConfig.max_new_tokens
+    """Longest answer in tokens."""
+    run_id: str | None = None
+    """MLflow's run of the trial."""
+
+
+def write_origin(folder: Path, origin: AdapterOrigin) -> None:
+    """Write it into the adapter's folder.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    values = dataclasses.asdict(origin)
+    content = {"version": VERSION, **values, "model": {name: values["model"][name] for name in KEPT}}
+    with atomic_file(folder / ORIGIN_FILE) as temporary:
+        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
+
+
+def read_origin(folder: Path) -> AdapterOrigin:
+    """Read it; for an adapter that was not made by lorahydra, what PEFT's configuration says.
+
+    Raises:
+        ModelError: The folder holds no adapter, or what it belongs to cannot be read.
+    """
+    check_adapter(folder)
+    path = folder / ORIGIN_FILE
+    if not path.is_file():
+        return AdapterOrigin(ModelConfig(name_or_path=_base_of(folder)))
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if content.pop("version") != VERSION:
+            raise ModelError(f"{path} was written by another version of lorahydra")
+        content["model"] = _model(content["model"])
+        return _checked(AdapterOrigin(**content))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise ModelError(f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or copy it again") from (
+            error
+        )
+
+
+def _base_of(folder: Path) -> str:
+    """The base model that PEFT's configuration names."""
+    name = json.loads((folder / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name.strip():
+        raise ModelError(f"{folder / 'adapter_config.json'} names no base model: give one")
+    return name
+
+
+def _model(values: Mapping[str, Any]) -> ModelConfig:
+    model = ModelConfig(**{name: values[name] for name in KEPT})
+    if any(not isinstance(value, str | None) for value in vars(model).values()):
+        raise TypeError("a setting of the model is no text")
+    if model.chat_template is not None and "{" not in model.chat_template:
+        # A path would name a file of this machine, whoever wrote it.
+        raise ValueError("the chat template is no template")
+    return model
+
+
+def _checked(origin: AdapterOrigin) -> AdapterOrigin:
+    texts = (origin.base_digest, origin.system_prompt, origin.run_id)
+    if any(not isinstance(text, str | None) for text in texts):
+        raise TypeError("a text is expected")
+    if not isinstance(origin.max_new_tokens, int) or origin.max_new_tokens < 1:
+        raise ValueError("max_new_tokens is no length")
+    return origin
