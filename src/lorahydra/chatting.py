@@ -19,9 +19,9 @@ from typing import Any
 
 from lorahydra.data.chat import ChatFormat
 from lorahydra.data.examples import Example, Message
-from lorahydra.evaluation.generation import generate, stop_tokens
 from lorahydra.modeling.adapters import load_adapter
 from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.modeling.origin import AdapterOrigin, read_origin
 from lorahydra.progress import Progress
 

@@ -13,9 +13,9 @@ from lorahydra.data import ChatFormat, DataReport, DataSplits, Split, TokenizedS
 from lorahydra.errors import ConfigError
 from lorahydra.evaluation import EvaluationSet
 from lorahydra.evaluation.bertscore import BertScorer, load_scorer
-from lorahydra.evaluation.generation import check_room, context_window
 from lorahydra.judges import JudgeSession, load_session
 from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.generation import check_room, context_window
 from lorahydra.modeling.origin import AdapterOrigin
 
 __all__ = ["Prepared", "origin_of", "prepare", "test_examples"]

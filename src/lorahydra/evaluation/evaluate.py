@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.evaluation.bertscore import BertScorer, BertScores
 from lorahydra.evaluation.examples import EvaluationSet
-from lorahydra.evaluation.generation import generate, stop_tokens
 from lorahydra.evaluation.judging import Judging, Verdicts
 from lorahydra.evaluation.scoring import ExampleScores, Interval, combined_interval
 from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.names import Score
 from lorahydra.progress import Progress
 

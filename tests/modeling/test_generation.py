@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from lorahydra.errors import ConfigError
-from lorahydra.evaluation import generation
-from lorahydra.evaluation.generation import generate, stop_tokens
+from lorahydra.modeling import generation
+from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.progress import Progress
 
 SIZES = {

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from lorahydra.errors import ConfigError
-from lorahydra.evaluation.kv_cache import growing_cache, keep_rows
+from lorahydra.modeling.kv_cache import growing_cache, keep_rows
 from lorahydra.modeling.memory import ran_out_of_memory, release_memory
 from lorahydra.progress import Advance, Progress
 
