@@ -19,7 +19,7 @@ demo: models
 	@echo "Look at the study:  make ui"
 
 test: models $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -29,8 +29,7 @@ check: $(VENV)/.dev
 	$(BIN)/python scripts/check_docs.py
 
 ui: $(VENV)/.installed
-	@echo "MLflow UI: http://127.0.0.1:5000 (stop with Ctrl-C)"
-	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
+	$(BIN)/lorahydra ui
 
 models: $(VENV)/.installed
 	$(BIN)/lorahydra models fetch smollm2-135m-instruct

@@ -1,7 +1,8 @@
 """Check that documentation and pins are true: `python scripts/check_docs.py` (part of `make check`).
 
 Links between pages resolve, docs/configuration.md is what the schema says, every dependency is pinned, python_env.yaml
-follows the pins, and configuration keys that the pages show are keys of the schema.
+and the versions that pages and docs/compose.yaml name follow the pins, and configuration keys that the pages show are
+keys of the schema.
 """
 
 import dataclasses
@@ -12,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import python_env
+import yaml
 from config_docs import PAGE, page
 
 from lorahydra.config.schema import ExperimentConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+COMPOSE = REPOSITORY / "docs" / "compose.yaml"
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]
 
 
@@ -58,14 +61,43 @@ def unknown_keys() -> Iterator[str]:
 
 def unpinned() -> Iterator[str]:
     """Dependencies without an exact version in constraints.txt."""
-    lines = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
-    pins = {line.partition("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    pinned = pins()
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     for requirement in (entry for group in groups for entry in group):
         name = re.split(r"[\[<>=!~ ]", requirement)[0].lower()
-        if name != "lorahydra" and name.replace("_", "-") not in pins:
+        if name != "lorahydra" and name.replace("_", "-") not in pinned:
             yield f"constraints.txt does not pin {name}"
+
+
+def pins() -> dict[str, str]:
+    """Versions in constraints.txt, by the name as the index compares names."""
+    lines = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if "==" in line)
+    return {name.lower().replace("_", "-"): version for name, version in pairs}
+
+
+def stale_versions() -> Iterator[str]:
+    """Versions that pages and the compose file name, where constraints.txt has others."""
+    tested = pins()
+    for path in (*PAGES, COMPOSE):
+        for name, version in re.findall(r"([\w-]+)(?:\[\w+\])?==(\d[\w.]*\w)", path.read_text("utf-8")):
+            if version != tested.get(name.lower().replace("_", "-")):
+                yield f"{path.name}: {name}=={version} is not the version in constraints.txt"
+
+
+def faulty_compose() -> Iterator[str]:
+    """Services of the compose file that are open to others, unwatched or forgetful."""
+    file = yaml.safe_load(COMPOSE.read_text("utf-8"))
+    if set(file["services"]) != {"postgres", "mlflow"} or "mlflow==" not in str(file["services"]["mlflow"]["build"]):
+        yield f"{COMPOSE.name}: not the two services of docs/server.md"
+    for name, service in file["services"].items():
+        if not all(port.startswith("127.0.0.1:") for port in service["ports"]):
+            yield f"{COMPOSE.name}: {name} is open to other machines"
+        if "healthcheck" not in service:
+            yield f"{COMPOSE.name}: {name} has no healthcheck"
+        if not {volume.partition(":")[0] for volume in service["volumes"]} <= set(file["volumes"]):
+            yield f"{COMPOSE.name}: {name} uses a volume that is not declared"
 
 
 def stale_environment() -> Iterator[str]:
@@ -76,7 +108,16 @@ def stale_environment() -> Iterator[str]:
 
 def main() -> None:
     """Print every fault and exit with 1 when there is one."""
-    faults = [*broken_links(), *stale_configuration(), *unknown_keys(), *unpinned(), *stale_environment()]
+    checks = (
+        broken_links,
+        stale_configuration,
+        unknown_keys,
+        unpinned,
+        stale_environment,
+        stale_versions,
+        faulty_compose,
+    )
+    faults = [fault for check in checks for fault in check()]
     for fault in faults:
         print(fault, file=sys.stderr)
     sys.exit(1 if faults else 0)

@@ -11,6 +11,8 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial
+from tests.postgres import postgresql as postgresql
+from tests.postgres import postgresql_server as postgresql_server
 from tests.sweep.nursery import Nursery
 
 from lorahydra.names import State

@@ -7,16 +7,13 @@ import queue
 import random
 import shutil
 import signal
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy
 from tests.sweep.conftest import Program, counted, make_program, samplers, states
 from tests.sweep.nursery import Nursery
 
@@ -340,45 +337,6 @@ def test_another_direction(program: Program) -> None:
     assert program.sweep(*settings("random", 4), "hydra.sweeper.direction=maximize") != 0
     assert "study s has the directions minimize, and now they are maximize: begin a new study" in program.output
     assert len(program.records()) == 2
-
-
-@pytest.fixture
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a new server that listens on a socket only."""
-    if not (shutil.which("initdb") and shutil.which("postgres")):
-        pytest.skip("PostgreSQL is not installed")
-    pytest.importorskip("psycopg2")
-    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as name:
-        folder = Path(name)
-        user: dict[str, Any] = {}
-        if os.getuid() == 0:
-            shutil.chown(folder, "nobody")
-            user = {"user": "nobody"}
-        options = ["--auth=trust", "--username=lora", "--no-sync", "--encoding=UTF8", "--locale=C"]
-        subprocess.run(["initdb", "-D", folder / "data", *options], check=True, capture_output=True, cwd=folder, **user)
-        quiet = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
-        with (folder.parent / f"{folder.name}.log").open("wb") as log:
-            server = subprocess.Popen(
-                ["postgres", "-D", folder / "data", *quiet], stdout=log, stderr=log, cwd=folder, **user
-            )
-        url = f"postgresql+psycopg2://lora@/postgres?host={folder}"
-        engine = sqlalchemy.create_engine(url)
-        try:
-            until(lambda: answers(engine))
-            yield url
-        finally:
-            engine.dispose()
-            server.send_signal(signal.SIGINT)
-            server.wait()
-            Path(log.name).unlink()
-
-
-def answers(engine: sqlalchemy.Engine) -> bool:
-    try:
-        engine.connect().close()
-    except sqlalchemy.exc.OperationalError:
-        return False
-    return True
 
 
 @pytest.mark.service

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.postgres import postgresql as postgresql
+from tests.postgres import postgresql_server as postgresql_server
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.names import Kind

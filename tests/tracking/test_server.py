@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.mlflow_server import Server, wait_for
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError
@@ -34,61 +30,6 @@ from lorahydra.tracking import (
 )
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
-
-SECONDS = 120
-"""Longest wait for anything."""
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-class Server:
-    """An MLflow server that can be killed and started again at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        if self._process is not None:
-            return
-        command = f"-m mlflow server --host 127.0.0.1 --port {self.port} --workers 1".split()
-        command += ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"]
-        command += ["--artifacts-destination", str(self._folder / "server-artifacts")]
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *command],
-                cwd=self._folder,
-                env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore"},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a server has children; all of them are killed
-            )
-        wait_for(self._answers)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"{self.uri}{path}", timeout=10) as response:
-            return bytes(response.read())
-
-    def _answers(self) -> bool:
-        try:
-            return self.get("/health") == b"OK"
-        except (OSError, urllib.error.URLError):
-            return False
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +209,7 @@ def test_ui_on_a_sqlite_store_shows_the_artifacts(server: Server, tmp_path: Path
     with start_run(config, output_dir=tmp_path, kind=Kind.SINGLE, run_name="direct") as run:
         run.text("hello", "config/config.yaml")
     assert run.url is not None
-    assert run.url.startswith("MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri ")
+    assert run.url.startswith("lorahydra ui --uri ")
     shown = server.get(f"/ajax-api/2.0/mlflow/artifacts/list?run_id={run.run_id}&path=config")
     assert b"config/config.yaml" in shown
     assert server.get(f"/get-artifact?path=config/config.yaml&run_uuid={run.run_id}") == b"hello"

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ import pytest
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, LorahydraError, OutputError, TrackingError
-from lorahydra.tracking import TrackedRun, check_store, store
+from lorahydra.names import State
+from lorahydra.tracking import TrackedRun, check_store, read_run, store
 from lorahydra.tracking.address import resolve, run_url, shown
 
 StartRun = Callable[..., TrackedRun]
@@ -83,16 +86,19 @@ def test_server_that_never_answers(start: StartRun, monkeypatch: pytest.MonkeyPa
 
 
 @contextmanager
-def answering(status: int) -> Iterator[str]:
-    """A server that gives every request the same answer."""
+def answering(status: int, text: str = "<html>hello</html>", knows: Sequence[str] = ()) -> Iterator[str]:
+    """A server that gives every request the same answer, but for addresses that it knows how to answer."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(status)
-            self.send_header("Content-Type", "text/html")
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            known = self.path.endswith(tuple(knows))
+            self.send_response(200 if known else status)
+            self.send_header("Content-Type", "application/json" if known else "text/html")
             self.end_headers()
-            self.wfile.write(b"<html>hello</html>")
+            self.wfile.write(b"{}" if known else text.encode())
+
+        do_GET = do_POST
 
         def log_message(self, *args: object) -> None:
             pass
@@ -115,6 +121,47 @@ def answering(status: int) -> Iterator[str]:
 def test_server_that_is_no_good(start: StartRun, status: int, expected: str) -> None:
     with answering(status) as address:
         assert expected in fault(start, TrackingError, uri=address)
+
+
+@pytest.mark.parametrize(
+    "knows", [["/experiments/list"], ["/experiments/list", "/experiments/search"]], ids=["MLflow 1.2", "MLflow 2.22"]
+)
+def test_server_of_an_old_mlflow(start: StartRun, knows: list[str]) -> None:
+    with answering(404, knows=knows) as address:
+        message = fault(start, TrackingError, uri=address)
+    assert message.startswith(f"the MLflow server {address} is too old: upgrade it to MLflow 3")
+
+
+def test_server_under_a_name_that_it_does_not_allow(start: StartRun) -> None:
+    with answering(403, "Invalid Host header - possible DNS rebinding attack detected") as address:
+        message = fault(start, TrackingError, uri=address.replace("http://", "http://me:secret@"))
+    assert message.endswith(f"start it with --allowed-hosts {address.removeprefix('http://')}")
+
+
+def test_server_whose_certificate_is_unknown(start: StartRun) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).parents[1] / "judges" / "loopback.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def shake_hands() -> None:
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(OSError):
+                context.wrap_socket(connection, server_side=True).close()
+
+        thread = threading.Thread(target=shake_hands)
+        thread.start()
+        message = fault(start, TrackingError, uri=f"https://127.0.0.1:{listening.getsockname()[1]}")
+        thread.join()
+    assert "its certificate is not trusted" in message
+    assert message.endswith("MLFLOW_TRACKING_SERVER_CERT_PATH")
+
+
+def test_postgresql_takes_the_driver_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve("postgresql+psycopg://host/db") == "postgresql+psycopg://host/db"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert resolve("postgresql://me@host/db?a=b") == "postgresql+psycopg2://me@host/db?a=b"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert resolve("postgresql://host/db") == "postgresql://host/db"
 
 
 def test_missing_driver(start: StartRun) -> None:
@@ -163,6 +210,32 @@ def test_database_of_a_newer_mlflow(start: StartRun, tmp_path: Path) -> None:
     assert "pip install -U mlflow" in fault(start, TrackingError)
 
 
+OLD = (Path(__file__).parent / "mlflow_1_2.sql").read_text("utf-8")
+
+
+def test_database_of_a_very_old_mlflow_is_left_as_it_is(start: StartRun, tmp_path: Path) -> None:
+    file = tmp_path / "old.db"
+    with closing(sqlite3.connect(file)) as database:
+        database.executescript(OLD)
+    before, names = file.read_bytes(), set(tmp_path.iterdir())
+    message = fault(start, TrackingError, uri=f"sqlite:///{file}")
+    assert "made by an older MLflow: take a copy of it" in message
+    assert file.read_bytes() == before
+    assert set(tmp_path.iterdir()) == names
+
+
+@pytest.mark.slow
+def test_database_of_a_very_old_mlflow_can_be_upgraded_as_it_says(start: StartRun, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "old.db")) as database:
+        database.executescript(OLD)
+    uri = f"sqlite:///{tmp_path / 'old.db'}"
+    command = fault(start, TrackingError, uri=uri).split("`")[1].split()
+    subprocess.run([sys.executable, "-W", "ignore", "-m", *command], check=True, capture_output=True, timeout=300)
+    with start(uri=uri, experiment_name="new") as run:
+        run.metrics({"a": 1.0})
+        assert run.finish(State.COMPLETE) is None
+
+
 @pytest.fixture
 def unprivileged() -> Iterator[Path]:
     """A folder in a world where permissions count, also when the tests run as root."""
@@ -185,6 +258,27 @@ def test_read_only_database(start: StartRun, database_template_bytes: bytes, unp
     file.write_bytes(database_template_bytes)
     file.chmod(0o444)
     assert "it is read-only" in fault(start, TrackingError, uri=f"sqlite:///{file}")
+
+
+@pytest.mark.parametrize("read_only", ["file", "folder"])
+def test_read_only_database_is_noticed_before_a_trial(
+    start: StartRun, database_template_bytes: bytes, unprivileged: Path, read_only: str
+) -> None:
+    """Also where the experiment is there, and nothing would have to be written yet."""
+    folder = unprivileged / "own"
+    folder.mkdir()
+    file = folder / "mlflow.db"
+    file.write_bytes(database_template_bytes)
+    config = TrackingConfig(uri=f"sqlite:///{file}")
+    check_store(config)
+    before = file.read_bytes()
+    (file if read_only == "file" else folder).chmod(0o444 if read_only == "file" else 0o555)
+    with pytest.raises(TrackingError, match="mend the permissions of file and folder"):
+        check_store(config)
+    with pytest.raises(TrackingError, match="has no run"):  # it can be read
+        read_run(config, "0" * 32)
+    assert file.read_bytes() == before
+    folder.chmod(0o755)
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from lorahydra.errors import ConfigError, OutputError, TrackingError
 from lorahydra.storage import atomic_file, locked
@@ -14,18 +16,27 @@ from lorahydra.tracking.faults import describe
 
 __all__ = ["is_made", "prepare_database"]
 
+TABLES = 0x6D6C666C
+"""Number of the lock under which tables are made."""
 SECONDS_TO_ANSWER = 10
 """How long a database may take for its first answer."""
-DRIVERS = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "pymysql": "pymysql", "pyodbc": "pyodbc"}
+DRIVERS = {
+    "psycopg2": "psycopg2-binary",
+    "psycopg": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+    "pymysql": "pymysql",
+    "pyodbc": "pyodbc",
+}
 """Package that brings the module a database needs."""
 
 
-def prepare_database(uri: str, artifact_root: Path | None) -> None:
-    """Make a SQLite file that does not exist yet, and check that MLflow can work with the database.
+def prepare_database(uri: str, artifact_root: Path | None, *, writes: bool = False) -> None:
+    """Make a SQLite file or tables that do not exist yet, and check that MLflow can work with the database.
 
     Args:
         uri: Resolved address.
-        artifact_root: Where artifacts go by default, recorded in a new SQLite file; None makes no new file.
+        artifact_root: Where artifacts go by default, recorded in a new database; None makes nothing new.
+        writes: Refuse a database that can only be read.
 
     Raises:
         ConfigError: The address names a database driver that is not there.
@@ -36,7 +47,10 @@ def prepare_database(uri: str, artifact_root: Path | None) -> None:
         if artifact_root is None:
             raise TrackingError(f"the MLflow store {uri} is gone: there is no file {file}")
         _create_sqlite(file, artifact_root)
-    _check_database(uri)
+    if not _check_database(uri, writes):
+        if artifact_root is None:
+            raise TrackingError(f"the database {shown(uri)} is empty: MLflow has recorded nothing there")
+        _create_tables(uri, artifact_root)
 
 
 def is_made(file: Path) -> bool:
@@ -89,14 +103,53 @@ def _umask() -> int:
     return current
 
 
-def _check_database(uri: str) -> None:
-    """Refuse a database that cannot be written, is not MLflow's, or has another version's tables.
+def _create_tables(uri: str, artifact_root: Path) -> None:
+    """Make MLflow's tables in an empty database on a server, once if several processes try.
+
+    MLflow's own way is not made for company: all but one of them would fail.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with _connected(uri) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TABLES})")
+        if not _tables(connection):
+            SqlAlchemyStore(uri, str(artifact_root)).engine.dispose()
+
+
+def _check_database(uri: str, writes: bool) -> bool:
+    """Refuse a database that cannot be used, is not MLflow's, or has another version's tables.
 
     MLflow itself would migrate an old database in place, without a copy, when tables are missing.
+
+    Returns:
+        Whether it has tables.
 
     Raises:
         ConfigError: No driver.
         TrackingError: Any other fault.
+    """
+    with _connected(uri) as connection:
+        if connection.dialect.name == "sqlite":
+            # Waits for another program's lock; on a read-only file it is taken for a wish to read.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        tables = _tables(connection)
+        versions = "SELECT version_num FROM alembic_version"
+        revision = connection.exec_driver_sql(versions).scalar() if "alembic_version" in tables else None
+        if tables:
+            _check_schema(uri, tables, revision)
+        if writes:
+            _check_writing(uri, connection, tables)
+    return bool(tables)
+
+
+@contextmanager
+def _connected(uri: str) -> Iterator[Any]:
+    """A connection of its own to the database; what is not committed is undone.
+
+    Raises:
+        ConfigError: No driver.
+        TrackingError: The database cannot be reached, or fails in the block.
     """
     import sqlalchemy
     from sqlalchemy import exc
@@ -115,19 +168,38 @@ def _check_database(uri: str) -> None:
         raise ConfigError(f"tracking.uri={shown(uri)} is not allowed: {describe(error)}") from error
     try:
         with engine.connect() as connection:
-            if engine.dialect.name == "sqlite":
-                # Asks for the right to write, and writes nothing.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            tables = set(sqlalchemy.inspect(connection).get_table_names())
-            versions = "SELECT version_num FROM alembic_version"
-            revision = connection.exec_driver_sql(versions).scalar() if "alembic_version" in tables else None
+            yield connection
             connection.rollback()
     except exc.SQLAlchemyError as error:
         raise TrackingError(f"the MLflow store {shown(uri)} cannot be used: {describe(error)}") from error
     finally:
         engine.dispose()
-    if tables:
-        _check_schema(uri, tables, revision)
+
+
+def _tables(connection: Any) -> set[str]:
+    import sqlalchemy
+
+    return set(sqlalchemy.inspect(connection).get_table_names())
+
+
+def _check_writing(uri: str, connection: Any, tables: set[str]) -> None:
+    """Ask for a change that is rolled back; the file's folder has to take a journal for it.
+
+    Raises:
+        TrackingError: A server's database takes no change from this user.
+        SQLAlchemyError: A SQLite file takes none.
+    """
+    if connection.dialect.name == "sqlite":
+        version = connection.exec_driver_sql("PRAGMA user_version").scalar()
+        connection.exec_driver_sql(f"PRAGMA user_version = {version}")
+    elif connection.dialect.name == "postgresql":
+        if connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on":
+            raise TrackingError(f"the database {shown(uri)} is read-only: give the one that it is a copy of")
+        may = "SELECT has_table_privilege('runs', 'INSERT')"
+        if "runs" in tables and not connection.exec_driver_sql(may).scalar():
+            raise TrackingError(
+                f"the database {shown(uri)} cannot be written by this user: let it insert into its tables"
+            )
 
 
 def _check_schema(uri: str, tables: set[str], revision: str | None) -> None:

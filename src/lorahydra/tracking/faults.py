@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
 
 from lorahydra.errors import LorahydraError
@@ -53,6 +54,11 @@ def describe(error: BaseException) -> str:
             return "nothing listens there (connection refused)"
         if isinstance(cause, socket.gaierror):
             return "its host name is unknown"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"its certificate is not trusted ({cause.verify_message}): name that of its authority in "
+                "MLFLOW_TRACKING_SERVER_CERT_PATH"
+            )
         if isinstance(cause, requests.exceptions.Timeout | TimeoutError):
             return "no answer in time"
         if isinstance(cause, urllib3.exceptions.ResponseError):
@@ -61,9 +67,12 @@ def describe(error: BaseException) -> str:
             return str(cause)
         if type(cause).__module__ == "sqlite3":
             return SQLITE.get(str(cause), one_line(cause))
+        if type(cause).__module__.partition(".")[0] in DRIVERS:
+            return one_line(cause)  # without what SQLAlchemy and MLflow add: the statement, a link
     return one_line(chain[-1] if isinstance(chain[-1], OSError) else error)
 
 
+DRIVERS = ("psycopg2", "psycopg", "pymysql", "MySQLdb", "pyodbc")
 SQLITE = {
     "attempt to write a readonly database": "it is read-only: mend the permissions of file and folder",
     "unable to open database file": "it cannot be opened: mend the permissions of file and folder",

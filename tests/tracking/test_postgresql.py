@@ -1,0 +1,177 @@
+"""The set-up of docs/server.md: an MLflow server and the studies on PostgreSQL, artifacts through the server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from tests.mlflow_server import Server
+from tests.postgres import execute, new_database
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.errors import TrackingError
+from lorahydra.modeling.packaged import fetch
+from lorahydra.names import ADAPTER_DIR, Kind, State
+from lorahydra.tracking import check_store, read_run, start_run
+
+pytestmark = [pytest.mark.service, pytest.mark.slow]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def database(postgresql_server: str) -> str:
+    """The server's database."""
+    return new_database(postgresql_server)
+
+
+@pytest.fixture(scope="module")
+def server(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("server"), database)
+    running.start()
+    yield running
+    running.kill()
+
+
+def blind(folder: Path) -> list[str]:
+    """The beginning of a command that sees `folder` empty, as another machine would; only root can do that."""
+    hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder)]
+    works = os.geteuid() == 0 and subprocess.run([*hide, "true"], capture_output=True, check=False).returncode == 0
+    return hide if works else []
+
+
+def client(place: Path, server: Server, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python as on a machine that knows the server's address and nothing else."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "MLFLOW_"))}
+    return subprocess.run(
+        [*blind(server.artifacts), sys.executable, *command],
+        cwd=place,
+        # Several torch processes on two cores would wait for each other.
+        env=environment | {"MLFLOW_TRACKING_URI": server.uri, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_study(server: Server, postgresql: str, tiny_model: Path, tmp_path: Path) -> None:
+    import mlflow
+
+    fetch("all-minilm-l6-v2")
+    server.artifacts.mkdir(exist_ok=True)
+    rows = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), "utf-8")
+    done = client(
+        tmp_path, server, str(REPOSITORY / "train.py"), "-m", "study=small", "hydra.sweeper.n_trials=2",
+        "tracking=server", "tracking.system_metrics=false", f"hydra.sweeper.storage='{postgresql}'",
+        "model=local", f"model.name_or_path={tiny_model}", "model.device=cpu", "training.max_steps=2",
+        "evaluation=minilm", "evaluation.max_new_tokens=6", "data=local", "data.train_file=rows.jsonl",
+        "hydra/sweeper/pruner=none",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {entry.name for entry in tmp_path.iterdir()} == {"rows.jsonl", "outputs"}, "all else is on the server"
+
+    found = mlflow.MlflowClient(server.uri)
+    experiment = found.get_experiment_by_name("lorahydra")
+    assert experiment.artifact_location.startswith("mlflow-artifacts:")
+    runs: list[Any] = list(found.search_runs([experiment.experiment_id], order_by=["start_time"]))
+    [parent] = [run for run in runs if run.data.tags["lorahydra.kind"] == Kind.STUDY]
+    trials = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(runs) == 3
+    assert len(trials) == 2
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.tags["lorahydra.state"] for run in runs} == {State.COMPLETE}
+    with sqlalchemy.create_engine(postgresql).connect() as connection:
+        assert connection.exec_driver_sql("SELECT state FROM trials").scalars().all() == ["COMPLETE"] * 2
+
+    outputs = tmp_path / "outputs" / "small"
+    fetched = [
+        Path(found.download_artifacts(trial.info.run_id, ADAPTER_DIR, str(tmp_path)), WEIGHTS).read_bytes()
+        for trial in trials
+    ]
+    kept = [file.read_bytes() for file in (outputs.glob(f"*/{ADAPTER_DIR}/{WEIGHTS}"))]
+    assert sorted(fetched) == sorted(kept)
+    assert len(set(kept)) == 2
+    stored = list(server.artifacts.rglob(WEIGHTS))
+    assert sorted(file.read_bytes() for file in stored) == sorted(kept)
+
+    mlflow.set_tracking_uri(server.uri)
+    try:
+        champion = mlflow.artifacts.download_artifacts("models:/lorahydra-small@champion", dst_path=str(tmp_path / "c"))
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert Path(champion, WEIGHTS).read_bytes() == (outputs / "best" / WEIGHTS).read_bytes()
+    best = parent.data.tags["lorahydra.best_run"]
+    assert found.get_model_version_by_alias("lorahydra-small", "champion").run_id == best
+
+    checked = client(tmp_path, server, "-m", "lorahydra", "reproduce", "--uri", server.uri, "--check", best)
+    assert checked.returncode == 0, checked.stderr
+    assert f"Run {best}" in checked.stdout
+
+
+def fault(uri: str) -> str:
+    with pytest.raises(TrackingError) as caught:
+        check_store(TrackingConfig(uri=uri))
+    return str(caught.value)
+
+
+def test_database_without_a_server(server: Server, database: str, tmp_path: Path) -> None:
+    """`tracking.uri=postgresql://…`, in SQLAlchemy's plain form."""
+    plain = database.replace("postgresql+psycopg2://", "postgresql://")
+    config = TrackingConfig(uri=plain, experiment_name="direct", artifact_location=str(tmp_path), system_metrics=False)
+    with start_run(config, output_dir=tmp_path / "out", kind=Kind.SINGLE, run_name="direct") as run:
+        run.metrics({"a": 1.0})
+        assert run.finish(State.COMPLETE) is None
+    assert "direct" in server.get(f"/ajax-api/2.0/mlflow/runs/get?run_id={run.run_id}").decode()
+
+
+def test_empty_database(postgresql: str) -> None:
+    """Nothing is made for a reader, and by several processes at once only one set of tables."""
+    with pytest.raises(TrackingError, match="is empty: MLflow has recorded nothing there"):
+        read_run(TrackingConfig(uri=postgresql), "0" * 32)
+    begin = (
+        "from lorahydra.config.schema import TrackingConfig; from lorahydra.tracking import check_store;"
+        f"check_store(TrackingConfig(uri={postgresql!r}))"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", begin], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(3)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 3, outputs
+    assert outputs == [""] * 3, "the logs of MLflow and alembic stay quiet"
+
+
+def test_read_only_database(server: Server, database: str) -> None:
+    reader = database.replace("lora@", "reader@")
+    execute(database, "CREATE ROLE reader LOGIN", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    check_store(TrackingConfig(uri=database))
+    assert "cannot be written by this user" in fault(reader)
+    execute(database, "ALTER ROLE reader SET default_transaction_read_only = on")
+    assert "is read-only" in fault(reader)
+
+
+def test_database_that_is_down(database: str, tmp_path: Path) -> None:
+    message = fault(f"postgresql://me:secret@/mlflow?host={tmp_path}")
+    assert message.startswith(f"the MLflow store postgresql+psycopg2://me:***@/mlflow?host={tmp_path} cannot be used: ")
+    assert "Is the server running locally" in message
+    assert "\n" not in message
+
+
+def test_one_database_for_both_is_refused(server: Server, postgresql: str) -> None:
+    """MLflow and Optuna have a table of the same name."""
+    import optuna
+
+    optuna.storages.RDBStorage(postgresql)
+    assert "give MLflow a database of its own" in fault(postgresql)
