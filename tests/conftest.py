@@ -11,6 +11,10 @@ import pytest
 # Tests never ask a hub, whatever the machine's settings say.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Processes that test beside each other share the cores instead of waiting for each other's threads.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
 # A shell starts background jobs with Ctrl-C ignored, and the programs that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -65,3 +69,32 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same without a chat template; treat it as read-only."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny-base-model"), chat_template=None)
+
+
+def make_tiny_adapter(model: Path, folder: Path, *, system_prompt: str | None = "Be brief.") -> Path:
+    """Write an adapter of the tiny model, trained for a few steps, with what it belongs to."""
+    import torch
+
+    from lorahydra.config.schema import LoraConfig, ModelConfig
+    from lorahydra.modeling.adapters import adapter, save_adapter
+    from lorahydra.modeling.base import load_base
+    from lorahydra.modeling.origin import AdapterOrigin, write_origin
+
+    base = load_base(ModelConfig(name_or_path=str(model), device="cpu"))
+    ids = base.tokenizer("What is one and one? It is two.", return_tensors="pt")["input_ids"]
+    with adapter(base, LoraConfig(r=4, lora_alpha=8), seed=1) as tuned:
+        optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=0.02)
+        for _ in range(10):
+            tuned(ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        save_adapter(tuned, folder)
+    config = ModelConfig(name_or_path=base.source, dtype="float32", chat_template=CHAT_TEMPLATE)
+    write_origin(folder, AdapterOrigin(config, base.digest, system_prompt, max_new_tokens=12))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """Folder of an adapter of the tiny model; treat it as read-only."""
+    return make_tiny_adapter(tiny_model, tmp_path_factory.mktemp("tiny-adapter") / "adapter")

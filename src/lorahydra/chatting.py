@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from lorahydra.config.schema import ModelConfig
 from lorahydra.data.chat import ChatFormat
 from lorahydra.data.examples import Example, Message
 from lorahydra.modeling.adapters import load_adapter
@@ -25,7 +26,15 @@ from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.modeling.origin import AdapterOrigin, read_origin
 from lorahydra.progress import Progress
 
-__all__ = ["AdaptedModel", "Conversation", "chat_format", "conversations", "open_adapter"]
+__all__ = [
+    "AdaptedModel",
+    "Conversation",
+    "chat_format",
+    "conversations",
+    "model_at",
+    "open_adapter",
+    "warn_of_another_base",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +116,30 @@ class AdaptedModel:
         return self._chat.prompt_ids(Example((*conversation, Message("assistant", "")), line=0))
 
 
+def model_at(model: ModelConfig, place: str) -> ModelConfig:
+    """The same base model, found elsewhere: packaged name, folder, GGUF file or hub id."""
+    return dataclasses.replace(model, name_or_path=place, revision=None, gguf_file=None)
+
+
+def warn_of_another_base(base: BaseModel, origin: AdapterOrigin) -> None:
+    """Say where a base model is not the one that an adapter was trained on."""
+    if origin.base_digest not in (None, base.digest):
+        logger.warning(
+            "%s is not the base model that this adapter was trained on (%s, not %s): answers may be worse",
+            base.source,
+            base.digest,
+            origin.base_digest,
+        )
+
+
 @contextmanager
 def open_adapter(
-    folder: Path, *, base: str | None = None, device: str = "auto", dtype: str | None = None
+    folder: Path,
+    *,
+    base: str | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    system_prompt: str | None = None,
 ) -> Iterator[AdaptedModel]:
     """Load an adapter with the base model it belongs to, for as long as the block runs.
 
@@ -118,22 +148,19 @@ def open_adapter(
         base: Where the base model is, when not where it was in training: packaged name, folder or hub id.
         device: As `model.device`.
         dtype: As `model.dtype`; the one in which the adapter was scored when None.
+        system_prompt: Of conversations that have none, in place of the adapter's own; an empty one for none.
 
     Raises:
         ModelError: The adapter or its base model cannot be used.
         ServiceError: The base model is on the hub, which cannot be reached.
     """
     origin = read_origin(folder)
+    if system_prompt is not None:
+        origin = dataclasses.replace(origin, system_prompt=system_prompt or None)
     model = dataclasses.replace(origin.model, device=device, dtype=dtype or origin.model.dtype)
     if base is not None:
-        model = dataclasses.replace(model, name_or_path=base, revision=None, gguf_file=None)
+        model = model_at(model, base)
     loaded = load_base(model)
-    if origin.base_digest not in (None, loaded.digest):
-        logger.warning(
-            "%s is not the base model that this adapter was trained on (%s, not %s): answers may be worse",
-            loaded.source,
-            loaded.digest,
-            origin.base_digest,
-        )
+    warn_of_another_base(loaded, origin)
     with load_adapter(loaded, folder) as adapted:
         yield AdaptedModel(loaded, adapted, origin)

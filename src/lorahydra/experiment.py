@@ -27,7 +27,7 @@ from lorahydra.modeling.origin import write_origin
 from lorahydra.names import EVAL, Kind, Metric, Score, State, Tag, scored
 from lorahydra.preparation import Prepared, origin_of, prepare
 from lorahydra.progress import Progress
-from lorahydra.recording import record_adapter, record_answers, record_setup, run_name
+from lorahydra.recording import record_adapter, record_answers, record_searched, record_setup, run_name
 from lorahydra.summary import write_summary
 from lorahydra.tracking import TrackedRun, check_store, start_run
 from lorahydra.training import OnMetrics, TrainedAdapter, TrainingJob, train
@@ -131,6 +131,8 @@ def begin_trial(
     run = _start(config, place)
     with run.closed_on_error(judging.stop):
         record_setup(run, config, overrides, prepared)
+        number, params = (0, _searched(config, overrides)) if place is None else (place.number, place.params)
+        record_searched(run, params)
         forget_answers(output_dir)
 
         job = TrainingJob(config.lora, config.training, config.seed, output_dir, _watched(run, place))
@@ -141,7 +143,6 @@ def begin_trial(
         base, examples, scorer, settings = prepared.base, prepared.eval_set, prepared.scorer, config.evaluation
         with load_adapter(base, trained.folder) as model:
             tuned = answer(model, base, examples, scorer, settings, judging=judging.tuned, progress=progress)
-        number, params = (0, _searched(config, overrides)) if place is None else (place.number, place.params)
         logger.info("Trial %d: params=%s, BERTScore=%.4f", number, params, tuned.bertscore_f1)
         untuned = None
         if settings.baseline:

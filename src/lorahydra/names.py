@@ -8,6 +8,7 @@ __all__ = [
     "ADAPTER_DIR",
     "ANSWERS_FILE",
     "BASELINE",
+    "BASE_DIR",
     "CHANGES_FILE",
     "CONFIG_FILE",
     "DATA_REPORT_FILE",
@@ -150,6 +151,8 @@ CHANGES_FILE = "config/changes.diff"
 ADAPTER_DIR = "adapter"
 ORIGIN_FILE = "lorahydra.json"
 """In the adapter's folder: what it belongs to (`lorahydra.modeling.origin`)."""
+BASE_DIR = "base"
+"""In the adapter's folder: a copy of the base model, where one was asked for."""
 ANSWERS_FILE = "answers.json"
 """In a trial's output folder, not an artifact."""
 PREDICTIONS_FILE = "eval/predictions.json"

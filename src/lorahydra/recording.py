@@ -12,9 +12,11 @@ from omegaconf import OmegaConf
 from lorahydra.answers import TrialAnswers
 from lorahydra.config.compose import flatten, to_yaml, without_password
 from lorahydra.config.schema import ExperimentConfig
+from lorahydra.data import Split
 from lorahydra.evaluation import Evaluation, Verdicts
 from lorahydra.evaluation.scoring import Gain
 from lorahydra.judges import Call, JudgeSession, Usage
+from lorahydra.markdown import code, table
 from lorahydra.names import (
     ADAPTER_DIR,
     BASELINE,
@@ -36,18 +38,23 @@ from lorahydra.names import (
 )
 from lorahydra.preparation import Prepared
 from lorahydra.provenance import code_changes, environment
-from lorahydra.tracking import TrackedRun
+from lorahydra.tracking import TrackedRun, write_model_files
 from lorahydra.tracking.address import shown
 from lorahydra.training import TrainedAdapter
 
 logger = logging.getLogger(__name__)
 
+CONTEXTS = {"train": "training", "validation": "validation", "test": "test"}
+"""What MLflow calls the use of a split."""
+
 __all__ = [
     "record_adapter",
     "record_answers",
+    "record_datasets",
     "record_environment",
     "record_judging",
     "record_scores",
+    "record_searched",
     "record_setup",
     "run_name",
     "without_secrets",
@@ -57,7 +64,7 @@ __all__ = [
 def run_name(config: ExperimentConfig) -> str:
     """Name of a trial's run: what tells it from its neighbours."""
     model = config.model.name_or_path.rstrip("/").rpartition("/")[2]
-    return config.tracking.run_name or f"{model} r={config.lora.r} lr={config.training.learning_rate:g}"
+    return config.tracking.run_name or f"r={config.lora.r} lr={config.training.learning_rate:.3g} {model}"
 
 
 def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[str], prepared: Prepared) -> None:
@@ -75,9 +82,25 @@ def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[
             Tag.BASE_DIGEST: prepared.base.digest or "unknown",
         }
     )
-    for split, context in ((prepared.splits.train, "training"), (prepared.splits.validation, "validation")):
-        run.dataset(split.name, split.digest, split.source, len(split), context)
+    record_datasets(run, prepared.splits.train, prepared.splits.validation)
     run.metrics({Metric.TIME_LOAD: prepared.seconds})
+
+
+def record_datasets(run: TrackedRun, *splits: Split) -> None:
+    """Log splits as inputs with the digest of their content."""
+    for split in splits:
+        run.dataset(split.name, split.digest, split.source, len(split), CONTEXTS[split.name])
+
+
+def record_searched(run: TrackedRun, params: Mapping[str, object]) -> None:
+    """Say in the run's description what tells this trial from its neighbours: a run has a hundred params.
+
+    Args:
+        run: Where to.
+        params: What was searched, or given by the user.
+    """
+    if params:
+        run.note("\n".join(table(["searched", "value"], [[code(name), code(value)] for name, value in params.items()])))
 
 
 def record_environment(run: TrackedRun, device: str) -> None:
@@ -103,6 +126,8 @@ def record_adapter(run: TrackedRun, config: ExperimentConfig, trained: TrainedAd
     logger.info("Adapter: %s", trained.folder)
     run.metrics({Metric.TIME_TRAIN: trained.seconds})
     if config.tracking.log_adapter:
+        if config.tracking.log_model == "all":
+            write_model_files(trained.folder, with_base=config.tracking.log_base)
         run.artifact(trained.folder, ADAPTER_DIR)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lorahydra.errors import OutputError
 
-__all__ = ["atomic_dir", "atomic_file", "cache_dir", "locked", "replaced_dir", "writing"]
+__all__ = ["atomic_dir", "atomic_file", "cache_dir", "check_new", "locked", "replaced_dir", "writing"]
 
 
 def cache_dir() -> Path:
@@ -49,6 +49,21 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno not in REASONS:
             raise
         raise OutputError(f"cannot write to {path}: {REASONS[error.errno]}") from error
+
+
+def check_new(folder: Path) -> None:
+    """Check that `atomic_dir` can make `folder`: nothing is there, or an empty folder.
+
+    Raises:
+        OutputError: Something else is there.
+    """
+    with writing(folder):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise OutputError(f"the folder {folder} is not empty: choose a new one, or remove it")
+        if folder.is_mount():
+            raise OutputError(f"{folder} is a mounted disk, which cannot be replaced: choose a folder in it")
+        if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+            raise OutputError(f"{folder} is not a folder: choose another name")
 
 
 @contextmanager

@@ -10,11 +10,15 @@ from lorahydra import __version__
 from lorahydra.cli.data import data
 from lorahydra.cli.evaluate import evaluate
 from lorahydra.cli.exits import exit_codes
+from lorahydra.cli.export import export
+from lorahydra.cli.generate import generate
 from lorahydra.cli.judges import judges
 from lorahydra.cli.models import models
 from lorahydra.cli.reproduce import reproduce
+from lorahydra.cli.serve import serve
 from lorahydra.cli.studies import studies
 from lorahydra.cli.sync import sync
+from lorahydra.cli.ui import ui
 from lorahydra.errors import LorahydraError
 
 __all__ = ["main"]
@@ -46,7 +50,7 @@ def train(overrides: tuple[str, ...]) -> None:
     train_command(list(overrides))
 
 
-for command in (data, evaluate, judges, models, reproduce, studies, sync):
+for command in (data, evaluate, export, generate, judges, models, reproduce, serve, studies, sync, ui):
     commands.add_command(command)
 
 

@@ -10,28 +10,37 @@ from pathlib import Path
 import click
 
 from lorahydra.cli.logs import log_to_terminal
+from lorahydra.cli.stores import uri_option
 from lorahydra.config.compose import compose, literal
 
 __all__ = ["evaluate"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("adapter", type=click.Path(path_type=Path))
+@click.argument("adapter")
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-def evaluate(adapter: Path, overrides: tuple[str, ...]) -> None:
-    """Score the adapter in the folder ADAPTER beside its base model, on the test split of the data.
+@uri_option
+def evaluate(adapter: str, overrides: tuple[str, ...], uri: str | None) -> None:
+    """Score ADAPTER beside its base model, on the test split of the data.
 
+    ADAPTER is a folder, the id of an MLflow run, models:/NAME@ALIAS, or the name of a study or registered model.
     OVERRIDES are those of train.py, for example data=local data.train_file=my.jsonl judge=gemini. The base model is
     the one that the adapter names, unless they name another.
     """
-    given = _of_adapter(adapter, overrides)
-    config = compose(given)
-    folder = Path("outputs") / f"evaluated-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    log_to_terminal()
-    # Imported here: torch takes seconds, and a typo in a key should not.
-    from lorahydra.evaluating import evaluate_adapter
+    # Before the adapter is looked for: a typo in a key needs no store.
+    stated = compose(overrides)
+    named = any(override.partition("=")[0] == "tracking.uri" for override in overrides)
+    from lorahydra.lookup import find_adapter
 
-    evaluate_adapter(dataclasses.replace(config, output_dir=str(folder)), adapter, overrides=given)
+    with find_adapter(adapter, uri=uri or (stated.tracking.uri if named else None)) as found:
+        given = _of_adapter(found.folder, overrides)
+        config = compose(given)
+        folder = Path("outputs") / f"evaluated-{datetime.now():%Y%m%d-%H%M%S-%f}"
+        log_to_terminal()
+        # Imported here: torch takes seconds, and a typo in a key should not.
+        from lorahydra.evaluating import evaluate_adapter
+
+        evaluate_adapter(dataclasses.replace(config, output_dir=str(folder)), found.folder, overrides=given)
 
 
 def _of_adapter(adapter: Path, overrides: Sequence[str]) -> list[str]:
@@ -43,7 +52,9 @@ def _of_adapter(adapter: Path, overrides: Sequence[str]) -> list[str]:
     keys = {override.partition("=")[0].lstrip("+") for override in overrides}
     own = []
     if not keys & {"model", "model.name_or_path"}:
-        own.append(f"model.name_or_path={literal(origin.model.name_or_path)}")
+        kept = ("name_or_path", "revision", "gguf_file", "chat_template")
+        stated = {name: getattr(origin.model, name) for name in kept if f"model.{name}" not in keys}
+        own += [f"model.{name}={literal(value)}" for name, value in stated.items() if value is not None]
     if origin.system_prompt is not None and "data.system_prompt" not in keys:
         own.append(f"data.system_prompt={literal(origin.system_prompt)}")
     return [*own, *overrides]

@@ -13,6 +13,7 @@ import click
 
 from lorahydra.cli.exits import EXIT_DIFFERENT
 from lorahydra.cli.logs import log_to_terminal
+from lorahydra.cli.stores import uri_option
 
 if TYPE_CHECKING:
     from lorahydra.reproduction import Compared, Recorded
@@ -26,9 +27,7 @@ SHOWN = 12
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("run_id")
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-@click.option(
-    "--uri", metavar="URI", help="Address of the MLflow store [default: MLFLOW_TRACKING_URI, or ./mlflow.db]."
-)
+@uri_option
 @click.option("--to", "folder", type=click.Path(path_type=Path), metavar="DIR", help="Output folder of the new run.")
 @click.option("--tolerance", type=click.FloatRange(0), default=1e-3, show_default=True, help="Relative difference.")
 @click.option("--check", is_flag=True, help="Only say what differs in code, packages and machine.")
@@ -39,12 +38,11 @@ def reproduce(
 
     OVERRIDES say what is elsewhere now, for example data.train_file=there.jsonl. Exit code 1: a metric is different.
     """
+    from lorahydra.lookup import store_address
     from lorahydra.reproduction import read_recorded
     from lorahydra.reproduction import reproduce as run_again
-    from lorahydra.tracking.address import resolve
 
-    store = resolve(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-    recorded = read_recorded(run_id, tracking_uri=store, overrides=overrides)
+    recorded = read_recorded(run_id, tracking_uri=store_address(uri), overrides=overrides)
     _show_run(recorded)
     if check:
         return 0

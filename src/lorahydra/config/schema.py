@@ -343,6 +343,11 @@ class TrackingConfig:
     server's own choice otherwise."""
     log_adapter: bool = True
     """Upload the adapter as an artifact."""
+    log_model: str = "winner"
+    """Which adapters are MLflow models as well, to be loaded and served by MLflow: `winner` of a study, `all` or
+    `none`."""
+    log_base: bool = False
+    """Copy the base model's weights into these models too; by default they refer to it by name."""
     system_metrics: bool = True
     """Sample CPU, memory, disk and GPU use into the run."""
     retry_seconds: float = 60.0
@@ -354,6 +359,7 @@ class TrackingConfig:
         not_blank("tracking.uri", self.uri)
         not_blank("tracking.experiment_name", self.experiment_name)
         at_least("tracking.retry_seconds", self.retry_seconds, 0)
+        one_of("tracking.log_model", self.log_model, ("winner", "all", "none"))
         if self.run_id is not None and not re.fullmatch(r"[0-9a-f]{32}", self.run_id):
             raise ConfigError(f"tracking.run_id={self.run_id} is no run of MLflow: its ids have 32 hexadecimal digits")
 

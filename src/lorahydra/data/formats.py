@@ -11,7 +11,7 @@ from lorahydra.data.jsonfiles import parse_json
 from lorahydra.data.problems import Fault, one_line
 from lorahydra.errors import DataError
 
-__all__ = ["SCHEMES", "Layout", "RowError", "Scheme", "describe", "detect", "known_columns"]
+__all__ = ["SCHEMES", "Layout", "RowError", "Scheme", "describe", "detect", "detect_prompts", "known_columns"]
 
 
 class RowError(Exception):
@@ -97,6 +97,28 @@ def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], so
     raise DataError(f"no column scheme fits the columns found ({found}): {_needs(layouts, columns)}", path=source)
 
 
+def detect_prompts(columns: Collection[str], source: str) -> Layout:
+    """Choose the scheme whose prompts a source has, with answers beside them or without.
+
+    Args:
+        columns: Names of the columns that the source has.
+        source: The source as the user named it, for messages.
+
+    Raises:
+        DataError: No scheme fits, or more than one.
+    """
+    whole = [scheme for scheme in SCHEMES.values() if set(scheme.required) <= set(columns)]
+    fitting = whole or [scheme for scheme in SCHEMES.values() if scheme.required[0] in columns]
+    if len(fitting) == 1:
+        return Layout(fitting[0], {})
+    found = one_line(", ".join(sorted(columns))) or "none"
+    if fitting:
+        names = " and ".join(scheme.required[0] for scheme in fitting)
+        raise DataError(f"{names} could all be the prompts: keep one of them (columns: {found})", path=source)
+    wanted = " or ".join(scheme.required[0] for scheme in SCHEMES.values())
+    raise DataError(f"no column of prompts among those found ({found}): name one {wanted}", path=source)
+
+
 def _check_mapping(mapping: Mapping[str, str], wanted: str) -> None:
     schemes = SCHEMES.values() if wanted == "auto" else (SCHEMES[wanted],)
     if not any(set(mapping) <= set(scheme.names) for scheme in schemes):
@@ -140,12 +162,33 @@ class Layout:
             RowError: Something is missing, of the wrong type, empty or out of order.
         """
         if self.scheme.keys:
-            return self._conversation(row)
+            messages = self._conversation(row)
+            _check_order(messages, self.column(self.scheme.required[0]))
+            return messages
+        prompt = self._prompt(row)
+        answer = self._text(row, self.scheme.required[1], fault=Fault.EMPTY_ANSWER)
+        return prompt, Message("assistant", answer)
+
+    def question(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
+        """Turn a row into messages up to the one to be answered; an answer that the row has is left out.
+
+        Raises:
+            RowError: Something is missing, of the wrong type, empty or out of order.
+        """
+        if not self.scheme.keys:
+            return (self._prompt(row),)
+        messages = self._conversation(row)
+        if messages and messages[-1].role == "assistant":
+            messages = messages[:-1]
+        if not messages or messages[-1].role != "user":
+            raise RowError("has no message of the user to answer", field=self.column(self.scheme.required[0]))
+        return messages
+
+    def _prompt(self, row: Mapping[str, Any]) -> Message:
         prompt = self._text(row, self.scheme.required[0])
         if self.scheme.optional and (extra := self._optional_text(row, self.scheme.optional[0])):
             prompt = f"{prompt}\n\n{extra}"
-        answer = self._text(row, self.scheme.required[1], fault=Fault.EMPTY_ANSWER)
-        return Message("user", prompt), Message("assistant", answer)
+        return Message("user", prompt)
 
     def _text(self, row: Mapping[str, Any], name: str, fault: Fault = Fault.OTHER) -> str:
         column = self.column(name)
@@ -177,7 +220,6 @@ class Layout:
                 what = "a second system message" if messages[0].role == "system" else "a system message after others"
                 raise RowError(f"{what}: only the first message may be one", field=where)
             messages.append(message)
-        _check_order(messages, column)
         return tuple(messages)
 
     def _message(self, turn: object, where: str) -> Message:
@@ -221,7 +263,7 @@ def _turns(value: object, column: str) -> list[object]:
     return value
 
 
-def _check_order(messages: list[Message], column: str) -> None:
+def _check_order(messages: tuple[Message, ...], column: str) -> None:
     if not messages or messages[-1].role != "assistant":
         last = messages[-1].role if messages else "system"
         raise RowError(f"ends with a message of the {last}: the last one must be the assistant's answer", field=column)

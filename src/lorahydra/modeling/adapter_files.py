@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import torch
-
 from lorahydra.errors import ModelError, OutputError
 from lorahydra.modeling.files import disk_errors
 from lorahydra.storage import atomic_dir, writing
 
 if TYPE_CHECKING:
     import peft
+    import torch
 
 __all__ = ["check_adapter", "remember_start", "save_adapter"]
 
@@ -101,7 +100,7 @@ def check_adapter(folder: Path) -> Path:
         raise ModelError(f"{folder} is not an adapter: it has no {CONFIG}")
     try:
         settings = json.loads(config.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{config} is not valid JSON ({error}): the adapter is broken") from error
     kind = settings.get("peft_type") if isinstance(settings, dict) else None
     if kind != "LORA":
@@ -128,6 +127,9 @@ def _weights(model: peft.PeftModel) -> dict[str, torch.Tensor]:
 
 def _difference(tuned: dict[str, torch.Tensor], start: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
     """Stack the tuned and the negated initial weights, and adjust `config` to the doubled rank."""
+    # Imported here: whoever only looks at an adapter's files does not wait for it.
+    import torch
+
     # The scale of rsLoRA, α/√r, cannot be kept with a whole number α at rank 2r, so it goes into B.
     scale = config.lora_alpha / config.r**0.5 if config.use_rslora else 1.0
     config.lora_alpha = 2 * (config.r if config.use_rslora else config.lora_alpha)

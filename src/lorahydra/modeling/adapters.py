@@ -32,7 +32,7 @@ from lorahydra.modeling.targets import check_targets
 if TYPE_CHECKING:
     import peft
 
-__all__ = ["adapter", "load_adapter", "save_adapter", "trainable_parameters", "weights_digest"]
+__all__ = ["adapter", "attach_saved", "load_adapter", "save_adapter", "trainable_parameters", "weights_digest"]
 
 
 @contextmanager
@@ -81,19 +81,32 @@ def load_adapter(base: BaseModel, folder: Path | str) -> Iterator[peft.PeftModel
     Raises:
         ModelError: The folder holds no LoRA adapter, a broken one, or one for another base model.
     """
-    from peft import PeftModel
-
     path = check_adapter(Path(folder))
     with restored(base.model):
-        try:
-            with _peft_warnings():
-                model = PeftModel.from_pretrained(base.model, str(path), torch_device=str(base.device))
-        except (RuntimeError, ValueError, KeyError, TypeError, UserWarning) as error:
-            raise ModelError(
-                f"the adapter in {path} does not fit the base model {base.source}: use the base model it was "
-                f"trained on ({first_line(error)})"
-            ) from error
-        yield model.eval()
+        yield attach_saved(base, path)
+
+
+def attach_saved(base: BaseModel, folder: Path) -> peft.PeftModel:
+    """Attach the saved adapter in `folder` to `base` for good, for inference.
+
+    Args:
+        base: The base model that the adapter was trained on, to be changed.
+        folder: A folder that passed `check_adapter`.
+
+    Raises:
+        ModelError: The adapter does not fit the base model.
+    """
+    from peft import PeftModel
+
+    try:
+        with _peft_warnings():
+            model = PeftModel.from_pretrained(base.model, str(folder), torch_device=str(base.device))
+    except (RuntimeError, ValueError, KeyError, TypeError, UserWarning) as error:
+        raise ModelError(
+            f"the adapter in {folder} does not fit the base model {base.source}: use the base model it was "
+            f"trained on ({first_line(error)})"
+        ) from error
+    return model.eval()
 
 
 def trainable_parameters(model: torch.nn.Module) -> int:
@@ -143,6 +156,8 @@ def _peft_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         # PEFT 0.21 asks transformers 5.23 for a property under its old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # An adapter on an output head that shares its weights is merged with weights of its own (`merging`).
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True` and a tied layer", UserWarning)
         # Where weights are missing the adapter would silently do nothing.
         warnings.filterwarnings("error", "Found missing adapter keys")
         yield

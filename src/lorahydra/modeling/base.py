@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["BaseModel", "load_base", "load_tokenizer", "resolve_device", "resolve_dtype"]
+__all__ = ["BaseModel", "load_base", "load_copy", "load_tokenizer", "resolve_device", "resolve_dtype"]
 
 
 @dataclass
@@ -84,6 +84,20 @@ def load_base(config: ModelConfig, *, role: str = "tuned") -> BaseModel:
             held.base = _load(source, device, dtype, config.attn_implementation)
             held.key = key
         return held.base
+
+
+def load_copy(config: ModelConfig, dtype: torch.dtype) -> BaseModel:
+    """Load a base model that is the caller's own, to change and to drop; the ones that are held stay as they are.
+
+    Args:
+        config: The model's settings; it is loaded on the CPU with the default kernels, whatever they say.
+        dtype: Of the weights, also one that the CPU only stores and does not compute in.
+
+    Raises:
+        ModelError: As `load_base`.
+        ServiceError: As `load_base`.
+    """
+    return _load(locate(config), resolve_device("cpu"), dtype, None)
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorahydra.errors import ModelError
 from lorahydra.modeling.failures import first_line
+from lorahydra.modeling.files import save_tokenizer
 from lorahydra.modeling.quiet import no_progress_bars
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = ["convert_gguf", "load_gguf"]
-
-TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def load_gguf(
@@ -75,12 +73,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
     with no_progress_bars():
         model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    # How this tokenizer was read is written too; for whoever loads it from here it would be wrong.
-    settings = json.loads((folder / TOKENIZER_CONFIG).read_text("utf-8"))
-    for key in ("is_local", "local_files_only", "name_or_path"):
-        settings.pop(key, None)
-    (folder / TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    save_tokenizer(tokenizer, folder)
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def read_origin(folder: Path) -> AdapterOrigin:
             raise ModelError(f"{path} was written by another version of lorahydra")
         content["model"] = _model(content["model"])
         return _checked(AdapterOrigin(**content))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise ModelError(f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or copy it again") from (
             error
         )
@@ -86,8 +86,7 @@ def _base_of(folder: Path) -> str:
 
 def _model(values: Mapping[str, Any]) -> ModelConfig:
     model = ModelConfig(**{name: values[name] for name in KEPT})
-    if any(not isinstance(value, str | None) for value in vars(model).values()):
-        raise TypeError("a setting of the model is no text")
+    _check_texts(*vars(model).values())
     if model.chat_template is not None and "{" not in model.chat_template:
         # A path would name a file of this machine, whoever wrote it.
         raise ValueError("the chat template is no template")
@@ -95,9 +94,15 @@ def _model(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def _checked(origin: AdapterOrigin) -> AdapterOrigin:
-    texts = (origin.base_digest, origin.system_prompt, origin.run_id)
-    if any(not isinstance(text, str | None) for text in texts):
-        raise TypeError("a text is expected")
-    if not isinstance(origin.max_new_tokens, int) or origin.max_new_tokens < 1:
+    _check_texts(origin.base_digest, origin.system_prompt, origin.run_id)
+    if type(origin.max_new_tokens) is not int or origin.max_new_tokens < 1:
         raise ValueError("max_new_tokens is no length")
     return origin
+
+
+def _check_texts(*values: object) -> None:
+    for value in values:
+        if not isinstance(value, str | None):
+            raise TypeError("a text is expected")
+        if value is not None:
+            value.encode()  # half of a character, which JSON can hold, is no text

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,8 +14,9 @@ from pathlib import Path
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ModelError
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
+from lorahydra.storage import replaced_dir
 
-__all__ = ["Source", "check_tokenizer", "check_weights", "content_digest", "locate"]
+__all__ = ["Source", "check_tokenizer", "check_weights", "content_digest", "copy_model", "locate"]
 
 KEY = "model.name_or_path"
 TOKENIZER_FILES = (
@@ -106,13 +108,33 @@ def content_digest(source: Source) -> str:
     """
     if source.digest:
         return source.digest
-    patterns = (source.gguf_file,) if source.gguf_file else (*SETTINGS_PATTERNS, *WEIGHT_PATTERNS)
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in source.folder.glob(pattern)}):
+    for path in _files(source):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.name} {content}\n".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def copy_model(config: ModelConfig, target: Path) -> None:
+    """Copy the files of a base model to a folder, as a whole or not at all.
+
+    Raises:
+        ModelError: The model is unknown or incomplete.
+        ServiceError: The model is on the hub, not in its cache, and the hub cannot be reached.
+        OutputError: The folder cannot be written.
+    """
+    source = locate(config)
+    check_weights(source)
+    with replaced_dir(target) as temporary:
+        for path in _files(source):
+            shutil.copyfile(path, temporary / path.name)
+
+
+def _files(source: Source) -> list[Path]:
+    """All files that define the model, by name."""
+    patterns = (source.gguf_file,) if source.gguf_file else (*SETTINGS_PATTERNS, *WEIGHT_PATTERNS)
+    return sorted({path for pattern in patterns for path in source.folder.glob(pattern)})
 
 
 def _packaged(name: str) -> Source:

@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError, TrackingError
+from lorahydra.finishing import TrialScores
 from lorahydra.names import (
     ADAPTER_DIR,
     BASELINE,
@@ -28,13 +30,22 @@ from lorahydra.storage import atomic_file, replaced_dir
 from lorahydra.sweep.hosts import write_optimization_results
 from lorahydra.sweep.leaderboard import leaderboard_csv, ranked, write_leaderboard
 from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.notes import model_description, study_note
 from lorahydra.sweep.opening import RESULT
 from lorahydra.sweep.parent import StudyRun
 from lorahydra.sweep.plots import write_plots
 from lorahydra.sweep.records import TrialRecord, best_so_far
 from lorahydra.sweep.result import StudyResult
 from lorahydra.sweep.storage import study_lock
-from lorahydra.tracking import fetch_folder, register_model, sync
+from lorahydra.tracking import (
+    add_model_files,
+    fetch_folder,
+    read_run,
+    register_model,
+    registered_name,
+    sync,
+    write_model_files,
+)
 
 __all__ = ["conclude"]
 
@@ -42,6 +53,15 @@ logger = logging.getLogger("lorahydra.sweep")
 
 Compose = Callable[[Mapping[str, Any], Path], ExperimentConfig]
 """The experiment with some parameters, for an output folder."""
+
+
+@dataclass(frozen=True)
+class _Board:
+    """What a leaderboard is made of."""
+
+    records: list[TrialRecord]
+    directions: list[str]
+    objectives: list[str]
 
 
 def conclude(
@@ -78,7 +98,7 @@ def _conclude(
 
         test = score_winner(run, config, adapter)
         known = {"best": best.number, "finished": finished, "test": _facts(test)}
-        _record(run, ledger, best, leaderboard_csv(records, directions, objectives), objectives)
+        _record(run, ledger, best, config, test, _Board(records, directions, objectives))
         ledger.study.set_user_attr(RESULT, known)
     run.close(State.COMPLETE)
     result = StudyResult(
@@ -154,34 +174,77 @@ def _kept_adapter(run: StudyRun, best: TrialRecord) -> Path:
     return target
 
 
-def _record(run: StudyRun, ledger: Ledger, best: TrialRecord, table: str, objectives: list[str]) -> None:
+def _record(
+    run: StudyRun,
+    ledger: Ledger,
+    best: TrialRecord,
+    config: ExperimentConfig,
+    test: TrialScores | None,
+    board: _Board,
+) -> None:
     folder, name = run.folder, ledger.study.study_name
     with atomic_file(folder / LEADERBOARD_FILE) as temporary:
-        temporary.write_text(table, encoding="utf-8")
+        temporary.write_text(leaderboard_csv(board.records, board.directions, board.objectives), encoding="utf-8")
     write_optimization_results(ledger, folder, best)
     with replaced_dir(folder / STUDY_DIR) as temporary:
-        write_plots(ledger.study, temporary, objectives)
+        write_plots(ledger.study, temporary, board.objectives)
     for file in (LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR):
         run.run.artifact(folder / file, file)
     # As tags: more trials may find a better one, and MLflow's params never change.
     chosen = {f"best.{key}": str(value) for key, value in best.params.items()}
     run.run.tags({Tag.BEST_TRIAL: str(best.number), Tag.BEST_RUN: best.run_id or "", **chosen})
-    _register(run, best, f"lorahydra-{name}")
+    if run.config.tracking.log_model != "none":
+        write_model_files(folder / "best", with_base=run.config.tracking.log_base)
+    registered = _register(run, best, config, test, name)
+    run.run.note(
+        study_note(
+            board.records,
+            board.directions,
+            board.objectives,
+            study=name,
+            experiment_id=run.run.experiment_id,
+            test=test,
+            registered=registered,
+        )
+    )
 
 
-def _register(run: StudyRun, best: TrialRecord, name: str) -> None:
-    if best.run_id is None or not run.config.tracking.log_adapter:
+def _register(
+    run: StudyRun, best: TrialRecord, config: ExperimentConfig, test: TrialScores | None, study: str
+) -> tuple[str, str] | None:
+    """Register the winner's adapter; its name and version, or None where it cannot be."""
+    tracking = run.config.tracking
+    if best.run_id is None or not tracking.log_adapter:
         logger.info("The adapter is not registered: tracking.log_adapter=false")
-        return
+        return None
+    name = registered_name(f"lorahydra-{study}")
     try:
+        if tracking.log_model == "winner":
+            add_model_files(tracking, best.run_id, run.folder / "best")
+        datasets = {dataset.context: dataset.digest for dataset in read_run(tracking, best.run_id).datasets}
+        description = model_description(
+            config,
+            best,
+            study=study,
+            experiment_id=run.run.experiment_id,
+            study_run=run.run_id,
+            datasets=datasets,
+            test=test,
+        )
         version = register_model(
-            run.config.tracking, best.run_id, name, artifact=ADAPTER_DIR, tags={Tag.TRIAL_NUMBER: str(best.number)}
+            tracking,
+            best.run_id,
+            name,
+            artifact=ADAPTER_DIR,
+            description=description,
+            tags={Tag.TRIAL_NUMBER: str(best.number), Tag.STUDY: study},
         )
     except TrackingError as error:
         # The winner is known and lies in its folder; a store without a registry must not fail the study.
         logger.warning("The adapter was not registered: %s", error)
-        return
+        return None
     logger.info("Registered as %s, version %s, alias champion", name, version)
+    return name, version
 
 
 def _facts(test: Any) -> dict[str, float]:

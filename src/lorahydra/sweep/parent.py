@@ -14,6 +14,7 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.names import CONFIG_FILE, OVERRIDES_FILE, Kind, Metric, State, Tag
 from lorahydra.recording import record_environment, without_secrets
 from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.notes import study_note
 from lorahydra.sweep.opening import COMMAND, STUDY_ID
 from lorahydra.sweep.records import best_so_far
 from lorahydra.sweep.storage import study_lock
@@ -120,6 +121,8 @@ class StudyRun:
             metrics[Metric.STUDY_BEST] = best.values[0]
             said = f", best {objectives[0]} {best.values[0]:.4f} (trial {best.number})"
         self.run.metrics(metrics, step=finished)
+        study = self._ledger.study.study_name
+        self.run.note(study_note(records, directions, objectives, study=study, experiment_id=self.run.experiment_id))
         logger.info("Study %s: %d of %d trials%s", self._ledger.study.study_name, finished, self._ledger.n_trials, said)
 
     def close(self, state: State | None, failure: str | None = None) -> None:

@@ -10,6 +10,7 @@ from lorahydra.evaluating import score_adapter
 from lorahydra.finishing import TrialScores
 from lorahydra.names import TEST
 from lorahydra.preparation import prepare, test_examples
+from lorahydra.recording import record_datasets
 from lorahydra.sweep.parent import StudyRun
 
 __all__ = ["score_winner"]
@@ -32,6 +33,8 @@ def score_winner(run: StudyRun, config: ExperimentConfig, adapter: Path) -> Tria
         LorahydraError: Data, model or judge cannot be used.
     """
     prepared = prepare(config)
+    splits = prepared.splits
+    record_datasets(run.run, *(split for split in (splits.train, splits.validation, splits.test) if split is not None))
     examples = test_examples(prepared, config)
     if examples is None:
         logger.warning("There is no test split: the winner's score is the one it was chosen by, which flatters it")

@@ -15,8 +15,9 @@ the end is sent later by `sync` (on the command line: `lorahydra sync DIR`). Thi
 imports mlflow, and it does so when a run starts, not before.
 """
 
-from lorahydra.tracking.artifacts import fetch_folder
+from lorahydra.tracking.artifacts import RegisteredVersion, fetch_adapter, fetch_folder, find_version, has_run
 from lorahydra.tracking.children import ChildRun, close_run, find_run, set_tags, unfinished_children
+from lorahydra.tracking.mlmodel import add_model_files, write_model_files
 from lorahydra.tracking.models import register_model, registered_name
 from lorahydra.tracking.reading import (
     Points,
@@ -35,15 +36,20 @@ __all__ = [
     "Points",
     "RecordedDataset",
     "RecordedRun",
+    "RegisteredVersion",
     "SyncResult",
     "SyncedRun",
     "TrackedRun",
     "Unsent",
+    "add_model_files",
     "check_store",
     "close_run",
+    "fetch_adapter",
     "fetch_folder",
     "find_run",
     "find_unsent",
+    "find_version",
+    "has_run",
     "join_run",
     "read_metrics",
     "read_run",
@@ -55,4 +61,5 @@ __all__ = [
     "start_run",
     "sync",
     "unfinished_children",
+    "write_model_files",
 ]

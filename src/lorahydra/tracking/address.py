@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from lorahydra.errors import ConfigError
 
-__all__ = ["database_file", "is_server", "resolve", "run_url", "shown"]
+__all__ = ["database_file", "is_server", "resolve", "run_url", "shown", "with_driver"]
 
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -31,11 +32,22 @@ def resolve(uri: str) -> str:
     if dialect in SERVERS:
         return uri.strip().rstrip("/")
     if dialect != "sqlite":
-        return uri.strip()
+        return with_driver(uri.strip())
     name = rest.removeprefix("/")
     if not rest.startswith("/") or name.startswith((":", "file:")) or "?" in name:
         raise ConfigError(f"tracking.uri={uri} is not allowed: give a SQLite file, for example sqlite:///mlflow.db")
     return f"{SQLITE}{Path(name).expanduser().absolute()}"
+
+
+def with_driver(uri: str) -> str:
+    """The address with the driver that `lorahydra[postgresql]` installs, where it names none.
+
+    SQLAlchemy takes psycopg2 for a plain `postgresql://` up to 2.0 and psycopg from 2.1 on.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if scheme.lower() == "postgresql" and importlib.util.find_spec("psycopg2") is not None:
+        return f"postgresql+psycopg2{separator}{rest}"
+    return uri
 
 
 def is_server(uri: str) -> bool:
@@ -64,4 +76,4 @@ def run_url(uri: str, experiment_id: str, run_id: str) -> str:
     """Link to a run on a server; for a database, the command that opens the UI on it."""
     if is_server(uri):
         return f"{shown(uri)}/#/experiments/{experiment_id}/runs/{run_id}"
-    return f"MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri {shlex.quote(shown(uri))}"
+    return f"lorahydra ui --uri {shlex.quote(shown(uri))}"

@@ -32,6 +32,7 @@ def register_model(
     *,
     artifact: str = ADAPTER_DIR,
     alias: str = "champion",
+    description: str = "",
     tags: Mapping[str, str],
 ) -> str:
     """Make a run's adapter a version of a registered model and give it the alias.
@@ -45,6 +46,7 @@ def register_model(
         name: The registered model, made if there is none; changed to `registered_name(name)`.
         artifact: The run's artifact folder.
         alias: Letters, digits, `_` and `-`; moved to this version.
+        description: Of a new version, in Markdown.
         tags: Of a new version.
 
     Returns:
@@ -64,7 +66,7 @@ def register_model(
     if version is None:
         _check_artifact(client, uri, run_id, artifact)
         with talking_to(uri):
-            version = _make_version(client, name, info, artifact, tags)
+            version = _make_version(client, name, info, artifact, description, tags)
     with talking_to(uri):
         client.set_registered_model_alias(name, alias, version)
     return version
@@ -89,12 +91,14 @@ def _version_of(client: Any, name: str, run_id: str) -> str | None:
     return max((str(version.version) for version in found), key=int, default=None)
 
 
-def _make_version(client: Any, name: str, info: Any, artifact: str, tags: Mapping[str, str]) -> str:
+def _make_version(client: Any, name: str, info: Any, artifact: str, description: str, tags: Mapping[str, str]) -> str:
     from mlflow.utils.uri import append_to_uri_path
 
     # Not `runs:/…`: a server that shows the version's files would look that run up in a store of its own.
     source = append_to_uri_path(info.artifact_uri, artifact)
-    made = client.create_model_version(name, source, info.run_id, tags=dict(tags), await_creation_for=0)
+    made = client.create_model_version(
+        name, source, info.run_id, tags=dict(tags), description=description or None, await_creation_for=0
+    )
     return str(made.version)
 
 

@@ -214,6 +214,14 @@ class TrackedRun:
         self._stop_sampling()
         return self._end([operations.leave()], hurry=hurry)
 
+    def note(self, text: str) -> None:
+        """Set what MLflow's UI shows as the run's description.
+
+        Args:
+            text: Markdown of at most 5000 characters; more is cut.
+        """
+        self.tags({"mlflow.note.content": text})
+
     def trace(
         self,
         name: str,

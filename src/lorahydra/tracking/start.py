@@ -17,6 +17,7 @@ from lorahydra.tracking.run import Before, TrackedRun
 from lorahydra.tracking.source import source_tags
 from lorahydra.tracking.spool import Header, Spool
 from lorahydra.tracking.store import active_run, connect, experiment_of, get_or_create_experiment, talking_to
+from lorahydra.tracking.views import furnish
 
 __all__ = ["check_store", "join_run", "reopen_run", "start_run"]
 
@@ -36,11 +37,12 @@ def check_store(config: TrackingConfig) -> None:
 def _open_experiment(config: TrackingConfig) -> tuple[str, Any, str]:
     """Address and client of the store, and the experiment's id."""
     uri = resolve(config.uri)
-    client = connect(uri, create=config.run_id is None)
+    client = connect(uri, create=config.run_id is None, writes=True)
     if config.run_id is not None:
         experiment = experiment_of(client, uri, config.run_id)
     else:
         experiment = get_or_create_experiment(client, uri, config.experiment_name, config.artifact_location)
+    furnish(client, uri, experiment)
     return uri, client, experiment.experiment_id
 
 

@@ -28,7 +28,7 @@ from lorahydra.tracking.address import database_file, is_server, shown
 from lorahydra.tracking.database import prepare_database
 from lorahydra.tracking.faults import describe
 
-__all__ = ["active_run", "connect", "experiment_of", "get_or_create_experiment", "talking_to"]
+__all__ = ["active_run", "connect", "experiment_of", "get_or_create_experiment", "quiet_environment", "talking_to"]
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -42,6 +42,12 @@ SECONDS_TO_ANSWER = 10
 """How long a store may take for its first answer."""
 
 
+def quiet_environment() -> None:
+    """Give MLflow's settings their values, where the user has set none; to be called before MLflow is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def talking_to(uri: str) -> Iterator[None]:
     """Keep MLflow's own log quiet in this thread and turn its failures into one line.
@@ -51,20 +57,22 @@ def talking_to(uri: str) -> Iterator[None]:
     """
     from mlflow.exceptions import MlflowException
     from mlflow.utils.logging_utils import suppress_logs_in_thread
+    from sqlalchemy.exc import SQLAlchemyError
 
     with suppress_logs_in_thread():
         try:
             yield
-        except (MlflowException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             raise TrackingError(f"the MLflow store {shown(uri)} cannot be used: {describe(error)}") from error
 
 
-def connect(uri: str, *, create: bool) -> Any:
+def connect(uri: str, *, create: bool, writes: bool = False) -> Any:
     """Open the store at the resolved address `uri`.
 
     Args:
         uri: Address of the store.
         create: Make a SQLite file that does not exist yet.
+        writes: Refuse a database that can only be read.
 
     Returns:
         An `mlflow.MlflowClient`.
@@ -73,15 +81,14 @@ def connect(uri: str, *, create: bool) -> Any:
         ConfigError: The address names a database driver that is not there.
         TrackingError: The store cannot be reached, read, written or understood.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    quiet_environment()
     from mlflow import MlflowClient
 
     with talking_to(uri):
         if is_server(uri):
             _check_server(uri)
         else:
-            prepare_database(uri, _artifact_root(uri) if create else None)
+            prepare_database(uri, _artifact_root(uri) if create else None, writes=writes)
         return MlflowClient(uri)
 
 
@@ -168,21 +175,15 @@ def _check_server(uri: str) -> None:
     """Ask the server for something small, with a short patience that MLflow's client does not have.
 
     Raises:
-        TrackingError: No MLflow server answers there, or it refuses us.
+        TrackingError: No MLflow server answers there, or it refuses us, or it is too old.
     """
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    response = http_request(
-        get_default_host_creds(uri),
-        "/api/2.0/mlflow/experiments/search",
-        "POST",
-        json={"max_results": 1},
-        max_retries=0,
-        timeout=SECONDS_TO_ANSWER,
-        raise_on_status=False,
-    )
+    response = _ask(uri, "POST", "experiments/search", {"max_results": 1})
     status = response.status_code
+    if "Invalid Host header" in response.text:
+        raise TrackingError(
+            f"the MLflow server {shown(uri)} takes no requests under that name: start it with "
+            f"--allowed-hosts {urlsplit(uri).netloc.rpartition('@')[2]}"
+        )
     if status in (401, 403):
         raise TrackingError(
             f"the MLflow server {shown(uri)} refuses access (HTTP {status}): set MLFLOW_TRACKING_USERNAME "
@@ -190,8 +191,41 @@ def _check_server(uri: str) -> None:
         )
     if status >= 500:
         raise TrackingError(f"the MLflow server {shown(uri)} is in trouble (HTTP {status}): see its log")
-    if status != 200 or not response.headers.get("Content-Type", "").startswith("application/json"):
+    if not _is_json(response) and not (_is_unknown(response) and _is_json(_ask(uri, "GET", "experiments/list"))):
         raise TrackingError(f"{shown(uri)} answers, but not as an MLflow server (HTTP {status}): check tracking.uri")
+    # MLflow's client asks for these whenever it lists a run's artifacts, which a study does in the end.
+    if _is_unknown(_ask(uri, "POST", "logged-models/search", {"experiment_ids": ["0"], "max_results": 1})):
+        raise TrackingError(
+            f"the MLflow server {shown(uri)} is too old: upgrade it to MLflow 3 (stop it, take a copy of its "
+            "database, `pip install -U mlflow`, `mlflow db upgrade`)"
+        )
+
+
+def _ask(uri: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """One request, one answer: a `requests.Response` of any status."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    return http_request(
+        get_default_host_creds(uri),
+        f"/api/2.0/mlflow/{path}",
+        method,
+        **({} if body is None else {"json": body}),
+        max_retries=0,
+        timeout=SECONDS_TO_ANSWER,
+        raise_on_status=False,
+    )
+
+
+def _is_json(response: Any) -> bool:
+    """Whether a request was granted, and by a server that speaks as MLflow does."""
+    kind = str(response.headers.get("Content-Type", ""))
+    return bool(response.status_code == 200) and kind.startswith("application/json")
+
+
+def _is_unknown(response: Any) -> bool:
+    """Whether the server does not know such requests; servers before 1.28 only list experiments."""
+    return response.status_code in (404, 405) and "RESOURCE_DOES_NOT_EXIST" not in response.text
 
 
 def active_run(client: Any, uri: str, run_id: str, name: str = "") -> Any:

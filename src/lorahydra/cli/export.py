@@ -1,0 +1,40 @@
+"""`lorahydra export`: an adapter as a folder for others, alone or merged into its base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lorahydra.cli.stores import uri_option
+
+__all__ = ["export"]
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@click.command()
+@click.argument("source")
+@click.option("--to", "target", type=click.Path(path_type=Path), required=True, metavar="DIR", help="A new folder.")
+@click.option("--merged", is_flag=True, help="One model for transformers, with the adapter merged into its base.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Of the weights.")
+@click.option("--base", metavar="NAME", help="Where the base model is now: packaged name, folder or hub id.")
+@uri_option
+def export(source: str, target: Path, merged: bool, dtype: str, base: str | None, uri: str | None) -> None:
+    """Write adapter SOURCE to a folder with a model card.
+
+    SOURCE is a folder, the id of an MLflow run, models:/NAME@ALIAS, or the name of a study or registered model. The
+    folder is one that PEFT loads, or with --merged one that transformers loads. With --dtype=auto a merged model has
+    the precision in which the adapter was scored.
+    """
+    from lorahydra.lookup import find_adapter
+    from lorahydra.storage import check_new
+
+    check_new(target)
+    with find_adapter(source, uri=uri, record=True) as found:
+        # Imported here: torch takes seconds, and a typo should not.
+        from lorahydra.exporting import export as write
+
+        write(found.folder, target, merged=merged, dtype=dtype, base=base, run=found.run, study=found.study)
+        kind = "merged model" if merged else "adapter"
+        click.echo(f"{target}: {kind} of {found.name}; README.md says how to use it")

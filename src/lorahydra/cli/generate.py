@@ -1,0 +1,152 @@
+"""`lorahydra generate`: answers of an adapter and of its base model, to prompts or in a chat."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lorahydra.cli.showing import Answered, note, prompt_text, show_answers, write_lines
+from lorahydra.cli.stores import uri_option
+from lorahydra.errors import ConfigError, DataError, OutputError
+
+if TYPE_CHECKING:
+    from lorahydra.chatting import AdaptedModel, Conversation
+
+__all__ = ["generate"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is to be answered, and how answers are given."""
+
+    prompts: list[Conversation] | None
+    """None for a chat."""
+    out: Path | None
+    compare: bool
+    untuned: bool
+    as_json: bool
+    max_new_tokens: int | None
+
+
+@click.command()
+@click.argument("source")
+@click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
+@click.option(
+    "--file", metavar="FILE", help="Prompts: .txt with one a line, or a dataset (.jsonl, .json, .csv, .parquet)."
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the answers there, as JSON lines.")
+@click.option("--compare", is_flag=True, help="The base model's answer beside the tuned one.")
+@click.option("--untuned", is_flag=True, help="The base model's answer alone.")
+@click.option("--system", metavar="TEXT", help="System message in place of the adapter's own; '' for none.")
+@click.option("--max-new-tokens", type=click.IntRange(1), metavar="N", help="Longest answer [default: the adapter's].")
+@click.option("--base", metavar="NAME", help="Where the base model is now: packaged name, folder or hub id.")
+@click.option("--device", default="auto", show_default=True, help="As model.device.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+@uri_option
+def generate(
+    source: str,
+    prompts: tuple[str, ...],
+    file: str | None,
+    out: Path | None,
+    compare: bool,
+    untuned: bool,
+    system: str | None,
+    max_new_tokens: int | None,
+    base: str | None,
+    device: str,
+    as_json: bool,
+    uri: str | None,
+) -> None:
+    """Let adapter SOURCE answer PROMPTs, those of a file, what is piped in, or a chat on the terminal.
+
+    SOURCE is a folder, the id of an MLflow run, models:/NAME@ALIAS, or the name of a study or registered model.
+    Answers go to stdout, everything else to stderr.
+    """
+    if compare and untuned:
+        raise ConfigError("--compare shows both answers and --untuned only one: give one of them")
+    _check_device(device)
+    _check_out(out, file)
+    wanted = Wanted(_asked(prompts, file), out, compare, untuned, as_json, max_new_tokens)
+    if wanted.prompts is None and (out is not None or as_json):
+        raise ConfigError("--out and --json need prompts: a chat is shown only")
+    from lorahydra.lookup import find_adapter
+
+    with find_adapter(source, uri=uri) as found:
+        # Imported here: torch takes seconds, and a typo should not.
+        from lorahydra.chatting import open_adapter
+
+        with open_adapter(found.folder, base=base, device=device, system_prompt=system) as model:
+            _answer(model, wanted)
+
+
+def _answer(model: AdaptedModel, wanted: Wanted) -> None:
+    limit = wanted.max_new_tokens
+    if wanted.prompts is None:
+        from lorahydra.cli.chat import chat
+
+        chat(model, max_new_tokens=limit, compare=wanted.compare, tuned=not wanted.untuned)
+        return
+    answers = model.answer(wanted.prompts, max_new_tokens=limit, tuned=not wanted.untuned)
+    untuned: Sequence[str | None] = [None] * len(answers)
+    if wanted.compare:
+        untuned = model.answer(wanted.prompts, max_new_tokens=limit, tuned=False)
+    texts = [prompt_text(prompt) for prompt in wanted.prompts]
+    answered = [Answered(*entry) for entry in zip(texts, answers, untuned, strict=True)]
+    if wanted.out is not None:
+        write_lines(answered, wanted.out)
+        note(f"{len(answered)} answers: {wanted.out}")
+    if wanted.as_json:
+        for entry in answered:
+            click.echo(entry.to_json())
+    elif wanted.out is None:
+        show_answers(answered)
+
+
+def _check_device(device: str) -> None:
+    from lorahydra.config.schema import ModelConfig
+
+    ModelConfig(device=device)
+
+
+def _check_out(out: Path | None, file: str | None) -> None:
+    if out is None:
+        return
+    if out.is_dir():
+        raise OutputError(f"cannot write to {out}: a folder is in the place of the file")
+    if file is not None and out.absolute() == Path(file).expanduser().absolute():
+        raise ConfigError(f"--out {out} is the file of the prompts: choose another name")
+
+
+def _asked(prompts: Sequence[str], file: str | None) -> list[Conversation] | None:
+    """The prompts; None for a chat."""
+    from lorahydra.data.examples import Message
+
+    if file is not None and prompts:
+        raise ConfigError("prompts are arguments or those of --file, not both")
+    if file is not None:
+        from lorahydra.data.prompts import read_prompts
+
+        return read_prompts(file)
+    if not prompts and sys.stdin is not None and sys.stdin.isatty():
+        return None
+    texts = list(prompts) or [_piped()]
+    for text in texts:
+        if not text.strip():
+            raise DataError("there is nothing to answer: give a PROMPT, --file, or pipe one in")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise DataError("the prompt is not UTF-8 text")
+    return [(Message("user", text),) for text in texts]
+
+
+def _piped() -> str:
+    if sys.stdin is None:
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode().strip()
+    except UnicodeDecodeError as error:
+        raise DataError("what is piped in is not UTF-8 text") from error

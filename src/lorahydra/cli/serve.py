@@ -1,0 +1,91 @@
+"""`lorahydra serve`: HTTP API and web page over studies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+
+import click
+
+from lorahydra.errors import ConfigError
+
+__all__ = ["serve"]
+
+UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+PACKAGES = ("fastapi", "uvicorn", "jinja2", "python_multipart")
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Another one needs LORAHYDRA_API_TOKEN.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("lorahydra-service"),
+    show_default=True,
+    help="Database, datasets, jobs, MLflow's store.",
+)
+@click.option("--storage", metavar="URL", help="Database [default: service.db in the folder]; postgresql://… works.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Studies at the same time.")
+@click.option("--upload-limit", default="1GiB", show_default=True, metavar="SIZE", help="Largest dataset.")
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--no-mlflow", is_flag=True, help="Do not start MLflow's UI.")
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of base models that may be named [default: models in the folder].",
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override for every study.")
+@click.option("--allow-host", "names", multiple=True, metavar="NAME", help="Another name of this server in browsers.")
+def serve(
+    host: str,
+    port: int,
+    folder: Path,
+    storage: str | None,
+    workers: int,
+    upload_limit: str,
+    mlflow_port: int,
+    no_mlflow: bool,
+    models: Path | None,
+    overrides: tuple[str, ...],
+    names: tuple[str, ...],
+) -> None:
+    """Serve the API and the web page, and run the studies that they start; end it with Ctrl-C.
+
+    Studies that run then go on without the server, and are found again when it is started the next time.
+    """
+    _require_packages()
+    from lorahydra.service.access import TOKEN_VARIABLE, Access
+    from lorahydra.service.server import ServerConfig
+    from lorahydra.service.server import serve as run
+    from lorahydra.service.service import ServiceConfig
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config = ServiceConfig(
+        folder=folder,
+        storage=storage,
+        workers=workers,
+        upload_limit=_bytes(upload_limit),
+        models_folder=None if models is None else models.absolute(),
+        overrides=overrides,
+    )
+    access = Access(host=host, token=os.environ.get(TOKEN_VARIABLE), names=names)
+    run(ServerConfig(access, port, None if no_mlflow else mlflow_port), config)
+
+
+def _require_packages() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"lorahydra serve needs {', '.join(missing)}: pip install 'lorahydra[service]'")
+
+
+def _bytes(text: str) -> int:
+    """Read `500MB` or `1GiB`."""
+    found = re.fullmatch(r"(\d{1,12})\s*([a-z]*)", text.strip().lower())
+    if found is None or found[2] not in UNITS or not int(found[1]):
+        raise ConfigError(f"--upload-limit {text} is no size: write for example 500MB or 1GiB")
+    return int(found[1]) * UNITS[found[2]]

@@ -1,0 +1,100 @@
+"""Answers on stdout: as text, side by side, or as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lorahydra.storage import atomic_file
+
+if TYPE_CHECKING:
+    from lorahydra.data.examples import Message
+
+__all__ = ["Answered", "note", "printable", "prompt_text", "show_answers", "write_lines"]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A prompt and what was said to it."""
+
+    prompt: str
+    answer: str
+    base_answer: str | None = None
+    """The base model's, beside the tuned one."""
+
+    def to_json(self) -> str:
+        """One line."""
+        values = {"prompt": self.prompt, "answer": self.answer}
+        if self.base_answer is not None:
+            values["base_answer"] = self.base_answer
+        return json.dumps(values, ensure_ascii=False)
+
+
+def note(text: str) -> None:
+    """Say something that is no answer."""
+    click.echo(printable(text, sys.stderr.isatty()), err=True)
+
+
+def printable(text: str, terminal: bool | None = None) -> str:
+    """The text as a terminal may get it: what would steer the terminal is spelled out.
+
+    Args:
+        text: From a model or a file.
+        terminal: Whether it goes to one; by default whether stdout is one.
+    """
+    if not (sys.stdout.isatty() if terminal is None else terminal):
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def prompt_text(conversation: Sequence[Message]) -> str:
+    """A conversation for people: the question alone, or all turns with their roles."""
+    if len(conversation) == 1:
+        return conversation[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in conversation)
+
+
+def write_lines(answered: Sequence[Answered], file: Path) -> None:
+    """Write answers as JSON lines, as a whole or not at all.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with atomic_file(file) as temporary:
+        temporary.write_text("".join(f"{entry.to_json()}\n" for entry in answered), "utf-8")
+
+
+def show_answers(answered: Sequence[Answered]) -> None:
+    """Print answers; base model and adapter side by side where both have answered."""
+    if any(entry.base_answer is not None for entry in answered):
+        _show_table(answered)
+        return
+    for number, entry in enumerate(answered):
+        if len(answered) > 1:
+            note(f"{chr(10) if number else ''}> {entry.prompt}")
+        click.echo(printable(entry.answer))
+
+
+def _show_table(answered: Sequence[Answered]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    several = len(answered) > 1
+    table = Table(show_lines=several)
+    for name in (*(["prompt"] if several else []), "untuned", "tuned"):
+        table.add_column(name, ratio=1, overflow="fold")
+    for entry in answered:
+        cells = (*([entry.prompt] if several else []), entry.base_answer or "", entry.answer)
+        # As text, so that brackets in an answer are not taken for markup.
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    Console().print(table)

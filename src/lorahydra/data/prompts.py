@@ -1,0 +1,75 @@
+"""Files of prompts to be answered: datasets with answers or without, and plain text with a prompt on each line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from lorahydra.config.schema import DataConfig
+from lorahydra.data.examples import Message
+from lorahydra.data.formats import Layout, RowError, describe, detect_prompts, known_columns
+from lorahydra.data.problems import Problems, reading
+from lorahydra.data.sources import HEADER_ROW, Row, locate
+from lorahydra.data.text import open_text, text_lines
+from lorahydra.errors import DataError
+
+__all__ = ["read_prompts"]
+
+TEXT = ".txt"
+ROWS_TO_DETECT = 16
+
+
+def read_prompts(file: str) -> list[tuple[Message, ...]]:
+    """Read the prompts of a file, in its order.
+
+    Args:
+        file: Text (`.txt`) with a prompt on each line that is not blank, or what `data.train_file` takes. The columns
+            are detected as in a dataset; answers may be missing, and are left out where they are there.
+
+    Returns:
+        Conversations up to the message that is to be answered.
+
+    Raises:
+        DataError: The file or one of its rows cannot be used.
+    """
+    path = Path(file).expanduser()
+    problems = Problems()
+    if path.suffix.lower() == TEXT:
+        found = list(_lines(path, problems))
+    else:
+        source = locate(DataConfig(train_file=file))["train"]
+        found = list(_rows(source.rows(known_columns({}), problems), source.label))
+    if problems.total:
+        first = problems.first[0]
+        raise DataError(first.message, path=file, line=first.line, field=first.field)
+    if not found:
+        raise DataError("there is no prompt in it", path=file)
+    return found
+
+
+def _lines(path: Path, problems: Problems) -> Iterator[tuple[Message, ...]]:
+    with reading(path), open_text(path) as stream:
+        for _, line in text_lines(stream, problems):
+            if text := line.strip():
+                yield (Message("user", text),)
+
+
+def _rows(rows: Iterator[Row], label: str) -> Iterator[tuple[Message, ...]]:
+    first = list(islice(rows, ROWS_TO_DETECT))
+    columns = {name for _, row in first if isinstance(row, dict) for name in row}
+    layout = detect_prompts(columns, label) if columns else None
+    for number, row in chain(first, rows):
+        if not isinstance(row, dict) or not row or layout is None:
+            what = "an object without fields" if row == {} else describe(row)
+            raise DataError(f"holds {what} where an object with a prompt is expected", path=label, line=number)
+        if number != HEADER_ROW:
+            yield _question(layout, number, row, label)
+
+
+def _question(layout: Layout, number: int, row: dict[str, Any], label: str) -> tuple[Message, ...]:
+    try:
+        return layout.question(row)
+    except RowError as error:
+        raise DataError(error.message, path=label, line=number, field=error.field) from error

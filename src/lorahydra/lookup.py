@@ -1,0 +1,218 @@
+"""Finds an adapter by what a user calls it.
+
+```python
+with find_adapter("demo") as found:          # a study: its champion
+    print(found.folder, found.run)
+```
+
+| name | adapter |
+|---|---|
+| a folder in PEFT's format | it; no store is asked |
+| the id of an MLflow run | that of the trial, or of the study's best trial |
+| `models:/NAME@ALIAS`, `models:/NAME/VERSION` | that of a version of a registered model |
+| the name of a registered model or of a study | that of the version with the alias `champion` |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.errors import LorahydraError, ModelError, TrackingError
+from lorahydra.names import ADAPTER_DIR, ORIGIN_FILE, Kind, Tag
+from lorahydra.tracking import (
+    RecordedRun,
+    RegisteredVersion,
+    fetch_adapter,
+    find_version,
+    has_run,
+    read_run,
+    registered_name,
+)
+from lorahydra.tracking.address import database_file, resolve, shown
+
+__all__ = ["FoundAdapter", "find_adapter", "store_address"]
+
+CHAMPION = "champion"
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+MODEL_URI = re.compile(r"models:/+(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+PARENT_TAG = "mlflow.parentRunId"
+
+
+@dataclass(frozen=True)
+class FoundAdapter:
+    """An adapter on this machine, and what is on record about it."""
+
+    name: str
+    """What it can be called in a sentence."""
+    folder: Path
+    """In PEFT's format; a temporary one where the adapter comes from a store."""
+    run: RecordedRun | None = None
+    """Of the trial that trained it."""
+    study: RecordedRun | None = None
+    """Of the study that it won."""
+
+
+def store_address(uri: str | None = None) -> str:
+    """The MLflow store that a command reads: the one that is given, `MLFLOW_TRACKING_URI`, or `./mlflow.db`.
+
+    Raises:
+        ConfigError: The address cannot be.
+    """
+    return resolve(uri or os.environ.get("MLFLOW_TRACKING_URI") or TrackingConfig.uri)
+
+
+@contextmanager
+def find_adapter(name: str, *, uri: str | None = None, record: bool = False) -> Iterator[FoundAdapter]:
+    """Find an adapter, and keep a copy of it as long as the block runs where it comes from a store.
+
+    Args:
+        name: What the user calls it, see the table above. A folder goes before all else.
+        uri: The store, as `store_address` takes it.
+        record: Look for the run of a folder's adapter too; it is None where the store does not have it.
+
+    Raises:
+        ModelError: There is no such adapter; the message says what was looked for and where.
+        TrackingError: The store cannot be read.
+    """
+    folder = _folder(name)
+    if _is_adapter(folder):
+        run, study = _record_of(folder, uri) if record else (None, None)
+        yield FoundAdapter(str(folder), folder, run, study)
+        return
+    if _is_path(name):
+        raise ModelError(f"{name} is not an adapter: {_what_it_is(folder)}")
+    store = _existing_store(uri, name, folder)
+    called, run, study = _by_run(store, name) if RUN_ID.fullmatch(name) else _by_model(store, name, folder)
+    with tempfile.TemporaryDirectory(prefix="lorahydra-") as download:
+        copy = Path(download) / registered_name(called)
+        if not fetch_adapter(store, run.run_id, copy):
+            raise ModelError(
+                f"run {run.run_id} ({run.name}) has no adapter in {shown(store.uri)}: it failed, was run with "
+                "tracking.log_adapter=false, or was not sent yet (`lorahydra sync` on its output folder)"
+            )
+        yield FoundAdapter(called, copy, run, study)
+
+
+def _folder(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~nobody
+        return Path(name)
+
+
+def _is_adapter(folder: Path) -> bool:
+    return _is_folder(folder) and (folder / "adapter_config.json").is_file()
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # nothing can have this name
+        return False
+
+
+def _is_path(name: str) -> bool:
+    return not name.startswith("models:/") and (os.sep in name or name.startswith((".", "~")))
+
+
+def _what_it_is(folder: Path) -> str:
+    if not _is_folder(folder):
+        return "there is no such folder"
+    within = [entry for entry in ("best", ADAPTER_DIR) if _is_adapter(folder / entry)]
+    hint = f"; {folder / within[0]} is one" if within else ""
+    return f"it has no adapter_config.json{hint}"
+
+
+def _existing_store(uri: str | None, name: str, folder: Path) -> TrackingConfig:
+    address = store_address(uri)
+    file = database_file(address)
+    if file is not None and not file.is_file():
+        raise ModelError(
+            f"there is no adapter {name}: {_no_folder(folder)}, and no MLflow store at {shown(address)}; name the "
+            "store with --uri"
+        )
+    return TrackingConfig(uri=address)
+
+
+def _no_folder(folder: Path) -> str:
+    return f"the folder {folder} has no adapter_config.json" if _is_folder(folder) else f"no folder {folder} is here"
+
+
+def _by_run(store: TrackingConfig, run_id: str) -> tuple[str, RecordedRun, RecordedRun | None]:
+    if not has_run(store, run_id):
+        raise ModelError(f"the MLflow store {shown(store.uri)} has no run {run_id}: name its store with --uri")
+    run = read_run(store, run_id)
+    if run.tags.get(Tag.KIND) != Kind.STUDY:
+        return f"run {run.name}", run, _study_of(store, run)
+    best = run.tags.get(Tag.BEST_RUN)
+    if not best:
+        raise ModelError(f"run {run_id} is the study {run.name}, which has no winner yet: give the run of a trial")
+    return f"study {run.name}", read_run(store, best), run
+
+
+def _by_model(store: TrackingConfig, name: str, folder: Path) -> tuple[str, RecordedRun, RecordedRun | None]:
+    version = _version(store, name, folder)
+    called = f"{version.name} version {version.version}"
+    if version.run_id is None:
+        raise ModelError(f"{called} in {shown(store.uri)} was registered without a run, so its adapter is not known")
+    run = read_run(store, version.run_id)
+    return called, run, _study_of(store, run)
+
+
+def _version(store: TrackingConfig, name: str, folder: Path) -> RegisteredVersion:
+    if name.startswith("models:"):
+        return _named_version(store, name)
+    names = dict.fromkeys((name, registered_name(f"lorahydra-{name}")))
+    found = [version for model in names if (version := find_version(store, model, alias=CHAMPION)) is not None]
+    if not found:
+        raise ModelError(
+            f"there is no adapter {name}: {_no_folder(folder)}, and {shown(store.uri)} has no registered model "
+            f"{' or '.join(names)} with the alias {CHAMPION}; give a folder, the id of a run, or models:/NAME@ALIAS"
+        )
+    if len({version.run_id for version in found}) > 1:
+        choices = " or ".join(f"models:/{version.name}@{CHAMPION}" for version in found)
+        raise ModelError(f"{name} is both a registered model and a study in {shown(store.uri)}: give {choices}")
+    return found[0]
+
+
+def _named_version(store: TrackingConfig, name: str) -> RegisteredVersion:
+    parts = MODEL_URI.fullmatch(name)
+    if parts is None:
+        raise ModelError(f"{name} names no registered model: write models:/NAME@ALIAS or models:/NAME/VERSION")
+    version = find_version(store, parts["name"], alias=parts["alias"] or CHAMPION, version=parts["version"])
+    if version is None:
+        raise ModelError(f"{name} is not in the registry of {shown(store.uri)}: check name and alias, or give --uri")
+    return version
+
+
+def _study_of(store: TrackingConfig, run: RecordedRun) -> RecordedRun | None:
+    """The study that a trial's run has won; its scores on the test split are there."""
+    parent = run.tags.get(PARENT_TAG)
+    try:
+        study = None if parent is None else read_run(store, parent)
+    except TrackingError:  # it was deleted
+        return None
+    if study is None:
+        return None
+    return study if study.tags.get(Tag.BEST_RUN) == run.run_id else None
+
+
+def _record_of(folder: Path, uri: str | None) -> tuple[RecordedRun | None, RecordedRun | None]:
+    """The run that a folder's adapter names, where the store has it; an adapter is of use without."""
+    try:
+        run_id = json.loads((folder / ORIGIN_FILE).read_text("utf-8"))["run_id"]
+        store = TrackingConfig(uri=store_address(uri))
+        if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id) or not has_run(store, run_id):
+            return None, None
+        run = read_run(store, run_id)
+        return run, _study_of(store, run)
+    except (OSError, ValueError, KeyError, TypeError, LorahydraError):
+        return None, None

@@ -1,0 +1,302 @@
+"""The model card of an exported adapter or model: `README.md` as the model hub reads it.
+
+Names, prompts and paths come from users and from other people's files. In the front matter they are values of YAML, in
+the text they stand in code spans and code blocks that nothing in them can end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from lorahydra.data.problems import one_line
+from lorahydra.modeling.origin import AdapterOrigin
+from lorahydra.modeling.packaged import PACKAGED
+from lorahydra.names import BASELINE, EVAL, TEST, Score, Tag, scored
+from lorahydra.tracking import RecordedRun
+
+__all__ = ["Facts", "model_card"]
+
+COMMIT_TAG = "mlflow.source.git.commit"
+TRAINING = (
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "lr_scheduler_type",
+    "warmup_ratio",
+    "weight_decay",
+    "optim",
+)
+SCORES = {
+    "combined": Score.COMBINED,
+    "BERTScore F1": Score.BERTSCORE_F1,
+    "LLM judge": Score.JUDGE_SCORE,
+}
+INTERVALS = {
+    Score.COMBINED: (Score.COMBINED_LOW, Score.COMBINED_HIGH),
+    Score.GAIN: (Score.GAIN_LOW, Score.GAIN_HIGH),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card tells."""
+
+    title: str
+    origin: AdapterOrigin
+    lora: Mapping[str, Any]
+    """PEFT's configuration of the adapter."""
+    dtype: str
+    """Of the exported weights."""
+    merged: bool
+    run: RecordedRun | None = None
+    """Of the trial, where it is known."""
+    study: RecordedRun | None = None
+    """That it won."""
+
+
+def model_card(facts: Facts) -> str:
+    """The card as Markdown with YAML front matter."""
+    parts = [
+        _front_matter(facts),
+        f"# {_code(facts.title)}",
+        _introduction(facts),
+        *_use(facts),
+        *_scores(facts),
+        *_data(facts),
+        *_hyperparameters(facts),
+        *_provenance(facts),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(facts: Facts) -> str:
+    values = {
+        "base_model": one_line(_public(facts.origin.model.name_or_path)),
+        "base_model_relation": "finetune" if facts.merged else "adapter",
+        "library_name": "transformers" if facts.merged else "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "lorahydra", *([] if facts.merged else ["peft"])],
+    }
+    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)}---"
+
+
+def _introduction(facts: Facts) -> str:
+    base, digest = facts.origin.model, facts.origin.base_digest
+    what = "A LoRA adapter for" if not facts.merged else "A LoRA adapter merged into its base model,"
+    at = f", revision {_code(base.revision)}" if base.revision else ""
+    known = f" ({_code(digest)})" if digest else ""
+    return f"{what} {_code(_public(base.name_or_path))}{at}{known}, in {_code(facts.dtype)}."
+
+
+def _use(facts: Facts) -> Iterator[str]:
+    yield "## Use"
+    if not facts.merged:
+        yield _fenced(
+            "lorahydra generate . 'Your question'      # in this folder; --base NAME if the base is elsewhere", "sh"
+        )
+    snippet = _merged_snippet(facts) if facts.merged else _adapter_snippet(facts)
+    if snippet:
+        yield _fenced(snippet, "python")
+    if facts.origin.system_prompt:
+        yield "It was trained with this system message, which belongs before every conversation:"
+        yield _fenced(facts.origin.system_prompt, "text")
+    if facts.merged:
+        yield "The tokenizer has the chat template of the training; answers were scored without sampling."
+    elif facts.origin.model.chat_template is not None:
+        yield (
+            "The chat template of the training is in `lorahydra.json`; it may differ from the base model's own. "
+            "Answers were scored without sampling."
+        )
+
+
+def _messages(facts: Facts) -> str:
+    turns = [{"role": "user", "content": "Your question"}]
+    if facts.origin.system_prompt:
+        turns.insert(0, {"role": "system", "content": facts.origin.system_prompt})
+    return "\n".join(["messages = [", *(f"    {turn!r}," for turn in turns), "]"])
+
+
+def _merged_snippet(facts: Facts) -> str:
+    return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder, or its name on the hub
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+{_messages(facts)}
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+output = model.generate(**inputs, max_new_tokens={facts.origin.max_new_tokens})
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+
+
+def _adapter_snippet(facts: Facts) -> str:
+    """Nothing for GGUF, which PEFT does not load by itself."""
+    base, template = facts.origin.model, facts.origin.model.chat_template is not None
+    if base.gguf_file or base.name_or_path.endswith(".gguf"):
+        return ""
+    own = base.name_or_path in PACKAGED or _is_local(base.name_or_path)
+    place = "  # the folder of the base model" if own else ""
+    revision = f", revision={base.revision!r}" if base.revision else ""
+    dtype = "" if base.dtype == "auto" else f", dtype={base.dtype!r}"
+    read = ["import json", "from pathlib import Path", ""] if template else ["from pathlib import Path", ""]
+    chosen = ['chat_template = json.loads((folder / "lorahydra.json").read_text("utf-8"))["model"]["chat_template"]']
+    given = "chat_template=chat_template, " if template else ""
+    if "enable_thinking" in (base.chat_template or ""):
+        given += "enable_thinking=False, "
+    return "\n".join(
+        [
+            *read,
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'folder = Path(".")  # this folder',
+            f"base = {_public(base.name_or_path)!r}{place}",
+            f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
+            f"model = AutoModelForCausalLM.from_pretrained(base{revision}{dtype})",
+            "model = PeftModel.from_pretrained(model, str(folder))",
+            *(chosen if template else []),
+            _messages(facts),
+            "inputs = tokenizer.apply_chat_template(",
+            f'    messages, {given}add_generation_prompt=True, return_tensors="pt", return_dict=True',
+            ")",
+            f"output = model.generate(**inputs, max_new_tokens={facts.origin.max_new_tokens}, do_sample=False)",
+            'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+        ]
+    )
+
+
+def _scores(facts: Facts) -> Iterator[str]:
+    tables = []
+    if facts.study is not None:
+        tables.append(("the test split, which no trial has seen", TEST, facts.study.metrics))
+    if facts.run is not None:
+        tables.append(("the validation split", EVAL, facts.run.metrics))
+    shown = [part for where, prefix, metrics in tables for part in _table_of(where, prefix, metrics)]
+    if not shown:
+        return
+    yield "## Scores"
+    yield _meaning(facts.run)
+    yield from shown
+
+
+def _meaning(run: RecordedRun | None) -> str:
+    """What the score is made of."""
+    judge = None if run is None else run.tags.get(Tag.JUDGE_MODEL)
+    if run is None or judge is None:
+        return "Without an LLM judge, `combined` is BERTScore F1."
+    names = ("evaluation.bertscore_weight", "evaluation.judge_weight")
+    weights = [_code(run.params[name]) for name in names if name in run.params]
+    text = f"The judge was {_code(judge)}"
+    return (
+        f"{text}; `combined` weighs BERTScore F1 with {weights[0]} and the judge with {weights[1]}."
+        if (len(weights) == 2)
+        else f"{text}."
+    )
+
+
+def _table_of(where: str, prefix: str, metrics: Mapping[str, float]) -> Iterator[str]:
+    rows = [
+        f"| {name} | {_score(prefix, score, metrics)} | {_score(BASELINE, score, metrics)} |"
+        for name, score in SCORES.items()
+        if scored(prefix, score) in metrics
+    ]
+    if not rows:
+        return
+    yield f"On {where}, with 95 % intervals:"
+    yield "\n".join(["| | tuned | untuned |", "|---|---|---|", *rows])
+    if scored(prefix, Score.GAIN) in metrics:
+        yield f"Gain over the untuned model: {_score(prefix, Score.GAIN, metrics, sign='+')}"
+
+
+def _score(prefix: str, score: Score, metrics: Mapping[str, float], sign: str = "") -> str:
+    value = metrics.get(scored(prefix, score))
+    if value is None:
+        return "–"
+    digits = 2 if score is Score.JUDGE_SCORE else 4
+    bounds = [metrics.get(scored(prefix, bound)) for bound in INTERVALS.get(score, ())]
+    known = [f"{bound:{sign}.{digits}f}" for bound in bounds if bound is not None]
+    interval = f" ({known[0]} to {known[1]})" if len(known) == 2 else ""
+    return f"{value:{sign}.{digits}f}{interval}"
+
+
+def _data(facts: Facts) -> Iterator[str]:
+    if facts.run is None or not facts.run.datasets:
+        return
+    rows = [
+        f"| {_cell(found.context)} | {_cell(_public(found.source))} | {'–' if found.rows is None else found.rows} "
+        f"| {_cell(found.digest)} |"
+        for found in facts.run.datasets
+    ]
+    yield "## Data"
+    yield "\n".join(["| used for | source | rows | digest |", "|---|---|---|---|", *rows])
+
+
+def _hyperparameters(facts: Facts) -> Iterator[str]:
+    if facts.run is not None and "lora.r" in facts.run.params:
+        params = facts.run.params
+        names = [name for name in params if name.startswith("lora.")]
+        names += [f"training.{name}" for name in TRAINING]
+        values = {name: params[name] for name in [*names, "seed"] if name in params}
+    else:
+        known = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")
+        values = {f"lora.{name}": str(facts.lora[name]) for name in known if name in facts.lora}
+    if not values:
+        return
+    yield "## Hyperparameters"
+    yield "\n".join(["| | |", "|---|---|", *(f"| {_cell(name)} | {_cell(value)} |" for name, value in values.items())])
+
+
+def _provenance(facts: Facts) -> Iterator[str]:
+    lines = [f"- lorahydra {metadata.version('lorahydra')}"]
+    if facts.run is not None:
+        commit = facts.run.tags.get(COMMIT_TAG)
+        lines += [f"- commit {_code(commit)}"] if commit else []
+        lines += [f"- study {_code(facts.run.tags[Tag.STUDY])}"] if Tag.STUDY in facts.run.tags else []
+    if facts.origin.run_id:
+        lines.append(f"- MLflow run {_code(facts.origin.run_id)}")
+    yield "## Provenance"
+    yield "\n".join(lines)
+
+
+def _public(place: str) -> str:
+    """A name as others may see it: the last part of a path of this machine, a hub id or an address as it is."""
+    return PurePath(place).name or place if _is_local(place) else place
+
+
+def _is_local(place: str) -> bool:
+    return place.startswith(("/", ".", "~")) or (place.count("/") > 1 and "://" not in place)
+
+
+def _code(text: str) -> str:
+    """A code span that holds the text, in one line."""
+    line = one_line(text, 500) or "–"
+    ticks = "`" * (_longest_run(line) + 1)
+    padding = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{ticks}{padding}{line}{padding}{ticks}"
+
+
+def _cell(text: str) -> str:
+    """The same in a table, where a bar ends the cell unless an odd number of backslashes is before it."""
+    return re.sub(r"(\\*)\|", lambda found: found[1] + ("¦" if len(found[1]) % 2 else r"\|"), _code(text))
+
+
+def _fenced(text: str, language: str) -> str:
+    """A code block that holds the text as it is, but for what cannot be printed."""
+    ticks = "`" * max(3, _longest_run(text) + 1)
+    lines = "\n".join(text.splitlines())
+    plain = "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in lines)
+    return f"{ticks}{language}\n{plain}\n{ticks}"
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)

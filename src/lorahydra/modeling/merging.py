@@ -1,0 +1,135 @@
+"""Merges an adapter into a copy of its base model: one folder that transformers loads without PEFT.
+
+```python
+merged = merge_adapter(origin.model, folder, torch.bfloat16)
+save_merged(merged, target, chat_template=template)
+```
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lorahydra.config.schema import ModelConfig
+from lorahydra.errors import ModelError
+from lorahydra.modeling.adapter_files import check_adapter
+from lorahydra.modeling.adapters import attach_saved
+from lorahydra.modeling.base import BaseModel, load_copy
+from lorahydra.modeling.failures import first_line
+from lorahydra.modeling.files import disk_errors, save_tokenizer
+from lorahydra.modeling.generation import stop_tokens
+from lorahydra.modeling.quiet import no_progress_bars
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import GenerationConfig
+
+__all__ = ["merge_adapter", "save_merged"]
+
+NO_THINKING = "{%- if enable_thinking is not defined -%}{%- set enable_thinking = false -%}{%- endif -%}"
+"""Put before templates with a thinking mode: adapters are trained and scored without it."""
+
+
+def merge_adapter(config: ModelConfig, folder: Path, dtype: torch.dtype) -> BaseModel:
+    """Load a copy of the base model with the adapter merged into its weights.
+
+    Products are added in float32 and rounded to `dtype` once. Base models that the process holds stay as they are.
+
+    Args:
+        config: The base model; the copy is on the CPU.
+        folder: The adapter, in PEFT's format.
+        dtype: Of the merged weights.
+
+    Raises:
+        ModelError: Base model or adapter cannot be used, or merged weights are not finite in `dtype`.
+        ServiceError: The base model is on the hub, which cannot be reached.
+    """
+    check_adapter(folder)
+    base = load_copy(config, dtype)
+    model = attach_saved(base, folder)
+    _untie(model)
+    try:
+        with warnings.catch_warnings():
+            # That the layers are merged already is what is meant.
+            warnings.filterwarnings("ignore", "(All adapters are already|Already following adapters were) merged")
+            _merge_layers(model, dtype)
+            base.model = model.merge_and_unload(safe_merge=True)
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(f"the adapter in {folder} cannot be merged into {base.source}: {first_line(error)}") from error
+    return base
+
+
+def save_merged(merged: BaseModel, folder: Path, *, chat_template: str | None = None) -> None:
+    """Write a merged model and its tokenizer to a folder that exists, for `from_pretrained`.
+
+    Its generation settings are those that adapters are scored with: the most likely token at every step, ended by the
+    tokens that end an answer in a trial.
+
+    Args:
+        merged: What `merge_adapter` gave.
+        folder: Where to.
+        chat_template: Jinja text, set on the tokenizer; the tokenizer's own stays when None.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    model, tokenizer = merged.model, merged.tokenizer
+    model.generation_config = _greedy(merged)
+    with disk_errors(), no_progress_bars():
+        model.save_pretrained(folder)
+    if chat_template is not None:
+        thinks = "enable_thinking" in chat_template
+        tokenizer.chat_template = (NO_THINKING if thinks else "") + chat_template
+    save_tokenizer(tokenizer, folder)
+
+
+def _untie(model: PeftModel) -> None:
+    """Give tuned layers weights of their own: an output head often shares those of the embeddings."""
+    tuned = _tuned_layers(model)
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    for layer in tuned:
+        inner = layer.get_base_layer()
+        if owners.get(id(inner.weight), 0) > 1:
+            inner.weight = torch.nn.Parameter(inner.weight.detach().clone(), requires_grad=False)
+            model.config.get_text_config(decoder=True).tie_word_embeddings = False
+            model.config.tie_word_embeddings = False
+
+
+def _merge_layers(model: PeftModel, dtype: torch.dtype) -> None:
+    for layer in _tuned_layers(model):
+        inner = layer.get_base_layer()
+        # One layer at a time: a whole large model in float32 needs twice its memory.
+        inner.weight.data = inner.weight.data.float()
+        layer.merge(safe_merge=True)
+        inner.weight.data = inner.weight.data.to(dtype)
+        if not bool(torch.isfinite(inner.weight).all()):
+            raise ValueError(f"its weights are too large for {str(dtype).removeprefix('torch.')}: choose another dtype")
+
+
+def _tuned_layers(model: PeftModel) -> list[Any]:
+    """Layers that an adapter is on and that have one weight; others are merged by PEFT as they are."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    return [layer for layer in layers if isinstance(getattr(layer.get_base_layer(), "weight", None), torch.Tensor)]
+
+
+def _greedy(merged: BaseModel) -> GenerationConfig:
+    from transformers import GenerationConfig
+
+    before = merged.model.generation_config
+    stop = sorted(stop_tokens(merged.model, merged.tokenizer))
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=None if before is None else before.bos_token_id,
+        eos_token_id=stop[0] if len(stop) == 1 else stop or None,
+        pad_token_id=merged.tokenizer.pad_token_id,
+    )

@@ -1,0 +1,156 @@
+"""An adapter's folder as an MLflow model: what MLflow needs to load and serve it, beside PEFT's own files.
+
+The folder stays one that PEFT loads. It refers to the base model by name and digest; the weights are not copied unless
+asked. The code that answers is copied in, so that a server needs only packages of the package index.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.modeling.origin import AdapterOrigin, read_origin
+from lorahydra.modeling.sources import copy_model
+from lorahydra.names import ADAPTER_DIR, BASE_DIR
+from lorahydra.storage import writing
+from lorahydra.tracking.address import resolve
+from lorahydra.tracking.store import active_run, connect, quiet_environment, talking_to
+
+__all__ = ["add_model_files", "write_model_files"]
+
+LOADER = "lorahydra.pyfunc"
+SERVED = (
+    "__init__.py",
+    "chatting.py",
+    "errors.py",
+    "names.py",
+    "progress.py",
+    "pyfunc.py",
+    "registry.py",
+    "storage.py",
+)
+SERVED_PACKAGES = ("config", "data", "modeling")
+"""What of lorahydra answers; imports point downwards, so nothing else is needed."""
+REQUIREMENTS = (
+    *("mlflow", "torch", "transformers", "peft", "accelerate", "safetensors", "filelock", "Jinja2", "gguf"),
+    *("pandas", "rich"),
+)
+EXAMPLE = ["Hello! What can you help me with?"]
+
+
+def write_model_files(folder: Path, *, with_base: bool = False) -> None:
+    """Make an adapter's folder an MLflow model, in place.
+
+    Args:
+        folder: In PEFT's format, with `lorahydra.json`.
+        with_base: Copy the base model's files into it, in `base/`.
+
+    Raises:
+        ModelError: The folder holds no adapter, or its base model is not here to be copied.
+        OutputError: The folder cannot be written.
+    """
+    origin = read_origin(folder)
+    with writing(folder), tempfile.TemporaryDirectory(prefix=".mlmodel.", dir=folder.parent) as name:
+        made = Path(name) / "model"
+        _save(made, Path(name) / "lorahydra", origin)
+        for entry in made.iterdir():
+            target = folder / entry.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            entry.replace(target)
+        if with_base:
+            copy_model(origin.model, folder / BASE_DIR)
+
+
+def add_model_files(config: TrackingConfig, run_id: str, folder: Path, artifact: str = ADAPTER_DIR) -> None:
+    """Send what makes a run's adapter an MLflow model to where the run has the adapter; its weights are there already.
+
+    Args:
+        config: The run's store.
+        run_id: The run.
+        folder: The same adapter here, after `write_model_files`.
+        artifact: The run's artifact folder.
+
+    Raises:
+        ConfigError: The address cannot be.
+        TrackingError: The store cannot be reached or written, or does not have the run.
+    """
+    uri = resolve(config.uri)
+    client = connect(uri, create=False)
+    active_run(client, uri, run_id)
+    with tempfile.TemporaryDirectory() as name:
+        there = shutil.ignore_patterns("adapter_config.json", "adapter_model.safetensors", "__pycache__")
+        extras = shutil.copytree(folder, Path(name) / "model", ignore=there)
+        with talking_to(uri):
+            client.log_artifacts(run_id, str(extras), artifact)
+
+
+def _save(target: Path, code: Path, origin: AdapterOrigin) -> None:
+    quiet_environment()
+    with warnings.catch_warnings():
+        # MLflow looks at type hints of its own while it is imported, and warns of them.
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.utils.logging_utils import suppress_logs_in_thread
+
+    _copy_code(code)
+    signature = ModelSignature(
+        # A text, or a list of messages: both are one column, and MLflow has no type for "either".
+        inputs=Schema([ColSpec(AnyType())]),
+        outputs=Schema([ColSpec(DataType.string)]),
+        params=ParamSchema(
+            [
+                ParamSpec("max_new_tokens", DataType.long, origin.max_new_tokens),
+                ParamSpec("tuned", DataType.boolean, True),
+            ]
+        ),
+    )
+    with suppress_logs_in_thread(), warnings.catch_warnings():
+        # MLflow recommends type hints that its own loader modules cannot have.
+        warnings.simplefilter("ignore")
+        mlflow.pyfunc.save_model(
+            str(target),
+            loader_module=LOADER,
+            code_paths=[str(code)],
+            signature=signature,
+            input_example=EXAMPLE,
+            pip_requirements=_requirements(),
+            model_config={"base_model": None, "device": "auto", "dtype": None},
+            metadata=_facts(origin),
+        )
+
+
+def _copy_code(target: Path) -> None:
+    spec = importlib.util.find_spec("lorahydra")
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).parent
+    target.mkdir()
+    for name in SERVED:
+        shutil.copyfile(source / name, target / name)
+    for name in SERVED_PACKAGES:
+        shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "demo"))
+
+
+def _requirements() -> list[str]:
+    """The versions in use; without the local part of a build, such as `+cpu`, which the package index does not have."""
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
+
+
+def _facts(origin: AdapterOrigin) -> dict[str, Any]:
+    known = {
+        "base_model": origin.model.name_or_path,
+        "base_revision": origin.model.revision,
+        "base_digest": origin.base_digest,
+        "dtype": origin.model.dtype,
+        "lorahydra_run": origin.run_id,
+    }
+    return {name: value for name, value in known.items() if value is not None}

@@ -1,0 +1,111 @@
+"""How MLflow's UI shows an experiment of lorahydra without any set-up: a saved view of its trials, best first.
+
+The UI keeps saved views in tags of the experiment; the address `…/runs?viewStateShareKey=KEY` opens one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import zlib
+from typing import Any
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.errors import ConfigError, TrackingError
+from lorahydra.names import EVAL, OBJECTIVE, Kind, Metric, Score, Tag, scored
+from lorahydra.tracking.address import resolve, shown
+from lorahydra.tracking.operations import encode, now
+from lorahydra.tracking.store import connect, talking_to
+
+__all__ = ["VIEW_KEY", "find_experiment", "furnish", "view_url"]
+
+logger = logging.getLogger(__name__)
+
+VIEW_KEY = "lorahydra-trials"
+VIEW_NAME = "Trials, best first"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+KIND_TAG = "mlflow.experimentKind"
+HYPERPARAMETERS = (
+    *("training.learning_rate", "lora.r", "lora.lora_alpha", "lora.lora_dropout", "training.warmup_ratio"),
+    *("training.num_train_epochs", "model.name_or_path"),
+)
+COLUMNS = (
+    *(f"metrics.`{name}`" for name in (OBJECTIVE, scored(EVAL, Score.GAIN))),
+    *(f"params.`{name}`" for name in HYPERPARAMETERS),
+    *(f"metrics.`{scored(EVAL, score)}`" for score in (Score.BERTSCORE_F1, Score.JUDGE_SCORE, Score.LOSS)),
+    *(f"metrics.`{scored(EVAL, score)}`" for score in (Score.COMBINED_LOW, Score.COMBINED_HIGH)),
+    *(f"metrics.`{Metric.TIME_TOTAL}`", f"tags.`{Tag.STUDY}`", f"tags.`{Tag.STATE}`"),
+)
+"""What matters first; the UI would order them by name."""
+WIDTH = 110
+"""Pixels of a column."""
+
+
+CURVES = "^train/(loss|learning_rate|grad_norm)|^eval/(loss|combined|gain)$"
+"""Which of the many charts are shown first; a regular expression in the box above them."""
+
+
+def furnish(client: Any, uri: str, experiment: Any) -> None:
+    """Give an experiment its view, once; what somebody has changed since stays.
+
+    Args:
+        client: Of the store.
+        uri: Its resolved address.
+        experiment: An `mlflow.entities.Experiment`.
+    """
+    wanted = {KIND_TAG: "finetuning", VIEW_TAG: _view()}
+    missing = {name: value for name, value in wanted.items() if name not in experiment.tags}
+    try:
+        with talking_to(uri):
+            for name, value in missing.items():
+                client.set_experiment_tag(experiment.experiment_id, name, value)
+    except TrackingError as error:
+        # Comfort, which a server may refuse to those who can only add runs.
+        logger.debug("The experiment's view was not saved: %s", error)
+
+
+def find_experiment(config: TrackingConfig) -> str:
+    """The id of an experiment.
+
+    Raises:
+        ConfigError: The address cannot be, or the store has no such experiment.
+        TrackingError: The store cannot be reached or read.
+    """
+    uri = resolve(config.uri)
+    client = connect(uri, create=False)
+    with talking_to(uri):
+        found = client.get_experiment_by_name(config.experiment_name)
+        if found is not None:
+            return str(found.experiment_id)
+        names = sorted(experiment.name for experiment in client.search_experiments())
+    raise ConfigError(
+        f"the MLflow store {shown(uri)} has no experiment {config.experiment_name}: it has {', '.join(names)}"
+    )
+
+
+def view_url(server: str, experiment_id: str, *, charts: bool = False) -> str:
+    """The page of an experiment's trials, best first, under the address of an MLflow server or UI."""
+    mode = "&compareRunsMode=CHART" if charts else ""
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}{mode}"
+
+
+def _view() -> str:
+    state = {
+        "searchFilter": f"tags.`{Tag.KIND}` != '{Kind.STUDY}'",
+        "orderByKey": f"metrics.`{OBJECTIVE}`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": list(COLUMNS),
+        "columnOrder": list(COLUMNS),
+        "columnWidths": dict.fromkeys(COLUMNS, WIDTH),
+        "runsHiddenMode": "FIRST_10_RUNS",
+        "groupBy": None,
+        "chartsSearchFilter": CURVES,
+    }
+    packed = base64.b64encode(zlib.compress(encode(state).encode())).decode()
+    saved = {"name": VIEW_NAME, "createdAt": now(), "updatedAt": now(), "state": f"deflate;{packed}"}
+    return json.dumps(saved)

@@ -1,0 +1,75 @@
+"""`lorahydra evaluate`: the adapter brings what it belongs to, unless the overrides say otherwise."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tests.conftest import CHAT_TEMPLATE
+
+from lorahydra.cli import evaluate as evaluate_module
+from lorahydra.cli.commands import commands
+from lorahydra.config.compose import compose
+from lorahydra.config.schema import ModelConfig
+from lorahydra.modeling.origin import AdapterOrigin, read_origin, write_origin
+
+LORAHYDRA = str(Path(sys.executable).parent / "lorahydra")
+
+
+def test_the_adapter_says_what_it_belongs_to(tiny_adapter: Path, tiny_model: Path) -> None:
+    config = compose(evaluate_module._of_adapter(tiny_adapter, ["lora.r=8"]))
+    assert config.model.name_or_path == str(tiny_model)
+    assert config.model.chat_template == CHAT_TEMPLATE
+    assert config.data.system_prompt == "Be brief."
+    assert config.lora.r == 8
+
+
+def test_overrides_win(tiny_adapter: Path) -> None:
+    given = ["model=smollm2_135m", "data.system_prompt=Sing."]
+    config = compose(evaluate_module._of_adapter(tiny_adapter, given))
+    assert config.model.name_or_path == "smollm2-135m-instruct"
+    assert config.model.chat_template is None, "a template belongs to its model"
+    assert config.data.system_prompt == "Sing."
+
+
+def test_hostile_text_is_a_value_and_nothing_else(tiny_adapter: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_adapter, tmp_path / "hostile")
+    text = "{{ x }}\n'a\" ${oc.env:HOME} \\' lora.r=64,\\"
+    write_origin(folder, AdapterOrigin(ModelConfig(name_or_path="a b", chat_template=text), system_prompt=text))
+    config = compose(evaluate_module._of_adapter(folder, []))
+    assert (config.model.name_or_path, config.model.chat_template, config.data.system_prompt) == ("a b", text, text)
+    assert read_origin(folder).system_prompt == text
+
+
+def test_whatever_names_an_adapter_is_looked_up(
+    tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def look(name: str, *, uri: str | None = None) -> object:
+        asked.append((name, uri))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lorahydra.lookup.find_adapter", look)
+    monkeypatch.chdir(tmp_path)
+    for words in (["demo"], ["demo", "--uri", "sqlite:///a.db"], ["demo", "tracking.uri=sqlite:///b.db", "lora.r=8"]):
+        CliRunner().invoke(commands, ["evaluate", *words], standalone_mode=False)
+    assert asked == [("demo", None), ("demo", "sqlite:///a.db"), ("demo", "sqlite:///b.db")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["nosuch"], "there is no adapter nosuch"), (["nosuch", "lora.rr=8"], "lora.rr"), (["./x"], "is not an adapter")],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = subprocess.run(
+        [LORAHYDRA, "evaluate", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    [line] = done.stderr.strip().splitlines()
+    assert words in line
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,62 @@
+"""`lorahydra export`: mistakes are one quick line, and what comes out is said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lorahydra.cli.commands import commands
+from lorahydra.errors import LorahydraError
+
+LORAHYDRA = str(Path(sys.executable).parent / "lorahydra")
+
+
+def export(*arguments: str) -> str:
+    done = CliRunner().invoke(commands, ["export", *arguments], standalone_mode=False, catch_exceptions=False)
+    return done.stdout
+
+
+def test_an_adapter_and_a_model(tiny_adapter: Path, tmp_path: Path) -> None:
+    said = export(str(tiny_adapter), "--to", str(tmp_path / "a"), "--dtype", "bfloat16")
+    assert said == f"{tmp_path / 'a'}: adapter of {tiny_adapter}; README.md says how to use it\n"
+    assert (tmp_path / "a" / "adapter_model.safetensors").is_file()
+    said = export(str(tmp_path / "a"), "--to", str(tmp_path / "m"), "--merged")
+    assert "merged model" in said
+    assert (tmp_path / "m" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nosuch", "--to", "new"], "there is no adapter nosuch"),
+        (["ADAPTER"], "--to"),
+        (["ADAPTER", "--to", "new", "--dtype", "int4"], "int4"),
+        (["ADAPTER", "--to", "full"], "the folder full is not empty"),
+        (["ADAPTER", "--to", "full", "--merged"], "the folder full is not empty"),
+        (["ADAPTER", "--to", "new", "--merged", "--base", "./nowhere"], "nowhere does not exist"),
+        (["ADAPTER", "--to", "new", "--uri", "carrier-pigeon://x", "--frob"], "--frob"),
+    ],
+)
+def test_a_mistake_is_one_line_and_makes_nothing(
+    tiny_adapter: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    own = [str(tiny_adapter) if word == "ADAPTER" else word for word in arguments]
+    done = subprocess.run([LORAHYDRA, "export", *own], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    [line] = done.stderr.strip().splitlines()
+    assert line.startswith("lorahydra: ")
+    assert words in line
+    assert [entry.name for entry in tmp_path.iterdir()] == ["full"]
+
+
+def test_the_target_is_looked_at_first(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    with pytest.raises(LorahydraError, match="is not empty"):
+        export("no-such-adapter", "--to", str(tmp_path / "full"))

@@ -1,0 +1,95 @@
+"""`lorahydra ui` starts MLflow's UI on a store and says where the trials are."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from tests.mlflow_server import wait_for
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.names import Kind
+from lorahydra.tracking import start_run
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    config = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", system_metrics=False)
+    with start_run(config, output_dir=tmp_path / "out", kind=Kind.SINGLE, run_name="demo"):
+        pass
+    return config.uri
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "lorahydra", "ui", *words]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as response:
+            return bool(response.read() == b"OK")
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.service
+def test_it_serves_until_it_is_interrupted(store: str, tmp_path: Path) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        command("--uri", store, "--port", str(port)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")},
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        pattern = rf"Trials, best first: http://127\.0\.0\.1:{port}/#/experiments/\d+/runs\?viewStateShareKey=\S+\n"
+        assert re.fullmatch(pattern, line)
+        wait_for(lambda: healthy(port))
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=60)
+        assert not healthy(port)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def refused(tmp_path: Path, *words: str) -> str:
+    done = subprocess.run(command(*words), capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2, done
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_what_cannot_be_shown_is_one_line(store: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert "is taken" in refused(tmp_path, "--uri", store, "--port", port)
+    assert "no experiment other: it has Default, lorahydra" in refused(
+        tmp_path, "--uri", store, "--experiment", "other"
+    )
+    assert "0 is not in the range" in refused(tmp_path, "--port", "0")
