@@ -2,14 +2,15 @@
 
 python benchmarks/pruning.py --rows path/to/gsm8k/train.jsonl --runs 2
 
-Both studies search `search=lora` with the same seed, one after the other, run by run with another seed. Printed for
-each: its time, its best score with the interval, and when the pruned one first had a score within the interval of the
-best unpruned one. Time is the trials' own, without loading.
+Both studies search `search=lora` with the same seed, at the same time and with one thread each, so that they meet the
+same machine; pair by pair with another seed. Printed for each: its time, its best score with the interval, and when the
+pruned one first had a score within the interval of the best unpruned one. Time is the trials' own, without loading.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from lorahydra.sweep.catalog import find_study
 from lorahydra.sweep.records import TrialRecord, best_so_far
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+PRUNERS = ("none", "median")
 
 
 def main() -> None:
@@ -33,8 +35,8 @@ def main() -> None:
     totals, reached = [], []
     with tempfile.TemporaryDirectory() as name:
         for run in range(options.runs):
-            whole = study(Path(name), options, seed=42 + run, pruner="none")
-            pruned = study(Path(name), options, seed=42 + run, pruner="median")
+            started = {pruner: start(Path(name), options, seed=42 + run, pruner=pruner) for pruner in PRUNERS}
+            whole, pruned = (result(started[pruner], Path(name), 42 + run, pruner) for pruner in PRUNERS)
             goal = best_so_far(whole, ["maximize"])
             assert goal is not None
             totals.append(seconds(pruned) / seconds(whole))
@@ -45,21 +47,38 @@ def main() -> None:
     print(f"medians: {statistics.median(totals):.2f} in all, {statistics.median(reached):.2f} until as good a score")
 
 
-def study(folder: Path, options: argparse.Namespace, *, seed: int, pruner: str) -> list[TrialRecord]:
-    """Run one study and print its line."""
-    name = f"{pruner}-{seed}"
+def start(folder: Path, options: argparse.Namespace, *, seed: int, pruner: str) -> subprocess.Popen[bytes]:
+    """Start one study."""
     arguments = [
-        *("-m", f"study={name}", f"seed={seed}", f"hydra/sweeper/pruner={pruner}"),
-        *(f"hydra.sweeper.n_trials={options.trials}", "tracking.system_metrics=false", "tracking.log_adapter=false"),
-        *("model=smollm2_135m", "evaluation=minilm", "evaluation.max_new_tokens=64", "evaluation.baseline=false"),
-        *("data=local", f"data.train_file={options.rows.absolute()}", "data.max_train_rows=64"),
-        *("data.max_eval_rows=16", "training.num_train_epochs=1", "training.evals_per_epoch=4"),
+        *("-m", f"study={pruner}-{seed}", f"seed={seed}", f"hydra/sweeper/pruner={pruner}"),
+        *(f"hydra.sweeper.n_trials={options.trials}", f"hydra.sweeper.storage=sqlite:///{pruner}.db"),
+        *("tracking.system_metrics=false", "tracking.log_adapter=false", f"tracking.uri=sqlite:///{pruner}-mlflow.db"),
+        *("model=smollm2_135m", "evaluation=minilm", "evaluation.max_new_tokens=32", "evaluation.baseline=false"),
+        *("data=local", f"data.train_file={options.rows.absolute()}", "data.max_train_rows=40"),
+        *(
+            "data.max_eval_rows=12",
+            "data.max_length=200",
+            "data.overlong=drop",
+            "training.num_train_epochs=1",
+            "training.evals_per_epoch=4",
+        ),
     ]
-    with (folder / "log.txt").open("w") as log:
-        subprocess.run(
-            [sys.executable, str(REPOSITORY / "train.py"), *arguments], cwd=folder, stdout=log, stderr=log, check=True
+    with (folder / f"{pruner}-{seed}.txt").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "train.py"), *arguments],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
-    trials = find_study(name, f"sqlite:///{folder / 'studies.db'}").trials
+
+
+def result(process: subprocess.Popen[bytes], folder: Path, seed: int, pruner: str) -> list[TrialRecord]:
+    """Wait for a study and print its line."""
+    if process.wait() != 0:
+        sys.exit((folder / f"{pruner}-{seed}.txt").read_text()[-2000:])
+    name = f"{pruner}-{seed}"
+    trials = find_study(name, f"sqlite:///{folder / pruner}.db").trials
     best = best_so_far(trials, ["maximize"])
     assert best is not None
     pruned = sum(trial.state is State.PRUNED for trial in trials)
