@@ -10,8 +10,10 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage, RDBStorage
 
+from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, OutputError, StudyError
 from lorahydra.sweep.storage import HEARTBEAT_SECONDS, open_storage, shown, study_lock
+from lorahydra.tracking import check_store
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,13 @@ def test_tables_of_another_version(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="studies.db cannot be used: .*") as found:
         open_storage(url)
     assert "\n" not in str(found.value)
+
+
+def test_mlflows_database_is_not_for_studies(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/mlflow.db"
+    check_store(TrackingConfig(uri=url))
+    with pytest.raises(StudyError, match="mlflow.db is MLflow's database: give one of its own"):
+        open_storage(url)
 
 
 def test_the_lock_of_a_study_keeps_others_out(tmp_path: Path) -> None:

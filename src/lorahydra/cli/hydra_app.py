@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -20,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lorahydra.cli.exits import exit_codes, wants_traceback
 from lorahydra.config.compose import config_dir, explain, readable, register, to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import ConfigError
+from lorahydra.errors import ConfigError, LorahydraError
 from lorahydra.names import ANSWERS_FILE
 from lorahydra.sweep.current import current_trial, interrupted_study, remember_command, watch_parent
 
@@ -70,7 +73,8 @@ def run_task(tree: DictConfig) -> float | list[float]:
         return study_task(tree)
     if hydra_config.mode == RunMode.MULTIRUN:
         return _run(to_config(tree), overrides)
-    with exit_codes(lambda: _resume_hint(overrides, hydra_config.runtime.output_dir)):
+    output_dir = Path(hydra_config.runtime.output_dir)
+    with exit_codes(lambda: _resume_hint(overrides, str(output_dir))), _nothing_left(output_dir):
         config = to_config(tree)
         if config.study is not None:
             raise ConfigError(f"study={config.study} names a study, and this is a single trial: add -m")
@@ -82,6 +86,25 @@ def _run(config: ExperimentConfig, overrides: list[str]) -> float:
     from lorahydra.experiment import run_trial
 
     return run_trial(config, overrides=overrides).combined
+
+
+@contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """Remove the folder of a run that could not begin: Hydra has made it, and nothing of ours is in it."""
+    try:
+        yield
+    except LorahydraError:
+        files = [path for path in folder.rglob("*") if not path.is_dir()]
+        if all(path.parent.name == ".hydra" or path.suffix == ".log" for path in files):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder / ".hydra", ignore_errors=True)
+                for log in folder.glob("*.log"):
+                    log.unlink()
+                # `outputs/DATE/TIME`, as far as others have left nothing there.
+                for empty in (folder, *list(folder.parents)[:2]):
+                    if empty != Path.cwd():
+                        empty.rmdir()
+        raise
 
 
 def _study_hint() -> str:

@@ -99,11 +99,12 @@ class ExperimentHost:
             self._compose(params, self.folder)
         # Whole groups (`model=a,b`) have no dot in their name.
         own = any("." not in name or name.startswith(("model.", "data.", "judge.")) for name in space.distributions)
+        from lorahydra.tracking import check_store
+
+        check_store(self.config.tracking)
         if self.n_workers == 1 and not own:
             from lorahydra.preparation import prepare
-            from lorahydra.tracking import check_store
 
-            check_store(self.config.tracking)
             prepared = prepare(self.config)
             splits = prepared.splits
             digests = [split.digest for split in (splits.train, splits.validation, splits.test) if split is not None]

@@ -20,6 +20,7 @@ from sqlalchemy import exc
 from lorahydra.errors import ConfigError, StudyError, StudyStoreError, causes
 from lorahydra.storage import locked, writing
 from lorahydra.sweep.quiet import quietly
+from lorahydra.tracking.address import with_driver
 
 __all__ = ["HEARTBEAT_SECONDS", "absolute", "open_storage", "reading", "shown", "study_lock"]
 
@@ -51,6 +52,7 @@ def open_storage(url: str | None, *, create: bool = True) -> BaseStorage:
     """
     if url is None:
         return InMemoryStorage()
+    url = with_driver(url)
     address = _parsed(url)
     file = _sqlite_file(address)
     if file is not None:
@@ -101,7 +103,24 @@ def _opening(url: str) -> Iterator[None]:
         package = DRIVERS.get(names[-1], names[-1]) if names else "its package"
         raise ConfigError(f"the study store {shown(url)} needs a driver: pip install {package}") from error
     except RuntimeError as error:
+        if _is_mlflows(url):
+            raise StudyStoreError(
+                f"the study store {shown(url)} is MLflow's database: give one of its own, both have a table of the "
+                "same name"
+            ) from error
         raise StudyStoreError(f"the study store {shown(url)} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _is_mlflows(url: str) -> bool:
+    """Whether the tables of a database are MLflow's."""
+    engine = sqlalchemy.create_engine(url)
+    try:
+        tables = set(sqlalchemy.inspect(engine).get_table_names())
+    except exc.SQLAlchemyError:
+        return False
+    finally:
+        engine.dispose()
+    return {"experiments", "runs"} <= tables
 
 
 def absolute(url: str) -> str:
