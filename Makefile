@@ -2,6 +2,7 @@
 # make test   install and run every test
 # make check  formatting, lint, types, import rules, docs
 # make ui     MLflow's UI on what runs left here
+# make serve  HTTP API and web page on this machine
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test check ui install models clean
+.PHONY: demo test check ui serve install models clean
 .DEFAULT_GOAL := demo
 
 demo: models
@@ -31,6 +32,9 @@ check: $(VENV)/.dev
 ui: $(VENV)/.installed
 	$(BIN)/lorahydra ui
 
+serve: models $(VENV)/.service
+	$(BIN)/lorahydra serve
+
 models: $(VENV)/.installed
 	$(BIN)/lorahydra models fetch smollm2-135m-instruct
 	$(BIN)/lorahydra models fetch all-minilm-l6-v2
@@ -41,6 +45,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) scripts/check_python.py
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.service: $(VENV)/.installed
+	$(PIP) --editable ".[service]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed

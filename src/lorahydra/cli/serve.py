@@ -71,7 +71,8 @@ def serve(
         models_folder=None if models is None else models.absolute(),
         overrides=overrides,
     )
-    access = Access(host=host, token=os.environ.get(TOKEN_VARIABLE), names=names)
+    # Taken out of the environment: studies and MLflow's UI have no use for it.
+    access = Access(host=host, token=os.environ.pop(TOKEN_VARIABLE, None), names=names)
     run(ServerConfig(access, port, None if no_mlflow else mlflow_port), config)
 
 

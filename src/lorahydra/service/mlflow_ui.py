@@ -1,0 +1,66 @@
+"""MLflow's UI beside the server, on loopback: `python -m lorahydra.service.mlflow_ui FOLDER PORT` becomes it.
+
+It notes which process it is, so that the next server can end the one of a server that was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from lorahydra.service.processes import read_json, write_json
+
+__all__ = ["LOOPBACK", "end_ui", "start_ui"]
+
+LOOPBACK = "127.0.0.1"
+PROCESS_FILE = "mlflow-ui.json"
+LOG_FILE = "mlflow-ui.log"
+SECONDS_TO_END = 5.0
+
+
+def start_ui(folder: Path, port: int) -> None:
+    """Start it; returns at once. Its store must be there: two that make the tables would disturb each other."""
+    with (folder / LOG_FILE).open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "lorahydra.service.mlflow_ui", str(folder), str(port)],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def end_ui(folder: Path) -> None:
+    """End the one of this folder, whoever started it."""
+    from lorahydra.sweep.liveness import is_here, lives
+
+    process = read_json(folder / PROCESS_FILE)
+    deadline = time.monotonic() + SECONDS_TO_END
+    while process and is_here(process) and lives(process):
+        late = time.monotonic() > deadline
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(int(process["pid"]), signal.SIGKILL if late else signal.SIGTERM)
+        time.sleep(0.1)
+    (folder / PROCESS_FILE).unlink(missing_ok=True)
+
+
+def main(folder: Path, port: str) -> None:
+    """Become MLflow's UI."""
+    from lorahydra.sweep.liveness import this_worker
+    from lorahydra.tracking.store import quiet_environment
+
+    quiet_environment()
+    write_json(folder / PROCESS_FILE, this_worker())
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", LOOPBACK, "--port", port, "--workers", "1"]
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

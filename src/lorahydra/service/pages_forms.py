@@ -1,0 +1,86 @@
+"""What the form of a fine-tune holds, from the browser to the service's parameters and back into the form."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
+from lorahydra.service.views import FineTuneParams
+
+__all__ = ["NO_PARAMS", "ConfigureForm", "FormError", "whole_number"]
+
+LONGEST = 300
+"""Characters of a field that are looked at."""
+NO_PARAMS = FineTuneParams()
+
+
+class FormError(Exception):
+    """A field that cannot be.
+
+    Args:
+        field: Its name in the form.
+        key: Of the message that says why.
+    """
+
+    def __init__(self, field: str, key: str) -> None:
+        super().__init__(key)
+        self.field = field
+        self.key = key
+
+
+@dataclass(frozen=True)
+class ConfigureForm:
+    """The fields as they were sent: text, which may be anything."""
+
+    project: int | None = None
+    name: str = ""
+    judge: str = "on"
+    judge_model: str = ""
+    base_model: str = ""
+    other_model: str = ""
+    """A hub id; counts more than `base_model`."""
+    trials: str = str(NO_PARAMS.n_trials)
+    dataset: str = ""
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(18))
+    """Pressing the button twice starts one fine-tune."""
+    action: str = ""
+    """The button that was pressed: `start` or `estimate`."""
+
+    @classmethod
+    def read(cls, sent: Mapping[str, Any]) -> ConfigureForm:
+        """The form from the fields of a request."""
+        text = {name: str(sent.get(name) or "").strip()[:LONGEST] for name in cls.__dataclass_fields__}
+        project = whole_number(text.pop("project"))
+        given: dict[str, Any] = {name: value for name, value in text.items() if name in sent}
+        return replace(cls(project=project), **given)
+
+    def params(self) -> FineTuneParams:
+        """What is asked for.
+
+        Raises:
+            FormError: The number of trials is none.
+        """
+        trials = whole_number(self.trials)
+        if trials is None or not FEWEST_TRIALS <= trials <= MOST_TRIALS:
+            raise FormError("trials", "configure.trials.bad")
+        with_judge = self.judge != "off"
+        return FineTuneParams(
+            use_llm_judge=with_judge,
+            judge_model_id=(self.judge_model or None) if with_judge else None,
+            base_model_name=self.other_model or self.base_model or None,
+            n_trials=trials,
+        )
+
+    @property
+    def dataset_id(self) -> int | None:
+        """The chosen dataset; None is the newest, or the demo dataset."""
+        return whole_number(self.dataset)
+
+
+def whole_number(text: str | None) -> int | None:
+    """A number from a field or an address; None where it is none that a database could hold."""
+    found = text.strip() if text else ""
+    return int(found) if found.isascii() and found.isdigit() and len(found) <= 9 else None

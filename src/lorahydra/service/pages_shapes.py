@@ -1,0 +1,129 @@
+"""Values as people read them: scores, durations, sizes, money, times, text from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from lorahydra.service.pages_words import Words
+from lorahydra.service.views import LeaderboardRow
+
+__all__ = ["NONE", "Shapes", "plain"]
+
+NONE = "–"
+"""Stands where there is no value."""
+MINUTE, HOUR, DAY = 60, 3600, 86400
+ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+"""ANSI: colours and cursor, window titles, single commands."""
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What has no picture of its own, or turns the direction of the text around it."""
+
+
+def plain(text: str) -> str:
+    """Text from a log or a model without terminal commands; of a line that was overwritten, what stood there last."""
+    lines = ESCAPES.sub("", text).replace("\r\n", "\n").split("\n")
+    return "\n".join(CONTROLS.sub("", line.rstrip("\r").rpartition("\r")[2]) for line in lines)
+
+
+class Shapes:
+    """Values in the reader's language.
+
+    Args:
+        words: The language.
+        now: What "ago" counts from.
+    """
+
+    def __init__(self, words: Words, now: datetime | None = None) -> None:
+        self._words = words
+        self._now = now or datetime.now(UTC)
+
+    plain = staticmethod(plain)
+
+    def score(self, value: float | None) -> str:
+        """A score from 0 to 1, or the loss."""
+        return NONE if value is None else self._words.number(value, 4)
+
+    def tick(self, value: float) -> str:
+        """A label of the chart, without zeros that say nothing."""
+        text = f"{value:.4f}".rstrip("0").rstrip(".")
+        return self._words.number(value, len(text.partition(".")[2]))
+
+    def gain(self, value: float) -> str:
+        """A difference of scores, with its sign."""
+        return ("+" if value >= 0 else "−") + self._words.number(abs(value), 4)
+
+    def judge(self, value: float | None) -> str:
+        """A judge's score from 0 to 100."""
+        return NONE if value is None else self._words.number(value, 1)
+
+    def interval(self, row: LeaderboardRow) -> str:
+        """Both ends of the interval."""
+        if row.combined_low is None or row.combined_high is None:
+            return NONE
+        return f"{self.score(row.combined_low)} … {self.score(row.combined_high)}"
+
+    def duration(self, seconds: float | None) -> str:
+        """For example `2 h 5 min`; days and hours, hours and minutes, minutes or seconds."""
+        if seconds is None:
+            return NONE
+        whole = round(seconds)
+        for unit, size, smaller in (("day", DAY, HOUR), ("hour", HOUR, MINUTE)):
+            if whole >= size:
+                rest = whole % size // smaller
+                text = self._words(f"unit.{unit}", n=whole // size)
+                return (
+                    f"{text} {self._words('unit.hour' if unit == 'day' else 'unit.minute', n=rest)}" if rest else text
+                )
+        if whole >= 10 * MINUTE:
+            return self._words("unit.minute", n=round(whole / MINUTE))
+        minutes, rest = divmod(whole, MINUTE)
+        parts = [self._words("unit.minute", n=minutes)] if minutes else []
+        parts += [self._words("unit.second", n=rest)] if rest or not minutes else []
+        return " ".join(parts)
+
+    def ago(self, moment: datetime) -> str:
+        """How long ago it was."""
+        seconds = (self._now - moment).total_seconds()
+        if seconds < MINUTE:
+            return self._words("time.now")
+        for unit, size in (("day", DAY), ("hour", HOUR), ("minute", MINUTE)):
+            if seconds >= size:
+                return self._words("time.ago", time=self._words(f"unit.{unit}", n=int(seconds // size)))
+        raise AssertionError("a minute is the smallest")
+
+    def moment(self, moment: datetime) -> str:
+        """Date and time, for all readers the same."""
+        return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+    def size(self, count: int) -> str:
+        """Bytes."""
+        value, unit = float(count), "byte"
+        for unit in ("byte", "kib", "mib", "gib"):
+            if value < 1024 or unit == "gib":
+                break
+            value /= 1024
+        return f"{self._words.number(value, 0 if unit == 'byte' or value >= 100 else 1)} {self._words(f'unit.{unit}')}"
+
+    def money(self, dollars: float) -> str:
+        """US dollars, small sums as well."""
+        if 0 < dollars < 0.01:
+            return self._words("unit.cents")
+        return self._words("unit.money", sum=self._words.number(dollars, 2))
+
+    def value(self, value: Any) -> str:
+        """A searched value as it would be written in a config, short."""
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    @staticmethod
+    def columns(rows: Sequence[LeaderboardRow]) -> Mapping[str, str]:
+        """Keys that were searched, each with the name to show: its last part, unless two end alike."""
+        keys = list(dict.fromkeys(key for row in rows for key in row.params))
+        short = [key.rpartition(".")[2] for key in keys]
+        return {key: name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)}
+
+    def link(self, url: str | None) -> str | None:
+        """An address that may be a link; None for one that would run code."""
+        return url if url and urlsplit(url).scheme in ("http", "https") else None

@@ -1,0 +1,228 @@
+"""Pages from which a fine-tune is started: the form, the upload beside it, the estimate, and the quick start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from lorahydra.service.api import Served, Starts, add_dataset
+from lorahydra.service.bodies import Number
+from lorahydra.service.errors import NotFoundError, ServiceRefusal
+from lorahydra.service.limits import Allowance
+from lorahydra.service.pages_answers import PageRoute, go
+from lorahydra.service.pages_forms import NO_PARAMS, ConfigureForm, FormError, whole_number
+from lorahydra.service.pages_shapes import plain
+from lorahydra.service.pages_views import is_fragment, render, words_of
+from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
+from lorahydra.service.service import MOST, Service
+from lorahydra.service.uploads import SUFFIXES, BadDatasetError
+from lorahydra.service.views import DatasetView, FineTuneParams, JobView, Page
+
+__all__ = ["Sent", "quick_hint", "router"]
+
+NO_JUDGE = "judge_not_configured"
+"""Code of a refusal for which there is a page of its own."""
+USED_KEY = "idempotency_key_reused"
+"""Code of a refusal of a form that has started something else: it was changed after the browser's "back"."""
+TRIALS = {"fewest": FEWEST_TRIALS, "most": MOST_TRIALS}
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
+
+
+async def _sent(request: Request) -> Mapping[str, Any]:
+    return await request.form()
+
+
+Sent = Annotated[Mapping[str, Any], Depends(_sent)]
+
+
+@router.get("/configure", response_model=None)
+def configure(request: Request, service: Served) -> Response:
+    """The form, with what the address already says."""
+    asked = dict(request.query_params)
+    if not any(judge.is_default and judge.is_configured for judge in service.judges()):
+        asked.setdefault("judge", "off")
+    return _form(request, service, ConfigureForm.read(asked))
+
+
+@router.post("/configure", response_model=None)
+def start(request: Request, service: Served, starts: Starts, sent: Sent) -> Response:
+    """Start what the form says; with the other button only estimate it."""
+    form, words = ConfigureForm.read(sent), words_of(request)
+    if form.action == "estimate":
+        return _form(request, service, form)
+    try:
+        params = form.params()
+        project = _project_or_first(request, service, form.project)
+        job = _start(service, starts, project, params, form.key, form.dataset_id, form.name or None)
+    except FormError as error:
+        return _form(request, service, form, 422, problem=words(error.key, **TRIALS), field=error.field)
+    except ServiceRefusal as refusal:
+        known = f"refusal.{refusal.code}"
+        problem = words(known if known in words else "configure.refused")
+        if refusal.code == USED_KEY:
+            form = replace(form, key=ConfigureForm().key)
+        return _form(request, service, form, refusal.status, problem=problem, detail=str(refusal))
+    return go(request, f"/fine-tunes/{job.id}")
+
+
+@router.post("/quick-start", response_model=None)
+def quick_start(request: Request, service: Served, starts: Starts, sent: Sent) -> Response:
+    """Start at once with the values that suit most; where there is no judge, ask first."""
+    named = whole_number(str(sent.get("project", "")))
+    params = FineTuneParams(use_llm_judge=sent.get("judge") != "off")
+    try:
+        project = _project_or_first(request, service, named)
+        job = _start(service, starts, project, params, str(sent.get("key", "")))
+    except ServiceRefusal as refusal:
+        if refusal.code != NO_JUDGE:
+            raise
+        return _without_judge(request, service, named)
+    return go(request, f"/fine-tunes/{job.id}")
+
+
+@router.get("/estimate", response_model=None)
+def estimate(request: Request, service: Served) -> Response:
+    """What the form's fine-tune would take."""
+    return render(request, "_estimate.html", _estimated(request, service, ConfigureForm.read(request.query_params)))
+
+
+@router.post("/projects/first/datasets", response_model=None)
+async def upload_first(request: Request, service: Served) -> Response:
+    """Take a dataset where there is no project yet."""
+    return await upload(request, await run_in_threadpool(_project_or_first, request, service, None), service)
+
+
+@router.post("/projects/{project_id}/datasets", response_model=None)
+async def upload(request: Request, project_id: Number, service: Served) -> Response:
+    """Take a dataset; beside the form the part with the data comes back, otherwise a page."""
+    try:
+        dataset = await add_dataset(project_id, request, service)
+    except NotFoundError:
+        raise
+    except ServiceRefusal as refusal:
+        return await run_in_threadpool(_refused, request, service, project_id, refusal)
+    return await run_in_threadpool(_taken, request, service, dataset)
+
+
+def quick_hint(request: Request, service: Service, dataset: str | None) -> str:
+    """What the quick start will do, in one line.
+
+    Args:
+        request: Whose language it is in.
+        service: Whose judge it asks.
+        dataset: The newest of the project; None is the demo dataset.
+    """
+    words = words_of(request)
+    judge = next((judge for judge in service.judges() if judge.is_default and judge.is_configured), None)
+    data = words("dataset.demo") if dataset is None else plain(dataset)
+    if judge is None:
+        return words("list.quick.nojudge", n=NO_PARAMS.n_trials, data=data)
+    return words("list.quick.hint", n=NO_PARAMS.n_trials, judge=judge.id, data=data)
+
+
+def _start(
+    service: Service,
+    starts: Allowance,
+    project: int,
+    params: FineTuneParams,
+    key: str,
+    dataset: int | None = None,
+    name: str | None = None,
+) -> JobView:
+    """Start one, or find the one that the same press of the button has started."""
+    if key and (known := service.repeated(key, project, params, dataset, name)) is not None:
+        return known
+    starts.take()
+    return service.start(project, params, dataset_id=dataset, name=name, idempotency_key=key or None)
+
+
+def _taken(request: Request, service: Service, dataset: DatasetView) -> Response:
+    if not is_fragment(request):
+        return go(request, f"/datasets/{dataset.id}")
+    values = {
+        "upload_name": dataset.name,
+        "report_name": dataset.name,
+        "report": dataset.report,
+        "chosen_dataset": dataset.id,
+    }
+    headers = {"HX-Trigger": "dataset-changed"}
+    return render(request, "_data.html", {**_data(service, dataset.project), **values}, 201, headers)
+
+
+def _refused(request: Request, service: Service, project_id: int, refusal: ServiceRefusal) -> Response:
+    report = refusal.report if isinstance(refusal, BadDatasetError) else None
+    sources = report["sources"] if report else []
+    name = sources[0]["source"] if sources else words_of(request)("report.refused")
+    values = {"report": report, "report_name": name, "upload_name": name, "refusal": str(refusal), "dataset": None}
+    if is_fragment(request):
+        return render(request, "_data.html", {**_data(service, project_id), **values}, refusal.status)
+    return render(request, "dataset.html", {"project": service.project(project_id), **values}, refusal.status)
+
+
+def _data(service: Service, project_id: int | None) -> dict[str, Any]:
+    """What the part of the form with the data shows."""
+    return {
+        "project": None if project_id is None else service.project(project_id),
+        "datasets": Page([], 0, MOST, 0) if project_id is None else service.datasets(project_id, MOST),
+        "chosen_dataset": None,
+        "suffixes": ",".join(SUFFIXES),
+        "upload_name": None,
+        "report": None,
+        "refusal": None,
+    }
+
+
+def _form(request: Request, service: Service, form: ConfigureForm, status: int = 200, **problem: str) -> Response:
+    judges = service.judges()
+    values = {
+        **_data(service, form.project),
+        "chosen_dataset": form.dataset_id,
+        "form": form,
+        "judges": judges,
+        "default_judge": next((judge.id for judge in judges if judge.is_default), ""),
+        "models": service.models(),
+        "upload_path": f"/projects/{'first' if form.project is None else form.project}/datasets",
+        "in_dialog": is_fragment(request),
+        "problem": None,
+        "detail": None,
+        "field": None,
+        **TRIALS,
+        **_estimated(request, service, form),
+        **problem,
+    }
+    return render(request, "_configure.html" if is_fragment(request) else "configure.html", values, status)
+
+
+def _estimated(request: Request, service: Service, form: ConfigureForm) -> dict[str, Any]:
+    words = words_of(request)
+    try:
+        return {"estimate": service.estimate(form.project, form.params(), form.dataset_id)}
+    except FormError as error:
+        said = words(error.key, **TRIALS)
+    except ServiceRefusal as refusal:
+        known = f"refusal.{refusal.code}"
+        said = words(known) if known in words else str(refusal)
+    return {"estimate": None, "estimate_problem": said}
+
+
+def _without_judge(request: Request, service: Service, project_id: int | None) -> Response:
+    values = {
+        "project": None if project_id is None else service.project(project_id),
+        "key": ConfigureForm().key,
+        "judges": service.judges(),
+        "configure_path": "/configure" + ("" if project_id is None else f"?project={project_id}"),
+    }
+    return render(request, "no_judge.html", values, 409)
+
+
+def _project_or_first(request: Request, service: Service, project_id: int | None) -> int:
+    """The project; the newest where none is named, and a first one where there is none."""
+    if project_id is not None:
+        return project_id
+    known = service.projects(1).items
+    return known[0].id if known else service.create_project(words_of(request)("project.first")).id

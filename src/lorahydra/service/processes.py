@@ -1,0 +1,211 @@
+"""A job's process: who runs it, whether it lives, how it is started and ended.
+
+A job's folder has these files beside the study's:
+
+| file | |
+|---|---|
+| `job.json` | what is to be run, written by the server before it starts an attempt |
+| `lock` | held by the job's processes as long as one of them lives, whatever becomes of the server |
+| `process.json` | who holds it, and for which attempt |
+| `ended.json` | how an attempt ended |
+| `log.txt` | what the study said |
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorahydra.storage import atomic_file, writing
+
+__all__ = ["ENDED_FILE", "JOB_FILE", "LOG_FILE", "PROCESS_FILE", "End", "JobProcess", "hold", "read_json", "write_json"]
+
+JOB_FILE, LOCK_FILE, PROCESS_FILE = "job.json", "lock", "process.json"
+ENDED_FILE, LOG_FILE = "ended.json", "log.txt"
+POLL_SECONDS = 0.05
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a small file so that readers see all of it or what was there before."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote; empty where there is nothing readable."""
+    try:
+        content = json.loads(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def hold(folder: Path, seconds: float) -> Iterator[int | None]:
+    """Hold the job's lock, waiting for it for a while: whoever only looks at it has it for an instant.
+
+    Yields:
+        Its file descriptor, which child processes may inherit to hold it as well; None when others hold it.
+    """
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + seconds
+    try:
+        while not _try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                yield None
+                return
+            time.sleep(POLL_SECONDS)
+        yield descriptor
+    finally:
+        # Closed and not unlocked: an heir that still lives keeps the lock.
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class End:
+    """How an attempt ended."""
+
+    exit_code: int
+    """Negative is the signal that killed the study."""
+    failure: str | None
+    """The study's last word, where it failed."""
+    at: float
+    """When, in s since the epoch."""
+
+
+class JobProcess:
+    """The process of one job, seen from the server; it may have been started by another server.
+
+    Args:
+        folder: The job's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._child: subprocess.Popen[bytes] | None = None
+        self._attempt = 0
+
+    def start(self, attempt: int, overrides: list[str], environment: Mapping[str, str]) -> None:
+        """Start an attempt as a process of its own session; returns at once.
+
+        Starting one attempt twice runs it once.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        content = {"attempt": attempt, "overrides": overrides, "environment": dict(environment)}
+        write_json(self.folder / JOB_FILE, content)
+        with writing(self.folder), (self.folder / LOG_FILE).open("ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "lorahydra.service.job", str(self.folder)],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._attempt = attempt
+
+    def was_started(self, attempt: int) -> bool:
+        """Whether this server has started the attempt."""
+        return self._attempt == attempt
+
+    def is_starting(self) -> bool:
+        """Whether the process that this server started has not exited."""
+        return self._child is not None and self._child.poll() is None
+
+    def lives(self) -> bool:
+        """Whether the job's lock is held."""
+        try:
+            descriptor = os.open(self.folder / LOCK_FILE, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            if not _try_lock(descriptor):
+                return True
+            # Not left to closing: a child that is just being started may have a copy of the descriptor.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            return False
+        finally:
+            os.close(descriptor)
+
+    def end(self, attempt: int) -> End | None:
+        """How an attempt ended; None where it has not, or could not say so."""
+        content = read_json(self.folder / ENDED_FILE)
+        if content.get("attempt") != attempt:
+            return None
+        return End(int(content["exit_code"]), content.get("failure"), float(content["at"]))
+
+    def interrupt(self, attempt: int) -> None:
+        """Ask the whole group to end, as by Ctrl-C."""
+        self._signal(attempt, signal.SIGINT)
+
+    def kill(self, attempt: int) -> None:
+        """End all its processes at once."""
+        for pid in self._signal(attempt, signal.SIGKILL):
+            # One that left the group is still of the session.
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def members(self, attempt: int) -> set[int]:
+        """Processes of the attempt's session."""
+        import psutil
+
+        leader = self._leader(attempt)
+        return set() if leader is None else {pid for pid in psutil.pids() if _leader_of(pid) == leader}
+
+    def _signal(self, attempt: int, number: int) -> set[int]:
+        leader, found = self._leader(attempt), self.members(attempt)
+        if leader is not None and found:
+            # As long as one member lives, the group's number belongs to no one else.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(leader, number)
+        return found
+
+    def _leader(self, attempt: int) -> int | None:
+        """The session's number, which is that of its first process; None when it may be another's by now."""
+        content = read_json(self.folder / PROCESS_FILE)
+        if content.get("attempt") != attempt:
+            return self._child.pid if self._child is not None and self._attempt == attempt else None
+        return int(content["pid"]) if _still_its_own(content) else None
+
+
+def _still_its_own(process: Mapping[str, Any]) -> bool:
+    """Whether a process number is of the process that wrote it down, or of none."""
+    import psutil
+
+    from lorahydra.sweep.liveness import is_here, lives
+
+    if not is_here(process):
+        return False
+    try:
+        return lives(process) or psutil.Process(int(process["pid"])).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _leader_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return None

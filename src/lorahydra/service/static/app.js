@@ -1,0 +1,121 @@
+// What the page does beyond htmx. Without it everything works by forms and links.
+"use strict";
+
+document.documentElement.classList.add("js");
+
+const byId = (id) => document.getElementById(id);
+
+// A page that comes back from the browser's memory shows old states, and forms with a key that was used.
+window.addEventListener("pageshow", (event) => {
+  if (event.persisted) location.reload();
+});
+
+// The dialog: its content is fetched by the link that opens it.
+document.addEventListener("htmx:after:swap", () => {
+  const dialog = byId("dialog");
+  if (dialog && dialog.querySelector("form") && !dialog.open && dialog.dataset.wanted) {
+    delete dialog.dataset.wanted;
+    dialog.showModal();
+  }
+  followLog();
+});
+
+document.addEventListener("click", (event) => {
+  const dialog = byId("dialog");
+  const opener = event.target.closest("[data-opens-dialog]");
+  if (dialog && opener) {
+    dialog.dataset.wanted = "yes";
+    dialog.returnTo = opener;
+  }
+  if (dialog && event.target.closest("[data-closes-dialog]")) {
+    event.preventDefault();
+    dialog.close();
+  }
+});
+
+document.addEventListener(
+  "close",
+  (event) => {
+    if (event.target.id !== "dialog") return;
+    document.body.insertBefore(byId("lost"), byId("main"));
+    event.target.replaceChildren(); // a form that is opened again is a new one
+    if (event.target.returnTo) event.target.returnTo.focus();
+  },
+  true,
+);
+
+// Nobody looks at a hidden tab.
+document.addEventListener("htmx:before:request", (event) => {
+  const source = event.detail.ctx && event.detail.ctx.sourceEvent;
+  if (document.hidden && source && source.type === "every") event.preventDefault();
+});
+
+// A page that says nothing new must say why. `detail` is what a refusal says that is no page.
+const isUpload = (event) => event.detail.ctx && event.detail.ctx.sourceElement.id === "upload";
+function notice(text) {
+  const place = byId("lost");
+  place.textContent = text;
+  place.hidden = !text;
+  const dialog = byId("dialog"); // what is behind an open dialog cannot be seen
+  if (text && dialog.open) dialog.prepend(place);
+}
+function busy(isBusy) {
+  const place = document.querySelector(".busy");
+  if (place) place.hidden = !isBusy;
+}
+document.addEventListener("htmx:before:request", (event) => {
+  if (isUpload(event)) busy(true);
+});
+document.addEventListener("htmx:error", (event) => {
+  busy(false);
+  notice(byId("lost").dataset[isUpload(event) ? "upload" : "lost"]);
+});
+document.addEventListener("htmx:after:request", (event) => {
+  const answer = event.detail.ctx.response;
+  if (answer.status === 401) return location.reload();
+  busy(false);
+  if (answer.status < 400) return notice("");
+  if ((answer.headers.get("content-type") || "").startsWith("text/html")) {
+    return notice(answer.status >= 500 ? byId("lost").dataset.lost : "");
+  }
+  event.preventDefault(); // it is not to be shown as a part of the page
+  try {
+    notice(JSON.parse(event.detail.ctx.text).detail);
+  } catch {
+    notice(byId("lost").dataset.lost);
+  }
+});
+
+// A file that is too large need not be sent first.
+document.addEventListener("change", (event) => {
+  const { files, dataset } = event.target;
+  if (!files || !dataset.most) return;
+  const isLarge = files.length > 0 && files[0].size > Number(dataset.most);
+  event.target.setCustomValidity(isLarge ? dataset.large : "");
+}, true);
+
+// The log stays at its end, unless somebody reads further up.
+function followLog() {
+  const log = byId("log-text");
+  const follow = byId("follow");
+  if (log && follow && follow.checked) log.scrollTop = log.scrollHeight;
+}
+document.addEventListener("scroll", (event) => {
+  const follow = byId("follow");
+  if (event.target.id !== "log-text" || !follow) return;
+  const log = event.target;
+  follow.checked = log.scrollHeight - log.scrollTop - log.clientHeight < 24;
+}, true);
+document.addEventListener("change", (event) => {
+  if (event.target.id === "follow") followLog();
+});
+
+// One press is enough.
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.method !== "post" || form.hasAttribute("hx-post")) return;
+  if (form.dataset.sent) event.preventDefault();
+  form.dataset.sent = "yes";
+});
+
+followLog();

@@ -1,0 +1,153 @@
+"""A real `lorahydra serve` process on loopback that can be killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+SECONDS = 150
+"""Longest wait for anything."""
+OVERRIDES = (
+    *("evaluation=minilm", "evaluation.max_new_tokens=4", "training.max_steps=2"),
+    *("tracking.system_metrics=false", "model.device=cpu", "hydra/sweeper/pruner=none"),
+)
+"""Of all studies: short ones."""
+MODEL = {"use_llm_judge": False, "base_model_name": "tiny", "n_trials": 5}
+BODY = {"project_id": 123, "fine_tuning_params": MODEL}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Served:
+    """The server.
+
+    Args:
+        place: Its folder is `service` in it.
+        models: Its models folder.
+        options: More of `lorahydra serve`.
+        environment: More variables.
+    """
+
+    def __init__(
+        self, place: Path, models: Path, options: Sequence[str] = (), environment: dict[str, str] | None = None
+    ) -> None:
+        self.port = free_port()
+        self.folder = place / "service"
+        self.log = place / "server.log"
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=30, trust_env=False)
+        self.environment = environment or {}
+        self._options = [
+            *("--port", str(self.port), "--folder", str(self.folder), "--no-mlflow", "--models", str(models)),
+            *(word for override in OVERRIDES for word in ("--set", override)),
+            *options,
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self, *options: str) -> list[str]:
+        return [sys.executable, "-m", "lorahydra", "serve", *self._options, *options]
+
+    def variables(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "LORAHYDRA_API"))}
+        return kept | {"OMP_NUM_THREADS": "1"} | self.environment
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self.command(), env=self.variables(), stdout=log, stderr=log)
+        wait_for(self._answers)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        """End it as Ctrl-C does; returns the exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        return self._process.wait(timeout=30)
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever state it is in."""
+        self.client.close()
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        for file in self.folder.glob("jobs/*/process.json"):
+            for process in session_of(int(json.loads(file.read_text())["pid"])):
+                process.kill()
+
+    def post(self, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        return self.client.post(path, json=body, headers=headers)
+
+    def job(self, number: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get(f"/fine-tunes/{number}").json()
+        return found
+
+    def wait_for_state(self, number: int, *states: str) -> dict[str, Any]:
+        wait_for(lambda: self.job(number)["state"] in states)
+        return self.job(number)
+
+    def wait_for_trial(self, number: int) -> None:
+        """Until its first trial is finished."""
+        wait_for(lambda: self.job(number)["trials_finished"] >= 1 or self.job(number)["ended"] is not None)
+        assert self.job(number)["failure"] is None
+
+    def processes(self, number: int) -> list[psutil.Process]:
+        """All living processes of a job."""
+        file = self.folder / "jobs" / str(number) / "process.json"
+        return session_of(int(json.loads(file.read_text())["pid"])) if file.is_file() else []
+
+    def attempts(self, number: int) -> int:
+        file = self.folder / "jobs" / str(number) / "job.json"
+        return int(json.loads(file.read_text())["attempt"]) if file.is_file() else 0
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+        try:
+            return self.client.get("/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def session_of(leader: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> str:
+    """Check a refusal; returns its line."""
+    assert answer.status_code == status, answer.text
+    content = answer.json()
+    assert content["code"] == code
+    detail: str = content["detail"]
+    assert detail
+    assert "\n" not in detail
+    return detail

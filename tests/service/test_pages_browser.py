@@ -1,0 +1,250 @@
+"""The page in a real browser on a real server: what a person does from the first upload to the download.
+
+`axe.min.js` beside this file (MPL-2.0, see `axe.LICENSE.txt`) looks for faults of accessibility.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.service.served import Served
+
+from lorahydra.service.pages_words import Words
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.service,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH"),
+]
+
+QUIET = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+AXE = Path(__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+WATCH = "addEventListener('securitypolicyviolation', e => (window.violations ??= []).push(e.violatedDirective))"
+MILLISECONDS = 150_000
+"""Longest wait for a study."""
+PHONE = {"width": 360, "height": 740}
+EN, RU = Words("en"), Words("ru")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def server(make_server: Callable[..., Served], models: Path) -> Served:
+    """One whose default model is the tiny one, and that has no judge."""
+    keys = dict.fromkeys(("GEMINI_API_KEY", "GOOGLE_API_KEY", "GIGACHAT_CREDENTIALS", "OPENAI_API_KEY"), "")
+    default = ("--set", "model=local", "--set", f"model.name_or_path={models / 'tiny'}")
+    made = make_server(*default, **keys)
+    made.start()
+    return made
+
+
+@pytest.fixture
+def open_page(chromium: Any, server: Served) -> Iterator[Callable[..., Any]]:
+    """Opens pages that must not end with an error of a script or a breach of the content policy."""
+    contexts, pages, errors = [], [], []
+
+    def make(path: str = "/", **options: Any) -> Any:
+        context = chromium.new_context(**{"locale": "en-US", "viewport": {"width": 1200, "height": 900}, **options})
+        context.set_default_timeout(30_000)
+        context.add_init_script(WATCH)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        contexts.append(context)
+        pages.append(page)
+        page.goto(f"http://127.0.0.1:{server.port}{path}")
+        return page
+
+    yield make
+    violations = [page.evaluate("window.violations ?? []") for page in pages if not page.is_closed()]
+    for context in contexts:
+        context.close()
+    assert errors == []
+    assert [found for found in violations if found] == []
+
+
+def accessible(page: Any) -> None:
+    """Nothing serious is wrong for those who do not see or click, in light and dark, on a desk and on a phone."""
+    size = page.viewport_size
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        found = page.evaluate(f"{AXE}; axe.run().then(r => r.violations)")
+        serious = [f for f in found if f["impact"] in ("serious", "critical")]
+        assert [(f["id"], f["nodes"][0]["html"], f["nodes"][0]["failureSummary"]) for f in serious] == []
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size(PHONE)
+    wide = "[document.documentElement, document.querySelector('dialog')].some(e => e && e.scrollWidth > e.clientWidth)"
+    assert not page.evaluate(wide)
+    page.set_viewport_size(size)
+
+
+def focused(page: Any) -> str:
+    return str(page.evaluate("document.activeElement.id || document.activeElement.outerHTML.slice(0, 80)"))
+
+
+@pytest.fixture
+def files(tmp_path: Path, rows: bytes) -> Path:
+    """`good.jsonl`, over the limit of ordinary requests, and `bad.jsonl`."""
+    more = [json.dumps({"question": f"Why {n}? " + "so " * 60, "answer": f"Because {n}."}) for n in range(400)]
+    (tmp_path / "good.jsonl").write_bytes(rows + b"\n" + "\n".join(more).encode())
+    (tmp_path / "bad.jsonl").write_bytes(rows + b'\n{"question": "<img src=x onerror=alert(1)>", "answer": 5}')
+    return tmp_path
+
+
+def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, files: Path) -> None:
+    page = open_page()
+    accessible(page)
+    page.get_by_role("link", name=EN("list.configure")).click()
+    form = page.get_by_role("dialog")
+    form.wait_for()
+    accessible(page)
+
+    form.get_by_label(EN("configure.data.upload")).set_input_files(files / "bad.jsonl")
+    form.get_by_text(EN("report.bad", n=1, name="bad.jsonl")).wait_for()
+    assert focused(page) == "report"
+    form.get_by_label(EN("configure.data.upload")).set_input_files(files / "good.jsonl")
+    form.get_by_text(EN("report.ok", name="good.jsonl")).wait_for()
+    accessible(page)
+
+    form.get_by_label(EN("configure.judge.off")).check()
+    form.get_by_label(EN("configure.model.base")).select_option("tiny")
+    form.get_by_label(EN("configure.trials")).fill("500")
+    form.locator("#estimate").get_by_text(EN("configure.trials.bad", fewest=5, most=100)).wait_for()
+    form.get_by_role("button", name=EN("configure.start")).click()
+    form.get_by_role("alert").wait_for()
+    assert focused(page) == "problem"
+    accessible(page)
+    form.get_by_label(EN("configure.trials")).fill("5")
+    form.locator("#estimate").get_by_text(EN("estimate.none")).wait_for()
+    page.keyboard.press("Enter")
+
+    page.wait_for_url("**/fine-tunes/1")
+    page.locator(".badge.running").wait_for(timeout=MILLISECONDS)
+    accessible(page)
+    page.get_by_text(EN("list.progress", n=5, done=5)).or_(page.locator(".badge.complete")).first.wait_for(
+        timeout=MILLISECONDS
+    )
+    page.locator(".badge.complete").wait_for(timeout=MILLISECONDS)  # it came without a reload
+    assert page.locator("#board tbody tr").count() == 5
+    page.get_by_role("heading", name=EN("result.title")).wait_for()
+    page.get_by_role("img", name=re.compile("Chart of 5 scores")).wait_for()
+    page.get_by_role("heading", name=EN("examples.one", number=1)).wait_for()
+    assert "Trial 4:" in page.locator("#log-text").inner_text()
+    accessible(page)
+    with page.expect_download() as download:
+        page.get_by_role("link", name=EN("job.download")).click()
+    names = {Path(name).name for name in zipfile.ZipFile(download.value.path()).namelist()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= names
+
+    page.get_by_role("link", name="My first project").click()
+    page.get_by_role("link", name="tiny #1").wait_for()
+    accessible(page)
+
+
+def test_a_quick_start_in_russian(open_page: Callable[..., Any]) -> None:
+    page = open_page(locale="ru-RU")
+    page.get_by_role("button", name=RU("list.quick")).click()
+    page.get_by_role("heading", name=RU("nojudge.title")).wait_for()
+    accessible(page)
+    page.get_by_role("button", name=RU("nojudge.without")).click()
+    page.wait_for_url("**/fine-tunes/1")
+    page.get_by_text(re.compile(r"Закончено [1-9]\d? из 20 испытаний")).wait_for(timeout=MILLISECONDS)
+    page.get_by_role("button", name=RU("job.cancel")).click()
+    page.locator(".badge.cancelled").wait_for(timeout=MILLISECONDS)
+    accessible(page)
+    page.get_by_role("button", name=RU("job.resume")).click()
+    page.locator(".badge.running, .badge.starting, .badge.queued").first.wait_for()
+    page.get_by_role("link", name="English").click()
+    page.get_by_role("heading", name=EN("chart.title")).wait_for()
+    page.get_by_role("button", name=EN("job.cancel")).click()
+    page.locator(".badge.cancelled").wait_for(timeout=MILLISECONDS)
+    page.goto(page.url.rpartition("/fine-tunes")[0])
+    page.get_by_role("link", name=EN("list.configure")).wait_for()  # the language is remembered
+
+
+def test_the_dialog_by_keyboard(open_page: Callable[..., Any], server: Served) -> None:
+    page = open_page()
+    opener = page.get_by_role("link", name=EN("list.configure"))
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    for _ in range(10):
+        if opener.evaluate("e => e === document.activeElement"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_role("dialog").wait_for()
+    assert focused(page) == "configure-title"
+    seen = []
+    for _ in range(24):
+        page.keyboard.press("Tab")
+        seen.append(focused(page))
+        assert page.evaluate("document.activeElement === document.body || !!document.activeElement.closest('dialog')")
+    assert {"dataset", "upload-file", "base-model", "trials"} <= set(seen)
+    page.keyboard.press("Escape")
+    page.get_by_role("dialog").wait_for(state="hidden")
+    assert opener.evaluate("e => e === document.activeElement")
+
+    page.keyboard.press("Enter")
+    page.get_by_role("dialog").wait_for()
+    for field, keys in (("base-model", "tiny"), ("trials", "ControlOrMeta+a 6")):
+        while focused(page) != field:
+            page.keyboard.press("Tab")
+        for key in keys.split() if field == "trials" else keys:
+            page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/fine-tunes/1")
+    params = server.job(1)["params"]
+    assert (params["base_model_name"], params["n_trials"], params["use_llm_judge"]) == ("tiny", 6, False)
+    server.post("/fine-tunes/1/cancel", {})
+
+
+def test_without_javascript(open_page: Callable[..., Any], server: Served, files: Path) -> None:
+    page = open_page(java_script_enabled=False)
+    page.get_by_role("link", name=EN("list.configure")).click()
+    page.get_by_label(EN("configure.data.upload")).set_input_files(files / "good.jsonl")
+    page.get_by_role("button", name=EN("dataset.check")).click()
+    page.get_by_text(EN("report.ok", name="good.jsonl")).wait_for()
+    page.get_by_role("link", name=EN("dataset.use")).click()
+    page.get_by_label(EN("configure.model.base")).select_option("tiny")
+    page.get_by_label(EN("configure.trials")).fill("7")
+    page.get_by_role("button", name=EN("estimate.again")).click()
+    page.get_by_label(EN("configure.trials")).wait_for()
+    assert page.get_by_label(EN("configure.trials")).input_value() == "7"
+    page.get_by_role("button", name=EN("configure.start")).click()
+    page.wait_for_url("**/fine-tunes/1")
+    assert server.job(1)["dataset_name"] == "good.jsonl"
+    page.get_by_role("button", name=EN("job.cancel")).click()
+    server.wait_for_state(1, "cancelled")
+    page.reload()
+    page.locator(".badge.cancelled").wait_for()
+
+
+def test_a_server_that_went_away_is_told(open_page: Callable[..., Any], server: Served) -> None:
+    page = open_page()
+    page.get_by_role("button", name=EN("list.quick")).click()
+    page.get_by_role("button", name=EN("nojudge.without")).click()
+    page.wait_for_url("**/fine-tunes/1")
+    lost = page.get_by_text(EN("base.lost"))
+    server.kill()
+    lost.wait_for()
+    server.start()
+    lost.wait_for(state="hidden")
+    page.get_by_role("button", name=EN("job.cancel")).click()
+    page.locator(".badge.cancelled").wait_for(timeout=MILLISECONDS)

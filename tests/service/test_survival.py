@@ -1,0 +1,127 @@
+"""Real studies under a server that is killed, a study that is killed, and people who change their mind."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.judges.wire import KEY, JudgeServer, judge_server
+from tests.judges.wire import MODEL as JUDGE_MODEL
+from tests.service.served import MODEL, Served, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.service]
+
+
+def start(server: Served, project: int, **more: Any) -> int:
+    answer = server.post("/fine-tunes", {"project_id": project, "fine_tuning_params": MODEL, **more})
+    assert answer.status_code == 202, answer.text
+    return int(answer.json()["id"])
+
+
+def numbers(server: Served, job: int) -> list[int]:
+    """Trials of a job that count."""
+    rows = server.client.get(f"/fine-tunes/{job}/leaderboard").json()
+    return sorted(row["number"] for row in rows if row["state"] == "complete")
+
+
+@pytest.fixture
+def judge() -> Iterator[JudgeServer]:
+    with judge_server() as server:
+        yield server
+
+
+def test_nothing_is_lost_and_nothing_runs_twice(
+    make_server: Callable[..., Served], rows: bytes, judge: JudgeServer
+) -> None:
+    own = (f"--set=judge.base_url={judge.gemini}", f"--set=judge.model={JUDGE_MODEL}")
+    server = make_server(*own, GEMINI_API_KEY=KEY)
+    server.start()
+    project = server.post("/projects", {"name": "Support"}).json()["id"]
+    uploaded = server.client.post(f"/projects/{project}/datasets", files={"file": ("rows.jsonl", rows)})
+    assert uploaded.status_code == 201, uploaded.text
+    first = start(server, project, fine_tuning_params=MODEL | {"use_llm_judge": True, "judge_model_id": "gemini"})
+    second, third = (start(server, project) for _ in range(2))
+
+    # One runs and two wait when the server is killed.
+    server.wait_for_trial(first)
+    assert [server.job(n)["state"] for n in (first, second, third)] == ["running", "queued", "queued"]
+    assert [server.job(n)["place"] for n in (second, third)] == [1, 2]
+    running = {process.pid for process in server.processes(first)}
+    server.kill()
+    assert running == {process.pid for process in server.processes(first)}
+    server.start()
+    assert server.post(f"/fine-tunes/{third}/cancel").json()["state"] == "cancelled"
+
+    # Another server on the same folder by mistake.
+    other = subprocess.run(
+        server.command("--port", "1"), env=server.variables(), capture_output=True, text=True, check=False
+    )
+    assert other.returncode == 2
+    assert len(other.stderr.strip().splitlines()) == 1
+
+    done = server.wait_for_state(first, "complete", "failed")
+    assert done["state"] == "complete", done
+    assert server.attempts(first) == 1
+    assert numbers(server, first) == [0, 1, 2, 3, 4]
+    assert done["test_score"] is not None
+    archive = zipfile.ZipFile(io.BytesIO(server.client.get(f"/fine-tunes/{first}/adapter").content))
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {n.rpartition("/")[2] for n in archive.namelist()}
+    examples = server.client.get(f"/fine-tunes/{first}/examples").json()
+    assert examples["split"] == "test"
+    assert examples["items"][0]["baseline_answer"] is not None
+    assert all(item["judge_reason"] and 0 <= item["judge_score"] <= 100 for item in examples["items"])
+    assert judge.calls > 0
+    written = b"".join(file.read_bytes() for file in server.folder.rglob("*") if file.is_file())
+    assert KEY.encode() not in written
+
+    # The second one is cancelled while it runs, and gone on with.
+    wait_for(lambda: server.job(second)["trial_current"] is not None)
+    tree = server.processes(second)
+    began = time.monotonic()
+    assert server.post(f"/fine-tunes/{second}/cancel").json()["state"] == "cancelling"
+    server.wait_for_state(second, "cancelled")
+    assert time.monotonic() - began < 15
+    assert tree
+    assert not server.processes(second)
+    assert server.post(f"/fine-tunes/{second}/resume").json()["state"] == "queued"
+
+    # Then its processes are killed, which is not its end either.
+    wait_for(lambda: len(server.processes(second)) > 1)
+    os.killpg(server.processes(second)[0].pid, signal.SIGKILL)
+    done = server.wait_for_state(second, "complete", "failed")
+    assert done["state"] == "complete", done
+    assert done["resumptions"] == 1
+    assert len(numbers(server, second)) == 5
+    assert server.attempts(second) == 3
+    assert server.job(third)["state"] == "cancelled"
+    assert not (server.folder / "jobs" / str(third)).exists()
+    assert server.stop() == 0
+
+
+def test_a_study_that_cannot_run_says_why_and_the_server_leaves_it_running(make_server: Callable[..., Served]) -> None:
+    server = make_server(GEMINI_API_KEY="none")
+    server.start()
+    # The two bodies of the documentation, as they are.
+    judged = {"use_llm_judge": True, "judge_model_id": "gemini", "base_model_name": "Qwen/Qwen3-0.6B", "n_trials": 20}
+    unjudged = {"use_llm_judge": False, "base_model_name": "Qwen/Qwen3-0.6B", "n_trials": 20}
+    for number, params in enumerate((judged, unjudged), start=1):
+        answer = server.post("/fine-tunes", {"project_id": 123, "fine_tuning_params": params})
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["id"] == number
+    # There is no hub here.
+    failed = server.wait_for_state(1, "failed")
+    assert "Qwen/Qwen3-0.6B" in failed["failure"]
+    assert "\n" not in failed["failure"]
+    server.post("/fine-tunes/2/cancel")
+    running = start(server, 123)
+    wait_for(lambda: bool(server.processes(running)))
+    assert server.stop() == 0
+    assert server.processes(running)
+    assert "go on without the server" in server.log.read_text()
