@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
-SECONDS = 150
+SECONDS = 300
 """Longest wait for anything."""
 OVERRIDES = (
     *("evaluation=minilm", "evaluation.max_new_tokens=4", "training.max_steps=2"),

@@ -115,6 +115,7 @@ def test_a_study_that_cannot_run_says_why_and_the_server_leaves_it_running(make_
         answer = server.post("/fine-tunes", {"project_id": 123, "fine_tuning_params": params})
         assert answer.status_code == 202, answer.text
         assert answer.json()["id"] == number
+    assert server.client.get(f"http://127.0.0.1:{server.port}/").headers["content-type"].startswith("text/html")
     # There is no hub here.
     failed = server.wait_for_state(1, "failed")
     assert "Qwen/Qwen3-0.6B" in failed["failure"]

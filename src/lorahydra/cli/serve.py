@@ -58,6 +58,7 @@ def serve(
     """
     _require_packages()
     from lorahydra.service.access import TOKEN_VARIABLE, Access
+    from lorahydra.service.pages import pages_router
     from lorahydra.service.server import ServerConfig
     from lorahydra.service.server import serve as run
     from lorahydra.service.service import ServiceConfig
@@ -73,7 +74,7 @@ def serve(
     )
     # Taken out of the environment: studies and MLflow's UI have no use for it.
     access = Access(host=host, token=os.environ.pop(TOKEN_VARIABLE, None), names=names)
-    run(ServerConfig(access, port, None if no_mlflow else mlflow_port), config)
+    run(ServerConfig(access, port, None if no_mlflow else mlflow_port), config, [pages_router()])
 
 
 def _require_packages() -> None:
