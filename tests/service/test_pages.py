@@ -112,6 +112,16 @@ def test_the_language_is_chosen(cookie: str | None, accepted: str | None, langua
     assert chosen_language(cookie, accepted) == language
 
 
+def test_what_the_service_says_most_is_translated(service: Service) -> None:
+    lines = [judge.missing for judge in service.judges() if judge.missing]
+    lines += [service.estimate(None, FineTuneParams(False, None, model)).basis for model in ("tiny", "some/model")]
+    assert len(lines) >= 5
+    for line in lines:
+        assert (EN.said(line) or "").replace("`", "") == line.replace("`", "")
+        assert re.search("[а-я]", RU.said(line) or ""), line
+    assert RU.said("something else") is None
+
+
 # Shapes
 
 

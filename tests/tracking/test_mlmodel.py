@@ -165,7 +165,7 @@ def test_registered_loaded_and_served(start: StartRun, uri: str, tiny_adapter: P
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/ping") is not None)
         for body in ({"inputs": PROMPTS}, {"dataframe_split": {"columns": ["prompt"], "data": [[p] for p in PROMPTS]}}):
             assert answers(f"http://127.0.0.1:{port}/invocations", body) == {"predictions": expected(tiny_adapter)}
-        chat = {"messages": [{"role": "user", "content": PROMPTS[3]}], "params": {}}
+        chat = {"messages": [{"role": "user", "content": PROMPTS[3]}]}
         assert answers(f"http://127.0.0.1:{port}/invocations", chat) == expected(tiny_adapter, [PROMPTS[3]])
     finally:
         os.killpg(serving.pid, 9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections import Counter
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
@@ -51,7 +52,8 @@ class _RefusedError(Exception):
 
 def is_upload(method: str, path: str) -> bool:
     """Whether a request brings a dataset."""
-    return method == "POST" and path.startswith(f"{API}/projects/") and path.endswith("/datasets")
+    # The page's form has the same path without the API's prefix.
+    return method == "POST" and re.fullmatch(rf"({API})?/projects/[^/]+/datasets", path) is not None
 
 
 class Guard:

@@ -11,6 +11,7 @@ give is plain text; templates escape it as everything else.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -28,6 +29,25 @@ def messages(language: str) -> Mapping[str, str | Mapping[str, str]]:
     file = resources.files("lorahydra.service") / "messages" / f"{language}.json"
     content: dict[str, str | dict[str, str]] = json.loads(file.read_text(encoding="utf-8"))
     return content
+
+
+SAID = tuple(
+    (re.compile(pattern), key)
+    for pattern, key in (
+        (r"judge (?P<judge>\S+) needs a key: put it into the environment variable (?P<variable>\w+)", "said.key"),
+        (
+            r"judge (?P<judge>\S+) needs a key: put it into the environment variable (?P<variable>\w+) "
+            r"\(or (?P<other>\w+)\)",
+            "said.key.or",
+        ),
+        (r"judge (?P<judge>\S+) needs its SDK: (?P<command>.+)", "said.sdk"),
+        (r"(?P<model>\S+) is not on this machine yet: run `(?P<command>[^`]+)`", "said.fetch"),
+        (r"trials of an earlier fine-tune like this", "said.earlier"),
+        (r"a rough guess from (?P<weights>\d+) million weights on (?P<device>\w+)", "said.guess"),
+        (r"nothing is known of the model's size", "said.nothing"),
+    )
+)
+"""Lines of the service that are read most, and the messages that say the same."""
 
 
 class Words:
@@ -52,6 +72,13 @@ class Words:
             message = message[plural(self.language, values["n"])]
         shown = {name: self.number(value) if isinstance(value, int) else value for name, value in values.items()}
         return message.format(**shown)
+
+    def said(self, line: str) -> str | None:
+        """A line of the service in this language; None where there are no words for it."""
+        for pattern, key in SAID:
+            if (found := pattern.fullmatch(line)) is not None:
+                return self(key, **found.groupdict())
+        return None
 
     def __contains__(self, key: str) -> bool:
         return key in self._messages
