@@ -56,7 +56,13 @@ class Served:
         self.port = free_port()
         self.folder = place / "service"
         self.log = place / "server.log"
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=30, trust_env=False)
+        # A connection for each request: one that is kept may be closed by the server just when it is used again.
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}/api/v1",
+            timeout=30,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
         self.environment = environment or {}
         self._options = [
             *("--port", str(self.port), "--folder", str(self.folder), "--no-mlflow", "--models", str(models)),
