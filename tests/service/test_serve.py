@@ -62,7 +62,7 @@ def test_one_server_at_a_time(service: Service) -> None:
 def test_a_database_of_another_version_is_refused(service: Service) -> None:
     url = f"sqlite:///{service.config.folder / 'other.db'}"
     first = Database(url)
-    with first.session() as session:
+    with first.changing() as session:
         session.execute(sqlalchemy.update(Version).values(version=99))
     first.close()
     with pytest.raises(ConfigError, match="another version of lorahydra serve \\(tables 99, this one has 1\\)"):

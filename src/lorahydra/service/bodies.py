@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from lorahydra.registry import registered_judges
 from lorahydra.service.choices import MODEL_NAME
 from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
-from lorahydra.service.service import LONGEST_LOG, MOST
+from lorahydra.service.rows import MOST
+from lorahydra.service.service import LONGEST_LOG
 from lorahydra.service.views import FineTuneParams
 
 __all__ = [

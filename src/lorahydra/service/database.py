@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,6 +120,9 @@ class Database:
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
         self._name = self._engine.url.render_as_string(hide_password=True)
+        self._versions = itertools.count(1)
+        self.version = 0
+        """Another number after each change; only this server makes changes."""
         self._claim: sqlalchemy.Connection | None = None
         self._file_lock: Any = None
         try:
@@ -139,14 +143,26 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
-        """A transaction, committed when the block ends well.
+    def reading(self) -> Iterator[Session]:
+        """A transaction that changes nothing.
 
         Raises:
             OutputError: The database failed.
         """
         with self._talking(), Session(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextmanager
+    def changing(self) -> Iterator[Session]:
+        """A transaction, committed when the block ends well.
+
+        Raises:
+            OutputError: The database failed.
+        """
+        with self.reading() as session:
+            yield session
+        # After the commit, and never the same twice: what was read under an older number may be outdated.
+        self.version = next(self._versions)
 
     def still_mine(self) -> bool:
         """Whether no other server can have taken the database: a PostgreSQL server may have dropped the connection."""
@@ -181,7 +197,7 @@ class Database:
             raise busy
 
     def _check_version(self) -> None:
-        with self.session() as session:
+        with self.changing() as session:
             known = session.scalars(sqlalchemy.select(Version.version)).all()
             if not known:
                 session.add(Version(version=VERSION))

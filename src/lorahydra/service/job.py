@@ -19,6 +19,8 @@ from lorahydra.service.processes import ENDED_FILE, JOB_FILE, LOG_FILE, PROCESS_
 
 __all__ = ["main"]
 
+NICENESS = 5
+"""Requests come first: a study that has all cores would let them wait."""
 SECONDS_TO_WAIT = 5.0
 """For the lock: longer than somebody needs to look at it."""
 PREFIX = "lorahydra: "
@@ -32,6 +34,7 @@ def main(folder: Path) -> None:
     # inherited.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave_it_to_the_study)
+    os.nice(NICENESS)
     with hold(folder, SECONDS_TO_WAIT) as descriptor:
         job = read_json(folder / JOB_FILE)
         attempt = job.get("attempt")

@@ -20,12 +20,12 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -37,7 +37,9 @@ from lorahydra.service.database import Database, Dataset, Job, Project
 from lorahydra.service.errors import ConflictError, NotFoundError
 from lorahydra.service.planning import Data, demo_data, estimate, overrides_of, settled
 from lorahydra.service.results import Stores, log_tail
-from lorahydra.service.supervisor import ACTIVE, Supervisor, job_study
+from lorahydra.service.rows import MOST, dataset_view, found, job_views, part, project_view
+from lorahydra.service.sharing import Shared
+from lorahydra.service.supervisor import Supervisor
 from lorahydra.service.uploads import Upload, readable_name, remove_leftovers
 from lorahydra.service.views import (
     DatasetView,
@@ -49,25 +51,18 @@ from lorahydra.service.views import (
     JudgeView,
     LeaderboardRow,
     LogTail,
-    MlflowLinks,
     ModelView,
     Page,
     ProjectView,
 )
 from lorahydra.storage import writing
-from lorahydra.tracking.address import shown
 
-__all__ = ["EXAMPLE_PROJECT", "MOST", "PAGE", "Service", "ServiceConfig"]
+__all__ = ["EXAMPLE_PROJECT", "LONGEST_LOG", "PAGE", "Service", "ServiceConfig"]
 
 EXAMPLE_PROJECT = 123
 """The project of the documentation's examples, made when the first fine-tune asks for it."""
-DEMO_NAME = "demo"
-Row = TypeVar("Row", Project, Dataset, Job)
-
 PAGE = 50
 """Entries of a list at a time."""
-MOST = 200
-"""Entries that can be asked for at a time."""
 LONGEST_LOG = 2000
 """Lines."""
 
@@ -107,6 +102,7 @@ class Service:
         self._held = ExitStack()
         self._changing = threading.Lock()
         self._closing = threading.Event()
+        self._lists: Shared[Page[JobView]] = Shared()
         self._database: Database
         self._supervisor: Supervisor
 
@@ -159,7 +155,7 @@ class Service:
             InvalidError: The name is empty, longer than 200 characters, or not printable text.
         """
         name = readable_name(name, "the name of a project")
-        with self._changing, self._database.session() as session:
+        with self._changing, self._database.changing() as session:
             # Not left to the database: the project of the examples has its number.
             number = (session.scalar(select(func.max(Project.id))) or 0) + 1
             session.add(Project(id=number, name=name))
@@ -171,14 +167,14 @@ class Service:
         Raises:
             NotFoundError: There is none.
         """
-        with self._database.session() as session:
-            return _project_view(session, _found(session, Project, project_id, "project"))
+        with self._database.reading() as session:
+            return project_view(session, found(session, Project, project_id, "project"))
 
     def projects(self, limit: int = PAGE, offset: int = 0) -> Page[ProjectView]:
         """Projects, the newest first."""
-        with self._database.session() as session:
-            rows, total = _part(session, Project, None, limit, offset)
-            return Page([_project_view(session, row) for row in rows], total, limit, offset)
+        with self._database.reading() as session:
+            rows, total = part(session, Project, None, limit, offset)
+            return Page([project_view(session, row) for row in rows], total, limit, offset)
 
     # Datasets
 
@@ -210,7 +206,7 @@ class Service:
             format=scheme,
             report=report,
         )
-        with self._database.session() as session:
+        with self._database.changing() as session:
             session.add(row)
         return self.dataset(row.id)
 
@@ -238,8 +234,8 @@ class Service:
         Raises:
             NotFoundError: There is none.
         """
-        with self._database.session() as session:
-            return _dataset_view(_found(session, Dataset, dataset_id, "dataset"))
+        with self._database.reading() as session:
+            return dataset_view(found(session, Dataset, dataset_id, "dataset"))
 
     def datasets(self, project_id: int, limit: int = PAGE, offset: int = 0) -> Page[DatasetView]:
         """Datasets of a project, the newest first, without their reports.
@@ -247,10 +243,10 @@ class Service:
         Raises:
             NotFoundError: There is no such project.
         """
-        with self._database.session() as session:
-            _found(session, Project, project_id, "project")
-            rows, total = _part(session, Dataset, Dataset.project_id == project_id, limit, offset)
-            return Page([dataclasses.replace(_dataset_view(row), report={}) for row in rows], total, limit, offset)
+        with self._database.reading() as session:
+            found(session, Project, project_id, "project")
+            rows, total = part(session, Dataset, Dataset.project_id == project_id, limit, offset)
+            return Page([dataclasses.replace(dataset_view(row), report={}) for row in rows], total, limit, offset)
 
     # Fine-tunes
 
@@ -285,7 +281,7 @@ class Service:
             if chosen.judge_model_id is not None:
                 self._choices.require_judge(chosen.judge_model_id)
             label = None if name is None else readable_name(name, "the name of a fine-tune")
-            with self._database.session() as session:
+            with self._database.changing() as session:
                 dataset = self._dataset_for(session, project_id, dataset_id, make=True)
                 file = None if dataset is None else self.config.folder / "datasets" / dataset.file
                 job = Job(
@@ -329,8 +325,8 @@ class Service:
         Raises:
             NotFoundError: There is none.
         """
-        with self._database.session() as session:
-            return self._job_view(session, _found(session, Job, job_id, "fine-tune"))
+        with self._database.reading() as session:
+            return self._views(session, [found(session, Job, job_id, "fine-tune")])[0]
 
     def jobs(self, project_id: int | None = None, limit: int = PAGE, offset: int = 0) -> Page[JobView]:
         """Fine-tunes of a project or of all, the newest first.
@@ -338,12 +334,16 @@ class Service:
         Raises:
             NotFoundError: There is no such project.
         """
-        with self._database.session() as session:
+        ask = partial(self._jobs, project_id, limit, offset)
+        return self._lists.get((project_id, limit, offset), lambda: self._database.version, ask)
+
+    def _jobs(self, project_id: int | None, limit: int, offset: int) -> Page[JobView]:
+        with self._database.reading() as session:
             if project_id is not None:
-                _found(session, Project, project_id, "project")
+                found(session, Project, project_id, "project")
             where = None if project_id is None else Job.project_id == project_id
-            rows, total = _part(session, Job, where, limit, offset)
-            return Page([self._job_view(session, row) for row in rows], total, limit, offset)
+            rows, total = part(session, Job, where, limit, offset)
+            return Page(self._views(session, rows), total, limit, offset)
 
     def cancel(self, job_id: int) -> JobView:
         """Take it out of the queue, or end it as by Ctrl-C; what has ended stays as it is.
@@ -351,8 +351,8 @@ class Service:
         Raises:
             NotFoundError: There is none.
         """
-        with self._database.session() as session:
-            _found(session, Job, job_id, "fine-tune")
+        with self._database.changing() as session:
+            found(session, Job, job_id, "fine-tune")
             own = update(Job).where(Job.id == job_id)
             session.execute(own.where(Job.state == JobState.QUEUED).values(state=JobState.CANCELLED, ended=time.time()))
             session.execute(
@@ -373,7 +373,7 @@ class Service:
             raise ConflictError(f"fine-tune {job_id} is {job.state}: only a cancelled or failed one is resumed")
         if job.params.judge_model_id is not None:
             self._choices.require_judge(job.params.judge_model_id)
-        with self._changing, self._database.session() as session:
+        with self._changing, self._database.changing() as session:
             values = {"state": JobState.QUEUED, "ended": None, "failure": None, "crashes": 0}
             ended = Job.state.in_((JobState.CANCELLED, JobState.FAILED))
             session.execute(update(Job).where(Job.id == job_id, ended).values(**values, queue=_last_place(session)))
@@ -438,7 +438,7 @@ class Service:
             ConflictError: The model is not set up here.
         """
         chosen = settled(params, self._choices)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             dataset = None if project_id is None else self._dataset_for(session, project_id, dataset_id)
             measured = _measured(session, chosen, None if dataset is None else dataset.id)
         data = demo_data() if dataset is None else self._data(dataset)
@@ -449,16 +449,16 @@ class Service:
 
     def counts(self) -> dict[str, int]:
         """Jobs by state (each of `JobState`), and `trials`: finished trials of all jobs."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             by_state = session.execute(select(Job.state, func.count()).group_by(Job.state)).all()
             trials = session.scalar(select(func.sum(Job.finished))) or 0
-        found = {str(state): int(count) for state, count in by_state}
-        return {**{state.value: found.get(state.value, 0) for state in JobState}, "trials": int(trials)}
+        known = {str(state): int(count) for state, count in by_state}
+        return {**{state.value: known.get(state.value, 0) for state in JobState}, "trials": int(trials)}
 
     def _repeated(self, key: str | None, digest: str) -> int | None:
         if key is None:
             return None
-        with self._database.session() as session:
+        with self._database.reading() as session:
             known = session.execute(select(Job.id, Job.request_digest).where(Job.idempotency_key == key)).first()
         if known is None:
             return None
@@ -488,62 +488,8 @@ class Service:
         rows = {split["name"]: int(split["rows"]) for split in dataset.report["splits"]}
         return Data(self.config.folder / "datasets" / dataset.file, rows, dataset.size)
 
-    def _job_view(self, session: Session, job: Job) -> JobView:
-        state, now = JobState(job.state), time.time()
-        project, dataset = session.get(Project, job.project_id), None
-        if job.dataset_id is not None:
-            dataset = session.get(Dataset, job.dataset_id)
-        before = (Job.state == JobState.QUEUED) & (
-            (Job.queue < job.queue) | ((Job.queue == job.queue) & (Job.id <= job.id))
-        )
-        place = (
-            session.scalar(select(func.count()).select_from(Job).where(before)) if state == JobState.QUEUED else None
-        )
-        folder = self.config.folder / "jobs" / str(job.id)
-        params = FineTuneParams(**job.params)
-        running = 0.0 if job.attempt_started is None else max(0.0, now - job.attempt_started)
-        return JobView(
-            id=job.id,
-            project=job.project_id,
-            project_name="" if project is None else project.name,
-            name=job.name,
-            dataset=job.dataset_id,
-            dataset_name=DEMO_NAME if dataset is None else dataset.name,
-            params=params,
-            state=state,
-            place=place,
-            study=job_study(job.id),
-            folder=str(folder),
-            trials_finished=job.finished,
-            trials_wanted=params.n_trials,
-            trial_current=job.current if state in ACTIVE else None,
-            best_score=job.best_score,
-            best_trial=job.best_trial,
-            best_params=job.best_params,
-            baseline_score=job.baseline_score,
-            test_score=job.test_score,
-            seconds=round(job.seconds_before + running, 1),
-            seconds_left=_seconds_left(job, state, now),
-            resumptions=job.crashes,
-            failure=job.failure,
-            mlflow=self._links(job),
-            created=_time(job.created),
-            started=None if job.started is None else _time(job.started),
-            ended=None if job.ended is None else _time(job.ended),
-            can_cancel=state in (JobState.QUEUED, JobState.STARTING, JobState.RUNNING),
-            can_resume=state in (JobState.CANCELLED, JobState.FAILED),
-            has_adapter=job.best_trial is not None,
-        )
-
-    def _links(self, job: Job) -> MlflowLinks:
-        # Looked up only where there is something to link to.
-        begun = job.study_run is not None
-        return MlflowLinks(
-            store=shown(self._stores.tracking.uri),
-            study_run=job.study_run,
-            study_url=self._stores.run_url(job.study_run) if begun else None,
-            trials_url=self._stores.trials_url() if begun else None,
-        )
+    def _views(self, session: Session, jobs: Sequence[Job]) -> list[JobView]:
+        return job_views(session, jobs, self.config.folder / "jobs", self._stores)
 
 
 def _held_alone(folder: Path) -> Any:
@@ -563,42 +509,6 @@ def _held_alone(folder: Path) -> Any:
             raise ConfigError(f"another lorahydra server uses the folder {folder}: stop it, or give --folder") from None
 
 
-def _found(session: Session, table: type[Row], number: int, what: str) -> Row:
-    row = session.get(table, number)
-    if row is None:
-        raise NotFoundError(f"there is no {what} {number}", f"{what.replace('-', '_')}_not_found")
-    return row
-
-
-def _part(session: Session, table: type[Row], where: Any, limit: int, offset: int) -> tuple[list[Row], int]:
-    """Rows of a page, the newest first, and how many there are in all."""
-    rows, count = select(table), select(func.count()).select_from(table)
-    if where is not None:
-        rows, count = rows.where(where), count.where(where)
-    limit, offset = max(1, min(limit, MOST)), max(0, offset)
-    found = session.scalars(rows.order_by(table.id.desc()).limit(limit).offset(offset)).all()
-    return list(found), session.scalar(count) or 0
-
-
-def _project_view(session: Session, row: Project) -> ProjectView:
-    datasets = session.scalar(select(func.count()).select_from(Dataset).where(Dataset.project_id == row.id)) or 0
-    jobs = session.scalar(select(func.count()).select_from(Job).where(Job.project_id == row.id)) or 0
-    return ProjectView(row.id, row.name, _time(row.created), datasets, jobs)
-
-
-def _dataset_view(row: Dataset) -> DatasetView:
-    return DatasetView(
-        id=row.id,
-        project=row.project_id,
-        name=row.name,
-        size=row.size,
-        rows=row.rows,
-        format=row.format,
-        created=_time(row.created),
-        report=row.report,
-    )
-
-
 def _last_place(session: Session) -> int:
     return (session.scalar(select(func.max(Job.queue))) or 0) + 1
 
@@ -614,17 +524,3 @@ def _measured(session: Session, params: FineTuneParams, dataset_id: int | None) 
 def _digest(project_id: int, params: FineTuneParams, dataset_id: int | None, name: str | None) -> str:
     content = [project_id, dataclasses.asdict(params), dataset_id, name]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _seconds_left(job: Job, state: JobState, now: float) -> float | None:
-    if state in (JobState.CANCELLED, JobState.COMPLETE, JobState.FAILED):
-        return 0.0
-    if job.trial_seconds is None:
-        return None
-    left = max(0, int(job.params["n_trials"]) - job.finished) * job.trial_seconds
-    spent = now - job.current_started if job.current is not None and job.current_started is not None else 0.0
-    return round(max(0.0, left - min(spent, job.trial_seconds)), 1)
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -16,6 +16,7 @@ moment and another one goes on from there:
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -100,15 +101,16 @@ class Supervisor(threading.Thread):
             raise LorahydraError("the connection that holds the database for this server is gone: start it again")
         if not self.ready.is_set():
             self._stores.prepare()
+            _spare_the_collector()
             self.ready.set()
-        with self._database.session() as session:
+        with self._database.reading() as session:
             active = session.scalars(select(Job).where(Job.state.in_(ACTIVE)).order_by(Job.queue).limit(1000)).all()
         for job in active:
             self._watch(job)
         self._start_queued()
 
     def _start_queued(self) -> None:
-        with self._database.session() as session:
+        with self._database.reading() as session:
             running = session.scalar(select(func.count()).select_from(Job).where(Job.state.in_(ACTIVE))) or 0
             free = max(0, self._workers - running)
             waiting = select(Job).where(Job.state == JobState.QUEUED).order_by(Job.queue, Job.id).limit(free)
@@ -127,7 +129,7 @@ class Supervisor(threading.Thread):
             self._process(job.id).start(attempt, [*job.overrides, *own], job.environment)
         except (LorahydraError, OSError) as error:
             logger.error("Job %d cannot be started: %s", job.id, error)
-            with self._database.session() as session:
+            with self._database.changing() as session:
                 values = {"state": JobState.FAILED, "ended": time.time(), "attempt_started": None}
                 session.execute(
                     update(Job).where(Job.id == job.id).values(**values, failure=f"it cannot be started: {error}")
@@ -214,12 +216,12 @@ class Supervisor(threading.Thread):
         if "current" in changed:
             changed["current_started"] = time.time()
         if changed:
-            with self._database.session() as session:
+            with self._database.changing() as session:
                 session.execute(update(Job).where(Job.id == job.id).values(**changed))
 
     def _change(self, job: Job, state: JobState, **values: Any) -> bool:
         """Set a job's state, unless a request has set it meanwhile; the next look sees that."""
-        with self._database.session() as session:
+        with self._database.changing() as session:
             statement = update(Job).where(Job.id == job.id, Job.state == job.state).values(state=state, **values)
             changed = bool(cast("CursorResult[Any]", session.execute(statement)).rowcount)
         if changed:
@@ -228,6 +230,12 @@ class Supervisor(threading.Thread):
 
     def _process(self, job_id: int) -> JobProcess:
         return self._processes.setdefault(job_id, JobProcess(self._folder / str(job_id)))
+
+
+def _spare_the_collector() -> None:
+    """Exempt what is loaded by now from garbage collection: a walk through all of MLflow stops every request."""
+    gc.collect()
+    gc.freeze()
 
 
 def job_study(job_id: int) -> str:

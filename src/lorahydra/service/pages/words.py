@@ -26,7 +26,7 @@ LANGUAGES = {"en": "English", "ru": "Русский"}
 @cache
 def messages(language: str) -> Mapping[str, str | Mapping[str, str]]:
     """All messages of one language."""
-    file = resources.files("lorahydra.service") / "messages" / f"{language}.json"
+    file = resources.files("lorahydra.service.pages") / "messages" / f"{language}.json"
     content: dict[str, str | dict[str, str]] = json.loads(file.read_text(encoding="utf-8"))
     return content
 

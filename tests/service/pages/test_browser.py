@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tests.service.served import Served
 
-from lorahydra.service.pages_words import Words
+from lorahydra.service.pages.words import Words
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -3,221 +3,28 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from html import unescape
 from html.parser import HTMLParser
-from importlib import resources
-from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
+from tests.service.pages.rows import row
 
-from lorahydra.names import State
 from lorahydra.service.access import Access
 from lorahydra.service.errors import TooManyError
 from lorahydra.service.pages import pages_router
-from lorahydra.service.pages_chart import chart, ticks
-from lorahydra.service.pages_shapes import Shapes, plain
-from lorahydra.service.pages_words import LANGUAGES, Words, chosen_language, messages
+from lorahydra.service.pages.shapes import Shapes
+from lorahydra.service.pages.words import LANGUAGES, Words
 from lorahydra.service.service import Service
-from lorahydra.service.views import (
-    Examples,
-    ExampleView,
-    FineTuneParams,
-    JobState,
-    JobView,
-    LeaderboardRow,
-    LogTail,
-    MlflowLinks,
-    Page,
-)
+from lorahydra.service.views import Examples, ExampleView, FineTuneParams, JobState, JobView, LogTail, MlflowLinks, Page
 
 HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7*7 }} </pre>"
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 EN, RU = Words("en"), Words("ru")
-
-
-# Words
-
-
-def test_both_languages_say_everything() -> None:
-    first, second = messages("en"), messages("ru")
-    assert set(first) == set(second)
-    for key, message in first.items():
-        other = second[key]
-        assert isinstance(message, str) == isinstance(other, str), key
-        if isinstance(message, str):
-            assert fields(message) == fields(str(other)), key
-        else:
-            assert set(message) == {"one", "other"}, key
-            assert isinstance(other, dict)
-            assert set(other) == {"one", "few", "many"}, key
-            wanted = fields(message["other"])
-            assert all(fields(form) == wanted for form in (*message.values(), *other.values())), key
-
-
-def fields(message: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(message) if name}
-
-
-def test_templates_and_code_name_messages_that_there_are() -> None:
-    package = resources.files("lorahydra.service")
-    sources = [*(package / "templates").iterdir(), *(f for f in package.iterdir() if f.name.startswith("pages"))]
-    used: set[str] = set()
-    for source in sources:
-        text = source.read_text(encoding="utf-8")
-        used |= set(re.findall(r"""\b(?:t|words|_words)\(\s*['"]([a-z0-9_.]+)['"][,)]""", text))
-        used |= set(re.findall(r"""\{\{ t\('[a-z.]+'[^}]* else t\('([a-z.]+)'""", text))
-    assert len(used) > 150
-    assert used <= set(EN._messages)
-    for state in JobState:
-        assert f"state.{state}" in EN
-        assert f"study.{state}" in EN
-    assert all(f"trial.{state}" in EN for state in State if state.value != "stopped")
-
-
-@pytest.mark.parametrize(
-    ("n", "said"),
-    [
-        (0, "0 строк"), (1, "1 строка"), (2, "2 строки"), (4, "4 строки"), (5, "5 строк"), (11, "11 строк"),
-        (12, "12 строк"), (14, "14 строк"), (21, "21 строка"), (22, "22 строки"), (25, "25 строк"), (101, "101 строка"),
-        (111, "111 строк"), (1234, "1234 строки"), (12345, "12\N{NO-BREAK SPACE}345 строк"),
-    ],
-)  # fmt: skip
-def test_russian_plurals(n: int, said: str) -> None:
-    assert RU("unit.rows", n=n) == said
-
-
-@pytest.mark.parametrize(
-    ("cookie", "accepted", "language"),
-    [
-        (None, None, "en"),
-        (None, "ru-RU,ru;q=0.9,en;q=0.8", "ru"),
-        (None, "en;q=0.5, ru;q=0.7", "ru"),
-        (None, "de, fr;q=0.9", "en"),
-        (None, "de, ru;q=0.1", "ru"),
-        (None, "ru;q=0, en;q=0.1", "en"),
-        (None, "ru;q=x", "en"),
-        (None, ";;;,,=" * 999, "en"),
-        ("ru", "en", "ru"),
-        ("en", "ru", "en"),
-        ("xx", "ru", "ru"),
-    ],
-)
-def test_the_language_is_chosen(cookie: str | None, accepted: str | None, language: str) -> None:
-    assert chosen_language(cookie, accepted) == language
-
-
-def test_what_the_service_says_most_is_translated(service: Service) -> None:
-    lines = [judge.missing for judge in service.judges() if judge.missing]
-    lines += [service.estimate(None, FineTuneParams(False, None, model)).basis for model in ("tiny", "some/model")]
-    assert len(lines) >= 5
-    for line in lines:
-        assert (EN.said(line) or "").replace("`", "") == line.replace("`", "")
-        assert re.search("[а-я]", RU.said(line) or ""), line
-    assert RU.said("something else") is None
-
-
-# Shapes
-
-
-def test_durations() -> None:
-    found = [Shapes(EN).duration(s) for s in (None, 0, 5, 60, 95, 599, 605, 3599, 3600, 3900, 86400, 90000, 200000)]
-    assert found == [
-        "–", "0 s", "5 s", "1 min", "1 min 35 s", "9 min 59 s", "10 min", "60 min", "1 h", "1 h 5 min", "1 day",
-        "1 day 1 h", "2 days 7 h",
-    ]  # fmt: skip
-    assert Shapes(RU).duration(90000) == "1 день 1 ч"
-
-
-def test_other_values() -> None:
-    english, russian = Shapes(EN, NOW), Shapes(RU, NOW)
-    assert (english.score(0.71094), russian.score(0.71094), english.score(None)) == ("0.7109", "0,7109", "–")
-    assert (english.gain(0.1), english.gain(-0.1)) == ("+0.1000", "−0.1000")
-    assert (english.money(0), english.money(0.001), english.money(1234.5)) == ("$0.00", "less than $0.01", "$1,234.50")
-    assert russian.money(1234.5) == "1234,50 $"
-    assert [english.size(n) for n in (0, 1023, 2048, 5 << 20, 3 << 40)] == [
-        "0 B", "1,023 B", "2.0 KiB", "5.0 MiB", "3,072 GiB",
-    ]  # fmt: skip
-    assert english.ago(NOW - timedelta(seconds=3)) == "just now"
-    assert english.ago(NOW + timedelta(hours=3)) == "just now"
-    assert english.ago(NOW - timedelta(minutes=61)) == "1 h ago"
-    assert russian.ago(NOW - timedelta(days=3)) == "3 дня назад"
-    assert [english.tick(value) for value in (0.5, 0.25, 1.0, 0)] == ["0.5", "0.25", "1", "0"]
-    assert english.link("javascript:alert(1)") is None
-    assert english.link("http://127.0.0.1:5000/#/x") is not None
-
-
-@pytest.mark.parametrize(
-    ("given", "shown"),
-    [
-        ("\x1b[31mred\x1b[0m", "red"),
-        ("\x1b]0;title\x07text", "text"),
-        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
-        ("10%\r50%\r100%\nnext\r\n", "100%\nnext\n"),
-        ("a\x00b\x08c\x9bd", "abcd"),
-        ("\u202eevil\u2066", "evil"),
-        ("tab\tstays", "tab\tstays"),
-        ("─ русский 🙂", "─ русский 🙂"),
-    ],
-)
-def test_terminal_commands_are_taken_out(given: str, shown: str) -> None:
-    assert plain(given) == shown
-
-
-def row(number: int, combined: float | None, rank: int | None = None, **changes: Any) -> LeaderboardRow:
-    scored = combined is not None
-    made = LeaderboardRow(
-        rank=rank,
-        number=number,
-        state="complete" if scored else "pruned",
-        params={"lora.r": 16, "training.learning_rate": 2e-4},
-        combined=combined,
-        combined_low=None if combined is None else combined - 0.05,
-        combined_high=None if combined is None else combined + 0.05,
-        bertscore_f1=combined,
-        judge_score=None,
-        loss=1.5,
-        seconds=12.0,
-        failure=None,
-        mlflow_url=None,
-    )
-    return replace(made, **changes)
-
-
-def test_the_chart() -> None:
-    assert chart([], 5) is None
-    assert chart([row(0, None)], 5) is None
-    rows = [row(2, 0.7, 1), row(0, 0.5, 2), row(3, 0.6, 3), row(1, None)]
-    drawn = chart(rows, 20)
-    assert drawn is not None
-    assert [mark.row.number for mark in drawn.marks] == [0, 2, 3]
-    assert [mark.row.number for mark in drawn.ended] == [1]
-    assert [mark.is_best for mark in drawn.marks] == [False, True, False]
-    heights = [mark.y for mark in drawn.marks]
-    assert heights[1] < heights[2] < heights[0]
-    assert all(drawn.left <= mark.x <= drawn.right for mark in drawn.marks)
-    assert drawn.best_line.count("V") == 1
-    one = chart([row(0, 0.5, 1, combined_low=None, combined_high=None)], 5)
-    assert one is not None
-    assert one.marks[0].low is None
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.5, 0.5), (0.61, 0.74), (0.8234, 0.8241), (0, 99), (-3.2, 4)])
-def test_ticks_are_few_and_hold_the_values(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert 2 <= len(found) <= 7
-    assert found[0] <= low
-    assert found[-1] >= high
-    steps = {round(b - a, 9) for a, b in pairwise(found)}
-    assert len(steps) == 1
-
-
-# Pages
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ from lorahydra.service.api import Served, Starts, add_dataset
 from lorahydra.service.bodies import Number
 from lorahydra.service.errors import NotFoundError, ServiceRefusal
 from lorahydra.service.limits import Allowance
-from lorahydra.service.pages_answers import PageRoute, go
-from lorahydra.service.pages_forms import NO_PARAMS, ConfigureForm, FormError, whole_number
-from lorahydra.service.pages_shapes import plain
-from lorahydra.service.pages_views import is_fragment, render, words_of
+from lorahydra.service.pages.answers import PageRoute, go
+from lorahydra.service.pages.forms import NO_PARAMS, ConfigureForm, FormError, whole_number
+from lorahydra.service.pages.rendering import is_fragment, render, words_of
+from lorahydra.service.pages.shapes import plain
 from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
-from lorahydra.service.service import MOST, Service
+from lorahydra.service.rows import MOST
+from lorahydra.service.service import Service
 from lorahydra.service.uploads import SUFFIXES, BadDatasetError
 from lorahydra.service.views import DatasetView, FineTuneParams, JobView, Page
 

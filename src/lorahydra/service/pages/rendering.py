@@ -14,8 +14,8 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.datastructures import URL
 
-from lorahydra.service.pages_shapes import Shapes
-from lorahydra.service.pages_words import LANGUAGES, Words, chosen_language
+from lorahydra.service.pages.shapes import Shapes
+from lorahydra.service.pages.words import LANGUAGES, Words, chosen_language
 
 __all__ = ["LANGUAGE_COOKIE", "STATIC_FILES", "is_fragment", "render", "static_file", "words_of"]
 
@@ -34,7 +34,7 @@ STATIC_FILES = {
 @cache
 def _environment() -> Environment:
     return Environment(
-        loader=PackageLoader("lorahydra.service", "templates"),
+        loader=PackageLoader("lorahydra.service.pages", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -51,7 +51,7 @@ def static_file(name: str) -> tuple[bytes, str]:
     """
     if name not in STATIC_FILES:
         raise KeyError(name)
-    content = (resources.files("lorahydra.service") / "static" / name).read_bytes()
+    content = (resources.files("lorahydra.service.pages") / "static" / name).read_bytes()
     return content, hashlib.sha256(content).hexdigest()[:12]
 
 

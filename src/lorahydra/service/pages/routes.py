@@ -17,13 +17,13 @@ from fastapi import APIRouter, Request, Response
 from lorahydra.service.api import Served, Starts, get_adapter
 from lorahydra.service.bodies import Number, Offset, ProjectFilter
 from lorahydra.service.errors import NotFoundError
-from lorahydra.service.pages_answers import PageRoute, go
-from lorahydra.service.pages_chart import chart
-from lorahydra.service.pages_forms import ConfigureForm
-from lorahydra.service.pages_shapes import Shapes
-from lorahydra.service.pages_starting import Sent, quick_hint
-from lorahydra.service.pages_starting import router as starting
-from lorahydra.service.pages_views import STATIC_FILES, is_fragment, render, static_file
+from lorahydra.service.pages.answers import PageRoute, go
+from lorahydra.service.pages.chart import chart
+from lorahydra.service.pages.forms import ConfigureForm
+from lorahydra.service.pages.rendering import STATIC_FILES, is_fragment, render, static_file
+from lorahydra.service.pages.shapes import Shapes
+from lorahydra.service.pages.starting import Sent, quick_hint
+from lorahydra.service.pages.starting import router as starting
 from lorahydra.service.service import PAGE, Service
 from lorahydra.service.uploads import SUFFIXES
 from lorahydra.service.views import ENDED, JobView, ProjectView

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from lorahydra.service.pages_words import Words
+from lorahydra.service.pages.words import Words
 from lorahydra.service.views import LeaderboardRow
 
 __all__ = ["NONE", "Shapes", "plain"]

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 
 from lorahydra.errors import LorahydraError
 from lorahydra.service.errors import ServiceRefusal
-from lorahydra.service.pages_views import is_fragment, render, words_of
+from lorahydra.service.pages.rendering import is_fragment, render, words_of
 
 __all__ = ["PageRoute", "error_page", "go"]
 

@@ -1,0 +1,210 @@
+"""Uploads that are made to hurt, at full size: is the server up, and the disk clean.
+
+python benchmarks/hostile_uploads.py
+
+Starts `lorahydra serve` in an empty folder with an empty cache and sends it, one after the other, files that swell,
+never end, nest, have a million columns, or lie about what they are. Printed for each: the answer, its time, the largest
+memory of the server and of its checks meanwhile, and what is left in the folder beside what was there before.
+"""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import psutil
+
+MIB = 1 << 20
+BOUNDARY = "hostile"
+
+
+def main() -> None:
+    """Send them all."""
+    with tempfile.TemporaryDirectory() as name, socket.socket() as probe:
+        root = Path(name)
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        command = [sys.executable, "-m", "lorahydra", "serve", "--folder", str(root / "served"), "--no-mlflow"]
+        with (root / "serve.txt").open("w") as log:
+            server = subprocess.Popen(
+                [*command, "--port", str(port)],
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"LORAHYDRA_CACHE": str(root / "cache"), "HF_HOME": str(root / "huggingface")},
+            )
+        try:
+            wait_until_up(port)
+            assert ask(port, "POST", "/api/v1/projects", b'{"name": "One"}')[0] == 201
+            before = files(root)
+            for file_name, content in cases(root):
+                attack(port, server.pid, file_name, content)
+                left = files(root) - before
+                print(f"{'':14}left: {sorted(left) or 'nothing'}", flush=True)
+                assert ask(port, "GET", "/api/v1/health")[0] == 200
+            print("log of the server:", (root / "serve.txt").read_text()[-2000:])
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def cases(root: Path) -> Iterator[tuple[str, Iterable[bytes]]]:
+    """Names and contents, the contents in pieces."""
+    row = b'{"question": "Why?", "answer": "Because."}\n'
+    yield "zip bomb.jsonl", [zip_bomb()]
+    yield "gzip bomb.json", [gzip_bomb()]
+    yield "parquet bomb.parquet", [parquet_bomb(root)]
+    yield "2 GB stream.jsonl", (row * 25_000 for _ in range(2000))
+    yield "one line of 900 MB.jsonl", [b'{"question": "', *[b"x" * MIB] * 900, b'", "answer": "b"}']
+    yield "nested.json", [b"[" * MIB] * 200
+    yield "nested.jsonl", [b'{"a":' * 200_000] * 100
+    yield "a million columns.csv", [b"question,answer," + b",".join(b"c%d" % n for n in range(1_000_000)) + b"\na,b\n"]
+    yield "a million columns in row 2.csv", [b"question,answer\na,b\n" + b"," * 1_000_000 + b"\n"]
+    yield "a million columns.parquet", [wide_parquet(root)]
+    yield "a quote that never ends.csv", [b'question,answer\n"', *[b"a\n" * (MIB // 2)] * 500]
+    yield "a million keys.jsonl", [b"{" + b",".join(b'"k%d":1' % n for n in range(1_000_000)) + b"}\n"]
+    yield "binary.csv", [os.urandom(100 * MIB)]
+    yield "binary.jsonl", [os.urandom(100 * MIB)]
+    yield "binary.parquet", [b"PAR1" + os.urandom(100 * MIB) + b"PAR1"]
+    yield "/etc/../etc/passwd", [row]
+    yield "..\\..\\up.jsonl\\", [row]
+    (root / "served" / "datasets" / "link.jsonl").symlink_to(root / "outside.jsonl")
+    yield "link.jsonl", [b"not json"]
+    assert not (root / "outside.jsonl").exists()
+    (root / "served" / "datasets" / "link.jsonl").unlink()
+
+
+def attack(port: int, pid: int, name: str, content: Iterable[bytes]) -> None:
+    """Send one and print what became of it."""
+    peak, ended = [0, 0], threading.Event()
+    watcher = threading.Thread(target=watch, args=(pid, peak, ended))
+    watcher.start()
+    began = time.monotonic()
+    try:
+        status, answer = send(port, name, content)
+        said = json.loads(answer).get("detail", answer[:100])
+    except (OSError, http.client.HTTPException) as error:
+        status, said = 0, repr(error)
+    ended.set()
+    watcher.join()
+    print(f"{name[:40]:40} {status} in {time.monotonic() - began:.1f} s, server {peak[0] // MIB} MiB, "
+          f"check {peak[1] // MIB} MiB: {said[:160]}", flush=True)  # fmt: skip
+
+
+def send(port: int, name: str, content: Iterable[bytes]) -> tuple[int, bytes]:
+    """Upload in pieces of unknown number; an answer that comes before the end is taken."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=900)
+    connection.putrequest("POST", "/api/v1/projects/1/datasets")
+    connection.putheader("Content-Type", f"multipart/form-data; boundary={BOUNDARY}")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders()
+    quoted = name.replace("\\", "\\\\")
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n\r\n'
+    try:
+        for part in chain([head.encode()], content, [f"\r\n--{BOUNDARY}--\r\n".encode()]):
+            connection.send(b"%x\r\n" % len(part) + part + b"\r\n")
+        connection.send(b"0\r\n\r\n")
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # refused before its end: the answer may still be read
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def watch(pid: int, peak: list[int], ended: threading.Event) -> None:
+    """Note the largest resident memory of the server and of its children."""
+    server = psutil.Process(pid)
+    while not ended.wait(0.05):
+        peak[0] = max(peak[0], server.memory_info().rss)
+        for child in server.children(recursive=True):
+            try:
+                peak[1] = max(peak[1], child.memory_info().rss)
+            except psutil.NoSuchProcess:
+                continue
+
+
+def zip_bomb() -> bytes:
+    """A few MB that become 4 GB."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("rows.jsonl", "w") as entry:
+        for _ in range(4096):
+            entry.write(b"\0" * MIB)
+    return content.getvalue()
+
+
+def gzip_bomb() -> bytes:
+    """A few MB that become 2 GB."""
+    content = io.BytesIO()
+    with gzip.GzipFile(fileobj=content, mode="wb") as stream:
+        for _ in range(2048):
+            stream.write(b"\0" * MIB)
+    return content.getvalue()
+
+
+def parquet_bomb(root: Path) -> bytes:
+    """Some KB that become 200 million rows of a kilobyte each."""
+    import pyarrow
+    from pyarrow import parquet
+
+    words = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 2_000_000, pyarrow.int32()), ["x" * 1000])
+    table = pyarrow.table({"question": words, "answer": words})
+    file = root / "bomb.parquet"
+    with parquet.ParquetWriter(file, table.schema, compression="zstd") as writer:
+        for _ in range(100):
+            writer.write_table(table)
+    content = file.read_bytes()
+    file.unlink()
+    return content
+
+
+def wide_parquet(root: Path) -> bytes:
+    """A table of 200 thousand columns (a million take minutes to write) and one row."""
+    import pyarrow
+    from pyarrow import parquet
+
+    file = root / "wide.parquet"
+    parquet.write_table(pyarrow.table({f"c{number}": ["x"] for number in range(200_000)}), file)
+    content = file.read_bytes()
+    file.unlink()
+    return content
+
+
+def files(root: Path) -> set[str]:
+    """All files below a folder, apart from databases' journals."""
+    found = (path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
+    return {name for name in found if not name.endswith(("-journal", "-wal", "-shm"))}
+
+
+def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """One request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(method, path, body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def wait_until_up(port: int) -> None:
+    """Ask until the server answers."""
+    for _ in range(600):
+        try:
+            if ask(port, "GET", "/api/v1/health")[0] == 200:
+                return
+        except OSError:
+            time.sleep(0.2)
+    sys.exit("the server did not start")
+
+
+if __name__ == "__main__":
+    main()
