@@ -56,7 +56,7 @@ def start(folder: Path, options: argparse.Namespace, *, seed: int, pruner: str) 
         *("model=smollm2_135m", "evaluation=minilm", "evaluation.max_new_tokens=32", "evaluation.baseline=false"),
         *("data=local", f"data.train_file={options.rows.absolute()}", "data.max_train_rows=40"),
         *(
-            "data.max_eval_rows=12",
+            "data.max_eval_rows=48",
             "data.max_length=200",
             "data.overlong=drop",
             "training.num_train_epochs=1",

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from lorahydra.names import OBJECTIVE, PREDICTIONS_FILE, Kind, Tag
 from lorahydra.tracking.views import view_url
@@ -43,13 +43,10 @@ def main() -> None:
     parser.add_argument("--store", default="sqlite:///mlflow.db")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        sys.exit("screenshots: there is no chromium on PATH")
     options.out.mkdir(parents=True, exist_ok=True)
     study, trials = newest_study(MlflowClient(options.store))
     with server(options.store) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
+        browser = launch(playwright)
         page = browser.new_page(viewport={"width": 1440, "height": 1050})
         close_assistant(page, address)
         for name, picture in PICTURES.items():
@@ -57,6 +54,14 @@ def main() -> None:
             page.screenshot(path=options.out / f"{name}.png")
             print(options.out / f"{name}.png")
         browser.close()
+
+
+def launch(playwright: Playwright) -> Browser:
+    """The Chromium of this machine."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        sys.exit("screenshots: there is no chromium on PATH")
+    return playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
 
 
 def newest_study(client: MlflowClient) -> tuple[Any, list[Any]]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow
 import pytest
+from pyarrow import parquet
 from tests.service.served import BODY, MODEL, refused, wait_for
 
 from lorahydra.service.service import Service
@@ -175,10 +177,19 @@ def wide_csv() -> bytes:
     return f"question,answer,{names[:90_000]}\n".encode()
 
 
+def parquet_bomb() -> bytes:
+    """Some KB that become 400 MB."""
+    words = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 200_000, pyarrow.int32()), ["x" * 1000])
+    content = io.BytesIO()
+    parquet.write_table(pyarrow.table({"question": words, "answer": words}), content, compression="zstd")
+    return content.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "status"),
     [
         ("../../etc/passwd", b"root", 422),
+        ("bomb.parquet", parquet_bomb(), 422),
         ("rows.jsonl.gz", gzip.compress(b'{"question":"a","answer":"b"}\n' * 1000), 422),
         ("bomb.jsonl", gzip.compress(b"\0" * 5_000_000), 422),
         ("binary.csv", bytes(range(256)) * 100, 422),
@@ -190,13 +201,22 @@ def wide_csv() -> bytes:
     ],
 )
 def test_uploads_that_are_refused_leave_nothing(
-    client: httpx.Client, service: Service, name: str, content: bytes, status: int
+    client: httpx.Client,
+    service: Service,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: bytes,
+    status: int,
 ) -> None:
+    monkeypatch.setenv("LORAHYDRA_CACHE", str(tmp_path / "cache"))
     client.post("/projects", json={"name": "One"})
     answer = upload(client, name, content)
     assert answer.status_code == status, answer.text
     assert "\n" not in answer.json()["detail"]
+    assert str(tmp_path) not in answer.json()["detail"]
     assert list((service.config.folder / "datasets").iterdir()) == []
+    assert not (tmp_path / "cache").exists()
     assert client.get("/projects/1/datasets").json()["total"] == 0
 
 

@@ -32,6 +32,7 @@ def test_what_it_refuses_to_start_with(make_server: Callable[..., Served]) -> No
     server = make_server()
     assert "LORAHYDRA_API_TOKEN" in ended(server, "--host", "0.0.0.0")
     assert "--upload-limit 1 banana" in ended(server, "--upload-limit", "1 banana")
+    assert "--mlflow-url javascript:x" in ended(server, "--mlflow-url", "javascript:x")
     assert "mysql" in ended(server, "--storage", "mysql://u@h/x")
     assert "unknown key training.nonsense" in ended(server, "--set", "training.nonsense=1")
     with socket.socket() as taken:

@@ -154,7 +154,7 @@ def test_what_a_study_leaves(finished: tuple[Path, StudyResult, str]) -> None:
     assert {"training.learning_rate", "lora.r", "combined_low", "combined_high", "seconds"} <= set(rows[0])
     kept = artifacts(client_of(folder), result.run_id or "")
     assert {"leaderboard.csv", "optimization_results.yaml", "config/config.yaml", "test/predictions.json"} <= kept
-    assert {"study/history.html", "study/history.png", "study/time_against_score.png"} <= kept
+    assert {"study/plots.html", "study/history.png", "study/time_against_score.png"} <= kept
 
 
 def test_the_winner_is_registered_as_champion(finished: tuple[Path, StudyResult, str]) -> None:

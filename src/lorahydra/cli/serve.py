@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -32,6 +33,7 @@ PACKAGES = ("fastapi", "uvicorn", "jinja2", "python_multipart")
 @click.option("--upload-limit", default="1GiB", show_default=True, metavar="SIZE", help="Largest dataset.")
 @click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--no-mlflow", is_flag=True, help="Do not start MLflow's UI.")
+@click.option("--mlflow-url", metavar="URL", help="Where browsers find MLflow's UI, if not on this machine's port.")
 @click.option(
     "--models",
     type=click.Path(path_type=Path, file_okay=False),
@@ -48,6 +50,7 @@ def serve(
     upload_limit: str,
     mlflow_port: int,
     no_mlflow: bool,
+    mlflow_url: str | None,
     models: Path | None,
     overrides: tuple[str, ...],
     names: tuple[str, ...],
@@ -71,6 +74,7 @@ def serve(
         upload_limit=_bytes(upload_limit),
         models_folder=None if models is None else models.absolute(),
         overrides=overrides,
+        mlflow_url=None if mlflow_url is None else _web_address(mlflow_url),
     )
     # Taken out of the environment: studies and MLflow's UI have no use for it.
     access = Access(host=host, token=os.environ.pop(TOKEN_VARIABLE, None), names=names)
@@ -91,3 +95,16 @@ def _bytes(text: str) -> int:
     if found is None or found[2] not in UNITS or not int(found[1]):
         raise ConfigError(f"--upload-limit {text} is no size: write for example 500MB or 1GiB")
     return int(found[1]) * UNITS[found[2]]
+
+
+def _web_address(text: str) -> str:
+    """Check an address that pages link to."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ConfigError(
+            f"--mlflow-url {text} is no address of a web page: write for example https://mlflow.example.org"
+        )
+    return text.rstrip("/")

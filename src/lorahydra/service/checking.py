@@ -1,11 +1,13 @@
 """Checks an uploaded file as `lorahydra data check` does, in a process of its own with limits.
 
-`python -m lorahydra.service.checking FILE` prints `{"report": …}` or `{"error": one line}`. A file that is made to
-swell when it is read costs that process its life, and not the server.
+`python -m lorahydra.service.checking FILE CACHE` prints `{"report": …}`, `{"error": one line}`, or `{"unavailable": one
+line}` where the fault is this machine's. A file that is made to swell when it is read costs that process its life, and
+not the server; what was read of it is removed with the folder CACHE.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -14,18 +16,26 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from lorahydra.errors import DataError, LorahydraError, OutputError, causes
 from lorahydra.service.errors import InvalidError
+from lorahydra.storage import writing
 
-__all__ = ["check_file"]
+__all__ = ["INCOMING", "check_file"]
+
+INCOMING = "incoming-"
+"""How everything begins that is removed if the server is killed."""
 
 SECONDS = 600
 """Longest check."""
 MEMORY = 4 << 30
 """Bytes of address space."""
-LARGEST_FILE = 8 << 30
-"""Bytes of a file in the cache of read rows."""
+SWELLING = 16
+"""How many times larger than the file its rows may become: Parquet packs text well."""
+ROOM = 256 << 20
+"""Bytes that the rows of any file may have."""
 MOST_COLUMNS = 1000
 DELIMITERS = ",;\t"
 HEADER_BYTES = 1 << 20
@@ -45,15 +55,19 @@ def check_file(file: Path, shown: str, overrides: Sequence[str] = ()) -> dict[st
 
     Raises:
         InvalidError: It is no dataset, in one line.
+        OutputError: There is no room for what is read of it.
     """
-    command = [sys.executable, "-m", "lorahydra.service.checking", file.name]
-    command += [override for override in overrides if override.startswith("data.")]
-    try:
-        done = subprocess.run(
-            command, cwd=file.parent, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise InvalidError(f"{shown} takes too long to be read: {SECONDS} s were not enough", "bad_dataset") from None
+    with writing(file.parent), TemporaryDirectory(prefix=INCOMING, dir=file.parent) as cache:
+        command = [sys.executable, "-m", "lorahydra.service.checking", file.name, cache]
+        command += [override for override in overrides if override.startswith("data.")]
+        try:
+            done = subprocess.run(
+                command, cwd=file.parent, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise InvalidError(
+                f"{shown} takes too long to be read: {SECONDS} s were not enough", "bad_dataset"
+            ) from None
     try:
         answer = _renamed(json.loads(done.stdout.decode("utf-8", "replace")), file.name, shown)
     except ValueError:
@@ -61,6 +75,8 @@ def check_file(file: Path, shown: str, overrides: Sequence[str] = ()) -> dict[st
         raise InvalidError(f"{shown} cannot be read within {MEMORY >> 30} GiB of memory", "bad_dataset") from None
     if "error" in answer:
         raise InvalidError(str(answer["error"]), "bad_dataset")
+    if "unavailable" in answer:
+        raise OutputError(str(answer["unavailable"]))
     report: dict[str, Any] = answer["report"]
     return report
 
@@ -76,30 +92,39 @@ def _renamed(value: Any, name: str, shown: str) -> Any:
     return value
 
 
-def main(name: str, overrides: Sequence[str]) -> None:
+def main(name: str, cache: str, overrides: Sequence[str]) -> None:
     """Print what is known of the file, as JSON."""
-    from lorahydra.errors import LorahydraError
-
-    for kind, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, LARGEST_FILE)):
+    most = max(ROOM, SWELLING * Path(name).stat().st_size)
+    for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, most)):
         with suppress(ValueError):  # a lower limit is set already
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, (limit, limit))
     os.nice(5)  # requests come first
     try:
         _few_columns(Path(name))
-        answer: dict[str, Any] = {"report": _report(name, overrides)}
+        answer: dict[str, Any] = {"report": _report(name, Path(cache), overrides)}
+    except OutputError as error:
+        too_large = any(isinstance(cause, OSError) and cause.errno == errno.EFBIG for cause in causes(error))
+        if too_large:
+            answer = {"error": f"{name} swells to more than {most >> 20} MiB when it is read"}
+        else:
+            answer = {"unavailable": _line(error)}
     except LorahydraError as error:
-        answer = {"error": " ".join(str(error).split())}
+        answer = {"error": _line(error)}
     except MemoryError:
         return
     sys.stdout.write(json.dumps(answer))
 
 
-def _report(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+def _line(error: LorahydraError) -> str:
+    return " ".join(str(error).split())
+
+
+def _report(name: str, cache: Path, overrides: Sequence[str]) -> dict[str, Any]:
     from lorahydra.config.compose import compose, literal
     from lorahydra.data import check
 
     config = compose(["data=local", f"data.train_file={literal(name)}", *overrides])
-    report = check(config.data, config.seed, chat=None)
+    report = check(config.data, config.seed, chat=None, cache=cache)
     # Which model it will be is not known yet.
     report.warnings = [warning for warning in report.warnings if not warning.startswith("no token lengths")]
     return report.to_dict()
@@ -107,8 +132,6 @@ def _report(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _few_columns(file: Path) -> None:
     """Refuse a table with so many columns that reading each of its rows would take long."""
-    from lorahydra.errors import DataError
-
     if file.suffix in (".csv", ".tsv"):
         with file.open("rb") as stream:
             header = stream.readline(HEADER_BYTES).decode("utf-8", "replace")
@@ -133,4 +156,4 @@ def _parquet_columns(file: Path) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -59,7 +59,7 @@ def serve(server: ServerConfig, config: ServiceConfig, pages: Sequence[APIRouter
             end_ui(folder)  # that of a server that was killed
             with _listening(LOOPBACK, server.mlflow_port, "--mlflow-port"):
                 pass
-            config = replace(config, mlflow_url=f"http://{LOOPBACK}:{server.mlflow_port}")
+            config = replace(config, mlflow_url=config.mlflow_url or f"http://{LOOPBACK}:{server.mlflow_port}")
         service = Service(config)
         service.open()
         try:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lorahydra.service.checking import check_file
+from lorahydra.service.checking import INCOMING, check_file
 from lorahydra.service.errors import InvalidError, TooLargeError
 from lorahydra.storage import writing
 
 __all__ = ["SUFFIXES", "Upload", "readable_name", "remove_leftovers"]
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-INCOMING = "incoming-"
 LONGEST_NAME = 200
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 """Control characters, lone surrogates, ends of lines."""
@@ -131,5 +131,8 @@ class BadDatasetError(InvalidError):
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what uploads of a server that was killed left behind."""
-    for file in folder.glob(f"{INCOMING}*"):
-        file.unlink(missing_ok=True)
+    for left in folder.glob(f"{INCOMING}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Plots of a study as files: each as a page that works offline (HTML) and as a picture (PNG).
+"""Plots of a study as files: all on one page that works offline (HTML), and each as a picture (PNG).
 
     write_plots(study, Path("out/plots"), ["combined"])
 
-HTML is drawn by `optuna.visualization`, pictures by `pictures.py`.
+The page is drawn by `optuna.visualization`, pictures by `pictures.py`. It is one page because plotly itself has 5 MB.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 UNDRAWABLE = (ValueError, RuntimeError, ZeroDivisionError)
 """What Optuna and the plotting libraries raise where a study has too little to show."""
 ONE_AT_A_TIME = threading.Lock()
+PAGE = "plots.html"
+HEAD = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head><body>'
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class _Source:
 def write_plots(study: optuna.Study, folder: Path, objectives: Sequence[str]) -> list[Path]:
     """Write the plots of a study; those that it has too little for are left out.
 
-    These are `history` (with several objectives `pareto_front`), `importance`, `parallel_coordinates`, `slices`,
-    `intermediate` and `time_against_score`. With several objectives all but the front show the first one.
+    The page is `plots.html`; the plots are `history` (with several objectives `pareto_front`), `importance`,
+    `parallel_coordinates`, `slices`, `intermediate` and `time_against_score`. With several objectives all but the front
+    show the first one.
 
     May be called from any thread; calls wait for each other.
 
@@ -73,7 +76,7 @@ def write_plots(study: optuna.Study, folder: Path, objectives: Sequence[str]) ->
     with ONE_AT_A_TIME, _quiet_optuna():
         source = _Source(study, read_trials(study, objectives), objectives)
         names = [name for name in PICTURES if _fits(name, source)]
-        drawn = (path for name in names for path in (_page(name, source, folder), _picture(name, source, folder)))
+        drawn = (_page(names, source, folder), *(_picture(name, source, folder) for name in names))
         return [path for path in drawn if path is not None]
 
 
@@ -96,17 +99,23 @@ def _fits(name: str, source: _Source) -> bool:
     return drawable
 
 
-def _page(name: str, source: _Source, folder: Path) -> Path | None:
-    try:
-        figure = PAGES[name](source)
-        figure.update_layout(title=name.replace("_", " ").capitalize())
-        text = figure.to_html(include_plotlyjs=True, full_html=True)
-    except UNDRAWABLE as error:
-        logger.debug("Plot %s.html left out: %s", name, error)
+def _page(names: Sequence[str], source: _Source, folder: Path) -> Path | None:
+    sections: list[str] = []
+    for name in names:
+        try:
+            figure = PAGES[name](source)
+            figure.update_layout(title=name.replace("_", " ").capitalize())
+            plot = figure.to_html(include_plotlyjs=not sections, full_html=False)
+        except UNDRAWABLE as error:
+            logger.debug("Plot %s left out of the page: %s", name, error)
+            continue
+        sections.append(f'<section id="{name}">{plot}</section>')
+    if not sections:
         return None
-    path = folder / f"{name}.html"
+    title = html.escape(source.study.study_name)
+    path = folder / PAGE
     with atomic_file(path) as temporary, writing(path):
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text("\n".join([HEAD.format(title=title), *sections, "</body></html>\n"]), encoding="utf-8")
     return path
 
 

@@ -33,6 +33,7 @@ QUIET = (
 AXE = Path(__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 MILLISECONDS = 150_000
 """Longest wait for a study."""
+MLFLOW = "https://mlflow.example.org"
 PHONE = {"width": 360, "height": 740}
 EN, RU = Words("en"), Words("ru")
 
@@ -50,7 +51,7 @@ def server(make_server: Callable[..., Served], models: Path) -> Served:
     """One whose default model is the tiny one, and that has no judge."""
     keys = dict.fromkeys(("GEMINI_API_KEY", "GOOGLE_API_KEY", "GIGACHAT_CREDENTIALS", "OPENAI_API_KEY"), "")
     default = ("--set", "model=local", "--set", f"model.name_or_path={models / 'tiny'}")
-    made = make_server(*default, **keys)
+    made = make_server(*default, "--mlflow-url", f"{MLFLOW}/", **keys)
     made.start()
     return made
 
@@ -149,6 +150,8 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     page.get_by_role("heading", name=EN("examples.one", number=1)).wait_for()
     assert "Trial 4:" in page.locator("#log-text").inner_text()
     accessible(page)
+    in_mlflow = page.get_by_role("link", name=EN("job.mlflow"), exact=True)
+    assert str(in_mlflow.get_attribute("href")).startswith(f"{MLFLOW}/#/experiments/")
     with page.expect_download() as download:
         page.get_by_role("link", name=EN("job.download")).click()
     names = {Path(name).name for name in zipfile.ZipFile(download.value.path()).namelist()}
