@@ -54,7 +54,8 @@ def calling_programs() -> Iterator[str]:
                 program = os.fsdecode(words[0])
             else:
                 ask = ["ps", "-o", "ppid=,command=", "-p", str(process)]
-                parent, program, *_ = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.split()
+                said = subprocess.run(ask, check=True, capture_output=True, text=True).stdout
+                parent, program = said.strip().split(maxsplit=1)
             process = int(parent)
         except (OSError, ValueError, StopIteration, subprocess.SubprocessError):
             return

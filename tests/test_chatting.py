@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from tests.conftest import CHAT_TEMPLATE, make_tiny_model
 
 from lorahydra.chatting import conversations, open_adapter
 from lorahydra.config.schema import ModelConfig
 from lorahydra.data.examples import Message
 from lorahydra.errors import ConfigError, ModelError
+from lorahydra.exporting import export
 from lorahydra.modeling.adapters import weights_digest
 from lorahydra.modeling.base import load_base
 from lorahydra.modeling.generation import generate, stop_tokens
-from lorahydra.names import ORIGIN_FILE
+from lorahydra.modeling.origin import read_origin, write_origin
+from lorahydra.names import BASE_DIR, ORIGIN_FILE
 
 ASKED = conversations(["What is one and one?", "Name a colour, please.", "x"])
 
@@ -96,6 +100,40 @@ def test_the_base_somewhere_else(
         pass
     [record] = caplog.records
     assert "is not the base model that this adapter was trained on" in record.getMessage()
+
+
+def test_a_copy_of_the_base_in_the_adapters_folder_is_taken(
+    tiny_adapter: Path, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    shutil.copytree(tiny_model, folder / BASE_DIR)
+    # Trained on the hub's model, whose digest is a commit: nothing to compare a folder's content with.
+    origin = read_origin(folder)
+    elsewhere = dataclasses.replace(origin.model, name_or_path="nobody/nothing")
+    write_origin(folder, dataclasses.replace(origin, model=elsewhere, base_digest="git:abc"))
+    with open_adapter(tiny_adapter, device="cpu") as model:
+        expected = model.answer_tokens(ASKED)
+    with caplog.at_level(logging.WARNING), open_adapter(folder, device="cpu") as model:
+        assert model.answer_tokens(ASKED) == expected
+    assert not caplog.records
+    merged = tmp_path / "merged"
+    export(folder, merged, merged=True)
+    assert (merged / "model.safetensors").is_file()
+
+
+def test_what_this_machine_cannot_do_is_done_otherwise(
+    tiny_adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    origin = read_origin(folder)
+    of_a_gpu = dataclasses.replace(origin.model, dtype="float16", attn_implementation="flash_attention_2")
+    write_origin(folder, dataclasses.replace(origin, model=of_a_gpu))
+    with caplog.at_level(logging.WARNING), open_adapter(folder, device="cpu") as model:
+        assert model.base.dtype == torch.float32
+        assert model.answer_tokens(ASKED)
+    assert "scored in float16" in caplog.text
+    with pytest.raises(ConfigError, match="float16 needs a GPU"), open_adapter(folder, device="cpu", dtype="float16"):
+        pass
 
 
 def test_an_adapter_of_others_is_asked_in_its_base_models_format(tiny_adapter: Path, tmp_path: Path) -> None:

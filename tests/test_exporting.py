@@ -259,7 +259,10 @@ def recorded(**changes: Any) -> RecordedRun:
             "eval/gain_low": 0.05,
             "eval/gain_high": 0.15,
         },
-        "datasets": (RecordedDataset("train", "d1g", "/home/me/secret/rows.jsonl", 144, "training"),),
+        "datasets": (
+            RecordedDataset("train", "d1g", "/home/me/secret/rows.jsonl", 144, "training"),
+            RecordedDataset("test", "d2g", "hub:openai/gsm8k/main/test", 30, "test"),
+        ),
     }
     return RecordedRun(**values | changes)
 
@@ -292,6 +295,7 @@ def test_a_card_says_what_is_known() -> None:
         "Gain over the untuned model: +0.1004 (+0.0500 to +0.1500)",
         "The judge was `gemini-x`; `combined` weighs BERTScore F1 with `0.4` and the judge with `0.6`.",
         "| `training` | `rows.jsonl` | 144 | `d1g` |",
+        "| `test` | `hub:openai/gsm8k/main/test` | 30 | `d2g` |",
         r"| `lora.target_modules` | `.*(q\|v)_proj` |",
         "| `training.learning_rate` | `0.0002` |",
         "| `seed` | `42` |",

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from lorahydra.config.compose import compose
+from lorahydra.cli.reproduce import _from_here
+from lorahydra.config.compose import compose, literal
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, DataError, TrackingError
+from lorahydra.evaluating import evaluate_adapter
 from lorahydra.experiment import TrialResult, run_trial
 from lorahydra.modeling.packaged import fetch
 from lorahydra.names import Kind
@@ -103,6 +105,26 @@ def test_it_comes_out_the_same_and_says_whose_copy_it_is(
 
 
 @pytest.mark.slow
+def test_the_new_run_may_be_recorded_elsewhere(recorded: tuple[ExperimentConfig, TrialResult], tmp_path: Path) -> None:
+    config, result = recorded
+    elsewhere = [f"tracking.uri=sqlite:///{tmp_path}/other.db"]
+    before = len(_runs(config))
+    read = read_recorded(result.run_id, tracking_uri=config.tracking.uri, overrides=elsewhere)
+    compared = reproduce(read, output_dir=tmp_path / "again")
+    assert {entry.agreement for entry in compared} == {Agreement.EQUAL}
+    assert len(_runs(config)) == before
+
+
+def test_paths_in_overrides_are_meant_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there, it is.jsonl").touch()
+    absolute = _from_here("data.train_file=there, it is.jsonl")
+    assert absolute == f"data.train_file={literal(str(tmp_path / 'there, it is.jsonl'))}"
+    for other in ("data.train_file=demo", "lora.r=8", "model.name_or_path=Qwen/Qwen3-0.6B", "seed"):
+        assert _from_here(other) == other
+
+
+@pytest.mark.slow
 def test_another_seed_comes_out_differently(recorded: tuple[ExperimentConfig, TrialResult], tmp_path: Path) -> None:
     config, result = recorded
     read = read_recorded(result.run_id, tracking_uri=config.tracking.uri, overrides=["seed=7"])
@@ -123,7 +145,9 @@ def test_data_that_are_gone_are_one_line(recorded: tuple[ExperimentConfig, Trial
 
 
 @pytest.mark.slow
-def test_what_is_no_trial_is_refused(recorded: tuple[ExperimentConfig, TrialResult], tmp_path: Path) -> None:
+def test_what_is_no_trial_is_refused(
+    recorded: tuple[ExperimentConfig, TrialResult], tiny_adapter: Path, tmp_path: Path
+) -> None:
     config, result = recorded
     uri = config.tracking.uri
     with pytest.raises(TrackingError, match="has no run"):
@@ -140,6 +164,12 @@ def test_what_is_no_trial_is_refused(recorded: tuple[ExperimentConfig, TrialResu
         read_recorded(study.run_id, tracking_uri=uri)
     with start_run(config.tracking, output_dir=tmp_path / "e", kind=Kind.SINGLE, run_name="empty") as empty:
         pass
+    evaluate_adapter(dataclasses.replace(config, output_dir=str(tmp_path / "scored")), tiny_adapter)
+    [scored] = [run for run in _runs(config) if "lorahydra.evaluates" in run.data.tags]
+    with pytest.raises(
+        ConfigError, match=f"only scored an adapter: `lorahydra evaluate {scored.data.tags['lorahydra.evaluates']}`"
+    ):
+        read_recorded(scored.info.run_id, tracking_uri=uri)
     with pytest.raises(ConfigError, match=r"has no config/config.yaml"):
         read_recorded(empty.run_id, tracking_uri=uri)
 

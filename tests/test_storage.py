@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,20 @@ def test_the_first_of_two_folders_stays(tmp_path: Path) -> None:
 def test_an_error_of_the_disk_is_one_line(code: int, reason: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=f"cannot write to {tmp_path}: {reason}"), writing(tmp_path):
         raise OSError(code, os.strerror(code))
+
+
+def test_a_disk_that_gets_full_while_a_folder_is_copied_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "file").write_text("x")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copystat", lambda *_, **__: None)
+    with pytest.raises(OutputError, match="the disk is full"), writing(tmp_path):
+        shutil.copytree(tmp_path / "from", tmp_path / "to", copy_function=full)
 
 
 def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:

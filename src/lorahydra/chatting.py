@@ -20,10 +20,14 @@ from typing import Any
 from lorahydra.config.schema import ModelConfig
 from lorahydra.data.chat import ChatFormat
 from lorahydra.data.examples import Example, Message
+from lorahydra.errors import ConfigError
 from lorahydra.modeling.adapters import load_adapter
 from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.devices import resolve_device, resolve_dtype
 from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.modeling.origin import AdapterOrigin, read_origin
+from lorahydra.modeling.packaged import PACKAGED
+from lorahydra.names import BASE_DIR
 from lorahydra.progress import Progress
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "conversations",
     "model_at",
     "open_adapter",
+    "place_of_base",
     "warn_of_another_base",
 ]
 
@@ -123,13 +128,29 @@ def model_at(model: ModelConfig, place: str) -> ModelConfig:
 
 def warn_of_another_base(base: BaseModel, origin: AdapterOrigin) -> None:
     """Say where a base model is not the one that an adapter was trained on."""
-    if origin.base_digest not in (None, base.digest):
+    if origin.base_digest is not None and base.digest != origin.base_digest and _comparable(base, origin):
         logger.warning(
             "%s is not the base model that this adapter was trained on (%s, not %s): answers may be worse",
             base.source,
             base.digest,
             origin.base_digest,
         )
+
+
+def _comparable(base: BaseModel, origin: AdapterOrigin) -> bool:
+    """Whether both digests are of the same thing: a hub's commit, a package's wheel, or a folder's content."""
+    wheels = {f"sha256:{packaged.sha256}" for packaged in PACKAGED.values()}
+
+    def kind(digest: str | None) -> str:
+        return "wheel" if digest in wheels else str(digest).partition(":")[0]
+
+    return kind(base.digest) == kind(origin.base_digest)
+
+
+def place_of_base(folder: Path, base: str | None) -> str | None:
+    """Where an adapter's base model is, when not where it was in training: as stated, or the copy in its folder."""
+    own = folder / BASE_DIR
+    return base or (str(own) if own.is_dir() else None)
 
 
 @contextmanager
@@ -145,9 +166,10 @@ def open_adapter(
 
     Args:
         folder: In PEFT's format.
-        base: Where the base model is, when not where it was in training: packaged name, folder or hub id.
+        base: Where the base model is, when not where it was in training or in the adapter's folder: packaged name,
+            folder or hub id.
         device: As `model.device`.
-        dtype: As `model.dtype`; the one in which the adapter was scored when None.
+        dtype: As `model.dtype`; when None the one in which the adapter was scored, or `auto` where the device lacks it.
         system_prompt: Of conversations that have none, in place of the adapter's own; an empty one for none.
 
     Raises:
@@ -157,10 +179,26 @@ def open_adapter(
     origin = read_origin(folder)
     if system_prompt is not None:
         origin = dataclasses.replace(origin, system_prompt=system_prompt or None)
-    model = dataclasses.replace(origin.model, device=device, dtype=dtype or origin.model.dtype)
-    if base is not None:
-        model = model_at(model, base)
+    model = _on_this_machine(origin.model, device, dtype)
+    if (place := place_of_base(folder, base)) is not None:
+        model = model_at(model, place)
     loaded = load_base(model)
     warn_of_another_base(loaded, origin)
     with load_adapter(loaded, folder) as adapted:
         yield AdaptedModel(loaded, adapted, origin)
+
+
+def _on_this_machine(model: ModelConfig, device: str, dtype: str | None) -> ModelConfig:
+    """The settings of training, but for what this machine's device cannot do."""
+    here = resolve_device(device)
+    attention = model.attn_implementation
+    if attention is not None and "flash" in attention and here.type != "cuda":
+        attention = None
+    if dtype is None:
+        dtype = model.dtype
+        try:
+            resolve_dtype(dtype, here)
+        except ConfigError:
+            logger.warning("The adapter was scored in %s, which %s does not compute in: model.dtype=auto", dtype, here)
+            dtype = "auto"
+    return dataclasses.replace(model, device=device, dtype=dtype, attn_implementation=attention)

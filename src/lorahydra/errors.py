@@ -19,6 +19,7 @@ __all__ = [
     "JudgeSetupError",
     "LorahydraError",
     "ModelError",
+    "NotRecordedError",
     "OutputError",
     "ServiceError",
     "StudyError",
@@ -150,6 +151,12 @@ class JudgeCoverageError(JudgeError):
 
 class TrackingError(ServiceError):
     """The tracking store cannot be reached, read or written."""
+
+
+class NotRecordedError(TrackingError):
+    """The store answers, and does not have what it was asked for."""
+
+    exit_code = 2
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

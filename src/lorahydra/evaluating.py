@@ -14,11 +14,13 @@ from pathlib import Path
 from rich.console import Console
 
 from lorahydra.answers import TrialAnswers
+from lorahydra.chatting import warn_of_another_base
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation import EvaluationSet, Judging, answer, answer_untuned
 from lorahydra.finishing import TrialJudging, TrialScores, finish_trial
 from lorahydra.modeling.adapters import load_adapter
-from lorahydra.names import EVAL, TEST, Kind
+from lorahydra.modeling.origin import read_origin
+from lorahydra.names import EVAL, TEST, Kind, Tag
 from lorahydra.preparation import Prepared, prepare, test_examples
 from lorahydra.progress import Progress
 from lorahydra.recording import record_answers, record_setup
@@ -46,13 +48,16 @@ def evaluate_adapter(
     """
     progress = progress or Progress()
     check_store(config.tracking)
+    origin = read_origin(adapter)
     prepared = prepare(config)
+    warn_of_another_base(prepared.base, origin)
     examples, prefix = test_examples(prepared, config), TEST
     if examples is None:
         examples, prefix = prepared.eval_set, EVAL
     name = config.tracking.run_name or f"evaluation of {adapter.resolve().name}"
     run = start_run(config.tracking, output_dir=Path(config.output_dir), kind=Kind.SINGLE, run_name=name)
     with run:
+        run.tags({Tag.EVALUATES: origin.run_id or str(adapter.resolve())})
         record_setup(run, config, overrides, prepared)
         scores = score_adapter(run, config, prepared, examples, adapter, prefix, progress=progress)
     split = "test" if prefix == TEST else "validation"

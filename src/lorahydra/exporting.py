@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorahydra.chatting import chat_format, model_at, warn_of_another_base
+from lorahydra.chatting import chat_format, model_at, place_of_base, warn_of_another_base
 from lorahydra.errors import ModelError, OutputError
 from lorahydra.model_card import Facts, model_card
 from lorahydra.modeling.adapter_files import check_adapter
@@ -72,6 +72,8 @@ def export(
     origin = read_origin(folder)
     if base is not None:
         origin = dataclasses.replace(origin, model=model_at(origin.model, base))
+    elif merged and (own := place_of_base(folder, None)) is not None:
+        origin = dataclasses.replace(origin, model=model_at(origin.model, own))
     if merged:
         # Found before anything is written or loaded.
         check_weights(locate(origin.model))

@@ -274,7 +274,9 @@ def _public(place: str) -> str:
 
 
 def _is_local(place: str) -> bool:
-    return place.startswith(("/", ".", "~")) or (place.count("/") > 1 and "://" not in place)
+    if place.startswith("hub:") or "://" in place:
+        return False
+    return place.startswith(("/", ".", "~")) or place.count("/") > 1
 
 
 def _code(text: str) -> str:

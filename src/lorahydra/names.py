@@ -120,6 +120,8 @@ class Tag(StrEnum):
     BEST_RUN = "lorahydra.best_run"
     REPRODUCES = "lorahydra.reproduces"
     """The run that this one repeats."""
+    EVALUATES = "lorahydra.evaluates"
+    """The adapter that this run only scored: the run that trained it, or its folder."""
     CONTINUES = "lorahydra.continues"
     """The run that is recorded to instead of this one, which `mlflow run` opened for a study that had one."""
 

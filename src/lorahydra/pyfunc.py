@@ -20,7 +20,6 @@ from typing import Any
 from lorahydra.chatting import AdaptedModel, Conversation, open_adapter
 from lorahydra.data.examples import ROLES, Message
 from lorahydra.errors import DataError
-from lorahydra.names import BASE_DIR
 
 __all__ = ["Predictor", "conversations_of"]
 
@@ -73,12 +72,9 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Pr
         model_config: `base_model` (where the base is on this machine), `device`, `dtype`.
     """
     folder, settings = Path(path), model_config or {}
-    own = folder / BASE_DIR
-    base = settings.get("base_model") or (str(own) if own.is_dir() else None)
     resources = ExitStack()
-    model = resources.enter_context(
-        open_adapter(folder, base=base, device=settings.get("device") or "auto", dtype=settings.get("dtype"))
-    )
+    base, device = settings.get("base_model"), settings.get("device") or "auto"
+    model = resources.enter_context(open_adapter(folder, base=base, device=device, dtype=settings.get("dtype")))
     return Predictor(model, resources)
 
 

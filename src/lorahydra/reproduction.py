@@ -77,6 +77,8 @@ class Recorded:
     """A run that can be run again."""
 
     run: RecordedRun
+    store: TrackingConfig
+    """Where it is; the new run may be recorded elsewhere."""
     config: ExperimentConfig
     """As it was, but for where it is recorded."""
     overrides: tuple[str, ...]
@@ -110,12 +112,15 @@ def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = 
         best = run.tags.get(Tag.BEST_RUN)
         hint = f", for example its best: lorahydra reproduce {best}" if best else ""
         raise ConfigError(f"run {run_id} is the study {run.name}: give the run of one of its trials{hint}")
+    if adapter := run.tags.get(Tag.EVALUATES):
+        raise ConfigError(f"run {run_id} only scored an adapter ({adapter}): score it again with `lorahydra evaluate`")
     text = read_text(store, run_id, CONFIG_FILE)
     if kind is None or text is None:
         raise ConfigError(f"run {run_id} ({run.name}) has no {CONFIG_FILE}: it was not recorded by lorahydra")
     tracking = {"uri": tracking_uri, "experiment_name": run.experiment, "run_id": None, "run_name": None}
     return Recorded(
         run=run,
+        store=store,
         config=_config(text, overrides, tracking, run_id),
         overrides=tuple(_list(read_text(store, run_id, OVERRIDES_FILE))),
         environment=_mapping(read_text(store, run_id, ENVIRONMENT_FILE)),
@@ -141,11 +146,11 @@ def reproduce(
     from lorahydra.experiment import run_trial
 
     config = dataclasses.replace(recorded.config, output_dir=str(output_dir))
+    before = read_metrics(recorded.store, recorded.run.run_id)
     with _threads(recorded.environment):
         result = run_trial(config, overrides=recorded.overrides, progress=progress)
     store = config.tracking
     set_tags(store, result.run_id, {Tag.REPRODUCES: recorded.run.run_id})
-    before = read_metrics(store, recorded.run.run_id)
     _warn_of_other_inputs(recorded.run, read_run(store, result.run_id))
     pruned = recorded.run.tags.get(Tag.STATE) == State.PRUNED
     return compare(before, read_metrics(store, result.run_id), tolerance=tolerance, cut=pruned)

@@ -46,9 +46,17 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in REASONS:
+        reason = REASONS.get(error.errno or 0) or _reason_of_copy(error)
+        if reason is None:
             raise
-        raise OutputError(f"cannot write to {path}: {REASONS[error.errno]}") from error
+        raise OutputError(f"cannot write to {path}: {reason}") from error
+
+
+def _reason_of_copy(error: OSError) -> str | None:
+    """What ended a copy of a folder: `shutil.Error` has a list of what happened, as text, and no number."""
+    if not isinstance(error, shutil.Error):
+        return None
+    return next((reason for number, reason in REASONS.items() if f"[Errno {number}]" in str(error)), None)
 
 
 def check_new(folder: Path) -> None:

@@ -36,6 +36,11 @@ def test_overrides_win(tiny_adapter: Path) -> None:
     assert config.data.system_prompt == "Sing."
 
 
+def test_a_base_that_was_moved_keeps_the_template(tiny_adapter: Path) -> None:
+    config = compose(evaluate_module._of_adapter(tiny_adapter, ["model.name_or_path=/models/moved"]))
+    assert (config.model.name_or_path, config.model.chat_template) == ("/models/moved", CHAT_TEMPLATE)
+
+
 def test_hostile_text_is_a_value_and_nothing_else(tiny_adapter: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_adapter, tmp_path / "hostile")
     text = "{{ x }}\n'a\" ${oc.env:HOME} \\' lora.r=64,\\"

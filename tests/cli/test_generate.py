@@ -169,6 +169,8 @@ def test_a_mistake_in_a_file(
         (["x", "--file", "a.txt"], ConfigError, "not both"),
         (["x", "--device", "tpu"], ConfigError, "model.device=tpu"),
         (["x", "--out", "."], OutputError, "a folder is in the place"),
+        (["x", "--out", "a.txt/b.jsonl"], OutputError, "a file is in the place of a folder"),
+        (["x", "--dtype", "float16", "--device", "cpu"], ConfigError, "needs a GPU"),
         (["--file", "a.txt", "--out", "./a.txt"], ConfigError, "is the file of the prompts"),
         ([" "], DataError, "nothing to answer"),
         ([], DataError, "nothing to answer"),

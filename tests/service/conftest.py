@@ -76,7 +76,7 @@ def make_client(service: Service) -> Iterator[Callable[..., httpx.Client]]:
         server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, ws="none", lifespan="off"))
         thread = threading.Thread(target=server.run)
         thread.start()
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False)
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False, timeout=30)
 
         def end() -> None:
             client.close()

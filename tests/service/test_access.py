@@ -64,6 +64,21 @@ def test_guessing_is_limited(client: httpx.Client) -> None:
     login = client.base_url.copy_with(raw_path=b"/login")
     codes = [client.post(login, data={"token": str(n)}).status_code for n in range(12)]
     assert codes == [401] * 10 + [429] * 2
+    # A right guess is not found either; whoever has the token can still send it.
+    assert client.post(login, data={"token": TOKEN}).status_code == 429
+    assert client.get("/projects", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+def test_odd_forms_and_cookies(client: httpx.Client) -> None:
+    login = client.base_url.copy_with(raw_path=b"/login")
+    assert client.post(login, content="&".join("a=1" for _ in range(6))).status_code == 401
+    answer = client.post(login, data={"token": TOKEN}, headers={"Origin": str(login.copy_with(raw_path=b"/"))[:-1]})
+    assert "Secure" not in answer.headers["set-cookie"]
+    session = answer.headers["set-cookie"].partition(";")[0]
+    # Another program of this host has set a cookie that is none.
+    assert client.get("/projects", headers={"Cookie": f'theme={{"a": 1}}; {session}'}).status_code == 200
+    secure = client.post(login, data={"token": TOKEN}, headers={"Origin": f"https://{login.netloc.decode()}"})
+    assert "Secure" in secure.headers["set-cookie"]
 
 
 @pytest.mark.parametrize(

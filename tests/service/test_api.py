@@ -14,7 +14,14 @@ import pytest
 from pyarrow import parquet
 from tests.service.served import BODY, MODEL, refused, wait_for
 
+from lorahydra.errors import OutputError
+from lorahydra.service.choices import Choices
+from lorahydra.service.composing import composed
+from lorahydra.service.job import _last_word
+from lorahydra.service.planning import overrides_of, settled
+from lorahydra.service.results import log_tail
 from lorahydra.service.service import Service
+from lorahydra.service.views import FineTuneParams
 
 
 def test_projects(client: httpx.Client) -> None:
@@ -311,6 +318,50 @@ def test_events_end_with_the_job(client: httpx.Client) -> None:
                 client.post("/fine-tunes/1/cancel")
     events = [line for line in seen.getvalue().splitlines() if line.startswith("event:")]
     assert events == ["event: state", "event: state"]
+
+
+def test_health_says_when_no_fine_tune_can_start(
+    client: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.get("/health").status_code == 200
+
+    def away() -> bool:
+        raise OutputError("the database is away")
+
+    monkeypatch.setattr(service._database, "still_mine", away)
+    wait_for(lambda: client.get("/health").status_code == 503, 10)
+    assert refused(client.get("/health"), 503, "unavailable") == "the database is away"
+    monkeypatch.undo()
+    wait_for(lambda: client.get("/health").status_code == 200, 10)
+
+
+def test_what_the_server_is_set_to_is_only_a_default(models: Path) -> None:
+    own = ("model=local", f"model.name_or_path={models / 'tiny'}", "judge=openai", "training.max_steps=2")
+    choices = Choices(models, own)
+    assert choices.default_judge() == "openai"
+    assert choices.judge_config("gemini").name == "gemini"
+    asked = settled(FineTuneParams(False, None, "Qwen/Qwen3-1.7B", 5), choices)
+    config = composed(overrides_of(asked, choices, None, own))
+    assert (config.model.name_or_path, config.judge.name, config.training.max_steps) == ("Qwen/Qwen3-1.7B", "none", 2)
+    left_out = settled(FineTuneParams(True, None, None, 5), choices)
+    config = composed(overrides_of(left_out, choices, None, own))
+    assert (config.model.name_or_path, config.judge.name) == (str(models / "tiny"), "openai")
+
+
+def test_a_log_that_overwrites_itself_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_bytes(b"first\n10%\r50%\r100%\nlast\n")
+    assert log_tail(tmp_path, 2).text == "10%\r50%\r100%\nlast"
+    assert log_tail(tmp_path, 9).text == "first\n10%\r50%\r100%\nlast"
+
+
+def test_the_failure_is_that_of_the_last_attempt(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("lorahydra: interrupted\n")
+    begin = log.stat().st_size
+    with log.open("a") as stream:
+        stream.write("Traceback\nRuntimeError: no memory\n")
+    assert _last_word(log, begin) == "RuntimeError: no memory"
+    assert _last_word(log, 0) == "interrupted"
 
 
 def test_metrics_and_docs(client: httpx.Client) -> None:

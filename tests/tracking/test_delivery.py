@@ -113,14 +113,14 @@ def test_deleted_run_is_not_taken_for_a_refusal(client: Any, run_id: str, spool:
 
 @pytest.mark.parametrize(
     ("source", "kind"),
-    [("data/x.jsonl", "local"), ("https://host/x", "http"), ("hf://openai/gsm8k", "hugging_face")],
+    [("data/x.jsonl", "local"), ("https://host/x", "http"), ("hub:openai/gsm8k/main/train", "hugging_face")],
 )
 def test_source_of_a_dataset(client: Any, run_id: str, spool: Spool, source: str, kind: str) -> None:
     spool.append(operations.dataset("d", "0" * 64, source, 3, "training"))
     Delivery(client, run_id, spool).step()
     [used] = client.get_run(run_id).inputs.dataset_inputs
     assert (used.dataset.source_type, used.dataset.digest) == (kind, "0" * 36)
-    assert source.removeprefix("hf://") in used.dataset.source
+    assert source.removeprefix("hub:") in used.dataset.source
     spool.remove()
 
 

@@ -51,8 +51,10 @@ def _of_adapter(adapter: Path, overrides: Sequence[str]) -> list[str]:
     origin = read_origin(adapter)
     keys = {override.partition("=")[0].lstrip("+") for override in overrides}
     own = []
-    if not keys & {"model", "model.name_or_path"}:
-        kept = ("name_or_path", "revision", "gguf_file", "chat_template")
+    if "model" not in keys:
+        # Where it is now: the same model, so that what belongs to its old place goes and its template stays.
+        moved = "model.name_or_path" in keys
+        kept = ("chat_template",) if moved else ("name_or_path", "revision", "gguf_file", "chat_template")
         stated = {name: getattr(origin.model, name) for name in kept if f"model.{name}" not in keys}
         own += [f"model.{name}={literal(value)}" for name, value in stated.items() if value is not None]
     if origin.system_prompt is not None and "data.system_prompt" not in keys:

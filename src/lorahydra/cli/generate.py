@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +14,14 @@ import click
 from lorahydra.cli.showing import Answered, note, prompt_text, show_answers, write_lines
 from lorahydra.cli.stores import uri_option
 from lorahydra.errors import ConfigError, DataError, OutputError
+from lorahydra.storage import writing
 
 if TYPE_CHECKING:
     from lorahydra.chatting import AdaptedModel, Conversation
 
 __all__ = ["generate"]
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Wanted:
 @click.option("--max-new-tokens", type=click.IntRange(1), metavar="N", help="Longest answer [default: the adapter's].")
 @click.option("--base", metavar="NAME", help="Where the base model is now: packaged name, folder or hub id.")
 @click.option("--device", default="auto", show_default=True, help="As model.device.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="As model.dtype [default: that of the adapter's trial].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @uri_option
 def generate(
@@ -59,6 +64,7 @@ def generate(
     max_new_tokens: int | None,
     base: str | None,
     device: str,
+    dtype: str | None,
     as_json: bool,
     uri: str | None,
 ) -> None:
@@ -80,7 +86,7 @@ def generate(
         # Imported here: torch takes seconds, and a typo should not.
         from lorahydra.chatting import open_adapter
 
-        with open_adapter(found.folder, base=base, device=device, system_prompt=system) as model:
+        with open_adapter(found.folder, base=base, device=device, dtype=dtype, system_prompt=system) as model:
             _answer(model, wanted)
 
 
@@ -120,6 +126,11 @@ def _check_out(out: Path | None, file: str | None) -> None:
         raise OutputError(f"cannot write to {out}: a folder is in the place of the file")
     if file is not None and out.absolute() == Path(file).expanduser().absolute():
         raise ConfigError(f"--out {out} is the file of the prompts: choose another name")
+    # Answers take long, and shall not be lost for want of a place.
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}."):
+            pass
 
 
 def _asked(prompts: Sequence[str], file: str | None) -> list[Conversation] | None:

@@ -14,12 +14,18 @@ import click
 from lorahydra.cli.exits import EXIT_DIFFERENT
 from lorahydra.cli.logs import log_to_terminal
 from lorahydra.cli.stores import uri_option
+from lorahydra.config.compose import literal
 
 if TYPE_CHECKING:
     from lorahydra.reproduction import Compared, Recorded
 
 __all__ = ["reproduce"]
 
+PATHS = (
+    *("data.train_file", "data.validation_file", "data.test_file", "model.name_or_path", "model.chat_template"),
+    *("evaluation.bertscore_model", "judge.rubric"),
+)
+"""Keys whose value may be a file or folder."""
 SHOWN = 12
 """Differences that are shown before a run."""
 
@@ -42,6 +48,7 @@ def reproduce(
     from lorahydra.reproduction import read_recorded
     from lorahydra.reproduction import reproduce as run_again
 
+    overrides = tuple(_from_here(override) for override in overrides)
     recorded = read_recorded(run_id, tracking_uri=store_address(uri), overrides=overrides)
     _show_run(recorded)
     if check:
@@ -97,6 +104,14 @@ def _show_comparison(compared: Sequence[Compared]) -> int:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.6g}"
+
+
+def _from_here(override: str) -> str:
+    """The override with a path made absolute that is meant from where the user is, and not from where the run was."""
+    key, equals, value = override.partition("=")
+    if key.lstrip("+") not in PATHS or not value or not Path(value).expanduser().exists():
+        return override
+    return f"{key}{equals}{literal(str(Path(value).expanduser().absolute()))}"
 
 
 def _go_to(folder: str | None) -> None:

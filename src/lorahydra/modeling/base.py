@@ -19,7 +19,7 @@ from lorahydra.errors import ConfigError, ModelError
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
 from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.quiet import no_progress_bars
-from lorahydra.modeling.sources import Source, check_tokenizer, check_weights, content_digest, locate
+from lorahydra.modeling.sources import Source, check_tokenizer, check_weights, content_digest, locate, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -86,18 +86,21 @@ def load_base(config: ModelConfig, *, role: str = "tuned") -> BaseModel:
         return held.base
 
 
-def load_copy(config: ModelConfig, dtype: torch.dtype) -> BaseModel:
+def load_copy(config: ModelConfig) -> BaseModel:
     """Load a base model that is the caller's own, to change and to drop; the ones that are held stay as they are.
+
+    Weights are as the checkpoint stores them (those of GGUF files, which are no floats, in float32), also where the CPU
+    does not compute in their dtype.
 
     Args:
         config: The model's settings; it is loaded on the CPU with the default kernels, whatever they say.
-        dtype: Of the weights, also one that the CPU only stores and does not compute in.
 
     Raises:
         ModelError: As `load_base`.
         ServiceError: As `load_base`.
     """
-    return _load(locate(config), resolve_device("cpu"), dtype, None)
+    source = locate(config)
+    return _load(source, resolve_device("cpu"), _stored_dtype(source), None)
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -152,6 +155,22 @@ def _load(source: Source, device: torch.device, dtype: torch.dtype, attention: s
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     digest = content_digest(source)
     return BaseModel(model, tokenizer, device, dtype, source.name, digest, time.perf_counter() - start)
+
+
+def _stored_dtype(source: Source) -> torch.dtype:
+    """The widest float that the weights of a checkpoint are stored in."""
+    import torch
+    from safetensors import safe_open
+
+    if source.gguf_file:
+        return torch.float32
+    check_weights(source)
+    found = set()
+    for path in weight_files(source):
+        with safe_open(str(path), framework="pt") as file:
+            found |= {file.get_slice(name).get_dtype() for name in list(file.keys())}
+    known = {"BF16": torch.bfloat16, "F16": torch.float16}
+    return known[found.pop()] if len(found) == 1 and found <= set(known) else torch.float32
 
 
 def _tokenizer(source: Source) -> PreTrainedTokenizerBase:

@@ -37,7 +37,8 @@ NO_THINKING = "{%- if enable_thinking is not defined -%}{%- set enable_thinking 
 def merge_adapter(config: ModelConfig, folder: Path, dtype: torch.dtype) -> BaseModel:
     """Load a copy of the base model with the adapter merged into its weights.
 
-    Products are added in float32 and rounded to `dtype` once. Base models that the process holds stay as they are.
+    Products are added to the checkpoint's own weights in float32 and rounded to `dtype` once. Base models that the
+    process holds stay as they are.
 
     Args:
         config: The base model; the copy is on the CPU.
@@ -49,7 +50,7 @@ def merge_adapter(config: ModelConfig, folder: Path, dtype: torch.dtype) -> Base
         ServiceError: The base model is on the hub, which cannot be reached.
     """
     check_adapter(folder)
-    base = load_copy(config, dtype)
+    base = load_copy(config)
     model = attach_saved(base, folder)
     _untie(model)
     try:
@@ -57,7 +58,7 @@ def merge_adapter(config: ModelConfig, folder: Path, dtype: torch.dtype) -> Base
             # That the layers are merged already is what is meant.
             warnings.filterwarnings("ignore", "(All adapters are already|Already following adapters were) merged")
             _merge_layers(model, dtype)
-            base.model = model.merge_and_unload(safe_merge=True)
+            base.model = model.merge_and_unload(safe_merge=True).to(dtype)
     except (ValueError, RuntimeError, NotImplementedError) as error:
         raise ModelError(f"the adapter in {folder} cannot be merged into {base.source}: {first_line(error)}") from error
     return base

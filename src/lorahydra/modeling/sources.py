@@ -16,7 +16,7 @@ from lorahydra.errors import ModelError
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
 from lorahydra.storage import replaced_dir
 
-__all__ = ["Source", "check_tokenizer", "check_weights", "content_digest", "copy_model", "locate"]
+__all__ = ["Source", "check_tokenizer", "check_weights", "content_digest", "copy_model", "locate", "weight_files"]
 
 KEY = "model.name_or_path"
 TOKENIZER_FILES = (
@@ -114,6 +114,11 @@ def content_digest(source: Source) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.name} {content}\n".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def weight_files(source: Source) -> list[Path]:
+    """The safetensors files of a model that is no GGUF file."""
+    return _shards(source.folder)
 
 
 def copy_model(config: ModelConfig, target: Path) -> None:

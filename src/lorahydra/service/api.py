@@ -12,9 +12,10 @@ import anyio
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from lorahydra import __version__
-from lorahydra.errors import LorahydraError
+from lorahydra.errors import LorahydraError, OutputError
 from lorahydra.service.bodies import (
     EstimateBody,
     FineTuneBody,
@@ -27,7 +28,7 @@ from lorahydra.service.bodies import (
     ProjectFilter,
     Refusal,
 )
-from lorahydra.service.errors import TooLargeError
+from lorahydra.service.errors import ServiceRefusal, TooLargeError
 from lorahydra.service.guard import API, AROUND_UPLOAD
 from lorahydra.service.limits import Allowance
 from lorahydra.service.receiving import FileReceiver
@@ -131,11 +132,14 @@ async def add_dataset(project_id: Number, request: Request, service: Served) -> 
             return uploads[0]
 
         receiver, received = FileReceiver(request.headers.get("content-type", ""), begin), 0
-        async for chunk in request.stream():
-            received += len(chunk)
-            if received > most:
-                raise TooLargeError(f"the request has more than {most} bytes")
-            await run_in_threadpool(receiver.feed, chunk)
+        try:
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > most:
+                    raise TooLargeError(f"the request has more than {most} bytes")
+                await run_in_threadpool(receiver.feed, chunk)
+        except ClientDisconnect:
+            raise ServiceRefusal("the upload was broken off", "bad_form") from None
         receiver.require_file()
         return await anyio.to_thread.run_sync(
             service.keep_upload, project_id, uploads[0], limiter=request.app.state.checks
@@ -289,8 +293,10 @@ def list_models(service: Served) -> list[ModelView]:
 
 @router.get("/health")
 def get_health(service: Served) -> dict[str, str]:
-    """Whether the server and its database answer; asks for no token."""
+    """Whether the server and its database answer and fine-tunes are looked after; asks for no token."""
     service.counts()
+    if service.fault is not None:
+        raise OutputError(service.fault)
     return {"status": "ok", "version": __version__}
 
 

@@ -16,7 +16,7 @@ from lorahydra.service.composing import composed
 from lorahydra.service.errors import ConflictError, InvalidError
 from lorahydra.service.views import JudgeView, ModelView
 
-__all__ = ["MODEL_NAME", "Choices"]
+__all__ = ["MODEL_NAME", "Choices", "without"]
 
 MODEL_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?$"
 """What `base_model_name` may be: nothing of a path or of Hydra's grammar is in it."""
@@ -51,7 +51,7 @@ class Choices:
         """
         if name not in registered_judges():
             raise InvalidError(str(JudgeNotFoundError(name, registered_judges())), "judge_not_found")
-        return composed((f"judge={name}", *self._overrides)).judge
+        return composed((f"judge={name}", *without(self._overrides, "judge"))).judge
 
     def judges(self) -> list[JudgeView]:
         """All judges, by name."""
@@ -59,7 +59,10 @@ class Choices:
         return [self._judge(name, name == default) for name in registered_judges()]
 
     def default_judge(self) -> str:
-        """The first of the preferred judges that is set up; the first one where none is."""
+        """The server's own choice; else the first of the preferred judges that is set up, or the first one."""
+        own = [override.partition("=")[2] for override in self._overrides if override.startswith("judge=")]
+        if own and own[-1] in registered_judges():
+            return own[-1]
         return next((name for name in PREFERRED if self.missing(name) is None), PREFERRED[0])
 
     def missing(self, name: str) -> str | None:
@@ -162,6 +165,11 @@ class Choices:
         root = self._models.resolve()
         folder = (root / name).resolve()
         return folder if folder.is_dir() and folder.is_relative_to(root) and folder != root else None
+
+
+def without(overrides: Sequence[str], *keys: str) -> list[str]:
+    """The overrides but for those of some keys."""
+    return [override for override in overrides if override.partition("=")[0] not in keys]
 
 
 def _is_model_name(text: str) -> bool:

@@ -7,10 +7,10 @@ import json
 import logging
 import re
 from collections import Counter
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorahydra.service.access import COOKIE, Access
@@ -117,11 +117,8 @@ class Guard:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._access.is_token(given.strip().encode("latin-1", "replace")):
             return True
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return False
-        return cookie is not None and self._access.is_session(cookie.value)
+        # Cookies of other programs on this host come along, whatever they look like.
+        return self._access.is_session(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
 
     async def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """The same body, of which there is no more than allowed; a small one is read here, an upload by its route."""

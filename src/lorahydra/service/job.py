@@ -41,8 +41,9 @@ def main(folder: Path) -> None:
         if descriptor is None or attempt is None or read_json(folder / ENDED_FILE).get("attempt") == attempt:
             return
         write_json(folder / PROCESS_FILE, {"attempt": attempt, **_this_process()})
+        begin = (folder / LOG_FILE).stat().st_size  # what stands before is of earlier attempts
         code = _study(job, descriptor)
-        failure = None if code == 0 else _last_word(folder / LOG_FILE)
+        failure = None if code == 0 else _last_word(folder / LOG_FILE, begin)
         write_json(folder / ENDED_FILE, {"attempt": attempt, "exit_code": code, "failure": failure, "at": time.time()})
 
 
@@ -59,10 +60,10 @@ def _study(job: dict[str, Any], descriptor: int) -> int:
     return subprocess.run(command, env=environment, pass_fds=[descriptor], check=False).returncode
 
 
-def _last_word(log: Path) -> str | None:
-    """The line that says why the command failed; else the last line there is."""
+def _last_word(log: Path, begin: int) -> str | None:
+    """The line that says why the command failed; else the last line there is, from the byte `begin` on."""
     with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        stream.seek(max(begin, log.stat().st_size - TAIL_BYTES))
         lines = [line.strip() for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
     said = [line.removeprefix(PREFIX) for line in lines if line.startswith(PREFIX)]
     found = said or lines

@@ -35,9 +35,21 @@ class Allowance:
         """
         now = time.monotonic()
         with self._lock:
-            while self._times and now - self._times[0] >= MINUTE:
-                self._times.popleft()
-            if len(self._times) >= self._per_minute:
-                wait = MINUTE - (now - self._times[0])
-                raise TooManyError(f"more than {self._per_minute} {self._what} in a minute: wait {wait:.0f} s", wait)
+            self._check(now)
             self._times.append(now)
+
+    def check(self) -> None:
+        """Count none.
+
+        Raises:
+            TooManyError: One more would be too many.
+        """
+        with self._lock:
+            self._check(time.monotonic())
+
+    def _check(self, now: float) -> None:
+        while self._times and now - self._times[0] >= MINUTE:
+            self._times.popleft()
+        if len(self._times) >= self._per_minute:
+            wait = MINUTE - (now - self._times[0])
+            raise TooManyError(f"more than {self._per_minute} {self._what} in a minute: wait {wait:.0f} s", wait)

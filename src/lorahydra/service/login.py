@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from lorahydra.service.access import COOKIE, SESSION_SECONDS, Access
-from lorahydra.service.errors import ServiceRefusal, TooManyError
+from lorahydra.service.errors import ServiceRefusal
 from lorahydra.service.limits import Allowance
 
 __all__ = ["login_router"]
@@ -33,16 +33,16 @@ def login_router(access: Access) -> APIRouter:
 
     @router.post("/login")
     async def login(request: Request) -> Response:
-        fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=5)
-        if access.token is not None and not access.is_token(fields.get("token", [""])[0].encode("utf-8", "replace")):
-            try:
-                failures.take()
-            except TooManyError:
-                if not _wants_page(request):
-                    raise
-            if _wants_page(request):
-                return RedirectResponse("/login?failed=1", status_code=303)
-            raise _WrongTokenError("this is not the server's token")
+        try:
+            if access.token is not None:
+                failures.check()  # before the token is looked at: a right guess must not be found either
+                if not access.is_token(_token_in(await request.body())):
+                    failures.take()
+                    raise _WrongTokenError("this is not the server's token")
+        except ServiceRefusal:
+            if not _wants_page(request):
+                raise
+            return RedirectResponse("/login?failed=1", status_code=303)
         answer: Response = RedirectResponse("/", 303) if _wants_page(request) else JSONResponse({"status": "ok"})
         answer.set_cookie(
             COOKIE,
@@ -50,7 +50,7 @@ def login_router(access: Access) -> APIRouter:
             max_age=SESSION_SECONDS,
             httponly=True,
             samesite="strict",
-            secure=request.url.scheme == "https",
+            secure="https" in (request.url.scheme, request.headers.get("origin", "").partition(":")[0]),
         )
         return answer
 
@@ -61,6 +61,15 @@ def login_router(access: Access) -> APIRouter:
         return answer
 
     return router
+
+
+def _token_in(body: bytes) -> bytes:
+    """The token in a form's body; empty where there is none."""
+    try:
+        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=5)
+    except ValueError:
+        return b""
+    return fields.get("token", [""])[0].encode("utf-8", "replace")
 
 
 class _WrongTokenError(ServiceRefusal):

@@ -21,12 +21,16 @@ LOOPBACK = "127.0.0.1"
 PROCESS_FILE = "mlflow-ui.json"
 LOG_FILE = "mlflow-ui.log"
 SECONDS_TO_END = 5.0
+SECONDS_TO_START = 60.0
 
 
 def start_ui(folder: Path, port: int) -> None:
-    """Start it; returns at once. Its store must be there: two that make the tables would disturb each other."""
+    """Start it; returns when `end_ui` can end it.
+
+    Its store must be there: two that make the tables would disturb each other.
+    """
     with (folder / LOG_FILE).open("ab") as log:
-        subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "lorahydra.service.mlflow_ui", str(folder), str(port)],
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -34,6 +38,11 @@ def start_ui(folder: Path, port: int) -> None:
             stderr=log,
             start_new_session=True,
         )
+    deadline = time.monotonic() + SECONDS_TO_START
+    while read_json(folder / PROCESS_FILE).get("pid") != process.pid and process.poll() is None:
+        if time.monotonic() > deadline:
+            process.kill()
+        time.sleep(0.05)
 
 
 def end_ui(folder: Path) -> None:

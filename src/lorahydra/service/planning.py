@@ -13,7 +13,7 @@ from lorahydra.config.compose import literal
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
 from lorahydra.registry import NO_JUDGE
-from lorahydra.service.choices import Choices
+from lorahydra.service.choices import Choices, without
 from lorahydra.service.composing import composed
 from lorahydra.service.errors import InvalidError
 from lorahydra.service.views import Estimate, FineTuneParams
@@ -28,6 +28,8 @@ PROMPT_TOKENS = 650
 """Of a judge's prompt, apart from request, reference and answer."""
 REPLY_TOKENS = 120
 CHARS_PER_TOKEN = 4
+OF_ONE_MODEL = ("model", "model.name_or_path", "model.revision", "model.gguf_file", "model.chat_template")
+"""Keys that say which model it is, and nothing about another one."""
 FLOPS = {"cpu": 8e10, "cuda": 4e13}
 """Speed that training reaches. For a CPU, of one core with AVX-512: the demo takes 88 s a trial on two of them."""
 
@@ -69,7 +71,7 @@ def overrides_of(params: FineTuneParams, choices: Choices, dataset: Path | None,
         params: Settled ones.
         choices: What is here.
         dataset: File of the dataset; None is the demo dataset.
-        own: Those of the server, which come last.
+        own: Those of the server, which come last; its judge and its model are only defaults.
     """
     model = str(params.base_model_name)
     if model == DEMO_MODEL and dataset is None:
@@ -82,6 +84,7 @@ def overrides_of(params: FineTuneParams, choices: Choices, dataset: Path | None,
         chosen += ["data=demo"] if dataset is None else ["data=local", f"data.train_file={literal(str(dataset))}"]
         chosen += ["search=small"] if params.n_trials <= FEW_TRIALS else []
     chosen += [f"judge={params.judge_model_id or NO_JUDGE}"]
+    own = without(own, "judge", *(() if model == choices.default_model() else OF_ONE_MODEL))
     # The server's choice of a group takes the place of this one: Hydra takes no two.
     groups = {override.partition("=")[0] for override in own}
     kept = [override for override in chosen if override.partition("=")[0] not in groups]

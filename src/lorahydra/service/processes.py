@@ -156,6 +156,13 @@ class JobProcess:
             return None
         return End(int(content["exit_code"]), content.get("failure"), float(content["at"]))
 
+    def last_sign(self) -> float:
+        """When the study last said something, in s since the epoch: about when it ended, if it could not say so."""
+        try:
+            return min(time.time(), (self.folder / LOG_FILE).stat().st_mtime)
+        except OSError:
+            return time.time()
+
     def interrupt(self, attempt: int) -> None:
         """Ask the whole group to end, as by Ctrl-C."""
         self._signal(attempt, signal.SIGINT)

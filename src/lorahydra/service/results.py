@@ -205,7 +205,8 @@ def log_tail(folder: Path, lines: int) -> LogTail:
             text = stream.read(LOG_BYTES).decode("utf-8", "replace")
     except FileNotFoundError:
         return LogTail("", 0, False)
-    found = text.splitlines()
+    # Not `splitlines`: a line that overwrites itself is one line.
+    found = text.removesuffix("\n").split("\n") if text else []
     if start:
         found = found[1:]  # the first one is not whole
     kept = found[-lines:]

@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 from fastapi import APIRouter
 
-from lorahydra.errors import ConfigError
+from lorahydra.errors import ConfigError, LorahydraError
 from lorahydra.service.access import Access
 from lorahydra.service.app import create_app
 from lorahydra.service.mlflow_ui import LOOPBACK, end_ui, start_ui
@@ -56,24 +56,23 @@ def serve(server: ServerConfig, config: ServiceConfig, pages: Sequence[APIRouter
     folder = config.folder.absolute()
     with _listening(server.access.host, server.port) as listener:
         if server.mlflow_port is not None:
-            end_ui(folder)  # that of a server that was killed
-            with _listening(LOOPBACK, server.mlflow_port, "--mlflow-port"):
-                pass
             config = replace(config, mlflow_url=config.mlflow_url or f"http://{LOOPBACK}:{server.mlflow_port}")
         service = Service(config)
-        service.open()
+        service.open()  # the folder is this server's from here on, and so is the UI of one that was killed
         try:
-            _say(server, folder)
             if server.mlflow_port is not None:
+                end_ui(folder)
+                with _listening(LOOPBACK, server.mlflow_port, "--mlflow-port"):
+                    pass
                 threading.Thread(target=_show_mlflow, args=(service, server.mlflow_port), daemon=True).start()
+            _say(server, folder)
             _run(service, server, listener, pages)
         finally:
-            counts = service.counts()
-            running = sum(counts[state] for state in ACTIVE)
-            service.close()
-            end_ui(folder)
-            if running:
-                logger.info("%d fine-tunes go on without the server; start it again to see them", running)
+            try:
+                _say_what_goes_on(service)
+            finally:
+                service.close()
+                end_ui(folder)
 
 
 def _run(service: Service, server: ServerConfig, listener: socket.socket, pages: Sequence[APIRouter]) -> None:
@@ -139,6 +138,16 @@ def _listening(host: str, port: int, option: str = "--port") -> Iterator[socket.
 def _say(server: ServerConfig, folder: Path) -> None:
     host = f"[{server.access.host}]" if ":" in server.access.host else server.access.host
     logger.info("lorahydra serves http://%s:%d (folder %s); end it with Ctrl-C", host, server.port, folder)
+
+
+def _say_what_goes_on(service: Service) -> None:
+    try:
+        counts = service.counts()
+    except LorahydraError as error:
+        logger.warning("How many fine-tunes go on is not known: %s", error)
+        return
+    if running := sum(counts[state] for state in ACTIVE):
+        logger.info("%d fine-tunes go on without the server; start it again to see them", running)
 
 
 def _show_mlflow(service: Service, port: int) -> None:

@@ -146,6 +146,11 @@ class Service:
         """Wait until MLflow's store is there; whether it is."""
         return self._supervisor.ready.wait(seconds)
 
+    @property
+    def fault(self) -> str | None:
+        """Why fine-tunes cannot be started or watched now, in one line; None as long as they can."""
+        return self._supervisor.fault
+
     # Projects
 
     def create_project(self, name: str) -> ProjectView:
@@ -206,8 +211,12 @@ class Service:
             format=scheme,
             report=report,
         )
-        with self._database.changing() as session:
-            session.add(row)
+        try:
+            with self._database.changing() as session:
+                session.add(row)
+        except BaseException:
+            (self.config.folder / "datasets" / row.file).unlink(missing_ok=True)
+            raise
         return self.dataset(row.id)
 
     def add_dataset(self, project_id: int, name: str, chunks: Iterable[bytes]) -> DatasetView:

@@ -62,6 +62,8 @@ class Supervisor(threading.Thread):
         super().__init__(name="jobs", daemon=True)
         self.ready = threading.Event()
         """MLflow's store is there."""
+        self.fault: str | None = None
+        """Why jobs cannot be looked after; None as long as they are."""
         self._database = database
         self._folder = folder
         self._workers = workers
@@ -76,10 +78,13 @@ class Supervisor(threading.Thread):
         while not self._stopping.is_set():
             try:
                 self._look()
+                self.fault = None
             except LorahydraError as error:
+                self.fault = str(error)
                 logger.error("Jobs cannot be looked after: %s", error)
                 self._stopping.wait(5)
-            except Exception:
+            except Exception as error:
+                self.fault = f"the server made a mistake ({type(error).__name__}): see its log"
                 # Whatever it is, the other jobs shall not wait for it for ever.
                 logger.exception("Looking after jobs failed")
                 self._stopping.wait(5)
@@ -141,6 +146,7 @@ class Supervisor(threading.Thread):
             if job.state == JobState.CANCELLING:
                 self._end(job, process)
             elif job.state == JobState.STARTING:
+                self._interrupted.pop(job.id, None)
                 self._change(job, JobState.RUNNING)
             self._note_progress(job)
             return
@@ -152,7 +158,9 @@ class Supervisor(threading.Thread):
             return
         end = process.end(job.attempt)
         if job.state == JobState.STARTING and end is None and not process.was_started(job.attempt):
-            self._launch(job, job.attempt)
+            # Started anew, and so are the seconds that it may take.
+            if self._change(job, JobState.STARTING, attempt_started=time.time()):
+                self._launch(job, job.attempt)
             return
         process.kill(job.attempt)  # what a killed study may have left
         self._note_progress(job, at_once=True)
@@ -167,7 +175,7 @@ class Supervisor(threading.Thread):
             process.kill(job.attempt)
 
     def _ended(self, job: Job, end: End | None) -> None:
-        at = time.time() if end is None else end.at
+        at = self._process(job.id).last_sign() if end is None else end.at
         seconds = job.seconds_before + max(0.0, at - (job.attempt_started or at))
         over: dict[str, Any] = {"ended": at, "attempt_started": None, "seconds_before": seconds, "current": None}
         self._interrupted.pop(job.id, None)

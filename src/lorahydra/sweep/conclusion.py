@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import StudyError, TrackingError
+from lorahydra.errors import OutputError, StudyError, TrackingError
 from lorahydra.finishing import TrialScores
 from lorahydra.names import (
     ADAPTER_DIR,
@@ -239,7 +239,7 @@ def _register(
             description=description,
             tags={Tag.TRIAL_NUMBER: str(best.number), Tag.STUDY: study},
         )
-    except TrackingError as error:
+    except (TrackingError, OutputError) as error:
         # The winner is known and lies in its folder; a store without a registry must not fail the study.
         logger.warning("The adapter was not registered: %s", error)
         return None

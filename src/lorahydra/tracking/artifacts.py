@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import LorahydraError, TrackingError
 from lorahydra.names import ADAPTER_DIR, ORIGIN_FILE
 from lorahydra.storage import replaced_dir
-from lorahydra.tracking.address import resolve, shown
-from lorahydra.tracking.faults import describe
-from lorahydra.tracking.store import active_run, connect, talking_to
+from lorahydra.tracking.address import resolve
+from lorahydra.tracking.store import active_run, connect, talking_to, talking_to_artifacts
 
 __all__ = ["RegisteredVersion", "fetch_adapter", "fetch_folder", "find_version", "has_run"]
 
@@ -52,7 +50,7 @@ def fetch_folder(config: TrackingConfig, run_id: str, artifact: str, target: Pat
     client = connect(uri, create=False)
     active_run(client, uri, run_id)
     with replaced_dir(target) as temporary, tempfile.TemporaryDirectory() as download:
-        with talking_to(uri):
+        with talking_to_artifacts(uri):
             found = Path(client.download_artifacts(run_id, artifact, download))
         shutil.copytree(found, temporary, dirs_exist_ok=True)
 
@@ -76,24 +74,18 @@ def fetch_adapter(config: TrackingConfig, run_id: str, target: Path) -> bool:
     uri = resolve(config.uri)
     client = connect(uri, create=False)
     active_run(client, uri, run_id)
-    try:
-        with talking_to(uri), tempfile.TemporaryDirectory() as download:
-            there = {Path(found.path).name for found in client.list_artifacts(run_id, ADAPTER_DIR)}
-            if ADAPTER_CONFIG not in there:
-                return False
-            files = [
-                Path(client.download_artifacts(run_id, f"{ADAPTER_DIR}/{name}", download))
-                for name in ADAPTER_FILES
-                if name in there
-            ]
-            with replaced_dir(target) as temporary:
-                for file in files:
-                    shutil.move(file, temporary / file.name)
-    except LorahydraError:
-        raise
-    except Exception as error:
-        # Artifact stores raise errors of their own SDKs, which have no common class.
-        raise TrackingError(f"the artifacts of {shown(uri)} cannot be read: {describe(error)}") from error
+    with talking_to_artifacts(uri), tempfile.TemporaryDirectory() as download:
+        there = {Path(found.path).name for found in client.list_artifacts(run_id, ADAPTER_DIR)}
+        if ADAPTER_CONFIG not in there:
+            return False
+        files = [
+            Path(client.download_artifacts(run_id, f"{ADAPTER_DIR}/{name}", download))
+            for name in ADAPTER_FILES
+            if name in there
+        ]
+        with replaced_dir(target) as temporary:
+            for file in files:
+                shutil.move(file, temporary / file.name)
     return True
 
 

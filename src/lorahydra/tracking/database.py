@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lorahydra.errors import ConfigError, OutputError, TrackingError
+from lorahydra.errors import ConfigError, NotRecordedError, OutputError, TrackingError
 from lorahydra.storage import atomic_file, locked
 from lorahydra.tracking.address import database_file, shown
 from lorahydra.tracking.faults import describe
@@ -45,11 +45,11 @@ def prepare_database(uri: str, artifact_root: Path | None, *, writes: bool = Fal
     file = database_file(uri)
     if file is not None and not is_made(file):
         if artifact_root is None:
-            raise TrackingError(f"the MLflow store {uri} is gone: there is no file {file}")
+            raise NotRecordedError(f"the MLflow store {uri} is gone: there is no file {file}")
         _create_sqlite(file, artifact_root)
     if not _check_database(uri, writes):
         if artifact_root is None:
-            raise TrackingError(f"the database {shown(uri)} is empty: MLflow has recorded nothing there")
+            raise NotRecordedError(f"the database {shown(uri)} is empty: MLflow has recorded nothing there")
         _create_tables(uri, artifact_root)
 
 

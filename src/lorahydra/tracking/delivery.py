@@ -175,6 +175,6 @@ def _source(source: str) -> tuple[str, dict[str, str]]:
     """MLflow's type of a dataset's source and its content."""
     if source.startswith(("http://", "https://")):
         return "http", {"url": source}
-    if source.startswith("hf://"):
-        return "hugging_face", {"path": source.removeprefix("hf://")}
+    if source.startswith("hub:"):
+        return "hugging_face", {"path": source.removeprefix("hub:")}
     return "local", {"uri": source}

@@ -20,7 +20,7 @@ from lorahydra.modeling.sources import copy_model
 from lorahydra.names import ADAPTER_DIR, BASE_DIR
 from lorahydra.storage import writing
 from lorahydra.tracking.address import resolve
-from lorahydra.tracking.store import active_run, connect, quiet_environment, talking_to
+from lorahydra.tracking.store import active_run, connect, quiet_environment, talking_to_artifacts
 
 __all__ = ["add_model_files", "write_model_files"]
 
@@ -84,11 +84,13 @@ def add_model_files(config: TrackingConfig, run_id: str, folder: Path, artifact:
     uri = resolve(config.uri)
     client = connect(uri, create=False)
     active_run(client, uri, run_id)
-    with tempfile.TemporaryDirectory() as name:
-        there = shutil.ignore_patterns("adapter_config.json", "adapter_model.safetensors", "__pycache__")
-        extras = shutil.copytree(folder, Path(name) / "model", ignore=there)
-        with talking_to(uri):
-            client.log_artifacts(run_id, str(extras), artifact)
+    with tempfile.TemporaryDirectory() as name, talking_to_artifacts(uri):
+        there = shutil.ignore_patterns("adapter_config.json", "adapter_model.safetensors", "__pycache__", BASE_DIR)
+        with writing(Path(name)):
+            extras = shutil.copytree(folder, Path(name) / "model", ignore=there)
+        client.log_artifacts(run_id, str(extras), artifact)
+        if (folder / BASE_DIR).is_dir():  # gigabytes: sent from where they are
+            client.log_artifacts(run_id, str(folder / BASE_DIR), f"{artifact}/{BASE_DIR}")
 
 
 def _save(target: Path, code: Path, origin: AdapterOrigin) -> None:

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import TrackingError
-from lorahydra.tracking.address import resolve, shown
-from lorahydra.tracking.faults import describe
-from lorahydra.tracking.store import active_run, connect, talking_to
+from lorahydra.tracking.address import resolve
+from lorahydra.tracking.store import active_run, connect, talking_to, talking_to_artifacts
 
 __all__ = ["Points", "RecordedDataset", "RecordedRun", "read_metrics", "read_run", "read_text"]
 
@@ -103,17 +101,11 @@ def read_text(config: TrackingConfig, run_id: str, artifact: str) -> str | None:
     client = connect(uri, create=False)
     active_run(client, uri, run_id)
     folder, _, name = artifact.rpartition("/")
-    try:
-        with talking_to(uri):
-            if not any(Path(found.path).name == name for found in client.list_artifacts(run_id, folder or None)):
-                return None
-            with tempfile.TemporaryDirectory() as download:
-                return Path(client.download_artifacts(run_id, artifact, download)).read_text("utf-8", "replace")
-    except TrackingError:
-        raise
-    except Exception as error:
-        # Artifact stores raise errors of their own SDKs, which have no common class.
-        raise TrackingError(f"the artifacts of {shown(uri)} cannot be read: {describe(error)}") from error
+    with talking_to_artifacts(uri):
+        if not any(Path(found.path).name == name for found in client.list_artifacts(run_id, folder or None)):
+            return None
+        with tempfile.TemporaryDirectory() as download:
+            return Path(client.download_artifacts(run_id, artifact, download)).read_text("utf-8", "replace")
 
 
 def _dataset(found: Any) -> RecordedDataset:
@@ -124,6 +116,8 @@ def _dataset(found: Any) -> RecordedDataset:
         source = json.loads(dataset.source or "{}")
     except ValueError:
         profile, source = {}, {}
-    where = next((str(source[key]) for key in ("uri", "url", "path") if key in source), dataset.source or "")
+    where = next((str(source[key]) for key in ("uri", "url") if key in source), dataset.source or "")
+    if "path" in source:  # of MLflow's type for datasets of the hub
+        where = f"hub:{source['path']}"
     rows = profile.get("num_rows")
     return RecordedDataset(dataset.name, dataset.digest, where, rows, contexts[0] if contexts else "")

@@ -175,7 +175,7 @@ class TrackedRun:
         Args:
             name: Its name.
             digest: Hash of its content; MLflow keeps the first 36 characters.
-            source: Path, `http(s)://…`, or `hf://NAME` for one of the hub.
+            source: Path, `http(s)://…`, or `hub:NAME` for one of the hub.
             rows: Number of examples.
             context: What it was used for: `training`, `validation` or `test`.
         """

@@ -23,12 +23,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from lorahydra.errors import ConfigError, TrackingError
+from lorahydra.errors import ConfigError, LorahydraError, NotRecordedError, TrackingError
 from lorahydra.tracking.address import database_file, is_server, shown
 from lorahydra.tracking.database import prepare_database
 from lorahydra.tracking.faults import describe
 
-__all__ = ["active_run", "connect", "experiment_of", "get_or_create_experiment", "quiet_environment", "talking_to"]
+__all__ = [
+    "active_run",
+    "connect",
+    "experiment_of",
+    "get_or_create_experiment",
+    "quiet_environment",
+    "talking_to",
+    "talking_to_artifacts",
+]
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -64,6 +72,22 @@ def talking_to(uri: str) -> Iterator[None]:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
             raise TrackingError(f"the MLflow store {shown(uri)} cannot be used: {describe(error)}") from error
+
+
+@contextmanager
+def talking_to_artifacts(uri: str) -> Iterator[None]:
+    """The same for a store's artifacts, whose services raise errors of their own SDKs, which have no common class.
+
+    Raises:
+        TrackingError: Instead of any failure that lorahydra has no error for.
+    """
+    try:
+        with talking_to(uri):
+            yield
+    except LorahydraError:
+        raise
+    except Exception as error:
+        raise TrackingError(f"the artifacts of {shown(uri)} cannot be used: {describe(error)}") from error
 
 
 def connect(uri: str, *, create: bool, writes: bool = False) -> Any:
@@ -238,7 +262,8 @@ def active_run(client: Any, uri: str, run_id: str, name: str = "") -> Any:
         name: Its name for messages, where it is known.
 
     Raises:
-        TrackingError: The store cannot be reached, or does not have the run, or not any more.
+        NotRecordedError: The store does not have the run, or not any more.
+        TrackingError: The store cannot be reached.
     """
     from mlflow.exceptions import MlflowException
 
@@ -249,9 +274,11 @@ def active_run(client: Any, uri: str, run_id: str, name: str = "") -> Any:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise TrackingError(f"the MLflow store {shown(uri)} has no {which}: name its store with --uri") from error
+            raise NotRecordedError(
+                f"the MLflow store {shown(uri)} has no {which}: name its store with --uri"
+            ) from error
     if info.lifecycle_stage != "active":
-        raise TrackingError(
+        raise NotRecordedError(
             f"{which} was deleted from {shown(uri)}: restore it with `mlflow runs restore --run-id {run_id}`"
         )
     return info

@@ -76,7 +76,7 @@ def find_experiment(config: TrackingConfig) -> str:
     client = connect(uri, create=False)
     with talking_to(uri):
         found = client.get_experiment_by_name(config.experiment_name)
-        if found is not None:
+        if found is not None and found.lifecycle_stage == "active":
             return str(found.experiment_id)
         names = sorted(experiment.name for experiment in client.search_experiments())
     raise ConfigError(

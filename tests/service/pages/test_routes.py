@@ -14,6 +14,7 @@ import httpx
 import pytest
 from tests.service.pages.rows import row
 
+from lorahydra.errors import TrackingError
 from lorahydra.service.access import Access
 from lorahydra.service.errors import TooManyError
 from lorahydra.service.pages import pages_router
@@ -203,7 +204,7 @@ def test_the_form_starts_a_fine_tune_once(site: httpx.Client, service: Service) 
     # Changed after the browser's "back": told, and with a new key, so that the next press starts it.
     page = checked(site.post("/configure", data=sent | {"trials": "8"}), 409)
     assert EN("refusal.idempotency_key_reused") in page
-    answer = site.post("/configure", data=sent | {"trials": "8", "key": key_in(page)})
+    answer = site.post("/configure", data=sent | {"trials": "8", "key": key_in(page), "project": "1"})
     assert answer.headers["location"] == "/fine-tunes/2"
 
 
@@ -223,6 +224,8 @@ def test_refusals_are_shown_in_the_form(site: httpx.Client) -> None:
     page = checked(site.post("/configure", data=sent), 409)
     assert EN("refusal.judge_not_configured") in page
     assert "GEMINI_API_KEY" in page or "pip install" in page
+    assert 'name="project" value="1"' in page
+    sent |= {"project": "1"}
     page = checked(site.post("/configure", data=sent | {"judge": "off", "other_model": "../../etc"}), 422)
     assert EN("configure.refused") in page
     assert 'value="../../etc"' in page
@@ -256,7 +259,7 @@ def test_the_quick_start_asks_when_there_is_no_judge(site: httpx.Client, service
     page = checked(site.post("/quick-start", data={"key": key_in(site.get("/").text)}), 409)
     assert EN("nojudge.title") in page
     assert "<code>gigachat</code>" in page
-    answer = site.post("/quick-start", data={"key": key_in(page), "judge": "off"})
+    answer = site.post("/quick-start", data={"key": key_in(page), "judge": "off", "project": "1"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/fine-tunes/1")
     assert service.job(1).params.n_trials == 20
     assert service.job(1).params.use_llm_judge is False
@@ -275,11 +278,39 @@ def test_the_quick_start_takes_the_judge(site: httpx.Client, service: Service, m
     assert "key-of-nobody" not in site.get("/configure").text
 
 
+def test_data_of_a_project_that_came_meanwhile_are_not_taken_unseen(site: httpx.Client, service: Service) -> None:
+    first = site.get("/configure").text
+    service.create_project("Somebody's")
+    sent = {"judge": "off", "base_model": "tiny", "trials": "5", "key": key_in(first)}
+    page = checked(site.post("/configure", data=sent), 409)
+    assert EN("configure.project.new") in page
+    assert 'name="project" value="1"' in page
+    assert site.post("/quick-start", data={"judge": "off"}).headers["location"] == "/"
+    assert service.jobs().total == 0
+    assert 'name="project" value="1"' in site.get("/configure").text
+
+
+def test_answers_that_cannot_be_read_do_not_take_the_page_with_them(
+    site: httpx.Client, rich: Callable[..., JobView], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rich()
+
+    def deleted(*_: Any) -> Any:
+        raise TrackingError("run 1 was deleted")
+
+    monkeypatch.setattr(service, "examples", deleted)
+    page = checked(site.get("/fine-tunes/1"))
+    assert EN("examples.unavailable") in page
+    assert "run 1 was deleted" in page
+    assert EN("job.cancel") in page
+
+
 def test_too_many_starts(make_site: Callable[..., httpx.Client]) -> None:
     site = make_site(starts_per_minute=1)
     assert site.post("/quick-start", data={"judge": "off"}).status_code == 303
-    assert EN("error.429") in checked(site.post("/quick-start", data={"judge": "off"}), TooManyError.status)
-    sent = {"judge": "off", "base_model": "tiny", "trials": "5", "action": "start"}
+    again = site.post("/quick-start", data={"judge": "off", "project": "1"})
+    assert EN("error.429") in checked(again, TooManyError.status)
+    sent = {"project": "1", "judge": "off", "base_model": "tiny", "trials": "5", "action": "start"}
     assert EN("refusal.too_many_requests") in checked(site.post("/configure", data=sent), 429)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from lorahydra.errors import LorahydraError
 from lorahydra.service.api import Served, Starts, get_adapter
 from lorahydra.service.bodies import Number, Offset, ProjectFilter
 from lorahydra.service.errors import NotFoundError
@@ -26,7 +27,7 @@ from lorahydra.service.pages.starting import Sent, quick_hint
 from lorahydra.service.pages.starting import router as starting
 from lorahydra.service.service import PAGE, Service
 from lorahydra.service.uploads import SUFFIXES
-from lorahydra.service.views import ENDED, JobView, ProjectView
+from lorahydra.service.views import ENDED, Examples, JobView, ProjectView
 
 __all__ = ["pages_router"]
 
@@ -199,10 +200,16 @@ def _live(service: Service, job: JobView) -> dict[str, Any]:
 
 
 def _examples(service: Service, job: JobView, offset: int) -> dict[str, Any]:
+    try:
+        examples, problem = service.examples(job.id, EXAMPLES, offset), None
+    except LorahydraError as error:
+        # A run that was deleted in MLflow, or its store away: the rest of the page does not need them.
+        examples, problem = Examples("", None, [], 0), str(error)
     return {
         "job": job,
         "ended": job.state in ENDED,
-        "examples": service.examples(job.id, EXAMPLES, offset),
+        "examples": examples,
+        "examples_problem": problem,
         "offset": offset,
         "page_size": EXAMPLES,
     }

@@ -45,6 +45,8 @@ Sent = Annotated[Mapping[str, Any], Depends(_sent)]
 def configure(request: Request, service: Served) -> Response:
     """The form, with what the address already says."""
     asked = dict(request.query_params)
+    if "project" not in asked and (newest := _newest(service)) is not None:
+        asked["project"] = str(newest)
     if not any(judge.is_default and judge.is_configured for judge in service.judges()):
         asked.setdefault("judge", "off")
     return _form(request, service, ConfigureForm.read(asked))
@@ -58,7 +60,13 @@ def start(request: Request, service: Served, starts: Starts, sent: Sent) -> Resp
         return _form(request, service, form)
     try:
         params = form.params()
+        if form.project is None and (newest := _newest(service)) is not None:
+            # It was opened when there was none: whose data it would be trained on is to be seen first.
+            form = replace(form, project=newest)
+            if service.repeated(form.key, newest, params, form.dataset_id, form.name or None) is None:
+                return _form(request, service, form, 409, problem=words("configure.project.new"))
         project = _project_or_first(request, service, form.project)
+        form = replace(form, project=project)
         job = _start(service, starts, project, params, form.key, form.dataset_id, form.name or None)
     except FormError as error:
         return _form(request, service, form, 422, problem=words(error.key, **TRIALS), field=error.field)
@@ -74,15 +82,19 @@ def start(request: Request, service: Served, starts: Starts, sent: Sent) -> Resp
 @router.post("/quick-start", response_model=None)
 def quick_start(request: Request, service: Served, starts: Starts, sent: Sent) -> Response:
     """Start at once with the values that suit most; where there is no judge, ask first."""
-    named = whole_number(str(sent.get("project", "")))
+    named, key = whole_number(str(sent.get("project", ""))), str(sent.get("key", ""))
     params = FineTuneParams(use_llm_judge=sent.get("judge") != "off")
+    if named is None and (newest := _newest(service)) is not None:
+        known = service.repeated(key, newest, params) if key else None
+        # The list is where it is seen whose data will be taken.
+        return go(request, "/" if known is None else f"/fine-tunes/{known.id}")
+    project = _project_or_first(request, service, named)
     try:
-        project = _project_or_first(request, service, named)
-        job = _start(service, starts, project, params, str(sent.get("key", "")))
+        job = _start(service, starts, project, params, key)
     except ServiceRefusal as refusal:
         if refusal.code != NO_JUDGE:
             raise
-        return _without_judge(request, service, named)
+        return _without_judge(request, service, project)
     return go(request, f"/fine-tunes/{job.id}")
 
 
@@ -211,12 +223,12 @@ def _estimated(request: Request, service: Service, form: ConfigureForm) -> dict[
     return {"estimate": None, "estimate_problem": said}
 
 
-def _without_judge(request: Request, service: Service, project_id: int | None) -> Response:
+def _without_judge(request: Request, service: Service, project_id: int) -> Response:
     values = {
-        "project": None if project_id is None else service.project(project_id),
+        "project": service.project(project_id),
         "key": ConfigureForm().key,
         "judges": service.judges(),
-        "configure_path": "/configure" + ("" if project_id is None else f"?project={project_id}"),
+        "configure_path": f"/configure?project={project_id}",
     }
     return render(request, "no_judge.html", values, 409)
 
@@ -225,5 +237,9 @@ def _project_or_first(request: Request, service: Service, project_id: int | None
     """The project; the newest where none is named, and a first one where there is none."""
     if project_id is not None:
         return project_id
+    return _newest(service) or service.create_project(words_of(request)("project.first")).id
+
+
+def _newest(service: Service) -> int | None:
     known = service.projects(1).items
-    return known[0].id if known else service.create_project(words_of(request)("project.first")).id
+    return known[0].id if known else None

@@ -52,6 +52,7 @@ document.addEventListener("htmx:before:request", (event) => {
 
 // A page that says nothing new must say why. `detail` is what a refusal says that is no page.
 const isUpload = (event) => event.detail.ctx && event.detail.ctx.sourceElement.id === "upload";
+const isForm = (event) => event.detail.ctx.request.method === "POST";
 function notice(text) {
   const place = byId("lost");
   place.textContent = text;
@@ -76,13 +77,13 @@ document.addEventListener("htmx:after:request", (event) => {
   busy(false);
   if (answer.status < 400) return notice("");
   if ((answer.headers.get("content-type") || "").startsWith("text/html")) {
-    return notice(answer.status >= 500 ? byId("lost").dataset.lost : "");
+    return notice(answer.status >= 500 ? byId("lost").dataset[isForm(event) ? "failed" : "lost"] : "");
   }
   event.preventDefault(); // it is not to be shown as a part of the page
   try {
     notice(JSON.parse(event.detail.ctx.text).detail);
   } catch {
-    notice(byId("lost").dataset.lost);
+    notice(byId("lost").dataset[isForm(event) ? "failed" : "lost"]);
   }
 });
 
