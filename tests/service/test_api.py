@@ -179,6 +179,19 @@ def test_a_dataset_is_checked_and_kept(client: httpx.Client, service: Service, r
     assert bad.json()["report"]["total_problems"] == 1
 
 
+def test_a_dataset_that_cannot_be_noted_is_not_kept(
+    client: httpx.Client, service: Service, rows: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.post("/projects", json={"name": "One"})
+
+    def full() -> Any:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(service._database, "changing", full)
+    assert refused(upload(client, "a.jsonl", rows), 503, "unavailable") == "the disk is full"
+    assert list((service.config.folder / "datasets").iterdir()) == []
+
+
 def wide_csv() -> bytes:
     names = ",".join(f"c{number}" for number in range(20_000))
     return f"question,answer,{names[:90_000]}\n".encode()

@@ -7,13 +7,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import sqlalchemy
-from tests.service.served import Served
+from tests.service.served import Served, free_port
 
 from lorahydra.errors import ConfigError
+from lorahydra.service.access import Access
 from lorahydra.service.database import Database, Version
+from lorahydra.service.server import ServerConfig, serve
 from lorahydra.service.service import Service
 from lorahydra.service.views import FineTuneParams
 
@@ -58,6 +61,14 @@ def test_one_server_at_a_time(service: Service) -> None:
     url = f"sqlite:///{service.config.folder / 'service.db'}"
     with pytest.raises(ConfigError, match="another lorahydra server uses sqlite"):
         Database(url)
+
+
+def test_a_second_server_leaves_the_ui_of_the_first_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[Path] = []
+    monkeypatch.setattr("lorahydra.service.server.end_ui", ended.append)
+    with pytest.raises(ConfigError, match="another lorahydra server uses the folder"):
+        serve(ServerConfig(Access(), free_port(), free_port()), service.config)
+    assert ended == []
 
 
 def test_a_database_of_another_version_is_refused(service: Service) -> None:
