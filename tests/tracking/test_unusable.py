@@ -89,10 +89,10 @@ def test_every_command_says_one_line(make: Callable[[Path], str], expected: str,
     for name, process in processes.items():
         _, errors = process.communicate(timeout=300)
         [line] = errors.strip().splitlines()
-        assert process.returncode == 3
-        assert line.startswith("lorahydra: the ")
-        # Before it runs a trial, this one only reads.
+        # Before it runs a trial, this one only reads; that the store has no such run is the user's fault.
         reads = name == "reproduce" and make is read_only_database
+        assert process.returncode == (2 if reads else 3)
+        assert line.startswith("lorahydra: the ")
         assert (f"has no run {RUN}" if reads else expected) in line
         assert list((tmp_path / name).iterdir()) == []
     assert {path: path.read_bytes() for path in folder.iterdir() if path.suffix == ".db"} == before
