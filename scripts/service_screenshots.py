@@ -36,7 +36,6 @@ def main() -> None:
         take("service-answers", f"{study}#examples")
         take("service-study-dark", study, scheme="dark")
         take("service-phone", study, size=PHONE, locale="ru-RU")
-        take("service-configure-phone", options.address, configure, size=PHONE, locale="ru-RU", scheme="dark")
         browser.close()
 
 

@@ -119,6 +119,7 @@ def test_a_copy_of_the_base_in_the_adapters_folder_is_taken(
     merged = tmp_path / "merged"
     export(folder, merged, merged=True)
     assert (merged / "model.safetensors").is_file()
+    assert "nobody/nothing" in (merged / "README.md").read_text("utf-8"), "the card names it as others find it"
 
 
 def test_what_this_machine_cannot_do_is_done_otherwise(

@@ -72,13 +72,14 @@ def export(
     origin = read_origin(folder)
     if base is not None:
         origin = dataclasses.replace(origin, model=model_at(origin.model, base))
-    elif merged and (own := place_of_base(folder, None)) is not None:
-        origin = dataclasses.replace(origin, model=model_at(origin.model, own))
+    loaded = origin
+    if (place := place_of_base(folder, base)) is not None:
+        loaded = dataclasses.replace(origin, model=model_at(origin.model, place))
     if merged:
         # Found before anything is written or loaded.
-        check_weights(locate(origin.model))
+        check_weights(locate(loaded.model))
     with atomic_dir(target) as temporary:
-        written = _write_merged(folder, temporary, origin, dtype) if merged else None
+        written = _write_merged(folder, temporary, loaded, dtype) if merged else None
         if written is None:
             written = _write_adapter(folder, temporary, origin, dtype, moved=base is not None)
         settings = json.loads((folder / CONFIG).read_text("utf-8"))

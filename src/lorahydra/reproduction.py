@@ -113,7 +113,7 @@ def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = 
         hint = f", for example its best: lorahydra reproduce {best}" if best else ""
         raise ConfigError(f"run {run_id} is the study {run.name}: give the run of one of its trials{hint}")
     if adapter := run.tags.get(Tag.EVALUATES):
-        raise ConfigError(f"run {run_id} only scored an adapter ({adapter}): score it again with `lorahydra evaluate`")
+        raise ConfigError(f"run {run_id} only scored an adapter: `lorahydra evaluate {adapter}` scores it again")
     text = read_text(store, run_id, CONFIG_FILE)
     if kind is None or text is None:
         raise ConfigError(f"run {run_id} ({run.name}) has no {CONFIG_FILE}: it was not recorded by lorahydra")

@@ -23,7 +23,7 @@ __all__ = ["reproduce"]
 
 PATHS = (
     *("data.train_file", "data.validation_file", "data.test_file", "model.name_or_path", "model.chat_template"),
-    *("evaluation.bertscore_model", "judge.rubric"),
+    "evaluation.bertscore_model",
 )
 """Keys whose value may be a file or folder."""
 SHOWN = 12
