@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lorahydra.service.choices import Choices
 from lorahydra.service.composing import composed
 from lorahydra.service.job import _last_word
 from lorahydra.service.planning import overrides_of, settled
-from lorahydra.service.results import log_tail
+from lorahydra.service.results import Progress, log_tail
 from lorahydra.service.service import Service
 from lorahydra.service.views import FineTuneParams
 
@@ -359,6 +360,16 @@ def test_what_the_server_is_set_to_is_only_a_default(models: Path) -> None:
     left_out = settled(FineTuneParams(True, None, None, 5), choices)
     config = composed(overrides_of(left_out, choices, None, own))
     assert (config.model.name_or_path, config.judge.name) == (str(models / "tiny"), "openai")
+
+
+def test_judged_answers_come_first(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [["a", None], ["b", 80.0], ["c", None], ["d", 60.0]]
+    table = json.dumps({"columns": ["prompt", "judge_score"], "data": rows})
+    monkeypatch.setattr(service._stores, "progress", lambda _: Progress(begun=True, best_run="1", best_trial=0))
+    monkeypatch.setattr("lorahydra.tracking.read_text", lambda *_: table)
+    found = service._stores.examples("fine-tune-1", "1", 3, 0)
+    assert [(one.prompt, one.judge_score) for one in found.items] == [("b", 80.0), ("d", 60.0), ("a", None)]
+    assert found.total == 4
 
 
 def test_a_log_that_overwrites_itself_is_one_line(tmp_path: Path) -> None:

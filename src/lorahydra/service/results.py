@@ -132,7 +132,10 @@ class Stores:
         return find_run(self.tracking, {Tag.STUDY: study, Tag.KIND: Kind.STUDY})
 
     def examples(self, study: str, study_run: str | None, limit: int, offset: int) -> Examples:
-        """Answers of the winner to the test split; before it is named, of the best trial to the validation split."""
+        """Answers of the winner to the test split; before it is named, of the best trial to the validation split.
+
+        Judged answers come first.
+        """
         from lorahydra.tracking import read_text
 
         found = self.progress(study)
@@ -141,7 +144,8 @@ class Stores:
         for split, run, artifact in places:
             text = None if run is None else read_text(self.tracking, run, artifact)
             if text is not None:
-                rows = list(_table(text))
+                # A judge sees some of them only: those have more to show.
+                rows = sorted(_table(text), key=lambda row: row.get("judge_score") is None)
                 items = [_example(row) for row in rows[offset : offset + limit]]
                 return Examples(split, found.best_trial, items, len(rows))
         return Examples("", found.best_trial, [], 0)
