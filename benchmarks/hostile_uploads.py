@@ -14,18 +14,16 @@ import http.client
 import io
 import json
 import os
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 import psutil
+from server import call, served, wait
 
 MIB = 1 << 20
 BOUNDARY = "hostile"
@@ -33,35 +31,21 @@ BOUNDARY = "hostile"
 
 def main() -> None:
     """Send them all."""
-    with tempfile.TemporaryDirectory() as name, socket.socket() as probe:
+    with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        command = [sys.executable, "-m", "lorahydra", "serve", "--folder", str(root / "served"), "--no-mlflow"]
-        with (root / "serve.txt").open("w") as log:
-            server = subprocess.Popen(
-                [*command, "--port", str(port)],
-                stdout=log,
-                stderr=log,
-                env=os.environ | {"LORAHYDRA_CACHE": str(root / "cache"), "HF_HOME": str(root / "huggingface")},
-            )
-        try:
-            wait_until(lambda: is_up(port))
-            assert ask(port, "POST", "/api/v1/projects", b'{"name": "One"}')[0] == 201
-            wait_until(
-                lambda: (root / "served" / "mlflow.db").exists() and (root / "served" / ".mlflow.db.lock").exists()
-            )
+        caches = {"LORAHYDRA_CACHE": str(root / "cache"), "HF_HOME": str(root / "huggingface")}
+        folder = root / "served"
+        with served(folder, root / "serve.txt", caches) as (port, pid):
+            call(port, "/api/v1/projects", {"name": "One"})
+            wait(lambda: (folder / "mlflow.db").exists() and (folder / ".mlflow.db.lock").exists())
+            (folder / "datasets" / "link.jsonl").symlink_to(root / "outside.jsonl")
             before = files(root)
             for file_name, content in cases(root):
-                attack(port, server.pid, file_name, content)
+                attack(port, pid, file_name, content)
                 left = files(root) - before
                 print(f"{'':14}left: {sorted(left) or 'nothing'}", flush=True)
-                assert ask(port, "GET", "/api/v1/health")[0] == 200
+                assert call(port, "/api/v1/health")["status"] == "ok"
             print("log of the server:", (root / "serve.txt").read_text()[-2000:])
-        finally:
-            server.terminate()
-            server.wait()
 
 
 def cases(root: Path) -> Iterator[tuple[str, Iterable[bytes]]]:
@@ -189,31 +173,6 @@ def files(root: Path) -> set[str]:
     """All files below a folder, apart from databases' journals."""
     found = (path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
     return {name for name in found if not name.endswith(("-journal", "-wal", "-shm"))}
-
-
-def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """One request."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request(method, path, body, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    return answer.status, answer.read()
-
-
-def is_up(port: int) -> bool:
-    """Whether the server answers."""
-    try:
-        return ask(port, "GET", "/api/v1/health")[0] == 200
-    except OSError:
-        return False
-
-
-def wait_until(there: Callable[[], bool]) -> None:
-    """Wait until it is so."""
-    for _ in range(600):
-        if there():
-            return
-        time.sleep(0.2)
-    sys.exit("the server did not start")
 
 
 if __name__ == "__main__":

@@ -11,17 +11,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
+
+from server import call, served, wait
 
 CONNECTIONS = 32
 QUEUED = 49
@@ -36,57 +30,27 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200, help="requests a second")
     parser.add_argument("--path", default="/api/v1/fine-tunes")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        command = [sys.executable, "-m", "lorahydra", "serve", "--folder", folder, "--port", str(port), "--no-mlflow"]
-        with (Path(folder) / "serve.txt").open("w") as log:
-            server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
-        try:
-            fill(port)
-            print(
-                summary(asyncio.run(load(port, options.path, options.rate, options.seconds)), options.rate), flush=True
-            )
-            running = call(port, "/api/v1/fine-tunes/1")
-            print(f"the study is {running['state']}, {running['trials_finished']} of {running['trials_wanted']} trials")
-        finally:
-            for number in range(1, QUEUED + 2):
-                call(port, f"/api/v1/fine-tunes/{number}/cancel", {})
-            wait(lambda: call(port, "/api/v1/fine-tunes/1")["state"] == "cancelled")
-            server.terminate()
-            server.wait()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with served(folder / "served", folder / "serve.txt") as (port, _):
+            try:
+                fill(port)
+                found = asyncio.run(load(port, options.path, options.rate, options.seconds))
+                print(summary(found, options.rate), flush=True)
+                job = call(port, "/api/v1/fine-tunes/1")
+                print(f"the study is {job['state']}, {job['trials_finished']} of {job['trials_wanted']} trials")
+            finally:
+                for number in range(1, call(port, "/api/v1/fine-tunes")["total"] + 1):
+                    call(port, f"/api/v1/fine-tunes/{number}/cancel", {})
+                wait(lambda: call(port, "/api/v1/fine-tunes/1")["state"] == "cancelled")
 
 
 def fill(port: int) -> None:
-    """Wait for the server, start the fine-tunes, and wait until the first one trains."""
-    wait(lambda: call(port, "/api/v1/health")["status"] == "ok")
+    """Start the fine-tunes, and wait until the first one trains."""
+    body = {"project_id": 123, "fine_tuning_params": START}
     for _ in range(QUEUED + 1):
-        body = {"project_id": 123, "fine_tuning_params": START}
-        wait(lambda body=body: call(port, "/api/v1/fine-tunes", body)["id"])  # over the limit of starts: again
+        wait(lambda: bool(call(port, "/api/v1/fine-tunes", body)["id"]))  # over the limit of starts: again
     wait(lambda: call(port, "/api/v1/fine-tunes/1")["trial_current"] is not None)
-
-
-def call(port: int, path: str, body: dict[str, Any] | None = None) -> Any:
-    """One request of the API."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
-
-
-def wait(there: Any, seconds: float = 300) -> None:
-    """Ask until it is so."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if there():
-                return
-        except (OSError, urllib.error.URLError):
-            pass
-        if time.monotonic() > deadline:
-            sys.exit("the server did not get there")
-        time.sleep(0.5)
 
 
 async def load(port: int, path: str, rate: float, seconds: float) -> list[tuple[float, int]]:

@@ -70,11 +70,11 @@ def export(
     target = target.resolve()
     check_adapter(folder)
     origin = read_origin(folder)
-    if base is not None:
-        origin = dataclasses.replace(origin, model=model_at(origin.model, base))
     loaded = origin
     if (place := place_of_base(folder, base)) is not None:
         loaded = dataclasses.replace(origin, model=model_at(origin.model, place))
+    if base is not None:
+        origin = loaded  # a copy in the adapter's folder is nothing that others could be told of
     if merged:
         # Found before anything is written or loaded.
         check_weights(locate(loaded.model))

@@ -158,7 +158,7 @@ def _load(source: Source, device: torch.device, dtype: torch.dtype, attention: s
 
 
 def _stored_dtype(source: Source) -> torch.dtype:
-    """The widest float that the weights of a checkpoint are stored in."""
+    """The half precision that all weights of a checkpoint are stored in; float32 where it is not one for all."""
     import torch
     from safetensors import safe_open
 
@@ -166,7 +166,7 @@ def _stored_dtype(source: Source) -> torch.dtype:
         return torch.float32
     check_weights(source)
     found = set()
-    for path in weight_files(source):
+    for path in weight_files(source.folder):
         with safe_open(str(path), framework="pt") as file:
             found |= {file.get_slice(name).get_dtype() for name in list(file.keys())}
     known = {"BF16": torch.bfloat16, "F16": torch.float16}

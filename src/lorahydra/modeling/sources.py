@@ -81,7 +81,7 @@ def check_weights(source: Source) -> None:
         return
     from safetensors import SafetensorError, safe_open
 
-    for path in _shards(source.folder):
+    for path in weight_files(source.folder):
         if not path.is_file():
             raise ModelError(_no_weights(source, path.name))
         try:
@@ -114,11 +114,6 @@ def content_digest(source: Source) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.name} {content}\n".encode())
     return f"sha256:{digest.hexdigest()}"
-
-
-def weight_files(source: Source) -> list[Path]:
-    """The safetensors files of a model that is no GGUF file."""
-    return _shards(source.folder)
 
 
 def copy_model(config: ModelConfig, target: Path) -> None:
@@ -188,7 +183,7 @@ def _from_hub(config: ModelConfig, weights: bool) -> Source:
         if config.gguf_file:
             return (folder / config.gguf_file).is_file()
         present = (folder / "config.json").is_file()
-        return present and not (weights and not all(path.is_file() for path in _shards(folder)))
+        return present and not (weights and not all(path.is_file() for path in weight_files(folder)))
 
     patterns = [config.gguf_file] if config.gguf_file else [*SETTINGS_PATTERNS, *(WEIGHT_PATTERNS if weights else ())]
     folder = snapshot(config.name_or_path, config.revision, patterns, complete, KEY)
@@ -214,8 +209,12 @@ def _check_config(path: Path) -> None:
         raise ModelError(f"{path} holds no settings: copy or download the model again")
 
 
-def _shards(folder: Path) -> list[Path]:
-    """The safetensors files that a model's weights are in, whether they exist or not."""
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that the weights of a model that is no GGUF file are in, whether they exist or not.
+
+    Raises:
+        ModelError: The index that names them is damaged.
+    """
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file() or not index.is_file():
         return [single]

@@ -21,6 +21,7 @@ from typing import Any
 
 from lorahydra.errors import DataError, LorahydraError, OutputError, causes
 from lorahydra.service.errors import InvalidError
+from lorahydra.service.processes import NICENESS
 from lorahydra.storage import writing
 
 __all__ = ["INCOMING", "check_file"]
@@ -98,7 +99,7 @@ def main(name: str, cache: str, overrides: Sequence[str]) -> None:
     for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, most)):
         with suppress(ValueError):  # a lower limit is set already
             resource.setrlimit(kind, (limit, limit))
-    os.nice(5)  # requests come first
+    os.nice(NICENESS)
     try:
         _few_columns(Path(name))
         answer: dict[str, Any] = {"report": _report(name, Path(cache), overrides)}

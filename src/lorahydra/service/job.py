@@ -15,12 +15,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lorahydra.service.processes import ENDED_FILE, JOB_FILE, LOG_FILE, PROCESS_FILE, hold, read_json, write_json
+from lorahydra.service.processes import (
+    ENDED_FILE,
+    JOB_FILE,
+    LOG_FILE,
+    NICENESS,
+    PROCESS_FILE,
+    hold,
+    read_json,
+    write_json,
+)
 
 __all__ = ["main"]
 
-NICENESS = 5
-"""Requests come first: a study that has all cores would let them wait."""
 SECONDS_TO_WAIT = 5.0
 """For the lock: longer than somebody needs to look at it."""
 PREFIX = "lorahydra: "

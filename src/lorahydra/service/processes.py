@@ -28,11 +28,24 @@ from typing import Any
 
 from lorahydra.storage import atomic_file, writing
 
-__all__ = ["ENDED_FILE", "JOB_FILE", "LOG_FILE", "PROCESS_FILE", "End", "JobProcess", "hold", "read_json", "write_json"]
+__all__ = [
+    "ENDED_FILE",
+    "JOB_FILE",
+    "LOG_FILE",
+    "NICENESS",
+    "PROCESS_FILE",
+    "End",
+    "JobProcess",
+    "hold",
+    "read_json",
+    "write_json",
+]
 
 JOB_FILE, LOCK_FILE, PROCESS_FILE = "job.json", "lock", "process.json"
 ENDED_FILE, LOG_FILE = "ended.json", "log.txt"
 POLL_SECONDS = 0.05
+NICENESS = 5
+"""Of studies and checks: requests come first, which would wait while others have all cores."""
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from lorahydra.service.supervisor import ACTIVE, job_study
 from lorahydra.service.views import ENDED, DatasetView, FineTuneParams, JobState, JobView, MlflowLinks, ProjectView
 from lorahydra.tracking.address import shown
 
-__all__ = ["DEMO_NAME", "MOST", "dataset_view", "found", "job_views", "part", "project_view"]
+__all__ = ["DEMO_NAME", "MOST", "dataset_view", "found", "job_views", "part", "project_views"]
 
 DEMO_NAME = "demo"
 """Stands for the dataset of jobs that have none of their own."""
@@ -49,11 +49,19 @@ def part(session: Session, table: type[Row], where: Any, limit: int, offset: int
     return list(found), session.scalar(count) or 0
 
 
-def project_view(session: Session, row: Project) -> ProjectView:
-    """A project with what it has."""
-    datasets = session.scalar(select(func.count()).select_from(Dataset).where(Dataset.project_id == row.id)) or 0
-    jobs = session.scalar(select(func.count()).select_from(Job).where(Job.project_id == row.id)) or 0
-    return ProjectView(row.id, row.name, _time(row.created), datasets, jobs)
+def project_views(session: Session, rows: Sequence[Project]) -> list[ProjectView]:
+    """Projects with what they have, with two queries however many they are."""
+    numbers = [row.id for row in rows]
+    datasets, jobs = _counts(session, Dataset.project_id, numbers), _counts(session, Job.project_id, numbers)
+    return [
+        ProjectView(row.id, row.name, _time(row.created), datasets.get(row.id, 0), jobs.get(row.id, 0)) for row in rows
+    ]
+
+
+def _counts(session: Session, project: Any, numbers: Sequence[int]) -> dict[int, int]:
+    """How many rows of a table each project has; `project` is the column that says whose a row is."""
+    found = session.execute(select(project, func.count()).where(project.in_(numbers)).group_by(project))
+    return {number: count for number, count in found}
 
 
 def dataset_view(row: Dataset) -> DatasetView:

@@ -37,7 +37,7 @@ from lorahydra.service.database import Database, Dataset, Job, Project
 from lorahydra.service.errors import ConflictError, NotFoundError
 from lorahydra.service.planning import Data, demo_data, estimate, overrides_of, settled
 from lorahydra.service.results import Stores, log_tail
-from lorahydra.service.rows import MOST, dataset_view, found, job_views, part, project_view
+from lorahydra.service.rows import MOST, dataset_view, found, job_views, part, project_views
 from lorahydra.service.sharing import Shared
 from lorahydra.service.supervisor import Supervisor
 from lorahydra.service.uploads import Upload, readable_name, remove_leftovers
@@ -173,13 +173,13 @@ class Service:
             NotFoundError: There is none.
         """
         with self._database.reading() as session:
-            return project_view(session, found(session, Project, project_id, "project"))
+            return project_views(session, [found(session, Project, project_id, "project")])[0]
 
     def projects(self, limit: int = PAGE, offset: int = 0) -> Page[ProjectView]:
         """Projects, the newest first."""
         with self._database.reading() as session:
             rows, total = part(session, Project, None, limit, offset)
-            return Page([project_view(session, row) for row in rows], total, limit, offset)
+            return Page(project_views(session, rows), total, limit, offset)
 
     # Datasets
 
