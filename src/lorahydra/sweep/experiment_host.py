@@ -26,7 +26,7 @@ from lorahydra.sweep.parallel import is_helper, run_helpers, workers_wanted
 from lorahydra.sweep.records import TrialRecord
 from lorahydra.sweep.running import RunningTrial
 from lorahydra.sweep.space import SearchSpace, corners
-from lorahydra.sweep.spec import CONTENT, experiment_spec
+from lorahydra.sweep.spec import CONTENT, DATA_CONTENT, experiment_spec
 from lorahydra.sweep.storage import shown
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class ExperimentHost:
             splits = prepared.splits
             digests = [split.digest for split in (splits.train, splits.validation, splits.test) if split is not None]
             self._content = {
-                f"{CONTENT} of the data": " ".join(digest[:12] for digest in digests),
+                DATA_CONTENT: " ".join(digest[:12] for digest in digests),
                 f"{CONTENT} of the base model": str(prepared.base.digest),
             }
 

@@ -67,7 +67,7 @@ def open_study(sweeper: StudySweeper, space: SearchSpace) -> optuna.Study:
         else:
             check_same(name, known, spec)
             if not spec.keys() <= known.keys():  # digests that the first process did not know
-                study.set_user_attr(SPEC, known | spec)
+                study.set_user_attr(SPEC, spec | known)
         if not host.is_helper:
             study.set_user_attr(TRIALS, int(sweeper.n_trials))
             if (command := host.command()) is not None and COMMAND not in study.user_attrs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from lorahydra.config.compose import flatten
@@ -9,10 +10,14 @@ from lorahydra.config.judge import FREE as FREE_OF_JUDGE
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
 
-__all__ = ["CONTENT", "check_same", "experiment_spec"]
+__all__ = ["CONTENT", "DATA_CONTENT", "ROWS_CONTENT", "check_same", "experiment_spec"]
+
+logger = logging.getLogger(__name__)
 
 FREE = {
     *("output_dir", "study", "model.device"),
+    # Which rows they leave to train on and to choose by, the digests tell.
+    *("data.test_file", "data.test_split", "data.max_leakage"),
     *("evaluation.batch_size", "evaluation.bertscore_batch_size", "evaluation.bootstrap_samples"),
     *("training.save_steps", "training.resume", "training.logging_steps", "training.per_device_eval_batch_size"),
     *(f"judge.{name}" for name in FREE_OF_JUDGE - {"repeats", "min_coverage"}),
@@ -21,6 +26,11 @@ FREE_GROUPS = ("tracking.", "search.")
 SHOWN = 6
 CONTENT = "content"
 """Begins the names of digests."""
+DATA_CONTENT = f"{CONTENT} of the data"
+"""Digests of the splits, with a space between: training, validation and, where there is one, test."""
+ROWS_CONTENT = f"{CONTENT} of the rows that fit"
+"""Digest of the training and validation rows that the length limits leave."""
+OVERLONG, MAX_LENGTH = "data.overlong", "data.max_length"
 
 
 def experiment_spec(
@@ -47,12 +57,23 @@ def experiment_spec(
 def check_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Make sure that new trials can be compared with the old ones.
 
+    A key that an older version did not know counts as its default.
+
     Raises:
         StudyError: They cannot; the message shows the difference.
     """
-    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+    defaults = {key: str(value) for key, value in flatten(ExperimentConfig()).items()}
+    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key, defaults.get(key)) != now.get(key)]
     # Not known to a process that only starts workers.
     keys = [key for key in keys if not key.startswith(CONTENT) or (key in before and key in now)]
+    keys = [key for key in keys if key not in FREE]
+    if _same_rows(before, now):
+        keys = [key for key in keys if key not in (OVERLONG, MAX_LENGTH)]
+    if DATA_CONTENT in keys and _chosen_by(before) == _chosen_by(now):
+        keys.remove(DATA_CONTENT)
+        logger.warning(
+            "The test split of study %s is not the one that it began with: its winner is scored on the new one", name
+        )
     if not keys:
         return
     shown = [f"{key}: {_text(before.get(key))} → {_text(now.get(key))}" for key in keys[:SHOWN]]
@@ -61,6 +82,23 @@ def check_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> 
         f"study {name} cannot go on with other settings, its trials could not be compared ({'; '.join(shown)}{more}): "
         "undo the change, or begin a new study with another name"
     )
+
+
+def _same_rows(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Whether another length limit leaves the very rows to train on and to choose by that there were.
+
+    `error` lets no row through that is over the limit, so a higher limit and other ways to treat such rows change
+    nothing; else the digests decide.
+    """
+    if ROWS_CONTENT in before:
+        return before[ROWS_CONTENT] == now.get(ROWS_CONTENT, before[ROWS_CONTENT])
+    limits = [int(spec.get(MAX_LENGTH, 0)) for spec in (before, now)]
+    return before.get(OVERLONG) == "error" and limits[0] <= limits[1]
+
+
+def _chosen_by(spec: Mapping[str, str]) -> list[str]:
+    """The digests of the splits that trials are trained on and chosen by."""
+    return spec[DATA_CONTENT].split()[:2]
 
 
 def _text(value: str | None) -> str:

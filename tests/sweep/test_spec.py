@@ -1,0 +1,67 @@
+"""What a study may go on with: settings, limits and data that leave its trials comparable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lorahydra.config.compose import compose
+from lorahydra.errors import StudyError
+from lorahydra.sweep.spec import DATA_CONTENT, ROWS_CONTENT, check_same, experiment_spec
+
+SPLITS = {DATA_CONTENT: "aaa bbb ccc"}
+
+
+def spec(*overrides: str, **content: str) -> dict[str, str]:
+    return experiment_spec(compose(["data=local", "data.train_file=a", *overrides]), {}, ["combined"], ()) | content
+
+
+def refused(before: dict[str, str], now: dict[str, str]) -> bool:
+    try:
+        check_same("s", before, now)
+    except StudyError:
+        return True
+    return False
+
+
+def test_a_key_that_an_older_version_did_not_know_is_its_default() -> None:
+    old = spec()
+    for key in ("data.system_prompt", "training.weight_decay"):
+        del old[key]
+    assert not refused(old, spec())
+    with pytest.raises(StudyError, match=r"training\.weight_decay: not there → 0\.1"):
+        check_same("s", old, spec("training.weight_decay=0.1"))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "fits"),
+    [
+        (["data.overlong=error"], ["data.overlong=drop"], True),
+        (["data.overlong=error"], ["data.overlong=truncate", "data.max_length=2048"], True),
+        (["data.overlong=error"], ["data.overlong=drop", "data.max_length=512"], False),
+        (["data.overlong=drop"], ["data.overlong=error"], False),
+        (["data.overlong=drop"], ["data.overlong=drop", "data.max_length=2048"], False),
+    ],
+)
+def test_without_digests_only_what_an_error_let_through_may_be_limited_otherwise(
+    before: list[str], now: list[str], fits: bool
+) -> None:
+    assert refused(spec(*before), spec(*now, **SPLITS, **{ROWS_CONTENT: "fff"})) is not fits
+
+
+@pytest.mark.parametrize(("rows", "fits"), [("fff", True), ("ggg", False)])
+def test_with_digests_the_rows_that_fit_decide(rows: str, fits: bool) -> None:
+    before: dict[str, Any] = {**SPLITS, ROWS_CONTENT: "fff"}
+    now: dict[str, Any] = {**SPLITS, ROWS_CONTENT: rows}
+    assert refused(spec("data.overlong=drop", **before), spec("data.max_length=512", **now)) is not fits
+    # A process that only starts workers has no digests, and the workers compare them.
+    assert not refused(spec("data.overlong=drop", **before), spec("data.max_length=512"))
+
+
+def test_another_test_split_is_said_and_other_rows_to_choose_by_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    assert not refused(spec(**SPLITS), spec("data.test_file=t", **{DATA_CONTENT: "aaa bbb ddd"}))
+    assert "The test split of study s is not the one that it began with" in caplog.text
+    assert not refused(spec(**SPLITS), spec(**{DATA_CONTENT: "aaa bbb"}))
+    assert refused(spec(**SPLITS), spec(**{DATA_CONTENT: "aaa eee ccc"}))
+    assert refused(spec(**SPLITS), spec(**{DATA_CONTENT: "eee bbb ccc"}))
