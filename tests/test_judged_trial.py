@@ -376,7 +376,7 @@ def test_trials_that_were_judged_differently_have_no_ranking(trials: Trials) -> 
     with judge_server() as server:
         trials("one", server)
         trials("two", server, "judge/rubric=russian")
-        with pytest.raises(ConfigError, match="differ in judge: their scores do not compare"):
+        with pytest.raises(ConfigError, match=r"differs from the others in judge\.rubric\..*: scores do not compare"):
             judge_finalists([trials.folder / "one", trials.folder / "two"])
 
 

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorahydra.answers import SavedTrial, load_answers, no_answers
+from lorahydra.config.changes import IN_A_STUDY, JUDGED_AGAIN, differing
 from lorahydra.config.compose import restored_config
-from lorahydra.config.judge import FREE, refuse_secret
+from lorahydra.config.judge import refuse_secret
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, OutputError
 from lorahydra.evaluation import Evaluation, Judging, evaluate
 from lorahydra.finishing import TrialJudging, TrialScores, finish_trial, rejudge_hint
 from lorahydra.judges import JudgeSession, load_session
-from lorahydra.names import ANSWERS_FILE, FINAL, State
+from lorahydra.names import ANSWERS_FILE, FINAL, OBJECTIVE, State
 from lorahydra.progress import Progress
 from lorahydra.recording import record_judging, record_scores
-from lorahydra.tracking import TrackedRun, reopen_run, sync
+from lorahydra.tracking import TrackedRun, read_run, reopen_run, sync
 
 __all__ = ["Finalist", "find_trials", "judge_finalists", "rejudge"]
 
@@ -95,6 +96,8 @@ def judge_finalists(
     folders: Sequence[Path],
     *,
     overrides: Sequence[str] = (),
+    settings: ExperimentConfig | None = None,
+    scores: Mapping[Path, float] | None = None,
     tracking_uri: str | None = None,
     progress: Progress | None = None,
 ) -> list[Finalist]:
@@ -104,8 +107,11 @@ def judge_finalists(
     runs as `final/…`.
 
     Args:
-        folders: Output folders of trials, judged alike on the same examples.
+        folders: Output folders of trials, judged alike on the same examples. What may change in a study may differ:
+            all finalists are judged in the same way.
         overrides: As for `rejudge`.
+        settings: The experiment whose judge judges now; that of the newest trial when left out.
+        scores: `combined` of the trials by folder, where the caller knows it.
         tracking_uri: Where the MLflow store is, if it has moved.
         progress: Where to show the progress.
 
@@ -118,12 +124,23 @@ def judge_finalists(
     """
     progress = progress or Progress()
     trials = [load_answers(folder, tracking_uri=tracking_uri) for folder in folders]
-    _check_alike(trials)
-    configs = [_with_overrides(trial.config, overrides) for trial in trials]
-    session = _session(configs[0])
-    # Without new calls: these verdicts are in the cache.
-    first = [_judged(session, trial, config, None, 1, progress) for trial, config in zip(trials, configs, strict=True)]
-    ranked = sorted(range(len(trials)), key=lambda index: -first[index].combined.mean)
+    newest = _with_overrides(settings or max(trials, key=_written).config, overrides)
+    _check_alike(trials, newest)
+    configs = [
+        dataclasses.replace(
+            trial.config,
+            judge=newest.judge,
+            evaluation=newest.evaluation,
+            tracking=dataclasses.replace(newest.tracking, uri=trial.config.tracking.uri),
+        )
+        for trial in trials
+    ]
+    session = _session(newest)
+    first = [
+        (scores or {}).get(trial.folder) or _first_score(session, trial, config, progress)
+        for trial, config in zip(trials, configs, strict=True)
+    ]
+    ranked = sorted(range(len(trials)), key=lambda index: -first[index])
     finalists = []
     for index in ranked[: session.config.finalists]:
         trial, config = trials[index], configs[index]
@@ -136,6 +153,16 @@ def judge_finalists(
         run.finish(run.before.state)
         finalists.append(Finalist(trial, tuned))
     return sorted(finalists, key=lambda finalist: -finalist.tuned.combined.mean)
+
+
+def _written(trial: SavedTrial) -> float:
+    return (trial.folder / ANSWERS_FILE).stat().st_mtime
+
+
+def _first_score(session: JudgeSession, trial: SavedTrial, config: ExperimentConfig, progress: Progress) -> float:
+    """What the trial scored; judged anew only where its run does not say, with the cache's verdicts."""
+    known = read_run(config.tracking, trial.run_id).metrics.get(OBJECTIVE)
+    return _judged(session, trial, config, None, 1, progress).combined.mean if known is None else known
 
 
 def _judged(
@@ -177,22 +204,22 @@ def _with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Exper
     """The trial's config with other patience, limits or addresses for its judge."""
     for override in overrides:
         refuse_secret(override)
-        group, _, key = override.partition("=")[0].partition(".")
-        if group != "judge" or key not in FREE or "=" not in override:
+        key, equals, _ = override.partition("=")
+        if key not in JUDGED_AGAIN or not equals:
+            free = ", ".join(sorted(name.removeprefix("judge.") for name in JUDGED_AGAIN))
             raise ConfigError(
-                f"{override.partition('=')[0]} cannot be changed when answers are judged again, scores could not be "
-                f"compared; what can: judge.KEY=VALUE with {', '.join(sorted(FREE))}"
+                f"{key} cannot be changed when answers are judged again, scores could not be compared; what can: "
+                f"judge.KEY=VALUE with {free}"
             )
     return restored_config(dataclasses.asdict(config), overrides)
 
 
-def _check_alike(trials: Sequence[SavedTrial]) -> None:
-    """Make sure that scores of the trials can be compared."""
-    for trial in trials[1:]:
-        for name in ("judge", "evaluation", "seed"):
-            if getattr(trial.config, name) != getattr(trials[0].config, name):
-                raise ConfigError(
-                    f"{trial.folder} and {trials[0].folder} differ in {name}: their scores do not compare"
-                )
+def _check_alike(trials: Sequence[SavedTrial], newest: ExperimentConfig) -> None:
+    """Make sure that scores of the trials can be compared when they are judged as `newest` says."""
+    for trial in trials:
+        keys = differing(trial.config, newest, IN_A_STUDY | JUDGED_AGAIN)
+        keys = [key for key in keys if key.startswith(("judge.", "evaluation.")) or key == "seed"]
+        if keys:
+            raise ConfigError(f"{trial.folder} differs from the others in {', '.join(keys)}: scores do not compare")
         if trial.answers.examples.digest != trials[0].answers.examples.digest:
             raise ConfigError(f"{trial.folder} and {trials[0].folder} answered different examples")

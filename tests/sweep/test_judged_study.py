@@ -60,16 +60,34 @@ def tuner(model: Path, server: JudgeServer, *overrides: str, n_trials: int = 3) 
     )
 
 
-def test_finalists_are_judged_on_all_examples_before_a_winner_is_named(tiny_model: Path, tmp_path: Path) -> None:
+CHANGES = [
+    *("judge.timeout=30", "judge.concurrency=2", "judge.requests_per_minute=100000", "judge.max_retries=3"),
+    *("judge.overlap=false", "judge.prompt_price=1", "judge.completion_price=2", "judge.max_cost=1"),
+    *("judge.trace=false", "judge.cache=false", "judge.repeats=2", "judge.finalists=3"),
+    *("judge.api_key_env=[OTHER_KEY,GEMINI_API_KEY]", "judge.verify_ssl_certs=true"),
+    *("evaluation.batch_size=3", "evaluation.bertscore_batch_size=5", "evaluation.bootstrap_samples=200"),
+    *("training.save_steps=50", "training.logging_steps=2", "training.per_device_eval_batch_size=3"),
+    *("tracking.retry_seconds=5", "tracking.log_model=none"),
+]
+"""With another address of the judge, every kind of what may change while a study goes on."""
+
+
+def test_finalists_are_judged_on_all_examples_whatever_was_changed_since(tiny_model: Path, tmp_path: Path) -> None:
     with judge_server() as server:
-        result = tuner(tiny_model, server).run()
+        first = tuner(tiny_model, server, n_trials=2).run()
+    metrics = client_of(tmp_path).get_run(first.run_id or "").data.metrics
+    assert {"test/judge_score", "baseline/judge_score", "test/combined"} <= set(metrics)
+    assert first.best.judge_score is not None
+    with judge_server() as server:
+        result = tuner(tiny_model, server, *CHANGES).run()
+        examples = len({request.user for request in server.requests})
     finalists = [run for run in of_kind(tmp_path, "trial") if "final/combined" in run.data.metrics]
-    assert len(finalists) == 2
+    assert len(finalists) == 3
     best = max(finalists, key=lambda run: run.data.metrics["final/combined"])
     assert result.best.run_id == best.info.run_id
-    metrics = client_of(tmp_path).get_run(result.run_id or "").data.metrics
-    assert {"test/judge_score", "baseline/judge_score", "test/combined"} <= set(metrics)
-    assert result.best.judge_score is not None
+    assert examples > 0
+    [parent] = of_kind(tmp_path, "study")
+    assert parent.data.tags["lorahydra.best_run"] == best.info.run_id
 
 
 def test_a_judge_that_is_away_stops_the_study_which_goes_on_later(tiny_model: Path, tmp_path: Path) -> None:

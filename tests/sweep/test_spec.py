@@ -65,3 +65,17 @@ def test_another_test_split_is_said_and_other_rows_to_choose_by_are_refused(capl
     assert not refused(spec(**SPLITS), spec(**{DATA_CONTENT: "aaa bbb"}))
     assert refused(spec(**SPLITS), spec(**{DATA_CONTENT: "aaa eee ccc"}))
     assert refused(spec(**SPLITS), spec(**{DATA_CONTENT: "eee bbb ccc"}))
+
+
+def test_what_an_older_version_did_not_let_change_may_change() -> None:
+    assert not refused(spec() | {"judge.repeats": "1", "judge.timeout": "7"}, spec("judge.repeats=3"))
+    assert refused(spec(), spec("judge.min_coverage=0.5"))
+
+
+def test_another_search_space_is_refused() -> None:
+    searched = experiment_spec(
+        compose(["data=local", "data.train_file=a"]), {"lora.r": "1 to 8"}, ["combined"], ["lora.r"]
+    )
+    assert "lora.r" not in searched
+    with pytest.raises(StudyError, match="search of lora.r: 1 to 8 → not there"):
+        check_same("s", searched, spec())

@@ -14,6 +14,7 @@ import click
 from lorahydra.cli.exits import EXIT_DIFFERENT
 from lorahydra.cli.logs import log_to_terminal
 from lorahydra.cli.stores import uri_option
+from lorahydra.config.changes import PATHS
 from lorahydra.config.compose import literal
 
 if TYPE_CHECKING:
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["reproduce"]
 
-PATHS = (
-    *("data.train_file", "data.validation_file", "data.test_file", "model.name_or_path", "model.chat_template"),
-    "evaluation.bertscore_model",
-)
-"""Keys whose value may be a file or folder."""
 SHOWN = 12
 """Differences that are shown before a run."""
 

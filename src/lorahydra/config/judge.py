@@ -11,15 +11,7 @@ from lorahydra.config.checks import at_least, not_blank, one_of, within
 from lorahydra.errors import ConfigError, JudgeNotFoundError
 from lorahydra.registry import NO_JUDGE, registered_judges
 
-__all__ = ["FREE", "CriterionConfig", "JudgeConfig", "RubricConfig", "refuse_secret"]
-
-FREE = {
-    *("base_url", "auth_url", "api_key_env", "ca_bundle_file", "verify_ssl_certs"),
-    *("concurrency", "requests_per_minute", "timeout", "max_retries", "overlap"),
-    *("prompt_price", "completion_price", "max_cost", "cache", "trace"),
-    *("min_coverage", "repeats", "finalists"),
-}
-"""What may change when answers are judged again; with anything else, scores of trials could not be compared."""
+__all__ = ["CriterionConfig", "JudgeConfig", "RubricConfig", "refuse_secret"]
 
 LANGUAGES = ("en", "ru")
 NOT_A_NAME = (

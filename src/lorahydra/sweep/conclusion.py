@@ -135,6 +135,10 @@ def _winner(run: StudyRun, records: list[TrialRecord], directions: list[str], ob
     complete = [record for record in records if record.state is State.COMPLETE]
     if judge.name == "none" or objectives != ["combined"] or judge.finalists < 2 or len(complete) < 2:
         return best
+    own = {name.lstrip("+").partition(".")[0] for record in complete for name in record.params}
+    if own & {"judge", "evaluation", "seed"}:
+        logger.warning("No finalists are judged: the search decides how trials are scored, so they do not compare")
+        return best
     return _best_finalist(run, complete, best)
 
 
@@ -147,7 +151,8 @@ def _best_finalist(run: StudyRun, complete: list[TrialRecord], best: TrialRecord
         logger.warning("%d trials ran on other machines and cannot be finalists here", len(complete) - len(places))
     if best.folder not in places:
         return best
-    ranking = judge_finalists(list(places), tracking_uri=run.config.tracking.uri)
+    scores = {folder: record.combined for folder, record in places.items() if record.combined is not None}
+    ranking = judge_finalists(list(places), settings=run.config, scores=scores, tracking_uri=run.config.tracking.uri)
     winner = places[ranking[0].trial.folder]
     logger.info(
         "Finalists on all examples: %s",

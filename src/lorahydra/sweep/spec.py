@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+from lorahydra.config.changes import IN_A_STUDY, may_change
 from lorahydra.config.compose import flatten
-from lorahydra.config.judge import FREE as FREE_OF_JUDGE
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
 
@@ -14,15 +14,6 @@ __all__ = ["CONTENT", "DATA_CONTENT", "ROWS_CONTENT", "check_same", "experiment_
 
 logger = logging.getLogger(__name__)
 
-FREE = {
-    *("output_dir", "study", "model.device"),
-    # Which rows they leave to train on and to choose by, the digests tell.
-    *("data.test_file", "data.test_split", "data.max_leakage"),
-    *("evaluation.batch_size", "evaluation.bertscore_batch_size", "evaluation.bootstrap_samples"),
-    *("training.save_steps", "training.resume", "training.logging_steps", "training.per_device_eval_batch_size"),
-    *(f"judge.{name}" for name in FREE_OF_JUDGE - {"repeats", "min_coverage"}),
-}
-FREE_GROUPS = ("tracking.", "search.")
 SHOWN = 6
 CONTENT = "content"
 """Begins the names of digests."""
@@ -49,7 +40,7 @@ def experiment_spec(
     own = set(searched)
     for key, value in flatten(config).items():
         varies = any(key == name or key.startswith(f"{name}.") for name in own)
-        if key not in FREE and not key.startswith(FREE_GROUPS) and not varies and key != "objective":
+        if not may_change(key, IN_A_STUDY) and not varies and key != "objective":
             spec[key] = str(value)
     return spec
 
@@ -66,7 +57,7 @@ def check_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> 
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key, defaults.get(key)) != now.get(key)]
     # Not known to a process that only starts workers.
     keys = [key for key in keys if not key.startswith(CONTENT) or (key in before and key in now)]
-    keys = [key for key in keys if key not in FREE]
+    keys = [key for key in keys if not may_change(key, IN_A_STUDY)]
     if _same_rows(before, now):
         keys = [key for key in keys if key not in (OVERLONG, MAX_LENGTH)]
     if DATA_CONTENT in keys and _chosen_by(before) == _chosen_by(now):

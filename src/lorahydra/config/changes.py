@@ -1,0 +1,65 @@
+"""Which keys may change between results that are compared with each other: the one list for all who compare.
+
+`IN_A_STUDY` is for later trials of a study and for its finalists, `JUDGED_AGAIN` for answers that are judged once more,
+`REPRODUCED` for a run that is run again. What is in none of them decides what a score means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from lorahydra.config.compose import flatten
+from lorahydra.config.schema import ExperimentConfig
+
+__all__ = ["IN_A_STUDY", "JUDGED_AGAIN", "PATHS", "REPRODUCED", "differing", "may_change"]
+
+OF_THE_JUDGE = frozenset(
+    f"judge.{name}"
+    for name in (
+        *("base_url", "auth_url", "api_key_env", "ca_bundle_file", "verify_ssl_certs"),
+        *("concurrency", "requests_per_minute", "timeout", "max_retries", "overlap"),
+        *("prompt_price", "completion_price", "max_cost", "cache", "trace"),
+        *("repeats", "finalists"),
+    )
+)
+"""How the judge is reached, how patiently and for how much. The last two are for finalists, who are compared anew."""
+
+IN_A_STUDY = OF_THE_JUDGE | {
+    *("tracking.", "search."),
+    *("output_dir", "study", "model.device"),
+    # Which rows they leave to train on and to choose by, the digests tell.
+    *("data.test_file", "data.test_split", "data.max_leakage"),
+    *("evaluation.batch_size", "evaluation.bertscore_batch_size", "evaluation.bootstrap_samples"),
+    *("training.save_steps", "training.resume", "training.logging_steps", "training.per_device_eval_batch_size"),
+}
+"""No adapter, answer or verdict depends on these. A name that ends with a dot stands for its whole group."""
+
+JUDGED_AGAIN = OF_THE_JUDGE | {"judge.min_coverage"}
+"""With another coverage a trial that failed may count, which in a study would depend on when it was run."""
+
+PATHS = (
+    *("data.train_file", "data.validation_file", "data.test_file", "model.name_or_path", "model.chat_template"),
+    "evaluation.bertscore_model",
+)
+"""Keys whose value may be a file or folder."""
+
+REPRODUCED = IN_A_STUDY | set(PATHS)
+"""Data and model may lie elsewhere: whether they are the same is seen by their digests."""
+
+
+def may_change(key: str, free: Collection[str]) -> bool:
+    """Whether one of the lists has a key, such as `judge.timeout`."""
+    return key in free or any(key.startswith(name) for name in free if name.endswith("."))
+
+
+def differing(one: ExperimentConfig, other: ExperimentConfig, free: Collection[str]) -> list[str]:
+    """Keys in which two experiments differ and may not, such as `lora.r`.
+
+    Args:
+        one: An experiment.
+        other: What it is compared with.
+        free: One of the lists.
+    """
+    before, now = flatten(one), flatten(other)
+    keys = dict.fromkeys([*before, *now])
+    return [key for key in keys if before.get(key) != now.get(key) and not may_change(key, free)]
