@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from lorahydra import progress as progress_module
-from lorahydra.progress import Progress
+from lorahydra.progress import Progress, console
 
 ON_A_TERMINAL = """
 import logging, sys
@@ -40,6 +40,13 @@ def test_nothing_is_drawn_without_a_terminal(capfd: pytest.CaptureFixture[str]) 
     with Progress().task("Training", 2) as advance:
         advance(2, "")
     assert capfd.readouterr() == ("", "")
+
+
+def test_tables_in_a_log_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert console().width == 120
+    monkeypatch.setenv("COLUMNS", "90")
+    assert console().width == 90
 
 
 def test_log_lines_stay_whole_beside_the_bar() -> None:

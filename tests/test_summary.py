@@ -10,7 +10,7 @@ from rich.console import Console
 from lorahydra.evaluation import Answers, Evaluation, EvaluationSet
 from lorahydra.evaluation.bertscore import BertScores
 from lorahydra.evaluation.scoring import Gain, Interval
-from lorahydra.summary import verdict, write_summary
+from lorahydra.summary import verdict, write_scores, write_summary
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,12 @@ def test_answers_stand_side_by_side_as_they_are() -> None:
         "Tuning helped",
     ):
         assert part in text
+
+
+def test_the_verdict_is_one_line_of_a_narrow_log() -> None:
+    output = io.StringIO()
+    write_scores(Console(file=output, width=40), evaluation("tuned", 0.75), None, Gain(0.25, 0.2, 0.3))
+    assert verdict(Gain(0.25, 0.2, 0.3)) in output.getvalue().splitlines()
 
 
 def test_without_a_baseline_there_is_no_difference() -> None:

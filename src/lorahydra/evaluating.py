@@ -11,8 +11,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from lorahydra.answers import TrialAnswers
 from lorahydra.chatting import warn_of_another_base
 from lorahydra.config.schema import ExperimentConfig
@@ -22,7 +20,7 @@ from lorahydra.modeling.adapters import load_adapter
 from lorahydra.modeling.origin import read_origin
 from lorahydra.names import EVAL, TEST, Kind, Tag
 from lorahydra.preparation import Prepared, prepare, test_examples
-from lorahydra.progress import Progress
+from lorahydra.progress import Progress, console
 from lorahydra.recording import record_answers, record_setup
 from lorahydra.summary import write_scores
 from lorahydra.tracking import TrackedRun, check_store, start_run
@@ -61,7 +59,7 @@ def evaluate_adapter(
         record_setup(run, config, overrides, prepared)
         scores = score_adapter(run, config, prepared, examples, adapter, prefix, progress=progress)
     split = "test" if prefix == TEST else "validation"
-    write_scores(Console(), scores.tuned, scores.baseline, scores.gain, split=split)
+    write_scores(console(), scores.tuned, scores.baseline, scores.gain, split=split)
     logger.info("MLflow run %s: %s", run.run_id, run.url)
     return scores
 

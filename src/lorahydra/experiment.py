@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console
-
 from lorahydra.answers import TrialAnswers, forget_answers, save_answers
 from lorahydra.config.compose import flatten
 from lorahydra.config.schema import ExperimentConfig
@@ -26,7 +24,7 @@ from lorahydra.modeling.adapters import load_adapter
 from lorahydra.modeling.origin import write_origin
 from lorahydra.names import EVAL, Kind, Metric, Score, State, Tag, scored
 from lorahydra.preparation import Prepared, origin_of, prepare
-from lorahydra.progress import Progress
+from lorahydra.progress import Progress, console
 from lorahydra.recording import record_adapter, record_answers, record_searched, record_setup, run_name
 from lorahydra.summary import write_summary
 from lorahydra.tracking import TrackedRun, check_store, start_run
@@ -186,7 +184,7 @@ class PendingTrial:
                 self.place.finished(result)
         run.finish(State.COMPLETE)
         if self.place is None:  # a study shows its leaderboard instead
-            write_summary(Console(), self.answers.examples, scores.tuned, scores.baseline, scores.gain)
+            write_summary(console(), self.answers.examples, scores.tuned, scores.baseline, scores.gain)
         logger.info("MLflow run %s: %s", run.run_id, run.url)
         return result
 

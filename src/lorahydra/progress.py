@@ -10,12 +10,18 @@ with progress.task("Training", total=24) as advance:
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-__all__ = ["Advance", "Progress"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Advance", "Progress", "console"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +29,25 @@ Advance = Callable[[int, str], None]
 """Called with how many units were done and a short note (may be empty)."""
 
 SECONDS_BETWEEN_LINES = 15.0
+LOG_WIDTH = 120
+"""Columns of tables that go to a file: nobody can make a log wider."""
+
+
+def console() -> Console:
+    """Where tables are printed: the terminal or notebook as it is, or a log of its own width."""
+    from rich.console import Console
+
+    found = Console()
+    if found.is_terminal or found.is_jupyter or "COLUMNS" in os.environ:
+        return found
+    return Console(width=LOG_WIDTH)
+
+
+def _in_notebook() -> bool:
+    """Whether a notebook shows what is printed, and has the widgets that a moving bar needs there."""
+    # Whoever runs in a notebook has imported it.
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell" and find_spec("ipywidgets") is not None
 
 
 @contextmanager
@@ -47,12 +72,12 @@ class Progress:
     """Shows the progress of one task at a time.
 
     Args:
-        live: Draw a bar; by default when stderr is a terminal. Otherwise a plain log line is written at most every
-            15 seconds, so that a log file stays readable.
+        live: Draw a bar; by default when stderr is a terminal, or a notebook that has ipywidgets. Otherwise a plain
+            log line is written at most every 15 seconds, so that a log file stays readable.
     """
 
     def __init__(self, live: bool | None = None) -> None:
-        self.live = sys.stderr.isatty() if live is None else live
+        self.live = (sys.stderr.isatty() or _in_notebook()) if live is None else live
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Advance]:

@@ -50,7 +50,8 @@ def write_scores(
     """Print the table of scores on a split and whether tuning helped."""
     console.print(_scores(tuned, baseline, split))
     if gain is not None:
-        console.print(verdict(gain), highlight=False)
+        # In one line whatever the width: it is searched for in logs.
+        console.print(verdict(gain), highlight=False, soft_wrap=True)
 
 
 def _scores(tuned: Evaluation, baseline: Evaluation | None, split: str) -> RenderableType:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
+
+from lorahydra.cli.commands import commands
 
 LORAHYDRA = str(Path(sys.executable).parent / "lorahydra")
 
@@ -20,6 +25,8 @@ LORAHYDRA = str(Path(sys.executable).parent / "lorahydra")
         (["data", "check", "no-such-file.jsonl"], "no-such-file.jsonl"),
         (["sync", "no-such-folder"], "no-such-folder"),
         (["sync", "--frobnicate"], "--frobnicate"),
+        (["studies", "resum"], "Did you mean 'resume'? (see lorahydra studies --help)"),
+        (["judges", "check"], "Missing argument 'NAME'. (see lorahydra judges check --help)"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
@@ -28,6 +35,61 @@ def test_a_mistake_is_one_line(arguments: list[str], words: str, tmp_path: Path)
     [line] = done.stderr.strip().splitlines()
     assert line.startswith("lorahydra: ")
     assert words in line
+
+
+GROUPS = ["", *(name for name, command in commands.commands.items() if isinstance(command, click.Group))]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_shows_its_commands_one_a_line(group: str) -> None:
+    asked = CliRunner().invoke(commands, [*group.split(), "--help"], prog_name="lorahydra", terminal_width=80)
+    bare = CliRunner().invoke(commands, group.split(), prog_name="lorahydra", terminal_width=80)
+    assert asked.exit_code == 0
+    assert bare.exit_code == 2, "as other programs made with click: nothing was asked for"
+    assert bare.stderr == asked.stdout
+    lines = asked.stdout.partition("Commands:\n")[2].splitlines()
+    own = commands.commands[group].commands if group else commands.commands  # type: ignore[attr-defined]
+    assert [line.split()[0] for line in lines] == sorted(own)
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
+
+
+def test_a_bare_command_shows_help_and_no_error(tmp_path: Path) -> None:
+    done = subprocess.run([LORAHYDRA, "studies"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: lorahydra studies [OPTIONS] COMMAND [ARGS]...\n")
+
+
+COMPLETION = """
+eval "$(_LORAHYDRA_COMPLETE=bash_source lorahydra)"
+COMP_WORDS=($LINE) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+_lorahydra_completion lorahydra
+echo "${COMPREPLY[*]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [("lorahydra judges ch", "check"), ("lorahydra judges check gem", "gemini gemini_legacy")],
+)
+def test_bash_completes(line: str, offered: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "LINE": line, "PATH": f"{Path(LORAHYDRA).parent}:{os.environ['PATH']}"}
+    command = ["bash", "-c", COMPLETION]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == offered
+
+
+def test_letters_that_the_terminal_does_not_have_are_spelled_out(tmp_path: Path) -> None:
+    (tmp_path / "вопросы.jsonl").write_text('{"prompt": "1", "completion": "2"}', encoding="utf-8")
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    command = [LORAHYDRA, "data", "check", "вопросы.jsonl"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.stdout.startswith(rb"\u0432\u043e\u043f")
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(tmp_path: Path) -> None:
+    command = f"{LORAHYDRA} data check demo --json | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("{\n", "")
 
 
 def test_help_and_version(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from lorahydra import __version__
+from lorahydra.cli.hydra_options import understood
+from lorahydra.errors import ConfigError
 from lorahydra.modeling.packaged import fetch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,6 +64,7 @@ def with_rows(place: Path, content: str | bytes, name: str = "rows.jsonl") -> st
         ("training.lerning_rate=1", ["unknown key training.lerning_rate (did you mean learning_rate?)"]),
         ("lora=lara", ["lora=lara does not exist: choose one of dora, lora, pissa, rslora"]),
         ("lora.r=[1", ["lora.r=["]),
+        ("lora", ["cannot read 'lora': write KEY=VALUE, such as lora.r=8, or GROUP=CHOICE"]),
         ("study=one", ["study=one names a study, and this is a single trial: add -m"]),
         ("data.train_file=null", ["data.train_file or data.hub_name"]),
     ],
@@ -67,6 +72,61 @@ def with_rows(place: Path, content: str | bytes, name: str = "rows.jsonl") -> st
 def test_a_mistake_in_the_configuration(place: Path, override: str, parts: list[str]) -> None:
     assert_one_line(run(place, "experiment=demo", override), 2, *parts)
     assert not (place / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["--cfg", "jobs"], "invalid choice: 'jobs'"),
+        (["-sc", "install=tcsh"], "install=SHELL with SHELL one of bash, fish, zsh"),
+        (["-sc", "query=bash"], "is for shells"),
+        (["--experimental-rerun", "nowhere"], "nowhere is not the output folder of a run"),
+    ],
+)
+def test_a_mistake_in_an_option(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        understood(arguments)
+
+
+def test_help_and_version_are_ours(place: Path) -> None:
+    done = run(place, "--version")
+    assert (done.returncode, done.stdout) == (0, f"lorahydra, version {__version__}\n")
+    done = run(place, "--help", variables={"LORA_N_TRIALS": "many"})
+    assert done.returncode == 0
+    assert "data: demo, hub, local\n" in done.stdout
+    assert "hydra.sweeper.n_trials=40" in done.stdout
+    assert "docs/troubleshooting.md" in done.stdout
+    assert "lora_dropout" not in done.stdout, "a page, and not the whole configuration"
+    assert max(map(len, done.stdout.splitlines())) < 100
+    assert run(place, "--hydra-help").stdout.startswith("Hydra (")
+    assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["job", "all"])
+def test_the_configuration_is_shown_without_secrets(place: Path, kind: str) -> None:
+    overrides = ["tracking.uri=postgresql://me:geheim@host/db", "judge=openai", "judge.model=${oc.env:MY_API_KEY}"]
+    done = run(place, "--cfg", kind, "--resolve", *overrides, variables={"MY_API_KEY": "sk-0123456789"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "postgresql://me:***@host/db" in done.stdout
+    assert "geheim" not in done.stdout
+    assert "sk-0123456789" not in done.stdout
+    [folder] = re.findall(r"^output_dir: (.+)", done.stdout, re.MULTILINE)
+    assert folder.startswith("outputs/")
+    assert not list(place.iterdir())
+
+
+def test_bash_completes_overrides() -> None:
+    script = '''
+        eval "$(python train.py -sc install=bash)"
+        COMP_LINE="python train.py data=" COMP_CWORD=2
+        hydra_bash_completion
+        echo "${COMPREPLY[*]}"'''
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["data=demo", "data=hub", "data=local"]
 
 
 def test_a_variable_of_the_wrong_type(place: Path) -> None:

@@ -27,20 +27,25 @@ __all__ = ["main"]
 class UsageError(LorahydraError):
     """The command line cannot be understood."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(f"{message} (see lorahydra --help)")
-        self.exit_code = exit_code
+    def __init__(self, error: click.ClickException) -> None:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        command = "lorahydra" if context is None else context.command_path
+        super().__init__(f"{error.format_message()} (see {command} --help)")
+        self.exit_code = error.exit_code
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lorahydra")
 def commands() -> None:
-    """Find the best LoRA adapter for your data."""
+    """Find the best LoRA adapter for your data.
+
+    `lorahydra train` takes Hydra overrides, as train.py does; the other commands look at data, judges and results.
+    """
 
 
 @commands.command(
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
-    short_help="Train and evaluate one adapter, as train.py does.",
+    short_help="Train one adapter, or search for the best with -m.",
 )
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def train(overrides: tuple[str, ...]) -> None:
@@ -65,6 +70,10 @@ def main() -> None:
             code = commands(prog_name="lorahydra", standalone_mode=False)
         except click.Abort:
             raise KeyboardInterrupt from None
+        except click.exceptions.NoArgsIsHelpError as error:
+            # A group without a command: its help, on stderr and with 2, as everywhere in click.
+            error.show()
+            sys.exit(error.exit_code)
         except click.ClickException as error:
-            raise UsageError(error.format_message(), error.exit_code) from error
+            raise UsageError(error) from error
     sys.exit(code if isinstance(code, int) else 0)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lorahydra.cli.completing import files
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,13 +22,13 @@ __all__ = ["data"]
 BAR_WIDTH = 40
 
 
-@click.group()
+@click.group(short_help="Check a dataset before training on it.")
 def data() -> None:
     """Look at a dataset before anything is trained on it."""
 
 
 @data.command()
-@click.argument("file")
+@click.argument("file", shell_complete=files)
 @click.option("--validation", metavar="FILE", help="Validation file; cut from FILE when left out.")
 @click.option("--test", metavar="FILE", help="Test file; cut from FILE when left out.")
 @click.option("--format", "scheme", default="auto", show_default=True, help="Column scheme (data.format).")
@@ -94,6 +96,7 @@ def _columns(text: str | None) -> ColumnsConfig:
         if name.strip() not in known or not column.strip():
             raise click.BadParameter(
                 f"'{name}={column}': write question=q,answer=a with first names of {', '.join(known)}",
+                click.get_current_context(),
                 param_hint="--columns",
             )
     return ColumnsConfig(**{name.strip(): column.strip() for name, _, column in pairs})

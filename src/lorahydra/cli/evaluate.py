@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from lorahydra.cli.completing import folders
 from lorahydra.cli.logs import log_to_terminal
 from lorahydra.cli.stores import uri_option
 from lorahydra.config.compose import compose, literal
@@ -16,8 +17,10 @@ from lorahydra.config.compose import compose, literal
 __all__ = ["evaluate"]
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("adapter")
+@click.command(
+    context_settings={"ignore_unknown_options": True}, short_help="Score an adapter beside its base model on test data."
+)
+@click.argument("adapter", shell_complete=folders)
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 @uri_option
 def evaluate(adapter: str, overrides: tuple[str, ...], uri: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 import traceback
@@ -36,6 +37,7 @@ def exit_codes(resume_hint: Callable[[], str] = str) -> Iterator[None]:
     Args:
         resume_hint: Gives what to say after an interruption.
     """
+    _never_choke()
     try:
         yield
     except LorahydraError as error:
@@ -46,6 +48,13 @@ def exit_codes(resume_hint: Callable[[], str] = str) -> Iterator[None]:
         _end(f"cannot read or write {error.filename or 'a file'}: {REASONS[error.errno]}", OutputError.exit_code)
     except KeyboardInterrupt:
         _end(f"interrupted{resume_hint()}", EXIT_INTERRUPTED)
+
+
+def _never_choke() -> None:
+    """Spell out what the terminal's encoding does not have, instead of failing on it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _end(message: str, code: int) -> NoReturn:

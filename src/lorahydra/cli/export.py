@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from lorahydra.cli.completing import folders
 from lorahydra.cli.stores import uri_option
 
 __all__ = ["export"]
@@ -13,8 +14,8 @@ __all__ = ["export"]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-@click.command()
-@click.argument("source")
+@click.command(short_help="Write an adapter, or a merged model, to a folder.")
+@click.argument("source", shell_complete=folders)
 @click.option("--to", "target", type=click.Path(path_type=Path), required=True, metavar="DIR", help="A new folder.")
 @click.option("--merged", is_flag=True, help="One model for transformers, with the adapter merged into its base.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Of the weights.")

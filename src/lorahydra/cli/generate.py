@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lorahydra.cli.completing import folders
 from lorahydra.cli.showing import Answered, note, prompt_text, show_answers, write_lines
 from lorahydra.cli.stores import uri_option
 from lorahydra.errors import ConfigError, DataError, OutputError
@@ -37,8 +38,8 @@ class Wanted:
     max_new_tokens: int | None
 
 
-@click.command()
-@click.argument("source")
+@click.command(short_help="Answer prompts with an adapter, or chat with it.")
+@click.argument("source", shell_complete=folders)
 @click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
 @click.option(
     "--file", metavar="FILE", help="Prompts: .txt with one a line, or a dataset (.jsonl, .json, .csv, .parquet)."

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.cli.exits import exit_codes, wants_traceback
+from lorahydra.cli.hydra_options import program_name, shared_output, understood
 from lorahydra.config.compose import config_dir, explain, readable, register, to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, LorahydraError
@@ -45,10 +46,11 @@ def launch(app: Callable[[], object]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     watch_parent()
     with exit_codes(_study_hint):
-        sys.argv[1:] = readable(sys.argv[1:])
+        sys.argv[1:] = understood(readable(sys.argv[1:]))
         remember_command(list(sys.argv))
         try:
-            app()
+            with shared_output(sys.argv[1:]):
+                app()
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             if wants_traceback() or (isinstance(error, ValueError) and not _raised_by_hydra(error)):
                 raise
@@ -121,8 +123,7 @@ def _resume_hint(overrides: list[str], output_dir: str) -> str:
         return "; it starts anew when run again (training.save_steps=N keeps checkpoints to go on from)"
     words = [without_password(override) for override in overrides]
     command = " ".join(shlex.quote(word) for word in (*words, "training.resume=true", f"hydra.run.dir={output_dir}"))
-    program = "lorahydra train" if Path(sys.argv[0]).name.startswith("lorahydra") else f"python {sys.argv[0]}"
-    return f"; go on with: {program} {command}"
+    return f"; go on with: {program_name()} {command}"
 
 
 def train_command(arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lorahydra.cli.completing import judge_names
 from lorahydra.errors import JudgeError, JudgeNotFoundError, JudgeSetupError
 from lorahydra.registry import BUILT_IN, registered_judges
 
@@ -18,12 +19,12 @@ __all__ = ["judges"]
 QUESTION, REFERENCE, ANSWER = "What is 2 + 3?", "5", "The answer is 5."
 
 
-@click.group()
+@click.group(short_help="List the judges, check one, judge answers again.")
 def judges() -> None:
     """LLM judges: who scores answers."""
 
 
-@judges.command("list")
+@judges.command("list", short_help="Show the judges, their models, keys and SDKs.")
 def list_judges() -> None:
     """Show the judges, the model each one asks, and whether its key and SDK are there."""
     rows = [("NAME", "MODEL", "KEY", "SDK"), *(_row(name) for name in registered_judges())]
@@ -62,8 +63,8 @@ def _sdk(name: str) -> str:
         return f"missing: pip install 'lorahydra[{name.replace('_', '-')}]'"
 
 
-@judges.command()
-@click.argument("name")
+@judges.command(short_help="Ask a judge for one verdict and say how it went.")
+@click.argument("name", shell_complete=judge_names)
 @click.argument("overrides", nargs=-1)
 def check(name: str, overrides: tuple[str, ...]) -> None:
     """Ask the judge NAME for one verdict and say how it went.
@@ -97,7 +98,7 @@ def _config(name: str, overrides: tuple[str, ...]) -> JudgeConfig:
     return compose([f"judge={name}", *overrides]).judge
 
 
-@judges.command("rejudge")
+@judges.command("rejudge", short_help="Judge the answers of a trial again.")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("overrides", nargs=-1)
 @click.option("--uri", metavar="URI", help="Address of the MLflow store, where it has moved or has a password.")
@@ -107,17 +108,16 @@ def rejudge_trial(folder: Path, overrides: tuple[str, ...], uri: str | None) -> 
     DIR is the trial's output folder. Nothing is trained or generated again, and no verdict is asked for twice.
     OVERRIDES are judge.KEY=VALUE of keys that do not change verdicts, for example judge.max_cost=2.
     """
-    from rich.console import Console
-
+    from lorahydra.progress import console
     from lorahydra.rejudging import find_trials, rejudge
     from lorahydra.summary import write_scores
 
     for trial in find_trials([folder]):
         scores = rejudge(trial, overrides=overrides, tracking_uri=uri)
-        write_scores(Console(), scores.tuned, scores.baseline, scores.gain)
+        write_scores(console(), scores.tuned, scores.baseline, scores.gain)
 
 
-@judges.command("finalists")
+@judges.command("finalists", short_help="Judge the best trials on all examples and rank them.")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
 @click.option("--uri", metavar="URI", help="Address of the MLflow store, where it has moved or has a password.")
 @click.option("--set", "overrides", multiple=True, metavar="judge.KEY=VALUE", help="For example judge.repeats=3.")

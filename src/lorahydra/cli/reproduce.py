@@ -26,7 +26,7 @@ SHOWN = 12
 """Differences that are shown before a run."""
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings={"ignore_unknown_options": True}, short_help="Run a recorded trial again and compare.")
 @click.argument("run_id")
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 @uri_option
@@ -77,9 +77,9 @@ def _show_run(recorded: Recorded) -> None:
 
 def _show_comparison(compared: Sequence[Compared]) -> int:
     """Print the table; the exit code says whether a metric is different."""
-    from rich.console import Console
     from rich.table import Table
 
+    from lorahydra.progress import console
     from lorahydra.reproduction import Agreement
 
     gaps = any(entry.agreement in (Agreement.CLOSE, Agreement.DIFFERENT) for entry in compared)
@@ -89,7 +89,7 @@ def _show_comparison(compared: Sequence[Compared]) -> int:
         gap = "" if math.isnan(entry.difference) else f"{entry.difference:.3g}"
         cells = (entry.name, _number(entry.before), _number(entry.again), *([gap] if gaps else []))
         table.add_row(*cells, entry.agreement.value)
-    Console().print(table)
+    console().print(table)
     counts = {kind: sum(entry.agreement is kind for entry in compared) for kind in Agreement}
     if counts[Agreement.EQUAL] == len(compared):
         click.echo(f"All {len(compared)} metrics are equal to the last digit.")

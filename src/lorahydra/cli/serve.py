@@ -18,7 +18,7 @@ UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb
 PACKAGES = ("fastapi", "uvicorn", "jinja2", "python_multipart")
 
 
-@click.command()
+@click.command(short_help="Serve the HTTP API and the web page.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another one needs LORAHYDRA_API_TOKEN.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option(

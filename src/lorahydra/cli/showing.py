@@ -85,9 +85,10 @@ def show_answers(answered: Sequence[Answered]) -> None:
 
 
 def _show_table(answered: Sequence[Answered]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from lorahydra.progress import console
 
     several = len(answered) > 1
     table = Table(show_lines=several)
@@ -97,4 +98,4 @@ def _show_table(answered: Sequence[Answered]) -> None:
         cells = (*([entry.prompt] if several else []), entry.base_answer or "", entry.answer)
         # As text, so that brackets in an answer are not taken for markup.
         table.add_row(*(Text(printable(cell)) for cell in cells))
-    Console().print(table)
+    console().print(table)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lorahydra.cli.completing import study_names
 from lorahydra.errors import StudyError
 from lorahydra.names import STUDY_STORE
 
@@ -25,7 +26,7 @@ storage_option = click.option(
 )
 
 
-@click.group()
+@click.group(short_help="List, show and resume studies.")
 def studies() -> None:
     """Studies: searches that `train.py -m` began."""
 
@@ -52,26 +53,25 @@ def _row(entry: StudyEntry) -> tuple[str, str, str, str, str]:
 
 
 @studies.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=study_names)
 @storage_option
 def show(name: str, storage: str) -> None:
     """Show the trials of study NAME, best first."""
-    from rich.console import Console
-
+    from lorahydra.progress import console
     from lorahydra.sweep.catalog import find_study
     from lorahydra.sweep.leaderboard import write_leaderboard
 
     entry = find_study(name, storage)
-    console = Console()
+    screen = console()
     wanted = "" if entry.n_trials is None else f" of {entry.n_trials}"
-    console.print(f"Study {entry.name}: {entry.state}, {entry.finished}{wanted} trials", highlight=False)
-    write_leaderboard(console, entry.trials, entry.directions, entry.objectives)
+    screen.print(f"Study {entry.name}: {entry.state}, {entry.finished}{wanted} trials", highlight=False, soft_wrap=True)
+    write_leaderboard(screen, entry.trials, entry.directions, entry.objectives)
     if entry.command is not None:
-        console.print(f"Folder: {entry.command['folder']}", highlight=False, soft_wrap=True)
+        screen.print(f"Folder: {entry.command['folder']}", highlight=False, soft_wrap=True)
 
 
 @studies.command("resume", context_settings={"ignore_unknown_options": True})
-@click.argument("name")
+@click.argument("name", shell_complete=study_names)
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 @storage_option
 def resume(name: str, overrides: tuple[str, ...], storage: str) -> None:

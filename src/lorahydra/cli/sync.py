@@ -15,7 +15,7 @@ __all__ = ["sync"]
 USUAL_FOLDERS = (Path("outputs"), Path("multirun"))
 
 
-@click.command()
+@click.command(short_help="Send to MLflow what could not be sent before.")
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR]...")
 @click.option("--uri", metavar="URI", help="Address of the MLflow store, where it has moved since.")
 def sync(folders: tuple[Path, ...], uri: str | None) -> None:

@@ -234,6 +234,8 @@ def explain(error: BaseException) -> LorahydraError:
             return _bad_value(found)
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
         return ConfigError(f"cannot read {ambiguous[1]}: put a text with commas in quotes, or search its parts with -m")
+    if alone := re.match(r"Error when parsing index: \d+, string: (.*) out of \[", str(error)):
+        return ConfigError(f"cannot read '{alone[1]}': write KEY=VALUE, such as lora.r=8, or GROUP=CHOICE")
     return ConfigError(_first_sentence(str(error)))
 
 

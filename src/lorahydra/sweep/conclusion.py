@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import OutputError, StudyError, TrackingError
 from lorahydra.finishing import TrialScores
@@ -26,6 +24,7 @@ from lorahydra.names import (
     Tag,
     scored,
 )
+from lorahydra.progress import console
 from lorahydra.storage import atomic_file, replaced_dir
 from lorahydra.sweep.hosts import write_optimization_results
 from lorahydra.sweep.leaderboard import leaderboard_csv, ranked, write_leaderboard
@@ -264,11 +263,11 @@ def _facts(test: Any) -> dict[str, float]:
 def _show(result: StudyResult, run: StudyRun, directions: list[str], objectives: list[str]) -> None:
     from lorahydra.summary import write_scores
 
-    console = Console()
-    write_leaderboard(console, result.trials, directions, objectives)
+    screen = console()
+    write_leaderboard(screen, result.trials, directions, objectives)
     if result.test is not None:
         scores = result.test
-        write_scores(console, scores.tuned, scores.baseline, scores.gain, split="test")
+        write_scores(screen, scores.tuned, scores.baseline, scores.gain, split="test")
     logger.info("Best: trial %d, %s", result.best.number, dict(result.best_params))
     logger.info("Adapter: %s", result.adapter)
     logger.info("MLflow run %s: %s", run.run_id, run.run.url)

@@ -1,0 +1,58 @@
+"""What a shell offers for the arguments of `lorahydra`: judges, packaged models, studies, files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import click
+from click.shell_completion import CompletionItem
+
+from lorahydra.errors import LorahydraError
+from lorahydra.names import STUDY_STORE
+
+__all__ = ["files", "folders", "judge_names", "packaged_names", "study_names"]
+
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def files(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Files and folders, which the shell knows itself."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def folders(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Folders, which the shell knows itself."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def _names(known: Callable[[click.Context], Iterable[str]]) -> Completer:
+    def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        try:
+            return [CompletionItem(name) for name in known(context) if name.startswith(incomplete)]
+        except LorahydraError:  # no store is here: nothing to offer
+            return []
+
+    return complete
+
+
+def _judges(_context: click.Context) -> Iterable[str]:
+    from lorahydra.registry import registered_judges
+
+    return registered_judges()
+
+
+def _packaged(_context: click.Context) -> Iterable[str]:
+    from lorahydra.modeling.packaged import PACKAGED
+
+    return PACKAGED
+
+
+def _studies(context: click.Context) -> Iterable[str]:
+    from lorahydra.sweep.catalog import list_studies
+
+    return [entry.name for entry in list_studies(context.params.get("storage") or STUDY_STORE)]
+
+
+judge_names = _names(_judges)
+packaged_names = _names(_packaged)
+study_names = _names(_studies)

@@ -1,0 +1,102 @@
+"""The options of `train.py` that Hydra brings: understood in one line, and what they print is fit to be shared."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+
+from lorahydra import __version__
+from lorahydra.errors import ConfigError
+
+__all__ = ["program_name", "shared_output", "understood"]
+
+SECRET_VARIABLE = re.compile(r"(?i)(key|token|secret|password|credentials?)$")
+SHORTEST_SECRET = 6
+PASSWORD_IN_ADDRESS = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s@/'\"]+@|([?&;](?:password|sslpassword|token)=)[^\s&'\"]+")
+SHELLS = ("bash", "fish", "zsh")
+
+
+def understood(arguments: Sequence[str]) -> list[str]:
+    """The arguments as Hydra is to get them.
+
+    Prints the version and exits where that is asked for.
+
+    Args:
+        arguments: Overrides and options.
+
+    Raises:
+        ConfigError: An option is not known, or its value is not possible.
+    """
+    parser = get_args_parser()
+    for action in parser._actions:
+        if isinstance(action, argparse._VersionAction):
+            action.version = f"lorahydra, version {__version__}"
+    parser.error = _refuse  # type: ignore[method-assign]
+    options = parser.parse_intermixed_args(list(arguments))
+    rerun = options.experimental_rerun
+    if rerun is not None and not Path(rerun, ".hydra", "hydra.yaml").is_file():
+        _refuse(f"--experimental-rerun {rerun} is not the output folder of a run")
+    if options.shell_completion:
+        _check_completion(options.overrides)
+    elif (options.cfg or options.help) and options.resolve:
+        # Hydra knows the folder of a run only when it runs.
+        return ["hydra.runtime.output_dir=${hydra:run.dir}", *arguments]
+    return list(arguments)
+
+
+@contextmanager
+def shared_output(arguments: Sequence[str]) -> Iterator[None]:
+    """Take passwords and keys out of a configuration that is printed: it ends up in issues and chats."""
+    options, _ = get_args_parser().parse_known_intermixed_args(list(arguments))
+    if not (options.cfg or options.info or options.help):
+        yield
+        return
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output):
+            yield
+    except SystemExit as ended:
+        # Hydra's own line about a --package that is not there.
+        raise SystemExit(2 if ended.code == 1 else ended.code) from None
+    finally:
+        sys.stdout.write(_without_secrets(output.getvalue()))
+
+
+def program_name() -> str:
+    """How the program was called: `python train.py`, or `lorahydra train`."""
+    called = sys.argv[0]
+    return "lorahydra train" if Path(called).name.startswith("lorahydra") else f"python {called}"
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message} (see {program_name()} --help)")
+
+
+def _check_completion(overrides: Sequence[str]) -> None:
+    command, _, shell = overrides[0].partition("=") if overrides else ("", "", "")
+    if program_name().startswith("lorahydra"):
+        _refuse(
+            'the completion of lorahydra is eval "$(_LORAHYDRA_COMPLETE=bash_source lorahydra)"; of train.py, its own'
+        )
+    if command not in ("install", "uninstall", "query") or shell not in SHELLS:
+        _refuse(f"--shell-completion needs install=SHELL with SHELL one of {', '.join(SHELLS)}")
+    if command == "query" and "COMP_LINE" not in os.environ:
+        _refuse("--shell-completion query=… is for shells, which set COMP_LINE")
+
+
+def _without_secrets(text: str) -> str:
+    text = PASSWORD_IN_ADDRESS.sub(lambda found: f"{found[1]}:***@" if found[1] else f"{found[2]}***", text)
+    for name, value in os.environ.items():
+        if SECRET_VARIABLE.search(name) and len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    return text
