@@ -20,6 +20,7 @@ from lorahydra.config.compose import flatten
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation import Judging, answer, answer_untuned
 from lorahydra.finishing import TrialJudging, TrialScores, finish_trial, rejudge_hint
+from lorahydra.interrupts import noticed, postponed, raise_if_interrupted
 from lorahydra.modeling.adapters import load_adapter
 from lorahydra.modeling.origin import write_origin
 from lorahydra.names import EVAL, Kind, Metric, Score, State, Tag, scored
@@ -127,7 +128,7 @@ def begin_trial(
     prepared = prepare(config)
     judging = _judging(prepared, config)
     run = _start(config, place)
-    with run.closed_on_error(judging.stop):
+    with run.closed_on_error(judging.stop), noticed():
         record_setup(run, config, overrides, prepared)
         number, params = (0, _searched(config, overrides)) if place is None else (place.number, place.params)
         record_searched(run, params)
@@ -180,9 +181,12 @@ class PendingTrial:
             seconds = time.perf_counter() - self.started
             run.metrics({Metric.TIME_TOTAL: seconds})
             result = TrialResult(run.run_id, self.trained.folder, scores, self.trained.eval_loss, seconds)
-            if self.place is not None:
-                self.place.finished(result)
-        run.finish(State.COMPLETE)
+            raise_if_interrupted()
+            # Together, so that the study and MLflow say the same.
+            with postponed():
+                if self.place is not None:
+                    self.place.finished(result)
+                run.finish(State.COMPLETE)
         if self.place is None:  # a study shows its leaderboard instead
             write_summary(console(), self.answers.examples, scores.tuned, scores.baseline, scores.gain)
         logger.info("MLflow run %s: %s", run.run_id, run.url)

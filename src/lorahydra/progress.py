@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from lorahydra.interrupts import raise_if_interrupted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -81,8 +83,17 @@ class Progress:
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Advance]:
-        """Show one task of `total` units; yields the function that advances it."""
-        with self._bar(description, total) if self.live else self._lines(description, total) as advance:
+        """Show one task of `total` units.
+
+        Yields:
+            The function that advances it. It also raises an interrupt that was lost in the work that it counts.
+        """
+        with self._bar(description, total) if self.live else self._lines(description, total) as show:
+
+            def advance(units: int, note: str) -> None:
+                raise_if_interrupted()
+                show(units, note)
+
             yield advance
 
     @contextmanager

@@ -135,13 +135,14 @@ def locked(path: Path) -> Iterator[None]:
     from filelock import FileLock
 
     lock = FileLock(path.parent / f".{path.name}.lock")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
     try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
         yield
     finally:
-        lock.release()
+        # Also what an interrupt inside `acquire` has left: the same process may want the lock again to close things.
+        lock.release(force=True)
 
 
 def _follow_umask(path: Path) -> None:

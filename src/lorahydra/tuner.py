@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.config.compose import config_dir, explain, readable, register
 from lorahydra.errors import ConfigError, StudyError
+from lorahydra.interrupts import listening
 from lorahydra.sweep.result import StudyResult
 from lorahydra.sweep.trial import study_task
 
@@ -78,7 +79,10 @@ class LoRATuner:
             setup_globals()
             hydra = Hydra.create_main_hydra2("lorahydra", search_path)
             own_logging = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # a notebook has its own
-            result: Any = hydra.multirun("config", study_task, [*own_logging, *overrides], with_log_configuration=False)
+            with listening():
+                result: Any = hydra.multirun(
+                    "config", study_task, [*own_logging, *overrides], with_log_configuration=False
+                )
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error) from error
         finally:

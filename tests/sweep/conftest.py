@@ -19,6 +19,7 @@ from lorahydra.names import State
 from lorahydra.sweep.records import TrialRecord, trial_records
 
 PROGRAM = '''
+import contextlib
 import json
 import math
 import os
@@ -27,6 +28,7 @@ import signal
 import hydra
 from omegaconf import OmegaConf
 
+from lorahydra.cli.hydra_app import launch
 from lorahydra.sweep.current import current_trial
 
 calls = 0
@@ -63,6 +65,12 @@ def act(what, cfg):
     elif what == "wait":
         while True:
             signal.pause()
+    elif what.startswith("lose"):
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+        if what == "lose and fail":
+            raise ValueError("what a library made of it")
+        return 1.0
     elif what == "raise":
         raise ValueError("this one\\nfails")
     elif what == "memory":
@@ -94,7 +102,7 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    main()
+    launch(main) if "LAUNCH" in os.environ else main()
 '''
 
 

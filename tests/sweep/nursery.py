@@ -22,12 +22,20 @@ from typing import Any
 
 
 class Nursery:
-    """The process that forks; use from one thread at a time."""
+    """The process that forks; use from one thread at a time.
 
-    def __init__(self) -> None:
+    Args:
+        modules: What to import before the first fork, beside what every sweep imports.
+    """
+
+    def __init__(self, modules: Sequence[str] = ()) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, __file__, *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
 
     def start(
@@ -76,6 +84,7 @@ class Nursery:
 
 
 def _serve() -> None:
+    import importlib
     import importlib.util
 
     import alembic.command
@@ -91,6 +100,8 @@ def _serve() -> None:
 
     if importlib.util.find_spec("cmaes"):
         import cmaes  # noqa: F401
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     Plugins.instance()
     gc.freeze()
     for line in sys.stdin:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import random
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,8 @@ from tests.sweep.conftest import Program, counted, make_program, samplers, state
 from tests.sweep.nursery import Nursery
 
 from lorahydra.names import State
-from lorahydra.sweep.ledger import MOST_ATTEMPTS
+from lorahydra.sweep.ledger import MOST_DEATHS
+from lorahydra.sweep.liveness import this_worker
 from lorahydra.sweep.records import trial_records
 from lorahydra.sweep.storage import open_storage
 
@@ -87,7 +90,7 @@ def test_batches_killed_in_their_second_trial(sampler: str, own: list[str], tmp_
 @pytest.mark.slow
 def test_twenty_kills_at_any_moment(tmp_path: Path, nursery: Nursery) -> None:
     n_trials, kills, chance = 24, 20, random.Random(5)
-    command = settings("multivariate_tpe", n_trials)
+    command = settings("multivariate_tpe", n_trials, f"hydra.sweeper.max_deaths={kills}")
     whole, program = (make_program(tmp_path / name, nursery) for name in ("whole", "killed"))
     assert whole.sweep(*command) == 0
     died = 0
@@ -229,12 +232,57 @@ def test_killed_while_the_dead_are_buried(tmp_path: Path, nursery: Nursery) -> N
 
 def test_a_trial_that_kills_every_process(program: Program) -> None:
     command = settings("random", 2)
-    for _ in range(MOST_ATTEMPTS):
-        assert program.sweep(*command, script={1: "kill"}) == -signal.SIGKILL
+    assert program.sweep(*command, script={1: "kill"}) == -signal.SIGKILL
+    first = program.records()[0]
+    for calls in (2, 3, 4):  # an interrupt is not a death, and takes none back
+        pid = program.start(*command, script={1: "wait"})
+        until(lambda calls=calls: len(program.calls) == calls)  # type: ignore[misc]
+        os.kill(pid, signal.SIGINT)
+        assert program.wait(pid) != 0
+        assert program.records()[-1].deaths == [None]
+    assert "Trial 0 was killed with its process (often: out of memory), once with these parameters" in program.output
+    assert program.sweep(*command, script={1: "kill"}) == -signal.SIGKILL
     assert program.sweep(*command) == 0, program.output
     last = [record for record in program.records() if record.counts]
     assert states(last) == [State.FAILED, State.COMPLETE]
-    assert last[0].failure == f"died: its process was killed {MOST_ATTEMPTS} times"
+    assert last[0].failure == f"died: its process was killed {MOST_DEATHS} times (often: out of memory)"
+    assert last[0].params == first.params
+
+
+def test_more_deaths_are_allowed_where_machines_are_taken_away(program: Program) -> None:
+    command = settings("random", 1, "hydra.sweeper.max_deaths=4")
+    for _ in range(3):
+        assert program.sweep(*command, script={1: "kill"}) == -signal.SIGKILL
+    assert program.sweep(*command) == 0, program.output
+    assert states(program.records()) == [*[State.INTERRUPTED] * 3, State.COMPLETE]
+
+
+SILENCE = """
+import sqlite3
+from types import SimpleNamespace
+from lorahydra.sweep import ledger
+
+def grow_old(seconds):
+    with sqlite3.connect("studies.db") as connection:
+        connection.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-91 seconds')")
+
+ledger.time = SimpleNamespace(sleep=grow_old)
+"""
+
+
+def test_a_container_that_is_restarted(program: Program) -> None:
+    command = settings("random", 2)
+    assert program.sweep(*command, script={2: "kill"}) == -signal.SIGKILL
+    with sqlite3.connect(program.file.with_name("studies.db")) as connection:
+        connection.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-30 seconds')")
+        [[facts]] = connection.execute("SELECT value_json FROM trial_user_attributes WHERE trial_id = 2")
+        moved = json.loads(facts) | {"worker": this_worker() | {"namespace": 0}}
+        connection.execute("UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = 2", [json.dumps(moved)])
+    program.file.write_text(SILENCE + program.file.read_text())
+    assert program.sweep(*command) == 0, program.output
+    assert "trial 1 ran in a process that cannot be seen from here, last heard of 3" in program.output
+    assert states(program.records()) == [State.COMPLETE, State.INTERRUPTED, State.COMPLETE]
+    assert (program.file.with_name("results") / "optimization_results.yaml").exists()
 
 
 def test_four_processes_share_a_study(program: Program) -> None:
@@ -295,6 +343,24 @@ def test_ctrl_c(program: Program) -> None:
     records = program.records()
     assert states(records) == [State.COMPLETE, State.INTERRUPTED, State.COMPLETE, State.COMPLETE]
     assert records[2].params == interrupted
+
+
+@pytest.mark.parametrize(
+    ("act", "call", "expected"),
+    [
+        ("lose", 1, [State.COMPLETE]),
+        ("lose and fail", 2, [State.COMPLETE, State.INTERRUPTED]),
+        ("lose", 3, [State.COMPLETE] * 3),
+    ],
+)
+def test_an_interrupt_that_is_swallowed(act: str, call: int, expected: list[State], program: Program) -> None:
+    command, launched = settings("random", 3), {"LAUNCH": "1"}
+    assert program.sweep(*command, script={call: act}, env=launched) == 130, program.output
+    assert program.output.splitlines()[-1] == "lorahydra: interrupted"
+    assert states(program.records()) == expected
+    assert not program.file.with_name("results").joinpath("optimization_results.yaml").exists()
+    assert program.sweep(*command, env=launched) == 0, program.output
+    assert len(counted(program.records())) == 3
 
 
 def test_a_custom_space_that_fails_takes_no_trial(program: Program) -> None:

@@ -102,6 +102,8 @@ class LorahydraSweeperConf(OptunaSweeperConf):
     n_jobs: int = 1
     # Share of n_trials that may fail before the study is given up.
     max_failure_rate: float = 0.5
+    # How often a trial's process may be killed before the trial counts as failed; more where machines are taken away.
+    max_deaths: int = 2
     pruner: PrunerConfig = MISSING
 
 

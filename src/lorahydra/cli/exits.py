@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from lorahydra.errors import LorahydraError, OutputError
+from lorahydra.interrupts import EXIT_INTERRUPTED, noticed
 from lorahydra.storage import REASONS
 
-__all__ = ["EXIT_DIFFERENT", "EXIT_INTERRUPTED", "exit_codes", "wants_traceback"]
+__all__ = ["EXIT_DIFFERENT", "exit_codes", "wants_traceback"]
 
 EXIT_DIFFERENT = 1
 """What was reproduced came out differently."""
-EXIT_INTERRUPTED = 130
 
 
 @functools.cache
@@ -39,7 +39,8 @@ def exit_codes(resume_hint: Callable[[], str] = str) -> Iterator[None]:
     """
     _never_choke()
     try:
-        yield
+        with noticed():
+            yield
     except LorahydraError as error:
         _end(str(error), error.exit_code)
     except OSError as error:

@@ -7,7 +7,6 @@ import logging
 import os
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,8 +24,9 @@ from lorahydra.cli.hydra_options import program_name, shared_output, understood
 from lorahydra.config.compose import config_dir, explain, readable, register, to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, LorahydraError
+from lorahydra.interrupts import listen, stop_listening
 from lorahydra.names import ANSWERS_FILE
-from lorahydra.sweep.current import current_trial, interrupted_study, remember_command, watch_parent
+from lorahydra.sweep.current import WORKER, current_trial, kept_study, remember_command, watch_parent
 
 __all__ = ["launch", "run_task", "train_command"]
 
@@ -37,9 +37,15 @@ def launch(app: Callable[[], object]) -> None:
     Raises:
         SystemExit: With 2, 3 or 130, after one line on stderr, for everything a user can cause or meet.
     """
+    listen(_study_hint, always=bool(os.environ.get(WORKER)))
+    try:
+        _launch(app)
+    finally:
+        stop_listening()
+
+
+def _launch(app: Callable[[], object]) -> None:
     register()
-    # What a scheduler sends before it kills: the run is closed as interrupted, as by Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A log file on a full disk must not print a traceback for each line that is lost.
     logging.raiseExceptions = wants_traceback()
     # Hydra prints errors itself, in several lines and with exit code 1, unless it is told not to catch them.
@@ -111,7 +117,7 @@ def _nothing_left(folder: Path) -> Iterator[None]:
 
 def _study_hint() -> str:
     """How a study goes on after an interruption."""
-    command = interrupted_study()
+    command = kept_study()
     return "" if command is None else f"; the study is kept, go on with: {command}"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import OutputError, StudyError, TrackingError
 from lorahydra.finishing import TrialScores
+from lorahydra.interrupts import postponed, raise_if_interrupted
 from lorahydra.names import (
     ADAPTER_DIR,
     BASELINE,
@@ -91,15 +92,19 @@ def _conclude(
     else:
         _wait_for_ends(run, records)
         best = _winner(run, records, directions, objectives)
+        raise_if_interrupted()
         config = compose(best.params, run.folder)
         adapter = _kept_adapter(run, best)
         from lorahydra.sweep.testing import score_winner
 
         test = score_winner(run, config, adapter)
+        raise_if_interrupted()
         known = {"best": best.number, "finished": finished, "test": _facts(test)}
         _record(run, ledger, best, config, test, _Board(records, directions, objectives))
+        raise_if_interrupted()
         ledger.study.set_user_attr(RESULT, known)
-    run.close(State.COMPLETE)
+    with postponed():
+        run.close(State.COMPLETE)
     result = StudyResult(
         study=ledger.study.study_name,
         folder=run.folder,

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 __all__ = [
     "WORKER",
     "current_trial",
-    "interrupted_study",
+    "kept_study",
     "own_arguments",
     "remember_command",
-    "remember_interrupted",
+    "remember_study",
     "running_as",
     "watch_parent",
 ]
@@ -37,7 +37,7 @@ WORKER = "LORAHYDRA_WORKER"
 """Environment variable that is set in the worker processes of a study, to their number."""
 
 _current: RunningTrial | None = None
-_interrupted: str | None = None
+_kept: str | None = None
 _arguments: list[str] | None = None
 
 
@@ -57,15 +57,15 @@ def running_as(trial: RunningTrial) -> Iterator[None]:
         _current = before
 
 
-def remember_interrupted(command: str) -> None:
-    """Keep what continues the study that was interrupted."""
-    global _interrupted
-    _interrupted = command
+def remember_study(command: str | None) -> None:
+    """Keep what continues the study that runs now; None when it has ended."""
+    global _kept
+    _kept = command
 
 
-def interrupted_study() -> str | None:
-    """The command that continues the study that was interrupted in this process."""
-    return _interrupted
+def kept_study() -> str | None:
+    """The command that continues the study of this process, when it is interrupted."""
+    return _kept
 
 
 def remember_command(arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shlex
@@ -18,7 +19,7 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
 from lorahydra.errors import ConfigError, LorahydraError, StudyError
 from lorahydra.names import STUDY_STORE, State
-from lorahydra.sweep.current import remember_interrupted
+from lorahydra.sweep.current import remember_study
 from lorahydra.sweep.labels import value_text
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.opening import unique_name
@@ -134,9 +135,11 @@ class ExperimentHost:
         from lorahydra.sweep.parent import StudyRun
 
         self._run = StudyRun(self.config, ledger, self.folder)
+        remember_study(self._resume_command())
         try:
             self._run.open(self._sweeper)
             yield
+            remember_study(None)
         except LorahydraError as error:
             alone = not self.is_helper and ledger.others() == 0
             self._run.close(State.FAILED if alone else None, f"{type(error).__name__}: {error}")
@@ -144,7 +147,6 @@ class ExperimentHost:
                 raise _with_hint(error, self._resume_command()) from error
             raise
         except BaseException:
-            remember_interrupted(self._resume_command())
             self._run.close(None if self.is_helper or ledger.others() else State.INTERRUPTED)
             raise
 
@@ -157,16 +159,32 @@ class ExperimentHost:
 
     def _run_helpers(self, ledger: Ledger) -> None:
         own = [o for o in self._sweeper.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
-        while (finished := ledger.finished()) + ledger.others() < ledger.n_trials:
-            run_helpers(self.n_workers, self.study_name, self._sweeper.storage, [*own, *self._command_line])
-            self.bury(ledger.close_dead())
-            if ledger.finished() == finished and not ledger.others():
-                raise StudyError("the workers of the study were killed before one of them finished a trial")
+        self.bury(ledger.wait_for_signs())
+        while ledger.has_room():
+            died = functools.partial(self._helper_died, ledger, [])
+            run_helpers(self.n_workers, self.study_name, self._sweeper.storage, [*own, *self._command_line], died)
+            self.bury(ledger.wait_for_signs())
+
+    def _helper_died(self, ledger: Ledger, idle: list[int], pid: int, signal: int) -> bool:
+        """Close the trial of a worker that was killed; whether another worker is to take its place.
+
+        Raises:
+            StudyError: Workers are killed before they have a trial.
+        """
+        self.bury(ledger.close_dead({pid: signal}))
+        if not ledger.has_room():
+            return False
+        if not ledger.had_trial(pid):
+            idle.append(pid)
+        if len(idle) >= ledger.max_deaths:
+            raise StudyError(
+                f"{len(idle)} workers of the study were killed before they had a trial (often: out of memory): lower "
+                "hydra.sweeper.n_jobs"
+            )
+        return True
 
     def bury(self, dead: Sequence[TrialRecord]) -> None:
         """Close the MLflow runs of trials whose process died."""
-        for record in dead:
-            logger.warning("Trial %d died with its process; its parameters are run again", record.number)
         if dead and self._run is not None:
             self._run.close_children(self._run.run_id)
 

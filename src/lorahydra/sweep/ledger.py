@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from lorahydra.interrupts import postponed, raise_if_interrupted
 from lorahydra.names import State
+from lorahydra.sweep.heartbeats import Heartbeat, Heartbeats
 from lorahydra.sweep.liveness import is_here, lives, this_worker
 from lorahydra.sweep.records import ATTRIBUTE, TrialRecord, trial_records
 from lorahydra.sweep.running import RunningTrial, tell
 from lorahydra.sweep.samplers import restore_sampler, sampler_state
 from lorahydra.sweep.storage import study_lock
 
-__all__ = ["Configure", "Ledger"]
+__all__ = ["MOST_DEATHS", "Configure", "Ledger"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +36,9 @@ Configure = Callable[[list[Trial]], Sequence[Sequence[str]]]
 SAMPLER = "lorahydra.sampler"
 FIXED = "fixed_params"
 """System attribute in which Optuna keeps the parameters of a trial that waits."""
-MOST_ATTEMPTS = 10
-"""A trial whose process died so often ends as failed: it may be what kills it (the system's memory, for example)."""
+MOST_DEATHS = 2
+"""Parameters whose process died so often make a failed trial: they may be what kills it (by the memory they need)."""
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Ledger:
@@ -43,11 +47,14 @@ class Ledger:
     Args:
         study: The study.
         n_trials: Finished trials at which it ends.
+        max_deaths: How often a process may die with the same parameters before they count as a failed trial.
     """
 
-    def __init__(self, study: optuna.Study, n_trials: int) -> None:
+    def __init__(self, study: optuna.Study, n_trials: int, max_deaths: int = MOST_DEATHS) -> None:
         self.study = study
         self.n_trials = n_trials
+        self.max_deaths = max_deaths
+        self._heartbeats = Heartbeats(study._storage)
         self._mine: list[RunningTrial] = []
 
     def records(self) -> list[TrialRecord]:
@@ -69,13 +76,51 @@ class Ledger:
             if not self.study.get_trials(deepcopy=False):
                 self.study.enqueue_trial(params)
 
-    def close_dead(self) -> list[TrialRecord]:
-        """End the trials whose process died, and queue their parameters again; returns those trials as they were."""
+    def has_room(self) -> bool:
+        """Whether a trial is left to be claimed."""
+        return self.finished() + self.others() < self.n_trials
+
+    def close_dead(self, killed: Mapping[int, int] | None = None) -> list[TrialRecord]:
+        """End the trials whose process died, and queue their parameters again unless they died too often.
+
+        Args:
+            killed: Signal by number of a process of this machine, where it is known.
+
+        Returns:
+            Those trials as they were.
+        """
         with self._lock():
             dead = self._dead()
             records = trial_records(dead)
-            self._give_up(dead)
+            self._give_up(dead, killed or {})
             return records
+
+    def wait_for_signs(self) -> list[TrialRecord]:
+        """Wait until it is known of all trials that run elsewhere whether they live.
+
+        A container that was restarted finds the trial of its former process running, and cannot see that process.
+
+        Returns:
+            Trials that were found dead and closed, as they were.
+        """
+        told = False
+        while True:
+            if dead := self.close_dead():
+                return dead
+            signs = self._signs(self._running_elsewhere())
+            unsure = {number: beat for number, beat in signs.items() if not beat.renewed}
+            if not unsure:
+                return []
+            if not told:
+                _say_waiting(self.study.study_name, unsure)
+                told = True
+            raise_if_interrupted()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def had_trial(self, pid: int) -> bool:
+        """Whether a process of this machine ever had a trial of the study."""
+        workers = [_worker(trial) for trial in self.study.get_trials(deepcopy=False)]
+        return any(worker is not None and worker.get("pid") == pid and is_here(worker) for worker in workers)
 
     def claim(self, most: int, configure: Configure) -> tuple[list[RunningTrial], Sequence[Sequence[str]]]:
         """Take up to `most` trials, fewer where the study has no room for more.
@@ -83,9 +128,9 @@ class Ledger:
         Returns:
             The trials and the overrides of each.
         """
-        with self._lock():
+        with postponed(), self._lock():
             # What a sampler draws depends on the trials there are: one that died in its claim is none.
-            self._give_up([trial for trial in self._running_elsewhere() if _worker(trial) is None])
+            self._give_up([trial for trial in self._running_elsewhere() if _worker(trial) is None], {})
             room = self.n_trials - sum(record.counts or record.state is State.RUNNING for record in self.records())
             if room <= 0:
                 return [], []
@@ -101,7 +146,7 @@ class Ledger:
             try:
                 overrides = configure(trials)
             except Exception:
-                self._give_up([self.study._storage.get_trial(trial._trial_id) for trial in trials])
+                self._give_up([self.study._storage.get_trial(trial._trial_id) for trial in trials], {})
                 raise
             # A trial that is run again drew its parameters before.
             if not all(trial.user_attrs.get(ATTRIBUTE, {}).get("drawn") for trial in trials):
@@ -118,8 +163,10 @@ class Ledger:
         try:
             with self._lock():
                 for running in self._mine:
-                    if running.state is State.RUNNING:
-                        self._queue_again(self.study._storage.get_trial(running.trial._trial_id))
+                    stored = self.study._storage.get_trial(running.trial._trial_id)
+                    # The interrupt may have come between the trial's end in the store and here.
+                    if running.state is State.RUNNING and not stored.state.is_finished():
+                        self._queue_again(stored, stored.user_attrs.get(ATTRIBUTE, {}).get("deaths", []))
                         running.interrupted()
         finally:
             for running in self._mine:
@@ -139,23 +186,30 @@ class Ledger:
 
     def _dead(self) -> list[FrozenTrial]:
         candidates = self._running_elsewhere()
-        if not candidates:
-            return []
-        storage = self.study._storage
-        silent: set[int] = set()
-        if isinstance(storage, BaseHeartbeat) and storage.get_heartbeat_interval() is not None:
-            silent = set(storage._get_stale_trial_ids(self.study._study_id))
-        return [trial for trial in candidates if _is_dead(trial, silent)]
+        signs = self._signs(candidates)
+        return [trial for trial in candidates if _is_dead(trial, signs.get(trial.number))]
 
-    def _give_up(self, trials: Sequence[FrozenTrial]) -> None:
+    def _signs(self, trials: Sequence[FrozenTrial]) -> dict[int, Heartbeat]:
+        """The last signs of life of those trials whose process cannot be seen from here, by number."""
+        unseen = {
+            trial._trial_id: trial.number
+            for trial in trials
+            if (worker := _worker(trial)) is not None and not is_here(worker)
+        }
+        return {unseen[trial_id]: beat for trial_id, beat in self._heartbeats.look(unseen).items()}
+
+    def _give_up(self, trials: Sequence[FrozenTrial], killed: Mapping[int, int]) -> None:
         for trial in trials:
-            self._queue_again(trial)
-            self._close(trial)
+            deaths = list(trial.user_attrs.get(ATTRIBUTE, {}).get("deaths", []))
+            if (worker := _worker(trial)) is not None:  # else it died in its claim, and not of its parameters
+                deaths.append(killed.get(worker.get("pid", 0)) if is_here(worker) else None)
+            too_often = worker is not None and len(deaths) >= self.max_deaths
+            if not too_often:
+                self._queue_again(trial, deaths)
+            self._close(trial, deaths, too_often=too_often)
 
-    def _queue_again(self, trial: FrozenTrial) -> None:
+    def _queue_again(self, trial: FrozenTrial, deaths: Sequence[int | None]) -> None:
         facts = trial.user_attrs.get(ATTRIBUTE, {})
-        if facts.get("attempt", 1) >= MOST_ATTEMPTS:
-            return
         for other in self.study.get_trials(deepcopy=False):
             if other.user_attrs.get(ATTRIBUTE, {}).get("retry_of") == trial.number:
                 return  # its closing was cut short
@@ -163,30 +217,61 @@ class Ledger:
         drawn = bool(facts.get("drawn")) or trial.number <= self.study.user_attrs.get(SAMPLER, {}).get("trial", -1)
         if not drawn and not fixed:
             return  # it died before its parameters were drawn: the next claim draws them
-        again = {"retry_of": trial.number, "attempt": facts.get("attempt", 1) + 1, "drawn": drawn}
+        again = {"retry_of": trial.number, "deaths": list(deaths), "drawn": drawn}
         # Samplers keep beside a trial what its parameters are part of: a place in the grid, a generation.
         system = {**trial.system_attrs, FIXED: {**fixed, **trial.params}} if drawn else {FIXED: fixed}
         self.study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=system, user_attrs={ATTRIBUTE: again}))
 
-    def _close(self, trial: FrozenTrial) -> None:
-        facts = dict(trial.user_attrs.get(ATTRIBUTE, {}))
-        attempts = facts.get("attempt", 1)
-        if attempts >= MOST_ATTEMPTS:
-            facts["failure"] = f"died: its process was killed {attempts} times"
+    def _close(self, trial: FrozenTrial, deaths: Sequence[int | None], *, too_often: bool) -> None:
+        facts = {**trial.user_attrs.get(ATTRIBUTE, {}), "deaths": list(deaths)}
+        if too_often:
+            facts["failure"] = f"died: its process was killed {_count(deaths)} ({_cause(deaths)})"
+            logger.warning("Trial %d counts as failed, %s", trial.number, facts["failure"])
         else:
             facts["interrupted"] = True
+            if _worker(trial) is not None:
+                logger.warning(
+                    "Trial %d was killed with its process (%s), %s with these parameters; they are run again",
+                    trial.number,
+                    _cause(deaths),
+                    _count(deaths),
+                )
         self.study._storage.set_trial_user_attr(trial._trial_id, ATTRIBUTE, facts)
         tell(self.study, trial.number, TrialState.FAIL)
 
 
-def _is_dead(trial: FrozenTrial, silent: set[int]) -> bool:
+def _count(deaths: Sequence[object]) -> str:
+    return "once" if len(deaths) == 1 else f"{len(deaths)} times"
+
+
+def _cause(deaths: Sequence[int | None]) -> str:
+    """What is known of the last death, and what is often behind it."""
+    known = deaths[-1]
+    if known in (None, signal.SIGKILL):
+        return "often: out of memory" if known is None else "SIGKILL, often: out of memory"
+    return signal.Signals(known).name if known in set(signal.Signals) else f"signal {known}"
+
+
+def _say_waiting(study: str, unsure: Mapping[int, Heartbeat]) -> None:
+    last = max(unsure.values(), key=lambda beat: beat.grace - beat.age)
+    logger.info(
+        "Study %s: trial %s ran in a process that cannot be seen from here, last heard of %.0f s ago; waiting up to "
+        "%.0f s to know whether it lives",
+        study,
+        ", ".join(map(str, sorted(unsure))),
+        last.age,
+        max(0.0, last.grace - last.age) + SECONDS_BETWEEN_LOOKS,
+    )
+
+
+def _is_dead(trial: FrozenTrial, sign: Heartbeat | None) -> bool:
     worker = _worker(trial)
     if worker is None:
         return True  # died between two steps of a claim, which holds the lock that is held here
     if is_here(worker):
         # One of this process that is not among its own: a run before, in a notebook, was stopped twice.
         return worker.get("pid") == os.getpid() or not lives(worker)
-    return trial._trial_id in silent
+    return sign is not None and sign.dead
 
 
 def _worker(trial: FrozenTrial) -> Mapping[str, Any] | None:

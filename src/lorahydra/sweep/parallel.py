@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.errors import ConfigError, StudyError
+from lorahydra.interrupts import EXIT_INTERRUPTED, raise_if_interrupted
 from lorahydra.sweep.current import WORKER, own_arguments
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ def workers_wanted(sweeper: StudySweeper) -> int:
     return min(jobs, int(sweeper.n_trials))
 
 
-def run_helpers(count: int, study: str, storage: str | None, overrides: Sequence[str]) -> None:
+Died = Callable[[int, int], bool]
+"""Hears the process number of a worker that was killed and the signal; says whether another one takes its place."""
+
+
+def run_helpers(count: int, study: str, storage: str | None, overrides: Sequence[str], died: Died) -> None:
     """Start worker processes and wait until the study has no trial left for them.
 
     Args:
@@ -64,9 +69,10 @@ def run_helpers(count: int, study: str, storage: str | None, overrides: Sequence
         study: The study.
         storage: Its database.
         overrides: Of this run, for where this program was not started by a command.
+        died: Asked for each worker that was killed.
 
     Raises:
-        StudyError: A worker ended with an error; the others have been stopped. One that was killed is no error.
+        StudyError: A worker ended with an error; the others have been stopped.
     """
     # By the environment, which other users of the machine cannot read as they can a command line.
     os.environ[STORAGE] = storage or ""
@@ -75,7 +81,7 @@ def run_helpers(count: int, study: str, storage: str | None, overrides: Sequence
     logger.info("Starting %d workers", count)
     workers = [_start(command, number, count) for number in range(count)]
     try:
-        _wait(workers)
+        _wait(workers, died, lambda number: _start(command, number, count))
     finally:
         _stop(workers)
 
@@ -134,28 +140,35 @@ def _echo(worker: subprocess.Popen[str], number: int) -> None:
         worker.last_line = line.strip()  # type: ignore[attr-defined]
 
 
-def _wait(workers: list[subprocess.Popen[str]]) -> None:
-    for worker in _as_they_end(workers):
-        if worker.returncode < 0:
-            # Such as the kernel's, when memory ran out: its trial is run again.
-            logger.warning("A worker of the study was killed by signal %d", -worker.returncode)
-        elif worker.returncode > 0:
-            said = getattr(worker, "last_line", "").removeprefix("lorahydra: ")
-            error: Any = StudyError(f"a worker of the study ended with exit code {worker.returncode}: {said}")
-            error.exit_code = worker.returncode if worker.returncode in (2, 3) else StudyError.exit_code
-            raise error
-
-
-def _as_they_end(workers: list[subprocess.Popen[str]]) -> Any:
-    waiting = list(workers)
-    while waiting:
-        for worker in list(waiting):
+def _wait(workers: list[subprocess.Popen[str]], died: Died, start: Callable[[int], subprocess.Popen[str]]) -> None:
+    """Wait for all workers; one that is started in the place of another takes its place in `workers`."""
+    working = set(range(len(workers)))
+    while working:
+        raise_if_interrupted()
+        for number in sorted(working):
+            worker = workers[number]
             try:
                 worker.wait(timeout=0.2)
             except subprocess.TimeoutExpired:
                 continue
-            waiting.remove(worker)
-            yield worker
+            if worker.returncode < 0:
+                # Such as the kernel's SIGKILL, when memory ran out.
+                logger.warning("Worker %d of the study was killed by signal %d", number + 1, -worker.returncode)
+                if died(worker.pid, -worker.returncode):
+                    workers[number] = start(number)
+                    continue
+            _check_end(worker)
+            working.remove(number)
+
+
+def _check_end(worker: subprocess.Popen[str]) -> None:
+    if worker.returncode == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
+    if worker.returncode > 0:
+        said = getattr(worker, "last_line", "").removeprefix("lorahydra: ")
+        error: Any = StudyError(f"a worker of the study ended with exit code {worker.returncode}: {said}")
+        error.exit_code = worker.returncode if worker.returncode in (2, 3) else StudyError.exit_code
+        raise error
 
 
 def _stop(workers: list[subprocess.Popen[str]]) -> None:

@@ -39,6 +39,8 @@ class TrialRecord:
     """Validation loss: the last one that was reported."""
     seconds: float | None = None
     """Wall time."""
+    deaths: Sequence[int | None] = ()
+    """Signals of the processes that died with these parameters, None where it is not known."""
     failure: str | None = None
     """Class and one line, where it failed."""
     run_id: str | None = None

@@ -20,6 +20,7 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from lorahydra.errors import TrialPruned
+from lorahydra.interrupts import postponed
 from lorahydra.names import State
 from lorahydra.sweep.quiet import quietly
 from lorahydra.sweep.records import ATTRIBUTE
@@ -92,8 +93,11 @@ class RunningTrial:
             warnings.simplefilter("ignore", UserWarning)
             pruned = self.trial.should_prune()
         if pruned:
-            self._end(State.PRUNED, TrialState.PRUNED)
-            raise TrialPruned(f"loss {loss:.4f} at measurement {self._measurements} is worse than that of other trials")
+            with postponed():
+                self._end(State.PRUNED, TrialState.PRUNED)
+                raise TrialPruned(
+                    f"loss {loss:.4f} at measurement {self._measurements} is worse than that of other trials"
+                )
 
     def complete(self, values: Sequence[float], facts: Mapping[str, Any] | None = None) -> None:
         """End well; a value that is no number ends as failed.
@@ -137,14 +141,15 @@ class RunningTrial:
         if self.state is not State.RUNNING:
             return
         self._heartbeat.stop()
-        try:
-            self.note(**{"seconds": self.seconds, **(facts or {})})
-            tell(self._study, self.number, told, values)
-            self.state = state
-        except UpdateFinishedTrialError:
-            # This process was silent for so long (a laptop that slept) that another one took the trial for dead.
-            logger.warning("Trial %d was closed by another process: its result does not count", self.number)
-            self.state = State.INTERRUPTED
+        with postponed():
+            try:
+                self.note(**{"seconds": self.seconds, **(facts or {})})
+                tell(self._study, self.number, told, values)
+                self.state = state
+            except UpdateFinishedTrialError:
+                # This process was silent for so long (a laptop that slept) that another one took the trial for dead.
+                logger.warning("Trial %d was closed by another process: its result does not count", self.number)
+                self.state = State.INTERRUPTED
 
 
 class _Heartbeat:

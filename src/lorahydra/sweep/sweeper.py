@@ -33,10 +33,11 @@ from lorahydra.errors import (
     TrialPruned,
     causes,
 )
+from lorahydra.interrupts import noticed, raise_if_interrupted
 from lorahydra.names import State
 from lorahydra.sweep.current import running_as
 from lorahydra.sweep.hosts import Host, PlainHost, is_experiment
-from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.ledger import MOST_DEATHS, Ledger
 from lorahydra.sweep.opening import open_study
 from lorahydra.sweep.quiet import quietly
 from lorahydra.sweep.running import RunningTrial
@@ -57,14 +58,16 @@ class StudySweeper(OptunaSweeperImpl):
     Args:
         pruner: A class of `optuna.pruners`, as a config.
         sampler: A class of `optuna.samplers`, as a config.
+        max_deaths: How often a process may die with the same parameters before they count as a failed trial.
         settings: Upstream's other keys.
 
     Raises:
         ConfigError: A number is out of its range.
     """
 
-    def __init__(self, *, pruner: Any, sampler: Any, **settings: Any) -> None:
-        _check(settings)
+    def __init__(self, *, pruner: Any, sampler: Any, max_deaths: int = MOST_DEATHS, **settings: Any) -> None:
+        _check({**settings, "max_deaths": max_deaths})
+        self.max_deaths = max_deaths
         super().__init__(sampler=sampler, **settings)
         with quietly():
             self.pruner = instantiate(pruner, _execution_whitelist_=("optuna.pruners.*",))
@@ -102,7 +105,7 @@ class StudySweeper(OptunaSweeperImpl):
         self._fit_sampler(space)
         host.prepare(space)
         study = open_study(self, space)
-        ledger = Ledger(study, int(self.n_trials))
+        ledger = Ledger(study, int(self.n_trials), self.max_deaths)
         if space.first_trial and not isinstance(self.sampler, GridSampler):
             ledger.enqueue_first(space.first_trial)
         with host.attending(ledger), self._resumable(ledger):
@@ -117,13 +120,18 @@ class StudySweeper(OptunaSweeperImpl):
             self._check_failures(ledger)
             claimed, overrides = ledger.claim(self.host.batch, configure)
             if not claimed:
-                return
+                dead = ledger.wait_for_signs()
+                self.host.bury(dead)
+                if not dead:
+                    return
+                continue
             for trial in claimed:
                 trial.parent_run_id = self.host.run_id
             self.host.begins(claimed)
             for trial, job in self._launched(claimed, overrides):
                 self._settle(trial, job)
                 self.host.progressed(ledger)
+                raise_if_interrupted()
 
     def _launched(
         self, claimed: list[RunningTrial], overrides: Sequence[Sequence[str]]
@@ -148,6 +156,8 @@ class StudySweeper(OptunaSweeperImpl):
     def _settle(self, trial: RunningTrial, job: JobReturn) -> None:
         """Tell the study how a trial ended, where it has not done so itself."""
         found = job._return_value
+        if job.status is not JobStatus.COMPLETED:
+            raise_if_interrupted()  # which may be why
         if job.status is JobStatus.COMPLETED:
             try:
                 trial.complete(self._values(found))
@@ -216,14 +226,15 @@ class StudySweeper(OptunaSweeperImpl):
     def _resumable(self, ledger: Ledger) -> Iterator[None]:
         """Give back the trials of a process that ends early."""
         try:
-            yield
+            with noticed():
+                yield
         except BaseException:
             ledger.interrupt_mine()
             raise
 
 
 def _check(settings: dict[str, Any]) -> None:
-    for name, low in (("n_trials", 1), ("n_jobs", 1)):
+    for name, low in (("n_trials", 1), ("n_jobs", 1), ("max_deaths", 1)):
         if settings[name] < low:
             raise ConfigError(f"hydra.sweeper.{name}={settings[name]} is not allowed: it must be at least {low}")
     if not 0 <= settings["max_failure_rate"] <= 1:

@@ -21,7 +21,7 @@ from lorahydra.tracking import operations
 from lorahydra.tracking.address import run_url, shown
 from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.operations import Operation
-from lorahydra.tracking.sender import Sender
+from lorahydra.tracking.sender import SECONDS_AFTER_INTERRUPT, Sender
 from lorahydra.tracking.spool import Header, Spool
 from lorahydra.tracking.system import SystemMetrics
 
@@ -36,8 +36,6 @@ STATUS = {
     State.INTERRUPTED: "KILLED",
 }
 """MLflow's status of a run that ended in a state."""
-SECONDS_AFTER_INTERRUPT = 5.0
-"""How long the end waits for a store that is away when the user has pressed Ctrl-C."""
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,20 @@ import threading
 import time
 from collections.abc import Sequence
 
+from lorahydra.interrupts import interrupted
 from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.faults import describe
 from lorahydra.tracking.operations import Operation
 from lorahydra.tracking.spool import Spool
 
-__all__ = ["Sender"]
+__all__ = ["SECONDS_AFTER_INTERRUPT", "Sender"]
 
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_GATHER = 1.0
 """Between batches, so that many small values share a call."""
+SECONDS_AFTER_INTERRUPT = 5.0
+"""Longest wait for a store that is away, when the user has pressed Ctrl-C."""
 FAILURES_TO_TELL = 2
 """In a row; a single one is often a connection that the server had closed."""
 LONGEST_PAUSE = 10.0
@@ -82,7 +85,8 @@ class Sender:
                 self._wake.notify()
             while not self._done.wait(0.1):
                 waited = time.monotonic() - max(asked, self._progress)
-                if (self._failed_at_end and waited >= patience) or not self._thread.is_alive():
+                limit = min(patience, SECONDS_AFTER_INTERRUPT) if interrupted() else patience
+                if (self._failed_at_end and waited >= limit) or not self._thread.is_alive():
                     break
         finally:
             self._stop()

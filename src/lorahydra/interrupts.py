@@ -1,0 +1,166 @@
+"""Ctrl-C that is not lost, and a second one that ends the process at once.
+
+Python raises `KeyboardInterrupt` wherever the main thread happens to be. In a destructor, in a callback of a C library
+or under a bare `except` of somebody's code it vanishes, and the program goes on as if nothing had been. The handler
+here also remembers the signal, and work that goes on in steps raises the interrupt again between them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+__all__ = [
+    "EXIT_INTERRUPTED",
+    "interrupted",
+    "listen",
+    "listening",
+    "noticed",
+    "postponed",
+    "raise_if_interrupted",
+    "stop_listening",
+]
+
+EXIT_INTERRUPTED = 130
+SECONDS_OF_ONE = 0.2
+"""Signals that come so close together are one: a terminal and a launcher may both pass on the same Ctrl-C."""
+
+_first: float | None = None
+"""`time.monotonic()` of the signal that ends this process or this study."""
+_hint: Callable[[], str] | None = None
+"""Says how to go on; None in a process that is not ours to end."""
+_postponed = 0
+"""Blocks that the program is in and that an interrupt must not cut in two."""
+_ended = False
+
+
+def listen(hint: Callable[[], str], *, always: bool = False) -> None:
+    """Handle SIGINT and SIGTERM, which schedulers send before they kill, until the end of the process.
+
+    The first one raises `KeyboardInterrupt`. A later Ctrl-C ends the process at once with exit code 130 and one line;
+    a later SIGTERM changes nothing.
+
+    Args:
+        hint: What to say after a second Ctrl-C about how to go on.
+        always: Also where the process was started with Ctrl-C ignored, as shells do with background jobs.
+    """
+    global _first, _hint, _ended
+    _first, _hint, _ended = None, hint, False
+    sys.unraisablehook = _say_unraisable
+    signal.signal(signal.SIGTERM, _handle)
+    if always or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _handle)
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Remember Ctrl-C inside the block, in a process that goes on after it, such as a notebook.
+
+    Raises:
+        KeyboardInterrupt: At the end of the block, where it was lost inside.
+    """
+    global _first
+    # Whoever handles Ctrl-C already goes on doing so, and only the main thread may handle signals.
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    _first = None
+    signal.signal(signal.SIGINT, _handle)
+    try:
+        with noticed():
+            yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _first = None
+
+
+@contextmanager
+def noticed() -> Iterator[None]:
+    """A block that does not end well, nor with another error, when an interrupt has come and was lost.
+
+    Raises:
+        KeyboardInterrupt: Instead.
+    """
+    try:
+        yield
+    except Exception:
+        # A library may have made an error of its own of it.
+        raise_if_interrupted()
+        raise
+    raise_if_interrupted()
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """A short block that is done as a whole: an interrupt is raised behind it, unless it ends with an exception.
+
+    Works where `listen` or `listening` handles signals. A block that waits for something looks at `interrupted`.
+    """
+    global _postponed
+    before = _first  # an interrupt that was raised has things closed, maybe by this block
+    _postponed += 1
+    try:
+        yield
+    finally:
+        _postponed -= 1
+    if before is None:
+        raise_if_interrupted()
+
+
+def interrupted() -> bool:
+    """Whether an interrupt has come."""
+    return _first is not None
+
+
+def raise_if_interrupted() -> None:
+    """Raise an interrupt that was lost; to be called between two steps of work, and not while things are closed.
+
+    Raises:
+        KeyboardInterrupt: One has come; only the main thread is told.
+    """
+    if _first is not None and not _postponed and threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt
+
+
+def stop_listening() -> None:
+    """From now on a signal ends the process without a word: all is done and said."""
+    global _ended
+    _ended = True
+
+
+def _handle(number: int, _: FrameType | None) -> None:
+    global _first
+    if _ended:
+        _end_at_once("")
+    now = time.monotonic()
+    if _first is None:
+        _first = now
+    elif _hint is not None:
+        if number != signal.SIGINT or now - _first < SECONDS_OF_ONE:
+            return
+        _end_at_once(f"lorahydra: interrupted twice: ended at once{_hint()}\n")
+    if not _postponed:
+        raise KeyboardInterrupt
+
+
+def _say_unraisable(lost: Any) -> None:
+    """Say that an exception was lost, unless it is an interrupt, which is remembered."""
+    if not (_first is not None and issubclass(lost.exc_type, KeyboardInterrupt)):
+        sys.__unraisablehook__(lost)
+
+
+def _end_at_once(line: str) -> None:
+    # What a dying process leaves open is closed by the next one; a worker process notices by itself.
+    with suppress(Exception):
+        sys.stdout.flush()
+    with suppress(OSError):
+        os.write(2, (f"\n{line}" if line and os.isatty(2) else line).encode())
+    os._exit(EXIT_INTERRUPTED)

@@ -1,0 +1,70 @@
+"""Signs of life of trials whose process cannot be seen from here: on another machine, in another container."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy
+from optuna.storages import BaseStorage, RDBStorage
+
+__all__ = ["Heartbeat", "Heartbeats"]
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The last sign of life of a trial."""
+
+    age: float
+    """Seconds since then, by the database's clock; since the first look where no sign was ever given."""
+    grace: float
+    """Seconds of silence after which a process counts as dead."""
+    renewed: bool
+    """Whether it came after the first look from here: the process lives, or did so while this one ran."""
+
+    @property
+    def dead(self) -> bool:
+        """Whether it has been silent for too long."""
+        return self.age > self.grace
+
+
+class Heartbeats:
+    """What a study's database knows of trials that run elsewhere; empty where a database keeps no heartbeats."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._backend: Any = getattr(storage, "_backend", storage)
+        self._first: dict[int, tuple[datetime | None, datetime]] = {}
+        """The heartbeat of each trial and the database's time at the first look."""
+
+    def look(self, trial_ids: Iterable[int]) -> dict[int, Heartbeat]:
+        """Read the heartbeats of trials, by their id."""
+        wanted = list(trial_ids)
+        backend = self._backend
+        if not wanted or not isinstance(backend, RDBStorage) or backend.heartbeat_interval is None:
+            return {}
+        from optuna.storages._rdb.models import TrialHeartbeatModel
+
+        with backend.engine.connect() as connection:
+            now = _plain(connection.execute(sqlalchemy.select(sqlalchemy.func.now())).scalar_one())
+            rows = connection.execute(
+                sqlalchemy.select(TrialHeartbeatModel.trial_id, TrialHeartbeatModel.heartbeat).where(
+                    TrialHeartbeatModel.trial_id.in_(wanted)
+                )
+            )
+            last = {trial_id: _plain(heartbeat) for trial_id, heartbeat in rows}
+        grace = float(backend.grace_period or 2 * backend.heartbeat_interval)
+        found = {}
+        for trial_id in wanted:
+            beat = last.get(trial_id)
+            first_beat, first_look = self._first.setdefault(trial_id, (beat, now))
+            age = (now - (beat or first_look)).total_seconds()
+            renewed = beat is not None and (first_beat is None or beat > first_beat)
+            found[trial_id] = Heartbeat(age, grace, renewed)
+        return found
+
+
+def _plain(moment: datetime) -> datetime:
+    # PostgreSQL's clock has a time zone and Optuna's column has none.
+    return moment.replace(tzinfo=None)

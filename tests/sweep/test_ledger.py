@@ -1,0 +1,121 @@
+"""Which trials of other processes live."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy
+from optuna.trial import Trial
+
+from lorahydra.names import State
+from lorahydra.sweep import ledger as ledger_module
+from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.liveness import this_worker
+from lorahydra.sweep.running import RunningTrial
+from lorahydra.sweep.storage import open_storage
+
+SetAge = Callable[[int], None]
+
+
+def draw(trials: Sequence[Trial]) -> list[list[str]]:
+    for trial in trials:
+        trial.suggest_float("x", 0, 1)
+    return [[] for _ in trials]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    storage = open_storage(f"sqlite:///{tmp_path}/studies.db")
+    return optuna.create_study(storage=storage, study_name="s", sampler=optuna.samplers.RandomSampler(seed=1))
+
+
+def claim(study: optuna.Study, worker: dict[str, object]) -> RunningTrial:
+    """A trial of another process, which gives no sign of life any more."""
+    [running], _ = Ledger(study, 9).claim(1, draw)
+    running.note(worker=worker)
+    running.leave()
+    return running
+
+
+@pytest.fixture
+def set_age(study: optuna.Study) -> SetAge:
+    """Sets how many seconds ago the last sign of life was."""
+
+    def set_age(seconds: int) -> None:
+        with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]
+            connection.execute(sqlalchemy.text("DELETE FROM trial_heartbeats"))
+            connection.execute(
+                sqlalchemy.text(
+                    "INSERT INTO trial_heartbeats (trial_id, heartbeat) "
+                    f"SELECT trial_id, datetime('now', '-{seconds} seconds') FROM trials"
+                )
+            )
+
+    return set_age
+
+
+def elsewhere() -> dict[str, object]:
+    return this_worker() | {"namespace": 0}
+
+
+def test_a_process_that_cannot_be_seen_and_is_silent_for_too_long_is_dead(study: optuna.Study, set_age: SetAge) -> None:
+    claim(study, elsewhere())
+    set_age(91)
+    ledger = Ledger(study, 9)
+    assert [record.number for record in ledger.close_dead()] == [0]
+    assert [record.state for record in ledger.records()] == [State.INTERRUPTED]
+
+
+def test_silence_is_waited_out(
+    study: optuna.Study, set_age: SetAge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    claim(study, elsewhere())
+    set_age(20)
+    ages = iter([60, 89, 91])
+    monkeypatch.setattr(ledger_module.time, "sleep", lambda _: set_age(next(ages)))
+    caplog.set_level(logging.INFO)
+    assert [record.number for record in Ledger(study, 9).wait_for_signs()] == [0]
+    [line] = [record.getMessage() for record in caplog.records if "cannot be seen" in record.getMessage()]
+    assert line == (
+        "Study s: trial 0 ran in a process that cannot be seen from here, last heard of 20 s ago; waiting up to 71 s "
+        "to know whether it lives"
+    )
+
+
+def test_a_new_sign_of_life_ends_the_waiting(
+    study: optuna.Study, set_age: SetAge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(study, elsewhere())
+    set_age(20)
+    ledger = Ledger(study, 9)
+    monkeypatch.setattr(ledger_module.time, "sleep", lambda _: set_age(0))
+    assert ledger.wait_for_signs() == []
+    assert ledger.others() == 1
+    monkeypatch.setattr(ledger_module.time, "sleep", lambda _: pytest.fail("it is known by now"))
+    assert ledger.wait_for_signs() == []
+
+
+def test_the_signal_is_kept_where_it_is_known(study: optuna.Study) -> None:
+    for expected in ([signal.SIGKILL], [signal.SIGKILL, signal.SIGSEGV]):
+        claim(study, this_worker() | {"pid": 2**22 + 1})
+        ledger = Ledger(study, 9)
+        assert ledger.had_trial(2**22 + 1)
+        ledger.close_dead({2**22 + 1: expected[-1]})
+        assert ledger.records()[-1].deaths == expected
+    assert ledger.records()[-1].failure == "died: its process was killed 2 times (SIGSEGV)"
+    assert not ledger.had_trial(2**22 + 2)
+
+
+def test_an_interrupt_after_the_end_of_a_trial_queues_nothing(study: optuna.Study) -> None:
+    ledger = Ledger(study, 9)
+    [running], _ = ledger.claim(1, draw)
+    running.complete([1.0])
+    running.state = State.RUNNING  # as if it had come before this was known
+    ledger.interrupt_mine()
+    assert [record.state for record in ledger.records()] == [State.COMPLETE]
+    assert len(study.get_trials()) == 1
