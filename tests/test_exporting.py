@@ -157,6 +157,21 @@ def test_a_base_that_is_elsewhere(tiny_adapter: Path, tiny_model: Path, tmp_path
     assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
+def test_an_old_adapter_of_a_packaged_base_is_exported_for_plain_peft(tiny_adapter: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(tiny_adapter, tmp_path / "old")
+    for file in ("adapter_config.json", "lorahydra.json"):
+        text = (old / file).read_text("utf-8")
+        name = read_origin(tiny_adapter).model.name_or_path
+        (old / file).write_text(text.replace(json.dumps(name), '"smollm2-135m-instruct"'), "utf-8")
+    export(old, tmp_path / "new")
+    assert read_origin(tmp_path / "new").model.name_or_path == "smollm2-135m-instruct", "what lorahydra loads"
+    settings = json.loads((tmp_path / "new" / "adapter_config.json").read_text("utf-8"))
+    assert settings["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    card = (tmp_path / "new" / "README.md").read_text("utf-8")
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card
+    assert "base = 'HuggingFaceTB/SmolLM2-135M-Instruct'" in card
+
+
 def test_a_thinking_mode_is_off_unless_it_is_asked_for(tiny_adapter: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_adapter, tmp_path / "thinking")
     origin = read_origin(folder)

@@ -24,6 +24,7 @@ from lorahydra.modeling.devices import resolve_device, resolve_dtype
 from lorahydra.modeling.files import disk_errors
 from lorahydra.modeling.merging import merge_adapter, save_merged
 from lorahydra.modeling.origin import AdapterOrigin, read_origin, write_origin
+from lorahydra.modeling.packaged import public_name
 from lorahydra.modeling.sources import check_weights, locate
 from lorahydra.names import ORIGIN_FILE
 from lorahydra.storage import atomic_dir, check_new
@@ -112,9 +113,10 @@ def _write_adapter(folder: Path, target: Path, origin: AdapterOrigin, dtype: str
     settings = json.loads((folder / CONFIG).read_text("utf-8"))
     if moved:
         settings |= {"base_model_name_or_path": origin.model.name_or_path, "revision": None}
-        (target / CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    else:
-        shutil.copyfile(folder / CONFIG, target / CONFIG)
+    # Adapters of earlier versions name packaged models as only lorahydra does.
+    if isinstance(named := settings.get("base_model_name_or_path"), str):
+        settings["base_model_name_or_path"] = public_name(named)
+    (target / CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if (folder / ORIGIN_FILE).is_file():
         write_origin(target, origin)
     return _write_weights(folder / WEIGHTS, target / WEIGHTS, dtype)

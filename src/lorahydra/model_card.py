@@ -17,7 +17,7 @@ import yaml
 
 from lorahydra.data.problems import one_line
 from lorahydra.modeling.origin import AdapterOrigin
-from lorahydra.modeling.packaged import PACKAGED
+from lorahydra.modeling.packaged import PACKAGED, public_name
 from lorahydra.names import BASELINE, EVAL, TEST, Score, Tag, scored
 from lorahydra.tracking import RecordedRun
 
@@ -144,8 +144,9 @@ def _adapter_snippet(facts: Facts) -> str:
     base, template = facts.origin.model, facts.origin.model.chat_template is not None
     if base.gguf_file or base.name_or_path.endswith(".gguf"):
         return ""
-    own = base.name_or_path in PACKAGED or _is_local(base.name_or_path)
-    place = "  # the folder of the base model" if own else ""
+    place = "  # the folder of the base model" if _is_local(base.name_or_path) else ""
+    if base.name_or_path in PACKAGED:
+        place = f"  # trained on its 4-bit copy: `lorahydra models list` shows the folder of {base.name_or_path}"
     revision = f", revision={base.revision!r}" if base.revision else ""
     dtype = "" if base.dtype == "auto" else f", dtype={base.dtype!r}"
     read = ["import json", "from pathlib import Path", ""] if template else ["from pathlib import Path", ""]
@@ -270,7 +271,7 @@ def _provenance(facts: Facts) -> Iterator[str]:
 
 def _public(place: str) -> str:
     """A name as others may see it: the last part of a path of this machine, a hub id or an address as it is."""
-    return PurePath(place).name or place if _is_local(place) else place
+    return PurePath(place).name or place if _is_local(place) else public_name(place)
 
 
 def _is_local(place: str) -> bool:

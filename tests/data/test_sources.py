@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,21 @@ class TestHub:
             load_splits(DataConfig(hub_name="nobody/nothing-here"), 0)
         assert "\n" not in str(caught.value)
         assert caught.value.exit_code == 3
+
+    def test_a_hub_that_is_away_is_asked_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import datasets
+        import huggingface_hub
+
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+        start = time.monotonic()
+        with pytest.raises(
+            ServiceError, match=r"'a/b' is not in the local cache, and http://127.0.0.1:9 cannot be rea"
+        ):
+            load_splits(DataConfig(hub_name="a/b"), 0)
+        assert time.monotonic() - start < 5, "`datasets` would try for half a minute"
+        assert not datasets.config.HF_HUB_OFFLINE, "as before"
 
     @pytest.mark.parametrize(
         "error",

@@ -77,7 +77,7 @@ def test_an_encoder_that_is_not_fetched_says_how(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_encoder_on_a_hub_that_cannot_be_asked_is_one_line() -> None:
-    with pytest.raises(ServiceError, match="roberta-base"):
+    with pytest.raises(ServiceError, match="roberta-base is not in .* take the packaged encoder: evaluation=minilm"):
         load_scorer(EvaluationConfig(bertscore_model="roberta-base"), CPU)
 
 

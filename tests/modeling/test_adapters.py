@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import shutil
@@ -218,6 +219,14 @@ def test_a_saved_adapter_is_described_for_others(base: BaseModel, tmp_path: Path
     assert settings["base_model_name_or_path"] == base.source
     assert settings["init_lora_weights"] is True
     assert settings["r"] == 8
+
+
+def test_a_saved_adapter_names_a_packaged_base_as_everybody_does(base: BaseModel, tmp_path: Path) -> None:
+    packaged = dataclasses.replace(base, source="smollm2-135m-instruct")
+    with adapter(packaged, LoraConfig(r=4), seed=1) as model:
+        save_adapter(model, tmp_path / "adapter")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def test_saving_replaces_an_adapter_and_nothing_else(base: BaseModel, tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lorahydra import progress
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ConfigError, ModelError
-from lorahydra.modeling.base import load_base, load_tokenizer, resolve_device, resolve_dtype
+from lorahydra.modeling.base import load_base, load_copy, load_tokenizer, resolve_device, resolve_dtype
+from lorahydra.modeling.gguf import tensor_count
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -181,6 +183,18 @@ def test_a_broken_model_is_one_clear_line(copy: Path, case: str) -> None:
         load_base(config(copy))
     assert "\n" not in str(error.value)
     assert str(copy) in str(error.value)
+
+
+def test_reading_a_gguf_file_shows_its_progress(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    caplog.set_level("INFO")
+    load_copy(config(tiny_gguf))
+    first, *steps = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Reading ")]
+    assert first.startswith("Reading tiny.gguf (0 MB)")
+    count = tensor_count(tiny_gguf)
+    assert steps == [f"Reading tiny.gguf: {number} of {count}" for number in range(1, count)]
 
 
 def test_a_broken_gguf_file_is_one_clear_line(tmp_path: Path, tiny_gguf: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["is_saved_dataset", "load_hub", "load_saved", "read_dataset", "read_parquet", "stored_files"]
 
+ANSWER_SECONDS = 10.0
+"""How long the hub may stay silent before it counts as unreachable."""
 BATCH_ROWS = 256
 MARKERS = ("dataset_dict.json", "state.json", "dataset_info.json")
 
@@ -90,21 +93,63 @@ def load_hub(name: str, config_name: str | None, revision: str | None, split: st
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     where = f"hub dataset '{name}'"
+    away = _hub_is_away(name, revision)
     # The hub would be told of each load.
     datasets_config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    with writing(Path(datasets_config.HF_DATASETS_CACHE)):
+    with writing(Path(datasets_config.HF_DATASETS_CACHE)), _cache_only() if away else nullcontext():
         try:
             # On disk whatever the size, so that the stored files tell the content.
             return load_dataset(name, config_name, split=split, revision=revision, keep_in_memory=False)
         except DatasetNotFoundError as error:
             raise DataError(f"{where} cannot be used: {_first_line(error)}") from error
         except (ConnectionError, TimeoutError, HTTPError) as error:
-            raise ServiceError(
-                f"{where}: {_first_line(error)}, and it is not in the local cache: go online, or use a local "
-                "file with data=local data.train_file=FILE"
-            ) from error
+            raise ServiceError(_not_here(where, away or _first_line(error))) from error
         except (DatasetsError, ValueError, RuntimeError, FileNotFoundError, NotImplementedError) as error:
+            if away and "cache" in str(error):  # another configuration or split of it is there
+                raise ServiceError(_not_here(where, away)) from error
             raise DataError(f"{where} cannot be used: {_first_line(error)}") from error
+
+
+def _hub_is_away(name: str, revision: str | None) -> str | None:
+    """Why the hub cannot be asked for a dataset; None where it answers, whatever it says.
+
+    Asked once, because `datasets` would try each of its files six times, with growing pauses.
+    """
+    from datasets import config as datasets_config
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]
+
+    if datasets_config.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        HfApi().dataset_info(name, revision=revision, timeout=ANSWER_SECONDS)
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        return f"{constants.ENDPOINT} answers with the error {status}" if status >= 500 else None
+    except HFValidationError:
+        return None
+    except (HTTPError, OSError) as error:
+        return f"{constants.ENDPOINT} cannot be reached ({_first_line(error)})"
+    return None
+
+
+@contextmanager
+def _cache_only() -> Iterator[None]:
+    """Let `datasets` look into its cache and nowhere else."""
+    from datasets import config as datasets_config
+
+    before, datasets_config.HF_HUB_OFFLINE = datasets_config.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        datasets_config.HF_HUB_OFFLINE = before
+
+
+def _not_here(where: str, why: str) -> str:
+    return (
+        f"{where} is not in the local cache, and {why}: go online, or use a local file with data=local "
+        "data.train_file=FILE, or the shipped dataset with data=demo"
+    )
 
 
 def read_dataset(dataset: Dataset, columns: Collection[str]) -> Iterator[tuple[int, object]]:

@@ -174,4 +174,6 @@ def _named_by_the_judge(load: Callable[[], T]) -> T:
         return load()
     except (ConfigError, ModelError, ServiceError) as error:
         message = str(error).replace("model.name_or_path", "judge.model")
+        # The other ways out are those of the model that is tuned.
+        message = re.sub(r"give a local folder \(.*", "or give a local folder: judge.model=FOLDER", message)
         raise type(error)(re.sub(r"\bmodel\.(device|dtype|revision)", r"judge.options.\1", message)) from error

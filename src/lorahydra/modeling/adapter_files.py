@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from lorahydra.errors import ModelError, OutputError
 from lorahydra.modeling.files import disk_errors
+from lorahydra.modeling.packaged import public_name
 from lorahydra.storage import atomic_dir, writing
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def save_adapter(model: peft.PeftModel, folder: Path | str) -> None:
     config = copy.deepcopy(model.peft_config["default"])
     config.inference_mode = True
     if start is not None:
-        config.base_model_name_or_path = start.base_source
+        # `lorahydra.json` keeps the name that lorahydra loads it by.
+        config.base_model_name_or_path = public_name(start.base_source)
     weights = {name: value.detach().cpu() for name, value in _weights(model).items()}
     if start is not None and start.weights:
         weights = _difference(weights, start.weights, config)

