@@ -87,7 +87,7 @@ class DataError(UserError):
         line: int | None = None,
         field: str | None = None,
     ) -> None:
-        where = str(path) if path is not None else ""
+        where = _printable(str(path)) if path is not None else ""
         if line is not None:
             where += f":{line}" if where else f"line {line}"
         if field is not None:
@@ -96,6 +96,11 @@ class DataError(UserError):
         self.path = path
         self.line = line
         self.field = field
+
+
+def _printable(name: str) -> str:
+    """A name of a file, which may hold line ends and bytes that are no text, as one line."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
 class ModelError(UserError):

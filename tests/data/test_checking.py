@@ -170,6 +170,13 @@ class TestCommand:
         }
         assert value["sources"][0]["columns_used"] == {"question": "q", "answer": "a"}
 
+    def test_the_encoding_is_an_option_or_a_key(self, write: Write) -> None:
+        path = write("a.csv", ("question,answer\n" + "".join(f"Вопрос {n},Ответ\n" for n in range(9))).encode("cp1251"))
+        assert run(path).exit_code == 2
+        assert run(path, "--encoding", "windows-1251").exit_code == 0
+        assert run(path, "data.encoding=windows-1251").exit_code == 0
+        assert "write data.KEY=VALUE" in run(path, "lora.r=8").stderr
+
     def test_json_output_is_only_json_also_with_problems(self, write: Write) -> None:
         result = run(write("a.jsonl", [*qa(20), {"question": "Q"}]), "--json")
         assert result.exit_code == 2

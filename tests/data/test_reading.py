@@ -19,9 +19,9 @@ from lorahydra.errors import DataError
 READERS = {".jsonl": read_json_lines, ".json": read_json, ".csv": read_csv}
 
 
-def read(path: Path) -> tuple[list[tuple[int, object]], Problems]:
+def read(path: Path, encoding: str = "utf-8") -> tuple[list[tuple[int, object]], Problems]:
     problems = Problems()
-    return list(READERS[path.suffix](path, problems)), problems
+    return list(READERS[path.suffix](text.TextFile(path, encoding), problems)), problems
 
 
 def only_problem(path: Path) -> str:
@@ -41,6 +41,12 @@ def test_utf8_mark_is_skipped(write: Write) -> None:
         rows, problems = read(write(name, b"\xef\xbb\xbf" + content.encode()))
         assert [list(row) for _, row in rows] == [["a"]], name  # type: ignore[call-overload]
         assert not problems.total
+
+
+def test_marks_inside_joined_json_lines_and_any_line_end_are_read(write: Write) -> None:
+    rows, problems = read(write("a.jsonl", '\ufeff\ufeff{"a": 1}\r\ufeff{"a": 2}\n{"a": "\ufeffx"}\r\n'))
+    assert rows == [(1, {"a": 1}), (2, {"a": 2}), (3, {"a": "\ufeffx"})]
+    assert not problems.total
 
 
 def test_broken_line_seven_is_named_and_the_others_are_read(write: Write) -> None:
@@ -123,11 +129,11 @@ def test_a_file_of_white_space_has_no_rows(write: Write, suffix: str) -> None:
 
 
 def test_a_line_without_end_does_not_fill_the_memory(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "MAX_LINE_BYTES", 2**20)
+    monkeypatch.setattr(text, "MAX_LINE", 2**20)
     rows, problems = read(write("a.jsonl", b'{"a": 1}\n' + b"x" * (5 * 2**20) + b'\n{"a": 2}\n'))
     assert rows == [(1, {"a": 1}), (3, {"a": 2})]
     assert problems.first[0].line == 2
-    assert "longer than 1 MiB" in problems.first[0].message
+    assert "longer than 1 million characters" in problems.first[0].message
 
 
 def test_problems_are_counted_beyond_those_kept(write: Write) -> None:
@@ -170,6 +176,41 @@ class TestJsonDocuments:
     def test_an_object_without_a_list_of_objects_is_a_row(self, write: Write) -> None:
         row = {"prompt": "P", "completion": "C", "tags": [], "scores": [1]}
         assert read(write("a.json", json.dumps(row)))[0] == [(1, row)]
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            {"columns": ["question", "answer"], "index": [0, 1], "data": [["a", "b"], ["c", "d"]]},
+            {"columns": ["question", "answer"], "data": [["a", "b"], ["c", "d"]]},
+            {"question": {"0": "a", "1": "c"}, "answer": {"0": "b", "1": "d"}},
+            {"0": {"question": "a", "answer": "b"}, "1": {"question": "c", "answer": "d"}},
+            {"question": ["a", "c"], "answer": ["b", "d"]},
+            {"schema": {"fields": []}, "data": [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]},
+        ],
+        ids=["split", "split without index", "columns", "index", "list", "table"],
+    )
+    def test_tables_of_pandas_are_read(self, write: Write, value: object) -> None:
+        file = text.TextFile(write("a.json", json.dumps(value)))
+        rows = list(read_json(file, Problems(), {"question", "answer"}))
+        assert rows == [(1, {"question": "a", "answer": "b"}), (2, {"question": "c", "answer": "d"})]
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            ({"columns": ["a", "a"], "data": [["x", "y"]]}, "names the column 'a' twice"),
+            ({"columns": ["a", "b"], "data": [["x"]]}, "row 1 has 1 values where the table has 2 columns"),
+            ({"a": {"0": "x"}, "b": {"1": "y"}}, "the columns of the table have different rows"),
+            ({"a": ["x", "z"], "b": ["y"]}, r"different lengths \(a 2, b 1\)"),
+        ],
+    )
+    def test_a_broken_table_is_refused(self, write: Write, value: object, message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            list(read_json(text.TextFile(write("a.json", json.dumps(value))), Problems(), {"a", "b"}))
+
+    def test_one_conversation_of_lists_is_no_table(self, write: Write) -> None:
+        row = {"messages": {"role": ["user", "assistant"], "content": ["Q", "A"]}}
+        file = text.TextFile(write("a.json", json.dumps(row)))
+        assert list(read_json(file, Problems(), {"messages"})) == [(1, row)]
 
     def test_a_scalar_is_refused(self, write: Write) -> None:
         with pytest.raises(DataError, match="expected a JSON array or object, found '4'"):
@@ -237,6 +278,36 @@ class TestCsv:
     def test_a_field_above_the_standard_limit_of_the_csv_module_is_read(self, write: Write) -> None:
         rows, _ = read(write("a.csv", "a,b\n1," + "x" * 200_000 + "\n"))
         assert len(rows[0][1]["b"]) == 200_000  # type: ignore[call-overload]
+
+    @pytest.mark.parametrize("end", ["\r", "\r\n", "\n", "\r\r\n"])
+    def test_every_line_end_is_read(self, write: Write, end: str) -> None:
+        rows, problems = read(write("a.csv", f'a,b{end}1,"x\ry"{end}3,4{end}'.encode()))
+        assert [row for _, row in rows] == [{"a": "1", "b": "x\ry"}, {"a": "3", "b": "4"}]
+        assert not problems.total
+
+    def test_mixed_line_ends_are_read(self, write: Write) -> None:
+        rows, _ = read(write("a.csv", b"a,b\r1,2\n3,4\r\n5,6\r7,8"))
+        assert [line for line, _ in rows] == [2, 3, 4, 5]
+
+    @pytest.mark.parametrize(("mark", "separator"), [("sep=;", ";"), ("SEP=\t", "\t"), ('"sep=|"', "|")])
+    def test_the_first_line_for_excel_says_the_separator(self, write: Write, mark: str, separator: str) -> None:
+        rows, problems = read(write("a.csv", f"\ufeff{mark}\r\na{separator}b, c\r\n1{separator}2\r\n"))
+        assert rows == [(3, {"a": "1", "b, c": "2"})]
+        assert not problems.total
+
+    def test_a_vertical_bar_separates(self, write: Write) -> None:
+        assert read(write("a.csv", "question|answer\na, b|c\n"))[0] == [(2, {"question": "a, b", "answer": "c"})]
+
+    def test_joined_files_are_read_and_the_second_header_is_named(self, write: Write) -> None:
+        rows, problems = read(write("a.csv", '\ufeffa,b\n1,2\n\ufeffa,b\n\ufeff"3, 4",5\n'))
+        assert rows == [(2, {"a": "1", "b": "2"}), (4, {"a": "3, 4", "b": "5"})]
+        assert [str(problem) for problem in problems.first] == [
+            "line 3: repeats the header: were files joined? Remove this line"
+        ]
+
+    def test_empty_rows_of_a_spreadsheet_are_nothing(self, write: Write) -> None:
+        rows, problems = read(write("a.csv", "a,b\n1,2\n,\n ,\n"))
+        assert (len(rows), problems.total) == (1, 0)
 
     def test_latin1_is_named_by_line(self, write: Write) -> None:
         _, problems = read(write("a.csv", "a,b\nx,y\nx,é\n".encode("latin-1")))

@@ -137,6 +137,98 @@ def test_a_null_in_parquet_is_named_by_row(tmp_path: Path) -> None:
         load_splits(DataConfig(train_file=str(path)), 0)
 
 
+class TestOddColumns:
+    """Types that Arrow knows and a row of text does not."""
+
+    def parquet(self, folder: Path, **columns: Any) -> Rows:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table(columns), folder / "a.parquet")
+        return train_rows(train_file=str(folder / "a.parquet"))
+
+    def test_text_in_any_form_is_text(self, tmp_path: Path) -> None:
+        import pyarrow as pa
+
+        text = pa.array(["Q", "R"])
+        for form in (text.dictionary_encode(), text.cast(pa.large_string()), text.cast(pa.string_view())):
+            assert pairs(self.parquet(tmp_path, question=form, answer=text)) == [("Q", "Q"), ("R", "R")]
+
+    def test_turns_as_maps_are_objects(self, tmp_path: Path) -> None:
+        import pyarrow as pa
+
+        turns = [[("role", "user"), ("content", "Q")], [("role", "assistant"), ("content", "A")]]
+        messages = pa.array([turns], pa.list_(pa.map_(pa.string(), pa.string())))
+        assert pairs(self.parquet(tmp_path, messages=messages)) == [("Q", "A")]
+
+    def test_values_that_are_not_text_are_problems_of_their_rows(self, tmp_path: Path) -> None:
+        import datetime
+        import decimal
+
+        for value in (datetime.datetime(2026, 1, 1), decimal.Decimal("1.5"), b"\xff", [["x"]], {"a": None}, None):
+            rows = self.parquet(tmp_path, question=["Q", "Q"], answer=[value, value])
+            assert [(problem.line, problem.field) for problem in rows.problems] == [(1, "answer"), (2, "answer")]
+
+    def test_a_value_that_cannot_be_read_costs_its_row_only(self, tmp_path: Path) -> None:
+        import pyarrow as pa
+
+        broken = pa.StringArray.from_buffers(
+            3, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffc")
+        )
+        rows = self.parquet(tmp_path, question=["P", "Q", "R"], answer=broken)
+        assert pairs(rows) == [("P", "a"), ("R", "c")]
+        assert [problem.line for problem in rows.problems] == [2]
+        assert rows.counts == {"undecodable": 1}
+
+    def test_a_column_that_is_there_twice_is_refused_where_it_matters(self, tmp_path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = tmp_path / "a.parquet"
+        column = pa.array(["x"])
+        pq.write_table(pa.Table.from_arrays([column] * 3, names=["question", "answer", "answer"]), path)
+        with pytest.raises(DataError, match=r"a\.parquet: has the column 'answer' twice"):
+            train_rows(train_file=str(path))
+        pq.write_table(pa.Table.from_arrays([column] * 4, names=["question", "answer", "n", "n"]), path)
+        assert pairs(train_rows(train_file=str(path))) == [("x", "x")]
+
+    def test_rows_that_the_footer_promises_and_the_file_lacks_are_missed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import pyarrow.parquet as pq
+
+        read = pq.ParquetFile.iter_batches
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *args, **options: list(read(*args, **options))[:1])
+        with pytest.raises(DataError, match="is damaged: it says it has 600 rows, and 256 are there"):
+            self.parquet(tmp_path, question=["Q"] * 600, answer=["A"] * 600)
+
+    def test_a_flipped_bit_in_the_data_is_seen_where_the_file_has_checksums(self, tmp_path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = tmp_path / "a.parquet"
+        table = pa.table({"question": ["Quick"], "answer": ["Answer"]})
+        pq.write_table(
+            table, path, write_page_checksum=True, compression="none", use_dictionary=False, write_statistics=False
+        )
+        path.write_bytes(path.read_bytes().replace(b"Quick", b"Quack", 1))
+        with pytest.raises(DataError, match=r"a\.parquet: .*[Cc][Rr][Cc]"):
+            train_rows(train_file=str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"ARROW1\0\0", "is an Arrow"),
+        (b"PARE....", "is an encrypted Parquet file"),
+        (b"PK\x03\x04", "is a zip archive"),
+    ],
+)
+def test_something_else_under_a_parquet_name_is_named(write: Write, content: bytes, what: str) -> None:
+    with pytest.raises(DataError, match=rf"a\.parquet: {what}"):
+        train_rows(train_file=str(write("a.parquet", content)))
+
+
 @pytest.mark.parametrize("content", [b"nonsense", b"PAR1 cut off", b""])
 def test_damaged_parquet_is_refused(write: Write, content: bytes) -> None:
     path = write("a.parquet", content)
@@ -186,6 +278,14 @@ class TestFilesThatCannotBeUsed:
     def test_a_name_that_no_file_can_have(self, tmp_path: Path) -> None:
         self.refused(str(tmp_path / "a\0.jsonl"), "is not a file name")
         self.refused(tmp_path / ("x" * 300 + ".jsonl"), "cannot be read: File name too long")
+
+    def test_a_name_that_no_log_can_show(self, tmp_path: Path) -> None:
+        self.refused(os.fsdecode(bytes(tmp_path) + b"/\xff.jsonl"), r"\\udcff\.jsonl: has a name that is not UTF-8")
+        self.refused(tmp_path / "a\nb.jsonl", r"a\\nb\.jsonl: no such file")
+        self.refused("~nobody-of-this-name/a.jsonl", "cannot be read: .*home directory")
+
+    def test_a_compressed_file(self, write: Write) -> None:
+        self.refused(write("a.jsonl.gz", b"x"), r"is compressed \(\.gz\): unpack it first")
 
     def test_no_permission(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(path: Path, *args: Any, **options: Any) -> None:

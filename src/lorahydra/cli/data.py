@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -11,9 +11,9 @@ import click
 from lorahydra.cli.completing import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from lorahydra.config.schema import ColumnsConfig
+    from lorahydra.config.schema import ColumnsConfig, DataConfig
     from lorahydra.data import ChatFormat, DataReport
     from lorahydra.data.report import LengthStats, SplitReport
 
@@ -29,10 +29,12 @@ def data() -> None:
 
 @data.command()
 @click.argument("file", shell_complete=files)
+@click.argument("overrides", nargs=-1)
 @click.option("--validation", metavar="FILE", help="Validation file; cut from FILE when left out.")
 @click.option("--test", metavar="FILE", help="Test file; cut from FILE when left out.")
 @click.option("--format", "scheme", default="auto", show_default=True, help="Column scheme (data.format).")
 @click.option("--columns", metavar="A=B,…", help="Scheme column = column of the file, for example question=q,answer=a.")
+@click.option("--encoding", default="utf-8", show_default=True, help="Character encoding of the text (data.encoding).")
 @click.option(
     "--model",
     metavar="NAME",
@@ -46,10 +48,12 @@ def data() -> None:
 def check(
     context: click.Context,
     file: str,
+    overrides: tuple[str, ...],
     validation: str | None,
     test: str | None,
     scheme: str,
     columns: str | None,
+    encoding: str,
     model: str | None,
     system_prompt: str | None,
     max_length: int,
@@ -59,7 +63,8 @@ def check(
     """Check FILE as a dataset and print a report.
 
     FILE is JSONL, JSON, CSV or Parquet, a folder that `datasets` saved, or `demo`. Exits with 2 if the data
-    cannot be trained on as it is, and names file, line and field of each problem.
+    cannot be trained on as it is, and names file, line and field of each problem. OVERRIDES are keys of train.py, for
+    example data.encoding=windows-1251; they beat the options.
     """
     from lorahydra.config.schema import DataConfig
     from lorahydra.data import check as check_data
@@ -70,9 +75,12 @@ def check(
         test_file=test,
         format=scheme,
         columns=_columns(columns),
+        encoding=encoding,
         system_prompt=system_prompt,
         max_length=max_length,
     )
+    if overrides:
+        config = _overridden(config, overrides)
     report = check_data(config, seed, chat=_chat(model, system_prompt) if model else None)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
@@ -84,6 +92,18 @@ def check(
             click.echo(f"… and {hidden} more", err=True)
     if not report.ok:
         context.exit(2)
+
+
+def _overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
+    """The configuration with keys written as for train.py."""
+    from lorahydra.config.compose import compose, literal
+
+    names = [override.partition("=")[0].removeprefix("data.").partition(".")[0] for override in overrides]
+    for name, override in zip(names, overrides, strict=True):
+        if not override.startswith("data.") or not hasattr(config, name):
+            raise click.BadParameter(f"'{override}': write data.KEY=VALUE", param_hint="OVERRIDES")
+    given = compose(["data=local", f"data.train_file={literal(config.train_file or '')}", *overrides]).data
+    return replace(config, **{name: getattr(given, name) for name in names})
 
 
 def _columns(text: str | None) -> ColumnsConfig:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 from collections.abc import Collection
 
 from lorahydra.errors import ConfigError
 
-__all__ = ["at_least", "names_a_folder", "not_blank", "one_of", "within"]
+__all__ = ["at_least", "names_a_folder", "not_blank", "one_of", "text_encoding", "within"]
+
+NOT_OF_FILES = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
 
 
 def at_least(key: str, value: float | None, low: float, *, exclusive: bool = False) -> None:
@@ -36,6 +39,20 @@ def not_blank(key: str, value: str) -> None:
     """Check that a text says something."""
     if not value.strip():
         raise ConfigError(f"{key} is empty: give a value")
+
+
+def text_encoding(key: str, value: str) -> None:
+    """Check that a value names a character encoding."""
+    try:
+        # Of what Python calls encodings some make bytes of bytes, and some read escapes that belong to the format.
+        "".encode(value)
+        known = codecs.lookup(value).name not in NOT_OF_FILES
+    except (LookupError, ValueError):
+        known = False
+    if not known:
+        raise ConfigError(
+            f"{key}={value} is not a character encoding: give its name, for example utf-8, windows-1251 or shift_jis"
+        )
 
 
 def names_a_folder(key: str, value: str) -> None:

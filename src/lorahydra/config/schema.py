@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorahydra.config.checks import at_least, names_a_folder, not_blank, one_of, within
+from lorahydra.config.checks import at_least, names_a_folder, not_blank, one_of, text_encoding, within
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.config.search import SearchConfig, objectives
 from lorahydra.errors import ConfigError
@@ -239,6 +239,9 @@ class DataConfig:
     """Column scheme; `auto` detects it."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Names of the columns in the file where they differ from the scheme's, for example `{question: q, answer: a}`."""
+    encoding: str = "utf-8"
+    """Character encoding of CSV, JSON and JSONL files, for example `windows-1251`; the error on a file in another one
+    names it."""
     system_prompt: str | None = None
     """System message put before conversations that have none; the model's template decides when unset."""
     validation_fraction: float = 0.1
@@ -269,6 +272,7 @@ class DataConfig:
                 not_blank(f"data.{name}", value)
         one_of("data.format", self.format, FORMATS)
         one_of("data.overlong", self.overlong, OVERLONG)
+        text_encoding("data.encoding", self.encoding)
         within("data.validation_fraction", self.validation_fraction, 0, 1, below=True)
         within("data.test_fraction", self.test_fraction, 0, 1, below=True)
         if self.validation_fraction + self.test_fraction >= 1:

@@ -1,19 +1,22 @@
-"""CSV with a header row, quoted as RFC 4180 says, separated by comma, semicolon or tab."""
+"""CSV with a header row, quoted as RFC 4180 says, separated by comma, semicolon, tab or vertical bar."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorahydra.data.problems import Problems, reading
-from lorahydra.data.text import MAX_LINE_BYTES, open_text, text_lines
+from lorahydra.data.problems import Fault, Problems, one_line, reading
+from lorahydra.data.text import BYTE_ORDER_MARK, MAX_LINE, TextFile
 from lorahydra.errors import DataError
 
 __all__ = ["read_csv"]
 
-DELIMITERS = (",", ";", "\t")
+DELIMITERS = ",;\t|"
+EXCEL_SEPARATOR = re.compile(r'"?sep=([,;|:^~\t])"?\s*', re.IGNORECASE)
+"""A first line for Excel that says what separates the fields of the others."""
 
 
 class _Lines:
@@ -22,57 +25,84 @@ class _Lines:
     def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
         self._lines = lines
         self.number = 0
+        self.begins_row = True
+        """Whether the next line begins a row, where a byte order mark is that of a file appended here."""
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
         self.number, text = next(self._lines)
+        if self.begins_row:
+            text, self.begins_row = text.lstrip(BYTE_ORDER_MARK), False
         return text
 
 
-def _sniff(header: str) -> str:
-    """The delimiter that cuts the header into most columns; a comma where none does."""
-    return max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
+def _sniff(header: str, suffix: str) -> str:
+    """The delimiter that cuts the header into most columns; of equals the one that the file's extension says."""
+    order = sorted(DELIMITERS, key=lambda delimiter: delimiter != ("\t" if suffix == ".tsv" else ","))
+    return max(order, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
 
-def read_csv(path: Path, problems: Problems) -> Iterator[tuple[int, object]]:
+def read_csv(file: TextFile, problems: Problems) -> Iterator[tuple[int, object]]:
     """Yield the first line number and the fields of each row, all of them text.
+
+    Lines end with LF, CR LF or CR, also mixed.
 
     Raises:
         DataError: The header is empty or names a column twice.
     """
     # Only raised, never lowered: the limit belongs to the whole process.
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
-    with reading(path), open_text(path) as stream:
-        place = stream.tell()
-        first = next((text for _, text in text_lines(stream, Problems(), replace=True)), "")
-        stream.seek(place)
-        lines = _Lines(text_lines(stream, problems, replace=True))
-        rows = csv.reader(lines, delimiter=_sniff(first), strict=True)
-        start = 1
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
+    with reading(file.path) as place, file.open() as stream:
+        first = _first_line(file)
+        lines = _Lines(file.lines(stream, problems, replace=True))
+        separator = EXCEL_SEPARATOR.fullmatch(first)
+        if separator:
+            next(lines)
+            lines.begins_row = True
+        delimiter = separator[1] if separator else _sniff(first, file.path.suffix.lower())
+        rows = csv.reader(lines, delimiter=delimiter, strict=True)
+        place.line = lines.number + 1
         try:
-            header = _header(next(rows, []), path)
-            start = lines.number + 1
+            names = next(rows, [])
+            undecodable = problems.counts[Fault.UNDECODABLE]
+            if undecodable:
+                # Nothing can be told of a table whose columns have no names.
+                raise DataError(problems.first[0].message, path=file.path, line=problems.first[0].line)
+            header = _header(names, file.path, place.line)
+            place.line, lines.begins_row = lines.number + 1, True
             for row in rows:
-                if len(row) > 1 or (row and row[0].strip()):
-                    if len(row) == len(header):
-                        yield start, dict(zip(header, row, strict=True))
+                if problems.counts[Fault.UNDECODABLE] > undecodable:
+                    # What a line of this row says is not known; it has been reported.
+                    undecodable = problems.counts[Fault.UNDECODABLE]
+                # A spreadsheet saves the empty rows below a table too.
+                elif any(field.strip() for field in row):
+                    if row == header:
+                        problems.add(place.line, "repeats the header: were files joined? Remove this line")
+                    elif len(row) == len(header):
+                        yield place.line, dict(zip(header, row, strict=True))
                     else:
-                        problems.add(start, f"has {len(row)} fields where the header has {len(header)}")
-                start = lines.number + 1
+                        problems.add(place.line, f"has {len(row)} fields where the header has {len(header)}")
+                place.line, lines.begins_row = lines.number + 1, True
         except csv.Error as error:
             # After a broken quote nothing that follows can be trusted.
-            problems.add(start, f"broken CSV: {error} (a quote inside a field is written twice)")
+            problems.add(place.line, f"broken CSV: {error} (a quote inside a field is written twice)")
 
 
-def _header(names: list[str], path: Path) -> list[str]:
-    names = [name.strip() for name in names]
+def _first_line(file: TextFile) -> str:
+    with file.open() as stream:
+        line = next((text for _, text in file.lines(stream, Problems(), replace=True)), "")
+    return line.lstrip(BYTE_ORDER_MARK)
+
+
+def _header(names: list[str], path: Path, line: int) -> list[str]:
+    names = [name.strip(BYTE_ORDER_MARK + " \t") for name in names]
     if not any(names):
-        raise DataError("the first line has no column names", path=path, line=1)
+        raise DataError("the first line has no column names", path=path, line=line)
     # An index that pandas wrote has no name.
     names = [name or f"(column {number})" for number, name in enumerate(names, start=1)]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise DataError(f"the header names the column '{twice[0]}' twice", path=path, line=1)
+        raise DataError(f"the header names the column '{one_line(twice[0])}' twice", path=path, line=line)
     return names

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.examples import KEY_BYTES, ROLES, Example, Message, example_keys
 from lorahydra.data.formats import Layout, RowError, describe, detect, known_columns
-from lorahydra.data.problems import Problem, Problems, one_line
+from lorahydra.data.problems import Problem, Problems, one_line, reason
 from lorahydra.data.sources import HEADER_ROW, Row, Source
 from lorahydra.data.store import Store, Writer, cached
 from lorahydra.errors import DataError
@@ -27,7 +27,7 @@ __all__ = ["Rows", "data_cache", "ingest"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Part of the cache key: raise it when the same bytes are read differently."""
 ROWS_TO_DETECT = 16
 MAX_COLUMNS = 1000
@@ -169,7 +169,8 @@ def _objects(rows: Iterator[Row], problems: Problems) -> Iterator[tuple[int, dic
         elif row == {}:
             problems.add(number, "is an object without fields")
         else:
-            problems.add(number, f"holds {describe(row)} where an object with named fields is expected")
+            hint = " (pandas: orient='records')" if isinstance(row, list) else ""
+            problems.add(number, f"holds {describe(row)} where an object with named fields is expected{hint}")
 
 
 def _add(writer: Writer, layout: Layout, number: int, row: dict[str, Any], problems: Problems) -> None:
@@ -177,6 +178,12 @@ def _add(writer: Writer, layout: Layout, number: int, row: dict[str, Any], probl
         messages = layout.messages(row)
     except RowError as error:
         problems.add(number, error.message, field=error.field, fault=error.fault)
+        return
+    except MemoryError:
+        raise
+    except Exception as error:
+        # A file may hold values of types that nobody thought of.
+        problems.add(number, f"cannot be used: {reason(error)}")
         return
     keys = example_keys(messages)
     contents = [message.content for message in messages]

@@ -6,15 +6,15 @@ between readers.
 
 from __future__ import annotations
 
-import codecs
+import io
 import json
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from collections.abc import Collection, Iterator
+from typing import Any, NoReturn
 
+from lorahydra.data.frames import frame_rows
 from lorahydra.data.problems import Fault, Problems, one_line, reading
-from lorahydra.data.text import BLOCK_BYTES, MAX_LINE_BYTES, open_text, text_lines, undecodable
+from lorahydra.data.text import BLOCK, BYTE_ORDER_MARK, MAX_LINE, TextFile, first_undecodable
 from lorahydra.errors import DataError
 
 __all__ = ["parse_json", "read_json", "read_json_lines"]
@@ -62,87 +62,106 @@ def parse_json(text: str) -> object:
         raise ValueError(_explain(error)) from error
 
 
-def read_json_lines(path: Path, problems: Problems) -> Iterator[Row]:
+def read_json_lines(file: TextFile, problems: Problems) -> Iterator[Row]:
     """Yield the line number and value of each non-blank line; a broken line is reported and left out.
 
     A file that begins with a bracket is read as an array.
     """
-    with reading(path), open_text(path) as stream:
-        if _first_character(stream) == "[":
-            yield from _array(stream, problems)
+    with reading(file.path) as place:
+        if _first_character(file) == "[":
+            with file.open(translate=True) as stream:
+                yield from _array(file, stream, problems)
             return
-        for number, text in text_lines(stream, problems):
-            if text.isspace():
-                continue
-            try:
-                value = parse_json(text.rstrip())
-            except ValueError as error:
-                problems.add(number, str(error))
-                continue
-            yield number, value
+        with file.open() as stream:
+            for place.line, text in file.lines(stream, problems):
+                # A mark at the start of a line begins a file that was appended here.
+                line = text.lstrip(BYTE_ORDER_MARK).rstrip()
+                if not line:
+                    continue
+                try:
+                    value = parse_json(line)
+                except ValueError as error:
+                    problems.add(place.line, str(error))
+                    continue
+                yield place.line, value
 
 
-def read_json(path: Path, problems: Problems) -> Iterator[Row]:
-    """Yield the rows of a JSON array, of the one list in a JSON object, or of JSON lines named `.json`.
+def read_json(file: TextFile, problems: Problems, columns: Collection[str] = ()) -> Iterator[Row]:
+    """Yield the rows of a JSON array, of a table in a JSON object, or of JSON lines named `.json`.
 
     An array is read in blocks. An object is parsed as a whole, so it needs memory of a few times its size;
     its rows are numbered from 1 instead of by lines.
+
+    Args:
+        file: What to read.
+        problems: Where faults of single rows go.
+        columns: Names that columns may have, which tell rows from columns where an object could be either.
     """
-    with reading(path), open_text(path) as stream:
-        first = _first_character(stream)
-        if first == "{" and not _is_json_lines(stream):
-            yield from _object(stream, path, problems)
+    with reading(file.path):
+        first = _first_character(file)
+        if first == "{" and not _is_json_lines(file):
+            yield from _object(file, problems, columns)
             return
     if first not in ("{", "[", ""):
-        raise DataError(f"expected a JSON array or object, found '{one_line(first)}'", path=path)
-    yield from read_json_lines(path, problems)
+        raise DataError(f"expected a JSON array or object, found '{one_line(first)}'", path=file.path)
+    yield from read_json_lines(file, problems)
 
 
-def _first_character(stream: BinaryIO) -> str:
-    """The first character that is not white space, or nothing; the stream's place stays."""
-    place = stream.tell()
-    character = ""
-    while not character and (block := stream.read(BLOCK_BYTES)):
-        character = block.lstrip()[:1].decode("ascii", errors="replace")
-    stream.seek(place)
-    return character
+def _first_character(file: TextFile) -> str:
+    """The first character that is neither white space nor a byte order mark, or nothing."""
+    with file.open() as stream:
+        while block := stream.read(BLOCK):
+            if found := block.lstrip(WHITESPACE + BYTE_ORDER_MARK):
+                return found[0]
+    return ""
 
 
-def _is_json_lines(stream: BinaryIO) -> bool:
-    """Whether the first two non-blank lines look like one object each; the stream's place stays."""
-    place = stream.tell()
-    found: list[bytes] = []
-    while len(found) < 2 and (line := stream.readline(MAX_LINE_BYTES)):
-        if stripped := line.strip():
-            found.append(stripped)
-    stream.seek(place)
-    return len(found) == 2 and found[0].endswith(b"}") and found[1].startswith(b"{")
+def _is_json_lines(file: TextFile) -> bool:
+    """Whether the first two non-blank lines look like one object each."""
+    found: list[str] = []
+    with file.open() as stream:
+        while len(found) < 2 and (line := stream.readline(MAX_LINE)):
+            if stripped := line.strip(WHITESPACE + BYTE_ORDER_MARK):
+                found.append(stripped)
+    return len(found) == 2 and found[0].endswith("}") and found[1].startswith("{")
 
 
-def _object(stream: BinaryIO, path: Path, problems: Problems) -> Iterator[Row]:
-    """Rows of an object that holds one list of objects, or the object itself as the only row."""
-    raw = stream.read()
-    try:
-        value = DECODER.decode(raw.decode())
-    except UnicodeDecodeError as error:
-        position = error.start - raw.rfind(b"\n", 0, error.start)
-        line = raw.count(b"\n", 0, error.start) + 1
-        problems.add(line, undecodable(error, position), fault=Fault.UNDECODABLE)
+def _object(file: TextFile, problems: Problems, columns: Collection[str]) -> Iterator[Row]:
+    """Rows of an object that holds one list of objects or a table, or the object itself as the only row."""
+    with file.open(translate=True) as stream:
+        text = stream.read()
+    place = first_undecodable(text)
+    if place is not None:
+        line = text.count("\n", 0, place)
+        start = text.rfind("\n", 0, place) + 1
+        message = file.undecodable(text[start:].partition("\n")[0], place - start)
+        problems.add(line + 1, message, fault=Fault.UNDECODABLE)
         return
+    try:
+        value = DECODER.decode(text.lstrip(BYTE_ORDER_MARK))
     except (ValueError, RecursionError) as error:
         problems.add(getattr(error, "lineno", None), _explain(error))
+        return
+    try:
+        table = frame_rows(value, frozenset(columns))
+    except ValueError as error:
+        raise DataError(str(error), path=file.path) from error
+    if table is not None:
+        yield from enumerate(table, start=1)
         return
     lists = [key for key, item in value.items() if isinstance(item, list) and key not in MESSAGE_LISTS]
     rows = [key for key in lists if value[key] and all(isinstance(item, dict) for item in value[key])]
     if len(rows) > 1:
-        raise DataError(f"the object holds several lists ({', '.join(rows)}): keep one, or save an array", path=path)
+        names = one_line(", ".join(rows))
+        raise DataError(f"the object holds several lists ({names}): keep one, or save an array", path=file.path)
     yield from enumerate(value[rows[0]] if rows else [value], start=1)
 
 
-def _array(stream: BinaryIO, problems: Problems) -> Iterator[Row]:
+def _array(file: TextFile, stream: io.TextIOWrapper, problems: Problems) -> Iterator[Row]:
     """Rows of an array with the line that each begins on; what follows a broken one cannot be read."""
     window = _Window(stream)
     try:
+        window.skip_mark()
         window.skip()
         if window.peek() == "]":
             window.skip()
@@ -150,18 +169,26 @@ def _array(stream: BinaryIO, problems: Problems) -> Iterator[Row]:
             yield from window.values()
         if extra := window.peek():
             problems.add(window.line, f"broken JSON: '{extra}' after the end of the array")
-    except UnicodeDecodeError as error:
-        problems.add(*window.locate(error), fault=Fault.UNDECODABLE)
+    except _UndecodableError as error:
+        line, text, place = window.locate(error.place)
+        problems.add(line, file.undecodable(text, place), fault=Fault.UNDECODABLE)
     except (ValueError, RecursionError) as error:
         problems.add(*window.explain(error))
+
+
+class _UndecodableError(Exception):
+    """The window holds a byte that cannot be decoded."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self.place = place
 
 
 class _Window:
     """The part of a JSON text being read, with the line it begins on."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: io.TextIOWrapper) -> None:
         self._stream = stream
-        self._decode = codecs.getincrementaldecoder("utf-8")().decode
         self._text = ""
         self._place = 0
         self._lines_before = 0
@@ -179,8 +206,13 @@ class _Window:
         while True:
             while self._place < len(self._text) and self._text[self._place] in WHITESPACE:
                 self._place += 1
-            if self._place < len(self._text) or not self._more(BLOCK_BYTES):
+            if self._place < len(self._text) or not self._more(BLOCK):
                 return self._text[self._place : self._place + 1]
+
+    def skip_mark(self) -> None:
+        """Move past byte order marks at the beginning."""
+        self.peek()
+        self._text = self._text.lstrip(BYTE_ORDER_MARK)
 
     def skip(self) -> None:
         """Move past the next character."""
@@ -201,25 +233,28 @@ class _Window:
 
     def _value(self) -> object:
         """Parse one value, reading on while it seems incomplete and is not too long."""
-        size = BLOCK_BYTES
+        size = BLOCK
         while True:
             try:
                 value, self._place = DECODER.raw_decode(self._text, self._place)
                 return value
             except (ValueError, RecursionError):
-                if len(self._text) - self._place > MAX_LINE_BYTES or not self._more(size):
+                if len(self._text) - self._place > MAX_LINE or not self._more(size):
                     raise
                 size *= 2
 
     def _more(self, size: int) -> bool:
-        """Drop what was read and append about `size` bytes; False at the end of the file."""
+        """Drop what was read and append about `size` characters; False at the end of the file."""
         block = self._stream.read(size)
-        text = self._decode(block, final=not block)
         if not block:
             return False
         self._lines_before = self.line - 1
-        self._text = self._text[self._place :] + text
+        kept = len(self._text) - self._place
+        self._text = self._text[self._place :] + block
         self._place = self._counted = 0
+        place = first_undecodable(block)
+        if place is not None:
+            raise _UndecodableError(kept + place)
         return True
 
     def explain(self, error: ValueError | RecursionError) -> tuple[int, str]:
@@ -230,11 +265,9 @@ class _Window:
             column = error.pos - self._text.rfind("\n", 0, error.pos)
         return line, _explain(error, column)
 
-    def locate(self, error: UnicodeDecodeError) -> tuple[int, str]:
-        """The line and the message of a decoding error in the block that was read last."""
-        before = error.object[: error.start]
-        line = self.line + self._text.count("\n", self._place) + before.count(b"\n")
-        position = error.start - before.rfind(b"\n")
-        if b"\n" not in before:
-            position += len(self._text) - self._text.rfind("\n") - 1
-        return line, undecodable(error, position)
+    def locate(self, place: int) -> tuple[int, str, int]:
+        """The line number of a place in the window, what is there of that line, and the place in it."""
+        line = self.line + self._text.count("\n", self._place, place)
+        start = self._text.rfind("\n", 0, place) + 1
+        end = self._text.find("\n", place)
+        return line, self._text[start : end if end >= 0 else None], place - start

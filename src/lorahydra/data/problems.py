@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from lorahydra.errors import DataError
+from lorahydra.errors import DataError, LorahydraError
 
-__all__ = ["MAX_PROBLEMS", "Fault", "Problem", "Problems", "one_line", "reading"]
+__all__ = ["MAX_PROBLEMS", "Fault", "Place", "Problem", "Problems", "one_line", "reading", "reason"]
 
 MAX_PROBLEMS = 20
 """Problems kept with their text; all are counted."""
@@ -56,9 +56,9 @@ class Problems:
         return self.counts.total()
 
     def add(self, line: int | None, message: str, *, field: str | None = None, fault: Fault = Fault.OTHER) -> None:
-        """Count a problem and keep it while there is room."""
+        """Count a problem and keep it while there is room; one without a message is counted only."""
         self.counts[fault.value] += 1
-        if len(self.first) < MAX_PROBLEMS:
+        if message and len(self.first) < MAX_PROBLEMS:
             self.first.append(Problem(line, field and one_line(field), one_line(message)))
 
 
@@ -70,16 +70,44 @@ def one_line(text: object, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+@dataclass
+class Place:
+    """How far a reader has come."""
+
+    line: int | None = None
+    """1-based line, or row where the format has no lines."""
+
+
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn an `OSError` of reading `path` into one clear line.
+def reading(path: Path | str) -> Iterator[Place]:
+    """Turn whatever goes wrong in reading `path` into one clear line.
+
+    Yields:
+        Where the block says how far it is, for the message.
 
     Raises:
-        DataError: Instead of any `OSError` inside the block.
+        DataError: Instead of any other error of the block: no library says beforehand which ones it raises on a
+            broken file.
+        MemoryError: There is not enough.
     """
+    place = Place()
     try:
-        yield
+        yield place
+    except (LorahydraError, MemoryError):
+        raise
     except PermissionError as error:
         raise DataError("no permission to read it", path=path) from error
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", path=path) from error
+        raise DataError(
+            f"cannot be read: {error.strerror or one_line(error)}", path=path, line=place.line or None
+        ) from error
+    except Exception as error:
+        raise DataError(f"cannot be read: {reason(error)}", path=path, line=place.line or None) from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a library says, in one line; its kind where it says nothing that can be understood alone."""
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    if not line or isinstance(error, LookupError | AttributeError | RecursionError):
+        line = f"{type(error).__name__}{': ' if line else ''}{line}"
+    return one_line(line)

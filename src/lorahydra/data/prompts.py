@@ -12,7 +12,7 @@ from lorahydra.data.examples import Message
 from lorahydra.data.formats import Layout, RowError, describe, detect_prompts, known_columns
 from lorahydra.data.problems import Problems, reading
 from lorahydra.data.sources import HEADER_ROW, Row, locate
-from lorahydra.data.text import open_text, text_lines
+from lorahydra.data.text import BYTE_ORDER_MARK, TextFile
 from lorahydra.errors import DataError
 
 __all__ = ["read_prompts"]
@@ -50,9 +50,10 @@ def read_prompts(file: str) -> list[tuple[Message, ...]]:
 
 
 def _lines(path: Path, problems: Problems) -> Iterator[tuple[Message, ...]]:
-    with reading(path), open_text(path) as stream:
-        for _, line in text_lines(stream, problems):
-            if text := line.strip():
+    text_file = TextFile(path)
+    with reading(path), text_file.open() as stream:
+        for _, line in text_file.lines(stream, problems):
+            if text := line.lstrip(BYTE_ORDER_MARK).strip():
                 yield (Message("user", text),)
 
 

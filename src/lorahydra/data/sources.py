@@ -16,6 +16,7 @@ from lorahydra.data import tables
 from lorahydra.data.csvfiles import read_csv
 from lorahydra.data.jsonfiles import read_json, read_json_lines
 from lorahydra.data.problems import Problems, reading
+from lorahydra.data.text import UTF8, TextFile
 from lorahydra.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ HEADER_ROW = 0
 TEXT_READERS = {
     ".jsonl": read_json_lines,
     ".ndjson": read_json_lines,
-    ".json": read_json,
     ".csv": read_csv,
     ".tsv": read_csv,
 }
-SUFFIXES = (*TEXT_READERS, ".parquet")
+SUFFIXES = (*TEXT_READERS, ".json", ".parquet")
+COMPRESSED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar")
 
 
 class Source(Protocol):
@@ -63,15 +64,18 @@ class FileSource:
 
     label: str
     path: Path
+    encoding: str = UTF8
 
     def content_hash(self) -> str:
-        return _hash_files([self.path], self.path.suffix.lower())
+        how = "" if self.encoding == UTF8 else f":{self.encoding}"
+        return _hash_files([self.path], self.path.suffix.lower() + how)
 
     def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
         suffix = self.path.suffix.lower()
         if suffix == ".parquet":
-            return tables.read_parquet(self.path, columns)
-        return TEXT_READERS[suffix](self.path, problems)
+            return tables.read_parquet(self.path, columns, problems)
+        file = TextFile(self.path, self.encoding)
+        return read_json(file, problems, columns) if suffix == ".json" else TEXT_READERS[suffix](file, problems)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class SavedSource:
         return _hash_files(files, f"saved:{self.split}")
 
     def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
-        return tables.read_dataset(tables.load_saved(self.path, self.split), columns)
+        return tables.read_dataset(tables.load_saved(self.path, self.split), columns, problems, self.label)
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class HubSource:
         return _hash_files(tables.stored_files(self.dataset), f"hub:{self.split}")
 
     def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
-        return tables.read_dataset(self.dataset, columns)
+        return tables.read_dataset(self.dataset, columns, problems, self.label)
 
 
 def _hash_files(paths: list[Path], how: str) -> str:
@@ -131,16 +135,18 @@ def locate(config: DataConfig) -> dict[str, Source]:
     if config.hub_name is not None:
         found: dict[str, Source] = {"train": _hub(config, config.train_split)}
     else:
-        found = {"train": _open(config.train_file or DEMO, "train", config.train_split)}
+        found = {"train": _open(config, config.train_file or DEMO, "train", config.train_split)}
     for name in SPLITS[1:]:
         file = getattr(config, f"{name}_file")
         split = getattr(config, f"{name}_split")
         if file is None and config.train_file == DEMO:
             file = DEMO
         if file is not None:
-            found[name] = _open(file, name, split or name)
+            found[name] = _open(config, file, name, split or name)
         elif split is not None:
-            found[name] = _hub(config, split) if config.hub_name else _open(config.train_file or DEMO, name, split)
+            found[name] = (
+                _hub(config, split) if config.hub_name else _open(config, config.train_file or DEMO, name, split)
+            )
     return found
 
 
@@ -150,13 +156,14 @@ def _hub(config: DataConfig, split: str) -> HubSource:
     return HubSource(label, name, config.hub_config, config.hub_revision, split)
 
 
-def _open(file: str, name: str, split: str) -> Source:
+def _open(config: DataConfig, file: str, name: str, split: str) -> Source:
     """The source behind a file name given by the user, which belongs to the split `name`."""
     if file == DEMO:
         folder = resources.files("lorahydra.data") / "demo"
         return FileSource(f"{DEMO}/{name}.jsonl", Path(str(folder / f"{name}.jsonl")))
-    path = Path(file).expanduser()
-    with reading(path):
+    with reading(file):
+        _require_text(file)
+        path = Path(file).expanduser()
         _require_existing(path)
         if path.is_dir():
             if tables.is_saved_dataset(path):
@@ -167,13 +174,26 @@ def _open(file: str, name: str, split: str) -> Source:
             )
         if not path.is_file():
             raise DataError("is not a regular file", path=file)
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(
-            f"the extension '{path.suffix}' is not known: use one of {', '.join(SUFFIXES)}, or a folder that "
-            "`datasets` saved",
-            path=file,
-        )
-    return FileSource(file, path)
+        suffix = path.suffix.lower()
+        if suffix in COMPRESSED:
+            raise DataError(f"is compressed ({suffix}): unpack it first", path=file)
+        if suffix not in SUFFIXES:
+            raise DataError(
+                f"the extension '{path.suffix}' is not known: use one of {', '.join(SUFFIXES)}, or a folder that "
+                "`datasets` saved",
+                path=file,
+            )
+        return FileSource(file, path, config.encoding)
+
+
+def _require_text(name: str) -> None:
+    """Refuse names that no log, page or database could show."""
+    if "\0" in name:
+        raise DataError("is not a file name: it holds a NUL character", path=name)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError("has a name that is not UTF-8: rename it", path=name) from error
 
 
 def _require_existing(path: Path) -> None:
@@ -191,5 +211,3 @@ def _require_existing(path: Path) -> None:
         else:
             hint = f"nothing of this name is in {parent.absolute()}"
         raise DataError(f"no such file ({hint})", path=path) from None
-    except ValueError as error:
-        raise DataError(f"is not a file name: {error}", path=str(path).replace("\0", "\\0")) from error

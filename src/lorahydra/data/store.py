@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lorahydra.data.text import BLOCK_BYTES
 from lorahydra.storage import atomic_dir, locked
 
 __all__ = ["Store", "Writer", "cached"]
 
 TABLE = "table.arrow"
 FACTS = "facts.json"
+BLOCK_BYTES = 1024 * 1024
 BATCH_ROWS = 4096
 BATCH_BYTES = 4 * 1024 * 1024
 

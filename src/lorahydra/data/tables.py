@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lorahydra.data.problems import one_line, reading
+from lorahydra.data.encodings import refuse_other_files
+from lorahydra.data.problems import Fault, Place, Problems, one_line, reading, reason
 from lorahydra.errors import DataError, ServiceError
 from lorahydra.storage import writing
 
@@ -18,11 +19,12 @@ __all__ = ["is_saved_dataset", "load_hub", "load_saved", "read_dataset", "read_p
 
 ANSWER_SECONDS = 10.0
 """How long the hub may stay silent before it counts as unreachable."""
+Row = tuple[int, object]
 BATCH_ROWS = 256
 MARKERS = ("dataset_dict.json", "state.json", "dataset_info.json")
 
 
-def read_parquet(path: Path, columns: Collection[str]) -> Iterator[tuple[int, object]]:
+def read_parquet(path: Path, columns: Collection[str], problems: Problems) -> Iterator[Row]:
     """Yield the row number and the values of those of `columns` that the file has, in batches.
 
     The first row is preceded by row 0, which names all columns of the file with null values.
@@ -33,19 +35,68 @@ def read_parquet(path: Path, columns: Collection[str]) -> Iterator[tuple[int, ob
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with reading(path):
+    with reading(path) as place:
+        with path.open("rb") as stream:
+            refuse_other_files(stream.read(16), path, but=b"PAR1")
         try:
-            file = pq.ParquetFile(path)
-            names = file.schema_arrow.names
-            yield 0, dict.fromkeys(names)
-            number = 0
-            wanted = [name for name in names if name in columns]
-            for batch in file.iter_batches(BATCH_ROWS, columns=wanted) if wanted else ():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"cannot be read as Parquet: {_first_line(error)}", path=path) from error
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"cannot be read as Parquet: {reason(error)}", path=path) from error
+        names = file.schema_arrow.names
+        wanted = _wanted(names, columns, path)
+        yield 0, dict.fromkeys(names)
+        if not wanted:
+            return
+        place.line = 0
+        for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
+            yield from _batch_rows(batch, place, problems)
+        if place.line != file.metadata.num_rows:
+            raise DataError(
+                f"is damaged: it says it has {file.metadata.num_rows} rows, and {place.line} are there", path=path
+            )
+
+
+def _wanted(names: Sequence[str], columns: Collection[str], source: Path | str) -> list[str]:
+    """The columns to read, each of which is there once."""
+    wanted = [name for name in names if name in columns]
+    for name in wanted:
+        if wanted.count(name) > 1:
+            raise DataError(f"has the column '{one_line(name)}' twice", path=source)
+    return wanted
+
+
+def _batch_rows(batch: Any, place: Place, problems: Problems) -> Iterator[Row]:
+    """Rows of a record batch or table, counted on from `place`; one that cannot be read is reported and left out."""
+    try:
+        rows = _values(batch)
+    except MemoryError:
+        raise
+    except Exception:
+        # One value spoils the batch: look at each row.
+        rows = None
+    for number in range(batch.num_rows):
+        place.line = (place.line or 0) + 1
+        if rows is not None:
+            yield place.line, rows[number]
+            continue
+        try:
+            [row] = _values(batch.slice(number, 1))
+        except MemoryError:
+            raise
+        except Exception as error:
+            undecodable = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
+            problems.add(
+                place.line, f"cannot be read: {reason(error)}", fault=Fault.UNDECODABLE if undecodable else Fault.OTHER
+            )
+            continue
+        yield place.line, row
+
+
+def _values(batch: Any) -> list[dict[str, Any]]:
+    """The rows as Python objects. Arrow does not check what it maps from a disk: broken offsets would crash."""
+    batch.validate(full=True)
+    rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
+    return rows
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -64,8 +115,10 @@ def load_saved(folder: Path, split: str) -> Dataset:
     with reading(folder):
         try:
             loaded = load_from_disk(str(folder))
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            raise DataError(f"cannot be read as a saved dataset: {_first_line(error)}", path=folder) from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise DataError(f"cannot be read as a saved dataset: {reason(error)}", path=folder) from error
     if not isinstance(loaded, DatasetDict):
         return loaded
     if split not in loaded:
@@ -101,13 +154,13 @@ def load_hub(name: str, config_name: str | None, revision: str | None, split: st
             # On disk whatever the size, so that the stored files tell the content.
             return load_dataset(name, config_name, split=split, revision=revision, keep_in_memory=False)
         except DatasetNotFoundError as error:
-            raise DataError(f"{where} cannot be used: {_first_line(error)}") from error
+            raise DataError(f"{where} cannot be used: {reason(error)}") from error
         except (ConnectionError, TimeoutError, HTTPError) as error:
-            raise ServiceError(_not_here(where, away or _first_line(error))) from error
+            raise ServiceError(_not_here(where, away or reason(error))) from error
         except (DatasetsError, ValueError, RuntimeError, FileNotFoundError, NotImplementedError) as error:
             if away and "cache" in str(error):  # another configuration or split of it is there
                 raise ServiceError(_not_here(where, away)) from error
-            raise DataError(f"{where} cannot be used: {_first_line(error)}") from error
+            raise DataError(f"{where} cannot be used: {reason(error)}") from error
 
 
 def _hub_is_away(name: str, revision: str | None) -> str | None:
@@ -129,7 +182,7 @@ def _hub_is_away(name: str, revision: str | None) -> str | None:
     except HFValidationError:
         return None
     except (HTTPError, OSError) as error:
-        return f"{constants.ENDPOINT} cannot be reached ({_first_line(error)})"
+        return f"{constants.ENDPOINT} cannot be reached ({reason(error)})"
     return None
 
 
@@ -152,26 +205,28 @@ def _not_here(where: str, why: str) -> str:
     )
 
 
-def read_dataset(dataset: Dataset, columns: Collection[str]) -> Iterator[tuple[int, object]]:
+def read_dataset(dataset: Dataset, columns: Collection[str], problems: Problems, label: str) -> Iterator[Row]:
     """Yield row numbers and the values of those of `columns` that the dataset has; row 0 names all columns.
 
     The stored values are taken as they are: images and audio are never decoded.
+
+    Args:
+        dataset: What to read.
+        columns: Names of the columns that matter.
+        problems: Where rows that cannot be read go.
+        label: The source as the user named it.
+
+    Raises:
+        DataError: The stored files are damaged.
     """
-    names = dataset.column_names
-    yield 0, dict.fromkeys(names)
-    wanted = [name for name in names if name in columns]
-    if not wanted:
-        return
-    number = 0
-    for table in dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS):
-        for row in table.to_pylist():
-            number += 1
-            yield number, row
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return one_line(lines[0]) if lines else type(error).__name__
+    with reading(label) as place:
+        names = dataset.column_names
+        wanted = _wanted(names, columns, label)
+        yield 0, dict.fromkeys(names)
+        if not wanted:
+            return
+        for table in dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS):
+            yield from _batch_rows(table, place, problems)
 
 
 def stored_files(dataset: Dataset) -> list[Path]:

@@ -1,82 +1,190 @@
-"""Text files as UTF-8 lines of bounded size, with every way of not being that named."""
+"""Text files as lines of bounded size in a stated encoding, with every way of not being that named.
+
+```python
+file = TextFile(path, "windows-1251")
+with reading(path), file.open() as stream:
+    for number, line in file.lines(stream, problems): ...
+```
+"""
 
 from __future__ import annotations
 
+import codecs
+import io
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
-from lorahydra.data.problems import Fault, Problems
+from lorahydra.data import encodings
+from lorahydra.data.problems import MAX_PROBLEMS, Fault, Problems, one_line
 from lorahydra.errors import DataError
 
-__all__ = ["BLOCK_BYTES", "MAX_LINE_BYTES", "open_text", "text_lines", "undecodable"]
+__all__ = ["BLOCK", "BYTE_ORDER_MARK", "MAX_LINE", "UTF8", "TextFile", "first_undecodable"]
 
-MAX_LINE_BYTES = 16 * 1024 * 1024
-"""Longest line, or JSON value in an array: it bounds memory on a file that is not what its name says."""
-BLOCK_BYTES = 1024 * 1024
+UTF8 = "utf-8"
+"""The default."""
+MAX_LINE = 16 * 1024 * 1024
+"""Longest line in characters, or JSON value in an array: it bounds memory on a file that is not what its name says."""
+BLOCK = 1024 * 1024
+START_BYTES = 4096
+PREVIEW = 60
+"""Characters of a text shown as it would read in another encoding."""
+NEAR = 2000
+"""Characters looked at around a byte that cannot be decoded."""
 
-UTF8_BOM = b"\xef\xbb\xbf"
-NOT_TEXT = {
-    b"\x1f\x8b": "is gzip-compressed: decompress it first (gunzip)",
-    b"PK\x03\x04": "is a zip archive (or an Excel workbook): unpack it, or export it as CSV",
-    b"\x28\xb5\x2f\xfd": "is zstd-compressed: decompress it first (unzstd)",
-    b"BZh": "is bzip2-compressed: decompress it first (bunzip2)",
-    b"\xfd7zXZ": "is xz-compressed: decompress it first (unxz)",
-    b"PAR1": "is a Parquet file: give it the extension .parquet",
-    # UTF-32 before UTF-16, whose mark is its beginning.
-    b"\xff\xfe\x00\x00": "is UTF-32 text: save it as UTF-8 (for example: iconv -f UTF-32 -t UTF-8)",
-    b"\xff\xfe": "is UTF-16 text: save it as UTF-8 (for example: iconv -f UTF-16 -t UTF-8)",
-    b"\xfe\xff": "is UTF-16 text: save it as UTF-8 (for example: iconv -f UTF-16 -t UTF-8)",
-}
+BYTE_ORDER_MARK = "\ufeff"
+UNDECODABLE = re.compile("[\udc00-\udcff]")
+"""Stands for one byte each, its value in the low eight bits; no decoder gives these of its own."""
+MARKING = "lorahydra.marking"
 
 
-def open_text(path: Path) -> BinaryIO:
-    """Open a text file for reading bytes, placed behind a UTF-8 byte order mark.
-
-    Raises:
-        DataError: The file is empty, or its first bytes say that it is not UTF-8 text.
-    """
-    stream = path.open("rb")
-    start = stream.read(8)
-    for magic, what in NOT_TEXT.items():
-        if start.startswith(magic):
-            stream.close()
-            raise DataError(what, path=path)
-    if not start:
-        stream.close()
-        raise DataError("the file is empty", path=path)
-    stream.seek(len(UTF8_BOM) if start.startswith(UTF8_BOM) else 0)
-    return stream
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    """Error handler of decoders: `surrogateescape`, and also for bytes of ASCII that the encoding cannot have there."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
 
 
-def undecodable(error: UnicodeDecodeError, position: int | None = None) -> str:
-    """Say which byte is not UTF-8 and what to do; `position` is 1-based, by default that in the bytes."""
-    return (
-        f"byte 0x{error.object[error.start]:02X} at position {position or error.start + 1} of the line is "
-        "not UTF-8: save the file as UTF-8 (for example: iconv -f LATIN1 -t UTF-8)"
-    )
+codecs.register_error(MARKING, _mark)
 
 
-def text_lines(stream: BinaryIO, problems: Problems, *, replace: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield each line with its 1-based number and its line end.
+def first_undecodable(text: str) -> int | None:
+    """Place of the first byte that could not be decoded in a text of `TextFile.open`."""
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
 
-    A line that is too long is reported and left out. So is one that is not UTF-8, unless `replace` is set:
-    then it is reported and yielded with replacement characters, for formats where a row spans lines.
-    """
-    number = 0
-    while raw := stream.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
-            problems.add(
-                number,
-                f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB: is the file what its name says?",
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file of text."""
+
+    path: Path
+    encoding: str = UTF8
+
+    def open(self, *, translate: bool = False) -> io.TextIOWrapper:
+        """Open it; bytes that cannot be decoded become marks, which `first_undecodable` finds.
+
+        Args:
+            translate: Whether each line end becomes a line feed; else lines keep theirs, which may be of any kind.
+
+        Raises:
+            DataError: The file is empty, or is not text in this encoding as far as its beginning tells.
+        """
+        with self.path.open("rb") as stream:
+            start = stream.read(START_BYTES)
+        self._check(start)
+        return self.path.open(
+            encoding=self.encoding, errors=MARKING, newline=None if translate else "", buffering=BLOCK
+        )
+
+    def lines(
+        self, stream: io.TextIOWrapper, problems: Problems, *, replace: bool = False
+    ) -> Iterator[tuple[int, str]]:
+        """Yield each line with its 1-based number and its line end.
+
+        A line that is too long is reported and left out. So is one that cannot be decoded, unless `replace` is set:
+        then it is reported and yielded with replacement characters, for formats where a row spans lines.
+        """
+        number = 0
+        while line := stream.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE and line[-1] not in "\r\n":
+                problems.add(
+                    number,
+                    f"the line is longer than {MAX_LINE // 2**20} million characters: is the file what its name says?",
+                )
+                while line and line[-1] not in "\r\n":
+                    line = stream.readline(BLOCK)
+                continue
+            place = first_undecodable(line)
+            if place is not None:
+                said = problems.counts[Fault.UNDECODABLE]
+                # Of a file in another encoding one line says it all.
+                message = "" if said >= (MAX_PROBLEMS if self._likely == UTF8 else 1) else self.undecodable(line, place)
+                problems.add(number, message, fault=Fault.UNDECODABLE)
+                if not replace:
+                    continue
+                line = UNDECODABLE.sub("\ufffd", line)
+            yield number, line
+
+    def undecodable(self, line: str, place: int) -> str:
+        """Say which byte of a line cannot be decoded, how the line would read, and what to do.
+
+        Args:
+            line: With marks.
+            place: Of the first one.
+        """
+        name = "UTF-8" if self._is_utf8 else self.encoding
+        what = f"byte 0x{ord(line[place]) & 0xFF:02X} at position {place + 1} of the line is not {name}"
+        if not self._is_utf8:
+            return f"{what}: is data.encoding={self.encoding} the encoding of the whole file?"
+        if self._likely is None:
+            return f"{what}: is the file damaged, or not text?"
+        if self._likely == UTF8:
+            other = encodings.detect_encoding(_bytes(line[-NEAR:].strip()))
+            shown = f" (it reads {_preview(line, place, other)} in {other})" if other not in (None, UTF8) else ""
+            return f"{what}, while other lines are: this one is damaged or comes from another file{shown}"
+        return (
+            f"{what}: the file looks like {self._likely} text (here: {_preview(line, place, self._likely)}), so set "
+            f"data.encoding={self._likely}, or save it as UTF-8 ({_iconv(self._likely, UTF8)})"
+        )
+
+    @property
+    def _is_utf8(self) -> bool:
+        return codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig")
+
+    @cached_property
+    def _likely(self) -> str | None:
+        """What the file is in, if it is not in UTF-8; looked for once."""
+        return encodings.detect_encoding(encodings.non_ascii_lines(self.path))
+
+    def _check(self, start: bytes) -> None:
+        if not start:
+            raise DataError("the file is empty", path=self.path)
+        form = encodings.detect_form(start)
+        if form and not any(encodings.same_encoding(self.encoding, name) for name in form):
+            shown = one_line(start.decode(form[0], "replace").lstrip(BYTE_ORDER_MARK), PREVIEW)
+            raise DataError(
+                f'is {form[0].upper()} text (it begins with "{shown}"): set data.encoding={form[0]}, or save it as '
+                f"UTF-8 ({_iconv(form[0], UTF8)})",
+                path=self.path,
             )
-            while raw and not raw.endswith(b"\n"):
-                raw = stream.readline(BLOCK_BYTES)
-            continue
-        try:
-            yield number, raw.decode()
-        except UnicodeDecodeError as error:
-            problems.add(number, undecodable(error), fault=Fault.UNDECODABLE)
-            if replace:
-                yield number, raw.decode(errors="replace")
+        if form:
+            return
+        encodings.refuse_other_files(start, self.path)
+        if encodings.same_encoding(self.encoding, "utf-16"):
+            raise DataError(
+                "has no byte order mark: set data.encoding to utf-16-le or utf-16-be, whichever it is", path=self.path
+            )
+        if not self._is_utf8 and encodings.is_utf8(encodings.non_ascii_lines(self.path)):
+            raise DataError(
+                f"is UTF-8 text, which data.encoding={self.encoding} would garble: leave data.encoding out, or save "
+                f"the file in that encoding ({_iconv(UTF8, self.encoding)})",
+                path=self.path,
+            )
+
+
+def _iconv(one: str, other: str) -> str:
+    names = [re.sub("-([LB]E)$", r"\1", name.upper()) for name in (one, other)]
+    return f"iconv -f {names[0]} -t {names[1]}"
+
+
+def _bytes(marked: str) -> bytes:
+    """The bytes of a part of a file that was read as UTF-8."""
+    return marked.encode("utf-8", "surrogateescape")
+
+
+def _preview(line: str, place: int, encoding: str) -> str:
+    """What a line that was read as UTF-8 says in another encoding, near the first byte that is not UTF-8."""
+    begin = max(0, place - NEAR)
+    before = _bytes(line[begin:place]).decode(encoding, "replace")
+    text = _bytes(line[begin : place + NEAR]).decode(encoding, "replace")
+    shown = one_line(text[max(0, len(before) - PREVIEW // 2) :], PREVIEW)
+    return f'"{shown}"'

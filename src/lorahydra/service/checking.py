@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -38,7 +39,7 @@ SWELLING = 16
 ROOM = 256 << 20
 """Bytes that the rows of any file may have."""
 MOST_COLUMNS = 1000
-DELIMITERS = ",;\t"
+DELIMITERS = b",;\t|"
 HEADER_BYTES = 1 << 20
 SEED = 42
 
@@ -135,7 +136,9 @@ def _few_columns(file: Path) -> None:
     """Refuse a table with so many columns that reading each of its rows would take long."""
     if file.suffix in (".csv", ".tsv"):
         with file.open("rb") as stream:
-            header = stream.readline(HEADER_BYTES).decode("utf-8", "replace")
+            # Lines may end with CR alone, and the first may be one for Excel that names the delimiter.
+            first, *others = re.split(rb"[\r\n]+", stream.read(HEADER_BYTES), maxsplit=2)
+        header = others[0] if others and b"sep=" in first[:16].lower() else first
         columns = 1 + max(header.count(delimiter) for delimiter in DELIMITERS)
     elif file.suffix == ".parquet":
         columns = _parquet_columns(file)

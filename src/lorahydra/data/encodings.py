@@ -1,0 +1,200 @@
+"""What encoding a text is in, told from its bytes, so that an error can name the right one."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorahydra.errors import DataError
+
+if TYPE_CHECKING:
+    from charset_normalizer import CharsetMatch
+
+__all__ = ["detect_encoding", "detect_form", "is_utf8", "non_ascii_lines", "refuse_other_files", "same_encoding"]
+
+CANDIDATES = {
+    "cp1251": "windows-1251",
+    "koi8_r": "koi8-r",
+    "cp866": "cp866",
+    "cp1252": "windows-1252",
+    "shift_jis": "shift_jis",
+    "cp932": "cp932",
+    "gbk": "gbk",
+    "gb18030": "gb18030",
+    "big5": "big5",
+    "euc_jp": "euc-jp",
+    "euc_kr": "euc-kr",
+    "cp1250": "windows-1250",
+    "cp1253": "windows-1253",
+    "cp1254": "windows-1254",
+    "cp1255": "windows-1255",
+    "cp1256": "windows-1256",
+    "iso8859_5": "iso-8859-5",
+    "mac_cyrillic": "mac-cyrillic",
+    "cp850": "cp850",
+}
+"""Encodings that are told apart, and what people call them. Of two that fit equally well the earlier one is meant."""
+CLOSE_MESS = 0.01
+"""Difference within which two texts are equally clean."""
+SAMPLE_BYTES = 32 * 1024
+SCANNED_BYTES = 8 * 1024 * 1024
+FEW_SEQUENCES = 4
+"""Fewer letters of more than one byte may fit UTF-8 by accident."""
+
+NOT_TEXT = {
+    b"\x1f\x8b": "is gzip-compressed: decompress it first (gunzip)",
+    b"PK\x03\x04": "is a zip archive (or an Excel workbook): unpack it, or export it as CSV",
+    b"\xd0\xcf\x11\xe0": "is an old Excel or Word document: export it as CSV",
+    b"\x28\xb5\x2f\xfd": "is zstd-compressed: decompress it first (unzstd)",
+    b"BZh": "is bzip2-compressed: decompress it first (bunzip2)",
+    b"\xfd7zXZ": "is xz-compressed: decompress it first (unxz)",
+    b"PAR1": "is a Parquet file: give it the extension .parquet",
+    b"PARE": "is an encrypted Parquet file: save it without encryption",
+    b"ARROW1": "is an Arrow (Feather) file: save it as Parquet",
+    b"SQLite format 3\0": "is an SQLite database: export the table as CSV",
+}
+"""Beginnings of files that are something else than their extension says."""
+MARKS = {
+    # UTF-32 before UTF-16, whose mark is its beginning.
+    codecs.BOM_UTF32_LE: ("utf-32", "utf-32-le"),
+    codecs.BOM_UTF32_BE: ("utf-32", "utf-32-be"),
+    codecs.BOM_UTF16_LE: ("utf-16", "utf-16-le"),
+    codecs.BOM_UTF16_BE: ("utf-16", "utf-16-be"),
+}
+ISO_2022 = re.compile(rb"\x1b\$[@B]")
+UTF16 = ("utf-16-le", "utf-16-be")
+
+
+def same_encoding(one: str, other: str) -> bool:
+    """Whether two names mean the same encoding."""
+    return codecs.lookup(one).name == codecs.lookup(other).name
+
+
+def refuse_other_files(start: bytes, path: Path, but: bytes = b"") -> None:
+    """Refuse a file whose first bytes say that it is something else; `but` is the beginning that is expected.
+
+    Raises:
+        DataError: It is; the message says what.
+    """
+    for magic, what in NOT_TEXT.items():
+        if magic != but and start.startswith(magic):
+            raise DataError(what, path=path)
+
+
+def detect_form(start: bytes) -> tuple[str, ...]:
+    """Encodings that a file cannot but be in by the form of its first bytes; none for plain or one-byte text.
+
+    Args:
+        start: An even number of bytes, or the whole file.
+
+    Returns:
+        Names that read it, the most usual one first.
+    """
+    for mark, names in MARKS.items():
+        if start.startswith(mark):
+            return names
+    if ISO_2022.search(start) and start.isascii():
+        return ("iso-2022-jp",)
+    if 0 not in start:
+        return ()
+    for name, high in (("utf-32-le", (2, 3)), ("utf-32-be", (0, 1))):
+        if len(start) >= 8 and not any(start[place::4].strip(b"\0") for place in high):
+            return (name,)
+    name = max(UTF16, key=lambda name: _plain_share(start, name))
+    zeros = start[name == "utf-16-le" :: 2].count(0)
+    # Of western text every second byte is a zero; of others only spaces, punctuation and line ends have one, and the
+    # other bytes make no text.
+    western = 5 * zeros >= len(start)
+    if zeros < 2 or 100 * zeros < len(start) or not (western or _is_binary(start)):
+        return ()
+    return (name,) if _plain_share(start, name) > 0 else ()
+
+
+def _plain_share(content: bytes, encoding: str) -> float:
+    """Share of ASCII among the characters; 0 where there are controls or characters that no text has."""
+    text = codecs.getincrementaldecoder(encoding)("replace").decode(content)
+    printable = sum(char.isprintable() or char in "\t\r\n" for char in text)
+    if "\0" in text or printable < 0.98 * len(text):
+        return 0.0
+    return sum(char.isascii() for char in text) / len(text)
+
+
+def _is_binary(content: bytes) -> bool:
+    """Whether bytes beside zeros make no line of ASCII or UTF-8."""
+    rest = content.replace(b"\0", b"")
+    return re.search(rb"[\x01-\x08\x0e-\x1f]", rest) is not None or not _decodes(rest, "utf-8")
+
+
+def non_ascii_lines(path: Path) -> bytes:
+    """The first lines of a file that are not plain ASCII, at most about 32 KiB of them."""
+    found, size, scanned = [], 0, 0
+    with path.open("rb") as stream:
+        while size < SAMPLE_BYTES and scanned < SCANNED_BYTES and (line := stream.readline(SAMPLE_BYTES)):
+            scanned += len(line)
+            if not line.isascii():
+                size += len(line)
+                # Where a long line is cut, a character may be.
+                found += (line if line.endswith(b"\n") else re.sub(rb"[\x80-\xff]+$", b"", line)).splitlines()
+    return b"\n".join(line for line in found if not line.isascii())
+
+
+def is_utf8(lines: bytes) -> bool:
+    """Whether lines with letters beyond ASCII are surely UTF-8."""
+    return _decodes(lines, "utf-8") and sum(not char.isascii() for char in lines.decode()) >= FEW_SEQUENCES
+
+
+def detect_encoding(lines: bytes) -> str | None:
+    """The encoding that lines are most likely in, as people call it; `utf-8` where most of them are; None if none fits.
+
+    Args:
+        lines: Lines with bytes beyond ASCII; a few words are enough.
+    """
+    # Imported here: it is needed for a message only.
+    from charset_normalizer import from_bytes
+
+    parts = lines.split(b"\n")
+    if 2 * sum(_decodes(part, "utf-8") for part in parts) >= len(parts):
+        return "utf-8"
+    fitting = [name for name in CANDIDATES if _decodes(lines, name)]
+    matches = list(from_bytes(lines, cp_isolation=fitting)) if fitting else []
+    if not matches:
+        return None
+    mess = min(match.chaos for match in matches) + CLOSE_MESS
+    close = [match for match in matches if match.chaos <= mess]
+    best = min(close, key=lambda match: (_oddities(str(match)), -round(match.coherence, 1), _order(match)))
+    return list(CANDIDATES.values())[_order(best)]
+
+
+def _order(match: CharsetMatch) -> int:
+    """Place among the candidates of the first encoding that gives the same text."""
+    names = list(CANDIDATES)
+    return min(names.index(name) for name in match.could_be_from_charset if name in names)
+
+
+def _oddities(text: str) -> int:
+    """Neighbours that no language has: letters of two alphabets, capitals after small ones, symbols in words."""
+    return sum(
+        _script(one) != _script(two) or (one.islower() and two.isupper())
+        for one, two in pairwise(text)
+        if not (one.isascii() and two.isascii())
+        and {unicodedata.category(one)[0], unicodedata.category(two)[0]} <= {*"LSN"}
+    )
+
+
+def _script(char: str) -> str:
+    name = unicodedata.name(char, "").partition(" ")[0]
+    return (
+        "CJK" if name in ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "FULLWIDTH", "HANGUL", "IDEOGRAPHIC") else name
+    )
+
+
+def _decodes(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
