@@ -1,10 +1,11 @@
 """Check that documentation and pins are true: `python scripts/check_docs.py` (part of `make check`).
 
 Links between pages resolve, docs/configuration.md is what the schema says, every dependency is pinned, python_env.yaml
-and the versions that pages and docs/compose.yaml name follow the pins, and configuration keys that the pages show are
-keys of the schema.
+and the versions that pages and docs/compose.yaml name follow the pins, configuration keys that the pages show are keys
+of the schema, and messages that the pages on trouble quote are the program's.
 """
 
+import ast
 import dataclasses
 import re
 import sys
@@ -106,6 +107,24 @@ def stale_environment() -> Iterator[str]:
         yield "python_env.yaml is stale: run python scripts/python_env.py"
 
 
+def unknown_messages() -> Iterator[str]:
+    """Messages that the pages on trouble quote, and that the program does not say; `…` stands for values there."""
+    said = "\0".join(literal for file in (REPOSITORY / "src").rglob("*.py") for literal in literals(file))
+    said += "\0".join(literals(REPOSITORY / "scripts" / "check_python.py"))
+    for path in (REPOSITORY / "docs").glob("troubleshooting*.md"):
+        for message in re.findall(r"^\| `([^`]+)`[^|]* \|", path.read_text("utf-8"), re.MULTILINE):
+            for part in message.split("…"):
+                if part.strip(" .:;,()'=") not in said:
+                    yield f"{path.name}: no message has '{part}' of: {message}"
+
+
+def literals(file: Path) -> Iterator[str]:
+    """The texts in a Python file, and the pieces between the values of its f-strings."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub(r"%[a-z]|%[.\d]+[a-z]", "\0", node.value)
+
+
 def main() -> None:
     """Print every fault and exit with 1 when there is one."""
     checks = (
@@ -116,6 +135,7 @@ def main() -> None:
         stale_environment,
         stale_versions,
         faulty_compose,
+        unknown_messages,
     )
     faults = [fault for check in checks for fault in check()]
     for fault in faults:

@@ -58,7 +58,7 @@ def _logging_above_the_bar() -> Iterator[None]:
     # While a bar is live, rich has put streams in the place of these that print above it.
     live = {sys.__stdout__: sys.stdout, sys.__stderr__: sys.stderr}
     moved = []
-    for handler in logging.getLogger().handlers:
+    for handler in (*logging.getLogger().handlers, *logging.getLogger("lorahydra").handlers):
         stream = getattr(handler, "stream", None)
         if isinstance(handler, logging.StreamHandler) and stream in live and stream is not None and stream.isatty():
             moved.append((handler, stream))

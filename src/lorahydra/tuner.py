@@ -10,8 +10,11 @@ print(result.best_params, result.best_score, result.adapter)
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from hydra.errors import HydraException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf.errors import OmegaConfBaseException
 
-from lorahydra.config.compose import config_dir, explain, readable, register
+from lorahydra.config.compose import config_dir, explain, readable, register, without_password
 from lorahydra.errors import ConfigError, StudyError
 from lorahydra.interrupts import listening
 from lorahydra.sweep.result import StudyResult
@@ -34,7 +37,8 @@ __all__ = ["LoRATuner"]
 class LoRATuner:
     """Searches the best adapter, as `python train.py -m` does, with the same configs, stores and folders.
 
-    The log goes to the `lorahydra` loggers, which `logging.basicConfig(level=logging.INFO)` shows.
+    The log is that of the `lorahydra` loggers. It is printed during `run` where no logging is set up, as in a fresh
+    notebook; where it is, that decides what is shown.
 
     Args:
         model: Hub id, local folder, packaged model, or a choice of `conf/model`; the default model when None.
@@ -65,6 +69,9 @@ class LoRATuner:
         self.overrides = [*own, *overrides]
         """All Hydra overrides, as they would stand on the command line."""
 
+    def __repr__(self) -> str:
+        return f"LoRATuner(overrides={[without_password(override) for override in self.overrides]})"
+
     def run(self) -> StudyResult:
         """Run the study to its end; a study that was interrupted goes on when its name is given again.
 
@@ -79,7 +86,7 @@ class LoRATuner:
             setup_globals()
             hydra = Hydra.create_main_hydra2("lorahydra", search_path)
             own_logging = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # a notebook has its own
-            with listening():
+            with listening(), _printed_log():
                 result: Any = hydra.multirun(
                     "config", study_task, [*own_logging, *overrides], with_log_configuration=False
                 )
@@ -92,6 +99,26 @@ class LoRATuner:
         if not isinstance(result, StudyResult):
             raise ConfigError("hydra/sweeper must be lorahydra")
         return result
+
+
+@contextmanager
+def _printed_log() -> Iterator[None]:
+    """Print the log inside the block, unless the program has set up logging in any way."""
+    root, own = logging.getLogger(), logging.getLogger("lorahydra")
+    if root.handlers or root.level != logging.WARNING or own.handlers or own.level:
+        yield
+        return
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    own.addHandler(handler)
+    own.setLevel(logging.INFO)
+    own.propagate = False  # another library may give the root a handler meanwhile
+    try:
+        yield
+    finally:
+        own.propagate = True
+        own.setLevel(logging.NOTSET)
+        own.removeHandler(handler)
 
 
 def _choice(group: str, value: str | Path | None, key: str) -> list[str]:

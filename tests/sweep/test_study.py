@@ -136,7 +136,10 @@ def test_the_winner_is_scored_on_the_test_split_beside_the_untuned_model(
     assert metrics["test/combined"] == pytest.approx(result.test.tuned.combined.mean)
     assert metrics["baseline/combined"] == pytest.approx(result.test.baseline.combined.mean)
     assert "test/gain" in metrics
-    assert len(result.test.tuned.answers.texts) == 3, "the rows of the test split, not of the validation split"
+    table = json.loads(
+        Path(client_of(folder).download_artifacts(result.run_id, "test/predictions.json")).read_text("utf-8")
+    )
+    assert len(table["data"]) == 3, "the rows of the test split, not of the validation split"
 
 
 def test_what_a_study_leaves(finished: tuple[Path, StudyResult, str]) -> None:
@@ -214,6 +217,10 @@ def test_a_finished_study_goes_on_with_more_trials(place: Path, tiny_model: Path
     first = tuner(tiny_model, rows, n_trials=2).run()
     again = tuner(tiny_model, rows, n_trials=2).run()
     assert again.best == first.best
+    assert again.test == first.test
+    assert again.test is not None
+    assert again.test.gain is not None
+    assert max(map(len, map(repr, [again, *again.trials]))) < 700, "what a cell of a notebook shows"
     assert len(runs_of(place)) == 3, "nothing was run again"
     more = tuner(tiny_model, rows, n_trials=4).run()
     assert more.run_id == first.run_id

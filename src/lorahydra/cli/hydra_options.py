@@ -16,13 +16,13 @@ from typing import NoReturn
 from hydra._internal.utils import get_args_parser
 
 from lorahydra import __version__
+from lorahydra.config.showing import without_passwords
 from lorahydra.errors import ConfigError
 
 __all__ = ["program_name", "shared_output", "understood"]
 
 SECRET_VARIABLE = re.compile(r"(?i)(key|token|secret|password|credentials?)$")
 SHORTEST_SECRET = 6
-PASSWORD_IN_ADDRESS = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s@/'\"]+@|([?&;](?:password|sslpassword|token)=)[^\s&'\"]+")
 SHELLS = ("bash", "fish", "zsh")
 
 
@@ -95,7 +95,7 @@ def _check_completion(overrides: Sequence[str]) -> None:
 
 
 def _without_secrets(text: str) -> str:
-    text = PASSWORD_IN_ADDRESS.sub(lambda found: f"{found[1]}:***@" if found[1] else f"{found[2]}***", text)
+    text = without_passwords(text)
     for name, value in os.environ.items():
         if SECRET_VARIABLE.search(name) and len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "***")

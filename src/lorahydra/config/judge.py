@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lorahydra.config.checks import at_least, not_blank, one_of, within
+from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError, JudgeNotFoundError
 from lorahydra.registry import NO_JUDGE, registered_judges
 
@@ -41,6 +42,8 @@ class RubricConfig:
     """What the judge is told first: its role and what matters."""
     criteria: dict[str, CriterionConfig] = field(default_factory=dict)
     """By name; each is judged from 0 to 5."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Check each field."""
@@ -118,6 +121,8 @@ class JudgeConfig:
     """Judging stops before this process has spent more with these settings, in the money of the prices."""
     trace: bool = True
     """Record each call as an MLflow trace."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Check each field and their combination."""

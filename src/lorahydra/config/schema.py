@@ -14,6 +14,7 @@ from typing import Any
 from lorahydra.config.checks import at_least, names_a_folder, not_blank, one_of, text_encoding, within
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.config.search import SearchConfig, objectives
+from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError
 
 __all__ = [
@@ -50,6 +51,8 @@ class ModelConfig:
     """A Jinja chat template, or the path of a file that holds one; the model's own when unset, and a plain documented
     one where the model has none."""
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         """Check each field."""
         not_blank("model.name_or_path", self.name_or_path)
@@ -80,6 +83,8 @@ class LoraConfig:
     """Weight-decomposed adaptation (arXiv 2402.09353)."""
     init_lora_weights: Any = True
     """`true` (B is zero), `false` (random, for tests), `gaussian`, `orthogonal`, `pissa` or `pissa_niter_[n]`."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Check each field and their combination."""
@@ -154,6 +159,8 @@ class TrainingConfig:
     divergence_factor: float = 4.0
     """The trial stops as diverged when the smoothed training loss exceeds the first steps' mean by this factor."""
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         """Check each field and their combination."""
         at_least("training.num_train_epochs", self.num_train_epochs, 0, exclusive=True)
@@ -202,6 +209,8 @@ class ColumnsConfig:
     """Of `messages`: a list of `{role, content}`."""
     conversations: str | None = None
     """Of `conversations`: a list of `{from, value}`."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Check each field."""
@@ -258,6 +267,8 @@ class DataConfig:
     """What happens to longer examples: `error` refuses the dataset, `drop` leaves them out, `truncate` cuts their end;
     both of the latter are counted and warned about."""
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         """Check each field and their combination."""
         if (self.train_file is None) == (self.hub_name is None):
@@ -312,6 +323,8 @@ class EvaluationConfig:
     bootstrap_samples: int = 1000
     """Resamples behind the 95 % interval of `combined`."""
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         """Check each field and their combination."""
         for name in ("max_new_tokens", "batch_size", "bertscore_num_layers", "bertscore_batch_size"):
@@ -358,6 +371,8 @@ class TrackingConfig:
     """How long the end of a trial waits for a store that went away; what is not sent by then stays in the trial's
     output folder for `lorahydra sync`."""
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         """Check each field."""
         not_blank("tracking.uri", self.uri)
@@ -389,6 +404,8 @@ class ExperimentConfig:
     """Seeds the adapter's initialisation, the order of examples, dropout, the split and the bootstrap."""
     output_dir: str = "outputs/trial"
     """Folder for the adapter, checkpoints and what could not be sent to MLflow yet."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Check the study's name, the objective and the seed."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorahydra.config.checks import one_of
+from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError
 
 __all__ = ["OBJECTIVES", "SearchConfig", "objectives"]
@@ -30,6 +31,8 @@ class SearchConfig:
     """A sweep by key, for example `lora.r: choice(8, 16)` or `lora.lora_dropout: interval(0, 0.2)`."""
     first_trial: dict[str, Any] = field(default_factory=dict)
     """Values of trial 0, the known-good ones; they must lie in the space."""
+
+    __repr__ = short_repr
 
 
 def objectives(value: object) -> list[str]:

@@ -16,14 +16,11 @@ from lorahydra.finishing import TrialScores
 from lorahydra.interrupts import postponed, raise_if_interrupted
 from lorahydra.names import (
     ADAPTER_DIR,
-    BASELINE,
     LEADERBOARD_FILE,
     RESULTS_FILE,
     STUDY_DIR,
-    TEST,
     State,
     Tag,
-    scored,
 )
 from lorahydra.progress import console
 from lorahydra.storage import atomic_file, replaced_dir
@@ -35,7 +32,7 @@ from lorahydra.sweep.opening import RESULT
 from lorahydra.sweep.parent import StudyRun
 from lorahydra.sweep.plots import write_plots
 from lorahydra.sweep.records import TrialRecord, best_so_far
-from lorahydra.sweep.result import StudyResult
+from lorahydra.sweep.result import FinalScores, StudyResult, facts_of
 from lorahydra.sweep.storage import study_lock
 from lorahydra.tracking import (
     add_model_files,
@@ -88,7 +85,7 @@ def _conclude(
     finished = sum(record.counts for record in records)
     if known.get("finished") == finished:
         logger.info("Study %s has its %d trials: nothing is left to do", ledger.study.study_name, finished)
-        test, best = None, next(record for record in records if record.number == known["best"])
+        scores, best = None, next(record for record in records if record.number == known["best"])
     else:
         _wait_for_ends(run, records)
         best = _winner(run, records, directions, objectives)
@@ -97,10 +94,10 @@ def _conclude(
         adapter = _kept_adapter(run, best)
         from lorahydra.sweep.testing import score_winner
 
-        test = score_winner(run, config, adapter)
+        scores = score_winner(run, config, adapter)
         raise_if_interrupted()
-        known = {"best": best.number, "finished": finished, "test": _facts(test)}
-        _record(run, ledger, best, config, test, _Board(records, directions, objectives))
+        known = {"best": best.number, "finished": finished, "test": facts_of(scores)}
+        _record(run, ledger, best, config, scores, _Board(records, directions, objectives))
         raise_if_interrupted()
         ledger.study.set_user_attr(RESULT, known)
     with postponed():
@@ -112,10 +109,10 @@ def _conclude(
         trials=ranked(records, directions),
         adapter=run.folder / "best",
         run_id=run.run_id,
-        test=test,
+        test=FinalScores.from_facts(known.get("test", {})),
         facts=known,
     )
-    _show(result, run, directions, objectives)
+    _show(result, run, directions, objectives, scores)
     return result
 
 
@@ -256,23 +253,17 @@ def _register(
     return name, version
 
 
-def _facts(test: Any) -> dict[str, float]:
-    if test is None:
-        return {}
-    found = {scored(TEST, key): float(value) for key, value in test.tuned.means.items()}
-    if test.baseline is not None:
-        found |= {scored(BASELINE, key): float(value) for key, value in test.baseline.means.items()}
-    return found
-
-
-def _show(result: StudyResult, run: StudyRun, directions: list[str], objectives: list[str]) -> None:
+def _show(
+    result: StudyResult, run: StudyRun, directions: list[str], objectives: list[str], scores: TrialScores | None
+) -> None:
     from lorahydra.summary import write_scores
 
     screen = console()
     write_leaderboard(screen, result.trials, directions, objectives)
-    if result.test is not None:
-        scores = result.test
+    if scores is not None:
         write_scores(screen, scores.tuned, scores.baseline, scores.gain, split="test")
+    elif result.test is not None:
+        logger.info("Test split, scored earlier: %s", result.test)
     logger.info("Best: trial %d, %s", result.best.number, dict(result.best_params))
     logger.info("Adapter: %s", result.adapter)
     logger.info("MLflow run %s: %s", run.run_id, run.run.url)

@@ -50,6 +50,11 @@ class TrialRecord:
     losses: Mapping[int, float] = field(default_factory=dict)
     """Intermediate validation losses by number of the measurement."""
 
+    def __repr__(self) -> str:
+        values = "" if self.values is None else f", values={tuple(round(value, 4) for value in self.values)}"
+        failure = "" if self.failure is None else f", failure={self.failure!r}"
+        return f"TrialRecord(number={self.number}, state={self.state}, params={dict(self.params)}{values}{failure})"
+
     @property
     def counts(self) -> bool:
         """Whether the trial is finished in the sense of `n_trials`: complete, pruned or failed."""

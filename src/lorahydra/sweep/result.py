@@ -7,10 +7,83 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorahydra.evaluation import Evaluation
+from lorahydra.evaluation.scoring import Gain, Interval
 from lorahydra.finishing import TrialScores
+from lorahydra.names import BASELINE, TEST, Score, scored
 from lorahydra.sweep.records import TrialRecord
 
-__all__ = ["StudyResult"]
+__all__ = ["FinalScores", "ModelScores", "StudyResult", "facts_of"]
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """What a model's answers to the test split are worth."""
+
+    combined: Interval
+    means: Mapping[Score, float]
+    """Mean scores."""
+
+
+@dataclass(frozen=True)
+class FinalScores:
+    """The winner beside the untuned model on the test split, which no trial has seen."""
+
+    tuned: ModelScores
+    baseline: ModelScores | None
+    """The untuned model; None when it was not asked for."""
+    gain: Gain | None
+    """Tuned minus untuned `combined`."""
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, float]) -> FinalScores | None:
+        """What a study's store keeps of the scores; None where there was no test split.
+
+        Args:
+            facts: As `facts_of` gives them.
+        """
+        tuned = _model_scores(facts, TEST)
+        if tuned is None:
+            return None
+        names = [scored(TEST, score) for score in (Score.GAIN, Score.GAIN_LOW, Score.GAIN_HIGH)]
+        gain = Gain(*(facts[name] for name in names)) if all(name in facts for name in names) else None
+        return cls(tuned, _model_scores(facts, BASELINE), gain)
+
+    def __repr__(self) -> str:
+        parts = [f"combined={self.tuned.combined.mean:.4f}"]
+        if self.baseline is not None:
+            parts.append(f"baseline={self.baseline.combined.mean:.4f}")
+        if self.gain is not None:
+            parts.append(f"gain={self.gain.mean:+.4f} ({self.gain.low:+.4f} to {self.gain.high:+.4f})")
+        return f"FinalScores({', '.join(parts)})"
+
+
+def facts_of(scores: TrialScores | None) -> dict[str, float]:
+    """What a study's store keeps of the scores on the test split, by the names that they have in MLflow."""
+    if scores is None:
+        return {}
+    return {
+        **_facts(TEST, scores.tuned),
+        **(_facts(BASELINE, scores.baseline) if scores.baseline is not None else {}),
+        **(_gain_facts(scores.gain) if scores.gain is not None else {}),
+    }
+
+
+def _facts(prefix: str, evaluation: Evaluation) -> dict[str, float]:
+    return {scored(prefix, score): float(value) for score, value in evaluation.means.items()}
+
+
+def _gain_facts(gain: Gain) -> dict[str, float]:
+    values = {Score.GAIN: gain.mean, Score.GAIN_LOW: gain.low, Score.GAIN_HIGH: gain.high}
+    return {scored(TEST, score): float(value) for score, value in values.items()}
+
+
+def _model_scores(facts: Mapping[str, float], prefix: str) -> ModelScores | None:
+    means = {score: facts[name] for score in Score if (name := scored(prefix, score)) in facts}
+    ends = (Score.COMBINED, Score.COMBINED_LOW, Score.COMBINED_HIGH)
+    if not all(score in means for score in ends):
+        return None
+    return ModelScores(Interval(*(means[score] for score in ends)), means)
 
 
 @dataclass(frozen=True)
@@ -29,8 +102,8 @@ class StudyResult:
     """Folder of the winner's adapter, in PEFT's format."""
     run_id: str | None
     """The study's MLflow run; the winner's is `best.run_id`."""
-    test: TrialScores | None = None
-    """The winner and the untuned model on the test split; None where there is none, or it was scored earlier."""
+    test: FinalScores | None = None
+    """The winner and the untuned model on the test split; None where there is no test split."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the store keeps of the result."""
 
@@ -43,3 +116,11 @@ class StudyResult:
     def best_score(self) -> float:
         """The winner's first objective on the validation split."""
         return self.best.values[0] if self.best.values else float("nan")
+
+    def __repr__(self) -> str:
+        # In a notebook the repr is what a cell shows; all trials would be pages.
+        return (
+            f"StudyResult(study={self.study!r}, trials={len(self.trials)}, best=trial {self.best.number}, "
+            f"best_score={self.best_score:.4f}, best_params={dict(self.best_params)}, test={self.test}, "
+            f"adapter={str(self.adapter)!r})"
+        )
