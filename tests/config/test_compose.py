@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lorahydra.config.compose import compose, config_dir, flatten, to_yaml
+from lorahydra.config.compose import compose, config_dir, flatten, readable, to_yaml
 from lorahydra.config.schema import ExperimentConfig, SearchConfig
 from lorahydra.errors import ConfigError
 from lorahydra.sweep.space import read_space
@@ -139,6 +139,17 @@ def test_paths_with_odd_characters_arrive_whole() -> None:
 )
 def test_a_path_needs_no_quotes(path: str) -> None:
     assert make("data=local", f"data.train_file={path}").data.train_file == path
+
+
+@pytest.mark.parametrize("name", ["1e5", "007", "1_000", "true", "NaN", "1.50", "none"])
+def test_a_name_that_looks_like_a_number_stays_as_it_was_typed(name: str) -> None:
+    assert make(f"study={name}").study == name
+    assert readable([f"hydra.sweeper.study_name={name}"])[0].partition("=")[2].strip("'") == name
+
+
+def test_numbers_stay_numbers() -> None:
+    numbers = ["lora.r=1_000", "training.learning_rate=1e-05", "study=null", "study=1e5,1e6"]
+    assert readable(numbers) == numbers
 
 
 def test_columns_are_mapped_by_name() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lorahydra.errors import ConfigError
-from lorahydra.sweep.space import read_space, size
+from lorahydra.sweep.space import grid_values, read_space, size
 
 SHIPPED = {"lora.r": "choice(8,16)", "training.learning_rate": "tag(log, interval(1e-5, 1e-3))"}
 FIRST = {"lora.r": 16, "training.learning_rate": 2e-4}
@@ -66,6 +66,30 @@ def test_a_first_trial_that_does_not_know_all_parameters_is_left_out() -> None:
 def test_words_of_the_first_trial_are_found_among_the_choices() -> None:
     space = read_space([], {"a": "choice(true,false)"}, {"a": True}, add_shipped=False)
     assert space.first_trial["a"] in space.distributions["a"].choices  # type: ignore[attr-defined]
+
+
+def test_a_choice_that_is_listed_twice_is_tried_once(caplog: pytest.LogCaptureFixture) -> None:
+    space = read_space(["lora.r=8,8,16", "a=choice(1,1.0,x)"], {}, {}, add_shipped=False)
+    assert space.distributions["lora.r"] == CategoricalDistribution((8, 16))
+    assert space.distributions["a"].choices == (1, 1.0, "x")  # type: ignore[attr-defined]
+    assert [record.getMessage() for record in caplog.records] == ["lora.r: each of its choices is tried once: 8, 16"]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "expected"),
+    [
+        (CategoricalDistribution((8, 16)), [8, 16]),
+        (IntDistribution(1, 9, step=4), [1, 5, 9]),
+        (FloatDistribution(0, 1), [0, 1 / 3, 2 / 3, 1]),
+        (FloatDistribution(1e-5, 1e-2, log=True), [1e-5, 1e-4, 1e-3, 1e-2]),
+        (FloatDistribution(0, 0.4, step=0.1), [0, 0.1, 0.2, 0.3, 0.4]),
+        (FloatDistribution(2, 2), [2]),
+    ],
+)
+def test_the_values_of_a_grid(distribution: BaseDistribution, expected: list[float]) -> None:
+    values = grid_values(distribution, 4)
+    assert values == pytest.approx(expected, rel=1e-5)
+    assert all(distribution._contains(distribution.to_internal_repr(value)) for value in values)
 
 
 @pytest.mark.parametrize(("name", "value"), [("lora.r", 5), ("training.learning_rate", 1.0)])

@@ -104,6 +104,8 @@ class LorahydraSweeperConf(OptunaSweeperConf):
     max_failure_rate: float = 0.5
     # How often a trial's process may be killed before the trial counts as failed; more where machines are taken away.
     max_deaths: int = 2
+    # Values that sampler=grid tries of a continuous range, both ends among them.
+    grid_steps: int = 5
     pruner: PrunerConfig = MISSING
 
 

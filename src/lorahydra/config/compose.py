@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from hydra.core.config_store import ConfigStore
@@ -43,6 +44,7 @@ __all__ = [
     "readable",
     "register",
     "restored_config",
+    "text_keys",
     "to_config",
     "to_yaml",
     "without_password",
@@ -94,7 +96,8 @@ def readable(overrides: Sequence[str]) -> list[str]:
     """The overrides in a form that Hydra's grammar takes, for what users mean and it refuses.
 
     `experiment=null`, which says what is the default, is dropped. A text outside the grammar (Cyrillic letters,
-    parentheses, a second `=`) is quoted as a whole: `data.train_file=мои данные.jsonl`.
+    parentheses, a second `=`) is quoted as a whole: `data.train_file=мои данные.jsonl`. So is what Hydra takes for a
+    number where a text is meant, and would write in its own way: `study=1e5`.
 
     Raises:
         ConfigError: An override cannot be read, or holds a key of a judge.
@@ -109,7 +112,7 @@ def _quoted(override: str) -> str:
     if not equals or override.startswith("-"):
         return override
     try:
-        OverridesParser.create().parse_overrides([override])
+        [parsed] = OverridesParser.create().parse_overrides([override])
     except HydraException as error:
         if re.match(r"[\[{'\"]|\w+\(", value):
             # A list, a mapping or a function with a mistake in it: only the user knows which.
@@ -117,7 +120,22 @@ def _quoted(override: str) -> str:
                 f"cannot read {override}: put text with special characters in quotes, as in 'text'"
             ) from error
         return f"{key}={_in_quotes(value)}"
-    return override
+    is_number = isinstance(parsed._value, int | float) and str(parsed._value) != value
+    return f"{key}={_in_quotes(value)}" if is_number and parsed.key_or_group in text_keys() else override
+
+
+@functools.cache
+def text_keys() -> frozenset[str]:
+    """Keys whose value is a text."""
+    return frozenset({"hydra.sweeper.study_name", *_text_keys(ExperimentConfig)})
+
+
+def _text_keys(schema: type) -> Iterator[str]:
+    for name, kind in get_type_hints(schema).items():
+        if dataclasses.is_dataclass(kind):
+            yield from (f"{name}.{key}" for key in _text_keys(kind))  # type: ignore[arg-type]
+        elif kind in (str, str | None):
+            yield name
 
 
 def _in_quotes(text: str) -> str:

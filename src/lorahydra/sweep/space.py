@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import FloatRange
 from hydra.errors import HydraException
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lorahydra.errors import ConfigError
 
-__all__ = ["SearchSpace", "corners", "read_space", "size"]
+__all__ = ["SearchSpace", "corners", "grid_values", "read_space", "size"]
+
+logger = logging.getLogger("lorahydra.sweep")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def read_space(
         distributions, fixed, fixed_overrides = create_params_from_overrides([*own, *arguments])
     except (HydraException, ValueError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"the search space cannot be used: {' '.join(str(error).split())}") from error
-    searched = {name: found for name, found in distributions.items() if name not in fixed}
+    searched = {name: _once(name, found) for name, found in distributions.items() if name not in fixed}
     first: dict[str, Any] = {}
     # What is known to be good is known of the shipped space only, or of what the user fixed of it.
     if not sweeps:
@@ -67,6 +71,32 @@ def read_space(
 def size(distributions: Mapping[str, BaseDistribution]) -> float:
     """Number of settings in a space; infinite with a continuous parameter."""
     return math.prod(_size(distribution) for distribution in distributions.values())
+
+
+def grid_values(distribution: BaseDistribution, steps: int) -> list[Any]:
+    """The values of a parameter that a grid tries.
+
+    Args:
+        distribution: A continuous range is divided, evenly or on its logarithmic scale; anything else has its values.
+        steps: Values of a continuous range, both ends among them; 2 or more.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return list(range(distribution.low, distribution.high + 1, distribution.step))
+    if not isinstance(distribution, FloatDistribution):
+        raise TypeError(f"a {type(distribution).__name__} cannot be searched")
+    low, high = distribution.low, distribution.high
+    if distribution.single():
+        return [low]
+    if distribution.step is not None:
+        # As upstream counts, whose values a study may hold.
+        values = [float(value) for value in FloatRange(low, high, distribution.step)]
+        return values if values and values[-1] == high else [*values, high]
+    shares = [step / (steps - 1) for step in range(1, steps - 1)]
+    inner = [low * (high / low) ** share if distribution.log else low + (high - low) * share for share in shares]
+    # Digits that nobody means would stand in every name and table.
+    return [low, *(float(f"{value:.6g}") for value in inner), high]
 
 
 def corners(distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
@@ -82,6 +112,18 @@ def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
     if isinstance(distribution, FloatDistribution | IntDistribution):
         return (distribution.low, distribution.high)
     raise TypeError(f"a {type(distribution).__name__} cannot be searched")
+
+
+def _once(name: str, distribution: BaseDistribution) -> BaseDistribution:
+    """The distribution, with each choice in it once: one that is listed twice would be tried twice."""
+    if not isinstance(distribution, CategoricalDistribution):
+        return distribution
+    # 1, 1.0 and true are equal in Python, and not the same to set.
+    choices = {(type(choice), choice): choice for choice in distribution.choices}
+    if len(choices) == len(distribution.choices):
+        return distribution
+    logger.warning("%s: each of its choices is tried once: %s", name, ", ".join(map(str, choices.values())))
+    return CategoricalDistribution(list(choices.values()))
 
 
 def _is_sweep(argument: str) -> bool:

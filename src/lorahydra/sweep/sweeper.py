@@ -14,11 +14,10 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
-from hydra.utils import instantiate
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
+from optuna.samplers import BruteForceSampler, CmaEsSampler, GridSampler
 from optuna.trial import Trial
 
 from lorahydra.config.compose import explain, without_password
@@ -38,6 +37,7 @@ from lorahydra.names import State
 from lorahydra.sweep.current import running_as
 from lorahydra.sweep.hosts import Host, PlainHost, is_experiment
 from lorahydra.sweep.ledger import MOST_DEATHS, Ledger
+from lorahydra.sweep.making import fit_grid, make_pruner, make_sampler, say_what_is_drawn
 from lorahydra.sweep.opening import open_study
 from lorahydra.sweep.quiet import quietly
 from lorahydra.sweep.running import RunningTrial
@@ -59,18 +59,21 @@ class StudySweeper(OptunaSweeperImpl):
         pruner: A class of `optuna.pruners`, as a config.
         sampler: A class of `optuna.samplers`, as a config.
         max_deaths: How often a process may die with the same parameters before they count as a failed trial.
+        grid_steps: Values of a continuous range for the grid sampler.
         settings: Upstream's other keys.
 
     Raises:
-        ConfigError: A number is out of its range.
+        ConfigError: A number is out of its range, or the pruner cannot be made.
     """
 
-    def __init__(self, *, pruner: Any, sampler: Any, max_deaths: int = MOST_DEATHS, **settings: Any) -> None:
-        _check({**settings, "max_deaths": max_deaths})
+    def __init__(
+        self, *, pruner: Any, sampler: Any, max_deaths: int = MOST_DEATHS, grid_steps: int = 5, **settings: Any
+    ) -> None:
+        _check({**settings, "max_deaths": max_deaths, "grid_steps": grid_steps})
         self.max_deaths = max_deaths
+        self.grid_steps = grid_steps
         super().__init__(sampler=sampler, **settings)
-        with quietly():
-            self.pruner = instantiate(pruner, _execution_whitelist_=("optuna.pruners.*",))
+        self.pruner = make_pruner(pruner)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Receive what Hydra composed."""
@@ -78,7 +81,11 @@ class StudySweeper(OptunaSweeperImpl):
         self.n_trials: int
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.host = self._host()
-        self.sampler = _sampler(self.sampler, config)
+        self.sampler = make_sampler(self.sampler, config)
+        if len(self.host.directions) > 1 and isinstance(self.sampler, CmaEsSampler):
+            raise ConfigError(
+                "hydra/sweeper/sampler=cmaes searches for one objective: use multivariate_tpe, nsgaii or another one"
+            )
 
     def _host(self) -> Host:
         if not is_experiment(self.config):
@@ -103,6 +110,7 @@ class StudySweeper(OptunaSweeperImpl):
             add_shipped=host.adds_shipped_space,
         )
         self._fit_sampler(space)
+        say_what_is_drawn(self.sampler, space.distributions)
         host.prepare(space)
         study = open_study(self, space)
         ledger = Ledger(study, int(self.n_trials), self.max_deaths)
@@ -208,12 +216,13 @@ class StudySweeper(OptunaSweeperImpl):
 
     def _fit_sampler(self, space: SearchSpace) -> None:
         """Complete a grid sampler; try a small finite space setting by setting."""
+        settings = size(space.distributions)
         if isinstance(self.sampler, functools.partial) and self.sampler.func is GridSampler:
-            choices = {name: self._to_grid_sampler_choices(found) for name, found in space.distributions.items()}
-            self.sampler = self.sampler(choices)
+            self.sampler, settings = fit_grid(self.sampler, space.distributions, self.grid_steps)
+            if settings > self.n_trials:
+                logger.info("The grid has %d settings: %d of them are tried", settings, self.n_trials)
         elif not self.host.tries_all or self.custom_search_space_extender or not space.distributions:
             return
-        settings = size(space.distributions)
         if settings <= self.n_trials:
             if not isinstance(self.sampler, GridSampler):
                 # Unlike the grid sampler it knows what other samplers have tried in this study.
@@ -234,25 +243,13 @@ class StudySweeper(OptunaSweeperImpl):
 
 
 def _check(settings: dict[str, Any]) -> None:
-    for name, low in (("n_trials", 1), ("n_jobs", 1), ("max_deaths", 1)):
+    for name, low in (("n_trials", 1), ("n_jobs", 1), ("max_deaths", 1), ("grid_steps", 2)):
         if settings[name] < low:
             raise ConfigError(f"hydra.sweeper.{name}={settings[name]} is not allowed: it must be at least {low}")
     if not 0 <= settings["max_failure_rate"] <= 1:
         raise ConfigError(
             f"hydra.sweeper.max_failure_rate={settings['max_failure_rate']} is not allowed: it must be from 0 to 1"
         )
-
-
-def _sampler(settings: Any, config: DictConfig) -> BaseSampler | functools.partial[GridSampler]:
-    """The sampler; without a seed of its own it takes the experiment's, so that a study can be repeated."""
-    settings = OmegaConf.create(OmegaConf.to_container(settings) if isinstance(settings, DictConfig) else settings)
-    seed = OmegaConf.select(config, "seed")
-    if "seed" in settings and settings.seed is None and isinstance(seed, int):
-        settings.seed = seed
-    allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
-    with quietly():
-        sampler: BaseSampler | functools.partial[GridSampler] = instantiate(settings, _execution_whitelist_=allowed)
-    return sampler
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,148 @@
+"""Every sampler and pruner with every shipped search space: it runs, or one line says what it needs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
+from tests.sweep.conftest import installed
+
+from hydra_plugins.lorahydra_sweeper import config as plugin  # noqa: F401
+from lorahydra.config.compose import compose, config_dir
+from lorahydra.errors import ConfigError, TrialPruned
+from lorahydra.sweep.hosts import PlainHost
+from lorahydra.sweep.making import make_sampler
+from lorahydra.sweep.running import RunningTrial
+from lorahydra.sweep.sweeper import StudySweeper
+
+GROUP = "hydra/sweeper"
+SAMPLERS = sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list(f"{GROUP}/sampler"))
+PRUNERS = sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list(f"{GROUP}/pruner"))
+SPACES = sorted(file.stem for file in (config_dir() / "search").glob("*.yaml"))
+OWN = {
+    "training.learning_rate": "tag(log, interval(1e-5, 1e-3))",
+    "lora.r": "range(4, 9)",
+    "lora.lora_dropout": "0,0.1",
+}
+"""What is searched beside `search=none`."""
+N_TRIALS = 4
+
+
+def choice(group: str, name: str, *overrides: str) -> DictConfig:
+    node = OmegaConf.create(OmegaConf.to_container(ConfigStore.instance().load(f"{GROUP}/{group}/{name}.yaml").node))
+    assert isinstance(node, DictConfig)
+    # The sampler's own model is reached within the few trials here.
+    for key, value in {"n_startup_trials": N_TRIALS - 1, "population_size": 3}.items():
+        if group == "sampler" and key in node:
+            node[key] = value
+    node.merge_with_dotlist(list(overrides))
+    return node
+
+
+@functools.cache
+def settings_of(space: str) -> dict[str, str]:
+    return dict(compose([f"search={space}"]).search.space) or OWN
+
+
+class Sweeper(StudySweeper):
+    """Runs a function here, without composing a config for each trial."""
+
+    seen: list[RunningTrial]
+
+    def _launched(self, claimed: list[RunningTrial], overrides: Sequence[Sequence[str]]) -> Iterator[Any]:
+        for trial in claimed:
+            self.seen.append(trial)
+            job = JobReturn(status=JobStatus.COMPLETED)
+            job.return_value = [1.0 / (1 + trial.number)] * len(self.host.directions)
+            try:
+                for step in range(3):
+                    trial.measured(1.0 + trial.number / (1 + step))
+            except TrialPruned as error:
+                job = JobReturn(status=JobStatus.FAILED)
+                job.return_value = error
+            if len(self.host.directions) == 1 and job.status is JobStatus.COMPLETED:
+                job.return_value = job.return_value[0]
+            yield trial, job
+
+
+def sweep(sampler: DictConfig, pruner: DictConfig, space: dict[str, str], folder: Path, **own: Any) -> Sweeper:
+    options: dict[str, Any] = {"direction": "minimize", "n_trials": N_TRIALS, "n_jobs": 1, "max_failure_rate": 0.0}
+    options |= {"storage": None, "study_name": "s", "custom_search_space": None, "params": None} | own
+    sweeper = Sweeper(sampler=sampler, pruner=pruner, **options)
+    sweeper.seen = []
+    sweeper.config = OmegaConf.create({"seed": 1, "hydra": {"sweep": {"dir": str(folder)}, "job": {"name": "test"}}})
+    sweeper.host = PlainHost(sweeper)
+    sweeper.sampler = make_sampler(sampler, sweeper.config)
+    sweeper.sweep([f"{name}={values}" for name, values in space.items()])
+    return sweeper
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_pruners_and_search_spaces_go_together(sampler: str, tmp_path: Path) -> None:
+    if sampler == "motpe":
+        with pytest.raises(ConfigError, match="sampler: raise_motpe_removed cannot be used: .*sampler=tpe"):
+            sweep(choice("sampler", sampler), choice("pruner", "none"), OWN, tmp_path)
+        return
+    if sampler == "cmaes" and not installed("cmaes"):
+        pytest.skip("CMA-ES needs the package cmaes")
+    for space in SPACES:
+        for pruner in PRUNERS:
+            swept = sweep(choice("sampler", sampler), choice("pruner", pruner), settings_of(space), tmp_path)
+            assert len(swept.seen) == N_TRIALS, (space, pruner)
+            assert all(set(trial.params) == set(settings_of(space)) for trial in swept.seen)
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in ("motpe", "cmaes")])
+def test_samplers_with_two_objectives(sampler: str, tmp_path: Path) -> None:
+    directions = OmegaConf.create(["maximize", "minimize"])
+    swept = sweep(choice("sampler", sampler), choice("pruner", "median"), OWN, tmp_path, direction=directions)
+    assert len(swept.seen) == N_TRIALS
+
+
+def test_a_grid_divides_ranges(tmp_path: Path) -> None:
+    space = {"x": "interval(0.0, 1.0)", "y": "tag(log, interval(1e-4, 1e-2))"}
+    swept = sweep(choice("sampler", "grid"), choice("pruner", "none"), space, tmp_path, n_trials=99, grid_steps=3)
+    assert sorted((trial.params["x"], trial.params["y"]) for trial in swept.seen) == [
+        (x, y) for x in (0.0, 0.5, 1.0) for y in (1e-4, 1e-3, 1e-2)
+    ]
+
+
+def test_a_grid_that_is_too_large_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the grid has 1000000 settings, and 100000 are the most"):
+        sweep(choice("sampler", "grid"), choice("pruner", "none"), {"x": "range(1000000)"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "wrong", "said"),
+    [
+        ("sampler", "nsgaii", "population_size=1", "population_size"),
+        ("sampler", "qmc", "qmc_type=hopton", "qmc_type"),
+        ("pruner", "percentile", "percentile=200", "Percentile"),
+        ("pruner", "hyperband", "bootstrap_count=2", "bootstrap_count"),
+    ],
+)
+def test_a_setting_that_is_not_possible_is_one_line(
+    kind: str, name: str, wrong: str, said: str, tmp_path: Path
+) -> None:
+    chosen = {"sampler": choice("sampler", "tpe"), "pruner": choice("pruner", "none")}
+    chosen[kind] = choice(kind, name, wrong)
+    with pytest.raises(ConfigError, match=f"hydra/sweeper/{kind}: .* cannot be used: ") as found:
+        sweep(chosen["sampler"], chosen["pruner"], OWN, tmp_path)
+    assert said in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("Tried to import 'cmaes'") from ModuleNotFoundError("No module named 'cmaes'", name="cmaes")
+
+    monkeypatch.setattr(optuna.samplers.CmaEsSampler, "__init__", missing)
+    with pytest.raises(ConfigError, match="CmaEsSampler cannot be used: it needs a package: pip install cmaes"):
+        make_sampler(choice("sampler", "cmaes"), OmegaConf.create({}))
