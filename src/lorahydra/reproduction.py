@@ -217,9 +217,9 @@ def _config(text: str, overrides: Sequence[str], tracking: Mapping[str, Any], ru
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"the {CONFIG_FILE} of run {run_id} is no YAML: {error}") from error
+        raise ConfigError(f"the {CONFIG_FILE} of run {run_id} is not YAML: {error}") from error
     if not isinstance(values, dict) or not all(isinstance(values.get(key), dict) for key in ("tracking", "training")):
-        raise ConfigError(f"the {CONFIG_FILE} of run {run_id} is no config of lorahydra")
+        raise ConfigError(f"the {CONFIG_FILE} of run {run_id} is not a configuration of lorahydra")
     values |= {"study": None, "tracking": values["tracking"] | tracking}
     values["training"]["resume"] = False
     try:

@@ -109,7 +109,7 @@ def _printed_log() -> Iterator[None]:
         yield
         return
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     own.addHandler(handler)
     own.setLevel(logging.INFO)
     own.propagate = False  # another library may give the root a handler meanwhile

@@ -67,8 +67,8 @@ def test_other_parameters_are_overrides_by_their_key_and_later_ones_win() -> Non
         ({"seed": "1 lora.r=2"}, "is not a whole number"),
         ({"n_trial": "3"}, "-P n_trial=… is neither a parameter"),
         ({"--config-dir": "/tmp"}, "is neither a parameter"),
-        ({"overrides": "--multirun"}, "'--multirun', which is no override"),
-        ({"overrides": "lora.r"}, "'lora.r', which is no override"),
+        ({"overrides": "--multirun"}, "'--multirun', which is not an override"),
+        ({"overrides": "lora.r"}, "'lora.r', which is not an override"),
         ({"overrides": "a='b"}, "a quote is not closed"),
     ],
 )

@@ -42,7 +42,7 @@ def data() -> None:
 )
 @click.option("--system-prompt", help="System message for conversations without one.")
 @click.option("--max-length", type=int, default=1024, show_default=True, help="Longest example in tokens.")
-@click.option("--seed", type=int, default=42, show_default=True, help="Seed of the split.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=42, show_default=True, help="Seed of the split.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
 def check(

@@ -99,7 +99,7 @@ def overrides_of(parameters: Mapping[str, str]) -> list[str]:
         key, equals, _ = override.partition("=")
         if not re.fullmatch(r"\+{0,2}[\w./@-]+|~[\w./@-]+", key) or not (equals or key.startswith("~")):
             raise ConfigError(
-                f"-P overrides has '{override}', which is no override: write KEY=VALUE, with spaces between"
+                f"-P overrides has '{override}', which is not an override: write KEY=VALUE, with spaces between"
             )
     return [*overrides, *more]
 

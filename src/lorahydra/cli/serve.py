@@ -93,7 +93,7 @@ def _bytes(text: str) -> int:
     """Read `500MB` or `1GiB`."""
     found = re.fullmatch(r"(\d{1,12})\s*([a-z]*)", text.strip().lower())
     if found is None or found[2] not in UNITS or not int(found[1]):
-        raise ConfigError(f"--upload-limit {text} is no size: write for example 500MB or 1GiB")
+        raise ConfigError(f"--upload-limit {text} is not a size: write for example 500MB or 1GiB")
     return int(found[1]) * UNITS[found[2]]
 
 
@@ -105,6 +105,6 @@ def _web_address(text: str) -> str:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ConfigError(
-            f"--mlflow-url {text} is no address of a web page: write for example https://mlflow.example.org"
+            f"--mlflow-url {text} is not the address of a web page: write for example https://mlflow.example.org"
         )
     return text.rstrip("/")

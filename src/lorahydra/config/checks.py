@@ -26,7 +26,7 @@ def within(key: str, value: float, low: float, high: float, *, below: bool = Fal
     """Check `low <= value <= high`, or `low <= value < high` with `below`."""
     if not low <= value <= high or (below and value == high):
         limit = "and below" if below else "to"
-        raise ConfigError(f"{key}={value} is not allowed: it must be from {low:g} {limit} {high:g}")
+        raise ConfigError(f"{key}={value} is not allowed: it must be from {low:.12g} {limit} {high:.12g}")
 
 
 def one_of(key: str, value: object, allowed: Collection[str]) -> None:

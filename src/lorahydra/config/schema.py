@@ -380,7 +380,7 @@ class TrackingConfig:
         at_least("tracking.retry_seconds", self.retry_seconds, 0)
         one_of("tracking.log_model", self.log_model, ("winner", "all", "none"))
         if self.run_id is not None and not re.fullmatch(r"[0-9a-f]{32}", self.run_id):
-            raise ConfigError(f"tracking.run_id={self.run_id} is no run of MLflow: its ids have 32 hexadecimal digits")
+            raise ConfigError(f"tracking.run_id={self.run_id} is not a run of MLflow: ids have 32 hexadecimal digits")
 
 
 @dataclass
@@ -415,3 +415,4 @@ class ExperimentConfig:
         if "judge_score" in names and self.judge.name == "none":
             raise ConfigError("objective=judge_score needs a judge, for example judge=gemini")
         within("seed", self.seed, 0, 2**32 - 1)
+        not_blank("output_dir", self.output_dir)

@@ -25,7 +25,7 @@ def study_task(tree: DictConfig) -> float | list[float]:
     """The function that Hydra calls for each trial of a study."""
     trial = current_trial()
     if trial is None:
-        raise StudyError("this is no trial of a study: use hydra/sweeper=lorahydra")
+        raise StudyError("this is not a trial of a study: use hydra/sweeper=lorahydra")
     values = run_study_trial(to_config(tree), list(HydraConfig.get().overrides.task), trial)
     return values[0] if len(values) == 1 else values
 
