@@ -294,7 +294,8 @@ def facts(**changes: Any) -> Facts:
 
 
 def test_a_card_says_what_is_known() -> None:
-    study = recorded(metrics={"test/combined": 0.79, "baseline/combined": 0.71, "test/gain": 0.08})
+    tags = {"lorahydra.gain": "Tuning helped: combined changed by +0.0800, 95 % interval +0.0200 to +0.1400"}
+    study = recorded(tags=tags, metrics={"test/combined": 0.79, "baseline/combined": 0.71, "test/gain": 0.08})
     card = model_card(facts(run=recorded(), study=study))
     assert front_matter(card) == {
         "base_model": "Qwen/Qwen3-0.6B",
@@ -307,6 +308,7 @@ def test_a_card_says_what_is_known() -> None:
         "| combined | 0.8004 (0.7800 to 0.8200) | 0.7000 |",
         "| LLM judge | 78.50 | – |",
         "| combined | 0.7900 | 0.7100 |",
+        "\n\nTuning helped: combined changed by +0.0800, 95 % interval +0.0200 to +0.1400.\n\n",
         "Gain over the untuned model: +0.1004 (+0.0500 to +0.1500)",
         "The judge was `gemini-x`; `combined` weighs BERTScore F1 with `0.4` and the judge with `0.6`.",
         "| `training` | `rows.jsonl` | 144 | `d1g` |",
@@ -342,8 +344,9 @@ def test_hostile_text_stays_text() -> None:
     origin = AdapterOrigin(
         ModelConfig(name_or_path=HOSTILE, revision=HOSTILE, chat_template="{{ x }}"), HOSTILE, HOSTILE, 9, HOSTILE
     )
+    tags = ("mlflow.source.git.commit", "lorahydra.study", "lorahydra.judge_model", "lorahydra.gain")
     run = recorded(
-        tags=dict.fromkeys(("mlflow.source.git.commit", "lorahydra.study", "lorahydra.judge_model"), HOSTILE),
+        tags=dict.fromkeys(tags, HOSTILE),
         params=dict.fromkeys(
             ("lora.r", "training.optim", "seed", f"lora.{HOSTILE}", "evaluation.judge_weight"), HOSTILE
         ),

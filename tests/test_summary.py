@@ -16,9 +16,14 @@ from lorahydra.summary import verdict, write_scores, write_summary
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
-        (Gain(0.1, 0.05, 0.15), "Tuning helped: combined changed by +0.1000, 95 % interval +0.0500 to +0.1500"),
-        (Gain(-0.1, -0.2, -0.05), "Tuning hurt: combined changed by -0.1000"),
-        (Gain(0.1, -0.05, 0.2), "No clear difference: combined changed by +0.1000"),
+        (Gain(0.1, 0.05, 0.15, 5), "Tuning helped: combined changed by +0.1000, 95 % interval +0.0500 to +0.1500"),
+        (Gain(-0.1, -0.2, -0.05, 5), "Tuning hurt: combined changed by -0.1000"),
+        (Gain(0.1, -0.05, 0.2, 5), "No clear difference: combined changed by +0.1000"),
+        (
+            Gain(0.1, 0.05, 0.15, 3),
+            "3 examples are too few to say whether tuning helped: at least 5 are needed (combined changed by +0.1000)",
+        ),
+        (Gain(-0.1, -0.2, -0.05, 1, judged=True), "1 judged example is too few to say whether tuning helped"),
     ],
 )
 def test_the_verdict_is_honest(gain: Gain, words: str) -> None:
@@ -38,7 +43,7 @@ def written(baseline: Evaluation | None, gain: Gain | None) -> str:
 
 
 def test_answers_stand_side_by_side_as_they_are() -> None:
-    text = written(evaluation("untuned", 0.5), Gain(0.25, 0.2, 0.3))
+    text = written(evaluation("untuned", 0.5), Gain(0.25, 0.2, 0.3, 8))
     for part in (
         "[bold]What?[/bold]",
         "Это эталон.",

@@ -92,8 +92,11 @@ def score_adapter(
     base, scorer, settings = prepared.base, prepared.scorer, config.evaluation
     judging = TrialJudging()
     if prepared.session is not None:
-        untuned_judging = Judging(prepared.session, examples, config.seed) if settings.baseline else None
-        judging = TrialJudging(Judging(prepared.session, examples, config.seed), untuned_judging)
+        n_examples = config.judge.test_examples if prefix == TEST else config.judge.n_examples
+        tuned_judging, untuned_judging = (
+            Judging(prepared.session, examples, config.seed, n_examples=n_examples) for _ in range(2)
+        )
+        judging = TrialJudging(tuned_judging, untuned_judging if settings.baseline else None)
     with load_adapter(base, adapter) as model:
         tuned = answer(
             model, base, examples, scorer, settings, judging=judging.tuned, progress=progress, description="Testing"

@@ -15,9 +15,10 @@ from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, Lora
 from lorahydra.evaluation import Evaluation, Judging, evaluate
 from lorahydra.evaluation.scoring import Gain, gain
 from lorahydra.judges import JudgeSession
-from lorahydra.names import EVAL
+from lorahydra.names import EVAL, Tag
 from lorahydra.progress import Progress
 from lorahydra.recording import record_judging, record_scores
+from lorahydra.summary import verdict
 from lorahydra.tracking import TrackedRun
 
 __all__ = ["TrialJudging", "TrialScores", "finish_trial", "rejudge_hint"]
@@ -100,6 +101,8 @@ def finish_trial(
     scores = TrialScores(tuned, baseline, _gain(tuned, baseline, config))
     _log_scores(tuned)
     record_scores(run, answers, scores.tuned, scores.baseline, scores.gain, prefix)
+    if scores.gain is not None:
+        run.tags({Tag.GAIN: verdict(scores.gain)})
     return scores
 
 

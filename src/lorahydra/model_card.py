@@ -45,6 +45,9 @@ INTERVALS = {
     Score.GAIN: (Score.GAIN_LOW, Score.GAIN_HIGH),
 }
 
+PLAIN = re.compile(r"[A-Za-z0-9 :,.+%()-]+")
+"""A sentence in which nothing is Markdown."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -179,10 +182,10 @@ def _adapter_snippet(facts: Facts) -> str:
 def _scores(facts: Facts) -> Iterator[str]:
     tables = []
     if facts.study is not None:
-        tables.append(("the test split, which no trial has seen", TEST, facts.study.metrics))
+        tables.append(("the test split, which no trial has seen", TEST, facts.study))
     if facts.run is not None:
-        tables.append(("the validation split", EVAL, facts.run.metrics))
-    shown = [part for where, prefix, metrics in tables for part in _table_of(where, prefix, metrics)]
+        tables.append(("the validation split", EVAL, facts.run))
+    shown = [part for where, prefix, run in tables for part in _table_of(where, prefix, run)]
     if not shown:
         return
     yield "## Scores"
@@ -205,7 +208,8 @@ def _meaning(run: RecordedRun | None) -> str:
     )
 
 
-def _table_of(where: str, prefix: str, metrics: Mapping[str, float]) -> Iterator[str]:
+def _table_of(where: str, prefix: str, run: RecordedRun) -> Iterator[str]:
+    metrics, said = run.metrics, run.tags.get(Tag.GAIN, "")
     rows = [
         f"| {name} | {_score(prefix, score, metrics)} | {_score(BASELINE, score, metrics)} |"
         for name, score in SCORES.items()
@@ -215,7 +219,10 @@ def _table_of(where: str, prefix: str, metrics: Mapping[str, float]) -> Iterator
         return
     yield f"On {where}, with 95 % intervals:"
     yield "\n".join(["| | tuned | untuned |", "|---|---|---|", *rows])
-    if scored(prefix, Score.GAIN) in metrics:
+    if PLAIN.fullmatch(said):
+        yield f"{said}."
+    elif scored(prefix, Score.GAIN) in metrics:
+        # Recorded by an older version.
         yield f"Gain over the untuned model: {_score(prefix, Score.GAIN, metrics, sign='+')}"
 
 

@@ -122,6 +122,8 @@ class Tag(StrEnum):
     """The run that this one repeats."""
     EVALUATES = "lorahydra.evaluates"
     """The adapter that this run only scored: the run that trained it, or its folder."""
+    GAIN = "lorahydra.gain"
+    """Whether tuning helped, in words."""
     CONTINUES = "lorahydra.continues"
     """The run that is recorded to instead of this one, which `mlflow run` opened for a study that had one."""
 

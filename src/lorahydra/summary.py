@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorahydra.evaluation import Evaluation, EvaluationSet
-from lorahydra.evaluation.scoring import Gain
+from lorahydra.evaluation.scoring import MINIMUM, Gain
 from lorahydra.names import Score
 
 __all__ = ["verdict", "write_scores", "write_summary"]
@@ -24,7 +24,13 @@ ROWS = {
 
 
 def verdict(gain: Gain) -> str:
-    """One honest sentence on whether tuning helped."""
+    """One honest sentence on whether tuning helped, without a full stop: the only place that says so."""
+    if not gain.is_enough:
+        examples = f"{gain.count} {'judged ' if gain.judged else ''}example{'s are' if gain.count > 1 else ' is'}"
+        return (
+            f"{examples} too few to say whether tuning helped: at least {MINIMUM} are needed "
+            f"(combined changed by {gain.mean:+.4f})"
+        )
     interval = f"{gain.mean:+.4f}, 95 % interval {gain.low:+.4f} to {gain.high:+.4f}"
     if not gain.is_clear:
         return f"No clear difference: combined changed by {interval}"

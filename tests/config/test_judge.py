@@ -30,6 +30,7 @@ def test_every_judge_has_a_file_that_composes(name: str) -> None:
         ({"n_examples": 0}, "judge.n_examples=0 is not allowed: give a number from 1, or all"),
         ({"n_examples": "some"}, "judge.n_examples=some"),
         ({"n_examples": True}, "judge.n_examples=True"),
+        ({"test_examples": 0}, "judge.test_examples=0 is not allowed: give a number from 1, or all"),
         ({"min_coverage": 1.1}, "judge.min_coverage=1.1"),
         ({"concurrency": 0}, "judge.concurrency=0"),
         ({"timeout": 0.0}, "judge.timeout=0.0"),

@@ -58,11 +58,14 @@ def test_too_few_verdicts_are_an_error(scores: list[float | None], coverage: flo
         evaluate(answers([0.5, 0.5]), verdicts(scores, [0, 1], 2, coverage), CONFIG, 1)
 
 
-def test_every_resample_has_as_many_verdicts_as_there_are() -> None:
-    judge: list[float | None] = [50.0] + [None] * 30
-    interval = combined_interval(ExampleScores([0.5] * 31, judge), CONFIG, 3)
-    # With no spread in either part, any resample without the one verdict would show.
-    assert interval.low == interval.high == pytest.approx(0.5)
+def test_verdicts_that_are_missing_widen_the_interval_and_one_tells_nothing() -> None:
+    judged, f1 = [40.0, 60.0] * 15, [0.45, 0.55] * 15
+    widths = []
+    for count in (30, 10, 5, 1):
+        found = combined_interval(ExampleScores(f1, [*judged[:count], *[None] * (30 - count)]), CONFIG, 3)
+        widths.append(found.high - found.low)
+    assert widths == sorted(widths)
+    assert widths[-1] == 1
 
 
 def test_a_gain_compares_what_was_judged_on_both_sides() -> None:

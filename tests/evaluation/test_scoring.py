@@ -43,12 +43,46 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 def test_a_missing_verdict_is_left_out_and_not_a_zero() -> None:
     with_gap = combined_interval(ExampleScores([0.5] * 4, [80.0, None, 80.0, 80.0]), CONFIG, seed=1)
     assert with_gap.mean == pytest.approx(0.4 * 0.5 + 0.6 * 0.8)
-    assert with_gap.low == pytest.approx(with_gap.mean)
 
 
-def test_one_example_has_no_width() -> None:
-    interval = combined_interval(ExampleScores([0.6], None), CONFIG, seed=1)
-    assert (interval.mean, interval.low, interval.high) == (0.6, 0.6, 0.6)
+@pytest.mark.parametrize("judge", [None, [70.0]])
+def test_one_example_tells_nothing(judge: list[float | None] | None) -> None:
+    interval = combined_interval(ExampleScores([0.6], judge), CONFIG, seed=1)
+    assert (interval.low, interval.high) == (0, 1)
+    found = gain(ExampleScores([0.9], judge), ExampleScores([0.1], judge), CONFIG, seed=1)
+    assert (found.low, found.high, found.count, found.is_clear) == (-1, 1, 1, False)
+
+
+def test_equal_scores_are_no_certainty() -> None:
+    for scores in (ExampleScores([1.0] * 20, None), ExampleScores(normal(0.5, 20, 0), [100.0] * 20)):
+        interval = combined_interval(scores, CONFIG, seed=1)
+        assert interval.low < interval.mean - 0.05, "one in six other answers may be wrong"
+        assert interval.high <= 1
+    same = gain(ExampleScores([0.5] * 20, None), ExampleScores([0.5] * 20, None), CONFIG, seed=1)
+    assert same.low < -0.1
+    assert same.high > 0.1
+
+
+def test_equal_gains_are_clear_from_six_examples_on_as_in_a_sign_test() -> None:
+    clear = [
+        gain(ExampleScores([0.6] * count, None), ExampleScores([0.5] * count, None), CONFIG, seed=1).is_clear
+        for count in range(1, 9)
+    ]
+    assert clear == [False] * 5 + [True] * 3
+
+
+@pytest.mark.parametrize("judge", [None, [0.0, 100.0, 100.0, 100.0, None, None, 100.0]])
+def test_intervals_stay_within_what_is_possible(judge: list[float | None] | None) -> None:
+    interval = combined_interval(ExampleScores([1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0], judge), CONFIG, seed=1)
+    assert 0 <= interval.low < interval.mean < interval.high == 1
+    rescaled = ExampleScores([-4.0, 0.9, 0.8, 0.7, 0.9, 0.8, 0.9], judge, lowest=-5)
+    assert -5 <= combined_interval(rescaled, CONFIG, seed=1).low < 0
+
+
+def test_perfect_scores_that_rounding_lifts_above_one() -> None:
+    interval = combined_interval(ExampleScores([1.0000001] * 6, None), CONFIG, seed=1)
+    assert interval.low < interval.mean
+    assert interval.high == pytest.approx(interval.mean)
 
 
 def test_a_gain_on_every_example_is_clear_however_they_differ() -> None:

@@ -116,8 +116,8 @@ def test_estimate(client: httpx.Client) -> None:
     found = client.post("/fine-tunes/estimate", json={"fine_tuning_params": params})
     assert found.status_code == 200, found.text
     judged = found.json()
-    # Ten trials and the untuned model on five examples, three finalists on all 32, both on five of the test.
-    assert judged["judge_calls"] == 11 * 5 + 3 * 32 + 2 * 5
+    # Ten trials and the untuned model on five examples, three finalists on all 32, both on all 32 of the test.
+    assert judged["judge_calls"] == 11 * 5 + 3 * 32 + 2 * 32
     assert judged["judge_cost"] > 0
     assert judged["seconds"] > 10
 

@@ -78,6 +78,9 @@ def test_finalists_are_judged_on_all_examples_whatever_was_changed_since(tiny_mo
     metrics = client_of(tmp_path).get_run(first.run_id or "").data.metrics
     assert {"test/judge_score", "baseline/judge_score", "test/combined"} <= set(metrics)
     assert first.best.judge_score is not None
+    assert first.test is not None
+    assert first.test.tuned.verdicts is not None
+    assert first.test.tuned.verdicts.chosen == list(range(len(first.test.tuned.answers.texts))), "not only two"
     with judge_server() as server:
         result = tuner(tiny_model, server, *CHANGES).run()
         examples = len({request.user for request in server.requests})

@@ -19,10 +19,11 @@ OF_THE_JUDGE = frozenset(
         *("base_url", "auth_url", "api_key_env", "ca_bundle_file", "verify_ssl_certs"),
         *("concurrency", "requests_per_minute", "timeout", "max_retries", "overlap"),
         *("prompt_price", "completion_price", "max_cost", "cache", "trace"),
-        *("repeats", "finalists"),
+        *("test_examples", "repeats", "finalists"),
     )
 )
-"""How the judge is reached, how patiently and for how much. The last two are for finalists, who are compared anew."""
+"""How the judge is reached, how patiently and for how much. The last ones are for the end
+of a study, whose scores are not compared with those of its trials."""
 
 IN_A_STUDY = OF_THE_JUDGE | {
     *("tracking.", "search."),

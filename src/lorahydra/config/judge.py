@@ -93,6 +93,8 @@ class JudgeConfig:
     """What answers are judged by."""
     n_examples: Any = 5
     """How many validation examples are judged, or `all`; the same ones in every trial, drawn by the seed."""
+    test_examples: Any = "all"
+    """How many test examples are judged for the number to quote, or `all`: the winner's and the untuned model's."""
     min_coverage: float = 0.8
     """The trial fails when a smaller share of the chosen examples got a verdict."""
     finalists: int = 3
@@ -133,8 +135,10 @@ class JudgeConfig:
         within("judge.temperature", self.temperature, 0, 2)
         for name in ("max_output_tokens", "finalists", "repeats", "concurrency"):
             at_least(f"judge.{name}", getattr(self, name), 1)
-        if self.n_examples != "all" and (type(self.n_examples) is not int or self.n_examples < 1):
-            raise ConfigError(f"judge.n_examples={self.n_examples} is not allowed: give a number from 1, or all")
+        for name in ("n_examples", "test_examples"):
+            value = getattr(self, name)
+            if value != "all" and (type(value) is not int or value < 1):
+                raise ConfigError(f"judge.{name}={value} is not allowed: give a number from 1, or all")
         within("judge.min_coverage", self.min_coverage, 0, 1)
         at_least("judge.requests_per_minute", self.requests_per_minute, 0, exclusive=True)
         at_least("judge.timeout", self.timeout, 0, exclusive=True)

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lorahydra.config.schema import EvaluationConfig
+from lorahydra.evaluation.intervals import Floats, Part, interval
 
-__all__ = ["ExampleScores", "Gain", "Interval", "combine", "combined_interval", "gain"]
+__all__ = ["MINIMUM", "ExampleScores", "Gain", "Interval", "combine", "combined_interval", "gain"]
 
-Floats = NDArray[np.float64]
+MINIMUM = 5
+"""Examples below which nothing is said on whether tuning helped: the interval holds too rarely or says too little."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % bootstrap interval."""
+    """A mean with its 95 % interval, which is all that is possible when it rests on one example."""
 
     mean: float
     low: float
@@ -28,10 +29,20 @@ class Interval:
 class Gain(Interval):
     """Tuned minus untuned `combined`, on the same examples."""
 
+    count: int
+    """Examples that it rests on: with a judge, those with a verdict on both sides."""
+    judged: bool = False
+    """Whether a judge is part of it."""
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are enough examples to say anything."""
+        return self.count >= MINIMUM
+
     @property
     def is_clear(self) -> bool:
-        """Whether the whole interval is on one side of 0."""
-        return self.low > 0 or self.high < 0
+        """Whether the whole interval is on one side of 0, and rests on enough examples."""
+        return self.is_enough and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,8 @@ class ExampleScores:
     bertscore_f1: Sequence[float]
     judge: Sequence[float | None] | None
     """0…100, None where a verdict is missing; None as a whole without a judge."""
+    lowest: float = 0.0
+    """The lowest BERTScore that is possible: below 0 when scores are rescaled."""
 
 
 def combine(bertscore_f1: float, judge_score: float | None, config: EvaluationConfig) -> float:
@@ -60,29 +73,23 @@ def combine(bertscore_f1: float, judge_score: float | None, config: EvaluationCo
 
 
 def combined_interval(scores: ExampleScores, config: EvaluationConfig, seed: int) -> Interval:
-    """`combined` over the examples, with a percentile bootstrap interval (Efron, 1979).
-
-    With a judge, examples with and without a verdict are resampled apart, so that each resample has as many verdicts
-    as there are.
+    """`combined` over the examples, with its interval (`lorahydra.evaluation.intervals`).
 
     Args:
         scores: The scores of each example.
         config: The weights and the number of resamples.
-        seed: Seeds the resampling: the same seed and number of examples draw the same resamples, so that intervals of
-            trials are comparable.
+        seed: Seeds the resampling.
 
     Raises:
         ValueError: A judge was on, and no example has a verdict.
     """
     bertscore, judge = _arrays(scores)
-    groups = _groups(judge, len(bertscore))
-    resampled = _resampled(bertscore, judge, groups, config, seed)
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return Interval(_combined(bertscore, judge, config), float(low), float(high))
+    low, high = _ends(bertscore, judge, config, seed, (scores.lowest, 1.0), paired=False)
+    return Interval(_combined(bertscore, judge, config), low, high)
 
 
 def gain(tuned: ExampleScores, untuned: ExampleScores, config: EvaluationConfig, seed: int) -> Gain:
-    """What tuning brought, by a paired bootstrap: both sides are resampled alike, so what is common cancels.
+    """What tuning brought, from the differences on each example, so that what both sides have in common cancels.
 
     With a judge, the judge's part is compared on the examples that have a verdict on both sides.
 
@@ -95,37 +102,42 @@ def gain(tuned: ExampleScores, untuned: ExampleScores, config: EvaluationConfig,
     Raises:
         ValueError: A judge was on, and no example has a verdict on both sides.
     """
-    sides = [_arrays(tuned), _arrays(untuned)]
-    if all(judge is not None for _, judge in sides):
-        in_common = sum(judge for _, judge in sides if judge is not None) * 0
-        sides = [(bertscore, judge + in_common) for bertscore, judge in sides if judge is not None]
-    groups = _groups(sides[0][1], len(sides[0][0]))
-    after, before = (_resampled(bertscore, judge, groups, config, seed) for bertscore, judge in sides)
-    low, high = np.percentile(after - before, [2.5, 97.5])
-    means = [_combined(bertscore, judge, config) for bertscore, judge in sides]
-    return Gain(means[0] - means[1], float(low), float(high))
+    (after, judge_after), (before, judge_before) = _arrays(tuned), _arrays(untuned)
+    bertscore = after - before
+    judge = None if judge_after is None or judge_before is None else judge_after - judge_before
+    reach = 1 - min(tuned.lowest, untuned.lowest)
+    low, high = _ends(bertscore, judge, config, seed, (-reach, reach), paired=True)
+    count = len(bertscore) if judge is None else int(np.isfinite(judge).sum())
+    return Gain(_combined(bertscore, judge, config), low, high, count, judge is not None)
 
 
-def _groups(judge: Floats | None, count: int) -> list[NDArray[np.intp]]:
-    """Positions of the examples that are resampled together: those with a verdict, and the others."""
+def _ends(
+    bertscore: Floats,
+    judge: Floats | None,
+    config: EvaluationConfig,
+    seed: int,
+    limits: tuple[float, float],
+    *,
+    paired: bool,
+) -> tuple[float, float]:
+    """Ends of the interval of `combined`, or of its differences; `limits` are those of one BERTScore."""
+    low, high = limits
+    samples = config.bootstrap_samples
     if judge is None:
-        return [np.arange(count)]
-    missing = np.isnan(judge)
-    if missing.all():
+        every = np.arange(len(bertscore))
+        return interval(Part(bertscore, low, high), None, every, samples=samples, seed=seed, paired=paired)
+    judged = np.flatnonzero(np.isfinite(judge))
+    if not len(judged):
         raise ValueError("no example has a verdict")
-    return [np.flatnonzero(group) for group in (~missing, missing) if group.any()]
-
-
-def _resampled(
-    bertscore: Floats, judge: Floats | None, groups: list[NDArray[np.intp]], config: EvaluationConfig, seed: int
-) -> Floats:
-    """`combined` of each resample, shape `(bootstrap_samples,)`."""
-    draws = np.random.default_rng(seed)
-    results = np.empty(config.bootstrap_samples)
-    for sample in range(config.bootstrap_samples):
-        chosen = np.concatenate([group[draws.integers(0, len(group), len(group))] for group in groups])
-        results[sample] = _combined(bertscore[chosen], None if judge is None else judge[chosen], config)
-    return results
+    weight, weight_of_judge = config.bertscore_weight, config.judge_weight
+    return interval(
+        Part(weight * bertscore, weight * low, weight * high),
+        Part(weight_of_judge * judge[judged] / 100, -weight_of_judge if paired else 0.0, weight_of_judge),
+        judged,
+        samples=samples,
+        seed=seed,
+        paired=paired,
+    )
 
 
 def _arrays(scores: ExampleScores) -> tuple[Floats, Floats | None]:

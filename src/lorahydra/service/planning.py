@@ -127,7 +127,7 @@ def _judge_calls(params: FineTuneParams, config: ExperimentConfig, rows: Mapping
     """Each trial and the untuned model on the chosen examples; finalists on all; winner and untuned on the test."""
     judge = config.judge
     examples = rows["validation"] if judge.n_examples == "all" else min(judge.n_examples, rows["validation"])
-    tested = rows["test"] if judge.n_examples == "all" else min(judge.n_examples, rows["test"])
+    tested = rows["test"] if judge.test_examples == "all" else min(judge.test_examples, rows["test"])
     finalists = min(judge.finalists, params.n_trials) * rows["validation"] * judge.repeats
     return int((params.n_trials + 1) * examples + finalists + 2 * tested)
 
