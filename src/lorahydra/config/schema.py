@@ -313,15 +313,17 @@ class EvaluationConfig:
     bertscore_batch_size: int = 64
     """Texts encoded together."""
     rescale_with_baseline: bool = False
-    """Spread BERTScore over a wider band with the baseline that bert-score ships for `lang`."""
+    """Spread BERTScore over a wider band: what unrelated texts score becomes 0, and what is worse goes below."""
     lang: str | None = None
-    """Language code for `rescale_with_baseline`, for example `en`."""
+    """Language code of the baseline that bert-score ships, for example `en`."""
+    bertscore_baseline_file: str | None = None
+    """Baseline of an encoder for which bert-score ships none: a file with the columns `LAYER,P,R,F`."""
     bertscore_weight: float = 0.4
     """Weight of BERTScore in `combined` when a judge is on."""
     judge_weight: float = 0.6
     """Weight of the judge in `combined` when a judge is on."""
     bootstrap_samples: int = 1000
-    """Resamples behind the 95 % interval of `combined`."""
+    """Resamples of the bootstrap behind the 95 % intervals of `combined` and of the gain."""
 
     __repr__ = short_repr
 
@@ -338,8 +340,13 @@ class EvaluationConfig:
                 f"evaluation.bertscore_weight={self.bertscore_weight} and evaluation.judge_weight={self.judge_weight} "
                 "must sum to 1"
             )
-        if self.rescale_with_baseline and not self.lang:
-            raise ConfigError("evaluation.rescale_with_baseline=true needs evaluation.lang, for example lang=en")
+        if self.rescale_with_baseline and not self.lang and self.bertscore_baseline_file is None:
+            raise ConfigError(
+                "evaluation.rescale_with_baseline=true needs evaluation.lang, for example evaluation.lang=en, or "
+                "evaluation.bertscore_baseline_file"
+            )
+        if self.bertscore_baseline_file is not None and not self.rescale_with_baseline:
+            raise ConfigError("evaluation.bertscore_baseline_file is for evaluation.rescale_with_baseline=true")
 
 
 @dataclass

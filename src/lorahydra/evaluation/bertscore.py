@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import ConfigError, ModelError
+from lorahydra.evaluation.windows import Encoder
 from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.hub import snapshot
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
@@ -19,7 +23,12 @@ from lorahydra.modeling.quiet import no_progress_bars
 
 __all__ = ["BertScorer", "BertScores", "load_scorer"]
 
+logger = logging.getLogger(__name__)
+
 ENCODER_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
+USUAL_WINDOW = 512
+"""Tokens that an encoder reads at once when neither it nor its tokenizer names a limit."""
+BASELINE_COLUMNS = ("LAYER", "P", "R", "F")
 
 
 @dataclass(frozen=True)
@@ -29,30 +38,58 @@ class BertScores:
     precision: list[float]
     recall: list[float]
     f1: list[float]
+    lowest: float = 0.0
+    """The F1 of an answer that has nothing in common with the reference: below 0 when rescaled."""
 
 
 class BertScorer:
     """Compares answers with references; `load_scorer` makes one."""
 
-    def __init__(self, scorer: Any, batch_size: int) -> None:
+    def __init__(self, scorer: Any, batch_size: int, name: str, baseline: Tensor | None = None) -> None:
         self._scorer = scorer
         self._batch_size = batch_size
+        self._name = name
+        self._baseline = torch.zeros(3) if baseline is None else baseline
 
     def score(self, answers: Sequence[str], references: Sequence[str]) -> BertScores:
-        """Compare each answer with its reference; an empty answer scores 0."""
-        # bert-score gives an empty answer 0 too, but with transformers 5 it crashes before.
-        written = [index for index, answer in enumerate(answers) if answer.strip()]
-        columns = [[0.0] * len(answers) for _ in range(3)]
-        if written:
-            scores = self._scorer.score(
-                [answers[index] for index in written],
-                [references[index] for index in written],
-                batch_size=self._batch_size,
+        """Compare each answer with its reference.
+
+        Texts that are longer than the encoder's window are read in windows that overlap. Where one of the two is empty,
+        there is nothing to match: 0 before rescaling, as in `bert-score`.
+
+        Raises:
+            ModelError: The encoder gives numbers that are not finite.
+        """
+        encoder = Encoder(self._scorer._model, self._scorer._tokenizer, self._batch_size)
+        # A lone surrogate, which a JSON file can hold, is not text for a tokenizer.
+        texts = [[text.encode("utf-8", "replace").decode() for text in side] for side in (answers, references)]
+        tokens = [(encoder.tokens(answer), encoder.tokens(reference)) for answer, reference in zip(*texts, strict=True)]
+        longest = [max(map(len, pair)) for pair in tokens]
+        written = [at for at, pair in enumerate(tokens) if min(map(len, pair)) > encoder.head + encoder.tail]
+        short = [at for at in written if longest[at] <= encoder.window]
+        long = [at for at in written if longest[at] > encoder.window]
+        raw = torch.zeros(len(answers), 3)
+        if short:
+            sides = ([side[at] for at in short] for side in texts)
+            raw[short] = torch.stack(self._scorer.score(*sides, batch_size=self._batch_size), dim=1)
+        if long:
+            logger.info(
+                "%d of %d examples are longer than the %d tokens that %s reads at once: read in parts that overlap",
+                len(long),
+                len(answers),
+                encoder.window,
+                self._name,
             )
-            for column, values in zip(columns, scores, strict=True):
-                for index, value in zip(written, values.tolist(), strict=True):
-                    column[index] = value
-        return BertScores(*columns)
+            raw[long] = encoder.score([tokens[at] for at in long])
+        if not raw.isfinite().all():
+            raise ModelError(
+                f"evaluation.bertscore_model={self._name} gives numbers that are not finite for "
+                f"{int((~raw.isfinite()).any(dim=1).sum())} of {len(answers)} answers: choose another encoder, or a "
+                "copy of it in float32"
+            )
+        precision, recall, f1 = ((raw - self._baseline) / (1 - self._baseline)).T.tolist()
+        lowest = float((0 - self._baseline[2]) / (1 - self._baseline[2]))
+        return BertScores(precision, recall, f1, lowest)
 
 
 def load_scorer(config: EvaluationConfig, device: torch.device) -> BertScorer:
@@ -63,46 +100,43 @@ def load_scorer(config: EvaluationConfig, device: torch.device) -> BertScorer:
         ModelError: The encoder cannot be loaded.
         ServiceError: The encoder is on the hub, and the hub cannot be reached.
     """
-    scorer = _scorer(
-        config.bertscore_model,
-        config.bertscore_num_layers,
-        config.rescale_with_baseline,
-        config.lang,
-        str(device),
-    )
-    return BertScorer(scorer, config.bertscore_batch_size)
+    name = config.bertscore_model
+    layers = _layers(config)
+    baseline = _baseline(config, layers) if config.rescale_with_baseline else None
+    return BertScorer(_scorer(name, layers, str(device)), config.bertscore_batch_size, name, baseline)
 
 
-@functools.lru_cache(maxsize=1)
-def _scorer(name: str, num_layers: int | None, rescale: bool, lang: str | None, device: str) -> Any:
-    from bert_score import BERTScorer
+def _layers(config: EvaluationConfig) -> int:
+    """The layer whose outputs are compared."""
     from bert_score.utils import model2layers
 
+    name = config.bertscore_model
     packaged = PACKAGED.get(name)
-    layers = num_layers or (packaged.num_layers if packaged else model2layers.get(name))
+    layers = config.bertscore_num_layers or (packaged.num_layers if packaged else model2layers.get(name))
     if layers is None:
         raise ConfigError(
             f"evaluation.bertscore_num_layers is not set, and bert-score knows no best layer for {name}: give one"
         )
-    baseline = _baseline_file(name, lang) if rescale else None
+    return int(layers)
+
+
+@functools.lru_cache(maxsize=1)
+def _scorer(name: str, layers: int, device: str) -> Any:
+    from bert_score import BERTScorer
+
     folder = _encoder_folder(name)
     _check_safe(folder, name)
     try:
         with no_progress_bars():
-            scorer = BERTScorer(
-                model_type=str(folder),
-                num_layers=layers,
-                device=device,
-                rescale_with_baseline=rescale,
-                lang=lang,
-                baseline_path=baseline,
-            )
+            scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
     except AssertionError as error:
         # bert-score's own check of the layer.
         raise ConfigError(f"evaluation.bertscore_num_layers={layers} is not possible: {error}") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"evaluation.bertscore_model={name} cannot be loaded: {first_line(error)}") from error
     _limit_length(scorer)
+    # What looks like a special token in an answer is text: an answer of nothing else would have no score.
+    scorer._tokenizer.split_special_tokens = True
     return scorer
 
 
@@ -135,7 +169,30 @@ def _check_safe(folder: Path, name: str) -> None:
             raise ModelError(f"{key} brings its own code ({settings}: auto_map), which is never run: choose another")
 
 
-def _baseline_file(name: str, lang: str | None) -> str:
+def _baseline(config: EvaluationConfig, layers: int) -> Tensor:
+    """What unrelated texts score: precision, recall and F1, shape `(3,)`."""
+    if config.bertscore_baseline_file is not None:
+        key, path = "evaluation.bertscore_baseline_file", Path(config.bertscore_baseline_file).expanduser()
+    else:
+        key, path = "the baseline that bert-score ships", _shipped_baseline(config.bertscore_model, config.lang)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        [row] = [row for row in rows if int(row["LAYER"]) == layers]
+        values = torch.tensor([float(row[name]) for name in BASELINE_COLUMNS[1:]])
+    except OSError as error:
+        raise ConfigError(f"{key}={path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ConfigError(
+            f"{key}={path} has no numbers for layer {layers}: it needs the header {','.join(BASELINE_COLUMNS)} and one "
+            "row for each layer, as the files of bert-score have"
+        ) from error
+    if not ((values > -1) & (values < 1)).all():
+        raise ConfigError(f"{key}={path}: the numbers of layer {layers} are not between -1 and 1")
+    return values
+
+
+def _shipped_baseline(name: str, lang: str | None) -> Path:
     """The baseline that bert-score ships for a model and language."""
     import bert_score
 
@@ -145,14 +202,18 @@ def _baseline_file(name: str, lang: str | None) -> str:
         known = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         raise ConfigError(
             f"evaluation.rescale_with_baseline=true: bert-score ships no baseline of {name} for lang={lang} "
-            f"(languages: {', '.join(known)}); turn it off or choose another model"
+            f"(languages: {', '.join(known)}); give one with evaluation.bertscore_baseline_file, choose another model, "
+            "or turn it off"
         )
-    return str(path)
+    return path
 
 
 def _limit_length(scorer: Any) -> None:
-    """Cap texts at the encoder's positions: some tokenizers name no limit, and longer texts would crash it."""
+    """Make the tokenizer name the encoder's window: some name none, and longer texts would crash the encoder."""
     positions = getattr(scorer._model.config, "max_position_embeddings", None)
-    if positions and scorer._tokenizer.model_max_length > positions:
+    tokenizer = scorer._tokenizer
+    if positions and tokenizer.model_max_length > positions:
         # RoBERTa's position ids start behind its padding id.
-        scorer._tokenizer.model_max_length = positions - 2
+        tokenizer.model_max_length = positions - 2
+    elif tokenizer.model_max_length > 10**6:
+        tokenizer.model_max_length = USUAL_WINDOW

@@ -96,7 +96,8 @@ def evaluate(answers: Answers, verdicts: Verdicts | None, config: EvaluationConf
 
 
 def _example_scores(answers: Answers, verdicts: Verdicts | None) -> ExampleScores:
-    return ExampleScores(answers.bertscore.f1, None if verdicts is None else verdicts.scores)
+    judge = None if verdicts is None else verdicts.scores
+    return ExampleScores(answers.bertscore.f1, judge, answers.bertscore.lowest)
 
 
 def _mean(values: Sequence[float]) -> float:
