@@ -22,8 +22,8 @@ OF_THE_JUDGE = frozenset(
         *("test_examples", "repeats", "finalists"),
     )
 )
-"""How the judge is reached, how patiently and for how much. The last ones are for the end
-of a study, whose scores are not compared with those of its trials."""
+"""How the judge is reached, how patiently and for how much. The last three are for the end of a study: finalists are
+compared anew, and the winner's score on the test split with none of a trial."""
 
 IN_A_STUDY = OF_THE_JUDGE | {
     *("tracking.", "search."),
@@ -40,7 +40,7 @@ JUDGED_AGAIN = OF_THE_JUDGE | {"judge.min_coverage"}
 
 PATHS = (
     *("data.train_file", "data.validation_file", "data.test_file", "model.name_or_path", "model.chat_template"),
-    "evaluation.bertscore_model",
+    *("evaluation.bertscore_model", "evaluation.bertscore_baseline_file"),
 )
 """Keys whose value may be a file or folder."""
 
