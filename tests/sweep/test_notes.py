@@ -13,7 +13,7 @@ from lorahydra.sweep.records import TrialRecord
 
 SCORES: Any = SimpleNamespace(
     tuned=SimpleNamespace(combined=Interval(0.7, 0.6, 0.8), answers=SimpleNamespace(texts=["a", "b"])),
-    gain=Gain(0.3, 0.2, 0.4),
+    gain=Gain(0.3, 0.2, 0.4, 12),
 )
 
 
