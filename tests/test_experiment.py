@@ -234,3 +234,25 @@ def test_an_adapter_is_kept_when_scoring_fails(
     [run] = runs_of(client)
     assert run.info.status == "FAILED"
     assert "adapter/adapter_model.safetensors" in artifacts(client, run.info.run_id)
+
+
+@pytest.mark.parametrize("place", ["lorahydra.experiment.answer", "lorahydra.evaluation.bertscore.BertScorer.score"])
+def test_a_trial_that_died_after_its_training_goes_on_to_the_same_scores(
+    place: str, tmp_path: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    short = ("training.max_steps=3", "evaluation.baseline=false")
+    whole = trial(tmp_path, tiny_model, rows, "whole", *short)
+    with monkeypatch.context() as patch:
+        patch.setattr(place, die)
+        with pytest.raises(KeyboardInterrupt):
+            trial(tmp_path, tiny_model, rows, "died", *short)
+    again = trial(tmp_path, tiny_model, rows, "died", *short, "training.resume=true")
+    files = [(one.adapter / "adapter_model.safetensors").read_bytes() for one in (whole, again)]
+    assert files[0] == files[1]
+    assert again.scores.tuned.answers.texts == whole.scores.tuned.answers.texts
+    assert (again.scores.tuned.means, again.loss) == (whole.scores.tuned.means, whole.loss)
+    with pytest.raises(ConfigError, match=r"training.resume=true cannot go on from .*\(lora.r: 4 → 8\)"):
+        trial(tmp_path, tiny_model, rows, "died", *short, "training.resume=true", "lora.r=8")

@@ -10,6 +10,7 @@ __all__ = [
     "BASELINE",
     "BASE_DIR",
     "CHANGES_FILE",
+    "CHECKPOINTS_DIR",
     "CONFIG_FILE",
     "DATA_REPORT_FILE",
     "ENVIRONMENT_FILE",
@@ -27,6 +28,7 @@ __all__ = [
     "STUDY_STORE",
     "TEST",
     "TEST_PREDICTIONS_FILE",
+    "TRAINING_FILE",
     "Kind",
     "Metric",
     "Score",
@@ -153,6 +155,10 @@ ENVIRONMENT_FILE = "config/environment.json"
 CHANGES_FILE = "config/changes.diff"
 """What the code had beside its commit."""
 ADAPTER_DIR = "adapter"
+CHECKPOINTS_DIR = "checkpoints"
+"""In a trial's output folder, not an artifact."""
+TRAINING_FILE = "training.json"
+"""In a trial's output folder, not an artifact: that its training has ended (`lorahydra.training.resuming`)."""
 ORIGIN_FILE = "lorahydra.json"
 """In the adapter's folder: what it belongs to (`lorahydra.modeling.origin`)."""
 BASE_DIR = "base"

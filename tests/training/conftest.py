@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,10 @@ class Examples:
     @property
     def lengths(self) -> list[int]:
         return [len(row["input_ids"]) for row in self.rows]
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(str(self.rows).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -219,6 +219,10 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(
         run(base, tmp_path / "file", examples, eval_examples)
 
 
+def weights(trained: TrainedAdapter) -> bytes:
+    return (trained.folder / "adapter_model.safetensors").read_bytes()
+
+
 KILLED_TRIAL = """
 import os, signal, sys
 from pathlib import Path
@@ -255,14 +259,16 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(
     )
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    [checkpoint] = (tmp_path / "killed" / "checkpoints").iterdir()
-    assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == kept
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} == {f"checkpoint-{kept - 2}", f"checkpoint-{kept}"}
+    assert json.loads((checkpoints / f"checkpoint-{kept}" / "trainer_state.json").read_text())["global_step"] == kept
     # What a kill in the middle of saving leaves behind.
-    (checkpoint.parent / "checkpoint-99").mkdir()
+    (checkpoints / "checkpoint-99").mkdir()
 
     resumed, rest = run(base, tmp_path / "killed", examples, eval_examples, lora, save_steps=2, resume=True)
     assert rest.series("train/loss") == pytest.approx(whole.series("train/loss")[kept:], rel=1e-6)
-    assert resumed.eval_loss == pytest.approx(uninterrupted.eval_loss, rel=1e-6)
+    assert resumed.eval_loss == uninterrupted.eval_loss
+    assert weights(resumed) == weights(uninterrupted)
 
 
 def test_nothing_to_resume_is_said(

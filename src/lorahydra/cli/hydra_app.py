@@ -25,7 +25,7 @@ from lorahydra.config.compose import config_dir, explain, readable, register, to
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, LorahydraError
 from lorahydra.interrupts import listen, stop_listening
-from lorahydra.names import ANSWERS_FILE
+from lorahydra.names import ANSWERS_FILE, CHECKPOINTS_DIR, TRAINING_FILE
 from lorahydra.sweep.current import WORKER, current_trial, kept_study, remember_command, watch_parent
 
 __all__ = ["launch", "run_task", "train_command"]
@@ -125,7 +125,8 @@ def _resume_hint(overrides: list[str], output_dir: str) -> str:
     """How to go on after an interruption."""
     if Path(output_dir, ANSWERS_FILE).is_file():
         return f"; nothing but verdicts is missing, go on with: lorahydra judges rejudge {shlex.quote(output_dir)}"
-    if not any(Path(output_dir, "checkpoints").glob("checkpoint-*")):
+    ended = Path(output_dir, TRAINING_FILE).is_file()
+    if not ended and not any(Path(output_dir, CHECKPOINTS_DIR).glob("checkpoint-*")):
         return "; it starts anew when run again (training.save_steps=N keeps checkpoints to go on from)"
     words = [without_password(override) for override in overrides]
     command = " ".join(shlex.quote(word) for word in (*words, "training.resume=true", f"hydra.run.dir={output_dir}"))

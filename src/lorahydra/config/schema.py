@@ -153,9 +153,10 @@ class TrainingConfig:
     logging_steps: int = 1
     """Optimiser steps between logged training metrics."""
     save_steps: int = 0
-    """Optimiser steps between checkpoints within the trial; 0 keeps none."""
+    """Optimiser steps between checkpoints within the trial, of which the last two are kept; 0 keeps none."""
     resume: bool = False
-    """Go on from the newest checkpoint in the trial's output folder, where there is one."""
+    """Go on from what is in the trial's output folder, if it was made with the same settings: a training that has ended
+    is not repeated, otherwise the newest whole checkpoint is taken, and without one it begins anew."""
     divergence_factor: float = 4.0
     """The trial stops as diverged when the smoothed training loss exceeds the first steps' mean by this factor."""
 

@@ -39,7 +39,12 @@ class TokenizedSplit(Sequence[TokenizedExample]):
     """
 
     def __init__(
-        self, store: Store, indices: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], max_length: int
+        self,
+        store: Store,
+        indices: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+        max_length: int,
+        content: str,
     ) -> None:
         self._store = store
         self._indices = indices
@@ -54,6 +59,9 @@ class TokenizedSplit(Sequence[TokenizedExample]):
         """Examples left out: too long, or without a token of an answer after cutting."""
         self.truncated = int((lengths[indices] > max_length).sum())
         """Examples that were cut."""
+        cut = f" {max_length}" if self.truncated else ""
+        self.digest = hashlib.sha256(f"{content}{cut} ".encode() + indices.tobytes()).hexdigest()
+        """Digest of the examples."""
         self.loss_tokens = int(_loss_tokens(store, max_length)[indices].sum())
         """Tokens with loss, all examples together."""
 
@@ -108,7 +116,7 @@ def tokenize(
             line=split.line(first),
         )
     keep = ~over if overlong == "drop" else _loss_tokens(store, max_length) > 0
-    tokenized = TokenizedSplit(store, np.flatnonzero(keep), lengths, max_length)
+    tokenized = TokenizedSplit(store, np.flatnonzero(keep), lengths, max_length, _content(split, chat))
     if not len(tokenized):
         raise DataError(
             f"all {len(split)} rows of the {split.name} split are over data.max_length={max_length} "
@@ -122,7 +130,7 @@ def encode_split(split: Split, chat: ChatFormat, cache: Path | None) -> Store:
     """Tokenize every example in full; the limit is applied on reading, so that changing it costs nothing."""
     import pyarrow as pa
 
-    key = hashlib.sha256(f"{split.digest} {chat.fingerprint}".encode()).hexdigest()
+    key = _content(split, chat)
     schema = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
 
     def build(writer: Writer) -> Mapping[str, Any]:
@@ -133,6 +141,11 @@ def encode_split(split: Split, chat: ChatFormat, cache: Path | None) -> Store:
         return {"rows": len(split)}
 
     return cached(data_cache(cache) / "tokens" / key, schema, build)
+
+
+def _content(split: Split, chat: ChatFormat) -> str:
+    """Digest of a split and of how it becomes tokens."""
+    return hashlib.sha256(f"{split.digest} {chat.fingerprint}".encode()).hexdigest()
 
 
 def _loss_tokens(store: Store, max_length: int) -> npt.NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -20,8 +19,18 @@ from lorahydra.errors import TrainingError
 from lorahydra.modeling.adapters import adapter, save_adapter
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.memory import keep_freed_memory, ran_out_of_memory, release_memory
+from lorahydra.names import ADAPTER_DIR, CHECKPOINTS_DIR, EVAL, Score, scored
 from lorahydra.progress import Progress
 from lorahydra.storage import writing
+from lorahydra.training.resuming import (
+    Ended,
+    Settings,
+    ended_training,
+    forget,
+    newest_checkpoint,
+    settings_of,
+    write_ended,
+)
 from lorahydra.training.trainer import AdapterTrainer, HealthCheck, MetricsCallback, OnMetrics
 
 logger = logging.getLogger(__name__)
@@ -35,6 +44,10 @@ class TokenizedExamples(Protocol):
     @property
     def lengths(self) -> Iterable[int]:
         """Tokens of each example."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the examples."""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -55,7 +68,8 @@ class TrainingJob:
     training: TrainingConfig
     seed: int
     output_dir: Path
-    """The adapter goes to `output_dir/adapter`, checkpoints to `output_dir/checkpoints`."""
+    """The adapter goes to `output_dir/adapter`, checkpoints to `output_dir/checkpoints`. With `training.resume`, what
+    is there is used: a training that has ended is not repeated. Otherwise it is removed."""
     on_metrics: OnMetrics = _ignore
     """Receives training metrics while they arise."""
 
@@ -84,6 +98,7 @@ def train(
     """Train one adapter per job on the shared base model, which is the same afterwards, bit for bit.
 
     Raises:
+        ConfigError: A job is to go on from what was made with other settings.
         TrainingError: A job's loss became NaN (`nan`), ran away (`diverged`) or memory ran out (`out_of_memory`).
         OutputError: Results cannot be written.
     """
@@ -98,13 +113,25 @@ def _train_one(
     progress: Progress,
 ) -> TrainedAdapter:
     started = time.perf_counter()
+    digests = {"training": train_data.digest, "validation": eval_data.digest}
+    settings = settings_of(base, job.lora, job.training, job.seed, digests)
+    folder = job.output_dir / ADAPTER_DIR
+    if job.training.resume:
+        ended = ended_training(job.output_dir, settings)
+        if ended is not None:
+            logger.info("The training in %s has ended after %d steps: it is not repeated", folder, ended.steps)
+            job.on_metrics({scored(EVAL, Score.LOSS): ended.eval_loss}, ended.steps)
+            return TrainedAdapter(folder, **vars(ended))
     if base.device.type == "cpu":
         keep_freed_memory()
     try:
         with writing(job.output_dir), adapter(base, job.lora, job.seed) as model:
-            steps, eval_loss = _fit(model, base, job, train_data, eval_data, progress)
-            folder = job.output_dir / "adapter"
+            if not job.training.resume:
+                forget(job.output_dir)
+            steps, eval_loss = _fit(model, base, job, settings, train_data, eval_data, progress)
             save_adapter(model, folder)
+            ended = Ended(eval_loss, steps, time.perf_counter() - started)
+            write_ended(job.output_dir, settings, ended)
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):
             raise
@@ -116,47 +143,35 @@ def _train_one(
         ) from error
     finally:
         release_memory()
-    return TrainedAdapter(folder, eval_loss, steps, time.perf_counter() - started)
+    return TrainedAdapter(folder, **vars(ended))
 
 
 def _fit(
     model: PeftModel,
     base: BaseModel,
     job: TrainingJob,
+    settings: Settings,
     train_data: TokenizedExamples,
     eval_data: TokenizedExamples,
     progress: Progress,
 ) -> tuple[int, float]:
     """Run the trainer; returns optimiser steps and the final validation loss."""
-    checkpoints = job.output_dir / "checkpoints"
-    arguments = _arguments(job, base, checkpoints, len(train_data))
+    checkpoint = newest_checkpoint(job.output_dir, settings) if job.training.resume else None
+    arguments = _arguments(job, base, job.output_dir / CHECKPOINTS_DIR, len(train_data))
     set_seed(job.seed)
-    trainer = AdapterTrainer(model, arguments, train_dataset=train_data, eval_dataset=eval_data)
+    trainer = AdapterTrainer(model, arguments, settings, train_dataset=train_data, eval_dataset=eval_data)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     total = _total_steps(job.training, len(train_data))
     with progress.task("Training", total) as advance:
         trainer.add_callback(MetricsCallback(job.on_metrics, advance, lambda: trainer.trained_tokens))
         trainer.add_callback(HealthCheck(job.training.divergence_factor))
-        checkpoint = _newest_checkpoint(checkpoints) if job.training.resume else None
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if checkpoint is None or not trainer.take_if_ended(checkpoint, total):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     measured = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     if measured and measured[-1]["step"] == trainer.state.global_step:
         return trainer.state.global_step, float(measured[-1]["eval_loss"])
     return trainer.state.global_step, float(trainer.evaluate()["eval_loss"])
-
-
-def _newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint: Trainer writes its state last, and may have been killed before."""
-    found = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name[11:]))
-    for state in reversed(found):
-        try:
-            json.loads(state.read_text("utf-8"))
-        except ValueError:
-            continue
-        return state.parent
-    logger.warning("training.resume=true, but there is no checkpoint in %s: starting from the beginning", folder)
-    return None
 
 
 def _steps_per_epoch(config: TrainingConfig, examples: int) -> int:
@@ -198,7 +213,8 @@ def _arguments(job: TrainingJob, base: BaseModel, checkpoints: Path, examples: i
         logging_nan_inf_filter=False,
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or 500,
-        save_total_limit=1,
+        # The one before is taken where the process died while it saved.
+        save_total_limit=2,
         seed=job.seed,
         data_seed=job.seed,
         use_cpu=base.device.type == "cpu",

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from lorahydra.modeling.files import disk_errors
 from lorahydra.names import EVAL, Metric, Score, scored
 from lorahydra.training.batches import EpochSampler, collate, sorted_batches
 from lorahydra.training.loss import IGNORED, CompletionLoss
+from lorahydra.training.resuming import Settings, seal
 
 __all__ = ["AdapterTrainer", "HealthCheck", "MetricsCallback", "OnMetrics"]
 
@@ -26,10 +28,11 @@ OnMetrics = Callable[[Mapping[str, float], int], None]
 
 
 class AdapterTrainer(Trainer):
-    """Trains an adapter on tokenised examples with `input_ids` and `labels`."""
+    """Trains an adapter on tokenised examples with `input_ids` and `labels`; `settings` go into its checkpoints."""
 
-    def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any) -> None:
+    def __init__(self, model: nn.Module, args: TrainingArguments, settings: Settings, **kwargs: Any) -> None:
         super().__init__(model=model, args=args, data_collator=collate, **kwargs)
+        self.settings = settings
         # The loss below divides by the labelled tokens of the whole accumulated batch.
         self.model_accepts_loss_kwargs = True
         self.completion_loss = CompletionLoss(model)
@@ -72,11 +75,29 @@ class AdapterTrainer(Trainer):
         try:
             with disk_errors():
                 super()._save_checkpoint(*arguments, **options)
+                seal(Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"), self.settings)
         except RuntimeError as error:
             # torch.save says so when a write failed, and not why; a full disk is what it nearly always is.
             if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
                 raise
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
+    def take_if_ended(self, checkpoint: Path, total: int) -> bool:
+        """Load the adapter and state of a checkpoint of the last step, after which `Trainer` would make one more.
+
+        Args:
+            checkpoint: A whole one.
+            total: Optimiser steps of the training.
+
+        Returns:
+            Whether it is one of the last step.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step < total:
+            return False
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = state
+        return True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         data = self.train_dataset if train_dataset is None else train_dataset
