@@ -89,6 +89,7 @@ class Score(StrEnum):
     GAIN = "gain"
     GAIN_LOW = "gain_low"
     GAIN_HIGH = "gain_high"
+    GAIN_EXAMPLES = "gain_examples"
     CUT_ANSWERS = "cut_answers"
     ANSWER_LENGTH = "answer_length"
 

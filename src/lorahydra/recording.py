@@ -226,8 +226,7 @@ def record_scores(
     if baseline is not None:
         _record_means(run, f"{prefix}_{BASELINE}" if prefix == FINAL else BASELINE, baseline.means)
     if gain is not None:
-        values = {Score.GAIN: gain.mean, Score.GAIN_LOW: gain.low, Score.GAIN_HIGH: gain.high}
-        _record_means(run, prefix, values)
+        _record_means(run, prefix, gain.means)
     if tuned.verdicts is not None or prefix == TEST:
         file = {EVAL: PREDICTIONS_FILE, FINAL: FINAL_PREDICTIONS_FILE, TEST: TEST_PREDICTIONS_FILE}[prefix]
         _record_predictions(run, answers, tuned.verdicts, baseline.verdicts if baseline else None, file)

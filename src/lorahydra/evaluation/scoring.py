@@ -9,6 +9,7 @@ import numpy as np
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.evaluation.intervals import Floats, Part, interval
+from lorahydra.names import Score
 
 __all__ = ["MINIMUM", "ExampleScores", "Gain", "Interval", "combine", "combined_interval", "gain"]
 
@@ -33,6 +34,16 @@ class Gain(Interval):
     """Examples that it rests on: with a judge, those with a verdict on both sides."""
     judged: bool = False
     """Whether a judge is part of it."""
+
+    @property
+    def means(self) -> dict[Score, float]:
+        """Its numbers by the name they have behind a metric's prefix."""
+        return {
+            Score.GAIN: self.mean,
+            Score.GAIN_LOW: self.low,
+            Score.GAIN_HIGH: self.high,
+            Score.GAIN_EXAMPLES: float(self.count),
+        }
 
     @property
     def is_enough(self) -> bool:

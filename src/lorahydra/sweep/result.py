@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.evaluation import Evaluation
-from lorahydra.evaluation.scoring import Gain, Interval
+from lorahydra.evaluation.scoring import MINIMUM, Gain, Interval
 from lorahydra.finishing import TrialScores
 from lorahydra.names import BASELINE, TEST, Score, scored
 from lorahydra.sweep.records import TrialRecord
@@ -45,9 +45,7 @@ class FinalScores:
         tuned = _model_scores(facts, TEST)
         if tuned is None:
             return None
-        names = [scored(TEST, score) for score in (Score.GAIN, Score.GAIN_LOW, Score.GAIN_HIGH)]
-        gain = Gain(*(facts[name] for name in names)) if all(name in facts for name in names) else None
-        return cls(tuned, _model_scores(facts, BASELINE), gain)
+        return cls(tuned, _model_scores(facts, BASELINE), _gain(facts, judged=Score.JUDGE_SCORE in tuned.means))
 
     def __repr__(self) -> str:
         parts = [f"combined={self.tuned.combined.mean:.4f}"]
@@ -65,7 +63,7 @@ def facts_of(scores: TrialScores | None) -> dict[str, float]:
     return {
         **_facts(TEST, scores.tuned),
         **(_facts(BASELINE, scores.baseline) if scores.baseline is not None else {}),
-        **(_gain_facts(scores.gain) if scores.gain is not None else {}),
+        **({scored(TEST, score): value for score, value in scores.gain.means.items()} if scores.gain else {}),
     }
 
 
@@ -73,9 +71,13 @@ def _facts(prefix: str, evaluation: Evaluation) -> dict[str, float]:
     return {scored(prefix, score): float(value) for score, value in evaluation.means.items()}
 
 
-def _gain_facts(gain: Gain) -> dict[str, float]:
-    values = {Score.GAIN: gain.mean, Score.GAIN_LOW: gain.low, Score.GAIN_HIGH: gain.high}
-    return {scored(TEST, score): float(value) for score, value in values.items()}
+def _gain(facts: Mapping[str, float], *, judged: bool) -> Gain | None:
+    names = [scored(TEST, score) for score in (Score.GAIN, Score.GAIN_LOW, Score.GAIN_HIGH)]
+    if not all(name in facts for name in names):
+        return None
+    mean, low, high = (facts[name] for name in names)
+    # Studies of older versions do not say how many examples there were.
+    return Gain(mean, low, high, int(facts.get(scored(TEST, Score.GAIN_EXAMPLES), MINIMUM)), judged)
 
 
 def _model_scores(facts: Mapping[str, float], prefix: str) -> ModelScores | None:
