@@ -116,6 +116,12 @@ def test_the_configuration_is_shown_without_secrets(place: Path, kind: str) -> N
     assert not list(place.iterdir())
 
 
+def test_a_reader_that_is_gone_ends_it_quietly(place: Path) -> None:
+    command = f"{sys.executable} {REPOSITORY}/train.py --cfg job | true"
+    done = subprocess.run(["bash", "-c", command], cwd=place, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_bash_completes_overrides() -> None:
     script = '''
         eval "$(python train.py -sc install=bash)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ __all__ = ["EXIT_DIFFERENT", "exit_codes", "wants_traceback"]
 
 EXIT_DIFFERENT = 1
 """What was reproduced came out differently."""
+EXIT_UNREAD = 1
+"""Nobody reads the output: as click ends then."""
 
 
 @functools.cache
@@ -44,6 +47,8 @@ def exit_codes(resume_hint: Callable[[], str] = str) -> Iterator[None]:
     except LorahydraError as error:
         _end(str(error), error.exit_code)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise SystemExit(EXIT_UNREAD) from None
         if error.errno not in REASONS:
             raise
         _end(f"cannot read or write {error.filename or 'a file'}: {REASONS[error.errno]}", OutputError.exit_code)
@@ -56,6 +61,17 @@ def _never_choke() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of stdout is gone, as `head` when it has seen enough; what is left is then dropped."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # errors are told anyway
+    if not poll.poll(0):
+        return False
+    # Python writes out its buffer when it ends, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _end(message: str, code: int) -> NoReturn:
