@@ -17,6 +17,7 @@ from lorahydra.judges import JudgeSession, load_session
 from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.generation import check_room, context_window
 from lorahydra.modeling.origin import AdapterOrigin
+from lorahydra.modeling.vocabulary import check_token_ids
 
 __all__ = ["Prepared", "origin_of", "prepare", "test_examples"]
 
@@ -71,6 +72,8 @@ def prepare(config: ExperimentConfig) -> Prepared:
     eval_set = _evaluation_set(splits.validation, chat)
     check_room(base.model, eval_set.prompts, config.evaluation.max_new_tokens)
     _check_context(base, max(train_tokens.lengths.max(), eval_tokens.lengths.max()))
+    for tokens, split in ((train_tokens, splits.train), (eval_tokens, splits.validation)):
+        check_token_ids(base.model, tokens.highest_id, f"a row of {split.source}")
     return Prepared(
         splits=splits,
         base=base,

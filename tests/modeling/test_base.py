@@ -16,6 +16,7 @@ from lorahydra import progress
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.modeling.base import load_base, load_copy, load_tokenizer, resolve_device, resolve_dtype
+from lorahydra.modeling.generation import generate
 from lorahydra.modeling.gguf import tensor_count
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -122,6 +123,13 @@ def cut_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def small_vocabulary(folder: Path) -> None:
+    stored = load_file(folder / "model.safetensors")
+    weights = {name: value[:100].clone() if len(value) == 259 else value for name, value in stored.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_config(vocab_size=100)(folder)
+
+
 def drop_tensor(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights.pop("model.layers.1.mlp.up_proj.weight")
@@ -169,7 +177,21 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights as a pickle": (pickle_only, "pytorch_model.bin, a pickle"),
     "shard missing": (lose_a_shard, "has no model-00001-of-00002.safetensors"),
     "tensor missing": (drop_tensor, "lack 1 tensors .*up_proj"),
-    "other shapes": (write_config(intermediate_size=48), "cannot be loaded"),
+    "other shapes": (write_config(intermediate_size=48), "other shapes than its config.json says"),
+    "settings that cannot be": (write_config(num_attention_heads=3), "hidden size .* multiple"),
+    "settings of another type": (write_config(rms_norm_eps="small"), "cannot be"),
+    "generation settings broken": (
+        lambda f: (f / "generation_config.json").write_text("{"),
+        "generation_config.json cannot be read as JSON",
+    ),
+    "end of answer is no token": (
+        lambda f: (f / "generation_config.json").write_text('{"eos_token_id": "x"}'),
+        "eos_token_id=x",
+    ),
+    "tokenizer of another model": (small_vocabulary, "has the token .* with id 258, .* embeddings for 100 tokens"),
+    "tokenizer settings of another type": (lambda f: (f / "tokenizer_config.json").write_text("[1]"), "tokenizer of"),
+    "template not text": (lambda f: (f / "chat_template.jinja").write_bytes(b"\xff"), "tokenizer of"),
+    "code of its own": (write_config(model_type="x", auto_map={"AutoConfig": "x.Y"}), "cannot be used"),
     "tokenizer missing": (lose_tokenizer, "has no tokenizer"),
     "tokenizer broken": (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer of .* cannot be read"),
 }
@@ -195,6 +217,29 @@ def test_reading_a_gguf_file_shows_its_progress(
     assert first.startswith("Reading tiny.gguf (0 MB)")
     count = tensor_count(tiny_gguf)
     assert steps == [f"Reading tiny.gguf: {number} of {count}" for number in range(1, count)]
+
+
+def test_weights_that_find_no_place_are_said(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_config(num_hidden_layers=1)(copy)
+    load_base(config(copy))
+    assert "9 tensors of its weights have no place in the model" in caplog.text
+
+
+def test_a_padding_token_without_an_embedding_is_replaced(copy: Path) -> None:
+    settings = json.loads((copy / "tokenizer_config.json").read_text()) | {"pad_token": "[PAD]"}
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    base = load_base(config(copy))
+    assert base.tokenizer.pad_token == base.tokenizer.eos_token
+
+
+def test_a_token_without_an_embedding_is_refused_where_it_is_used(copy: Path) -> None:
+    tokenizer = load_tokenizer(config(copy))
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(copy)
+    base = load_base(config(copy))
+    [number] = base.tokenizer("<image>", add_special_tokens=False)["input_ids"]
+    with pytest.raises(ModelError, match="a prompt has the token id 259, and the model has embeddings for 259 tokens"):
+        generate(base.model, [[number]], stop=frozenset(), max_new_tokens=2, batch_size=1)
 
 
 def test_a_broken_gguf_file_is_one_clear_line(tmp_path: Path, tiny_gguf: Path) -> None:

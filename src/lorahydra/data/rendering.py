@@ -154,11 +154,11 @@ class Renderer:
         return text
 
     def _render(self, turns: list[Turn], example: Example, source: str | None, *, prompting: bool = True) -> str:
-        from jinja2 import TemplateError
-
         try:
             return self._apply(turns, prompting)
-        except (TemplateError, TypeError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:
             hint = ", or unset data.system_prompt" if self._system_prompt else ""
             raise DataError(
                 f"the model's chat template refuses this conversation ({one_line(error)}): change it{hint}",
@@ -168,17 +168,21 @@ class Renderer:
 
     def _try(self) -> None:
         """Refuse a template that cannot even do a made-up conversation."""
-        from jinja2 import TemplateError
-
         mark = "\ue000"
         turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": mark}]
         try:
             self._apply(turns[:1], True)
             found = self._apply(turns, False).count(mark)
-        except (TemplateError, TypeError, ValueError) as error:
-            raise ModelError(f"the chat template is broken: {one_line(error)}; check model.chat_template") from error
+        except Exception as error:
+            # A template is a program: it may fail in any way.
+            raise ModelError(f"the chat template is broken: {one_line(error)}; {self._where}") from error
         if found != 1:
-            raise ModelError("the chat template does not keep the assistant's text once: check model.chat_template")
+            raise ModelError(f"the chat template does not keep the assistant's text once: {self._where}")
+
+    @property
+    def _where(self) -> str:
+        name = self._tokenizer.name_or_path
+        return f"check model.chat_template{f' or {name}' if name else ''}"
 
 
 def _changed(example: Example, source: str | None) -> DataError:

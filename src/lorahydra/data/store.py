@@ -119,6 +119,11 @@ class Store:
         parts = [batch.column(column).flatten().to_numpy() for batch in self._batches]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
+    def highest(self, column: int) -> int:
+        """The largest number in a column of lists of them; 0 where there is none."""
+        parts = (batch.column(column).flatten().to_numpy() for batch in self._batches)
+        return max((int(part.max()) for part in parts if len(part)), default=0)
+
     def _find(self, index: int) -> tuple[Any, int]:
         batch = bisect_right(self._starts, index) - 1
         return self._batches[batch], index - self._starts[batch]

@@ -73,6 +73,8 @@ def find_template(tokenizer: Any, given: str | None) -> Template:
             raise ModelError(
                 "the model has several chat templates: put the text of one in model.chat_template"
             ) from error
+        if not isinstance(text, str):
+            raise ModelError("the model's chat template is not text: put one in model.chat_template")
     else:
         # Whether a base model expects such a token shows in what its tokenizer does on its own.
         begins = tokenizer("x", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]

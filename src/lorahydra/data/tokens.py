@@ -62,6 +62,8 @@ class TokenizedSplit(Sequence[TokenizedExample]):
         cut = f" {max_length}" if self.truncated else ""
         self.digest = hashlib.sha256(f"{content}{cut} ".encode() + indices.tobytes()).hexdigest()
         """Digest of the examples."""
+        self.highest_id = store.highest(INPUT_IDS)
+        """The largest token id, in whatever row."""
         self.loss_tokens = int(_loss_tokens(store, max_length)[indices].sum())
         """Tokens with loss, all examples together."""
 

@@ -132,7 +132,9 @@ def _scorer(name: str, layers: int, device: str) -> Any:
     except AssertionError as error:
         # bert-score's own check of the layer.
         raise ConfigError(f"evaluation.bertscore_num_layers={layers} is not possible: {error}") from error
-    except (OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise ModelError(f"evaluation.bertscore_model={name} cannot be loaded: {first_line(error)}") from error
     _limit_length(scorer)
     # What looks like a special token in an answer is text: an answer of nothing else would have no score.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from lorahydra.errors import ModelError, OutputError
+from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.files import disk_errors
 from lorahydra.modeling.packaged import public_name
 from lorahydra.storage import atomic_dir, writing
@@ -102,8 +103,8 @@ def check_adapter(folder: Path) -> Path:
         raise ModelError(f"{folder} is not an adapter: it has no {CONFIG}")
     try:
         settings = json.loads(config.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{config} is not valid JSON ({error}): the adapter is broken") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{config} is not valid JSON ({first_line(error)}): the adapter is broken") from error
     kind = settings.get("peft_type") if isinstance(settings, dict) else None
     if kind != "LORA":
         raise ModelError(f"{config} describes an adapter of type {kind}: only LORA adapters can be used")
@@ -113,8 +114,8 @@ def check_adapter(folder: Path) -> Path:
     try:
         with safe_open(str(weights), framework="pt") as file:
             file.keys()
-    except SafetensorError as error:
-        raise ModelError(f"{weights} is damaged ({error}): save or download the adapter again") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{weights} is damaged ({first_line(error)}): save or download the adapter again") from error
     return folder
 
 

@@ -101,7 +101,9 @@ def attach_saved(base: BaseModel, folder: Path) -> peft.PeftModel:
     try:
         with _peft_warnings():
             model = PeftModel.from_pretrained(base.model, str(folder), torch_device=str(base.device))
-    except (RuntimeError, ValueError, KeyError, TypeError, UserWarning) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise ModelError(
             f"the adapter in {folder} does not fit the base model {base.source}: use the base model it was "
             f"trained on ({first_line(error)})"

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
-from lorahydra.modeling.failures import first_line
-from lorahydra.modeling.quiet import no_progress_bars
+from lorahydra.modeling.failures import first_line, loading
+from lorahydra.modeling.quiet import no_loading_report, no_progress_bars
 from lorahydra.modeling.sources import Source, check_tokenizer, check_weights, content_digest, locate, weight_files
+from lorahydra.modeling.vocabulary import check_vocabulary
 from lorahydra.progress import Progress
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def _load(source: Source, device: torch.device, dtype: torch.dtype, attention: s
             f"{source.name} needs {size:.1f} GiB, more than is free on {device}: free it, choose a smaller "
             "model or model.device=cpu"
         ) from error
+    check_vocabulary(model, tokenizer, source.name)
     model.requires_grad_(False).eval()
     use_onednn(model)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
@@ -192,19 +194,19 @@ def _tokenizer(source: Source) -> PreTrainedTokenizerBase:
 
     check_tokenizer(source)
     options = {"gguf_file": source.gguf_file} if source.gguf_file else {}
-    try:
-        with no_progress_bars():
-            tokenizer: Any = AutoTokenizer.from_pretrained(
-                str(source.folder), local_files_only=True, trust_remote_code=False, **options
-            )
-    # The tokenizers library raises plain `Exception` for a damaged file.
-    except Exception as error:
-        raise ModelError(f"the tokenizer of {source.name} cannot be read: {first_line(error)}") from error
-    if tokenizer.pad_token_id is None:
-        token = tokenizer.eos_token or tokenizer.unk_token
-        if token is None:
-            raise ModelError(f"the tokenizer of {source.name} has no padding, end-of-text or unknown token to pad with")
-        tokenizer.pad_token = token
+    with loading(f"the tokenizer of {source.name} cannot be read"), no_progress_bars():
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(source.folder), local_files_only=True, trust_remote_code=False, **options
+        )
+        # Settings of a wrong type show in use only.
+        tokenizer("A text.", add_special_tokens=True)
+        if tokenizer.pad_token_id is None:
+            token = tokenizer.eos_token or tokenizer.unk_token
+            if token is None:
+                raise ModelError(
+                    f"the tokenizer of {source.name} has no padding, end-of-text or unknown token to pad with"
+                )
+            tokenizer.pad_token = token
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
 
@@ -214,16 +216,15 @@ def _check_architecture(source: Source) -> None:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    try:
+    with loading(f"the config.json of {source.name} cannot be used"):
         config = AutoConfig.from_pretrained(str(source.folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the config.json of {source.name} cannot be used: {first_line(error)}") from error
-    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-    causal = {name for entry in names for name in ([entry] if isinstance(entry, str) else entry)}
-    architectures = config.architectures or []
-    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.is_encoder_decoder
-    if not known or (architectures and not causal.intersection(architectures)):
+        names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        causal = {name for entry in names for name in ([entry] if isinstance(entry, str) else entry)}
+        architectures = config.architectures or []
+        known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.is_encoder_decoder
+        fits = known and (not architectures or causal.intersection(architectures))
         what = ", ".join(architectures) or config.model_type
+    if not fits:
         raise ModelError(
             f"{source.name} is not a causal language model ({what}): choose one that generates text, such as "
             "Qwen/Qwen3-0.6B or the packaged smollm2-135m-instruct"
@@ -231,12 +232,11 @@ def _check_architecture(source: Source) -> None:
 
 
 def _pretrained(source: Source, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     try:
-        with no_progress_bars():
+        with no_progress_bars(), no_loading_report():
             model, report = AutoModelForCausalLM.from_pretrained(
                 str(source.folder),
                 dtype=dtype,
@@ -246,14 +246,28 @@ def _pretrained(source: Source, dtype: torch.dtype, attention: str | None) -> Pr
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         if attention and ("attn" in str(error) or "attention" in str(error).lower()):
             raise ConfigError(f"model.attn_implementation={attention} cannot be used: {first_line(error)}") from error
+        if "ignore_mismatched_sizes" in str(error):
+            raise ModelError(
+                f"the weights of {source.name} have other shapes than its config.json says: copy or download the "
+                "model again"
+            ) from error
         raise ModelError(f"{source.name} cannot be loaded: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
             f"the weights of {source.name} lack {len(missing)} tensors that its config.json asks for (such "
             f"as {missing[0]}): copy or download the model again"
+        )
+    if unused := sorted(report["unexpected_keys"]):
+        logger.warning(
+            "%s: %d tensors of its weights have no place in the model of its config.json and are not used (such as %s)",
+            source.name,
+            len(unused),
+            unused[0],
         )
     loaded: PreTrainedModel = model
     return loaded

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from lorahydra.errors import ConfigError
 from lorahydra.modeling.kv_cache import growing_cache, keep_rows
 from lorahydra.modeling.memory import ran_out_of_memory, release_memory
+from lorahydra.modeling.vocabulary import check_token_ids
 from lorahydra.progress import Advance, Progress
 
 __all__ = ["check_room", "context_window", "generate", "stop_tokens"]
@@ -95,11 +96,13 @@ def context_window(model: PreTrainedModel) -> int | None:
 
 
 def check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    """Check that each prompt leaves room for an answer in the model's context.
+    """Check that each prompt leaves room for an answer in the model's context, and that the model has its tokens.
 
     Raises:
-        ConfigError: One does not.
+        ConfigError: One leaves none.
+        ModelError: The model has no embedding for a token.
     """
+    check_token_ids(model, max((max(prompt, default=0) for prompt in prompts), default=0), "a prompt")
     window = context_window(model)
     longest = max((len(prompt) for prompt in prompts), default=0)
     if window is not None and longest + max_new_tokens > window:

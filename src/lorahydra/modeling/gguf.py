@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.errors import ModelError
-from lorahydra.modeling.failures import first_line
+from lorahydra.modeling.failures import loading
 from lorahydra.modeling.files import save_tokenizer
-from lorahydra.modeling.quiet import no_progress_bars
+from lorahydra.modeling.quiet import no_loading_report, no_progress_bars
 
 if TYPE_CHECKING:
     import torch
@@ -49,25 +49,26 @@ def load_gguf(
     import torch
     from transformers import AutoModelForCausalLM
 
-    try:
-        with no_progress_bars(), _watched_reader(on_tensor):
-            read = AutoModelForCausalLM.from_pretrained(
+    with loading(f"{folder / gguf_file} cannot be read as a GGUF model"):
+        with no_progress_bars(), no_loading_report(), _watched_reader(on_tensor):
+            read, report = AutoModelForCausalLM.from_pretrained(
                 str(folder),
                 gguf_file=gguf_file,
                 dtype=torch.float32,
                 local_files_only=True,
                 trust_remote_code=False,
+                output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, IndexError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"{folder / gguf_file} cannot be read as a GGUF model: {first_line(error)}") from error
-    settings = read.config.to_dict()
-    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-        settings.pop(key, None)
-    options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    model = AutoModelForCausalLM.from_config(type(read.config).from_dict(settings), dtype=dtype, **options)
-    model.load_state_dict(read.state_dict())
-    model.tie_weights()
-    model.generation_config = read.generation_config
+        if missing := sorted(report["missing_keys"]):
+            raise ModelError(f"{folder / gguf_file} lacks {len(missing)} tensors (such as {missing[0]}): copy it again")
+        settings = read.config.to_dict()
+        for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+            settings.pop(key, None)
+        options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+        model = AutoModelForCausalLM.from_config(type(read.config).from_dict(settings), dtype=dtype, **options)
+        model.load_state_dict(read.state_dict())
+        model.tie_weights()
+        model.generation_config = read.generation_config
     plain: PreTrainedModel = model
     return plain
 

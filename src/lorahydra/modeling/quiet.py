@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["no_hub_advice", "no_progress_bars"]
+__all__ = ["no_hub_advice", "no_loading_report", "no_progress_bars"]
 
 
 @contextmanager
@@ -30,7 +30,23 @@ def no_progress_bars() -> Iterator[None]:
 @contextmanager
 def no_hub_advice() -> Iterator[None]:
     """Leave out what huggingface_hub remarks while it downloads (hints to log in, …); errors are raised."""
-    logger = logging.getLogger("huggingface_hub")
+    with _errors_only("huggingface_hub"):
+        yield
+
+
+@contextmanager
+def no_loading_report() -> Iterator[None]:
+    """Leave out transformers' table of weights that do not fit, which whoever loads them says in one line.
+
+    With it goes a remark on layers that are not spread over several GPUs.
+    """
+    with _errors_only("transformers.modeling_utils"), _errors_only("transformers.distributed.tensor_parallel"):
+        yield
+
+
+@contextmanager
+def _errors_only(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ModelError
+from lorahydra.modeling.failures import first_line, loading
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
 from lorahydra.storage import replaced_dir
 
@@ -63,9 +64,10 @@ def locate(config: ModelConfig, *, weights: bool = True) -> Source:
     name = config.name_or_path
     if name in PACKAGED:
         return _packaged(name)
-    path = Path(name).expanduser()
-    if path.exists():
-        return _local(path, config.gguf_file)
+    with loading(f"{KEY}={name} cannot be used"):
+        path = Path(name).expanduser()
+        if path.exists():
+            return _local(path, config.gguf_file)
     if name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count(os.sep) >= 2:
         raise ModelError(f"{KEY}={name} does not exist{_similar(path)}")
     return _from_hub(config, weights)
@@ -87,8 +89,10 @@ def check_weights(source: Source) -> None:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 file.keys()
-        except SafetensorError as error:
-            raise ModelError(f"{path} is damaged or cut short ({error}): copy or download it again") from error
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ModelError(
+                f"{path} is damaged or cut short ({first_line(error)}): copy or download it again"
+            ) from error
 
 
 def check_tokenizer(source: Source) -> None:
@@ -161,7 +165,7 @@ def _local(path: Path, gguf_file: str | None) -> Source:
     if gguf_file:
         return Source(str(path), path, gguf_file=gguf_file)
     if (path / "config.json").is_file():
-        _check_config(path / "config.json")
+        _check_settings(path)
         return Source(str(path), path)
     if len(found) == 1:
         return Source(str(path), path, gguf_file=found[0])
@@ -191,7 +195,7 @@ def _from_hub(config: ModelConfig, weights: bool) -> Source:
         if not (folder / config.gguf_file).is_file():
             raise ModelError(f"model.gguf_file={config.gguf_file} is not in the hub model {config.name_or_path}")
     elif (folder / "config.json").is_file():
-        _check_config(folder / "config.json")
+        _check_settings(folder)
     else:
         raise ModelError(
             f"{KEY}={config.name_or_path}: this hub repository has no config.json; for one with GGUF files "
@@ -200,13 +204,20 @@ def _from_hub(config: ModelConfig, weights: bool) -> Source:
     return Source(config.name_or_path, folder, gguf_file=config.gguf_file, digest=f"git:{folder.name}")
 
 
-def _check_config(path: Path) -> None:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as JSON ({error}): copy or download the model again") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no settings: copy or download the model again")
+def _check_settings(folder: Path) -> None:
+    """Check what transformers would pass over in silence: a broken `generation_config.json` counts as missing."""
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except (ValueError, OSError, RecursionError) as error:
+            raise ModelError(
+                f"{path} cannot be read as JSON ({first_line(error)}): copy or download the model again"
+            ) from error
+        if not isinstance(content, dict):
+            raise ModelError(f"{path} holds no settings: copy or download the model again")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -220,7 +231,7 @@ def weight_files(folder: Path) -> list[Path]:
         return [single]
     try:
         names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(f"{index} is damaged: copy or download the model again") from error
     return [folder / re.sub(r"^.*[/\\]", "", str(name)) for name in sorted(names)]
 
