@@ -86,7 +86,7 @@ def read(name: str, content: bytes) -> Rows:
 
 
 @contextmanager
-def at_most_one_line(name: str) -> Iterator[None]:
+def at_most_one_line(name: str = "") -> Iterator[None]:
     """Let errors pass that say the name in one line and end a command with exit code 2."""
     error: LorahydraError | None = None
     try:
