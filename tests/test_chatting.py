@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.conftest import CHAT_TEMPLATE, make_tiny_model
 
-from lorahydra.chatting import conversations, open_adapter
+from lorahydra.chatting import chat_format, conversations, open_adapter
 from lorahydra.config.schema import ModelConfig
 from lorahydra.data.examples import Message
 from lorahydra.errors import ConfigError, ModelError
@@ -33,10 +33,10 @@ def test_adapter_and_base_answer_differently_and_leave_no_trace(tiny_adapter: Pa
         tuned, untuned = model.answer_tokens(ASKED), model.answer_tokens(ASKED, tuned=False)
         assert model.base is base
         assert model.answer_tokens(ASKED) == tuned, "asking the base model does not change the adapter"
+        stop = stop_tokens(base.model, chat_format(base, model.origin).end_tokens)
         prompts = [model.prompt_ids(conversation) for conversation in ASKED]
     assert tuned != untuned
     assert weights_digest(base.model) == before
-    stop = stop_tokens(base.model, base.tokenizer)
     assert generate(base.model, prompts, stop=stop, max_new_tokens=12, batch_size=1) == untuned
 
 

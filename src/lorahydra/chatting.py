@@ -55,7 +55,12 @@ def conversations(prompts: Sequence[str]) -> list[Conversation]:
 
 def chat_format(base: BaseModel, origin: AdapterOrigin) -> ChatFormat:
     """How prompts are written for this adapter."""
-    return ChatFormat(base.tokenizer, chat_template=origin.model.chat_template, system_prompt=origin.system_prompt)
+    return ChatFormat(
+        base.tokenizer,
+        chat_template=origin.model.chat_template,
+        system_prompt=origin.system_prompt,
+        special_tokens=origin.special_tokens,
+    )
 
 
 class AdaptedModel:
@@ -94,7 +99,7 @@ class AdaptedModel:
             ConfigError: A prompt leaves no room for an answer.
         """
         tokens = self.answer_tokens(asked, max_new_tokens=max_new_tokens, tuned=tuned, progress=progress)
-        return [self.base.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in tokens]
+        return [self._chat.answer_text(answer) for answer in tokens]
 
     def answer_tokens(
         self,
@@ -104,12 +109,13 @@ class AdaptedModel:
         tuned: bool = True,
         progress: Progress | None = None,
     ) -> list[list[int]]:
-        """The same as token ids, without the one that ends an answer."""
+        """The same as token ids, without what ends an answer."""
         with nullcontext() if tuned else self._model.disable_adapter():
             return generate(
                 self._model,
                 [self.prompt_ids(conversation) for conversation in asked],
-                stop=stop_tokens(self.base.model, self.base.tokenizer),
+                stop=stop_tokens(self.base.model, self._chat.end_tokens),
+                ends=self._chat.text_end,
                 max_new_tokens=max_new_tokens or self.origin.max_new_tokens,
                 batch_size=BATCH_SIZE,
                 progress=progress,

@@ -89,7 +89,7 @@ def score_adapter(
         LorahydraError: The adapter or the judge cannot be used.
     """
     progress = progress or Progress()
-    base, scorer, settings = prepared.base, prepared.scorer, config.evaluation
+    base, chat, scorer, settings = prepared.base, prepared.chat, prepared.scorer, config.evaluation
     judging = TrialJudging()
     if prepared.session is not None:
         n_examples = config.judge.test_examples if prefix == TEST else config.judge.n_examples
@@ -99,11 +99,19 @@ def score_adapter(
         judging = TrialJudging(tuned_judging, untuned_judging if settings.baseline else None)
     with load_adapter(base, adapter) as model:
         tuned = answer(
-            model, base, examples, scorer, settings, judging=judging.tuned, progress=progress, description="Testing"
+            model,
+            base,
+            chat,
+            examples,
+            scorer,
+            settings,
+            judging=judging.tuned,
+            progress=progress,
+            description="Testing",
         )
     untuned = None
     if settings.baseline:
-        untuned = answer_untuned(base, examples, scorer, settings, judging=judging.untuned, progress=progress)
+        untuned = answer_untuned(base, chat, examples, scorer, settings, judging=judging.untuned, progress=progress)
     answers = TrialAnswers(examples, tuned, untuned, steps=0)
     if prefix == EVAL:
         record_answers(run, answers)

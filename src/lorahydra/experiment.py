@@ -22,6 +22,7 @@ from lorahydra.evaluation import Judging, answer, answer_untuned
 from lorahydra.finishing import TrialJudging, TrialScores, finish_trial, rejudge_hint
 from lorahydra.interrupts import noticed, postponed, raise_if_interrupted
 from lorahydra.modeling.adapters import load_adapter
+from lorahydra.modeling.generation import write_greedy_settings
 from lorahydra.modeling.origin import write_origin
 from lorahydra.names import EVAL, Kind, Metric, Score, State, Tag, scored
 from lorahydra.preparation import Prepared, origin_of, prepare
@@ -136,16 +137,18 @@ def begin_trial(
 
         job = TrainingJob(config.lora, config.training, config.seed, output_dir, _watched(run, place))
         [trained] = train(prepared.base, [job], prepared.train_tokens, prepared.eval_tokens, progress)
+        base, chat, examples = prepared.base, prepared.chat, prepared.eval_set
+        scorer, settings = prepared.scorer, config.evaluation
         write_origin(trained.folder, origin_of(config, prepared, run.run_id))
+        write_greedy_settings(trained.folder, base.model, base.tokenizer, chat.end_tokens)
         record_adapter(run, config, trained)
 
-        base, examples, scorer, settings = prepared.base, prepared.eval_set, prepared.scorer, config.evaluation
         with load_adapter(base, trained.folder) as model:
-            tuned = answer(model, base, examples, scorer, settings, judging=judging.tuned, progress=progress)
+            tuned = answer(model, base, chat, examples, scorer, settings, judging=judging.tuned, progress=progress)
         logger.info("Trial %d: params=%s, BERTScore=%.4f", number, params, tuned.bertscore_f1)
         untuned = None
         if settings.baseline:
-            untuned = answer_untuned(base, examples, scorer, settings, judging=judging.untuned, progress=progress)
+            untuned = answer_untuned(base, chat, examples, scorer, settings, judging=judging.untuned, progress=progress)
 
         answers = TrialAnswers(examples, tuned, untuned, trained.steps)
         if prepared.session is not None:

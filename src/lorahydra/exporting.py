@@ -26,7 +26,7 @@ from lorahydra.modeling.merging import merge_adapter, save_merged
 from lorahydra.modeling.origin import AdapterOrigin, read_origin, write_origin
 from lorahydra.modeling.packaged import public_name
 from lorahydra.modeling.sources import check_weights, locate
-from lorahydra.names import ORIGIN_FILE
+from lorahydra.names import GENERATION_FILE, ORIGIN_FILE
 from lorahydra.storage import atomic_dir, check_new
 from lorahydra.tracking import RecordedRun
 
@@ -80,22 +80,27 @@ def export(
         # Found before anything is written or loaded.
         check_weights(locate(loaded.model))
     with atomic_dir(target) as temporary:
-        written = _write_merged(folder, temporary, loaded, dtype) if merged else None
-        if written is None:
+        texts: tuple[str, ...] = ()
+        if merged:
+            written, texts = _write_merged(folder, temporary, loaded, dtype)
+        else:
             written = _write_adapter(folder, temporary, origin, dtype, moved=base is not None)
         settings = json.loads((folder / CONFIG).read_text("utf-8"))
-        facts = Facts(target.name, origin, settings, written, merged, run, study)
+        ends = (temporary / GENERATION_FILE).is_file()
+        facts = Facts(target.name, origin, settings, written, merged, run, study, ends, texts)
         (temporary / CARD).write_text(model_card(facts), "utf-8", errors="replace")
     if not (target / CARD).is_file():  # another process was quicker
         raise OutputError(f"{target} was made by another program meanwhile: choose another folder")
 
 
-def _write_merged(folder: Path, target: Path, origin: AdapterOrigin, dtype: str) -> str:
+def _write_merged(folder: Path, target: Path, origin: AdapterOrigin, dtype: str) -> tuple[str, tuple[str, ...]]:
+    """Write it; gives the dtype of its weights, and texts that end its answers."""
     wanted = _merged_dtype(origin, dtype)
     base = merge_adapter(origin.model, folder, wanted)
     warn_of_another_base(base, origin)
-    save_merged(base, target, chat_template=chat_format(base, origin).template)
-    return _name(wanted)
+    chat = chat_format(base, origin)
+    save_merged(base, target, chat_template=chat.template, ends=chat.end_tokens)
+    return _name(wanted), chat.end_texts
 
 
 def _merged_dtype(origin: AdapterOrigin, dtype: str) -> torch.dtype:
@@ -119,6 +124,8 @@ def _write_adapter(folder: Path, target: Path, origin: AdapterOrigin, dtype: str
     (target / CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if (folder / ORIGIN_FILE).is_file():
         write_origin(target, origin)
+    if (folder / GENERATION_FILE).is_file():
+        shutil.copyfile(folder / GENERATION_FILE, target / GENERATION_FILE)
     return _write_weights(folder / WEIGHTS, target / WEIGHTS, dtype)
 
 

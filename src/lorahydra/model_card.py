@@ -64,6 +64,10 @@ class Facts:
     """Of the trial, where it is known."""
     study: RecordedRun | None = None
     """That it won."""
+    has_settings: bool = False
+    """Whether `generation_config.json` is there."""
+    end_texts: tuple[str, ...] = ()
+    """Plain text that ends an answer, where the template has no control token for this."""
 
 
 def model_card(facts: Facts) -> str:
@@ -138,8 +142,12 @@ model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
 inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
 )
-output = model.generate(**inputs, max_new_tokens={facts.origin.max_new_tokens})
+output = model.generate(**inputs, max_new_tokens={facts.origin.max_new_tokens}{_stop_strings(facts)})
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+
+
+def _stop_strings(facts: Facts) -> str:
+    return f", stop_strings={list(facts.end_texts)!r}, tokenizer=tokenizer" if facts.end_texts else ""
 
 
 def _adapter_snippet(facts: Facts) -> str:
@@ -161,13 +169,14 @@ def _adapter_snippet(facts: Facts) -> str:
         [
             *read,
             "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"from transformers import AutoModelForCausalLM, AutoTokenizer{', GenerationConfig' * facts.has_settings}",
             "",
             'folder = Path(".")  # this folder',
             f"base = {_public(base.name_or_path)!r}{place}",
             f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
             f"model = AutoModelForCausalLM.from_pretrained(base{revision}{dtype})",
             "model = PeftModel.from_pretrained(model, str(folder))",
+            *(["model.generation_config = GenerationConfig.from_pretrained(folder)"] if facts.has_settings else []),
             *(chosen if template else []),
             _messages(facts),
             "inputs = tokenizer.apply_chat_template(",

@@ -17,6 +17,7 @@ __all__ = [
     "EVAL",
     "FINAL",
     "FINAL_PREDICTIONS_FILE",
+    "GENERATION_FILE",
     "HIGHER_IS_BETTER",
     "LEADERBOARD_FILE",
     "OBJECTIVE",
@@ -162,6 +163,8 @@ TRAINING_FILE = "training.json"
 """In a trial's output folder, not an artifact: that its training has ended (`lorahydra.training.resuming`)."""
 ORIGIN_FILE = "lorahydra.json"
 """In the adapter's folder: what it belongs to (`lorahydra.modeling.origin`)."""
+GENERATION_FILE = "generation_config.json"
+"""In the adapter's folder: settings for transformers' `generate`, with the tokens that end an answer."""
 BASE_DIR = "base"
 """In the adapter's folder: a copy of the base model, where one was asked for."""
 ANSWERS_FILE = "answers.json"

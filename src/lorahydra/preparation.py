@@ -117,16 +117,29 @@ def origin_of(config: ExperimentConfig, prepared: Prepared, run_id: str) -> Adap
         dtype=str(base.dtype).removeprefix("torch."),
         chat_template=prepared.chat.template,
     )
-    return AdapterOrigin(model, base.digest, config.data.system_prompt, config.evaluation.max_new_tokens, run_id)
+    return AdapterOrigin(
+        model,
+        base.digest,
+        config.data.system_prompt,
+        config.evaluation.max_new_tokens,
+        run_id,
+        config.data.special_tokens,
+    )
 
 
 def _chat(base: BaseModel, config: ExperimentConfig) -> ChatFormat:
-    return ChatFormat(base.tokenizer, chat_template=config.model.chat_template, system_prompt=config.data.system_prompt)
+    return ChatFormat(
+        base.tokenizer,
+        chat_template=config.model.chat_template,
+        system_prompt=config.data.system_prompt,
+        special_tokens=config.data.special_tokens,
+    )
 
 
 def _tokenized(split: Split, chat: ChatFormat, config: ExperimentConfig, report: DataReport) -> TokenizedSplit:
     tokens = tokenize(split, chat, max_length=config.data.max_length, overlong=config.data.overlong)
     report.add_lengths(split.name, tokens.source_lengths, config.data.max_length)
+    report.warnings += tokens.warnings
     for count, what in ((tokens.dropped, "left out"), (tokens.truncated, "cut")):
         if count:
             logger.warning(
@@ -151,9 +164,13 @@ def _check_context(base: BaseModel, longest: int) -> None:
 
 def _evaluation_set(split: Split, chat: ChatFormat) -> EvaluationSet:
     examples = list(split)
+    content = f"{split.digest} {chat.fingerprint}"
+    if any(map(chat.hides, examples)):
+        # Such prompts and references were others before; all others were the same, and are known by the same digest.
+        content += " with names of control tokens as text"
     return EvaluationSet(
         prompts=[chat.prompt_ids(example) for example in examples],
         texts=[chat.prompt_text(example) for example in examples],
-        references=[chat.reference(example) for example in examples],
-        digest=hashlib.sha256(f"{split.digest} {chat.fingerprint}".encode()).hexdigest(),
+        references=[chat.reference(example, split.source) for example in examples],
+        digest=hashlib.sha256(content.encode()).hexdigest(),
     )

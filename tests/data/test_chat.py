@@ -390,7 +390,7 @@ def test_texts_for_people() -> None:
     assert chat.prompt_text(conversation("S:Be brief.", "Q", "A", "P", "B")) == (
         "system: Be brief.\nuser: Q\nassistant: A\nuser: P"
     )
-    assert chat.reference(conversation("Q", "A", "P", " B\n")) == " B\n"
+    assert chat.reference(conversation("Q", "A", "P", " B\n")) == "B", "as a model says it"
 
 
 def test_the_length_limit_of_a_tokenizer_is_not_applied(recwarn: pytest.WarningsRecorder) -> None:

@@ -199,3 +199,52 @@ class TestCommand:
         result = run("demo")
         assert result.exit_code == 0
         assert "demo/validation.jsonl" in result.stdout
+
+
+class TestOddRows:
+    """Rows that hold what chat templates put around turns are named, not refused."""
+
+    def warnings(self, write: Write, rows: list[dict[str, str]], **options: Any) -> list[str]:
+        path = write("a.jsonl", [*qa(40), *rows])
+        chat = ChatFormat(make_tokenizer(template=options.pop("template", CHAT_TEMPLATE)), **options)
+        reports = [check(DataConfig(train_file=str(path)), 0, chat=chat) for _ in range(2)]
+        first, cached = ([text for text in report.warnings if "duplicates" not in text] for report in reports)
+        assert reports[0].ok
+        assert first == cached
+        return first
+
+    def counted(self, warnings: list[str]) -> int:
+        """How many rows they are about, such as 3 of `train: 3 of 9 rows`."""
+        return sum(int(warning.split(" of ")[0].rpartition(" ")[2]) for warning in warnings)
+
+    def test_rendered_conversations(self, write: Write) -> None:
+        rows = [
+            {"question": f"<|im_start|>user\nq{n}<|im_end|>\n<|im_start|>assistant\n", "answer": f"a{n}<|im_end|>"}
+            for n in range(30)
+        ]
+        found = self.warnings(write, rows)
+        assert all("a chat template begins a turn" in warning for warning in found)
+        assert self.counted(found) == 30
+        lines = [int(warning.partition("a.jsonl:")[2].partition(")")[0]) for warning in found]
+        assert min(lines) == 41
+
+    @pytest.mark.parametrize(("kind", "meaning"), [("text", "they stay text"), ("control", "they are control tokens")])
+    def test_names_of_control_tokens(self, write: Write, kind: str, meaning: str) -> None:
+        rows = [{"question": f"q{n}", "answer": f"part {n}<|im_end|> part"} for n in range(30)]
+        found = self.warnings(write, rows, special_tokens=kind)
+        assert self.counted(found) == 30
+        assert all("names of the model's control tokens" in warning and meaning in warning for warning in found)
+
+    def test_answers_with_the_text_that_ends_them(self, write: Write) -> None:
+        rows = [{"question": f"q{n}", "answer": f"a{n}\n### User: b"} for n in range(30)]
+        found = self.warnings(write, rows, template=None)
+        assert any("text which ends an answer" in warning for warning in found)
+
+    def test_system_messages_that_the_template_loses(self, write: Write) -> None:
+        template = CHAT_TEMPLATE.replace("in messages %}", "in messages if m['role'] != 'system' %}")
+        found = self.warnings(write, [], template=template, system_prompt="Be brief.")
+        assert self.counted(found) == 40
+        assert all("that the model's chat template leaves out" in warning for warning in found)
+
+    def test_ordinary_rows_say_nothing(self, write: Write) -> None:
+        assert self.warnings(write, [{"question": "a < b | c >", "answer": "<p>x</p>"}]) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,23 @@ def test_answers_equal_transformers_own(name: str, batch_size: int) -> None:
     assert actual == expected
 
 
+@pytest.mark.parametrize("name", ["qwen3", "mamba"])
+def test_an_answer_that_is_over_by_what_it_says_is_cut(name: str) -> None:
+    model, asked = model_of(name), prompts()[: 1 if name == "mamba" else None]
+    endless = [one_by_one(model, prompt, 24) for prompt in asked]
+    # What the first answer says in its middle ends every answer, and is no part of it.
+    ending = endless[0][5:7]
+
+    def ends(answer: Sequence[int]) -> int | None:
+        return len(answer) - 2 if list(answer[-2:]) == ending else None
+
+    places = [[at for at in range(23) if answer[at : at + 2] == ending] for answer in endless]
+    expected = [answer[: at[0]] if at else answer for answer, at in zip(endless, places, strict=True)]
+    actual = generate(model, asked, stop=frozenset(), ends=ends, max_new_tokens=24, batch_size=5, progress=QUIET)
+    assert len(actual[0]) <= 5
+    assert actual == expected
+
+
 def test_finished_rows_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes = model_of("qwen3"), []
     handle = model.register_forward_pre_hook(
@@ -124,7 +142,7 @@ def test_every_stop_token_counts(tiny_model: Path) -> None:
     configured = base.model.generation_config.eos_token_id
     base.model.generation_config.eos_token_id = [2, 77]
     try:
-        assert stop_tokens(base.model, base.tokenizer) == {2, 77, base.tokenizer.eos_token_id}
+        assert stop_tokens(base.model, [5]) == {2, 77, 5}
     finally:
         base.model.generation_config.eos_token_id = configured
 

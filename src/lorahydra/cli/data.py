@@ -81,7 +81,7 @@ def check(
     )
     if overrides:
         config = _overridden(config, overrides)
-    report = check_data(config, seed, chat=_chat(model, system_prompt) if model else None)
+    report = check_data(config, seed, chat=_chat(model, config) if model else None)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:
@@ -122,12 +122,13 @@ def _columns(text: str | None) -> ColumnsConfig:
     return ColumnsConfig(**{name.strip(): column.strip() for name, _, column in pairs})
 
 
-def _chat(model: str, system_prompt: str | None) -> ChatFormat:
+def _chat(model: str, config: DataConfig) -> ChatFormat:
     from lorahydra.config.schema import ModelConfig
     from lorahydra.data import ChatFormat
     from lorahydra.modeling.base import load_tokenizer
 
-    return ChatFormat(load_tokenizer(ModelConfig(name_or_path=model)), system_prompt=system_prompt)
+    tokenizer = load_tokenizer(ModelConfig(name_or_path=model))
+    return ChatFormat(tokenizer, system_prompt=config.system_prompt, special_tokens=config.special_tokens)
 
 
 def _lines(report: DataReport) -> Iterator[str]:

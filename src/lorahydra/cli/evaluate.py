@@ -13,6 +13,7 @@ from lorahydra.cli.completing import folders
 from lorahydra.cli.logs import log_to_terminal
 from lorahydra.cli.stores import uri_option
 from lorahydra.config.compose import compose, literal
+from lorahydra.config.schema import DataConfig
 
 __all__ = ["evaluate"]
 
@@ -62,4 +63,6 @@ def _of_adapter(adapter: Path, overrides: Sequence[str]) -> list[str]:
         own += [f"model.{name}={literal(value)}" for name, value in stated.items() if value is not None]
     if origin.system_prompt is not None and "data.system_prompt" not in keys:
         own.append(f"data.system_prompt={literal(origin.system_prompt)}")
+    if origin.special_tokens != DataConfig.special_tokens and "data.special_tokens" not in keys:
+        own.append(f"data.special_tokens={origin.special_tokens}")
     return [*own, *overrides]

@@ -186,6 +186,7 @@ class TrainingConfig:
 
 FORMATS = ("auto", "prompt_completion", "instruction", "question_answer", "messages", "conversations")
 OVERLONG = ("error", "drop", "truncate")
+SPECIAL_TOKENS = ("text", "control")
 
 
 @dataclass
@@ -258,6 +259,9 @@ class DataConfig:
     """Share of rows taken for validation where no validation file or split is given."""
     test_fraction: float = 0.1
     """Share of rows taken for the test where no test file or split is given."""
+    special_tokens: str = "text"
+    """What a message's text is that reads like a control token of the model (`<|im_end|>`): `text` like any other, or
+    `control`, the token itself, with which rows can end and begin turns of their own."""
     max_train_rows: int | None = None
     """Use only the first rows of the training split."""
     max_eval_rows: int | None = None
@@ -285,6 +289,7 @@ class DataConfig:
         one_of("data.format", self.format, FORMATS)
         one_of("data.overlong", self.overlong, OVERLONG)
         text_encoding("data.encoding", self.encoding)
+        one_of("data.special_tokens", self.special_tokens, SPECIAL_TOKENS)
         within("data.validation_fraction", self.validation_fraction, 0, 1, below=True)
         within("data.test_fraction", self.test_fraction, 0, 1, below=True)
         if self.validation_fraction + self.test_fraction >= 1:

@@ -2,7 +2,8 @@
 
 Training sees what generation will: the prompt's tokens (everything before the last answer, with the
 template's generation prompt), then those of the answer. A tokenizer that would join the two with a token
-across the border gets them apart.
+across the border gets them apart. Examples in which names of control tokens are to stay text take a path of their own;
+all others are tokenized as the tokenizer does it by itself.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from lorahydra.data.examples import Example
-from lorahydra.data.rendering import Rendered, Renderer
+from lorahydra.data.oddities import Oddity, Watch
+from lorahydra.data.rendering import Rendered, Renderer, Text
 from lorahydra.data.spans import Span, token_span
+from lorahydra.data.turns import TextEnd
 from lorahydra.errors import ModelError
 
 __all__ = ["IGNORE_INDEX", "ChatFormat", "Encoded", "Tokens"]
@@ -43,6 +46,13 @@ class Tokens(NamedTuple):
     spans: list[Span]
 
 
+class _Encoding(NamedTuple):
+    """A text as tokens, with the characters that each is for (where they are asked for)."""
+
+    ids: list[int]
+    offsets: list[Span]
+
+
 class ChatFormat:
     """A tokenizer with its chat template.
 
@@ -51,12 +61,20 @@ class ChatFormat:
         chat_template: Jinja text, or the path of a file that holds it; by default the tokenizer's own, and
             `PLAIN_TEMPLATE` where it has none.
         system_prompt: System message for conversations that have none.
+        special_tokens: What names of control tokens in messages are: `text`, or `control` tokens like the template's.
 
     Raises:
         ModelError: The tokenizer is not a fast one, has no end-of-sequence token, or the template is broken.
     """
 
-    def __init__(self, tokenizer: Any, *, chat_template: str | None = None, system_prompt: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        chat_template: str | None = None,
+        system_prompt: str | None = None,
+        special_tokens: str = "text",
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError("the model's tokenizer has no fast version (tokenizer.json), which is needed here")
         if tokenizer.eos_token is None:
@@ -64,8 +82,19 @@ class ChatFormat:
                 "the model's tokenizer has no end-of-sequence token, so answers would not end: set eos_token"
             )
         self._tokenizer = tokenizer
-        self._renderer = Renderer(tokenizer, chat_template, system_prompt)
+        self._renderer = Renderer(tokenizer, chat_template, system_prompt, special_tokens)
         self._system_prompt = system_prompt
+        self.special_tokens = special_tokens
+        """`text` or `control`."""
+        turns = self._renderer.turns
+        ends = tokenizer.convert_tokens_to_ids(list(turns.end_tokens))
+        self.end_tokens: frozenset[int] = frozenset(token for token in ends if token is not None)
+        """Tokens that end an answer: the end of turn that is learnt, the beginning of the next one, end of sequence."""
+        self.end_texts = turns.end_texts
+        """Plain text that ends an answer, in templates that begin the next turn with it."""
+        self.text_end = TextEnd(tokenizer, turns.end_texts) if turns.end_texts else None
+        """Finds such text."""
+        self._watch = Watch(turns, system_prompt)
         self.template = self._renderer.template.text
         """The template in use, as Jinja text."""
         self.is_plain = self._renderer.template.is_plain
@@ -84,6 +113,8 @@ class ChatFormat:
             self._system_prompt,
             self._tokenizer.special_tokens_map,
             backend,
+            # Whose names count as control tokens, too.
+            *self._renderer.turns.marks,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -102,31 +133,28 @@ class ChatFormat:
     def encode_batch(self, examples: Sequence[Example], source: str | None = None) -> list[Tokens]:
         """Tokenize examples together, which is faster; `source` is named in errors."""
         texts = [self._renderer.whole(example, source) for example in examples]
-        prompts = self._tokenize([text.prompt for text in texts])["input_ids"]
-        wholes = self._tokenize([text.prompt + text.completion for text in texts], offsets=True)
+        prompts = self._tokenize([Text(text.prompt, text.hidden) for text in texts])
+        wholes = self._tokenize([Text(text.prompt + text.completion, text.hidden) for text in texts], offsets=True)
         return [
-            self._join(text, prompt, ids, offsets)
-            for text, prompt, ids, offsets in zip(
-                texts, prompts, wholes["input_ids"], wholes["offset_mapping"], strict=True
-            )
+            self._join(text, prompt.ids, whole.ids, whole.offsets)
+            for text, prompt, whole in zip(texts, prompts, wholes, strict=True)
         ]
 
     def _join(self, text: Rendered, prompt: list[int], ids: list[int], offsets: list[Span]) -> Tokens:
         """Tokens of an example, given those of its prompt and those of all its text in one piece."""
         end = len(text.prompt) + text.learned
         if ids[: len(prompt)] != prompt:
-            apart = self._tokenize([text.prompt, text.completion], offsets=True)
-            ids = prompt + apart["input_ids"][1]
+            parts = [Text(part, text.hidden) for part in (text.prompt, text.completion)]
+            before, after = self._tokenize(parts, offsets=True)
+            ids = prompt + after.ids
             shift = len(text.prompt)
-            before, after = apart["offset_mapping"]
-            offsets = before + [(start + shift, stop + shift) for start, stop in after]
+            offsets = before.offsets + [(start + shift, stop + shift) for start, stop in after.offsets]
         spans = [token_span(text.prompt, offsets, span) for span in text.earlier]
         return Tokens(ids, [*spans, (len(prompt), token_span(text.prompt, offsets, (0, end))[1])])
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Tokens of everything before the last answer, and the generation prompt: the start of `encode`."""
-        ids: list[int] = self._tokenize([self._renderer.prompt(example)])["input_ids"][0]
-        return ids
+        return self._tokenize([self._renderer.prompt(example)])[0].ids
 
     def prompt_text(self, example: Example) -> str:
         """The prompt for people: the question alone, or all turns before the answer with their roles."""
@@ -135,17 +163,46 @@ class ChatFormat:
             return context[0].content
         return "\n".join(f"{message.role}: {message.content}" for message in context)
 
-    def reference(self, example: Example) -> str:
-        """The last answer."""
-        return example.messages[-1].content
+    def answer_text(self, tokens: Sequence[int]) -> str:
+        """What the tokens of an answer say, up to its end."""
+        ended = (number for number, token in enumerate(tokens) if token in self.end_tokens)
+        answer = list(tokens[: next(ended, len(tokens))])
+        if self.text_end is not None:
+            answer = answer[: self.text_end.kept(answer)]
+        text: str = self._tokenizer.decode(answer, skip_special_tokens=True)
+        return text.strip()
 
-    def _tokenize(self, texts: list[str], *, offsets: bool = False) -> Any:
+    def reference(self, example: Example, source: str | None = None) -> str:
+        """The last answer as a model would give it that has learnt its tokens perfectly; `source` is named in errors.
+
+        Raises:
+            DataError: The template refuses the conversation or changes an answer.
+        """
+        [tokens] = self.encode_batch([example], source)
+        return self.answer_text(tokens.input_ids[len(self.prompt_ids(example)) :])
+
+    def hides(self, example: Example) -> bool:
+        """Whether it has names of control tokens in messages that are to stay text."""
+        return self._renderer.hides(example)
+
+    def oddities(self, example: Example) -> list[Oddity]:
+        """What in its messages looks as if a chat template had put it there, or gets lost in it."""
+        return self._watch.oddities(example)
+
+    def _tokenize(self, texts: list[Text], *, offsets: bool = False) -> list[_Encoding]:
         # The template has put in all special tokens that belong there.
-        return self._tokenizer(
-            texts,
+        encodings = self._tokenizer(
+            [text.content for text in texts],
             add_special_tokens=False,
             return_attention_mask=False,
             return_token_type_ids=False,
             return_offsets_mapping=offsets,
             verbose=False,
         )
+        places = encodings["offset_mapping"] if offsets else [[]] * len(texts)
+        found = list(map(_Encoding, encodings["input_ids"], places))
+        for number, text in enumerate(texts):
+            if text.hidden:
+                encoding = self._renderer.controls.encode(text.content)
+                found[number] = _Encoding(encoding.ids, encoding.offsets)
+        return found

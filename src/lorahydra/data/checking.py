@@ -11,7 +11,7 @@ from lorahydra.data.chat import ChatFormat
 from lorahydra.data.problems import Problem
 from lorahydra.data.report import DataReport, describe_splits
 from lorahydra.data.splits import Split, cut, read_sources
-from lorahydra.data.tokens import INPUT_IDS, encode_split
+from lorahydra.data.tokens import INPUT_IDS, encode_split, warnings_about
 from lorahydra.errors import DataError
 
 __all__ = ["check"]
@@ -55,10 +55,12 @@ def check(config: DataConfig, seed: int, *, chat: ChatFormat | None, cache: Path
 def _measure(split: Split, chat: ChatFormat, config: DataConfig, cache: Path | None, report: DataReport) -> None:
     """Add the token lengths of a split; longer rows are problems if training would refuse them."""
     try:
-        lengths = encode_split(split, chat, cache).lengths(INPUT_IDS)
+        store = encode_split(split, chat, cache)
     except DataError as error:
         report.add_problem(_problem(error))
         return
+    lengths = store.lengths(INPUT_IDS)
+    report.warnings += warnings_about(split, store, chat)
     report.add_lengths(split.name, lengths, config.max_length)
     over = np.flatnonzero(lengths > config.max_length)
     if not len(over):

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
+from lorahydra.data.controls import Controls
 from lorahydra.data.examples import Example
 from lorahydra.data.problems import one_line
 from lorahydra.data.spans import Span, kept_form, unused_mark
 from lorahydra.data.templates import find_template
+from lorahydra.data.turns import alternatives, find_turns
 from lorahydra.errors import DataError, ModelError
 
-__all__ = ["Rendered", "Renderer"]
+__all__ = ["Rendered", "Renderer", "Text"]
 
-Turn = dict[str, str]
+Turn = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Rendered text."""
+
+    content: str
+    hidden: bool
+    """Whether names of control tokens in messages are hidden in it: `Controls.encode` tokenizes it then."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,8 @@ class Rendered:
     """The last answer with what the template puts around it beyond the prompt."""
     learned: int
     """How many characters of the completion carry loss: up to and with the end of the answer's turn."""
+    hidden: bool
+    """As in `Text`."""
 
 
 class Renderer:
@@ -37,27 +49,38 @@ class Renderer:
         tokenizer: Of transformers; it knows the template's special tokens.
         chat_template: Jinja text or the path of a file; see `find_template`.
         system_prompt: System message for conversations that have none.
+        special_tokens: What names of control tokens in messages are: `text` or `control`.
 
     Raises:
         ModelError: The template is broken.
     """
 
-    def __init__(self, tokenizer: Any, chat_template: str | None, system_prompt: str | None) -> None:
+    def __init__(
+        self, tokenizer: Any, chat_template: str | None, system_prompt: str | None, special_tokens: str
+    ) -> None:
         self._tokenizer = tokenizer
         self.template = find_template(tokenizer, chat_template)
         self._system_prompt = system_prompt
-        added = tokenizer.added_tokens_decoder.values()
-        special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
-        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
         self._try()
+        self.turns = find_turns(self._apply, tokenizer)
+        """What the template puts around turns."""
+        self._control = alternatives(self.turns.control)
+        self.controls = Controls(tokenizer, self.turns.control)
+        """Tokenizes what was hidden."""
+        self._hides = special_tokens == "text"
 
-    def prompt(self, example: Example, source: str | None = None) -> str:
+    def prompt(self, example: Example, source: str | None = None) -> Text:
         """Everything before the last answer, with the generation prompt.
 
         Raises:
             DataError: The template refuses the conversation; `source` is named.
         """
-        return self._render(self._turns(example)[:-1], example, source)
+        turns, hidden = self._turns(example, source)
+        return Text(self._render(turns[:-1], example, source), hidden)
+
+    def hides(self, example: Example) -> bool:
+        """Whether it has names of control tokens in messages that are to stay text."""
+        return self._turns(example, None)[1]
 
     def whole(self, example: Example, source: str | None = None) -> Rendered:
         """The example as text.
@@ -65,7 +88,7 @@ class Renderer:
         Raises:
             DataError: The template refuses the conversation or changes an answer; `source` is named.
         """
-        turns = self._turns(example)
+        turns, hidden = self._turns(example, source)
         prompt = self._render(turns[:-1], example, source)
         answer, ending = self._answer(turns, prompt, example, source)
         end_of_turn = self._end_of_turn(ending)
@@ -78,6 +101,7 @@ class Renderer:
             earlier=self._earlier(turns[:-1], prompt, end_of_turn, example, source),
             completion=answer + ending,
             learned=len(answer) + len(end_of_turn),
+            hidden=hidden,
         )
 
     def _answer(self, turns: list[Turn], prompt: str, example: Example, source: str | None) -> tuple[str, str]:
@@ -99,8 +123,8 @@ class Renderer:
         raise _changed(example, source)
 
     def _end_of_turn(self, ending: str) -> str:
-        """The beginning of `ending` up to its first special token; empty if it has none."""
-        match = self._special.search(ending)
+        """The beginning of `ending` up to its first control token; empty if it has none."""
+        match = self._control.search(ending)
         return ending[: match.end()] if match else ""
 
     def _earlier(
@@ -131,16 +155,23 @@ class Renderer:
             if literal.startswith(end_of_turn):
                 spans.append((start, end + len(end_of_turn)))
             else:
-                directly_after = self._special.match(literal)
+                directly_after = self._control.match(literal)
                 spans.append((start, end + (directly_after.end() if directly_after else 0)))
             place = end + len(literal)
         return spans
 
-    def _turns(self, example: Example) -> list[Turn]:
-        turns = [{"role": message.role, "content": message.content} for message in example.messages]
+    def _turns(self, example: Example, source: str | None) -> tuple[list[Turn], bool]:
+        """The turns as the template gets them, and whether names of control tokens in them are hidden."""
+        turns: list[Turn] = [{"role": message.role, "content": message.content} for message in example.messages]
         if self._system_prompt and turns[0]["role"] != "system":
             turns.insert(0, {"role": "system", "content": self._system_prompt})
-        return turns
+        if not self._hides:
+            return turns, False
+        try:
+            hidden = self.controls.hide(turns)
+        except ValueError as error:
+            raise DataError(f"cannot be read as text: {error}", path=source, line=example.line) from error
+        return hidden, hidden != turns
 
     def _apply(self, turns: list[Turn], prompting: bool) -> str:
         # Templates without a thinking mode ignore the last argument.

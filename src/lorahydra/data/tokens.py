@@ -13,15 +13,18 @@ import numpy.typing as npt
 
 from lorahydra.data.chat import IGNORE_INDEX, ChatFormat
 from lorahydra.data.ingest import data_cache
+from lorahydra.data.oddities import Oddity
 from lorahydra.data.splits import Split
 from lorahydra.data.store import Store, Writer, cached
 from lorahydra.errors import DataError
 
-__all__ = ["TokenizedExample", "TokenizedSplit", "encode_split", "tokenize"]
+__all__ = ["TokenizedExample", "TokenizedSplit", "encode_split", "tokenize", "warnings_about"]
 
 logger = logging.getLogger(__name__)
 
 BATCH = 256
+VERSION = 2
+"""Part of an entry's name: raise it when the same conversation is tokenized differently, or facts are added."""
 INPUT_IDS, SPANS = range(2)
 
 
@@ -45,8 +48,11 @@ class TokenizedSplit(Sequence[TokenizedExample]):
         lengths: npt.NDArray[np.int64],
         max_length: int,
         content: str,
+        warnings: list[str],
     ) -> None:
         self._store = store
+        self.warnings = warnings
+        """What is odd about rows of the split, one line each; see `warnings_about`."""
         self._indices = indices
         self._max_length = max_length
         self.source_lengths = lengths
@@ -118,7 +124,8 @@ def tokenize(
             line=split.line(first),
         )
     keep = ~over if overlong == "drop" else _loss_tokens(store, max_length) > 0
-    tokenized = TokenizedSplit(store, np.flatnonzero(keep), lengths, max_length, _content(split, chat))
+    warnings = warnings_about(split, store, chat)
+    tokenized = TokenizedSplit(store, np.flatnonzero(keep), lengths, max_length, _content(split, chat), warnings)
     if not len(tokenized):
         raise DataError(
             f"all {len(split)} rows of the {split.name} split are over data.max_length={max_length} "
@@ -132,17 +139,39 @@ def encode_split(split: Split, chat: ChatFormat, cache: Path | None) -> Store:
     """Tokenize every example in full; the limit is applied on reading, so that changing it costs nothing."""
     import pyarrow as pa
 
-    key = _content(split, chat)
+    key = hashlib.sha256(f"{_content(split, chat)} {chat.special_tokens} {VERSION}".encode()).hexdigest()
     schema = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
 
     def build(writer: Writer) -> Mapping[str, Any]:
         logger.info("Tokenizing %d rows of the %s split", len(split), split.name)
+        odd: dict[str, tuple[int, int]] = {}
         for start in range(0, len(split), BATCH):
-            for ids, spans in chat.encode_batch(split[start : start + BATCH], split.source):
+            examples = split[start : start + BATCH]
+            for ids, spans in chat.encode_batch(examples, split.source):
                 writer.add((ids, [place for span in spans for place in span]), 4 * len(ids))
-        return {"rows": len(split)}
+            for number, example in enumerate(examples, start):
+                for oddity in chat.oddities(example):
+                    first, count = odd.get(oddity.name, (number, 0))
+                    odd[oddity.name] = (first, count + 1)
+        return {"rows": len(split), "odd": odd}
 
     return cached(data_cache(cache) / "tokens" / key, schema, build)
+
+
+def warnings_about(split: Split, store: Store, chat: ChatFormat) -> list[str]:
+    """What is odd about rows of a split, one line each.
+
+    Args:
+        split: The rows.
+        store: From `encode_split`.
+        chat: How they were tokenized.
+    """
+    return [
+        Oddity[name].warning(
+            f"{split.name}: {count} of {len(split)} rows", f"{split.source}:{split.line(first)}", chat.special_tokens
+        )
+        for name, (first, count) in store.facts["odd"].items()
+    ]
 
 
 def _content(split: Split, chat: ChatFormat) -> str:

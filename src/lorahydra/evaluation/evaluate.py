@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from lorahydra.config.schema import EvaluationConfig
+from lorahydra.data import ChatFormat
 from lorahydra.evaluation.bertscore import BertScorer, BertScores
 from lorahydra.evaluation.examples import EvaluationSet
 from lorahydra.evaluation.judging import Judging, Verdicts
@@ -107,6 +108,7 @@ def _mean(values: Sequence[float]) -> float:
 def answer(
     model: PreTrainedModel,
     base: BaseModel,
+    chat: ChatFormat,
     examples: EvaluationSet,
     scorer: BertScorer,
     config: EvaluationConfig,
@@ -119,7 +121,8 @@ def answer(
 
     Args:
         model: The base model itself, or it with an adapter attached.
-        base: The base model's tokenizer, for the text of answers and their stop tokens.
+        base: The base model.
+        chat: The chat format, which says what ends an answer.
         examples: The prompts and references.
         scorer: BERTScore.
         config: Generation and scoring settings.
@@ -131,13 +134,14 @@ def answer(
     tokens = generate(
         model,
         examples.prompts,
-        stop=stop_tokens(base.model, base.tokenizer),
+        stop=stop_tokens(base.model, chat.end_tokens),
+        ends=chat.text_end,
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
         progress=progress,
         description=description,
     )
-    texts = [base.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in tokens]
+    texts = [chat.answer_text(answer) for answer in tokens]
     generated = time.perf_counter()
     if judging is not None:
         judging.start(texts)
@@ -152,6 +156,7 @@ _baselines: dict[object, Answers] = {}
 
 def answer_untuned(
     base: BaseModel,
+    chat: ChatFormat,
     examples: EvaluationSet,
     scorer: BertScorer,
     config: EvaluationConfig,
@@ -173,6 +178,7 @@ def answer_untuned(
         _baselines[key] = answer(
             base.model,
             base,
+            chat,
             examples,
             scorer,
             config,

@@ -97,7 +97,7 @@ class LocalJudge(Judge):
     def _reason(self, writing: _Writing, limit: int) -> str:
         """Greedy text up to the quotation mark that ends it, the end of the line, or the limit."""
         tokenizer = self._base.tokenizer
-        stop = set(tokenizer.all_special_ids)
+        stop = {*tokenizer.all_special_ids, *self._chat.end_tokens}
         written: list[int] = []
         text = ""
         for _ in range(limit):

@@ -160,6 +160,8 @@ def _peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         # An adapter on an output head that shares its weights is merged with weights of its own (`merging`).
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True` and a tied layer", UserWarning)
+        # GPT-2 keeps its weights transposed, which PEFT sees by itself.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         # Where weights are missing the adapter would silently do nothing.
         warnings.filterwarnings("error", "Found missing adapter keys")
         yield

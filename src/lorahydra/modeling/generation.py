@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from lorahydra.errors import ConfigError
 from lorahydra.modeling.kv_cache import growing_cache, keep_rows
 from lorahydra.modeling.memory import ran_out_of_memory, release_memory
 from lorahydra.modeling.vocabulary import check_token_ids
+from lorahydra.names import GENERATION_FILE
 from lorahydra.progress import Advance, Progress
+from lorahydra.storage import writing
 
-__all__ = ["check_room", "context_window", "generate", "stop_tokens"]
+__all__ = [
+    "Ends",
+    "check_room",
+    "context_window",
+    "generate",
+    "greedy_settings",
+    "stop_tokens",
+    "write_greedy_settings",
+]
+
+Ends = Callable[[Sequence[int]], int | None]
+"""Called with an answer after each of its tokens: how many of them remain if it is over, else None."""
 
 COMPACT_SHARE = 0.125
 """Finished rows leave once they are this share of the batch: leaving copies the cache of those that stay."""
 
 
-def stop_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer, by the model's generation settings and by its tokenizer."""
+def stop_tokens(model: PreTrainedModel, ends: Iterable[int]) -> frozenset[int]:
+    """Tokens that end an answer.
+
+    Args:
+        model: Its generation settings name some.
+        ends: Those of the chat format, `ChatFormat.end_tokens`.
+    """
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+    return frozenset(token for token in (*ids, *ends) if token is not None)
+
+
+def greedy_settings(model: PreTrainedModel, tokenizer: Any, ends: Iterable[int]) -> GenerationConfig:
+    """Settings for transformers' `generate` with which a model answers as in a trial.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, which has a padding token.
+        ends: As for `stop_tokens`.
+    """
+    before, stop = model.generation_config, sorted(stop_tokens(model, ends))
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=None if before is None else before.bos_token_id,
+        eos_token_id=stop[0] if len(stop) == 1 else stop or None,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def generate(
@@ -36,6 +72,7 @@ def generate(
     stop: frozenset[int],
     max_new_tokens: int,
     batch_size: int,
+    ends: Ends | None = None,
     progress: Progress | None = None,
     description: str = "Generating",
 ) -> list[list[int]]:
@@ -47,11 +84,12 @@ def generate(
         stop: Tokens that end an answer.
         max_new_tokens: Longest answer in tokens.
         batch_size: Prompts decoded together; halved for what remains when memory runs out.
+        ends: Ends answers by their text.
         progress: Where to show the progress.
         description: What the progress is called.
 
     Returns:
-        Token ids of each answer, in the order of `prompts`, without the stop token.
+        Token ids of each answer, in the order of `prompts`, without the stop token or the text that ended it.
 
     Raises:
         ConfigError: A prompt leaves no room for an answer in the model's context, or one prompt alone does not fit
@@ -63,7 +101,7 @@ def generate(
     with torch.inference_mode(), (progress or Progress()).task(description, len(prompts)) as advance:
         while order:
             part = order[:batch_size]
-            decoded = _try_batch(model, [prompts[i] for i in part], stop, max_new_tokens, advance)
+            decoded = _try_batch(model, [prompts[i] for i in part], stop, ends, max_new_tokens, advance)
             if decoded is None and len(part) == 1:
                 raise ConfigError("out of memory while generating one answer: use a smaller model")
             if decoded is None:
@@ -78,11 +116,16 @@ def generate(
 
 
 def _try_batch(
-    model: PreTrainedModel, prompts: list[Sequence[int]], stop: frozenset[int], max_new_tokens: int, advance: Advance
+    model: PreTrainedModel,
+    prompts: list[Sequence[int]],
+    stop: frozenset[int],
+    ends: Ends | None,
+    max_new_tokens: int,
+    advance: Advance,
 ) -> list[list[int]] | None:
     """The answers to one batch, or None when memory ran out."""
     try:
-        return _generate_batch(model, prompts, stop, max_new_tokens, advance)
+        return _generate_batch(model, prompts, stop, ends, max_new_tokens, advance)
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):
             raise
@@ -112,6 +155,16 @@ def check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new
         )
 
 
+def write_greedy_settings(folder: Path, model: PreTrainedModel, tokenizer: Any, ends: Iterable[int]) -> None:
+    """Write `greedy_settings` into an adapter's folder, for those who ask it without lorahydra.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    with writing(folder):
+        greedy_settings(model, tokenizer, ends).save_pretrained(folder, config_file_name=GENERATION_FILE)
+
+
 @dataclass
 class _Rows:
     """The rows of a batch that are still being written."""
@@ -128,13 +181,14 @@ def _generate_batch(
     model: PreTrainedModel,
     prompts: list[Sequence[int]],
     stop: frozenset[int],
+    ends: Ends | None,
     max_new_tokens: int,
     advance: Advance,
 ) -> list[list[int]]:
     width = max(len(prompt) for prompt in prompts)
     cache = growing_cache(model, width + max_new_tokens)
     if cache is None:
-        return _generate_by_transformers(model, prompts, stop, max_new_tokens, advance)
+        return _generate_by_transformers(model, prompts, stop, ends, max_new_tokens, advance)
     device = model.device
     input_ids, mask = _pad_left(prompts, width, width + max_new_tokens, device)
     positions = (mask[:, :width].cumsum(1) - 1).clamp(min=0)
@@ -154,10 +208,11 @@ def _generate_batch(
         live = []
         for row, token in enumerate(tokens):
             number = rows.numbers[row]
-            if number >= 0 and token not in stop:
-                answers[number].append(token)
+            if number < 0:
+                continue
+            if _goes_on(answers[number], token, stop, ends):
                 live.append(row)
-            elif number >= 0:
+            else:
                 rows.numbers[row] = -1
                 advance(1, "")
         if not live or step == max_new_tokens - 1:
@@ -174,6 +229,17 @@ def _generate_batch(
         ).logits
         rows.positions = rows.positions + 1
     return answers
+
+
+def _goes_on(answer: list[int], token: int, stop: frozenset[int], ends: Ends | None) -> bool:
+    """Add the token to the answer; False where that ends it."""
+    if token in stop:
+        return False
+    answer.append(token)
+    kept = ends(answer) if ends is not None else None
+    if kept is not None:
+        del answer[kept:]
+    return kept is None
 
 
 def _visible(mask: Tensor, length: int) -> Tensor | None:
@@ -205,6 +271,7 @@ def _generate_by_transformers(
     model: PreTrainedModel,
     prompts: list[Sequence[int]],
     stop: frozenset[int],
+    ends: Ends | None,
     max_new_tokens: int,
     advance: Advance,
 ) -> list[list[int]]:
@@ -217,13 +284,31 @@ def _generate_by_transformers(
         eos_token_id=sorted(stop) or None,
         pad_token_id=min(stop, default=0),
     )
-    output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=settings)
+    criteria = None if ends is None else StoppingCriteriaList([_EndsByText(width, stop, ends)])
+    output = model.generate(
+        input_ids=input_ids, attention_mask=mask, generation_config=settings, stopping_criteria=criteria
+    )
     advance(len(prompts), "")
-    return [_until_stop(row, stop) for row in output[:, width:].tolist()]
+    return [_until_end(row, stop, ends) for row in output[:, width:].tolist()]
 
 
-def _until_stop(tokens: list[int], stop: frozenset[int]) -> list[int]:
-    for index, token in enumerate(tokens):
-        if token in stop:
-            return tokens[:index]
-    return tokens
+class _EndsByText(StoppingCriteria):  # type: ignore[misc]
+    """Tells transformers which rows of a batch are over."""
+
+    def __init__(self, width: int, stop: frozenset[int], ends: Ends) -> None:
+        self._width = width
+        self._stop = stop
+        self._ends = ends
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        rows = input_ids[:, self._width :].tolist()
+        over = [row[-1] not in self._stop and self._ends(row) is not None for row in rows]
+        return torch.tensor(over, device=input_ids.device)
+
+
+def _until_end(tokens: list[int], stop: frozenset[int], ends: Ends | None) -> list[int]:
+    answer: list[int] = []
+    for token in tokens:
+        if not _goes_on(answer, token, stop, ends):
+            break
+    return answer

@@ -9,6 +9,7 @@ save_merged(merged, target, chat_template=template)
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,11 @@ from lorahydra.modeling.adapters import attach_saved
 from lorahydra.modeling.base import BaseModel, load_copy
 from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.files import disk_errors, save_tokenizer
-from lorahydra.modeling.generation import stop_tokens
+from lorahydra.modeling.generation import greedy_settings
 from lorahydra.modeling.quiet import no_progress_bars
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import GenerationConfig
 
 __all__ = ["merge_adapter", "save_merged"]
 
@@ -64,7 +64,7 @@ def merge_adapter(config: ModelConfig, folder: Path, dtype: torch.dtype) -> Base
     return base
 
 
-def save_merged(merged: BaseModel, folder: Path, *, chat_template: str | None = None) -> None:
+def save_merged(merged: BaseModel, folder: Path, *, chat_template: str | None = None, ends: Iterable[int] = ()) -> None:
     """Write a merged model and its tokenizer to a folder that exists, for `from_pretrained`.
 
     Its generation settings are those that adapters are scored with: the most likely token at every step, ended by the
@@ -74,12 +74,13 @@ def save_merged(merged: BaseModel, folder: Path, *, chat_template: str | None = 
         merged: What `merge_adapter` gave.
         folder: Where to.
         chat_template: Jinja text, set on the tokenizer; the tokenizer's own stays when None.
+        ends: Tokens that end an answer in this template, beside those that the base model's generation settings name.
 
     Raises:
         OSError: The folder cannot be written.
     """
     model, tokenizer = merged.model, merged.tokenizer
-    model.generation_config = _greedy(merged)
+    model.generation_config = greedy_settings(model, tokenizer, ends)
     with disk_errors(), no_progress_bars():
         model.save_pretrained(folder)
     if chat_template is not None:
@@ -121,16 +122,3 @@ def _tuned_layers(model: PeftModel) -> list[Any]:
 
     layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     return [layer for layer in layers if isinstance(getattr(layer.get_base_layer(), "weight", None), torch.Tensor)]
-
-
-def _greedy(merged: BaseModel) -> GenerationConfig:
-    from transformers import GenerationConfig
-
-    before = merged.model.generation_config
-    stop = sorted(stop_tokens(merged.model, merged.tokenizer))
-    return GenerationConfig(
-        do_sample=False,
-        bos_token_id=None if before is None else before.bos_token_id,
-        eos_token_id=stop[0] if len(stop) == 1 else stop or None,
-        pad_token_id=merged.tokenizer.pad_token_id,
-    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorahydra.config.schema import EvaluationConfig, ModelConfig
+from lorahydra.config.schema import SPECIAL_TOKENS, EvaluationConfig, ModelConfig
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.modeling.adapter_files import check_adapter
 from lorahydra.names import ORIGIN_FILE
@@ -40,6 +40,8 @@ class AdapterOrigin:
     """Longest answer in tokens."""
     run_id: str | None = None
     """MLflow's run of the trial."""
+    special_tokens: str = "text"
+    """What names of control tokens in prompts are, as `data.special_tokens`."""
 
 
 def write_origin(folder: Path, origin: AdapterOrigin) -> None:
@@ -97,6 +99,8 @@ def _checked(origin: AdapterOrigin) -> AdapterOrigin:
     _check_texts(origin.base_digest, origin.system_prompt, origin.run_id)
     if type(origin.max_new_tokens) is not int or origin.max_new_tokens < 1:
         raise ValueError("max_new_tokens is no length")
+    if origin.special_tokens not in SPECIAL_TOKENS:
+        raise ValueError(f"special_tokens is none of {', '.join(SPECIAL_TOKENS)}")
     return origin
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.names import ADAPTER_DIR, ORIGIN_FILE
+from lorahydra.names import ADAPTER_DIR, GENERATION_FILE, ORIGIN_FILE
 from lorahydra.storage import replaced_dir
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.store import active_run, connect, talking_to, talking_to_artifacts
@@ -16,7 +16,7 @@ from lorahydra.tracking.store import active_run, connect, talking_to, talking_to
 __all__ = ["RegisteredVersion", "fetch_adapter", "fetch_folder", "find_version", "has_run"]
 
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors", ORIGIN_FILE)
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors", ORIGIN_FILE, GENERATION_FILE)
 """What an adapter is; its folder may hold more, up to a copy of the base model."""
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for a model, alias or version that is not there, or whose name none could have."""

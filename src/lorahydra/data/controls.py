@@ -1,0 +1,106 @@
+"""Message texts that look like control tokens, and how they stay text.
+
+A template renders messages and its own control tokens into one text, and a tokenizer that sees this text cannot tell
+`<|im_end|>` in a message from the template's. So names of control tokens in messages are hidden before rendering:
+characters for private use stand in for them, as many as the name has, so that no position moves. In the rendered text
+every name is then the template's; a copy of the tokenizer, which knows the control tokens under other names, reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from lorahydra.data.turns import alternatives
+
+__all__ = ["Controls"]
+
+# Two halves of Unicode's last plane, which is for private use.
+FIRST_NAME, FIRST_STAND_IN = 0x100000, 0x108000
+
+
+class Controls:
+    """The control tokens of a tokenizer and template.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        names: The control tokens as text; at most 32,768.
+    """
+
+    def __init__(self, tokenizer: Any, names: Iterable[str]) -> None:
+        self._tokenizer = tokenizer
+        self._names = list(names)
+        self._pattern = alternatives(self._names)
+
+    def holds(self, text: str) -> bool:
+        """Whether a text holds the name of a control token."""
+        return self._pattern.search(text) is not None
+
+    def hide(self, value: Any) -> Any:
+        """The value (a text, or lists and mappings with texts in them) with stand-ins for names of control tokens.
+
+        Raises:
+            ValueError: A text holds such names and characters that stand in for them.
+        """
+        if isinstance(value, str):
+            return self._hide(value)
+        if isinstance(value, dict):
+            return {key: self.hide(entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self.hide(entry) for entry in value)
+        return value
+
+    def encode(self, text: str) -> Any:
+        """Tokenize a rendered text with hidden names; gives an encoding of the tokenizers library."""
+        return self._copy.encode(self._renamed(text), add_special_tokens=False)
+
+    def _hide(self, text: str) -> str:
+        if not self.holds(text):
+            return text
+        if max(text) >= chr(FIRST_NAME):
+            raise ValueError("it holds both names of control tokens and characters of Unicode's last private-use plane")
+        return self._pattern.sub(lambda match: self._stand_ins[match[0]], text)
+
+    def _renamed(self, text: str) -> str:
+        """The rendered text with the template's control tokens under their other names, and messages as they were."""
+        text = self._pattern.sub(lambda match: self._other_names[match[0]], text)
+        return self._hidden.sub(lambda match: self._by_stand_in[match[0]], text)
+
+    @cached_property
+    def _stand_ins(self) -> dict[str, str]:
+        return {name: chr(FIRST_STAND_IN + number) * len(name) for number, name in enumerate(self._names)}
+
+    @cached_property
+    def _by_stand_in(self) -> dict[str, str]:
+        return {stand_in: name for name, stand_in in self._stand_ins.items()}
+
+    @cached_property
+    def _hidden(self) -> re.Pattern[str]:
+        return alternatives(self._by_stand_in)
+
+    @cached_property
+    def _other_names(self) -> dict[str, str]:
+        return {name: chr(FIRST_NAME + number) * len(name) for number, name in enumerate(self._names)}
+
+    @cached_property
+    def _copy(self) -> Any:
+        """The tokenizer with other names for control tokens, so that their own names are text like any other."""
+        from tokenizers import Tokenizer
+
+        names = self._other_names
+        backend = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        backend["padding"] = backend["truncation"] = None
+        for token in backend["added_tokens"]:
+            token["content"] = names.get(token["content"], token["content"])
+        model = backend["model"]
+        # Models may take a whole name for a piece of text.
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {names.get(piece, piece): number for piece, number in model["vocab"].items()}
+        else:
+            model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+        if model.get("unk_token") is not None:
+            model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+        return Tokenizer.from_str(json.dumps(backend))

@@ -1,0 +1,71 @@
+"""What in messages looks as if a chat template had put it there, and what the template loses; counted, not refused."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from lorahydra.data.turns import Turns, alternatives
+
+if TYPE_CHECKING:
+    from lorahydra.data.examples import Example
+
+__all__ = ["Oddity", "Watch"]
+
+
+class Oddity(StrEnum):
+    """Kinds of row that a report warns about; what each says about the rows that have it."""
+
+    RENDERED = "hold text with which a chat template begins a turn"
+    CONTROL = "hold names of the model's control tokens"
+    CUT = "have an answer that holds text which ends an answer in this chat format"
+    NO_SYSTEM = "have a system message that the model's chat template leaves out"
+
+    def warning(self, rows: str, where: str, special_tokens: str) -> str:
+        """One line.
+
+        Args:
+            rows: Which rows, such as `train: 3 of 20 rows`.
+            where: The first of them.
+            special_tokens: What names of control tokens in messages are: `text` or `control`.
+        """
+        meaning = {
+            Oddity.RENDERED: "if they are rendered conversations, give the messages themselves (see docs/data.md)",
+            Oddity.CONTROL: "they stay text (data.special_tokens=control makes control tokens of them)"
+            if special_tokens == "text"
+            else "they are control tokens, and an answer is over at the first that ends a turn",
+            Oddity.CUT: "what follows it is learnt, and neither scored nor shown",
+            Oddity.NO_SYSTEM: "nothing of it is learnt; put it into the user's message, or set model.chat_template",
+        }[self]
+        return f"{rows} {self.value} (first: {where}): {meaning}"
+
+
+class Watch:
+    """Finds oddities.
+
+    Args:
+        turns: What the template puts around turns.
+        system_prompt: System message for conversations that have none.
+    """
+
+    def __init__(self, turns: Turns, system_prompt: str | None) -> None:
+        self._control = alternatives(turns.control)
+        self._openings = alternatives(turns.openings)
+        self._end_texts = alternatives(turns.end_texts) if turns.end_texts else None
+        self._keeps_system = turns.keeps_system
+        self._system_prompt = bool(system_prompt)
+
+    def oddities(self, example: Example) -> list[Oddity]:
+        """Those of an example; a rendered conversation is not also named for its control tokens."""
+        found = []
+        # Text may begin a turn where a message begins.
+        texts = [f"\n{message.content}" for message in example.messages]
+        if any(map(self._openings.search, texts)):
+            found.append(Oddity.RENDERED)
+        elif any(map(self._control.search, texts)):
+            found.append(Oddity.CONTROL)
+        if self._end_texts is not None and self._end_texts.search(texts[-1]):
+            found.append(Oddity.CUT)
+        if not self._keeps_system and (self._system_prompt or example.messages[0].role == "system"):
+            found.append(Oddity.NO_SYSTEM)
+        return found
