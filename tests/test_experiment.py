@@ -182,13 +182,27 @@ def test_rows_that_are_left_out_are_counted(
     tmp_path: Path, tiny_model: Path, rows: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with rows.open("a", encoding="utf-8") as file:
-        file.write("\n" + json.dumps({"question": "long", "answer": "x" * 400}))
+        file.write("\n" + json.dumps({"question": "long", "answer": "x" * 400, "topic": "length"}))
     trial(
         tmp_path, tiny_model, rows, "one", "data.max_length=200", "data.overlong=drop", "data.validation_fraction=0.2"
     )
-    warnings = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    assert len(warnings) == 1
-    assert "longer than data.max_length=200 tokens" in warnings[0]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    [left_out] = [text for text in said if "left out" in text]
+    [unused] = [text for text in said if "columns not used" in text]
+    assert "longer than data.max_length=200 tokens" in left_out
+    assert unused.endswith("columns not used: topic")
+    [run] = runs_of(client_of(tmp_path))
+    for text in (left_out, unused):
+        assert text.removeprefix("Data: ") in run.data.tags["mlflow.note.content"]
+
+
+def test_trials_of_one_process_say_once_what_is_to_be_known_of_the_data(caplog: pytest.LogCaptureFixture) -> None:
+    from lorahydra.data import DataReport
+    from lorahydra.preparation import _say
+
+    for _ in range(2):
+        _say(DataReport(warnings=["train: 3 of 9 rows are duplicates"]))
+    assert caplog.messages == ["Data: train: 3 of 9 rows are duplicates"]
 
 
 def test_a_tracking_password_is_not_recorded(
@@ -214,7 +228,7 @@ def test_an_override_is_recorded_without_its_password(override: str) -> None:
 
 
 def test_a_prompt_that_leaves_no_room_is_found_before_training(tmp_path: Path, tiny_model: Path, rows: Path) -> None:
-    with pytest.raises(ConfigError, match="exceed the model's context of 2048 tokens"):
+    with pytest.raises(DataError, match="exceed the model's context of 2048 tokens"):
         trial(tmp_path, tiny_model, rows, "one", "evaluation.max_new_tokens=2040")
     assert not (tmp_path / "one").exists()
 

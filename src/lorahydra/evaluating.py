@@ -19,7 +19,7 @@ from lorahydra.finishing import TrialJudging, TrialScores, finish_trial
 from lorahydra.modeling.adapters import load_adapter
 from lorahydra.modeling.origin import read_origin
 from lorahydra.names import EVAL, TEST, Kind, Tag
-from lorahydra.preparation import Prepared, prepare, test_examples
+from lorahydra.preparation import Prepared, prepare
 from lorahydra.progress import Progress, console
 from lorahydra.recording import record_answers, record_setup
 from lorahydra.summary import write_scores
@@ -49,7 +49,7 @@ def evaluate_adapter(
     origin = read_origin(adapter)
     prepared = prepare(config)
     warn_of_another_base(prepared.base, origin)
-    examples, prefix = test_examples(prepared, config), TEST
+    examples, prefix = prepared.test_set, TEST
     if examples is None:
         examples, prefix = prepared.eval_set, EVAL
     name = config.tracking.run_name or f"evaluation of {adapter.resolve().name}"

@@ -27,7 +27,7 @@ from lorahydra.modeling.origin import write_origin
 from lorahydra.names import EVAL, Kind, Metric, Score, State, Tag, scored
 from lorahydra.preparation import Prepared, origin_of, prepare
 from lorahydra.progress import Progress, console
-from lorahydra.recording import record_adapter, record_answers, record_searched, record_setup, run_name
+from lorahydra.recording import record_adapter, record_answers, record_description, record_setup, run_name
 from lorahydra.summary import write_summary
 from lorahydra.tracking import TrackedRun, check_store, start_run
 from lorahydra.training import OnMetrics, TrainedAdapter, TrainingJob, train
@@ -132,7 +132,7 @@ def begin_trial(
     with run.closed_on_error(judging.stop), noticed():
         record_setup(run, config, overrides, prepared)
         number, params = (0, _searched(config, overrides)) if place is None else (place.number, place.params)
-        record_searched(run, params)
+        record_description(run, params, prepared.splits.report.warnings)
         forget_answers(output_dir)
 
         job = TrainingJob(config.lora, config.training, config.seed, output_dir, _watched(run, place))

@@ -116,6 +116,8 @@ def _use(facts: Facts) -> Iterator[str]:
     if facts.origin.system_prompt:
         yield "It was trained with this system message, which belongs before every conversation:"
         yield _fenced(facts.origin.system_prompt, "text")
+    elif facts.origin.system_prompt is not None:
+        yield "It was trained with an empty system message, which belongs before every conversation."
     if facts.merged:
         yield "The tokenizer has the chat template of the training; answers were scored without sampling."
     elif facts.origin.model.chat_template is not None:
@@ -127,7 +129,7 @@ def _use(facts: Facts) -> Iterator[str]:
 
 def _messages(facts: Facts) -> str:
     turns = [{"role": "user", "content": "Your question"}]
-    if facts.origin.system_prompt:
+    if facts.origin.system_prompt is not None:
         turns.insert(0, {"role": "system", "content": facts.origin.system_prompt})
     return "\n".join(["messages = [", *(f"    {turn!r}," for turn in turns), "]"])
 

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.data import ChatFormat, DataReport, DataSplits, Split, TokenizedSplit, load_splits, tokenize
-from lorahydra.errors import ConfigError
 from lorahydra.evaluation import EvaluationSet
 from lorahydra.evaluation.bertscore import BertScorer, load_scorer
 from lorahydra.judges import JudgeSession, load_session
 from lorahydra.modeling.base import BaseModel, load_base
-from lorahydra.modeling.generation import check_room, context_window
+from lorahydra.modeling.generation import context_window
 from lorahydra.modeling.origin import AdapterOrigin
 from lorahydra.modeling.vocabulary import check_token_ids
 
-__all__ = ["Prepared", "origin_of", "prepare", "test_examples"]
+__all__ = ["Prepared", "origin_of", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +28,29 @@ class Prepared:
     """What `prepare` made; all of it may be shared by trials."""
 
     splits: DataSplits
+    """The rows that are used: those that fit."""
     base: BaseModel
     scorer: BertScorer
     train_tokens: TokenizedSplit
     eval_tokens: TokenizedSplit
     eval_set: EvaluationSet
+    test_set: EvaluationSet | None
+    """The test split, which only a study's winner sees; None where there is none."""
     chat: ChatFormat
     """How prompts are written."""
     session: JudgeSession | None
     """The judge; None without one."""
     seconds: float
     """Wall time of preparing."""
+
+    @property
+    def rows_digest(self) -> str:
+        """Digests of the training rows, of the validation rows, and of how many tokens of each are used."""
+        used = hashlib.sha256()
+        for tokens in (self.train_tokens, self.eval_tokens):
+            used.update(tokens.lengths.astype("<i8").tobytes())
+        digests = (self.splits.train.digest, self.splits.validation.digest, used.hexdigest())
+        return " ".join(digest[:12] for digest in digests)
 
 
 def prepare(config: ExperimentConfig) -> Prepared:
@@ -59,46 +70,34 @@ def prepare(config: ExperimentConfig) -> Prepared:
     else:
         logger.info("LLM judge on: %s (%s)", config.judge.name, session.judge.model)
     splits = load_splits(config.data, config.seed)
-    sizes = (len(split) for split in (splits.train, splits.validation, splits.test or ()))
-    logger.info("Data: %d training, %d validation and %d test rows", *sizes)
+    _say(splits.report)
     base = load_base(config.model)
     scorer = load_scorer(config.evaluation, base.device)
     chat = _chat(base, config)
     if chat.is_plain:
         logger.info("%s has no chat template: using lorahydra's plain one (### User / ### Assistant)", base.source)
-    train_tokens, eval_tokens = (
-        _tokenized(split, chat, config, splits.report) for split in (splits.train, splits.validation)
-    )
-    eval_set = _evaluation_set(splits.validation, chat)
-    check_room(base.model, eval_set.prompts, config.evaluation.max_new_tokens)
-    _check_context(base, max(train_tokens.lengths.max(), eval_tokens.lengths.max()))
-    for tokens, split in ((train_tokens, splits.train), (eval_tokens, splits.validation)):
-        check_token_ids(base.model, tokens.highest_id, f"a row of {split.source}")
+    tokens = {split.name: _tokenized(split, chat, base, config) for split in splits}
+    for split in splits:
+        found = tokens[split.name]
+        check_token_ids(base.model, found.highest_id, f"a row of {split.source}")
+        splits.report.warnings += found.warnings
+        splits.report.add_fit(split.name, found.fit)
+    splits = splits.part({name: found.fit.used for name, found in tokens.items()})
+    sizes = (len(split) for split in (splits.train, splits.validation, splits.test or ()))
+    logger.info("Data: %d training, %d validation and %d test rows", *sizes)
+    _say(splits.report)
     return Prepared(
         splits=splits,
         base=base,
         scorer=scorer,
-        train_tokens=train_tokens,
-        eval_tokens=eval_tokens,
-        eval_set=eval_set,
+        train_tokens=tokens["train"],
+        eval_tokens=tokens["validation"],
+        eval_set=_evaluation_set(splits.validation, tokens["validation"], chat),
+        test_set=None if splits.test is None else _evaluation_set(splits.test, tokens["test"], chat),
         chat=chat,
         session=session,
         seconds=time.perf_counter() - started,
     )
-
-
-def test_examples(prepared: Prepared, config: ExperimentConfig) -> EvaluationSet | None:
-    """The test split as prompts and references, which only a study's winner sees; None where there is none.
-
-    Raises:
-        ConfigError: A prompt leaves no room for an answer.
-    """
-    base, split = prepared.base, prepared.splits.test
-    if split is None or not len(split):
-        return None
-    examples = _evaluation_set(split, prepared.chat)
-    check_room(base.model, examples.prompts, config.evaluation.max_new_tokens)
-    return examples
 
 
 def origin_of(config: ExperimentConfig, prepared: Prepared, run_id: str) -> AdapterOrigin:
@@ -136,41 +135,38 @@ def _chat(base: BaseModel, config: ExperimentConfig) -> ChatFormat:
     )
 
 
-def _tokenized(split: Split, chat: ChatFormat, config: ExperimentConfig, report: DataReport) -> TokenizedSplit:
-    tokens = tokenize(split, chat, max_length=config.data.max_length, overlong=config.data.overlong)
-    report.add_lengths(split.name, tokens.source_lengths, config.data.max_length)
-    report.warnings += tokens.warnings
-    for count, what in ((tokens.dropped, "left out"), (tokens.truncated, "cut")):
-        if count:
-            logger.warning(
-                "%d of %d examples of the %s split were %s: longer than data.max_length=%d tokens",
-                count,
-                len(split),
-                split.name,
-                what,
-                config.data.max_length,
-            )
-    return tokens
+def _tokenized(split: Split, chat: ChatFormat, base: BaseModel, config: ExperimentConfig) -> TokenizedSplit:
+    return tokenize(
+        split,
+        chat,
+        max_length=config.data.max_length,
+        overlong=config.data.overlong,
+        window=context_window(base.model),
+        max_new_tokens=0 if split.name == "train" else config.evaluation.max_new_tokens,
+    )
 
 
-def _check_context(base: BaseModel, longest: int) -> None:
-    window = context_window(base.model)
-    if window is not None and longest > window:
-        raise ConfigError(
-            f"an example has {longest} tokens, and {base.source} takes {window}: set data.max_length={window} and "
-            "data.overlong=drop or truncate"
-        )
+_said: set[object] = set()
 
 
-def _evaluation_set(split: Split, chat: ChatFormat) -> EvaluationSet:
+def _say(report: DataReport) -> None:
+    """Log what is to be known of the data once per process: the trials of a study share them."""
+    data = tuple(split.digest for split in report.splits)
+    for warning in report.warnings:
+        if (data, warning) not in _said:
+            _said.add((data, warning))
+            logger.warning("Data: %s", warning)
+
+
+def _evaluation_set(split: Split, tokens: TokenizedSplit, chat: ChatFormat) -> EvaluationSet:
     examples = list(split)
     content = f"{split.digest} {chat.fingerprint}"
     if any(map(chat.hides, examples)):
         # Such prompts and references were others before; all others were the same, and are known by the same digest.
         content += " with names of control tokens as text"
     return EvaluationSet(
-        prompts=[chat.prompt_ids(example) for example in examples],
+        prompts=tokens.prompts(),
         texts=[chat.prompt_text(example) for example in examples],
-        references=[chat.reference(example, split.source) for example in examples],
+        references=[chat.answer_text(answer) for answer in tokens.answers()],
         digest=hashlib.sha256(content.encode()).hexdigest(),
     )

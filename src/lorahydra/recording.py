@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from omegaconf import OmegaConf
 
 from lorahydra.answers import TrialAnswers
 from lorahydra.config.compose import flatten, to_yaml, without_password
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.data import Split
+from lorahydra.data import DataSplits, Split
+from lorahydra.data.problems import one_line
 from lorahydra.evaluation import Evaluation, Verdicts
 from lorahydra.evaluation.scoring import Gain
 from lorahydra.judges import Call, JudgeSession, Usage
@@ -46,15 +47,17 @@ logger = logging.getLogger(__name__)
 
 CONTEXTS = {"train": "training", "validation": "validation", "test": "test"}
 """What MLflow calls the use of a split."""
+SHOWN_WARNINGS = 8
 
 __all__ = [
+    "data_warnings",
     "record_adapter",
     "record_answers",
-    "record_datasets",
+    "record_data",
+    "record_description",
     "record_environment",
     "record_judging",
     "record_scores",
-    "record_searched",
     "record_setup",
     "run_name",
     "without_secrets",
@@ -75,32 +78,45 @@ def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[
     run.text(to_yaml(config), CONFIG_FILE)
     run.text(OmegaConf.to_yaml(OmegaConf.create(list(overrides))), OVERRIDES_FILE)
     record_environment(run, str(prepared.base.device))
-    run.text(json.dumps(prepared.splits.report.to_dict(), ensure_ascii=False, indent=2), DATA_REPORT_FILE)
     run.tags(
         {
             Tag.BASE_MODEL: prepared.base.source,
             Tag.BASE_DIGEST: prepared.base.digest or "unknown",
         }
     )
-    record_datasets(run, prepared.splits.train, prepared.splits.validation)
+    record_data(run, prepared.splits, (prepared.splits.train, prepared.splits.validation))
     run.metrics({Metric.TIME_LOAD: prepared.seconds})
 
 
-def record_datasets(run: TrackedRun, *splits: Split) -> None:
-    """Log splits as inputs with the digest of their content."""
-    for split in splits:
+def record_data(run: TrackedRun, data: DataSplits, used: Iterable[Split]) -> None:
+    """Log the data report, and the splits that are used as inputs with the digest of their content."""
+    run.text(json.dumps(data.report.to_dict(), ensure_ascii=False, indent=2), DATA_REPORT_FILE)
+    for split in used:
         run.dataset(split.name, split.digest, split.source, len(split), CONTEXTS[split.name])
 
 
-def record_searched(run: TrackedRun, params: Mapping[str, object]) -> None:
-    """Say in the run's description what tells this trial from its neighbours: a run has a hundred params.
+def data_warnings(warnings: Sequence[str]) -> list[str]:
+    """What is to be known of the data, for the description of a run."""
+    hidden = len(warnings) - SHOWN_WARNINGS
+    # They name columns and files, in which anything may stand.
+    texts = [f"**Data:** {code(one_line(warning))}" for warning in warnings[:SHOWN_WARNINGS]]
+    if hidden > 0:
+        texts.append(f"**Data:** {hidden} more warnings are in {code(DATA_REPORT_FILE)}")
+    return [line for text in texts for line in (text, "")]
+
+
+def record_description(run: TrackedRun, params: Mapping[str, object], warnings: Sequence[str]) -> None:
+    """Say in the run's description what tells this trial from its neighbours, and what is to be known of the data.
 
     Args:
         run: Where to.
-        params: What was searched, or given by the user.
+        params: What was searched, or given by the user: a run has a hundred params.
+        warnings: Of the data report.
     """
-    if params:
-        run.note("\n".join(table(["searched", "value"], [[code(name), code(value)] for name, value in params.items()])))
+    rows = [[code(name), code(value)] for name, value in params.items()]
+    lines = [*data_warnings(warnings), *(table(["searched", "value"], rows) if rows else ())]
+    if lines:
+        run.note("\n".join(lines))
 
 
 def record_environment(run: TrackedRun, device: str) -> None:

@@ -76,7 +76,7 @@ def test_long_rows_are_problems_only_if_training_would_refuse_them(write: Write)
     assert refused.splits[0].over_limit == 1
     dropped = examine(path, measure=True, overlong="drop", **own)
     assert dropped.ok
-    assert any("1 of 21 rows are over data.max_length=400 and will be left out" in text for text in dropped.warnings)
+    assert any("1 of 21 rows are left out: longer than data.max_length=400" in text for text in dropped.warnings)
 
 
 def test_a_source_without_a_valid_row_has_no_problem_but_its_rows(write: Write) -> None:
@@ -205,7 +205,7 @@ class TestOddRows:
     """Rows that hold what chat templates put around turns are named, not refused."""
 
     def warnings(self, write: Write, rows: list[dict[str, str]], **options: Any) -> list[str]:
-        path = write("a.jsonl", [*qa(40), *rows])
+        path = write("a.jsonl", [*qa(80), *rows])
         chat = ChatFormat(make_tokenizer(template=options.pop("template", CHAT_TEMPLATE)), **options)
         reports = [check(DataConfig(train_file=str(path)), 0, chat=chat) for _ in range(2)]
         first, cached = ([text for text in report.warnings if "duplicates" not in text] for report in reports)
@@ -226,7 +226,7 @@ class TestOddRows:
         assert all("a chat template begins a turn" in warning for warning in found)
         assert self.counted(found) == 30
         lines = [int(warning.partition("a.jsonl:")[2].partition(")")[0]) for warning in found]
-        assert min(lines) == 41
+        assert min(lines) == 81
 
     @pytest.mark.parametrize(("kind", "meaning"), [("text", "they stay text"), ("control", "they are control tokens")])
     def test_names_of_control_tokens(self, write: Write, kind: str, meaning: str) -> None:
@@ -243,7 +243,7 @@ class TestOddRows:
     def test_system_messages_that_the_template_loses(self, write: Write) -> None:
         template = CHAT_TEMPLATE.replace("in messages %}", "in messages if m['role'] != 'system' %}")
         found = self.warnings(write, [], template=template, system_prompt="Be brief.")
-        assert self.counted(found) == 40
+        assert self.counted(found) == 80
         assert all("that the model's chat template leaves out" in warning for warning in found)
 
     def test_ordinary_rows_say_nothing(self, write: Write) -> None:

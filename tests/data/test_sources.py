@@ -435,10 +435,8 @@ class TestHub:
             return load("json", data_files=str(path), split=split, cache_dir=str(tmp_path / "hf"))
 
         monkeypatch.setattr(datasets, "load_dataset", from_file)
-        config = DataConfig(
-            hub_name="a/b", hub_config="main", hub_revision="v1", validation_split="dev", test_fraction=0
-        )
-        splits = load_splits(config, 0)
+        names = {"hub_name": "a/b", "hub_config": "main", "hub_revision": "v1", "validation_split": "dev"}
+        splits = load_splits(DataConfig(**names, test_fraction=0, max_leakage=1), 0)
         assert asked == [("a/b", "main", "v1", "train"), ("a/b", "main", "v1", "dev")]
         assert (len(splits.train), len(splits.validation)) == (10, 4)
         assert splits.train.source == "hub:a/b/main/train"

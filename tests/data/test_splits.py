@@ -57,14 +57,73 @@ def test_the_split_depends_on_the_seed_alone(write: Write) -> None:
 def test_a_known_split_stays_as_it_is(write: Write) -> None:
     # Literal numbers: another machine, version or byte order has to make the very same cut.
     splits = load(write("a.jsonl", qa(60)), seed=42)
+    assert [example.line for example in splits.validation] == [11, 22, 40, 44, 48, 53]
+    assert splits.validation.digest == "84778f91a40460314b3917c73b773272bb8aba1a63496c0324af5874824d5840"
+    # As older versions made it.
+    splits = load(write("a.jsonl", qa(60)), seed=42, split_version=1)
     assert [example.line for example in splits.validation] == [22, 44, 48]
-    assert splits.validation.digest == ("3b1c80229bb0e8ff5cdb509e1beee1ee4b248fb0457f5579064c316109596f82")
+    assert splits.validation.digest == "3b1c80229bb0e8ff5cdb509e1beee1ee4b248fb0457f5579064c316109596f82"
+    splits = load(write("b.jsonl", qa(2000)), seed=42)
+    assert [len(part) for part in parts(splits)] == [1590, 212, 198]
+    assert splits.validation.digest.startswith("5bfe5198c6ecddec")
 
 
 def test_rows_added_later_do_not_move_the_others(write: Write) -> None:
-    before = parts(load(write("a.jsonl", qa(300))))
-    after = parts(load(write("b.jsonl", [*qa(150, 1000), *qa(300), *qa(150, 2000)])))
+    before = parts(load(write("a.jsonl", qa(3000))))
+    after = parts(load(write("b.jsonl", [*qa(1500, 10000), *qa(3000), *qa(1500, 20000)])))
     assert all(set(old) <= set(new) for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_added_to_small_data_move_few_of_the_others(write: Write, seed: int) -> None:
+    before = parts(load(write("a.jsonl", qa(100)), seed))
+    after = parts(load(write("b.jsonl", qa(120)), seed))
+    assert sum(len(set(old) - set(new)) for old, new in zip(before, after, strict=True)) <= 10
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(20, (16, 2, 2)), (40, (32, 4, 4)), (75, (59, 8, 8)), (300, (240, 30, 30))]
+)
+@pytest.mark.parametrize("seed", range(10))
+def test_small_data_are_split_exactly(write: Write, count: int, expected: tuple[int, ...], seed: int) -> None:
+    assert tuple(map(len, parts(load(write("a.jsonl", qa(count)), seed)))) == expected
+
+
+def test_larger_data_are_split_by_a_threshold_within_limits(write: Write) -> None:
+    path = write("a.jsonl", qa(600))
+    sizes = [[len(part) for part in parts(load(path, seed))[1:]] for seed in range(20)]
+    assert all(53 <= size <= 67 for pair in sizes for size in pair)
+    assert len({size for pair in sizes for size in pair}) > 5
+
+
+def test_rows_of_one_prompt_are_on_one_side(write: Write) -> None:
+    rows = [{"question": f"Q {n % 150}", "answer": f"A {n}"} for n in range(600)]
+    splits = load(write("a.jsonl", rows))
+    assert [leak.same_prompt for leak in splits.report.leakage] == [0, 0, 0]
+    assert 45 <= len(splits.validation) <= 75
+    # Not where one prompt would make a split by itself.
+    splits = load(write("b.jsonl", [{"question": f"Q {n % 2}", "answer": f"A {n}"} for n in range(100)]))
+    assert [len(part) for part in parts(splits)] == [80, 10, 10]
+    assert splits.report.leakage[0].same_prompt == 10
+    # Nor where nothing would be left for the other splits.
+    splits = load(write("c.jsonl", [{"question": "Q", "answer": f"A {n}"} for n in range(3)]))
+    assert [len(part) for part in parts(splits)] == [1, 1, 1]
+
+
+def test_splits_of_few_rows_are_warned_about_with_what_they_are_too_few_for(write: Write) -> None:
+    path = write("a.jsonl", qa(20))
+    assert load(path).report.warnings == [
+        "validation has 2 rows, too few to tell trials apart: scores will differ by chance; add rows, raise "
+        "data.validation_fraction, or give data.validation_file",
+        "test has 2 rows, too few to say whether tuning helped: scores will differ by chance; add rows, raise "
+        "data.test_fraction, or give data.test_file",
+    ]
+    assert load(path, max_eval_rows=2).report.warnings == []
+    held = str(write("v.jsonl", qa(1, 100)))
+    [warning] = load(path, validation_file=held, test_fraction=0).report.warnings
+    assert warning.endswith(
+        "validation has 1 row, too few to tell trials apart: scores will differ by chance; add rows"
+    )
 
 
 def test_equal_rows_are_never_on_both_sides(write: Write) -> None:
@@ -93,11 +152,11 @@ def test_large_fractions_leave_a_row_to_train_on(write: Write, seed: int) -> Non
 def test_too_few_rows_for_a_test_split_is_warned_about(write: Write) -> None:
     splits = load(write("a.jsonl", qa(2)))
     assert splits.test is None
-    assert any("too few rows for a test split" in warning for warning in splits.report.warnings)
+    assert splits.report.warnings[1].startswith("test has 0 rows, too few to say whether tuning helped")
 
 
 def test_no_test_split_unless_wanted(write: Write) -> None:
-    splits = load(write("a.jsonl", qa(50)), test_fraction=0)
+    splits = load(write("a.jsonl", qa(100)), test_fraction=0)
     assert splits.test is None
     assert not splits.report.warnings
 
@@ -110,7 +169,7 @@ def test_one_row_cannot_be_split(write: Write, rows: list[Any], pattern: str) ->
     path = write("a.jsonl", rows)
     with pytest.raises(DataError, match=pattern + ".*give data.validation_file"):
         load(path)
-    assert len(load(path, validation_file=str(write("v.jsonl", qa(3)))).train) == len(rows)
+    assert len(load(path, validation_file=str(write("v.jsonl", qa(3, 50)))).train) == len(rows)
 
 
 def test_no_validation_at_all_is_refused(write: Write) -> None:
@@ -146,10 +205,23 @@ def test_the_digest_tells_content_and_order(write: Write) -> None:
 def test_leakage_counts_prompts_and_whole_examples_apart(write: Write) -> None:
     train = qa(10)
     held = [train[0], {**train[1], "answer": "other"}, *qa(3, 500)]
-    splits = load(write("a.jsonl", train), validation_file=str(write("v.jsonl", held)), test_fraction=0)
+    files = {"validation_file": str(write("v.jsonl", held)), "test_fraction": 0}
+    splits = load(write("a.jsonl", train), **files, max_leakage=0.4)
     [leak] = splits.report.leakage
     assert (leak.of, leak.into, leak.same_prompt, leak.same_example) == ("validation", "train", 2, 1)
     assert any("2 of 5 validation prompts are also in train (1 with" in text for text in splits.report.warnings)
+
+
+def test_more_leakage_than_is_allowed_is_refused(write: Write) -> None:
+    path, held = write("a.jsonl", qa(12)), write("v.jsonl", qa(4, 9))
+    load(path, test_file=str(held), max_leakage=0.75)
+    with pytest.raises(
+        DataError,
+        match=r"v\.jsonl: 3 of 4 test prompts are also in train \(3 .*a larger share than data\.max_leakage=0\.5",
+    ):
+        load(path, validation_file=str(write("w.jsonl", qa(9, 90))), test_file=str(held), max_leakage=0.5)
+    with pytest.raises(DataError, match="12 of 12 validation prompts are also in train"):
+        load(path, validation_file=str(path), test_fraction=0)
 
 
 def test_a_conversation_is_not_confused_with_another_of_the_same_letters(write: Write) -> None:

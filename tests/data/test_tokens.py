@@ -13,7 +13,7 @@ from tests.conftest import CHAT_TEMPLATE
 from tests.data.conftest import Write, make_tokenizer, qa
 
 from lorahydra.config.schema import DataConfig
-from lorahydra.data import ChatFormat, Split, load_splits, tokenize
+from lorahydra.data import ChatFormat, Split, TokenizedSplit, load_splits, tokenize
 from lorahydra.errors import DataError
 
 CHATTY = [
@@ -94,8 +94,8 @@ class TestOverlong:
         with pytest.raises(DataError) as caught:
             tokenize(split, chat, max_length=limit, overlong="error")
         assert str(caught.value) == (
-            f"{split.source}:8: {lengths[7]} tokens, over data.max_length={limit} (3 of 10 rows are): raise "
-            "data.max_length, or set data.overlong=drop or data.overlong=truncate"
+            f"{split.source}:8: {lengths[7]} tokens, over data.max_length={limit} (3 of 10 rows of the train "
+            "split do not fit): raise data.max_length, or set data.overlong=drop or data.overlong=truncate"
         )
 
     def test_drop_leaves_them_out(self, write: Write, chat: ChatFormat) -> None:
@@ -130,8 +130,52 @@ class TestOverlong:
 
     @pytest.mark.parametrize("overlong", ["drop", "truncate"])
     def test_nothing_left_is_refused(self, write: Write, chat: ChatFormat, overlong: str) -> None:
-        with pytest.raises(DataError, match=r"all 10 rows of the train split are over data\.max_length=8 "):
+        with pytest.raises(DataError, match=r"no row of the train split is left: .* over data\.max_length=8: raise"):
             tokenize(long_split(write), chat, max_length=8, overlong=overlong)
+
+
+class TestRoom:
+    """Prompts that are answered, in the model's context."""
+
+    @pytest.fixture
+    def held(self, write: Write) -> Split:
+        """Four rows; the prompt of the third is long, and the answer of the fourth."""
+        rows = [*qa(2), {"question": "Q" * 100, "answer": "A"}, {"question": "Q", "answer": "A" * 100}]
+        config = DataConfig(train_file="demo", validation_file=str(write("v.jsonl", rows)))
+        return load_splits(config, 0).validation
+
+    def fit(self, held: Split, chat: ChatFormat, overlong: str, **limits: Any) -> TokenizedSplit:
+        return tokenize(held, chat, **{"max_length": 400, "window": 150, **limits}, overlong=overlong)
+
+    def test_an_error_names_the_row_whatever_does_not_fit(self, held: Split, chat: ChatFormat) -> None:
+        room = r"v\.jsonl:3: \d+ tokens of prompt and evaluation\.max_new_tokens=40 exceed the model's context of 150 "
+        with pytest.raises(DataError, match=room + r".*1 of 4 rows of the validation split.*overlong=drop"):
+            self.fit(held, chat, "error", max_new_tokens=40)
+        with pytest.raises(DataError, match=r"v\.jsonl:3: \d+ tokens, over the model's context of 120 .*overlong=drop"):
+            self.fit(held, chat, "error", window=120)
+        assert len(self.fit(held, chat, "error", max_new_tokens=1)) == 4
+
+    def test_drop_leaves_a_row_out_of_loss_and_answers(self, held: Split, chat: ChatFormat) -> None:
+        tokens = self.fit(held, chat, "drop", max_new_tokens=40, max_length=100)
+        assert tokens.fit.used.tolist() == tokens.indices.tolist() == [0, 1]
+        assert tokens.prompts() == [chat.prompt_ids(example) for example in held[:2]]
+        assert list(tokens.fit.warnings("validation")) == [
+            "validation: 1 of 4 rows are left out: the prompt and evaluation.max_new_tokens=40 exceed the model's "
+            "context of 150 tokens",
+            "validation: 1 of 4 rows are left out: longer than data.max_length=100 tokens",
+        ]
+
+    def test_truncate_asks_with_the_whole_prompt_or_not_at_all(self, held: Split, chat: ChatFormat) -> None:
+        tokens = self.fit(held, chat, "truncate", max_new_tokens=40, max_length=45)
+        assert tokens.fit.used.tolist() == [0, 1, 3]
+        assert tokens.prompts() == [chat.prompt_ids(held[row]) for row in (0, 1, 3)]
+        tokens = self.fit(held, chat, "truncate", max_new_tokens=1, max_length=45)
+        assert (tokens.fit.used.tolist(), tokens.indices.tolist()) == ([0, 1, 2, 3], [0, 1, 3])
+        assert list(tokens.fit.warnings("validation"))[-1].startswith("validation: 1 of 4 rows are answered, but are")
+
+    def test_a_test_split_may_end_up_empty(self, held: Split, chat: ChatFormat) -> None:
+        held.name = "test"
+        assert not len(self.fit(held, chat, "drop", max_length=8).fit.used)
 
 
 class TestCache:

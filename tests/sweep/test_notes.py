@@ -87,6 +87,15 @@ def test_values_of_users_are_nothing_but_text() -> None:
     assert len(cells(note)) == 3
 
 
+def test_what_is_not_used_of_the_data_is_named_and_leaves_room() -> None:
+    warnings = ["a.jsonl: columns not used: <b>, `x`", *(f"{number} {'long ' * 200}" for number in range(20))]
+    note = study_note([trial(0, 0.5)], ["maximize"], ["combined"], study="s", experiment_id="7", warnings=warnings)
+    assert "**Data:** `a.jsonl: columns not used: <b>, 'x'`" in note
+    assert "**Data:** 13 more warnings are in `data/report.json`" in note
+    assert len(cells(note)) == 3
+    assert len(note) < 4500
+
+
 def test_other_objectives_have_columns() -> None:
     record = TrialRecord(0, State.COMPLETE, {}, values=(0.5, 12.34), combined=0.5, combined_low=0.4, combined_high=0.6)
     header, _, row = cells(

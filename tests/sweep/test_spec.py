@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from lorahydra.config.compose import compose
 from lorahydra.errors import StudyError
-from lorahydra.sweep.spec import DATA_CONTENT, ROWS_CONTENT, check_same, experiment_spec
+from lorahydra.sweep.spec import DATA_CONTENT, ROWS_CONTENT, check_same, experiment_spec, kept_settings
 
 SPLITS = {DATA_CONTENT: "aaa bbb ccc"}
+FIT, OTHER, FEWER = ({ROWS_CONTENT: digests} for digests in ("aaa bbb fff", "aaa bbb ggg", "aaa eee fff"))
 
 
 def spec(*overrides: str, **content: str) -> dict[str, str]:
@@ -47,16 +46,21 @@ def test_a_key_that_an_older_version_did_not_know_is_its_default() -> None:
 def test_without_digests_only_what_an_error_let_through_may_be_limited_otherwise(
     before: list[str], now: list[str], fits: bool
 ) -> None:
-    assert refused(spec(*before), spec(*now, **SPLITS, **{ROWS_CONTENT: "fff"})) is not fits
+    assert refused(spec(*before), spec(*now, **SPLITS, **FIT)) is not fits
 
 
-@pytest.mark.parametrize(("rows", "fits"), [("fff", True), ("ggg", False)])
-def test_with_digests_the_rows_that_fit_decide(rows: str, fits: bool) -> None:
-    before: dict[str, Any] = {**SPLITS, ROWS_CONTENT: "fff"}
-    now: dict[str, Any] = {**SPLITS, ROWS_CONTENT: rows}
-    assert refused(spec("data.overlong=drop", **before), spec("data.max_length=512", **now)) is not fits
+@pytest.mark.parametrize(("rows", "fits"), [(FIT, True), (OTHER, False), (FEWER, False)])
+def test_with_digests_the_rows_that_fit_decide(rows: dict[str, str], fits: bool) -> None:
+    before = spec("data.overlong=drop", **SPLITS, **FIT)
+    assert refused(before, spec("data.max_length=512", **SPLITS, **rows)) is not fits
     # A process that only starts workers has no digests, and the workers compare them.
-    assert not refused(spec("data.overlong=drop", **before), spec("data.max_length=512"))
+    assert not refused(before, spec("data.max_length=512"))
+
+
+def test_validation_rows_that_an_older_version_scored_may_not_be_left_out() -> None:
+    old = spec("data.overlong=drop", **SPLITS)
+    assert not refused(old, spec("data.overlong=drop", **SPLITS, **FIT))
+    assert refused(old, spec("data.overlong=drop", **SPLITS, **FEWER))
 
 
 def test_another_test_split_is_said_and_other_rows_to_choose_by_are_refused(caplog: pytest.LogCaptureFixture) -> None:
@@ -79,3 +83,17 @@ def test_another_search_space_is_refused() -> None:
     assert "lora.r" not in searched
     with pytest.raises(StudyError, match="search of lora.r: 1 to 8 → not there"):
         check_same("s", searched, spec())
+
+
+def test_a_study_of_an_older_version_keeps_its_splits() -> None:
+    old = spec(**SPLITS)
+    del old["data.split_version"]
+    assert kept_settings(old, ["lora.r=4"]) == ["data.split_version=1"]
+    assert kept_settings(old, ["data.split_version=2"]) == []
+    assert kept_settings(spec(), []) == kept_settings({}, []) == kept_settings({"search of x": "1"}, []) == []
+    assert not refused(old, spec("data.split_version=1", **SPLITS))
+    # Where both versions give the same splits, as in large data, either will do.
+    assert not refused(old, spec(**SPLITS))
+    with pytest.raises(StudyError, match=r"data\.split_version: 1 → 2"):
+        check_same("s", old, spec(**{DATA_CONTENT: "ddd eee fff"}))
+    assert refused(old, spec())

@@ -42,6 +42,7 @@ def data() -> None:
 )
 @click.option("--system-prompt", help="System message for conversations without one.")
 @click.option("--max-length", type=int, default=1024, show_default=True, help="Longest example in tokens.")
+@click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Room for an answer in tokens.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=42, show_default=True, help="Seed of the split.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
@@ -57,6 +58,7 @@ def check(
     model: str | None,
     system_prompt: str | None,
     max_length: int,
+    max_new_tokens: int,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -81,7 +83,8 @@ def check(
     )
     if overrides:
         config = _overridden(config, overrides)
-    report = check_data(config, seed, chat=_chat(model, config) if model else None)
+    chat, window = _model(model, config)
+    report = check_data(config, seed, chat=chat, window=window, max_new_tokens=max_new_tokens)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:
@@ -122,13 +125,17 @@ def _columns(text: str | None) -> ColumnsConfig:
     return ColumnsConfig(**{name.strip(): column.strip() for name, _, column in pairs})
 
 
-def _chat(model: str, config: DataConfig) -> ChatFormat:
+def _model(model: str | None, config: DataConfig) -> tuple[ChatFormat | None, int | None]:
+    """The chat format and the context of a model, of which no weights are read; None without one."""
     from lorahydra.config.schema import ModelConfig
     from lorahydra.data import ChatFormat
-    from lorahydra.modeling.base import load_tokenizer
+    from lorahydra.modeling.base import load_context_window, load_tokenizer
 
-    tokenizer = load_tokenizer(ModelConfig(name_or_path=model))
-    return ChatFormat(tokenizer, system_prompt=config.system_prompt, special_tokens=config.special_tokens)
+    if model is None:
+        return None, None
+    named = ModelConfig(name_or_path=model)
+    chat = ChatFormat(load_tokenizer(named), system_prompt=config.system_prompt, special_tokens=config.special_tokens)
+    return chat, load_context_window(named)
 
 
 def _lines(report: DataReport) -> Iterator[str]:
@@ -162,6 +169,8 @@ def _split_lines(split: SplitReport, max_length: int | None) -> Iterator[str]:
     yield f"  duplicates       {split.duplicates}"
     if split.lengths is not None:
         yield f"  over the limit   {split.over_limit} of more than {max_length} tokens"
+        if split.without_room:
+            yield f"  no room          {split.without_room} prompts leave none for an answer"
         yield from _histogram(split.lengths)
 
 

@@ -185,8 +185,12 @@ def restored_config(values: Mapping[str, Any], changes: Sequence[str] = ()) -> E
     for change in changes:
         if "=" not in change:
             raise ConfigError(f"cannot read {change}: write KEY=VALUE")
+    plain = _plain(values)
+    if isinstance(plain.get("data"), dict):
+        # What older versions recorded did not say how they divided rows.
+        plain["data"].setdefault("split_version", 1)
     try:
-        tree = OmegaConf.merge(OmegaConf.create(_plain(values)), OmegaConf.from_dotlist(list(changes)))
+        tree = OmegaConf.merge(OmegaConf.create(plain), OmegaConf.from_dotlist(list(changes)))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"cannot read {' '.join(changes)}: write KEY=VALUE") from error
     if not isinstance(tree, DictConfig):

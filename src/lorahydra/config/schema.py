@@ -211,6 +211,12 @@ class ColumnsConfig:
     """Of `messages`: a list of `{role, content}`."""
     conversations: str | None = None
     """Of `conversations`: a list of `{from, value}`."""
+    system: str | None = None
+    """Of all schemes: the system message."""
+    history: str | None = None
+    """Of schemes of a question and its answer: earlier turns, a list of `[question, answer]`."""
+    tools: str | None = None
+    """Of all schemes: tools that may be called, a list of objects or its JSON."""
 
     __repr__ = short_repr
 
@@ -254,7 +260,8 @@ class DataConfig:
     """Character encoding of CSV, JSON and JSONL files, for example `windows-1251`; the error on a file in another one
     names it."""
     system_prompt: str | None = None
-    """System message put before conversations that have none; the model's template decides when unset."""
+    """System message put before conversations that have none; an empty one stays empty. The template decides when
+    unset."""
     validation_fraction: float = 0.1
     """Share of rows taken for validation where no validation file or split is given."""
     test_fraction: float = 0.1
@@ -262,6 +269,11 @@ class DataConfig:
     special_tokens: str = "text"
     """What a message's text is that reads like a control token of the model (`<|im_end|>`): `text` like any other, or
     `control`, the token itself, with which rows can end and begin turns of their own."""
+    split_version: int = 2
+    """How rows are divided: 2, or 1 as older versions did it, by chance in small data. What an older version began
+    keeps it by itself."""
+    max_leakage: float = 0.25
+    """Largest share of prompts of a validation or test file or split that may stand in the training rows as well."""
     max_train_rows: int | None = None
     """Use only the first rows of the training split."""
     max_eval_rows: int | None = None
@@ -269,8 +281,9 @@ class DataConfig:
     max_length: int = 1024
     """Longest example in tokens, prompt and answer together."""
     overlong: str = "error"
-    """What happens to longer examples: `error` refuses the dataset, `drop` leaves them out, `truncate` cuts their end;
-    both of the latter are counted and warned about."""
+    """What happens to examples that are longer, or do not fit into the model's context: `error` refuses the dataset
+    whatever split they are in, `drop` leaves them out, `truncate` cuts their end; both of the latter are counted and
+    warned about."""
 
     __repr__ = short_repr
 
@@ -297,6 +310,8 @@ class DataConfig:
                 f"data.validation_fraction={self.validation_fraction} and data.test_fraction={self.test_fraction} "
                 "leave nothing to train on: their sum must be below 1"
             )
+        within("data.split_version", self.split_version, 1, 2)
+        within("data.max_leakage", self.max_leakage, 0, 1)
         at_least("data.max_train_rows", self.max_train_rows, 1)
         at_least("data.max_eval_rows", self.max_eval_rows, 1)
         at_least("data.max_length", self.max_length, 8)

@@ -44,6 +44,8 @@ class Tokens(NamedTuple):
 
     input_ids: list[int]
     spans: list[Span]
+    lost: tuple[Oddity, ...] = ()
+    """What the example holds and the template has no place for."""
 
 
 class _Encoding(NamedTuple):
@@ -124,7 +126,7 @@ class ChatFormat:
         Raises:
             DataError: The template refuses the conversation or changes an answer.
         """
-        ids, spans = self.encode_batch([example])[0]
+        ids, spans, _ = self.encode_batch([example])[0]
         labels = [IGNORE_INDEX] * len(ids)
         for start, end in spans:
             labels[start:end] = ids[start:end]
@@ -150,7 +152,8 @@ class ChatFormat:
             shift = len(text.prompt)
             offsets = before.offsets + [(start + shift, stop + shift) for start, stop in after.offsets]
         spans = [token_span(text.prompt, offsets, span) for span in text.earlier]
-        return Tokens(ids, [*spans, (len(prompt), token_span(text.prompt, offsets, (0, end))[1])])
+        spans.append((len(prompt), token_span(text.prompt, offsets, (0, end))[1]))
+        return Tokens(ids, spans, text.lost)
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Tokens of everything before the last answer, and the generation prompt: the start of `encode`."""
@@ -161,7 +164,7 @@ class ChatFormat:
         *context, _ = example.messages
         if len(context) == 1:
             return context[0].content
-        return "\n".join(f"{message.role}: {message.content}" for message in context)
+        return "\n".join(f"{message.role}: {message.content}{message.extras}" for message in context)
 
     def answer_text(self, tokens: Sequence[int]) -> str:
         """What the tokens of an answer say, up to its end."""

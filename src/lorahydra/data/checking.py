@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.chat import ChatFormat
+from lorahydra.data.fitting import Fit
 from lorahydra.data.problems import Problem
 from lorahydra.data.report import DataReport, describe_splits
-from lorahydra.data.splits import Split, cut, read_sources
-from lorahydra.data.tokens import INPUT_IDS, encode_split, warnings_about
+from lorahydra.data.splits import Split, cut, find_leakage, read_sources, warn_of_small
+from lorahydra.data.tokens import encode_split, measure, warnings_about
 from lorahydra.errors import DataError
 
 __all__ = ["check"]
 
 
-def check(config: DataConfig, seed: int, *, chat: ChatFormat | None, cache: Path | None = None) -> DataReport:
+def check(
+    config: DataConfig,
+    seed: int,
+    *,
+    chat: ChatFormat | None,
+    window: int | None = None,
+    max_new_tokens: int = 0,
+    cache: Path | None = None,
+) -> DataReport:
     """Read, split and (with a tokenizer) measure a dataset, going on past rows with problems.
 
     Args:
         config: What to read and how.
         seed: Decides which rows are cut off for validation and test.
         chat: The model's chat format; without it there are no token lengths.
+        window: Tokens that the model takes at most; None where it is not known.
+        max_new_tokens: Room for an answer that the prompts of validation and test have to leave.
         cache: Folder of read rows and tokens; by default in the user's cache.
 
     Raises:
@@ -44,37 +53,30 @@ def check(config: DataConfig, seed: int, *, chat: ChatFormat | None, cache: Path
         report.add_problem(_problem(error))
         return report
     describe_splits(report, splits)
+    warn_of_small(report, splits, sources, config)
+    for fault in find_leakage(report, splits, sources, config):
+        report.add_problem(_problem(fault))
     if chat is None:
         report.warnings.append("no token lengths: name a model to have them measured with its tokenizer")
         return report
     for split in splits.values():
-        _measure(split, chat, config, cache, report)
+        try:
+            store = encode_split(split, chat, cache)
+        except DataError as error:
+            report.add_problem(_problem(error))
+            continue
+        report.warnings += warnings_about(split, store, chat)
+        room = 0 if split.name == "train" else max_new_tokens
+        _add_fit(report, split, measure(store, config.max_length, config.overlong, window, room))
     return report
 
 
-def _measure(split: Split, chat: ChatFormat, config: DataConfig, cache: Path | None, report: DataReport) -> None:
-    """Add the token lengths of a split; longer rows are problems if training would refuse them."""
-    try:
-        store = encode_split(split, chat, cache)
-    except DataError as error:
-        report.add_problem(_problem(error))
-        return
-    lengths = store.lengths(INPUT_IDS)
-    report.warnings += warnings_about(split, store, chat)
-    report.add_lengths(split.name, lengths, config.max_length)
-    over = np.flatnonzero(lengths > config.max_length)
-    if not len(over):
-        return
-    if config.overlong != "error":
-        what = "left out" if config.overlong == "drop" else "cut"
-        report.warnings.append(
-            f"{split.name}: {len(over)} of {len(split)} rows are over data.max_length={config.max_length} "
-            f"and will be {what}"
-        )
-        return
-    for row in over:
-        message = f"{lengths[row]} tokens, over data.max_length={config.max_length}"
-        report.add_problem(Problem(split.line(int(row)), None, message, split.source))
+def _add_fit(report: DataReport, split: Split, fit: Fit) -> None:
+    """Tell how a split fits the limits; rows that do not are problems if training would refuse them."""
+    report.add_fit(split.name, fit)
+    if fit.overlong == "error":
+        for row in fit.faults:
+            report.add_problem(Problem(split.line(int(row)), None, fit.fault(int(row)), split.source))
 
 
 def _problem(error: DataError) -> Problem:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["KEY_BYTES", "ROLES", "Example", "Keys", "Message", "example_keys"]
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
+"""New ones go to the end: places are part of content hashes, which decide how data are split."""
 KEY_BYTES = 16
 
 
@@ -18,9 +20,18 @@ class Message:
     """One turn of a conversation."""
 
     role: str
-    """`system`, `user` or `assistant`."""
+    """`system`, `user`, `assistant` or `tool`."""
     content: str
     """The text, exactly as it stands in the source."""
+    extras: str = ""
+    """What else the chat template gets, as a JSON object: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`."""
+    learned: bool = True
+    """Whether an answer carries loss; the last one of an example always does."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What else the chat template gets, by key."""
+        return json.loads(self.extras) if self.extras else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,8 @@ class Example:
     messages: tuple[Message, ...]
     line: int
     """1-based line of the source; the row where the format has no lines (Parquet, saved and hub datasets)."""
+    tools: str = ""
+    """Tools that may be called, as a JSON list for the chat template; empty for none."""
 
 
 class Keys(NamedTuple):
@@ -41,18 +54,29 @@ class Keys(NamedTuple):
     """Of everything."""
 
 
-def example_keys(messages: Iterable[Message]) -> Keys:
-    """Hash a conversation.
+def example_keys(messages: Sequence[Message], tools: str = "") -> Keys:
+    """Hash a conversation with all that decides what is learnt from it.
 
     Raises:
         UnicodeEncodeError: A text holds a lone surrogate and so is not Unicode.
     """
     state = hashlib.blake2b(digest_size=KEY_BYTES)
+    if tools:
+        _add(state, ord("t"), tools)
     before_last = state
     for message in messages:
         before_last = state.copy()
-        content = message.content.encode()
         # Role and length come first, so that no two different conversations make the same byte stream.
-        state.update(b"%c%d:" % (ROLES.index(message.role), len(content)))
-        state.update(content)
+        _add(state, ROLES.index(message.role), message.content)
+        if message.extras:
+            _add(state, ord("+"), message.extras)
+    # At the end, so that the prompt is the same whichever of its answers carry loss.
+    if not all(message.learned for message in messages):
+        _add(state, ord("w"), "".join("01"[message.learned] for message in messages))
     return Keys(before_last.digest(), state.digest())
+
+
+def _add(state: Any, kind: int, text: str) -> None:
+    content = text.encode()
+    state.update(b"%c%d:" % (kind, len(content)))
+    state.update(content)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from lorahydra.data.examples import ROLES, Message
+from lorahydra.data.examples import Message
 from lorahydra.data.jsonfiles import parse_json
+from lorahydra.data.messages import (
+    RowError,
+    checked_text,
+    describe,
+    optional_text,
+    read_history,
+    read_message,
+    read_tools,
+)
 from lorahydra.data.problems import Fault, one_line
 from lorahydra.errors import DataError
 
 __all__ = ["SCHEMES", "Layout", "RowError", "Scheme", "describe", "detect", "detect_prompts", "known_columns"]
 
 
-class RowError(Exception):
-    """A row does not make an example."""
-
-    def __init__(self, message: str, *, field: str | None = None, fault: Fault = Fault.OTHER) -> None:
-        super().__init__(message)
-        self.message = message
-        self.field = field
-        self.fault = fault
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -40,27 +42,18 @@ class Scheme:
         return self.required + self.optional
 
 
+AROUND = ("system", "history", "tools")
+"""Columns beside a question and its answer: the system message, earlier turns, and tools that may be called."""
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
-        Scheme("prompt_completion", ("prompt", "completion")),
-        Scheme("instruction", ("instruction", "output"), optional=("input",)),
-        Scheme("question_answer", ("question", "answer")),
-        Scheme("messages", ("messages",), keys=("role", "content")),
-        Scheme("conversations", ("conversations",), keys=("from", "value")),
+        Scheme("prompt_completion", ("prompt", "completion"), optional=AROUND),
+        Scheme("instruction", ("instruction", "output"), optional=("input", *AROUND)),
+        Scheme("question_answer", ("question", "answer"), optional=AROUND),
+        Scheme("messages", ("messages",), optional=("system", "tools"), keys=("role", "content")),
+        Scheme("conversations", ("conversations",), optional=("system", "tools"), keys=("from", "value")),
     )
 }
-SPEAKERS = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-}
-"""Values of `from` in `conversations`, as ShareGPT and its kin write them."""
 
 
 def known_columns(mapping: Mapping[str, str]) -> frozenset[str]:
@@ -145,6 +138,9 @@ class Layout:
     scheme: Scheme
     mapping: dict[str, str]
     ignored: set[str] = field(default_factory=set)
+    """Keys of messages that held something and were not used."""
+    cut: int = 0
+    """Rows of which answers at the end were left out, since they carry no loss."""
 
     def column(self, name: str) -> str:
         """The source's name of a scheme's column or key."""
@@ -156,18 +152,22 @@ class Layout:
         return {name: self.column(name) for name in self.scheme.required + self.scheme.optional}
 
     def messages(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
-        """Turn a row into messages that end with the assistant's.
+        """Turn a row into messages that end with an answer which carries loss.
 
         Raises:
             RowError: Something is missing, of the wrong type, empty or out of order.
         """
-        if self.scheme.keys:
-            messages = self._conversation(row)
-            _check_order(messages, self.column(self.scheme.required[0]))
-            return messages
-        prompt = self._prompt(row)
-        answer = self._text(row, self.scheme.required[1], fault=Fault.EMPTY_ANSWER)
-        return prompt, Message("assistant", answer)
+        if not self.scheme.keys:
+            answer = self._text(row, self.scheme.required[1], fault=Fault.EMPTY_ANSWER)
+            return *self._prompt(row), Message("assistant", answer)
+        messages = self._conversation(row)
+        column = self.column(self.scheme.required[0])
+        _check_order(messages, column)
+        last = max((n for n, m in enumerate(messages) if m.role == "assistant" and m.learned), default=None)
+        if last is None:
+            raise RowError("every answer has the weight 0, so there is nothing to learn from", field=column)
+        self.cut += last < len(messages) - 1
+        return messages[: last + 1]
 
     def question(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
         """Turn a row into messages up to the one to be answered; an answer that the row has is left out.
@@ -176,7 +176,7 @@ class Layout:
             RowError: Something is missing, of the wrong type, empty or out of order.
         """
         if not self.scheme.keys:
-            return (self._prompt(row),)
+            return self._prompt(row)
         messages = self._conversation(row)
         if messages and messages[-1].role == "assistant":
             messages = messages[:-1]
@@ -184,65 +184,69 @@ class Layout:
             raise RowError("has no message of the user to answer", field=self.column(self.scheme.required[0]))
         return messages
 
-    def _prompt(self, row: Mapping[str, Any]) -> Message:
+    def tools(self, row: Mapping[str, Any]) -> str:
+        """The tools that a row offers, as a JSON list; empty where there are none.
+
+        Raises:
+            RowError: They are not a list of objects.
+        """
+        return self._around(row, "tools", read_tools)
+
+    def _prompt(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
+        """The system message where there is one, the turns before, and the question."""
         prompt = self._text(row, self.scheme.required[0])
-        if self.scheme.optional and (extra := self._optional_text(row, self.scheme.optional[0])):
+        if "input" in self.scheme.optional and (
+            extra := optional_text(row.get(self.column("input")), self.column("input"))
+        ):
             prompt = f"{prompt}\n\n{extra}"
-        return Message("user", prompt)
+        return *self._system(row), *self._around(row, "history", read_history), Message("user", prompt)
+
+    def _system(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
+        """The column's system message: an empty column stands for none, unlike an empty message."""
+        text = self._around(row, "system", optional_text)
+        return (Message("system", text),) if text else ()
+
+    def _around(self, row: Mapping[str, Any], name: str, read: Callable[[object, str], Read]) -> Read:
+        """What an optional column holds."""
+        column = self.column(name)
+        try:
+            return read(row.get(column), column)
+        except RowError as error:
+            hint = f" (data.columns.{name}=none leaves the column out)"
+            raise RowError(error.message + hint, field=error.field, fault=error.fault) from error
 
     def _text(self, row: Mapping[str, Any], name: str, fault: Fault = Fault.OTHER) -> str:
         column = self.column(name)
         if column not in row:
             raise RowError("is missing", field=column)
-        text = _checked_text(row[column], column)
+        text = checked_text(row[column], column)
         if not text.strip():
             raise RowError("is empty", field=column, fault=fault)
         return text
-
-    def _optional_text(self, row: Mapping[str, Any], name: str) -> str:
-        column = self.column(name)
-        value = row.get(column)
-        text = "" if value is None else _checked_text(value, column)
-        return text if text.strip() else ""
 
     def _conversation(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
         column = self.column(self.scheme.required[0])
         if column not in row:
             raise RowError("is missing", field=column)
-        messages: list[Message] = []
+        messages = list(self._system(row))
+        from_column = len(messages)
+        keys = (self.column(self.scheme.keys[0]), self.column(self.scheme.keys[1]))
         for number, turn in enumerate(_turns(row[column], column)):
             where = f"{column}[{number}]"
-            message = self._message(turn, where)
-            # Datasets of the ShareGPT kind write an empty system message for none.
-            if message.role == "system" and not message.content.strip():
-                continue
+            message, ignored = read_message(turn, where, keys, sharegpt=self.scheme.name == "conversations")
+            self.ignored.update(f"{column}[].{key}" for key in ignored)
             if message.role == "system" and messages:
-                what = "a second system message" if messages[0].role == "system" else "a system message after others"
-                raise RowError(f"{what}: only the first message may be one", field=where)
+                if messages == [message] and from_column:
+                    continue
+                raise RowError(f"{_misplaced(messages, from_column)}: only the first message may be one", field=where)
             messages.append(message)
         return tuple(messages)
 
-    def _message(self, turn: object, where: str) -> Message:
-        if not isinstance(turn, Mapping):
-            raise RowError(f"holds {describe(turn)} where an object is expected", field=where)
-        speaker_key, text_key = (self.column(key) for key in self.scheme.keys)
-        for key in (speaker_key, text_key):
-            if key not in turn:
-                raise RowError("is missing", field=f"{where}.{key}")
-        self.ignored.update(f"{where.partition('[')[0]}[].{key}" for key in turn if key not in (speaker_key, text_key))
-        speaker = _checked_text(turn[speaker_key], f"{where}.{speaker_key}")
-        speakers = SPEAKERS if self.scheme.name == "conversations" else {role: role for role in ROLES}
-        if speaker not in speakers:
-            raise RowError(
-                f"unknown role '{speaker}': expected one of {', '.join(speakers)}",
-                field=f"{where}.{speaker_key}",
-            )
-        text = _checked_text(turn[text_key], f"{where}.{text_key}")
-        role = speakers[speaker]
-        if not text.strip() and role != "system":
-            fault = Fault.EMPTY_ANSWER if role == "assistant" else Fault.OTHER
-            raise RowError("is empty", field=f"{where}.{text_key}", fault=fault)
-        return Message(role, text)
+
+def _misplaced(messages: list[Message], from_column: int) -> str:
+    if len(messages) == from_column:
+        return "another system message than the column has"
+    return "a second system message" if messages[0].role == "system" else "a system message after others"
 
 
 def _turns(value: object, column: str) -> list[object]:
@@ -269,37 +273,3 @@ def _check_order(messages: tuple[Message, ...], column: str) -> None:
         raise RowError(f"ends with a message of the {last}: the last one must be the assistant's answer", field=column)
     if all(message.role != "user" for message in messages):
         raise RowError("has no message of the user", field=column)
-
-
-def _checked_text(value: object, field: str) -> str:
-    if not isinstance(value, str):
-        raise RowError(f"holds {describe(value)} where text is expected", field=field)
-    if "\0" in value:
-        raise RowError("holds a NUL character: is the file damaged?", field=field)
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            code = ord(value[error.start])
-            raise RowError(
-                f"holds half of a character (\\u{code:04x}), which is not Unicode text", field=field
-            ) from error
-    return value
-
-
-def describe(value: object) -> str:
-    """Name a JSON value in a few words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return f"the truth value {str(value).lower()}"
-    if isinstance(value, int | float):
-        number = str(value) if not isinstance(value, int) or abs(value) < 10**30 else "of many digits"
-        return f"the number {number}"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, Mapping):
-        return "an object"
-    return f"a value of type {type(value).__name__}"

@@ -27,12 +27,12 @@ __all__ = ["Rows", "data_cache", "ingest"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Part of the cache key: raise it when the same bytes are read differently."""
 ROWS_TO_DETECT = 16
 MAX_COLUMNS = 1000
 """Names remembered from a file whose rows all have other keys."""
-LINE, ROLE_CODES, CONTENTS, PROMPT_KEY, EXAMPLE_KEY = range(5)
+LINE, ROLE_CODES, CONTENTS, PROMPT_KEY, EXAMPLE_KEY, EXTRAS, UNLEARNED, TOOLS = range(8)
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class Rows:
     format: str
     columns_used: dict[str, str]
     columns_ignored: list[str]
+    keys_ignored: list[str]
+    """Keys of messages that hold something and are not used."""
+    rows_cut: int
+    """Rows of which answers at the end are left out, since they carry no loss."""
     problems: list[Problem]
     """The first problems; `counts` has them all."""
     counts: dict[str, int]
@@ -59,9 +63,12 @@ class Rows:
 
     def example(self, index: int) -> Example:
         """Read one row."""
-        line, codes, contents, _, _ = self.store.row(index)
-        messages = (Message(ROLES[code], content) for code, content in zip(codes, contents, strict=True))
-        return Example(tuple(messages), line)
+        line, codes, contents, _, _, extras, unlearned, tools = self.store.row(index)
+        messages = tuple(
+            Message(ROLES[code], content, extras[number] if extras else "", number not in (unlearned or ()))
+            for number, (code, content) in enumerate(zip(codes, contents, strict=True))
+        )
+        return Example(messages, line, tools or "")
 
     def line(self, index: int) -> int:
         """Line (or row) number of one row."""
@@ -131,6 +138,10 @@ def _schema() -> Any:
             "contents": pa.list_(pa.string()),
             "prompt_key": key,
             "example_key": key,
+            # Null in rows without any.
+            "extras": pa.list_(pa.string()),
+            "unlearned": pa.list_(pa.uint32()),
+            "tools": pa.string(),
         }
     )
 
@@ -151,11 +162,12 @@ def _read(source: Source, config: DataConfig, writer: Writer) -> Mapping[str, An
     if not writer.rows and not problems.total:
         raise DataError("has no rows", path=source.label)
     used = {name: column for name, column in layout.used.items() if column in columns} if layout else {}
-    ignored = (layout.ignored if layout else set()) | (columns - set(used.values()))
     return {
         "format": layout.scheme.name if layout else "",
         "columns_used": used,
-        "columns_ignored": sorted(map(one_line, ignored)),
+        "columns_ignored": sorted(map(one_line, columns - set(used.values()))),
+        "keys_ignored": sorted(map(one_line, layout.ignored)) if layout else [],
+        "rows_cut": layout.cut if layout else 0,
         "problems": [asdict(problem) for problem in problems.first],
         "counts": dict(problems.counts),
     }
@@ -175,7 +187,7 @@ def _objects(rows: Iterator[Row], problems: Problems) -> Iterator[tuple[int, dic
 
 def _add(writer: Writer, layout: Layout, number: int, row: dict[str, Any], problems: Problems) -> None:
     try:
-        messages = layout.messages(row)
+        messages, tools = layout.messages(row), layout.tools(row)
     except RowError as error:
         problems.add(number, error.message, field=error.field, fault=error.fault)
         return
@@ -185,7 +197,21 @@ def _add(writer: Writer, layout: Layout, number: int, row: dict[str, Any], probl
         # A file may hold values of types that nobody thought of.
         problems.add(number, f"cannot be used: {reason(error)}")
         return
-    keys = example_keys(messages)
+    keys = example_keys(messages, tools)
     contents = [message.content for message in messages]
     codes = [ROLES.index(message.role) for message in messages]
-    writer.add((number, codes, contents, keys.prompt, keys.example), sum(map(len, contents)))
+    extras = [message.extras for message in messages]
+    unlearned = [number for number, message in enumerate(messages) if not message.learned]
+    writer.add(
+        (
+            number,
+            codes,
+            contents,
+            keys.prompt,
+            keys.example,
+            extras if any(extras) else None,
+            unlearned or None,
+            tools or None,
+        ),
+        sum(map(len, (*contents, *extras, tools))),
+    )

@@ -20,6 +20,8 @@ class Oddity(StrEnum):
     CONTROL = "hold names of the model's control tokens"
     CUT = "have an answer that holds text which ends an answer in this chat format"
     NO_SYSTEM = "have a system message that the model's chat template leaves out"
+    NO_TOOLS = "offer tools that the model's chat template leaves out"
+    NO_THINKING = "have reasoning_content that the model's chat template does not put between prompt and answer"
 
     def warning(self, rows: str, where: str, special_tokens: str) -> str:
         """One line.
@@ -36,6 +38,8 @@ class Oddity(StrEnum):
             else "they are control tokens, and an answer is over at the first that ends a turn",
             Oddity.CUT: "what follows it is learnt, and neither scored nor shown",
             Oddity.NO_SYSTEM: "nothing of it is learnt; put it into the user's message, or set model.chat_template",
+            Oddity.NO_TOOLS: "the model does not see them; set model.chat_template",
+            Oddity.NO_THINKING: "it is not learnt",
         }[self]
         return f"{rows} {self.value} (first: {where}): {meaning}"
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+from lorahydra.data.calling import answer_spans, holds_calls, missing_place
 from lorahydra.data.controls import Controls
 from lorahydra.data.examples import Example
+from lorahydra.data.oddities import Oddity
 from lorahydra.data.problems import one_line
 from lorahydra.data.spans import Span, kept_form, unused_mark
 from lorahydra.data.templates import find_template
@@ -16,6 +20,9 @@ from lorahydra.errors import DataError, ModelError
 __all__ = ["Rendered", "Renderer", "Text"]
 
 Turn = dict[str, Any]
+MARK = "\ue000"
+"""A character for private use, which no text has by chance."""
+REASONING = "reasoning_content"
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,15 @@ class Rendered:
     """The last answer with what the template puts around it beyond the prompt."""
     learned: int
     """How many characters of the completion carry loss: up to and with the end of the answer's turn."""
-    hidden: bool
+    hidden: bool = False
     """As in `Text`."""
+    lost: tuple[Oddity, ...] = ()
+    """What the example holds and the template has no place for."""
+
+    @property
+    def learned_text(self) -> str:
+        """All that carries loss."""
+        return "".join(self.prompt[start:end] for start, end in self.earlier) + self.completion[: self.learned]
 
 
 class Renderer:
@@ -75,21 +89,52 @@ class Renderer:
         Raises:
             DataError: The template refuses the conversation; `source` is named.
         """
-        turns, hidden = self._turns(example, source)
+        if any(REASONING in message.extras for message in example.messages):
+            # Whether the prompt holds any is decided by the whole.
+            whole = self.whole(example, source)
+            return Text(whole.prompt, whole.hidden)
+        turns, example, hidden = self._turns(example, source)
         return Text(self._render(turns[:-1], example, source), hidden)
 
     def hides(self, example: Example) -> bool:
         """Whether it has names of control tokens in messages that are to stay text."""
-        return self._turns(example, None)[1]
+        return self._turns(example, None)[2]
 
     def whole(self, example: Example, source: str | None = None) -> Rendered:
         """The example as text.
 
         Raises:
-            DataError: The template refuses the conversation or changes an answer; `source` is named.
+            DataError: The template refuses the conversation, changes an answer, or has no place for calls of tools;
+                `source` is named.
         """
-        turns, hidden = self._turns(example, source)
+        turns, example, hidden = self._turns(example, source)
+        thoughts = [turn[REASONING] for turn in turns if REASONING in turn]
+        rendered = self._with_thoughts(turns, example, source) if thoughts else None
+        if rendered is None:
+            turns = _without_thoughts(turns)
+            rendered = self._whole(turns, example, source)
+        lost = []
+        if thoughts and not all(thought.strip() in rendered.learned_text for thought in thoughts):
+            lost.append(Oddity.NO_THINKING)
+        if example.tools and rendered.prompt == self._render(turns[:-1], replace(example, tools=""), source):
+            lost.append(Oddity.NO_TOOLS)
+        learned = [message.learned for message in example.messages if message.role == "assistant"]
+        earlier = [span for span, carries in zip(rendered.earlier, learned[:-1], strict=True) if carries]
+        return replace(rendered, earlier=earlier, lost=tuple(lost), hidden=hidden)
+
+    def _with_thoughts(self, turns: list[Turn], example: Example, source: str | None) -> Rendered | None:
+        """The example with what was thought before its answers; None where that of the last one would not be learnt."""
+        try:
+            rendered = self._whole(turns, example, source)
+        except DataError:
+            return None
+        last = turns[-1].get(REASONING, "").strip()
+        return rendered if last in rendered.completion[: rendered.learned] else None
+
+    def _whole(self, turns: list[Turn], example: Example, source: str | None) -> Rendered:
         prompt = self._render(turns[:-1], example, source)
+        if holds_calls(turns):
+            return self._with_calls(turns, prompt, example, source)
         answer, ending = self._answer(turns, prompt, example, source)
         end_of_turn = self._end_of_turn(ending)
         if not end_of_turn:
@@ -101,8 +146,44 @@ class Renderer:
             earlier=self._earlier(turns[:-1], prompt, end_of_turn, example, source),
             completion=answer + ending,
             learned=len(answer) + len(end_of_turn),
-            hidden=hidden,
         )
+
+    def _with_calls(self, turns: list[Turn], prompt: str, example: Example, source: str | None) -> Rendered:
+        def render(turns: list[Turn], *, prompting: bool, thinking: bool = False) -> str:
+            return self._render(turns, example, source, prompting=prompting, thinking=thinking)
+
+        if missing := missing_place(turns, render):
+            raise DataError(
+                f"the model's chat template has no place for {missing}, which this conversation holds: set "
+                "model.chat_template to one that has, or leave such rows out",
+                path=source,
+                line=example.line,
+            )
+        text = render(turns, prompting=False)
+        end_of_turn = self._end_of_turn(self._plain_ending)
+        spans = answer_spans(turns, text, render, end_of_turn, self._end_of_turn)
+        if spans is None:
+            raise _changed(example, source)
+        completion, learned = text[len(prompt) :], spans[-1][1] - len(prompt)
+        if not self._end_of_turn(completion):
+            completion += self._tokenizer.eos_token
+            learned = len(completion)
+        return Rendered(prompt=prompt, earlier=spans[:-1], completion=completion, learned=learned)
+
+    @cached_property
+    def _plain_ending(self) -> str:
+        """What follows an answer that is just text."""
+        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": MARK}]
+        return self._apply(turns, prompting=False).rpartition(MARK)[2]
+
+    @cached_property
+    def _takes_nothing(self) -> bool:
+        """Whether an empty system message means something: the template has one of its own, and takes others."""
+        turns = [{"role": "system", "content": ""}, {"role": "user", "content": "Hello"}]
+        try:
+            return self._apply(turns, prompting=True) is not None and not self.template.is_plain
+        except Exception:  # a template is a program of somebody else's
+            return False
 
     def _answer(self, turns: list[Turn], prompt: str, example: Example, source: str | None) -> tuple[str, str]:
         """The last answer as it follows the prompt, and what the template puts after it."""
@@ -160,33 +241,49 @@ class Renderer:
             place = end + len(literal)
         return spans
 
-    def _turns(self, example: Example, source: str | None) -> tuple[list[Turn], bool]:
-        """The turns as the template gets them, and whether names of control tokens in them are hidden."""
-        turns: list[Turn] = [{"role": message.role, "content": message.content} for message in example.messages]
-        if self._system_prompt and turns[0]["role"] != "system":
+    def _turns(self, example: Example, source: str | None) -> tuple[list[Turn], Example, bool]:
+        """The turns as the template gets them, the example with such tools, and whether names are hidden in them."""
+        turns: list[Turn] = [
+            {"role": message.role, "content": message.content, **message.fields} for message in example.messages
+        ]
+        if self._system_prompt is not None and turns[0]["role"] != "system":
             turns.insert(0, {"role": "system", "content": self._system_prompt})
+        if turns[0]["role"] == "system" and not turns[0]["content"].strip() and not self._takes_nothing:
+            del turns[0]
         if not self._hides:
-            return turns, False
+            return turns, example, False
         try:
-            hidden = self.controls.hide(turns)
+            hidden, tools = self.controls.hide(turns), self.controls.hide(example.tools)
         except ValueError as error:
             raise DataError(f"cannot be read as text: {error}", path=source, line=example.line) from error
-        return hidden, hidden != turns
+        return hidden, replace(example, tools=tools), hidden != turns or tools != example.tools
 
-    def _apply(self, turns: list[Turn], prompting: bool) -> str:
+    def _apply(
+        self, turns: list[Turn], prompting: bool, *, tools: list[Any] | None = None, thinking: bool = False
+    ) -> str:
         # Templates without a thinking mode ignore the last argument.
         text: str = self._tokenizer.apply_chat_template(
             turns,
+            tools=tools,
             chat_template=self.template.text,
             tokenize=False,
             add_generation_prompt=prompting,
-            enable_thinking=False,
+            enable_thinking=thinking,
         )
         return text
 
-    def _render(self, turns: list[Turn], example: Example, source: str | None, *, prompting: bool = True) -> str:
+    def _render(
+        self,
+        turns: list[Turn],
+        example: Example,
+        source: str | None,
+        *,
+        prompting: bool = True,
+        thinking: bool = False,
+    ) -> str:
+        tools = json.loads(example.tools) if example.tools else None
         try:
-            return self._apply(turns, prompting)
+            return self._apply(turns, prompting, tools=tools, thinking=thinking)
         except MemoryError:
             raise
         except Exception as error:
@@ -199,11 +296,10 @@ class Renderer:
 
     def _try(self) -> None:
         """Refuse a template that cannot even do a made-up conversation."""
-        mark = "\ue000"
-        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": mark}]
+        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": MARK}]
         try:
             self._apply(turns[:1], True)
-            found = self._apply(turns, False).count(mark)
+            found = self._apply(turns, False).count(MARK)
         except Exception as error:
             # A template is a program: it may fail in any way.
             raise ModelError(f"the chat template is broken: {one_line(error)}; {self._where}") from error
@@ -214,6 +310,10 @@ class Renderer:
     def _where(self) -> str:
         name = self._tokenizer.name_or_path
         return f"check model.chat_template{f' or {name}' if name else ''}"
+
+
+def _without_thoughts(turns: list[Turn]) -> list[Turn]:
+    return [{key: value for key, value in turn.items() if key != REASONING} for turn in turns]
 
 
 def _changed(example: Example, source: str | None) -> DataError:

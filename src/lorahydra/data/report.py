@@ -12,14 +12,19 @@ import numpy.typing as npt
 from lorahydra.data.problems import MAX_PROBLEMS, Fault, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from lorahydra.data.fitting import Fit
     from lorahydra.data.ingest import Rows
     from lorahydra.data.splits import Split
 
 __all__ = ["DataReport", "Leakage", "LengthStats", "SourceReport", "SplitReport", "describe_splits"]
 
 BINS = 10
+SHOWN = 20
+"""Names in a warning."""
+SYNONYMS = {"system_prompt": "system", "system_message": "system", "functions": "tools"}
+"""Other names of columns that are used where `data.columns` says so."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,10 @@ class SourceReport:
     columns_used: dict[str, str]
     """Scheme column → column of the source."""
     columns_ignored: list[str]
+    keys_ignored: list[str]
+    """Keys of messages that hold something and are not used."""
+    rows_cut: int
+    """Rows of which answers at the end are left out, since they carry no loss."""
     empty_answers: int
     undecodable_lines: int
     problems: int
@@ -84,7 +93,10 @@ class SplitReport:
     lengths: LengthStats | None = None
     """None where no tokenizer was given."""
     over_limit: int | None = None
-    """Rows longer than `data.max_length`; None where no tokenizer was given."""
+    """Rows longer than `data.max_length`, or than the model's context; None where no tokenizer was given."""
+    without_room: int | None = None
+    """Rows whose prompt leaves no room for `evaluation.max_new_tokens` in the model's context; None where no tokenizer
+    was given."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,8 @@ class DataReport:
                     format=rows.format,
                     columns_used=rows.columns_used,
                     columns_ignored=rows.columns_ignored,
+                    keys_ignored=rows.keys_ignored,
+                    rows_cut=rows.rows_cut,
                     empty_answers=rows.counts.get(Fault.EMPTY_ANSWER, 0),
                     undecodable_lines=rows.counts.get(Fault.UNDECODABLE, 0),
                     problems=rows.total_problems,
@@ -147,16 +161,37 @@ class DataReport:
             )
             self.problems += rows.problems
             self.total_problems += rows.total_problems
-            if rows.columns_ignored:
-                self.warnings.append(f"{rows.source}: columns not used: {', '.join(rows.columns_ignored[:20])}")
+            self.warnings += _left_out(rows)
 
-    def add_lengths(self, split: str, lengths: npt.NDArray[np.int64], max_length: int) -> None:
-        """Tell the token lengths of the examples of a split, measured before anything is cut or dropped."""
+    def add_fit(self, split: str, fit: Fit) -> None:
+        """Tell the token lengths of the examples of a split, and what the limits do to them."""
+        self.max_length = fit.max_length
         for part in self.splits:
-            if part.name == split and len(lengths):
-                part.lengths = LengthStats.of(lengths)
-                part.over_limit = int((lengths > max_length).sum())
-        self.max_length = max_length
+            if part.name == split and len(fit.lengths):
+                part.lengths = LengthStats.of(fit.lengths)
+                part.over_limit = int(fit.over.sum())
+                part.without_room = int(fit.without_room.sum())
+        self.warnings += fit.warnings(split)
+        if split == "test" and not len(fit.used):
+            self.warnings.append(
+                "no row of the test split is left: the winner of a study cannot be scored on unseen rows"
+            )
+
+
+def _left_out(rows: Rows) -> Iterator[str]:
+    """What a source holds that is not used, one line each."""
+    if rows.columns_ignored:
+        known = [(column, SYNONYMS[column.lower()]) for column in rows.columns_ignored if column.lower() in SYNONYMS]
+        hints = [f"data.columns.{name}={column} uses it" for column, name in known]
+        shown = ", ".join(rows.columns_ignored[:SHOWN])
+        yield f"{rows.source}: columns not used: {shown}" + (f" ({', '.join(hints)})" if hints else "")
+    if rows.keys_ignored:
+        yield f"{rows.source}: keys of messages not used: {', '.join(rows.keys_ignored[:SHOWN])}"
+    if rows.rows_cut:
+        yield (
+            f"{rows.source}: {rows.rows_cut} of {len(rows)} rows end with answers of weight 0, and with what leads to "
+            "them, which is left out"
+        )
 
 
 def describe_splits(report: DataReport, splits: Mapping[str, Split]) -> None:

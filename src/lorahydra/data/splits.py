@@ -1,14 +1,14 @@
 """Train, validation and test splits of conversations that stay on disk.
 
 Without a file of its own a split is cut from the training source by a hash of each row's content and the
-seed. So the cut does not depend on the order of rows, rows added later do not move the others, and equal rows
-are never on both sides.
+seed. So the cut does not depend on the order of rows, rows added later do not move the others (but for a few where
+there are only hundreds), and equal rows are never on both sides, nor are those of the same prompt.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -23,7 +23,12 @@ from lorahydra.data.report import DataReport, describe_splits
 from lorahydra.data.sources import SPLITS, locate
 from lorahydra.errors import DataError
 
-__all__ = ["DataSplits", "Split", "cut", "load_splits", "read_sources"]
+__all__ = ["DataSplits", "Split", "cut", "find_leakage", "load_splits", "read_sources", "warn_of_small"]
+
+EXACT = 32
+"""Rows up to which a split that is cut off has exactly its fraction."""
+FEW = 8
+"""A split of fewer rows than these is warned about."""
 
 
 class Split(Sequence[Example]):
@@ -59,6 +64,10 @@ class Split(Sequence[Example]):
     def __iter__(self) -> Iterator[Example]:
         return (self._rows.example(int(row)) for row in self._indices)
 
+    def part(self, indices: npt.NDArray[np.int64]) -> Split:
+        """The split with these of its examples only; the indices ascend, shape (number of examples kept,)."""
+        return self if len(indices) == len(self) else Split(self.name, self._rows, self._indices[indices])
+
     def line(self, index: int) -> int:
         """Line (or row) number of an example in the source."""
         return self._rows.line(int(self._indices[index]))
@@ -82,6 +91,15 @@ class DataSplits:
     """None where `data.test_fraction` is 0, or there are too few rows for a third split."""
     report: DataReport
 
+    def __iter__(self) -> Iterator[Split]:
+        return (split for split in (self.train, self.validation, self.test) if split is not None)
+
+    def part(self, indices: Mapping[str, npt.NDArray[np.int64]]) -> DataSplits:
+        """The splits with only these of their examples, by the split's name; a test split without any is None."""
+        parts = [split.part(indices[split.name]) for split in self]
+        test = parts[2] if len(parts) > 2 and len(parts[2]) else None
+        return DataSplits(parts[0], parts[1], test, self.report)
+
 
 def load_splits(config: DataConfig, seed: int, *, cache: Path | None = None) -> DataSplits:
     """Read, check and split a dataset.
@@ -103,9 +121,39 @@ def load_splits(config: DataConfig, seed: int, *, cache: Path | None = None) -> 
     report = DataReport()
     report.add_sources(sources.values())
     describe_splits(report, splits)
-    if "test" not in splits and config.test_fraction:
-        report.warnings.append("too few rows for a test split: the winner of a study cannot be scored on unseen rows")
+    warn_of_small(report, splits, sources, config)
+    for fault in find_leakage(report, splits, sources, config):
+        raise fault
     return DataSplits(splits["train"], splits["validation"], splits.get("test"), report)
+
+
+def warn_of_small(
+    report: DataReport, splits: Mapping[str, Split], sources: Collection[str], config: DataConfig
+) -> None:
+    """Say which splits have too few rows for what they are there for, unless the user wants so few."""
+    for name, purpose in (("validation", "to tell trials apart"), ("test", "to say whether tuning helped")):
+        rows = len(splits[name]) if name in splits else 0
+        if rows < FEW and rows != config.max_eval_rows and (rows or config.test_fraction):
+            others = "" if name in sources else f", raise data.{name}_fraction, or give data.{name}_file"
+            report.warnings.append(
+                f"{name} has {rows} row{'' if rows == 1 else 's'}, too few {purpose}: scores will differ by chance; "
+                f"add rows{others}"
+            )
+
+
+def find_leakage(
+    report: DataReport, splits: Mapping[str, Split], sources: Collection[str], config: DataConfig
+) -> Iterator[DataError]:
+    """Splits from a source of their own whose prompts stand in the training rows more often than is allowed."""
+    for leak in report.leakage:
+        rows = len(splits[leak.of])
+        if leak.into == "train" and leak.of in sources and leak.same_prompt > config.max_leakage * rows:
+            yield DataError(
+                f"{leak.same_prompt} of {rows} {leak.of} prompts are also in train ({leak.same_example} with the same "
+                f"answer), a larger share than data.max_leakage={config.max_leakage:g}: scores would tell what was "
+                "remembered; use other rows, or raise data.max_leakage",
+                path=splits[leak.of].source,
+            )
 
 
 def read_sources(config: DataConfig, cache: Path | None) -> dict[str, Rows]:
@@ -124,7 +172,8 @@ def cut(sources: dict[str, Rows], config: DataConfig, seed: int) -> dict[str, Sp
             "there is no validation split: set data.validation_fraction above 0, or give data.validation_file"
         )
     fractions = [0.0 if name in sources else getattr(config, f"{name}_fraction") for name in SPLITS[1:]]
-    parts = dict(zip(SPLITS, _assign(sources["train"], fractions, seed), strict=True))
+    exact = config.split_version > 1
+    parts = dict(zip(SPLITS, _assign(sources["train"], fractions, seed, exact), strict=True))
     splits = {}
     for name in SPLITS:
         rows = sources["train"]
@@ -137,19 +186,24 @@ def cut(sources: dict[str, Rows], config: DataConfig, seed: int) -> dict[str, Sp
     return splits
 
 
-def _assign(rows: Rows, fractions: list[float], seed: int) -> list[npt.NDArray[np.int64]]:
+def _assign(rows: Rows, fractions: list[float], seed: int, exact: bool) -> list[npt.NDArray[np.int64]]:
     """Row indices for train, validation and test, the latter two of the given fractions (0: none).
 
-    Rows are ordered by hash, equal rows together; validation takes the lowest hashes, then test. A fraction
-    above 0 gets at least one distinct row as long as one is left for train, and validation comes before test.
+    Groups of rows are ordered by hash; validation takes the lowest hashes, then test. A fraction above 0 gets at
+    least one group as long as one is left for train, and validation comes before test. `exact` is for what version 1
+    of the splits did not do.
     """
-    hashes = _seeded(rows.example_keys(), seed)
+    hashes, weights = _groups(rows, seed, by_prompt=exact)
     distinct = np.unique(hashes)
+    # Distinct rows in the first groups; shape (groups + 1,).
+    below = np.append(0, np.cumsum(weights))
     bounds, taken, until = [], 0, 0.0
     for fraction in fractions:
         until += fraction
-        count = int(np.searchsorted(distinct, np.uint64(int(until * 2**64)))) - taken
-        taken += min(max(count, 1 if fraction else 0), len(distinct) - 1 - taken)
+        upto = int(np.searchsorted(distinct, np.uint64(int(until * 2**64))))
+        if exact:
+            upto = _near(upto, below, taken, fraction)
+        taken += min(max(upto - taken, 1 if fraction else 0), len(distinct) - 1 - taken)
         bounds.append(taken)
     if fractions[0] and not bounds[0]:
         raise DataError(
@@ -160,6 +214,49 @@ def _assign(rows: Rows, fractions: list[float], seed: int) -> list[npt.NDArray[n
     place = np.searchsorted(distinct, hashes)
     part = np.searchsorted(np.array(bounds), place, side="right")
     return [np.flatnonzero(part == number) for number in (2, 0, 1)]
+
+
+def _near(threshold: int, below: npt.NDArray[np.int64], taken: int, fraction: float) -> int:
+    """Where a split ends in the order of hashes, so that it has about its fraction of the rows.
+
+    A threshold on the hash never moves a row when others are added, but the size it gives is a matter of chance: of 20
+    rows it may take none or five. So it stays in force while the size is near enough, which it is in all but small
+    data, where ranks give the exact size, and rows added may move a few others.
+
+    Args:
+        threshold: Where the threshold on the hash would end the split.
+        below: Distinct rows in the first groups; shape (groups + 1,).
+        taken: Groups that belong to the splits before.
+        fraction: Of the split.
+    """
+    wanted = round(fraction * int(below[-1]))
+    slack = max(0, wanted - EXACT) // 4
+    least, most = below[taken] + wanted - slack, below[taken] + wanted + slack
+    if below[threshold] < least:
+        return int(np.searchsorted(below, least))
+    if below[threshold] > most:
+        return int(np.searchsorted(below, most, side="right")) - 1
+    return threshold
+
+
+def _groups(rows: Rows, seed: int, *, by_prompt: bool) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """The hash by which each row finds its split, and how many distinct rows each hash has, by ascending hash.
+
+    Equal rows have the same hash, and so do rows of the same prompt: the answer to another of them would be known. A
+    prompt of very many rows is not kept together, since it would make a split by itself.
+    """
+    hashes = _seeded(rows.example_keys(), seed)
+    distinct, first = np.unique(hashes, return_index=True)
+    prompts = _seeded(rows.prompt_keys(), seed)
+    names, counts = np.unique(prompts[first], return_counts=True)
+    together = (counts > 1) & (counts <= max(3, len(first) // 20))
+    if not by_prompt or not together.any():
+        return hashes, np.ones(len(distinct), np.int64)
+    grouped = np.where(np.isin(prompts, names[together]), prompts, hashes)
+    groups, weights = np.unique(grouped[first], return_counts=True)
+    if len(groups) < len(SPLITS):
+        return hashes, np.ones(len(distinct), np.int64)
+    return grouped, weights
 
 
 def _seeded(keys: npt.NDArray[np.bytes_], seed: int) -> npt.NDArray[np.uint64]:

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lorahydra.data.chat import IGNORE_INDEX, ChatFormat
+from lorahydra.data.fitting import Fit
 from lorahydra.data.ingest import data_cache
 from lorahydra.data.oddities import Oddity
 from lorahydra.data.splits import Split
 from lorahydra.data.store import Store, Writer, cached
 from lorahydra.errors import DataError
 
-__all__ = ["TokenizedExample", "TokenizedSplit", "encode_split", "tokenize", "warnings_about"]
+__all__ = ["TokenizedExample", "TokenizedSplit", "encode_split", "measure", "tokenize", "warnings_about"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,36 +42,30 @@ class TokenizedSplit(Sequence[TokenizedExample]):
     Made by `tokenize`.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        indices: npt.NDArray[np.int64],
-        lengths: npt.NDArray[np.int64],
-        max_length: int,
-        content: str,
-        warnings: list[str],
-    ) -> None:
+    def __init__(self, store: Store, fit: Fit, content: str, warnings: list[str]) -> None:
         self._store = store
         self.warnings = warnings
         """What is odd about rows of the split, one line each; see `warnings_about`."""
-        self._indices = indices
-        self._max_length = max_length
-        self.source_lengths = lengths
+        self._indices = fit.learned
+        self._limit = Fit.limit(fit.max_length, fit.window)
+        self.fit = fit
+        """How the rows of the split fit the limits."""
+        self.source_lengths = fit.lengths
         """Tokens of every example of the split, before any is dropped or cut; shape (rows of the split,)."""
-        self.indices = indices
+        self.indices = fit.learned
         """Which examples of the split are here, ascending; shape (number of examples,)."""
-        self.lengths = np.minimum(lengths[indices], max_length)
+        self.lengths = np.minimum(fit.lengths[fit.learned], self._limit)
         """Tokens of each example; shape (number of examples,)."""
-        self.dropped = len(lengths) - len(indices)
+        self.dropped = len(fit.lengths) - len(fit.learned)
         """Examples left out: too long, or without a token of an answer after cutting."""
-        self.truncated = int((lengths[indices] > max_length).sum())
+        self.truncated = fit.cut
         """Examples that were cut."""
-        cut = f" {max_length}" if self.truncated else ""
-        self.digest = hashlib.sha256(f"{content}{cut} ".encode() + indices.tobytes()).hexdigest()
+        cut = f" {self._limit}" if self.truncated else ""
+        self.digest = hashlib.sha256(f"{content}{cut} ".encode() + fit.learned.tobytes()).hexdigest()
         """Digest of the examples."""
         self.highest_id = store.highest(INPUT_IDS)
         """The largest token id, in whatever row."""
-        self.loss_tokens = int(_loss_tokens(store, max_length)[indices].sum())
+        self.loss_tokens = int(fit.loss[fit.learned].sum())
         """Tokens with loss, all examples together."""
 
     def __len__(self) -> int:
@@ -88,8 +83,20 @@ class TokenizedSplit(Sequence[TokenizedExample]):
     def __iter__(self) -> Iterator[TokenizedExample]:
         return (self._example(int(row)) for row in self._indices)
 
+    def prompts(self) -> list[list[int]]:
+        """Tokens of the prompts that are answered, each as it begins its example."""
+        return [self._ids(row)[: self.fit.prompts[row]].tolist() for row in self.fit.answered.tolist()]
+
+    def answers(self) -> list[list[int]]:
+        """Tokens of the answers to `prompts` that the split has, uncut and with their ends."""
+        return [self._ids(row)[self.fit.prompts[row] :].tolist() for row in self.fit.answered.tolist()]
+
+    def _ids(self, row: int) -> npt.NDArray[np.int32]:
+        ids: npt.NDArray[np.int32] = self._store.value(INPUT_IDS, row).values.to_numpy()
+        return ids
+
     def _example(self, row: int) -> TokenizedExample:
-        ids = self._store.value(INPUT_IDS, row).values.to_numpy()[: self._max_length].astype(np.int64)
+        ids = self._ids(row)[: self._limit].astype(np.int64)
         labels = np.full_like(ids, IGNORE_INDEX)
         for start, end in self._store.value(SPANS, row).values.to_numpy().reshape(-1, 2):
             labels[start:end] = ids[start:end]
@@ -97,7 +104,14 @@ class TokenizedSplit(Sequence[TokenizedExample]):
 
 
 def tokenize(
-    split: Split, chat: ChatFormat, *, max_length: int, overlong: str, cache: Path | None = None
+    split: Split,
+    chat: ChatFormat,
+    *,
+    max_length: int,
+    overlong: str,
+    window: int | None = None,
+    max_new_tokens: int = 0,
+    cache: Path | None = None,
 ) -> TokenizedSplit:
     """Tokenize a split, or open it from the cache.
 
@@ -106,33 +120,38 @@ def tokenize(
         chat: How.
         max_length: Longest example in tokens, prompt and answer together.
         overlong: What happens to longer ones: `error`, `drop` or `truncate` (cuts the end).
+        window: Tokens that the model takes at most; None where it is not known.
+        max_new_tokens: Room for an answer that each prompt has to leave in the window; 0 for a split that is only
+            trained on.
         cache: Folder of tokenized splits; by default in the user's cache.
 
     Raises:
-        DataError: An example is too long for `overlong=error`, none is left, or the template refuses one.
+        DataError: An example does not fit with `overlong=error`, or the template refuses one.
         OutputError: The cache cannot be written.
     """
     store = encode_split(split, chat, cache)
-    lengths = store.lengths(INPUT_IDS)
-    over = lengths > max_length
-    if overlong == "error" and over.any():
-        first = int(np.argmax(over))
+    fit = measure(store, max_length, overlong, window, max_new_tokens)
+    if overlong == "error" and len(faults := fit.faults):
+        first = int(faults[0])
         raise DataError(
-            f"{lengths[first]} tokens, over data.max_length={max_length} ({int(over.sum())} of {len(split)} "
-            "rows are): raise data.max_length, or set data.overlong=drop or data.overlong=truncate",
+            f"{fit.fault(first)} ({len(faults)} of {len(split)} rows of the {split.name} split do not fit): "
+            f"{fit.ways_out(first)}",
             path=split.source,
             line=split.line(first),
         )
-    keep = ~over if overlong == "drop" else _loss_tokens(store, max_length) > 0
-    warnings = warnings_about(split, store, chat)
-    tokenized = TokenizedSplit(store, np.flatnonzero(keep), lengths, max_length, _content(split, chat), warnings)
-    if not len(tokenized):
-        raise DataError(
-            f"all {len(split)} rows of the {split.name} split are over data.max_length={max_length} "
-            f"(the shortest has {lengths.min()} tokens): raise it",
-            path=split.source,
-        )
-    return tokenized
+    # A study can do without a test split, but not without the others.
+    if not len(fit.learned) and split.name != "test":
+        raise DataError(f"no row of the {split.name} split is left: {fit.nothing_left()}", path=split.source)
+    return TokenizedSplit(store, fit, _content(split, chat), warnings_about(split, store, chat))
+
+
+def measure(store: Store, max_length: int, overlong: str, window: int | None, max_new_tokens: int) -> Fit:
+    """Hold a tokenized split, from `encode_split`, against the limits; other arguments are those of `tokenize`."""
+    ends = np.cumsum(store.lengths(SPANS))
+    # The last span begins where the prompt ends.
+    prompts = store.items(SPANS)[ends - 2].astype(np.int64)
+    loss = _loss_tokens(store, Fit.limit(max_length, window))
+    return Fit(store.lengths(INPUT_IDS), prompts, loss, max_length, overlong, window, max_new_tokens)
 
 
 def encode_split(split: Split, chat: ChatFormat, cache: Path | None) -> Store:
@@ -147,10 +166,10 @@ def encode_split(split: Split, chat: ChatFormat, cache: Path | None) -> Store:
         odd: dict[str, tuple[int, int]] = {}
         for start in range(0, len(split), BATCH):
             examples = split[start : start + BATCH]
-            for ids, spans in chat.encode_batch(examples, split.source):
+            tokens = chat.encode_batch(examples, split.source)
+            for number, (example, (ids, spans, lost)) in enumerate(zip(examples, tokens, strict=True), start):
                 writer.add((ids, [place for span in spans for place in span]), 4 * len(ids))
-            for number, example in enumerate(examples, start):
-                for oddity in chat.oddities(example):
+                for oddity in (*chat.oddities(example), *lost):
                     first, count = odd.get(oddity.name, (number, 0))
                     odd[oddity.name] = (first, count + 1)
         return {"rows": len(split), "odd": odd}

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["BaseModel", "load_base", "load_copy", "load_tokenizer", "resolve_device", "resolve_dtype"]
+__all__ = [
+    "BaseModel",
+    "load_base",
+    "load_context_window",
+    "load_copy",
+    "load_tokenizer",
+    "resolve_device",
+    "resolve_dtype",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +126,20 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         ServiceError: The model is on the hub, not in its cache, and the hub cannot be reached.
     """
     return _tokenizer(locate(config, weights=False))
+
+
+def load_context_window(config: ModelConfig) -> int | None:
+    """How many tokens the model that `config` names takes at most; None where it does not say. No weights are read.
+
+    Raises:
+        ModelError: The model is unknown, or its configuration cannot be used.
+        ServiceError: The model is on the hub, not in its cache, and the hub cannot be reached.
+    """
+    source = locate(config, weights=False)
+    if source.gguf_file:
+        return None
+    window: int | None = getattr(_config(source).get_text_config(decoder=True), "max_position_embeddings", None)
+    return window
 
 
 def _free(held: _Held) -> None:
@@ -211,13 +233,19 @@ def _tokenizer(source: Source) -> PreTrainedTokenizerBase:
     return loaded
 
 
-def _check_architecture(source: Source) -> None:
-    """Refuse encoders and sequence-to-sequence models: transformers gives some of them a random head."""
+def _config(source: Source) -> Any:
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     with loading(f"the config.json of {source.name} cannot be used"):
-        config = AutoConfig.from_pretrained(str(source.folder), local_files_only=True, trust_remote_code=False)
+        return AutoConfig.from_pretrained(str(source.folder), local_files_only=True, trust_remote_code=False)
+
+
+def _check_architecture(source: Source) -> None:
+    """Refuse encoders and sequence-to-sequence models: transformers gives some of them a random head."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = _config(source)
+    with loading(f"the config.json of {source.name} cannot be used"):
         names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         causal = {name for entry in names for name in ([entry] if isinstance(entry, str) else entry)}
         architectures = config.architectures or []

@@ -211,6 +211,7 @@ def _record(
             experiment_id=run.run.experiment_id,
             test=test,
             registered=registered,
+            warnings=run.warnings,
         )
     )
 

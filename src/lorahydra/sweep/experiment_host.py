@@ -22,12 +22,12 @@ from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.current import remember_study
 from lorahydra.sweep.labels import value_text
 from lorahydra.sweep.ledger import Ledger
-from lorahydra.sweep.opening import unique_name
+from lorahydra.sweep.opening import known_spec, unique_name
 from lorahydra.sweep.parallel import is_helper, run_helpers, workers_wanted
 from lorahydra.sweep.records import TrialRecord
 from lorahydra.sweep.running import RunningTrial
 from lorahydra.sweep.space import SearchSpace, corners
-from lorahydra.sweep.spec import CONTENT, DATA_CONTENT, experiment_spec
+from lorahydra.sweep.spec import CONTENT, DATA_CONTENT, ROWS_CONTENT, experiment_spec, kept_settings
 from lorahydra.sweep.storage import shown
 
 if TYPE_CHECKING:
@@ -76,11 +76,18 @@ class ExperimentHost:
         self._run: StudyRun | None = None
         self._content: dict[str, str] = {}
         """Digests of data and model, where this process has loaded them."""
+        self._warnings: Sequence[str] = ()
 
     @property
     def run_id(self) -> str | None:
         """The study's MLflow run."""
         return None if self._run is None else self._run.run_id
+
+    def kept_settings(self) -> list[str]:
+        """Overrides that keep a study of an older version as it was."""
+        if not (self._sweeper.study_name or self.config.study):
+            return []
+        return kept_settings(known_spec(self.study_name, self._sweeper.storage), self._command_line)
 
     def prepare(self, space: SearchSpace) -> None:
         """Load data and models, which trials share, so that a fault in them is found before there is a study.
@@ -107,10 +114,10 @@ class ExperimentHost:
             from lorahydra.preparation import prepare
 
             prepared = prepare(self.config)
-            splits = prepared.splits
-            digests = [split.digest for split in (splits.train, splits.validation, splits.test) if split is not None]
+            self._warnings = prepared.splits.report.warnings
             self._content = {
-                DATA_CONTENT: " ".join(digest[:12] for digest in digests),
+                DATA_CONTENT: " ".join(split.digest[:12] for split in prepared.splits.report.splits),
+                ROWS_CONTENT: prepared.rows_digest,
                 f"{CONTENT} of the base model": str(prepared.base.digest),
             }
 
@@ -136,6 +143,7 @@ class ExperimentHost:
 
         self._run = StudyRun(self.config, ledger, self.folder)
         remember_study(self._resume_command())
+        self._run.warnings = self._warnings
         try:
             self._run.open(self._sweeper)
             yield

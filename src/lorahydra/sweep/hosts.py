@@ -53,6 +53,9 @@ class Host(Protocol):
     def run_id(self) -> str | None:
         """MLflow run of the study."""
 
+    def kept_settings(self) -> list[str]:
+        """Overrides that keep a study of an older version as it was."""
+
     def prepare(self, space: SearchSpace) -> None:
         """Find what is wrong before there is a study."""
 
@@ -102,6 +105,10 @@ class PlainHost:
         self.directions = sweeper._get_directions()
         self.batch = sweeper.n_jobs
         self.study_name = sweeper.study_name or unique_name(str(sweeper.config.hydra.job.name))
+
+    def kept_settings(self) -> list[str]:
+        """Its program's own matter."""
+        return []
 
     def prepare(self, space: SearchSpace) -> None:
         """Nothing is known about it."""

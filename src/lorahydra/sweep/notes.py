@@ -9,6 +9,7 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.finishing import TrialScores
 from lorahydra.markdown import code, experiment_link, model_link, run_link, table
 from lorahydra.names import Score, State, Tag
+from lorahydra.recording import data_warnings
 from lorahydra.summary import verdict
 from lorahydra.sweep.labels import duration, searched, short_names, value_text
 from lorahydra.sweep.leaderboard import ranked
@@ -29,6 +30,7 @@ def study_note(
     experiment_id: str,
     test: TrialScores | None = None,
     registered: tuple[str, str] | None = None,
+    warnings: Sequence[str] = (),
 ) -> str:
     """The leaderboard as Markdown, with links to the trials; as many of them as a note has room for.
 
@@ -40,6 +42,7 @@ def study_note(
         experiment_id: MLflow's experiment.
         test: The winner on the test split, when the study has ended.
         registered: Name and version of the registered model.
+        warnings: What is to be known of the data.
     """
     finished = sum(record.counts for record in records)
     query = f"searchFilter={quote(f'tags.`{Tag.STUDY}` = {study!r}')}&orderByKey={quote('metrics.`eval/combined`')}"
@@ -49,6 +52,7 @@ def study_note(
     if registered is not None:
         name, version = registered
         lines += [f"**Winner:** {model_link(name, version)}, `models:/{name}@champion`", ""]
+    lines += data_warnings(warnings)
     params = searched(records)
     short = short_names(params)
     others = [objective for objective in objectives if objective != Score.COMBINED]

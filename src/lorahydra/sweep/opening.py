@@ -20,7 +20,7 @@ from lorahydra.sweep.storage import open_storage, reading, shown, study_lock
 if TYPE_CHECKING:
     from lorahydra.sweep.sweeper import StudySweeper
 
-__all__ = ["COMMAND", "RESULT", "SPEC", "STUDY_ID", "TRIALS", "open_study", "unique_name"]
+__all__ = ["COMMAND", "RESULT", "SPEC", "STUDY_ID", "TRIALS", "known_spec", "open_study", "unique_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,17 @@ def open_study(sweeper: StudySweeper, space: SearchSpace) -> optuna.Study:
                 study.set_user_attr(COMMAND, command)
     logger.info("Study %s %s (%s)", name, "goes on" if goes_on else "begins", shown(url))
     return study
+
+
+def known_spec(name: str, url: str | None) -> dict[str, str]:
+    """What a study began with; empty where there is none of that name yet, or its store is away."""
+    try:
+        with reading(url), quietly():
+            storage = open_storage(url, create=False)
+            found: dict[str, str] = storage.get_study_user_attrs(storage.get_study_id_from_name(name)).get(SPEC, {})
+    except (KeyError, StudyError):
+        return {}
+    return found
 
 
 def _check_directions(study: optuna.Study, wanted: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,8 @@ class StudyRun:
     def __init__(self, config: ExperimentConfig, ledger: Ledger, folder: Path) -> None:
         self.config = config
         self.folder = folder
+        self.warnings: Sequence[str] = ()
+        """What is to be known of the data, where this process has read them."""
         self._ledger = ledger
         self._run: TrackedRun | None = None
 
@@ -122,7 +125,9 @@ class StudyRun:
             said = f", best {objectives[0]} {best.values[0]:.4f} (trial {best.number})"
         self.run.metrics(metrics, step=finished)
         study = self._ledger.study.study_name
-        self.run.note(study_note(records, directions, objectives, study=study, experiment_id=self.run.experiment_id))
+        place = self.run.experiment_id
+        note = study_note(records, directions, objectives, study=study, experiment_id=place, warnings=self.warnings)
+        self.run.note(note)
         logger.info("Study %s: %d of %d trials%s", self._ledger.study.study_name, finished, self._ledger.n_trials, said)
 
     def close(self, state: State | None, failure: str | None = None) -> None:

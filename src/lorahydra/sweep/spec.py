@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lorahydra.config.changes import IN_A_STUDY, may_change
 from lorahydra.config.compose import flatten
-from lorahydra.config.schema import ExperimentConfig
+from lorahydra.config.schema import DataConfig, ExperimentConfig
 from lorahydra.errors import StudyError
 
-__all__ = ["CONTENT", "DATA_CONTENT", "ROWS_CONTENT", "check_same", "experiment_spec"]
+__all__ = ["CONTENT", "DATA_CONTENT", "ROWS_CONTENT", "check_same", "experiment_spec", "kept_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,21 @@ DATA_CONTENT = f"{CONTENT} of the data"
 ROWS_CONTENT = f"{CONTENT} of the rows that fit"
 """Digest of the training and validation rows that the length limits leave."""
 OVERLONG, MAX_LENGTH = "data.overlong", "data.max_length"
+SPLIT_VERSION = "data.split_version"
+
+
+def kept_settings(spec: Mapping[str, str], given: Iterable[str]) -> list[str]:
+    """Overrides by which a study of an older version goes on with its splits, unless they are given.
+
+    Args:
+        spec: What the study began with; empty for a new one.
+        given: Overrides of the command line.
+    """
+    version = spec.get(SPLIT_VERSION, "1")
+    begun = any(key.startswith("data.") for key in spec)
+    if not begun or version == str(DataConfig.split_version) or any(o.startswith(f"{SPLIT_VERSION}=") for o in given):
+        return []
+    return [f"{SPLIT_VERSION}={version}"]
 
 
 def experiment_spec(
@@ -54,17 +69,23 @@ def check_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> 
         StudyError: They cannot; the message shows the difference.
     """
     defaults = {key: str(value) for key, value in flatten(ExperimentConfig()).items()}
+    if SPLIT_VERSION in now:
+        before = {SPLIT_VERSION: "1", **before}
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key, defaults.get(key)) != now.get(key)]
     # Not known to a process that only starts workers.
     keys = [key for key in keys if not key.startswith(CONTENT) or (key in before and key in now)]
     keys = [key for key in keys if not may_change(key, IN_A_STUDY)]
     if _same_rows(before, now):
         keys = [key for key in keys if key not in (OVERLONG, MAX_LENGTH)]
+    if DATA_CONTENT in before and DATA_CONTENT in now and DATA_CONTENT not in keys and SPLIT_VERSION in keys:
+        keys.remove(SPLIT_VERSION)
     if DATA_CONTENT in keys and _chosen_by(before) == _chosen_by(now):
         keys.remove(DATA_CONTENT)
         logger.warning(
             "The test split of study %s is not the one that it began with: its winner is scored on the new one", name
         )
+    if ROWS_CONTENT not in before and _scores_fewer(before, now):
+        keys.append(ROWS_CONTENT)
     if not keys:
         return
     shown = [f"{key}: {_text(before.get(key))} → {_text(now.get(key))}" for key in keys[:SHOWN]]
@@ -85,6 +106,11 @@ def _same_rows(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
         return before[ROWS_CONTENT] == now.get(ROWS_CONTENT, before[ROWS_CONTENT])
     limits = [int(spec.get(MAX_LENGTH, 0)) for spec in (before, now)]
     return before.get(OVERLONG) == "error" and limits[0] <= limits[1]
+
+
+def _scores_fewer(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Whether validation rows are left out that an older version scored: it knew no limit there."""
+    return DATA_CONTENT in before and ROWS_CONTENT in now and _chosen_by(before)[1] != now[ROWS_CONTENT].split()[1]
 
 
 def _chosen_by(spec: Mapping[str, str]) -> list[str]:

@@ -104,7 +104,7 @@ class StudySweeper(OptunaSweeperImpl):
         host = self.host
         self._process_searchspace_config()
         space = read_space(
-            [*self._parse_sweeper_params_config(), *arguments],
+            [*self._parse_sweeper_params_config(), *arguments, *host.kept_settings()],
             {} if self.custom_search_space_extender and not host.adds_shipped_space else host.shipped_space,
             host.first_trial,
             add_shipped=host.adds_shipped_space,

@@ -9,8 +9,8 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluating import score_adapter
 from lorahydra.finishing import TrialScores
 from lorahydra.names import TEST
-from lorahydra.preparation import prepare, test_examples
-from lorahydra.recording import record_datasets
+from lorahydra.preparation import prepare
+from lorahydra.recording import record_data
 from lorahydra.sweep.parent import StudyRun
 
 __all__ = ["score_winner"]
@@ -33,9 +33,9 @@ def score_winner(run: StudyRun, config: ExperimentConfig, adapter: Path) -> Tria
         LorahydraError: Data, model or judge cannot be used.
     """
     prepared = prepare(config)
-    splits = prepared.splits
-    record_datasets(run.run, *(split for split in (splits.train, splits.validation, splits.test) if split is not None))
-    examples = test_examples(prepared, config)
+    run.warnings = prepared.splits.report.warnings
+    record_data(run.run, prepared.splits, prepared.splits)
+    examples = prepared.test_set
     if examples is None:
         logger.warning("There is no test split: the winner's score is the one it was chosen by, which flatters it")
         return None

@@ -336,7 +336,7 @@ def test_an_upload_without_javascript(site: httpx.Client, rows: bytes) -> None:
     assert (answer.status_code, answer.headers["location"]) == (303, "/datasets/1")
     page = checked(site.get("/datasets/1", headers={"accept-language": "ru"}))
     assert "&lt;i&gt;my.jsonl" in page
-    assert RU("unit.rows", n=35) in page
+    assert RU("unit.rows", n=32) in page
     assert "/configure?project=1&amp;dataset=1" in page
     assert '<option value="1" selected>' in checked(site.get("/configure", params={"project": 1, "dataset": 1}))
     checked(site.get("/projects/1"))
