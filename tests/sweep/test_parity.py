@@ -137,6 +137,18 @@ def test_too_many_failures(program: Program) -> None:
     assert "the last one: ValueError: this one fails" in program.output
 
 
+def test_results_that_cannot_be_used_do_not_end_a_study_as_errors_do(program: Program) -> None:
+    own = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=3", "hydra.sweeper.max_failure_rate=0"]
+    assert program.sweep(*own, script={1: "nan"}) == 0, program.output
+    assert states(program.records()) == [State.FAILED, State.COMPLETE, State.COMPLETE]
+
+
+def test_a_study_without_a_result_that_can_be_used_fails(program: Program) -> None:
+    own = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=2"]
+    assert program.sweep(*own, script={1: "nan", 2: "nothing"}) != 0
+    assert "no trial of the study has a result that can be used" in program.output
+
+
 def test_a_wrong_number_of_values(program: Program) -> None:
     own = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=2", "hydra.sweeper.max_failure_rate=1"]
     directions = "hydra.sweeper.direction=[minimize,minimize,minimize]"

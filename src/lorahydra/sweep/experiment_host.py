@@ -51,6 +51,7 @@ class ExperimentHost:
     """The lorahydra experiment that a sweep is run for."""
 
     tries_all = True
+    counts_rejected = True
     batch = 1
 
     def __init__(self, sweeper: StudySweeper) -> None:

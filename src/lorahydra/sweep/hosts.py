@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 
 from lorahydra.config.schema import ExperimentConfig
+from lorahydra.errors import StudyError
 from lorahydra.names import RESULTS_FILE
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.opening import unique_name
@@ -44,6 +45,8 @@ class Host(Protocol):
     tries_all: bool
     """Whether equal parameters give equal results, so that a small space is tried setting by setting."""
     seed: int | None
+    counts_rejected: bool
+    """Whether a result that cannot be used counts for `max_failure_rate`, as an error does."""
     batch: int
     """Trials that are claimed together."""
     is_helper: bool
@@ -94,6 +97,7 @@ class PlainHost:
     first_trial: Mapping[str, Any] = {}
     adds_shipped_space = False
     tries_all = False
+    counts_rejected = False
     seed: int | None = None
     is_helper = False
     run_id: str | None = None
@@ -147,6 +151,11 @@ class PlainHost:
         if ledger.others():
             logger.info("Study %s: the last trials run in other processes", self.study_name)
             return
+        records = ledger.records()
+        if len(self.directions) == 1 and records and all(record.rejected for record in records):
+            raise StudyError(
+                f"no trial of the study has a result that can be used; the last one: {records[-1].failure}"
+            )
         write_optimization_results(ledger, Path(self._sweeper.config.hydra.sweep.dir))
 
 

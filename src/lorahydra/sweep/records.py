@@ -43,6 +43,8 @@ class TrialRecord:
     """Signals of the processes that died with these parameters, None where it is not known."""
     failure: str | None = None
     """Class and one line, where it failed."""
+    rejected: bool = False
+    """It failed because its result cannot be used: not a number, or a wrong number of values."""
     run_id: str | None = None
     """MLflow run."""
     folder: Path | None = None

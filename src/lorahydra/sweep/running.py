@@ -107,7 +107,7 @@ class RunningTrial:
             facts: To keep.
         """
         if any(math.isnan(value) for value in values):
-            self.failed("nan: the trial's result is not a number")
+            self.failed("nan: the trial's result is not a number", rejected=True)
             return
         self._end(State.COMPLETE, TrialState.COMPLETE, values, facts)
 
@@ -115,13 +115,15 @@ class RunningTrial:
         """End early, as the trial itself found."""
         self._end(State.PRUNED, TrialState.PRUNED)
 
-    def failed(self, failure: str) -> None:
+    def failed(self, failure: str, *, rejected: bool = False) -> None:
         """End without a result.
 
         Args:
             failure: Reason and one line.
+            rejected: There was a result, and it cannot be used.
         """
-        self._end(State.FAILED, TrialState.FAIL, facts={"failure": " ".join(failure.split())})
+        facts: dict[str, Any] = {"failure": " ".join(failure.split())}
+        self._end(State.FAILED, TrialState.FAIL, facts=facts | ({"rejected": True} if rejected else {}))
 
     def interrupted(self) -> None:
         """End as if the trial had not been: its parameters are to be run again."""

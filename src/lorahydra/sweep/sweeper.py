@@ -170,7 +170,7 @@ class StudySweeper(OptunaSweeperImpl):
             try:
                 trial.complete(self._values(found))
             except (TypeError, ValueError) as error:
-                trial.failed(str(error))
+                trial.failed(str(error), rejected=True)
         elif isinstance(found, TrialPruned | optuna.TrialPruned):
             trial.pruned()
         elif isinstance(found, EVERY_TRIAL_WOULD_MEET_IT) and not isinstance(found, JudgeCoverageError):
@@ -201,6 +201,8 @@ class StudySweeper(OptunaSweeperImpl):
 
     def _check_failures(self, ledger: Ledger) -> None:
         failed = [record for record in ledger.records() if record.state is State.FAILED]
+        if not self.host.counts_rejected:
+            failed = [record for record in failed if not record.rejected]
         if len(failed) > self.max_failure_rate * ledger.n_trials:
             raise StudyError(
                 f"{len(failed)} of {ledger.n_trials} trials of study {ledger.study.study_name} failed, more than "
