@@ -272,7 +272,7 @@ class DataConfig:
     split_version: int = 2
     """How rows are divided: 2, or 1 as older versions did it, by chance in small data. What an older version began
     keeps it by itself."""
-    max_leakage: float = 0.25
+    max_leakage: float = 0.5
     """Largest share of prompts of a validation or test file or split that may stand in the training rows as well."""
     max_train_rows: int | None = None
     """Use only the first rows of the training split."""
