@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -76,3 +78,49 @@ class Server:
             return self.get("/health") == b"OK"
         except (OSError, urllib.error.URLError):
             return False
+
+
+class Gate:
+    """A port of loopback that leads to another one, unless it is closed; then nothing listens there.
+
+    Args:
+        port: Where it leads.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._connections: list[socket.socket] = []
+        self._listening: socket.socket | None = None
+        self.port = 0
+        self.open()
+
+    def open(self) -> None:
+        if self._listening is None:
+            self._listening = socket.create_server(("127.0.0.1", self.port))
+            self.port = self._listening.getsockname()[1]
+            threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
+
+    def close(self) -> None:
+        for ours in (self._listening, *self._connections):
+            if ours is not None:
+                with contextlib.suppress(OSError):
+                    ours.shutdown(socket.SHUT_RDWR)
+                ours.close()
+        self._listening, self._connections = None, []
+
+    def _accept(self, listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = listening.accept()
+                there = socket.create_connection(("127.0.0.1", self._port))
+                self._connections += [here, there]
+                for one, other in ((here, there), (there, here)):
+                    threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+        for end in (one, other):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)

@@ -22,6 +22,7 @@ __all__ = [
     "NotRecordedError",
     "OutputError",
     "ServiceError",
+    "StoreAwayError",
     "StudyError",
     "StudyStoreError",
     "TrackingError",
@@ -156,6 +157,10 @@ class JudgeCoverageError(JudgeError):
 
 class TrackingError(ServiceError):
     """The tracking store cannot be reached, read or written."""
+
+
+class StoreAwayError(TrackingError):
+    """The tracking store cannot be reached now, or is in trouble, and may be back soon."""
 
 
 class NotRecordedError(TrackingError):

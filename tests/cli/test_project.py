@@ -102,7 +102,8 @@ def test_the_calling_folder_is_that_of_the_program_behind_the_shell(tmp_path: Pa
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A folder to call `mlflow run` in, with rows in a file of an awkward name, and a project that comes from Git."""
     fetch("all-minilm-l6-v2")
-    folder = tmp_path_factory.mktemp("calling")
+    folder = tmp_path_factory.mktemp("calling") / "мои данные"
+    folder.mkdir()
     lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(60)]
     (folder / "мои данные, a=${b}.jsonl").write_text("\n".join(lines), "utf-8")
     project = folder / "project"

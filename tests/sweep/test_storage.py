@@ -12,7 +12,7 @@ from optuna.storages import InMemoryStorage, RDBStorage
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, OutputError, StudyError
-from lorahydra.sweep.storage import HEARTBEAT_SECONDS, open_storage, shown, study_lock
+from lorahydra.sweep.storage import HEARTBEAT_SECONDS, absolute, address_of, open_storage, shown, study_lock
 from lorahydra.tracking import check_store
 
 
@@ -118,3 +118,21 @@ def test_the_lock_of_a_study_keeps_others_out(tmp_path: Path) -> None:
     assert entered.is_set()
     for storage in (first, second):
         storage.engine.dispose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["мои данные", "100%", "a%20b"])
+def test_the_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    storage = open_storage(f"sqlite:///{folder}/studies.db")
+    assert isinstance(storage, RDBStorage)
+    storage.engine.dispose()
+    assert [file.name for file in folder.iterdir() if file.suffix == ".db"] == ["studies.db"]
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+    address = address_of(storage)
+    assert address == absolute(address or "") == shown(address)
+    encoded = f"sqlite:///{folder.as_uri().removeprefix('file://')}/studies.db"
+    again = open_storage(encoded, create=False)
+    assert address_of(again) == address
+    assert isinstance(again, RDBStorage)
+    again.engine.dispose()

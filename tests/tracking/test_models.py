@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,9 @@ def test_adapter_comes_back_from_the_registry(
 ) -> None:
     run_id = train(start, tmp_path, **settings)
     tags = {"lorahydra.study": "it's"}
-    assert register_model(config, run_id, "Моя студия: a/b 'c'", tags=tags) == "1"
-    name = registered_name("Моя студия: a/b 'c'")
-    assert name == "Моя-студия-a-b-c"
+    assert register_model(config, run_id, "Моя студия+1: a/b 'c'", tags=tags) == "1"
+    name = registered_name("Моя студия+1: a/b 'c'")
+    assert name.startswith("Моя-студия+1-a-b-c-")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", config.uri)  # where MLflow's own functions search
     assert downloaded(f"models:/{name}@champion", tmp_path / "back") == FILES
     version = client.get_model_version_by_alias(name, "champion")
@@ -110,7 +111,14 @@ def test_name_that_a_prompt_has(start: StartRun, config: TrackingConfig, client:
 
 @pytest.mark.parametrize(
     ("name", "clean"),
-    [("a/b:c", "a-b-c"), ("..", "model"), ("", "model"), ("x@y?z#1", "x-y-z-1"), ("n" * 300, "n" * 200)],
+    [("a/b:c", "a-b-c"), ("..", "model"), ("", "model"), ("x@y?z#1", "x-y-z-1"), ("n" * 300, "n" * 191), ("s.", "s")],
 )
-def test_registered_name(name: str, clean: str) -> None:
-    assert registered_name(name) == clean
+def test_a_name_that_mlflow_does_not_take(name: str, clean: str) -> None:
+    assert re.fullmatch(f"{re.escape(clean)}-[0-9a-f]{{8}}", registered_name(name))
+
+
+def test_different_names_are_different_models() -> None:
+    names = ["x+y", "x-y", "x y", "x/y", "x", "x-", "x.", "n" * 300, "n" * 301]
+    assert len({registered_name(name) for name in names}) == len(names)
+    for study in ("lorahydra-x+y", "lorahydra-x-y", "lorahydra-моя_студия.2"):
+        assert registered_name(study) == study

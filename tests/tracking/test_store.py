@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import ConfigError, LorahydraError, OutputError, TrackingError
+from lorahydra.errors import ConfigError, LorahydraError, OutputError, StoreAwayError, TrackingError
 from lorahydra.names import State
 from lorahydra.tracking import TrackedRun, check_store, read_run, store
-from lorahydra.tracking.address import resolve, run_url, shown
+from lorahydra.tracking.address import database_file, resolve, run_url, shown, sqlite_file
 
 StartRun = Callable[..., TrackedRun]
 
@@ -56,7 +56,7 @@ def test_passwords_are_not_shown(start: StartRun) -> None:
     assert shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
     assert "secret" not in run_url("https://me:secret@host", "1", "2")
     assert "secret" not in fault(start, ConfigError, uri="postgres://me:secret@host/db")
-    assert "secret" not in fault(start, TrackingError, uri=f"http://me:secret@127.0.0.1:{free_port()}")
+    assert "secret" not in fault(start, StoreAwayError, uri=f"http://me:secret@127.0.0.1:{free_port()}")
 
 
 def free_port() -> int:
@@ -67,13 +67,13 @@ def free_port() -> int:
 
 def test_unreachable_server(start: StartRun, tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{free_port()}"
-    message = fault(start, TrackingError, uri=address)
+    message = fault(start, StoreAwayError, uri=address)
     assert message == f"the MLflow store {address} cannot be used: nothing listens there (connection refused)"
     assert not (tmp_path / "out").exists()
 
 
 def test_unknown_host(start: StartRun) -> None:
-    assert "host name is unknown" in fault(start, TrackingError, uri="http://no-such-host.invalid:5000")
+    assert "host name is unknown" in fault(start, StoreAwayError, uri="http://no-such-host.invalid:5000")
 
 
 def test_server_that_never_answers(start: StartRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_server_that_never_answers(start: StartRun, monkeypatch: pytest.MonkeyPa
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         began = time.monotonic()
-        assert "no answer in time" in fault(start, TrackingError, uri=address)
+        assert "no answer in time" in fault(start, StoreAwayError, uri=address)
         assert time.monotonic() - began < 10
 
 
@@ -115,12 +115,17 @@ def answering(status: int, text: str = "<html>hello</html>", knows: Sequence[str
 
 
 @pytest.mark.parametrize(
-    ("status", "expected"),
-    [(200, "not as an MLflow server"), (404, "not as an MLflow server"), (401, "TOKEN"), (502, "HTTP 502")],
+    ("status", "expected", "kind"),
+    [
+        (200, "not as an MLflow server", TrackingError),
+        (404, "not as an MLflow server", TrackingError),
+        (401, "TOKEN", TrackingError),
+        (502, "HTTP 502", StoreAwayError),
+    ],
 )
-def test_server_that_is_no_good(start: StartRun, status: int, expected: str) -> None:
+def test_server_that_is_no_good(start: StartRun, status: int, expected: str, kind: type[LorahydraError]) -> None:
     with answering(status) as address:
-        assert expected in fault(start, TrackingError, uri=address)
+        assert expected in fault(start, kind, uri=address)
 
 
 @pytest.mark.parametrize(
@@ -375,3 +380,22 @@ def test_two_processes_make_the_database_at_once(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         assert database.execute("SELECT count(*) FROM metrics").fetchone() == (2,)
         assert database.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 2
+
+
+def test_an_address_is_read_as_people_and_as_mlflow_write_it(tmp_path: Path) -> None:
+    folder = tmp_path / "мои данные"
+    folder.mkdir()
+    file = folder / "mlflow.db"
+    encoded = f"sqlite:///{file.as_uri().removeprefix('file://')}"
+    assert "%20" in encoded
+    for uri in (encoded, f"sqlite:///{file}"):
+        assert resolve(uri) == f"sqlite:///{file}"
+        assert database_file(resolve(uri)) == file
+    # MLflow itself makes the folder of the encoded name, and nothing in it.
+    Path(encoded.removeprefix("sqlite:///")).parent.mkdir(parents=True)
+    assert sqlite_file(encoded) == file
+    folder = tmp_path / "100%25"
+    folder.mkdir()
+    check_store(TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db"))
+    assert (folder / "mlflow.db").is_file()
+    assert resolve(resolve(f"sqlite:///{folder}/mlflow.db")) == resolve(f"sqlite:///{folder}/mlflow.db")

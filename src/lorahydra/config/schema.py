@@ -370,6 +370,10 @@ class EvaluationConfig:
             raise ConfigError("evaluation.bertscore_baseline_file is for evaluation.rescale_with_baseline=true")
 
 
+NAME_LENGTHS = {"experiment_name": 256, "run_name": 250, "artifact_location": 256}
+"""Characters that MLflow's databases keep."""
+
+
 @dataclass
 class TrackingConfig:
     """MLflow (`conf/tracking`)."""
@@ -396,8 +400,8 @@ class TrackingConfig:
     system_metrics: bool = True
     """Sample CPU, memory, disk and GPU use into the run."""
     retry_seconds: float = 60.0
-    """How long the end of a trial waits for a store that went away; what is not sent by then stays in the trial's
-    output folder for `lorahydra sync`."""
+    """How long trials and studies wait for a store that went away: when one begins, at its end, and when a winner is
+    registered. What a trial could not send by then stays in its output folder for `lorahydra sync`."""
 
     __repr__ = short_repr
 
@@ -405,6 +409,10 @@ class TrackingConfig:
         """Check each field."""
         not_blank("tracking.uri", self.uri)
         not_blank("tracking.experiment_name", self.experiment_name)
+        for name, limit in NAME_LENGTHS.items():
+            length = len(getattr(self, name) or "")
+            if length > limit:
+                raise ConfigError(f"tracking.{name} has {length} characters: MLflow keeps {limit} of it, shorten it")
         at_least("tracking.retry_seconds", self.retry_seconds, 0)
         one_of("tracking.log_model", self.log_model, ("winner", "all", "none"))
         if self.run_id is not None and not re.fullmatch(r"[0-9a-f]{32}", self.run_id):

@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from lorahydra.errors import ConfigError, OutputError
 from lorahydra.storage import writing
-from lorahydra.tracking.address import with_driver
+from lorahydra.tracking.address import sqlite_file, sqlite_uri, with_driver
 
 __all__ = ["Database", "Dataset", "Job", "Project"]
 
@@ -222,7 +222,8 @@ class Database:
 def _engine(url: str) -> sqlalchemy.Engine:
     example = "give sqlite:///service.db or postgresql://USER@HOST/NAME"
     try:
-        address = sqlalchemy.make_url(with_driver(url))
+        file = sqlite_file(url)
+        address = sqlalchemy.make_url(with_driver(url) if file is None else sqlite_uri(file))
     except (exc.ArgumentError, ValueError) as error:
         raise ConfigError(f"--storage is not the URL of a database: {example}") from error
     dialect = address.get_backend_name()

@@ -20,9 +20,9 @@ from sqlalchemy import exc
 from lorahydra.errors import ConfigError, StudyError, StudyStoreError, causes
 from lorahydra.storage import locked, writing
 from lorahydra.sweep.quiet import quietly
-from lorahydra.tracking.address import with_driver
+from lorahydra.tracking.address import sqlite_file, sqlite_uri, with_driver
 
-__all__ = ["HEARTBEAT_SECONDS", "absolute", "open_storage", "reading", "shown", "study_lock"]
+__all__ = ["HEARTBEAT_SECONDS", "absolute", "address_of", "open_storage", "reading", "shown", "study_lock"]
 
 HEARTBEAT_SECONDS = 30
 """How often a running trial says that it lives; three times as long without is dead, on another machine."""
@@ -53,9 +53,9 @@ def open_storage(url: str | None, *, create: bool = True) -> BaseStorage:
     if url is None:
         return InMemoryStorage()
     url = with_driver(url)
-    address = _parsed(url)
-    file = _sqlite_file(address)
+    file = _sqlite_file(url)
     if file is not None:
+        url = url if "?" in url else sqlite_uri(file)
         if not create and not file.is_file():
             raise StudyError(f"there is no study store {file}: give it with --storage, or go where it is")
         with writing(file):
@@ -123,15 +123,25 @@ def _is_mlflows(url: str) -> bool:
     return {"experiments", "runs"} <= tables
 
 
+def address_of(storage: BaseStorage) -> str | None:
+    """The address of an open storage from any folder, without its password; None for memory."""
+    backend = getattr(storage, "_backend", storage)  # create_study wraps a database in a cache
+    return absolute(shown(backend.url)) if isinstance(backend, RDBStorage) else None
+
+
 def absolute(url: str) -> str:
     """The address as it is from any folder."""
-    file = _sqlite_file(_parsed(url))
-    return url if file is None else f"sqlite:///{file.absolute()}"
+    file = _sqlite_file(url)
+    return url if file is None else sqlite_uri(file.absolute())
 
 
 def shown(url: str | None) -> str:
     """The address without its password."""
-    return "in memory" if url is None else _parsed(url).render_as_string(hide_password=True)
+    if url is None:
+        return "in memory"
+    address = _parsed(url)
+    file = sqlite_file(url)
+    return sqlite_uri(file) if file is not None else address.render_as_string(hide_password=True)
 
 
 def _parsed(url: str) -> sqlalchemy.URL:
@@ -149,12 +159,13 @@ def _parsed(url: str) -> sqlalchemy.URL:
     return address
 
 
-def _sqlite_file(address: sqlalchemy.URL) -> Path | None:
+def _sqlite_file(url: str) -> Path | None:
+    address = _parsed(url)
     if address.get_backend_name() != "sqlite":
         return None
     if not address.database or address.database == ":memory:" or address.database.startswith("file:"):
         raise ConfigError("hydra.sweeper.storage names no file: use sqlite:///studies.db, or null for memory")
-    return Path(address.database)
+    return sqlite_file(url) or Path(address.database)
 
 
 @contextmanager
@@ -196,8 +207,7 @@ def study_lock(storage: BaseStorage, study_name: str) -> Iterator[None]:
     if not isinstance(backend, RDBStorage):
         yield
         return
-    address = _parsed(backend.url)
-    file = _sqlite_file(address)
+    file = _sqlite_file(backend.url)
     number = int.from_bytes(hashlib.sha256(study_name.encode()).digest()[:8], "big", signed=True)
     if file is not None:
         with locked(file.with_name(f"{file.name}.{number & 0xFFFFFFFF:08x}")):
@@ -206,7 +216,7 @@ def study_lock(storage: BaseStorage, study_name: str) -> Iterator[None]:
     with reading(backend.url):
         connection: Any = backend.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     try:
-        with _held(connection, address.get_backend_name(), number):
+        with _held(connection, _parsed(backend.url).get_backend_name(), number):
             yield
     finally:
         connection.close()

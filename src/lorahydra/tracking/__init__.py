@@ -19,6 +19,7 @@ from lorahydra.tracking.artifacts import RegisteredVersion, fetch_adapter, fetch
 from lorahydra.tracking.children import ChildRun, close_run, find_run, set_tags, unfinished_children
 from lorahydra.tracking.mlmodel import add_model_files, write_model_files
 from lorahydra.tracking.models import register_model, registered_name
+from lorahydra.tracking.patience import patiently
 from lorahydra.tracking.reading import (
     Points,
     RecordedDataset,
@@ -51,6 +52,7 @@ __all__ = [
     "find_version",
     "has_run",
     "join_run",
+    "patiently",
     "read_metrics",
     "read_run",
     "read_text",

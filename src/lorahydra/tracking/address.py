@@ -1,15 +1,30 @@
-"""Addresses of tracking stores: what is accepted, how they are shown, how their UI is opened."""
+"""Addresses of stores: what is accepted, how they are shown, how their UI is opened.
+
+MLflow percent-encodes the path in an address of its own making (`sqlite:////home/%D0%9C%D0%BE%D0%B8%20data/mlflow.db`),
+and people do not. `sqlite_file` reads both, `sqlite_uri` writes what SQLAlchemy and MLflow read.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import shlex
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from lorahydra.errors import ConfigError
 
-__all__ = ["database_file", "is_server", "resolve", "run_url", "shown", "with_driver"]
+__all__ = [
+    "database_file",
+    "is_server",
+    "local_path",
+    "resolve",
+    "run_url",
+    "shown",
+    "sqlite_file",
+    "sqlite_uri",
+    "with_driver",
+]
 
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -33,10 +48,49 @@ def resolve(uri: str) -> str:
         return uri.strip().rstrip("/")
     if dialect != "sqlite":
         return with_driver(uri.strip())
-    name = rest.removeprefix("/")
-    if not rest.startswith("/") or name.startswith((":", "file:")) or "?" in name:
+    file = sqlite_file(uri.strip())
+    if file is None:
         raise ConfigError(f"tracking.uri={uri} is not allowed: give a SQLite file, for example sqlite:///mlflow.db")
-    return f"{SQLITE}{Path(name).expanduser().absolute()}"
+    return sqlite_uri(file.expanduser().absolute())
+
+
+def local_path(text: str) -> Path:
+    """The path that stands in an address, percent-encoded or not.
+
+    Where both readings are possible, the file that is there is meant.
+    """
+    literal, decoded = Path(text), Path(unquote(text))
+    if "\N{REPLACEMENT CHARACTER}" in decoded.name or literal == decoded:
+        return literal
+    for path in (literal, decoded):
+        if path.expanduser().exists():
+            return path
+    # MLflow makes the folder of an encoded name beside the right one.
+    return literal if literal.expanduser().parent.is_dir() and not decoded.expanduser().parent.is_dir() else decoded
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file in the address of a SQLite database; None for another address, and for one in memory."""
+    scheme, separator, name = uri.partition(":///")
+    if not separator or scheme.lower().partition("+")[0] != "sqlite":
+        return None
+    if not name or name.startswith((":", "file:")) or "?" in name:
+        return None
+    return local_path(name)
+
+
+def sqlite_uri(file: Path) -> str:
+    """The address of a SQLite file."""
+    name = str(file)
+    return f"{SQLITE}{name.replace('%', '%25') if '%' in name and _decodes() else name}"
+
+
+@functools.cache
+def _decodes() -> bool:
+    """Whether SQLAlchemy reads the path in an address as percent-encoded: from 2.1 on."""
+    import sqlalchemy
+
+    return sqlalchemy.make_url(f"{SQLITE}%25").database == "%"
 
 
 def with_driver(uri: str) -> str:
@@ -57,7 +111,7 @@ def is_server(uri: str) -> bool:
 
 def database_file(uri: str) -> Path | None:
     """The file of a resolved SQLite address; None for other stores."""
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    return sqlite_file(uri)
 
 
 def shown(uri: str) -> str:

@@ -11,6 +11,7 @@ from lorahydra.config.schema import TrackingConfig
 from lorahydra.names import ADAPTER_DIR, GENERATION_FILE, ORIGIN_FILE
 from lorahydra.storage import replaced_dir
 from lorahydra.tracking.address import resolve
+from lorahydra.tracking.patience import patient
 from lorahydra.tracking.store import active_run, connect, talking_to, talking_to_artifacts
 
 __all__ = ["RegisteredVersion", "fetch_adapter", "fetch_folder", "find_version", "has_run"]
@@ -32,6 +33,7 @@ class RegisteredVersion:
     """The run that made it; None for one that was registered without."""
 
 
+@patient
 def fetch_folder(config: TrackingConfig, run_id: str, artifact: str, target: Path) -> None:
     """Copy an artifact folder of a run to `target`, in place of what is there.
 

@@ -12,6 +12,7 @@ from lorahydra.names import State, Tag
 from lorahydra.tracking import operations
 from lorahydra.tracking.address import database_file, resolve
 from lorahydra.tracking.database import is_made
+from lorahydra.tracking.patience import patient
 from lorahydra.tracking.run import STATUS
 from lorahydra.tracking.store import active_run, connect, talking_to
 
@@ -34,6 +35,7 @@ class ChildRun:
     name: str
 
 
+@patient
 def find_run(config: TrackingConfig, tags: Mapping[str, str]) -> str | None:
     """Id of the run of the experiment that has all of these tags, the oldest if there are several.
 
@@ -59,6 +61,7 @@ def find_run(config: TrackingConfig, tags: Mapping[str, str]) -> str | None:
     return None
 
 
+@patient
 def unfinished_children(config: TrackingConfig, parent_run_id: str) -> list[ChildRun]:
     """Runs nested under a run that have not ended in the store, oldest first.
 
@@ -81,6 +84,7 @@ def unfinished_children(config: TrackingConfig, parent_run_id: str) -> list[Chil
     return [_child(run) for run in sorted(runs, key=lambda run: run.info.start_time)]
 
 
+@patient
 def close_run(config: TrackingConfig, run_id: str, state: State, failure: str | None = None) -> None:
     """Say how a run ended that no process is recording any more; nothing where the store says so already.
 
@@ -112,6 +116,7 @@ def close_run(config: TrackingConfig, run_id: str, state: State, failure: str | 
         client.set_terminated(run_id, status, info.end_time if has_ended else None)
 
 
+@patient
 def set_tags(config: TrackingConfig, run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of a run that is not being recorded.
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from lorahydra.errors import ConfigError, NotRecordedError, OutputError, TrackingError
 from lorahydra.storage import atomic_file, locked
-from lorahydra.tracking.address import database_file, shown
-from lorahydra.tracking.faults import describe
+from lorahydra.tracking.address import database_file, shown, sqlite_uri
+from lorahydra.tracking.faults import describe, store_fault
 
 __all__ = ["is_made", "prepare_database"]
 
@@ -94,7 +94,7 @@ def _create_sqlite(file: Path, artifact_root: Path) -> None:
     except (OutputError, sqlite3.Error) as error:
         raise TrackingError(f"the MLflow store sqlite:///{file} cannot be made: {describe(error)}") from error
     # MLflow keeps connections per address; one that was opened before would go on with a deleted file.
-    SqlAlchemyStore(f"sqlite:///{file}", str(artifact_root)).engine.dispose()
+    SqlAlchemyStore(sqlite_uri(file), str(artifact_root)).engine.dispose()
 
 
 def _umask() -> int:
@@ -171,7 +171,7 @@ def _connected(uri: str) -> Iterator[Any]:
             yield connection
             connection.rollback()
     except exc.SQLAlchemyError as error:
-        raise TrackingError(f"the MLflow store {shown(uri)} cannot be used: {describe(error)}") from error
+        raise store_fault(f"the MLflow store {shown(uri)} cannot be used", error) from error
     finally:
         engine.dispose()
 

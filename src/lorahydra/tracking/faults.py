@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Iterator
 
-from lorahydra.errors import LorahydraError
+from lorahydra.errors import LorahydraError, StoreAwayError, TrackingError
 from lorahydra.tracking.operations import one_line
 
-__all__ = ["describe", "is_refusal", "is_unknown_to_the_store"]
+__all__ = ["describe", "is_passing", "is_refusal", "is_unknown_to_the_store", "store_fault"]
 
 
 REFUSALS = (400, 413, 414, 422)
+BUSY = (408, 429)
+"""HTTP statuses of a server that asks to be called again."""
+ANSWERED = "API request to"
+"""In MLflow's text for an answer that did not come from an MLflow server, such as that of a proxy."""
 
 
 def is_refusal(error: Exception) -> bool:
@@ -41,6 +46,44 @@ def is_unknown_to_the_store(error: Exception) -> bool:
     return isinstance(error, MlflowException) and (
         error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED") or error.get_http_status_code() == 501
     )
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the store may work again by itself: it is down, starts anew, has too much to do, or is locked."""
+    import requests
+    from mlflow.exceptions import MlflowException, RestException
+    from sqlalchemy import exc
+
+    chain = list(_chain(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in chain):
+        return False
+    for cause in chain:
+        if type(cause).__module__ == "sqlite3":
+            return "locked" in str(cause) or "busy" in str(cause)
+    for cause in chain:
+        if isinstance(cause, requests.exceptions.HTTPError) and cause.response is not None:
+            return cause.response.status_code in BUSY or cause.response.status_code >= 500
+        if isinstance(
+            cause, ConnectionError | TimeoutError | socket.gaierror | exc.OperationalError | exc.InterfaceError
+        ):
+            return True
+        if re.search("Connect|Timeout", type(cause).__name__):  # artifact services have SDKs of their own
+            return True
+        # The client's own faults have the same code as those of a server.
+        if isinstance(cause, RestException) or (isinstance(cause, MlflowException) and ANSWERED in str(cause)):
+            return cause.get_http_status_code() in BUSY or cause.get_http_status_code() >= 500
+    return False
+
+
+def store_fault(message: str, error: BaseException) -> TrackingError:
+    """The error for a failure of a store, with its cause in words.
+
+    Args:
+        message: What cannot be used.
+        error: What failed.
+    """
+    kind = StoreAwayError if is_passing(error) else TrackingError
+    return kind(f"{message}: {describe(error)}")
 
 
 def describe(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from lorahydra.modeling.sources import copy_model
 from lorahydra.names import ADAPTER_DIR, BASE_DIR
 from lorahydra.storage import writing
 from lorahydra.tracking.address import resolve
+from lorahydra.tracking.patience import patient
 from lorahydra.tracking.store import active_run, connect, quiet_environment, talking_to_artifacts
 
 __all__ = ["add_model_files", "write_model_files"]
@@ -68,6 +69,7 @@ def write_model_files(folder: Path, *, with_base: bool = False) -> None:
             copy_model(origin.model, folder / BASE_DIR)
 
 
+@patient
 def add_model_files(config: TrackingConfig, run_id: str, folder: Path, artifact: str = ADAPTER_DIR) -> None:
     """Send what makes a run's adapter an MLflow model to where the run has the adapter; its weights are there already.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,8 @@ from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError
 from lorahydra.names import ADAPTER_DIR
 from lorahydra.tracking.address import resolve, shown
-from lorahydra.tracking.faults import describe
+from lorahydra.tracking.faults import store_fault
+from lorahydra.tracking.patience import patient
 from lorahydra.tracking.store import active_run, connect, talking_to
 
 __all__ = ["register_model", "registered_name"]
@@ -20,11 +22,17 @@ NAME_LENGTH = 200
 
 
 def registered_name(name: str) -> str:
-    """The nearest name that MLflow takes and that can stand in `models:/NAME@ALIAS`."""
-    clean = re.sub(r"[^\w.-]+", "-", name).strip(".-")
-    return clean[:NAME_LENGTH] or "model"
+    """The name itself where MLflow takes it and it can stand in `models:/NAME@ALIAS`, else one that is made of it.
+
+    What is made ends with a digest, so that two names never are one model.
+    """
+    clean = re.sub(r"[^\w.+-]+", "-", name).strip(".-")[: NAME_LENGTH - 9]
+    if clean == name:
+        return name
+    return f"{clean or 'model'}-{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
+@patient
 def register_model(
     config: TrackingConfig,
     run_id: str,
@@ -111,7 +119,7 @@ def _check_artifact(client: Any, uri: str, run_id: str, artifact: str) -> None:
         raise
     except Exception as error:
         # Artifact stores raise errors of their own SDKs, which have no common class.
-        raise TrackingError(f"the artifacts of {shown(uri)} cannot be read: {describe(error)}") from error
+        raise store_fault(f"the artifacts of {shown(uri)} cannot be read", error) from error
     if not files:
         raise TrackingError(
             f"run {run_id} has no artifact folder {artifact} in {shown(uri)}; if it was not sent yet, run "

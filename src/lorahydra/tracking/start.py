@@ -13,6 +13,7 @@ from lorahydra.errors import TrackingError
 from lorahydra.names import Kind, State, Tag
 from lorahydra.tracking import operations
 from lorahydra.tracking.address import resolve
+from lorahydra.tracking.patience import patient, patiently
 from lorahydra.tracking.run import Before, TrackedRun
 from lorahydra.tracking.source import source_tags
 from lorahydra.tracking.spool import Header, Spool
@@ -22,16 +23,27 @@ from lorahydra.tracking.views import furnish
 __all__ = ["check_store", "join_run", "reopen_run", "start_run"]
 
 
-def check_store(config: TrackingConfig) -> None:
+NAME_LENGTH = 250
+
+
+def check_store(config: TrackingConfig, *, waits: bool = False) -> None:
     """Find out that a run could be started, before expensive work begins.
 
     Makes the experiment, and the file of a SQLite store, where they do not exist yet.
 
+    Args:
+        config: Store and experiment.
+        waits: The store was there before: wait `config.retry_seconds` for one that is away. Without it a wrong
+            address is reported at once.
+
     Raises:
         ConfigError: The address or the experiment cannot be.
-        TrackingError: The store cannot be reached, read or written (within about 15 seconds).
+        TrackingError: The store cannot be reached, read or written (within about 15 seconds, but for the waiting).
     """
-    _open_experiment(config)
+    if waits:
+        patiently(config, lambda: _open_experiment(config))
+    else:
+        _open_experiment(config)
 
 
 def _open_experiment(config: TrackingConfig) -> tuple[str, Any, str]:
@@ -46,6 +58,7 @@ def _open_experiment(config: TrackingConfig) -> tuple[str, Any, str]:
     return uri, client, experiment.experiment_id
 
 
+@patient
 def start_run(
     config: TrackingConfig,
     *,
@@ -65,13 +78,13 @@ def start_run(
         config: Store and experiment.
         output_dir: The trial's folder; what is not sent yet waits in its `tracking` folder.
         kind: What the run records.
-        run_name: Name shown in MLflow.
+        run_name: Name shown in MLflow; cut to the 250 characters that its databases keep.
         tags: More tags.
         parent_run_id: Run that this one is nested under.
 
     Raises:
         ConfigError: The address or the experiment cannot be.
-        TrackingError: The store cannot be reached, read or written (within about 15 seconds).
+        TrackingError: The store cannot be reached, read or written, and has not come back in `config.retry_seconds`.
         OutputError: `output_dir` cannot be written.
     """
     own_tags = {Tag.KIND: kind, Tag.STATE: State.RUNNING} | dict(tags or {})
@@ -87,7 +100,7 @@ def start_run(
         started = operations.now()
         sent_at_once = {key: value for chunk in operations.tags(all_tags) for key, value in chunk["values"].items()}
         with talking_to(uri):
-            run = client.create_run(experiment_id, started, sent_at_once, run_name)
+            run = client.create_run(experiment_id, started, sent_at_once, run_name[:NAME_LENGTH])
         header = Header(uri, run.info.run_id, run_name, started)
         spool.write_header(header)
     except BaseException:
@@ -151,24 +164,39 @@ def join_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> Tracke
 
 def _record_again(config: TrackingConfig, output_dir: Path, run_id: str, *, forget_failure: bool) -> TrackedRun:
     uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    info = active_run(client, uri, run_id)
+    # What the run was before is read once: the first attempt to open it may get half of its way.
+    client, info, data = patiently(config, lambda: _read(uri, run_id))
     spool = Spool.create(output_dir.absolute())
     try:
         header = Header(uri, run_id, info.run_name, operations.now())
         spool.write_header(header)
-        with talking_to(uri):
-            data = client.get_run(run_id).data
-            client.update_run(run_id, status="RUNNING")
-            client.set_tag(run_id, Tag.STATE, State.RUNNING)
-            if forget_failure and Tag.FAILURE in data.tags:
-                _delete_tag(client, run_id, Tag.FAILURE)
+        patiently(config, lambda: _open_again(client, uri, run_id, forget_failure and Tag.FAILURE in data.tags))
     except BaseException:
         spool.remove()
         raise
     run = TrackedRun(client, spool, header, experiment_id=info.experiment_id, config=config)
     run.before = Before(_state(data.tags.get(Tag.STATE)), dict(data.metrics), dict(data.params))
     return run
+
+
+def _read(uri: str, run_id: str) -> tuple[Any, Any, Any]:
+    """A client, and MLflow's information and data of a run."""
+    client = connect(uri, create=False)
+    info = active_run(client, uri, run_id)
+    with talking_to(uri):
+        return client, info, client.get_run(run_id).data
+
+
+def _open_again(client: Any, uri: str, run_id: str, forget_failure: bool) -> None:
+    from mlflow.entities import RunStatus
+
+    with talking_to(uri):
+        # By the client's store: an end time of 0, for MLflow that there is none, is not in its public methods.
+        store = client._tracking_client.store
+        store.update_run_info(run_id, RunStatus.from_string("RUNNING"), end_time=0, run_name=None)
+        client.set_tag(run_id, Tag.STATE, State.RUNNING)
+        if forget_failure:
+            _delete_tag(client, run_id, Tag.FAILURE)
 
 
 def _delete_tag(client: Any, run_id: str, name: str) -> None:

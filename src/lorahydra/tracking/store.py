@@ -15,18 +15,19 @@ so a few are given a value before, each only where the user has set none:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from lorahydra.errors import ConfigError, LorahydraError, NotRecordedError, TrackingError
-from lorahydra.tracking.address import database_file, is_server, shown
+from lorahydra.errors import ConfigError, LorahydraError, NotRecordedError, StoreAwayError, TrackingError
+from lorahydra.tracking.address import database_file, is_server, local_path, shown
 from lorahydra.tracking.database import prepare_database
-from lorahydra.tracking.faults import describe
+from lorahydra.tracking.faults import store_fault
 
 __all__ = [
     "active_run",
@@ -46,6 +47,8 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+LONGEST_FOLDER = 120
+"""Bytes of a folder's name that come from an experiment's; file systems take 255."""
 SECONDS_TO_ANSWER = 10
 """How long a store may take for its first answer."""
 
@@ -71,7 +74,7 @@ def talking_to(uri: str) -> Iterator[None]:
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise TrackingError(f"the MLflow store {shown(uri)} cannot be used: {describe(error)}") from error
+            raise store_fault(f"the MLflow store {shown(uri)} cannot be used", error) from error
 
 
 @contextmanager
@@ -87,7 +90,7 @@ def talking_to_artifacts(uri: str) -> Iterator[None]:
     except LorahydraError:
         raise
     except Exception as error:
-        raise TrackingError(f"the artifacts of {shown(uri)} cannot be used: {describe(error)}") from error
+        raise store_fault(f"the artifacts of {shown(uri)} cannot be used", error) from error
 
 
 def connect(uri: str, *, create: bool, writes: bool = False) -> Any:
@@ -168,6 +171,9 @@ def _location(uri: str, name: str, wanted: str | None) -> str | None:
     if is_server(uri):
         return None
     folder = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "experiment"
+    if len(folder.encode()) > LONGEST_FOLDER:
+        start = folder.encode()[: LONGEST_FOLDER - 9].decode(errors="ignore").strip(".-")
+        folder = f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return (_artifact_root(uri) / folder).as_uri()
 
 
@@ -181,7 +187,7 @@ def _check_artifacts(location: str, uri: str) -> None:
     parts = urlsplit(location)
     if parts.scheme not in ("", "file"):
         return
-    folder = Path(unquote(parts.path) if parts.scheme else location)
+    folder = local_path(parts.path) if parts.scheme else Path(location)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK | os.X_OK)
@@ -214,7 +220,7 @@ def _check_server(uri: str) -> None:
             "and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     if status >= 500:
-        raise TrackingError(f"the MLflow server {shown(uri)} is in trouble (HTTP {status}): see its log")
+        raise StoreAwayError(f"the MLflow server {shown(uri)} is in trouble (HTTP {status}): see its log")
     if not _is_json(response) and not (_is_unknown(response) and _is_json(_ask(uri, "GET", "experiments/list"))):
         raise TrackingError(f"{shown(uri)} answers, but not as an MLflow server (HTTP {status}): check tracking.uri")
     # MLflow's client asks for these whenever it lists a run's artifacts, which a study does in the end.

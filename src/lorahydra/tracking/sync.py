@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorahydra.errors import TrackingError
+from lorahydra.errors import NotRecordedError, TrackingError
 from lorahydra.names import State, Tag
 from lorahydra.tracking import operations
 from lorahydra.tracking.address import resolve, shown
 from lorahydra.tracking.delivery import Delivery
-from lorahydra.tracking.faults import describe
+from lorahydra.tracking.faults import store_fault
 from lorahydra.tracking.run import STATUS
 from lorahydra.tracking.spool import FOLDER, Header, Spool, SpoolBusyError, read_header
 from lorahydra.tracking.store import active_run, connect, talking_to
@@ -128,7 +128,9 @@ def _send(spool: Spool, header: Header, uri: str, *, is_alive: bool) -> SyncedRu
     try:
         active_run(client, uri, header.run_id, header.run_name)
     except TrackingError as error:
-        raise TrackingError(f"{error}; delete {spool.folder} to forget the run") from error
+        if isinstance(error, NotRecordedError):
+            raise TrackingError(f"{error}; delete {spool.folder} to forget the run") from error
+        raise
     delivery = Delivery(client, header.run_id, spool)
     last = spool.last()
     died = last is None or last["op"] not in operations.ENDS
@@ -150,7 +152,7 @@ def _send(spool: Spool, header: Header, uri: str, *, is_alive: bool) -> SyncedRu
                     delivery.send_or_leave_out(operation)
         except Exception as error:
             # Artifact stores raise errors of their own SDKs, which have no common class.
-            raise TrackingError(f"the MLflow store {shown(uri)} cannot be used: {describe(error)}") from error
+            raise store_fault(f"the MLflow store {shown(uri)} cannot be used", error) from error
     return SyncedRun(header.run_id, header.run_name, shown(uri), entries, interrupted)
 
 

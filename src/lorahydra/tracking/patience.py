@@ -1,0 +1,68 @@
+"""Waiting for a store that is away: as long wherever a trial or a study needs it, `tracking.retry_seconds`.
+
+What a run logs while it is going on does not wait: its queue on disk does.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.errors import StoreAwayError
+
+__all__ = ["patient", "patiently"]
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
+"""Seconds between two attempts; each pause is twice as long as the one before."""
+
+
+Result = TypeVar("Result")
+Parameters = ParamSpec("Parameters")
+
+
+def patiently(config: TrackingConfig, action: Callable[[], Result]) -> Result:
+    """The result of `action`, which is tried again for `config.retry_seconds` while the store is away.
+
+    Args:
+        config: How long to wait.
+        action: Does no harm when it is done twice.
+
+    Raises:
+        StoreAwayError: The store did not come back in time.
+    """
+    until = time.monotonic() + config.retry_seconds
+    pause, waits = FIRST_PAUSE, False
+    while True:
+        try:
+            result = action()
+        except StoreAwayError as error:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise
+            if not waits:
+                logger.warning("%s; waiting for it, up to %.0f s (tracking.retry_seconds)", error, left)
+            waits = True
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE)
+        else:
+            if waits:
+                logger.info("The MLflow store is back")
+            return result
+
+
+def patient(
+    function: Callable[Concatenate[TrackingConfig, Parameters], Result],
+) -> Callable[Concatenate[TrackingConfig, Parameters], Result]:
+    """Make a function of a store, which may be called twice, wait for a store that is away."""
+
+    @functools.wraps(function)
+    def waiting(config: TrackingConfig, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        return patiently(config, lambda: function(config, *args, **kwargs))
+
+    return waiting

@@ -1,0 +1,129 @@
+"""A store that is away is waited for, and only such a one."""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.errors import StoreAwayError, TrackingError
+from lorahydra.names import Kind
+from lorahydra.tracking import check_store, patience, start_run
+from lorahydra.tracking.faults import is_passing, store_fault
+from lorahydra.tracking.patience import patiently
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that only pauses move; the pauses."""
+    pauses: list[float] = []
+    monkeypatch.setattr(patience.time, "sleep", pauses.append)
+    monkeypatch.setattr(patience.time, "monotonic", lambda: sum(pauses))
+    return pauses
+
+
+def failing(times: int, error: Exception) -> Any:
+    left = iter(range(times))
+
+    def action() -> str:
+        if next(left, None) is not None:
+            raise error
+        return "done"
+
+    return action
+
+
+def test_it_is_tried_again_until_the_time_is_over(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    config = TrackingConfig(retry_seconds=20)
+    caplog.set_level(logging.INFO)
+    assert patiently(config, failing(4, StoreAwayError("gone"))) == "done"
+    assert clock == [0.5, 1, 2, 4]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["gone; waiting for it, up to 20 s (tracking.retry_seconds)", "The MLflow store is back"]
+    clock.clear()
+    with pytest.raises(StoreAwayError):
+        patiently(config, failing(100, StoreAwayError("gone")))
+    assert sum(clock) == 20
+
+
+def test_what_waiting_does_not_mend_is_said_at_once(clock: list[float]) -> None:
+    for error, seconds in ((TrackingError("no"), 20), (StoreAwayError("gone"), 0)):
+        with pytest.raises(type(error)):
+            patiently(TrackingConfig(retry_seconds=seconds), failing(1, error))
+    assert clock == []
+
+
+def mlflow_error(text: str, code: int | None = None, cause: Exception | None = None) -> Exception:
+    from mlflow.exceptions import MlflowException
+
+    error = MlflowException(text) if code is None else MlflowException(text, error_code=code)
+    error.__cause__ = cause
+    return error
+
+
+class EndpointConnectionError(Exception):
+    """As an artifact service's SDK names it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (ConnectionRefusedError(), True),
+        (TimeoutError(), True),
+        (EndpointConnectionError(), True),
+        (sqlite3.OperationalError("database is locked"), True),
+        (sqlite3.OperationalError("attempt to write a readonly database"), False),
+        (mlflow_error("API request to endpoint x failed with error code 502 != 200"), True),
+        (mlflow_error("API request to x failed", cause=ConnectionResetError()), True),
+        (mlflow_error("this client has a fault"), False),
+        (FileNotFoundError(), False),
+    ],
+)
+def test_which_faults_may_pass(error: Exception, passing: bool) -> None:
+    assert is_passing(error) is passing
+    assert isinstance(store_fault("x", error), StoreAwayError) is passing
+
+
+@contextmanager
+def refusing(times: int) -> Iterator[str]:
+    """A server in trouble, then one that is none of MLflow's."""
+    left = iter(range(times))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200 if next(left, None) is None else 503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_start_waits_and_the_first_check_does_not(
+    tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    with refusing(3) as uri:
+        with pytest.raises(StoreAwayError, match="HTTP 503"):
+            check_store(TrackingConfig(uri=uri))
+        assert clock == []
+        with pytest.raises(TrackingError, match="not as an MLflow server"):
+            start_run(TrackingConfig(uri=uri), output_dir=tmp_path, kind=Kind.TRIAL, run_name="x")
+    assert len(clock) == 2
