@@ -128,6 +128,8 @@ def test_paths_in_overrides_are_meant_from_here(tmp_path: Path, monkeypatch: pyt
 def test_another_seed_comes_out_differently(recorded: tuple[ExperimentConfig, TrialResult], tmp_path: Path) -> None:
     config, result = recorded
     read = read_recorded(result.run_id, tracking_uri=config.tracking.uri, overrides=["seed=7"])
+    assert read.changed == ("seed",)
+    assert read.differences() == ["config: seed is 7 now"]
     compared = reproduce(read, output_dir=tmp_path / "again")
     assert Agreement.DIFFERENT in {entry.agreement for entry in compared}
 
@@ -139,6 +141,13 @@ def test_data_that_are_gone_are_one_line(recorded: tuple[ExperimentConfig, Trial
     read = read_recorded(result.run_id, tracking_uri=config.tracking.uri, overrides=overrides)
     before = len(_runs(config))
     with pytest.raises(DataError, match="nowhere"):
+        reproduce(read, output_dir=tmp_path / "again")
+    # Other rows are found before anything is trained.
+    lines = [json.dumps({"question": f"What is {n}*{n}?", "answer": f"It is {n * n}."}) for n in range(40)]
+    (tmp_path / "other.jsonl").write_text("\n".join(lines), "utf-8")
+    overrides = [f"data.train_file={tmp_path}/other.jsonl"]
+    read = read_recorded(result.run_id, tracking_uri=config.tracking.uri, overrides=overrides)
+    with pytest.raises(DataError, match="the training data are not what they were: digest .* → "):
         reproduce(read, output_dir=tmp_path / "again")
     assert len(_runs(config)) == before
     assert not (tmp_path / "again").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,15 @@ from lorahydra.names import ANSWERS_FILE
 from lorahydra.storage import atomic_file, writing
 from lorahydra.tracking.address import resolve, shown
 
-__all__ = ["SavedTrial", "TrialAnswers", "forget_answers", "load_answers", "no_answers", "save_answers"]
+__all__ = [
+    "HomeStudy",
+    "SavedTrial",
+    "TrialAnswers",
+    "forget_answers",
+    "load_answers",
+    "no_answers",
+    "save_answers",
+]
 
 VERSION = 1
 
@@ -36,6 +45,19 @@ class TrialAnswers:
     """None when the untuned model was not asked."""
     steps: int
     """Optimiser steps behind the tuned model."""
+    loss: float = math.nan
+    """Validation loss after training; NaN where it is not known."""
+    seconds: float = 0.0
+    """Wall time of the trial up to here."""
+
+
+@dataclass(frozen=True)
+class HomeStudy:
+    """The study that a trial belongs to."""
+
+    name: str
+    storage: str | None
+    """Address of its database, without a password; None for one in memory."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,8 @@ class SavedTrial:
     run_id: str
     config: ExperimentConfig
     answers: TrialAnswers
+    study: HomeStudy | None = None
+    """None for a trial of its own, and where an earlier version wrote the answers."""
 
 
 def forget_answers(folder: Path) -> None:
@@ -54,7 +78,9 @@ def forget_answers(folder: Path) -> None:
         (folder / ANSWERS_FILE).unlink(missing_ok=True)
 
 
-def save_answers(folder: Path, run_id: str, config: ExperimentConfig, answers: TrialAnswers) -> None:
+def save_answers(
+    folder: Path, run_id: str, config: ExperimentConfig, answers: TrialAnswers, study: HomeStudy | None = None
+) -> None:
     """Write the answers and whose they are.
 
     Raises:
@@ -67,7 +93,10 @@ def save_answers(folder: Path, run_id: str, config: ExperimentConfig, answers: T
         "version": VERSION,
         "run_id": run_id,
         "config": dataclasses.asdict(config),
+        "study": None if study is None else dataclasses.asdict(study),
         "steps": answers.steps,
+        "loss": answers.loss,
+        "seconds": answers.seconds,
         "examples": {
             "texts": list(answers.examples.texts),
             "references": list(answers.examples.references),
@@ -102,7 +131,10 @@ def load_answers(folder: Path, *, tracking_uri: str | None = None) -> SavedTrial
             tuned=_answers(content["tuned"]),
             untuned=None if content["untuned"] is None else _answers(content["untuned"]),
             steps=content["steps"],
+            loss=content.get("loss", math.nan),
+            seconds=content.get("seconds", 0.0),
         )
+        study = None if content.get("study") is None else HomeStudy(**content["study"])
         settings, run_id = content["config"], content["run_id"]
         if tracking_uri is not None:
             settings["tracking"]["uri"] = tracking_uri
@@ -113,7 +145,7 @@ def load_answers(folder: Path, *, tracking_uri: str | None = None) -> SavedTrial
         raise OutputError(f"{path} cannot be read ({type(error).__name__}: {error}): run the trial again") from error
     if ":***@" in uri:
         raise ConfigError(f"the password of the MLflow store {uri} was not kept: give the address with --uri")
-    return SavedTrial(folder, run_id, restored_config(settings), answers)
+    return SavedTrial(folder, run_id, restored_config(settings), answers, study)
 
 
 def no_answers(folder: Path) -> OutputError:

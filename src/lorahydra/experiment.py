@@ -13,13 +13,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from lorahydra.answers import TrialAnswers, forget_answers, save_answers
+from lorahydra.answers import HomeStudy, TrialAnswers, forget_answers, save_answers
 from lorahydra.config.compose import flatten
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation import Judging, answer, answer_untuned
-from lorahydra.finishing import TrialJudging, TrialScores, finish_trial, rejudge_hint
+from lorahydra.finishing import (
+    StudyPlace,
+    TrialJudging,
+    TrialResult,
+    finish_trial,
+    rejudge_hint,
+)
 from lorahydra.interrupts import noticed, postponed, raise_if_interrupted
 from lorahydra.modeling.adapters import load_adapter
 from lorahydra.modeling.generation import write_greedy_settings
@@ -32,58 +37,9 @@ from lorahydra.summary import write_summary
 from lorahydra.tracking import TrackedRun, check_store, start_run
 from lorahydra.training import OnMetrics, TrainedAdapter, TrainingJob, train
 
-__all__ = ["PendingTrial", "StudyPlace", "TrialResult", "begin_trial", "run_trial"]
+__all__ = ["PendingTrial", "TrialResult", "begin_trial", "run_trial"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """What a trial found."""
-
-    run_id: str
-    """MLflow run."""
-    adapter: Path
-    """Folder of the adapter, in PEFT's format."""
-    scores: TrialScores
-    loss: float
-    """Validation loss after training, per labelled token."""
-    seconds: float
-    """Wall time."""
-
-    @property
-    def combined(self) -> float:
-        """The objective of a study."""
-        return self.scores.tuned.combined.mean
-
-
-class StudyPlace(Protocol):
-    """The trial's place in a study, which hears of it before MLflow's run is closed."""
-
-    @property
-    def study_name(self) -> str:
-        """The study."""
-
-    @property
-    def number(self) -> int:
-        """Number of the trial."""
-
-    @property
-    def params(self) -> Mapping[str, object]:
-        """What was searched."""
-
-    @property
-    def parent_run_id(self) -> str | None:
-        """The study's MLflow run."""
-
-    def started(self, run_id: str, output_dir: Path) -> None:
-        """The trial has a run."""
-
-    def measured(self, loss: float) -> None:
-        """Hear an intermediate validation loss; raises `TrialPruned` to end the trial."""
-
-    def finished(self, result: TrialResult) -> None:
-        """Hear the result."""
 
 
 def run_trial(
@@ -125,7 +81,7 @@ def begin_trial(
     progress = progress or Progress()
     output_dir = Path(config.output_dir)
 
-    check_store(config.tracking)
+    check_store(config.tracking, waits=place is not None)
     prepared = prepare(config)
     judging = _judging(prepared, config)
     run = _start(config, place)
@@ -150,9 +106,12 @@ def begin_trial(
         if settings.baseline:
             untuned = answer_untuned(base, chat, examples, scorer, settings, judging=judging.untuned, progress=progress)
 
-        answers = TrialAnswers(examples, tuned, untuned, trained.steps)
+        answers = TrialAnswers(
+            examples, tuned, untuned, trained.steps, trained.eval_loss, time.perf_counter() - started
+        )
         if prepared.session is not None:
-            save_answers(output_dir, run.run_id, config, answers)
+            study = None if place is None else HomeStudy(place.study_name, place.storage)
+            save_answers(output_dir, run.run_id, config, answers, study)
         record_answers(run, answers)
     return PendingTrial(config, run, prepared, trained, answers, judging, progress, started, place)
 
@@ -179,7 +138,8 @@ class PendingTrial:
             LorahydraError: Too few verdicts; the run is closed as failed.
         """
         run = self.run
-        with run.closed_on_error(self.judging.stop), rejudge_hint(Path(self.config.output_dir)):
+        hint = rejudge_hint(Path(self.config.output_dir), in_study=self.place is not None)
+        with run.closed_on_error(self.judging.stop), hint:
             scores = finish_trial(run, self.config, self.prepared.session, self.answers, self.judging, self.progress)
             seconds = time.perf_counter() - self.started
             run.metrics({Metric.TIME_TOTAL: seconds})

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from lorahydra.answers import TrialAnswers
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, LorahydraError
+from lorahydra.errors import JudgeBudgetError, JudgeCoverageError, JudgeError, JudgeSetupError, LorahydraError
 from lorahydra.evaluation import Evaluation, Judging, evaluate
 from lorahydra.evaluation.scoring import Gain, gain
 from lorahydra.judges import JudgeSession
@@ -21,7 +22,14 @@ from lorahydra.recording import record_judging, record_scores
 from lorahydra.summary import verdict
 from lorahydra.tracking import TrackedRun
 
-__all__ = ["TrialJudging", "TrialScores", "finish_trial", "rejudge_hint"]
+__all__ = [
+    "StudyPlace",
+    "TrialJudging",
+    "TrialResult",
+    "TrialScores",
+    "finish_trial",
+    "rejudge_hint",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +43,59 @@ class TrialScores:
     """The untuned model on the same examples; None when it was not asked for."""
     gain: Gain | None
     """Tuned minus untuned `combined`."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial found."""
+
+    run_id: str
+    """MLflow run."""
+    adapter: Path
+    """Folder of the adapter, in PEFT's format."""
+    scores: TrialScores
+    loss: float
+    """Validation loss after training, per labelled token."""
+    seconds: float
+    """Wall time."""
+
+    @property
+    def combined(self) -> float:
+        """The objective of a study."""
+        return self.scores.tuned.combined.mean
+
+
+class StudyPlace(Protocol):
+    """The trial's place in a study, which hears of it before MLflow's run is closed."""
+
+    @property
+    def study_name(self) -> str:
+        """The study."""
+
+    @property
+    def storage(self) -> str | None:
+        """Address of the study's database, without a password; None for one in memory."""
+
+    @property
+    def number(self) -> int:
+        """Number of the trial."""
+
+    @property
+    def params(self) -> Mapping[str, object]:
+        """What was searched."""
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The study's MLflow run."""
+
+    def started(self, run_id: str, output_dir: Path) -> None:
+        """The trial has a run, and a folder with what it leaves."""
+
+    def measured(self, loss: float) -> None:
+        """Hear an intermediate validation loss; raises `TrialPruned` to end the trial."""
+
+    def finished(self, result: TrialResult) -> None:
+        """Hear the result."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +168,20 @@ def finish_trial(
 
 
 @contextmanager
-def rejudge_hint(output_dir: Path) -> Iterator[None]:
-    """Say in a judge's error how to go on without training again."""
+def rejudge_hint(output_dir: Path, *, in_study: bool = False) -> Iterator[None]:
+    """Say in a judge's error how to go on without training again.
+
+    Args:
+        output_dir: The trial's folder.
+        in_study: A fault that stops the whole study is not repeated for one trial: the study says how it goes on.
+    """
     try:
         yield
     except (JudgeError, JudgeSetupError, JudgeBudgetError) as error:
-        command = f"lorahydra judges rejudge {shlex.quote(str(output_dir))}"
-        raise type(error)(f"{error}. The adapter and the answers are kept; go on with: {command}") from error
+        kept = f"{error}. The adapter and the answers are kept"
+        if not in_study or isinstance(error, JudgeCoverageError):
+            kept += f"; go on with: lorahydra judges rejudge {shlex.quote(str(output_dir))}"
+        raise type(error)(kept) from error
 
 
 def _gain(tuned: Evaluation, baseline: Evaluation | None, config: ExperimentConfig) -> Gain | None:

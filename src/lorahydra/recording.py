@@ -45,11 +45,14 @@ from lorahydra.training import TrainedAdapter
 
 logger = logging.getLogger(__name__)
 
+LONGEST_MODEL = 100
+"""Characters of a model's name in that of a run; MLflow's databases keep 250 of a run's name."""
 CONTEXTS = {"train": "training", "validation": "validation", "test": "test"}
 """What MLflow calls the use of a split."""
 SHOWN_WARNINGS = 8
 
 __all__ = [
+    "CONTEXTS",
     "data_warnings",
     "record_adapter",
     "record_answers",
@@ -66,7 +69,7 @@ __all__ = [
 
 def run_name(config: ExperimentConfig) -> str:
     """Name of a trial's run: what tells it from its neighbours."""
-    model = config.model.name_or_path.rstrip("/").rpartition("/")[2]
+    model = config.model.name_or_path.rstrip("/").rpartition("/")[2][:LONGEST_MODEL]
     return config.tracking.run_name or f"r={config.lora.r} lr={config.training.learning_rate:.3g} {model}"
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +23,15 @@ from lorahydra.config.judge import refuse_secret
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, OutputError
 from lorahydra.evaluation import Evaluation, Judging, evaluate
-from lorahydra.finishing import TrialJudging, TrialScores, finish_trial, rejudge_hint
+from lorahydra.finishing import StudyPlace, TrialJudging, TrialResult, TrialScores, finish_trial, rejudge_hint
+from lorahydra.interrupts import postponed, raise_if_interrupted
 from lorahydra.judges import JudgeSession, load_session
-from lorahydra.names import ANSWERS_FILE, FINAL, OBJECTIVE, State
+from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, EVAL, FINAL, OBJECTIVE, Metric, Score, State, Tag, scored
 from lorahydra.progress import Progress
-from lorahydra.recording import record_judging, record_scores
-from lorahydra.tracking import TrackedRun, read_run, reopen_run, sync
+from lorahydra.recording import record_judging, record_scores, run_name
+from lorahydra.tracking import TrackedRun, patiently, read_run, reopen_run, sync
 
-__all__ = ["Finalist", "find_trials", "judge_finalists", "rejudge"]
+__all__ = ["Finalist", "find_trials", "judge_finalists", "judge_kept", "rejudge", "with_overrides"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +70,8 @@ def rejudge(
 ) -> TrialScores:
     """Judge the answers of a trial that ended because of the judge, and complete its run.
 
-    Verdicts that were given are in the cache and cost nothing.
+    Verdicts that were given are in the cache and cost nothing. A study does not hear of it: for its trials there is
+    `lorahydra.sweep.rejudged.rejudge_trial`.
 
     Args:
         folder: The trial's output folder.
@@ -78,18 +82,56 @@ def rejudge(
     Raises:
         LorahydraError: The judge fails again, or the trial cannot be read.
     """
-    progress = progress or Progress()
     trial = load_answers(folder, tracking_uri=tracking_uri)
-    config = _with_overrides(trial.config, overrides)
-    session = _session(config)
-    untuned = Judging(session, trial.answers.examples, config.seed) if trial.answers.untuned is not None else None
-    judging = TrialJudging(Judging(session, trial.answers.examples, config.seed), untuned)
+    config = with_overrides(trial.config, overrides)
+    with rejudge_hint(folder):
+        return judge_kept(trial, config, tracking_uri=tracking_uri, progress=progress).scores
+
+
+def judge_kept(
+    trial: SavedTrial,
+    config: ExperimentConfig,
+    *,
+    place: StudyPlace | None = None,
+    tracking_uri: str | None = None,
+    progress: Progress | None = None,
+) -> TrialResult:
+    """Judge answers that are kept, and complete the run of the trial that gave them.
+
+    Args:
+        trial: The trial.
+        config: Its experiment, as it is now.
+        place: In a study, the trial as which it counts; it takes over the run.
+        tracking_uri: Where the MLflow store is, if it has moved.
+        progress: Where to show the progress.
+
+    Raises:
+        NotRecordedError: The store does not have the run.
+        LorahydraError: The judge fails; the run is closed as failed.
+    """
+    started = time.perf_counter()
+    session, answers = _session(config), trial.answers
+    untuned = Judging(session, answers.examples, config.seed) if answers.untuned is not None else None
+    judging = TrialJudging(Judging(session, answers.examples, config.seed), untuned)
     run = _reopened(trial, config, tracking_uri, forget_failure=True)
-    with run.closed_on_error(judging.stop), rejudge_hint(folder):
-        judging.start(trial.answers)
-        scores = finish_trial(run, config, session, trial.answers, judging, progress)
-    run.finish(State.COMPLETE)
-    return scores
+    with run.closed_on_error(judging.stop):
+        if place is not None:
+            place.started(run.run_id, trial.folder)
+            name = f"{place.number}: {run_name(config)}"
+            run.tags({Tag.TRIAL_NUMBER: str(place.number), "mlflow.runName": name})
+        judging.start(answers)
+        scores = finish_trial(run, config, session, answers, judging, progress or Progress())
+        seconds = answers.seconds + time.perf_counter() - started
+        run.metrics({Metric.TIME_TOTAL: seconds})
+        loss = run.before.metrics.get(scored(EVAL, Score.LOSS), math.nan) if math.isnan(answers.loss) else answers.loss
+        result = TrialResult(run.run_id, trial.folder / ADAPTER_DIR, scores, loss, seconds)
+        raise_if_interrupted()
+        # Together, so that the study and MLflow say the same.
+        with postponed():
+            if place is not None:
+                place.finished(result)
+            run.finish(State.COMPLETE)
+    return result
 
 
 def judge_finalists(
@@ -124,7 +166,7 @@ def judge_finalists(
     """
     progress = progress or Progress()
     trials = [load_answers(folder, tracking_uri=tracking_uri) for folder in folders]
-    newest = _with_overrides(settings or max(trials, key=_written).config, overrides)
+    newest = with_overrides(settings or max(trials, key=_written).config, overrides)
     _check_alike(trials, newest)
     configs = [
         dataclasses.replace(
@@ -187,7 +229,7 @@ def _reopened(
     Raises:
         OutputError: The trial is still going on.
     """
-    if sync(trial.folder, tracking_uri).busy:
+    if patiently(config.tracking, lambda: sync(trial.folder, tracking_uri)).busy:
         raise OutputError(f"the trial in {trial.folder} is still going on: wait for its end")
     return reopen_run(config.tracking, output_dir=trial.folder, run_id=trial.run_id, forget_failure=forget_failure)
 
@@ -200,7 +242,7 @@ def _session(config: ExperimentConfig) -> JudgeSession:
     return session
 
 
-def _with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
     """The trial's config with other patience, limits or addresses for its judge."""
     for override in overrides:
         refuse_secret(override)

@@ -24,9 +24,11 @@ from typing import Any
 
 import yaml
 
-from lorahydra.config.compose import restored_config
+from lorahydra.config.changes import REPRODUCED, differing
+from lorahydra.config.compose import flatten, restored_config
 from lorahydra.config.schema import ExperimentConfig, TrackingConfig
-from lorahydra.errors import ConfigError, TrackingError
+from lorahydra.data import load_splits
+from lorahydra.errors import ConfigError, DataError, TrackingError
 from lorahydra.names import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
@@ -38,6 +40,7 @@ from lorahydra.names import (
 )
 from lorahydra.progress import Progress
 from lorahydra.provenance import differences, environment
+from lorahydra.recording import CONTEXTS
 from lorahydra.tracking import Points, RecordedRun, read_metrics, read_run, read_text, set_tags
 
 __all__ = ["Agreement", "Compared", "Recorded", "compare", "read_recorded", "reproduce"]
@@ -84,13 +87,18 @@ class Recorded:
     overrides: tuple[str, ...]
     environment: Mapping[str, Any]
     """Empty for a run of a lorahydra that did not record it."""
+    changed: tuple[str, ...] = ()
+    """Keys that the caller changed and that metrics depend on, such as `lora.r`."""
 
     def differences(self) -> list[str]:
-        """What will not be as it was in code, packages and machine, one line each."""
+        """What will not be as it was in settings, code, packages and machine, one line each."""
         from lorahydra.modeling.devices import resolve_device
 
+        now = flatten(self.config)
+        changed = [f"config: {key} is {now.get(key)} now" for key in self.changed]
         with _threads(self.environment):
-            return differences(self.environment, environment(str(resolve_device(self.config.model.device))))
+            found = differences(self.environment, environment(str(resolve_device(self.config.model.device))))
+        return [*changed, *found]
 
 
 def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = ()) -> Recorded:
@@ -118,12 +126,14 @@ def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = 
     if kind is None or text is None:
         raise ConfigError(f"run {run_id} ({run.name}) has no {CONFIG_FILE}: it was not recorded by lorahydra")
     tracking = {"uri": tracking_uri, "experiment_name": run.experiment, "run_id": None, "run_name": None}
+    config = _config(text, overrides, tracking, run_id)
     return Recorded(
         run=run,
         store=store,
-        config=_config(text, overrides, tracking, run_id),
+        config=config,
         overrides=tuple(_list(read_text(store, run_id, OVERRIDES_FILE))),
         environment=_mapping(read_text(store, run_id, ENVIRONMENT_FILE)),
+        changed=tuple(differing(_config(text, (), tracking, run_id), config, REPRODUCED)),
     )
 
 
@@ -141,11 +151,13 @@ def reproduce(
         progress: Where to show the progress.
 
     Raises:
+        DataError: The data are not those of the run; nothing was trained.
         LorahydraError: The trial cannot be run again; the data, the model or the judge is not there.
     """
     from lorahydra.experiment import run_trial
 
     config = dataclasses.replace(recorded.config, output_dir=str(output_dir))
+    _check_data(recorded)
     before = read_metrics(recorded.store, recorded.run.run_id)
     with _threads(recorded.environment):
         result = run_trial(config, overrides=recorded.overrides, progress=progress)
@@ -196,21 +208,33 @@ def _same(old: float, new: float) -> bool:
     return old == new or (math.isnan(old) and math.isnan(new))
 
 
+def _check_data(recorded: Recorded) -> None:
+    """Compare the digests of the data before hours are spent on others.
+
+    Raises:
+        DataError: They are not the same, and no setting that was changed explains it.
+    """
+    splits = load_splits(recorded.config.data, recorded.config.seed)
+    now = {CONTEXTS[split.name]: split.digest for split in (splits.train, splits.validation)}
+    for dataset in recorded.run.datasets:
+        digest = now.get(dataset.context)
+        if digest is None or digest.startswith(dataset.digest):
+            continue
+        found = f"the {dataset.context} data are not what they were: digest {dataset.digest} → {digest}"
+        if not any(key == "seed" or key.startswith("data.") for key in recorded.changed):
+            raise DataError(
+                f"{found}: give the rows of the run, for example with data.train_file=…, or a seed or key of data that "
+                "is meant to differ"
+            )
+        logger.warning("%s%s", found[0].upper(), found[1:])
+
+
 def _warn_of_other_inputs(before: RecordedRun, again: RecordedRun) -> None:
-    """Say where data or base model are not the same: then no metric can be expected to be."""
+    """Say where base model or judge are not the same: then no metric can be expected to be."""
     for name in (Tag.BASE_DIGEST, Tag.JUDGE_MODEL, Tag.JUDGE_PROMPT):
         old, new = before.tags.get(name), again.tags.get(name)
         if old != new:
             logger.warning("%s is not what it was: %s → %s", name, old, new)
-    digests = {dataset.context: dataset.digest for dataset in again.datasets}
-    for dataset in before.datasets:
-        if digests.get(dataset.context) != dataset.digest:
-            logger.warning(
-                "The %s data are not what they were: digest %s → %s",
-                dataset.context,
-                dataset.digest,
-                digests.get(dataset.context),
-            )
 
 
 def _config(text: str, overrides: Sequence[str], tracking: Mapping[str, Any], run_id: str) -> ExperimentConfig:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from tests.judges.wire import KEY, MODEL, JudgeServer, judge_server
 from tests.sweep.test_study import client_of, of_kind
 
 from lorahydra import LoRATuner
+from lorahydra.cli.commands import commands
 from lorahydra.errors import JudgeError
 from lorahydra.modeling.packaged import fetch, packaged_path
 from lorahydra.names import State
@@ -93,26 +96,57 @@ def test_finalists_are_judged_on_all_examples_whatever_was_changed_since(tiny_mo
     assert parent.data.tags["lorahydra.best_run"] == best.info.run_id
 
 
-def test_a_judge_that_is_away_stops_the_study_which_goes_on_later(tiny_model: Path, tmp_path: Path) -> None:
-    up = True
-    with judge_server(lambda request, attempt: "good" if up else "503") as server:
-        patience = ("judge.timeout=1", "judge.max_retries=0")
-        tuner(tiny_model, server, *patience, n_trials=1).run()
-        up = False
-        with pytest.raises(JudgeError, match=r"the study is kept, go on with: lorahydra studies resume judged"):
-            tuner(tiny_model, server, *patience).run()
-        assert [trial.state for trial in find_study("judged").trials] == [State.COMPLETE, State.INTERRUPTED]
-        up = True
-        result = tuner(tiny_model, server, *patience).run()
-    assert [trial.state for trial in sorted(result.trials, key=lambda trial: trial.number)] == [
-        State.COMPLETE,
-        State.INTERRUPTED,
-        State.COMPLETE,
-        State.COMPLETE,
-    ]
-    states = {
-        run.data.tags["lorahydra.trial_number"]: run.data.tags["lorahydra.state"] for run in of_kind(tmp_path, "trial")
-    }
-    assert states == {"0": "complete", "1": "interrupted", "2": "complete", "3": "complete"}
+def test_answers_are_kept_and_judged_again(tiny_model: Path, tmp_path: Path) -> None:
+    """By the study that goes on, and by `judges rejudge`; study and MLflow agree at every step."""
+    mode = "503"
+    patience = ("judge.timeout=1", "judge.max_retries=0")
+    with judge_server(lambda request, attempt: mode) as server:
+
+        def goes_on(n_trials: int) -> Any:
+            return tuner(tiny_model, server, *patience, n_trials=n_trials).run()
+
+        def rejudge(folder: str) -> Result:
+            return CliRunner().invoke(commands, ["judges", "rejudge", folder, "judge.timeout=20"])
+
+        with pytest.raises(JudgeError, match=r"are kept; the study is kept, go on with: lorahydra studies resume jud"):
+            goes_on(1)
+        assert agreed(tmp_path) == {0: State.INTERRUPTED}
+        mode = "good"
+        goes_on(2)
+        assert agreed(tmp_path) == {0: State.INTERRUPTED, 1: State.COMPLETE, 2: State.COMPLETE}
+        mode = "blocked"
+        [failed] = [trial for trial in goes_on(3).trials if trial.state is State.FAILED]
+        assert failed.failure.endswith(f"go on with: lorahydra judges rejudge {tmp_path}/outputs/judged/3")
+        assert agreed(tmp_path)[3] is State.FAILED
+        assert isinstance(rejudge("outputs/judged/3").exception, JudgeError)
+        assert agreed(tmp_path) == {
+            **{0: State.INTERRUPTED, 1: State.COMPLETE, 2: State.COMPLETE},
+            **{3: State.INTERRUPTED, 4: State.FAILED},
+        }
+        mode = "good"
+        done = rejudge("outputs/judged")
+        assert done.exit_code == 0, done.output
+        assert agreed(tmp_path)[5] is State.COMPLETE
+        assert find_study("judged").state is State.INTERRUPTED, "a winner is to be named"
+        result = goes_on(3)
+    assert len(of_kind(tmp_path, "trial")) == 3, "nothing was trained twice"
+    assert sorted(path.parent.name for path in tmp_path.glob("outputs/judged/*/adapter")) == ["0", "2", "3"]
+    finalists = [run for run in of_kind(tmp_path, "trial") if "final/combined" in run.data.metrics]
+    best = max(finalists, key=lambda run: run.data.metrics["final/combined"])
+    assert result.best.run_id == best.info.run_id
+    assert find_study("judged").state is State.COMPLETE
     [parent] = of_kind(tmp_path, "study")
     assert parent.data.tags["lorahydra.state"] == "complete"
+
+
+def agreed(folder: Path) -> dict[int, State]:
+    """States of the trials, of which each run in MLflow has its own."""
+    records = find_study("judged").trials
+    runs = {run.info.run_id: run for run in of_kind(folder, "trial")}
+    owners = {record.run_id: record for record in records if record.run_id is not None}
+    assert owners.keys() == runs.keys()
+    for run_id, record in owners.items():
+        tags = runs[run_id].data.tags
+        assert (tags["lorahydra.state"], tags["lorahydra.trial_number"]) == (record.state, str(record.number))
+        assert runs[run_id].info.run_name.startswith(f"{record.number}: ")
+    return {record.number: record.state for record in records}

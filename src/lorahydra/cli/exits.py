@@ -38,7 +38,7 @@ def exit_codes(resume_hint: Callable[[], str] = str) -> Iterator[None]:
     """End the process as users are promised: 2 their input, 3 an outside service, 130 interrupted.
 
     Args:
-        resume_hint: Gives what to say after an interruption.
+        resume_hint: Gives what to say after an interruption, or when a disk has failed.
     """
     _never_choke()
     try:
@@ -51,7 +51,8 @@ def exit_codes(resume_hint: Callable[[], str] = str) -> Iterator[None]:
             raise SystemExit(EXIT_UNREAD) from None
         if error.errno not in REASONS:
             raise
-        _end(f"cannot read or write {error.filename or 'a file'}: {REASONS[error.errno]}", OutputError.exit_code)
+        what = f"cannot read or write {error.filename or 'a file'}: {REASONS[error.errno]}"
+        _end(f"{what}{resume_hint()}", OutputError.exit_code)
     except KeyboardInterrupt:
         _end(f"interrupted{resume_hint()}", EXIT_INTERRUPTED)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorahydra.cli.completing import judge_names
+from lorahydra.cli.logs import log_to_terminal
 from lorahydra.errors import JudgeError, JudgeNotFoundError, JudgeSetupError
 from lorahydra.registry import BUILT_IN, registered_judges
 
@@ -102,19 +103,24 @@ def _config(name: str, overrides: tuple[str, ...]) -> JudgeConfig:
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("overrides", nargs=-1)
 @click.option("--uri", metavar="URI", help="Address of the MLflow store, where it has moved or has a password.")
-def rejudge_trial(folder: Path, overrides: tuple[str, ...], uri: str | None) -> None:
+@click.option("--storage", metavar="URL", help="Store of the trial's study, where it has moved or has a password.")
+def judge_again(folder: Path, overrides: tuple[str, ...], uri: str | None, storage: str | None) -> None:
     """Judge the answers of a trial that failed because of its judge, and complete its MLflow run.
 
-    DIR is the trial's output folder. Nothing is trained or generated again, and no verdict is asked for twice.
-    OVERRIDES are judge.KEY=VALUE of keys that do not change verdicts, for example judge.max_cost=2.
+    DIR is the trial's output folder, or one that holds several. Nothing is trained or generated again, and no verdict
+    is asked for twice. A trial of a study counts in it from then on. OVERRIDES are judge.KEY=VALUE of keys that do not
+    change verdicts, for example judge.max_cost=2.
     """
     from lorahydra.progress import console
-    from lorahydra.rejudging import find_trials, rejudge
+    from lorahydra.rejudging import find_trials
     from lorahydra.summary import write_scores
+    from lorahydra.sweep.rejudged import rejudge_trial
 
+    log_to_terminal()
     for trial in find_trials([folder]):
-        scores = rejudge(trial, overrides=overrides, tracking_uri=uri)
-        write_scores(console(), scores.tuned, scores.baseline, scores.gain)
+        scores = rejudge_trial(trial, overrides=overrides, tracking_uri=uri, storage=storage)
+        if scores is not None:
+            write_scores(console(), scores.tuned, scores.baseline, scores.gain)
 
 
 @judges.command("finalists", short_help="Judge the best trials on all examples and rank them.")

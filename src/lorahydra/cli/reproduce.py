@@ -32,7 +32,7 @@ SHOWN = 12
 @uri_option
 @click.option("--to", "folder", type=click.Path(path_type=Path), metavar="DIR", help="Output folder of the new run.")
 @click.option("--tolerance", type=click.FloatRange(0), default=1e-3, show_default=True, help="Relative difference.")
-@click.option("--check", is_flag=True, help="Only say what differs in code, packages and machine.")
+@click.option("--check", is_flag=True, help="Only say what differs in settings, code, packages and machine.")
 def reproduce(
     run_id: str, overrides: tuple[str, ...], uri: str | None, folder: Path | None, tolerance: float, check: bool
 ) -> int:
@@ -66,7 +66,7 @@ def _show_run(recorded: Recorded) -> None:
         return
     lines = recorded.differences()
     if not lines:
-        click.echo("Code, packages and machine are the same.")
+        click.echo("Settings, code, packages and machine are the same.")
         return
     click.echo("Not the same as then:")
     for line in lines[:SHOWN]:

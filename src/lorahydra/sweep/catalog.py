@@ -60,7 +60,10 @@ class StudyEntry:
 
     @property
     def _has_ended(self) -> bool:
-        return self.n_trials is not None and self.finished >= self.n_trials and "best" in self.result
+        if self.n_trials is None or self.finished < self.n_trials or "best" not in self.result:
+            return False
+        complete = sum(trial.state is State.COMPLETE for trial in self.trials)
+        return bool(self.result.get("complete", complete) <= complete)
 
 
 def list_studies(storage: str = STUDY_STORE) -> list[StudyEntry]:

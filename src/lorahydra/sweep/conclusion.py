@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import OutputError, StudyError, TrackingError
+from lorahydra.errors import OutputError, StoreAwayError, StudyError, TrackingError
 from lorahydra.finishing import TrialScores
 from lorahydra.interrupts import postponed, raise_if_interrupted
 from lorahydra.names import (
@@ -37,6 +38,7 @@ from lorahydra.sweep.storage import study_lock
 from lorahydra.tracking import (
     add_model_files,
     fetch_folder,
+    patiently,
     read_run,
     register_model,
     registered_name,
@@ -83,7 +85,9 @@ def _conclude(
     records = ledger.records()
     known = ledger.study.user_attrs.get(RESULT, {})
     finished = sum(record.counts for record in records)
-    if known.get("finished") == finished:
+    complete = sum(record.state is State.COMPLETE for record in records)
+    # One that had failed may be complete since: its answers were judged again.
+    if known.get("finished") == finished and known.get("complete", complete) == complete:
         logger.info("Study %s has its %d trials: nothing is left to do", ledger.study.study_name, finished)
         scores, best = None, next(record for record in records if record.number == known["best"])
     else:
@@ -96,7 +100,7 @@ def _conclude(
 
         scores = score_winner(run, config, adapter)
         raise_if_interrupted()
-        known = {"best": best.number, "finished": finished, "test": facts_of(scores)}
+        known = {"best": best.number, "finished": finished, "complete": complete, "test": facts_of(scores)}
         _record(run, ledger, best, config, scores, _Board(records, directions, objectives))
         raise_if_interrupted()
         ledger.study.set_user_attr(RESULT, known)
@@ -121,7 +125,7 @@ def _wait_for_ends(run: StudyRun, records: list[TrialRecord]) -> None:
     deadline = time.monotonic() + run.config.tracking.retry_seconds + 10
     for record in records:
         while record.folder is not None and record.folder.is_dir() and time.monotonic() < deadline:
-            if not sync(record.folder).busy:
+            if not patiently(run.config.tracking, functools.partial(sync, record.folder)).busy:
                 break
             time.sleep(0.2)
 
@@ -192,9 +196,7 @@ def _record(
     with atomic_file(folder / LEADERBOARD_FILE) as temporary:
         temporary.write_text(leaderboard_csv(board.records, board.directions, board.objectives), encoding="utf-8")
     write_optimization_results(ledger, folder, best)
-    with replaced_dir(folder / STUDY_DIR) as temporary:
-        write_plots(ledger.study, temporary, board.objectives)
-    for file in (LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR):
+    for file in (LEADERBOARD_FILE, RESULTS_FILE):
         run.run.artifact(folder / file, file)
     # As tags: more trials may find a better one, and MLflow's params never change.
     chosen = {f"best.{key}": str(value) for key, value in best.params.items()}
@@ -214,6 +216,20 @@ def _record(
             warnings=run.warnings,
         )
     )
+    _draw(run, ledger, board.objectives)
+
+
+def _draw(run: StudyRun, ledger: Ledger, objectives: list[str]) -> None:
+    """Make the plots; a study has its winner without them."""
+    try:
+        with replaced_dir(run.folder / STUDY_DIR) as temporary:
+            write_plots(ledger.study, temporary, objectives)
+    except Exception as error:
+        # Plotting libraries fail in ways of their own.
+        logger.warning("The plots of the study are missing: %s: %s", type(error).__name__, error)
+        logger.debug("Plots", exc_info=True)
+        return
+    run.run.artifact(run.folder / STUDY_DIR, STUDY_DIR)
 
 
 def _register(
@@ -228,7 +244,8 @@ def _register(
     try:
         if tracking.log_model == "winner":
             add_model_files(tracking, best.run_id, run.folder / "best")
-        datasets = {dataset.context: dataset.digest for dataset in read_run(tracking, best.run_id).datasets}
+        recorded = patiently(tracking, functools.partial(read_run, tracking, best.run_id))
+        datasets = {dataset.context: dataset.digest for dataset in recorded.datasets}
         description = model_description(
             config,
             best,
@@ -246,6 +263,8 @@ def _register(
             description=description,
             tags={Tag.TRIAL_NUMBER: str(best.number), Tag.STUDY: study},
         )
+    except StoreAwayError:
+        raise  # the study ends where it is, and registers its winner when it goes on
     except (TrackingError, OutputError) as error:
         # The winner is known and lies in its folder; a store without a registry must not fail the study.
         logger.warning("The adapter was not registered: %s", error)

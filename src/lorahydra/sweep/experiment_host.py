@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -17,7 +18,7 @@ from lorahydra.config.checks import names_a_folder
 from lorahydra.config.compose import to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
-from lorahydra.errors import ConfigError, LorahydraError, StudyError
+from lorahydra.errors import ConfigError, LorahydraError, StudyError, StudyStoreError, TrackingError
 from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.current import remember_study
 from lorahydra.sweep.labels import value_text
@@ -28,7 +29,7 @@ from lorahydra.sweep.records import TrialRecord
 from lorahydra.sweep.running import RunningTrial
 from lorahydra.sweep.space import SearchSpace, corners
 from lorahydra.sweep.spec import CONTENT, DATA_CONTENT, ROWS_CONTENT, experiment_spec, kept_settings
-from lorahydra.sweep.storage import shown
+from lorahydra.sweep.storage import reading, shown
 
 if TYPE_CHECKING:
     from lorahydra.sweep.parent import StudyRun
@@ -110,7 +111,8 @@ class ExperimentHost:
         own = any("." not in name or name.startswith(("model.", "data.", "judge.")) for name in space.distributions)
         from lorahydra.tracking import check_store
 
-        check_store(self.config.tracking)
+        # A worker is started by a process that has seen the store.
+        check_store(self.config.tracking, waits=self.is_helper)
         if self.n_workers == 1 and not own:
             from lorahydra.preparation import prepare
 
@@ -146,18 +148,33 @@ class ExperimentHost:
         remember_study(self._resume_command())
         self._run.warnings = self._warnings
         try:
-            self._run.open(self._sweeper)
-            yield
+            with reading(self._sweeper.storage):
+                self._run.open(self._sweeper)
+                yield
             remember_study(None)
+        except StudyStoreError as error:
+            # Whether others work on the study cannot be asked; whoever does will close the run in the end.
+            self._run.close(None if self.is_helper else State.INTERRUPTED)
+            raise _with_hint(error, self._resume_command()) from error
         except LorahydraError as error:
-            alone = not self.is_helper and ledger.others() == 0
-            self._run.close(State.FAILED if alone else None, f"{type(error).__name__}: {error}")
-            if not isinstance(error, StudyError):
-                raise _with_hint(error, self._resume_command()) from error
-            raise
+            self._close_interrupted(error)
+            if self.is_helper or ledger.others():
+                self._run.close(None)
+            else:
+                self._run.give_up(State.FAILED, f"{type(error).__name__}: {error}")
+            raise _with_hint(error, self._resume_command()) from error
         except BaseException:
-            self._run.close(None if self.is_helper or ledger.others() else State.INTERRUPTED)
+            if self.is_helper or ledger.others():
+                self._run.close(None)
+            else:
+                self._run.give_up(State.INTERRUPTED)
             raise
+
+    def _close_interrupted(self, error: LorahydraError) -> None:
+        """Close the runs of trials that are to go on as the study sees them, and not as failed."""
+        if self._run is not None and self._run.is_open and not isinstance(error, TrackingError):
+            with contextlib.suppress(LorahydraError):
+                self._run.close_children(self._run.run_id)
 
     def run(self, ledger: Ledger, trials: Callable[[], None]) -> None:
         """Run trials here, or in worker processes of their own."""
@@ -284,5 +301,7 @@ def _typed(tree: DictConfig, output_dir: str = "outputs") -> ExperimentConfig:
 
 def _with_hint(error: LorahydraError, command: str) -> LorahydraError:
     """The error, and how the study goes on when its cause is mended."""
+    if command in str(error):  # a worker has said it
+        return error
     error.args = (f"{error}; the study is kept, go on with: {command}", *error.args[1:])
     return error

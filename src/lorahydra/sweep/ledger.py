@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from lorahydra.errors import StudyError
 from lorahydra.interrupts import postponed, raise_if_interrupted
 from lorahydra.names import State
 from lorahydra.sweep.heartbeats import Heartbeat, Heartbeats
@@ -157,6 +158,56 @@ class Ledger:
             for running in claimed:
                 running.note(worker=this_worker())
         return claimed, overrides
+
+    def take_again(self, run_id: str) -> RunningTrial | None:
+        """Begin the trial anew whose answers, recorded in an MLflow run, are judged again.
+
+        A trial in Optuna ends once, so this is another one with the same parameters: the one that waits, or for a
+        trial that failed a new one in its place.
+
+        Args:
+            run_id: The run.
+
+        Returns:
+            The trial; None where the study has its result.
+
+        Raises:
+            StudyError: The study does not know the run, or it is at work on those parameters, or ran them again.
+        """
+        with postponed(), self._lock():
+            trials = self.study.get_trials(deepcopy=False)
+            name = self.study.study_name
+            before = [trial for trial in trials if trial.user_attrs.get(ATTRIBUTE, {}).get("run_id") == run_id]
+            if not before:
+                raise StudyError(f"study {name} has no trial whose MLflow run is {run_id}")
+            first = before[-1]
+            if first.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                return None
+            again = first if first.state is TrialState.RUNNING else self._waiting(first)
+            if again.state is TrialState.RUNNING:
+                raise StudyError(f"trial {again.number} of study {name} is going on: wait for its end")
+            if again.state is not TrialState.WAITING:
+                raise StudyError(
+                    f"the parameters of trial {first.number} of study {name} were run again as trial {again.number}, "
+                    "which counts in its place"
+                )
+            self.study._storage.set_trial_state_values(again._trial_id, TrialState.RUNNING)
+            trial = Trial(self.study, again._trial_id)
+            for key, distribution in first.distributions.items():
+                trial._suggest(key, distribution)  # what waits has the parameters fixed
+            running = RunningTrial(self.study, trial)
+            self._mine.append(running)
+            running.note(worker=this_worker())
+            return running
+
+    def _waiting(self, trial: FrozenTrial) -> FrozenTrial:
+        """The last attempt at the parameters of a trial that ended without a result; queued where there is none."""
+        self._queue_again(trial, [])
+        last = trial
+        for other in self.study.get_trials(deepcopy=False):
+            if other.user_attrs.get(ATTRIBUTE, {}).get("retry_of") == last.number:
+                last = other
+        return last
 
     def interrupt_mine(self) -> None:
         """End this process's running trials as interrupted and queue their parameters again."""

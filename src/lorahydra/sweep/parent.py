@@ -24,6 +24,7 @@ from lorahydra.tracking import (
     close_run,
     find_run,
     join_run,
+    patiently,
     set_tags,
     start_run,
     sync,
@@ -50,11 +51,18 @@ class StudyRun:
         """What is to be known of the data, where this process has read them."""
         self._ledger = ledger
         self._run: TrackedRun | None = None
+        self._begun = 0
+        """Trials when this process began."""
 
     @property
     def run_id(self) -> str:
         """The run."""
         return self.run.run_id
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process records the run."""
+        return self._run is not None
 
     @property
     def run(self) -> TrackedRun:
@@ -65,6 +73,7 @@ class StudyRun:
     def open(self, sweeper: StudySweeper) -> None:
         """Make the run or join it, and close what dead processes left open."""
         study = self._ledger.study
+        self._begun = len(self._ledger.records())
         known = study.user_attrs.get(RUN_ID)
         if known is not None:
             self._ledger.close_dead()
@@ -90,7 +99,8 @@ class StudyRun:
             run_id: The study's run.
         """
         numbers = {child.run_id: child.trial_number for child in unfinished_children(self.config.tracking, run_id)}
-        closed = [run.run_id for run in sync(self.folder).runs if run.interrupted]
+        sent = patiently(self.config.tracking, lambda: sync(self.folder))
+        closed = [run.run_id for run in sent.runs if run.interrupted]
         records = self._ledger.records()
         by_run = {record.run_id: record for record in records if record.run_id is not None}
         by_number = {record.number: record for record in records if record.run_id is None}
@@ -138,6 +148,16 @@ class StudyRun:
             self._run.leave()
         else:
             self._run.finish(state, failure)
+
+    def give_up(self, state: State, failure: str | None = None) -> None:
+        """End the run of a study that cannot go on; where it had ended well, and no trial was begun since, it stays."""
+        if (
+            self._run is not None
+            and self._run.before.state is State.COMPLETE
+            and self._begun == len(self._ledger.records())
+        ):
+            state, failure = State.COMPLETE, None
+        self.close(state, failure)
 
     def _find(self, study_id: str) -> str | None:
         """The run, where the process that made it died before it could say so."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class TrialRecord:
     number: int
     """Optuna's number, also the name of the trial's folder."""
     state: State
-    """`interrupted` trials do not count; their parameters were, or will be, run again."""
+    """`interrupted` trials do not count; their parameters were, or will be, run or judged again."""
     params: Mapping[str, Any]
     """What was searched."""
     values: tuple[float, ...] | None = None
@@ -46,7 +46,7 @@ class TrialRecord:
     rejected: bool = False
     """It failed because its result cannot be used: not a number, or a wrong number of values."""
     run_id: str | None = None
-    """MLflow run."""
+    """MLflow run; None where another trial went on with it."""
     folder: Path | None = None
     """Output folder."""
     losses: Mapping[int, float] = field(default_factory=dict)
@@ -72,8 +72,25 @@ STATES = {
 
 
 def trial_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
-    """All trials that were begun, by number."""
-    return [trial_record(trial) for trial in trials if trial.state is not TrialState.WAITING]
+    """All trials that were begun, by number.
+
+    A trial that another one repeats does not count, whatever it ended as, and a run belongs to the last trial that
+    recorded to it: answers of a failed trial may have been judged again.
+    """
+    kept = {trial.number: trial.user_attrs.get(ATTRIBUTE, {}) for trial in trials}
+    repeated = {facts.get("retry_of") for facts in kept.values()}
+    owner = {facts.get("run_id"): number for number, facts in kept.items()}
+    records = []
+    for trial in trials:
+        if trial.state is TrialState.WAITING:
+            continue
+        record = trial_record(trial)
+        if record.state is State.FAILED and record.number in repeated:
+            record = replace(record, state=State.INTERRUPTED)
+        if owner[record.run_id] != record.number:
+            record = replace(record, run_id=None)
+        records.append(record)
+    return records
 
 
 def trial_record(trial: FrozenTrial) -> TrialRecord:

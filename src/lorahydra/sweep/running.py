@@ -8,7 +8,7 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -24,6 +24,7 @@ from lorahydra.interrupts import postponed
 from lorahydra.names import State
 from lorahydra.sweep.quiet import quietly
 from lorahydra.sweep.records import ATTRIBUTE
+from lorahydra.sweep.storage import address_of
 
 __all__ = ["RunningTrial", "tell"]
 
@@ -61,6 +62,19 @@ class RunningTrial:
     def study_name(self) -> str:
         """The study."""
         return self._study.study_name
+
+    @property
+    def storage(self) -> str | None:
+        """Address of the study's database, without a password; None for one in memory."""
+        return address_of(self._study._storage)
+
+    def earlier(self) -> Iterator[Mapping[str, Any]]:
+        """What was kept of earlier attempts at the same parameters, the last one first."""
+        trials = self._study.get_trials(deepcopy=False)
+        facts: Mapping[str, Any] = self._facts
+        while (number := facts.get("retry_of")) is not None:
+            facts = trials[number].user_attrs.get(ATTRIBUTE, {})
+            yield facts
 
     @property
     def failure(self) -> str | None:

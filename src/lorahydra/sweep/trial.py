@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,16 +10,25 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from lorahydra.answers import SavedTrial, load_answers
+from lorahydra.config.changes import IN_A_STUDY, differing
 from lorahydra.config.compose import to_config
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import objectives
-from lorahydra.errors import StudyError
-from lorahydra.experiment import TrialResult, run_trial
-from lorahydra.names import State
+from lorahydra.errors import ConfigError, NotRecordedError, OutputError, StudyError
+from lorahydra.experiment import run_trial
+from lorahydra.finishing import StudyPlace, TrialResult, rejudge_hint
+from lorahydra.names import ADAPTER_DIR, State
+from lorahydra.rejudging import judge_kept
 from lorahydra.sweep.current import current_trial
 from lorahydra.sweep.running import RunningTrial
 
-__all__ = ["run_study_trial", "study_task"]
+__all__ = ["place_of", "run_study_trial", "study_task"]
+
+logger = logging.getLogger("lorahydra.sweep")
+
+LIMITS = {"data.overlong", "data.max_length"}
+"""May change while the rows are the same, which the study has made sure of."""
 
 
 def study_task(tree: DictConfig) -> float | list[float]:
@@ -41,38 +51,77 @@ def run_study_trial(config: ExperimentConfig, overrides: Sequence[str], trial: R
     Returns:
         One value per objective.
     """
-    result = run_trial(config, overrides=overrides, place=_Place(trial, config))
+    place = _Place(trial, config)
+    result = _result_of_kept_answers(place, config) or run_trial(config, overrides=overrides, place=place)
     return _values(result, config)
 
 
+def _result_of_kept_answers(place: _Place, config: ExperimentConfig) -> TrialResult | None:
+    """The result of an earlier attempt at the same parameters that lacks nothing but verdicts."""
+    kept = _kept_answers(place.trial, config)
+    if kept is None:
+        return None
+    logger.info("Trial %d: the adapter and the answers are kept in %s; they are judged", place.number, kept.folder)
+    try:
+        with rejudge_hint(kept.folder, in_study=True):
+            return judge_kept(kept, config, place=place, tracking_uri=config.tracking.uri)
+    except NotRecordedError as error:
+        logger.warning("Trial %d is trained again: %s", place.number, error)
+        return None
+
+
+def _kept_answers(trial: RunningTrial, config: ExperimentConfig) -> SavedTrial | None:
+    for facts in trial.earlier():
+        folder, run_id = facts.get("folder"), facts.get("run_id")
+        if folder is None or config.judge.name == "none":
+            continue
+        try:
+            kept = load_answers(Path(folder), tracking_uri=config.tracking.uri)
+        except (OutputError, ConfigError):
+            continue  # there are none, another version wrote them, or they lie on another machine
+        is_same = kept.run_id == run_id and not differing(kept.config, config, IN_A_STUDY | LIMITS)
+        if is_same and any((kept.folder / ADAPTER_DIR).glob("*.safetensors")):
+            return kept
+    return None
+
+
+def place_of(trial: RunningTrial, config: ExperimentConfig) -> StudyPlace:
+    """The place of a trial in its study, for an experiment that runs elsewhere than in a sweep."""
+    return _Place(trial, config)
+
+
 class _Place:
-    """The trial's place in its study (`lorahydra.experiment.StudyPlace`)."""
+    """The trial's place in its study (`lorahydra.finishing.StudyPlace`)."""
 
     def __init__(self, trial: RunningTrial, config: ExperimentConfig) -> None:
-        self._trial = trial
+        self.trial = trial
         self._config = config
 
     @property
     def study_name(self) -> str:
-        return self._trial.study_name
+        return self.trial.study_name
+
+    @property
+    def storage(self) -> str | None:
+        return self.trial.storage
 
     @property
     def number(self) -> int:
-        return self._trial.number
+        return self.trial.number
 
     @property
     def params(self) -> Mapping[str, object]:
-        return self._trial.params
+        return self.trial.params
 
     @property
     def parent_run_id(self) -> str | None:
-        return self._trial.parent_run_id
+        return self.trial.parent_run_id
 
     def started(self, run_id: str, output_dir: Path) -> None:
-        self._trial.note(run_id=run_id, folder=str(output_dir.absolute()))
+        self.trial.note(run_id=run_id, folder=str(output_dir.absolute()))
 
     def measured(self, loss: float) -> None:
-        self._trial.measured(loss)
+        self.trial.measured(loss)
 
     def finished(self, result: TrialResult) -> None:
         tuned = result.scores.tuned
@@ -85,9 +134,9 @@ class _Place:
             "judge_score": None if verdicts is None else verdicts.score,
             "seconds": result.seconds,
         }
-        self._trial.complete(_values(result, self._config), facts)
-        if self._trial.state is not State.COMPLETE:
-            raise ValueError(self._trial.failure)
+        self.trial.complete(_values(result, self._config), facts)
+        if self.trial.state is not State.COMPLETE:
+            raise ValueError(self.trial.failure)
 
 
 def _values(result: TrialResult, config: ExperimentConfig) -> list[float]:

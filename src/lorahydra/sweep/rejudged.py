@@ -1,0 +1,112 @@
+"""A trial whose answers are judged again: alone, or in its study, which then counts it.
+
+```python
+rejudge_trial(Path("outputs/my-study/4"), overrides=["judge.timeout=120"])
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+
+from lorahydra.answers import HomeStudy, SavedTrial, load_answers
+from lorahydra.errors import ConfigError, JudgeCoverageError, LorahydraError, StudyError, TrackingError
+from lorahydra.finishing import TrialScores, rejudge_hint
+from lorahydra.names import STUDY_STORE, State, Tag
+from lorahydra.progress import Progress
+from lorahydra.rejudging import judge_kept, rejudge, with_overrides
+from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.opening import TRIALS
+from lorahydra.sweep.storage import open_storage, reading, shown
+from lorahydra.sweep.trial import place_of
+from lorahydra.tracking import close_run, read_run
+
+__all__ = ["rejudge_trial"]
+
+logger = logging.getLogger("lorahydra.sweep")
+
+
+def rejudge_trial(
+    folder: Path,
+    *,
+    overrides: Sequence[str] = (),
+    tracking_uri: str | None = None,
+    storage: str | None = None,
+    progress: Progress | None = None,
+) -> TrialScores | None:
+    """Judge the answers of a trial that ended because of its judge; complete its run, and its trial in a study.
+
+    Args:
+        folder: The trial's output folder.
+        overrides: Of the judge's keys that do not change verdicts, for example `judge.max_cost=2`.
+        tracking_uri: Where the MLflow store is, if it has moved.
+        storage: Where the study's database is, if it has moved or has a password.
+        progress: Where to show the progress.
+
+    Returns:
+        The scores; None for a trial that its study has as complete.
+
+    Raises:
+        StudyError: The study is not there, is at work on the trial, or has run its parameters again.
+        LorahydraError: The judge fails again, or the trial cannot be read.
+    """
+    trial = load_answers(folder, tracking_uri=tracking_uri)
+    home = trial.study or _by_tags(trial)
+    if home is None:
+        return rejudge(folder, overrides=overrides, tracking_uri=tracking_uri, progress=progress)
+    config = with_overrides(trial.config, overrides)
+    url = storage or home.storage
+    if url is None or ":***@" in url:
+        reason = "was kept in memory" if url is None else f"is in {url}, whose password was not kept"
+        raise ConfigError(f"study {home.name} {reason}: give its database with --storage")
+    with reading(url):
+        ledger = _ledger(home.name, url)
+        ledger.close_dead()
+        running = ledger.take_again(trial.run_id)
+        if running is None:
+            logger.info("The trial in %s has its result in study %s: nothing is left to judge", folder, home.name)
+            return None
+        try:
+            with rejudge_hint(folder):
+                place = place_of(running, config)
+                result = judge_kept(trial, config, place=place, tracking_uri=tracking_uri, progress=progress)
+        except JudgeCoverageError as error:
+            running.failed(f"{type(error).__name__}: {error}")
+            raise
+        except BaseException:
+            ledger.interrupt_mine()
+            with contextlib.suppress(LorahydraError):  # as the study sees it
+                close_run(config.tracking, trial.run_id, State.INTERRUPTED)
+            raise
+    logger.info(
+        "Trial %d of study %s is complete; its winner is named by: lorahydra studies resume %s",
+        running.number,
+        home.name,
+        home.name,
+    )
+    return result.scores
+
+
+def _by_tags(trial: SavedTrial) -> HomeStudy | None:
+    """The study by the tags of the trial's run, where an earlier version kept the answers without it."""
+    with contextlib.suppress(TrackingError):
+        name = read_run(trial.config.tracking, trial.run_id).tags.get(Tag.STUDY)
+        return None if name is None else HomeStudy(name, STUDY_STORE)
+    return None
+
+
+def _ledger(name: str, url: str) -> Ledger:
+    opened = open_storage(url, create=False)
+    try:
+        # Nothing is drawn: the parameters are those of the trial.
+        study = optuna.load_study(study_name=name, storage=opened, sampler=optuna.samplers.RandomSampler())
+    except KeyError as error:
+        raise StudyError(
+            f"there is no study {name} in {shown(url)}: give the database that it is in with --storage"
+        ) from error
+    return Ledger(study, int(study.user_attrs.get(TRIALS, 0)))
