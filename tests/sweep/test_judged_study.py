@@ -75,9 +75,18 @@ CHANGES = [
 """With another address of the judge, every kind of what may change while a study goes on."""
 
 
-def test_finalists_are_judged_on_all_examples_whatever_was_changed_since(tiny_model: Path, tmp_path: Path) -> None:
-    with judge_server() as server:
+def test_finalists_are_judged_on_all_examples_whatever_was_changed_since(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write_plots(*_: Any) -> None:
+        raise ValueError("cannot draw")
+
+    with judge_server() as server, monkeypatch.context() as patched:
+        patched.setattr("lorahydra.sweep.conclusion.write_plots", write_plots)
         first = tuner(tiny_model, server, n_trials=2).run()
+    assert "The plots of the study are missing: ValueError: cannot draw" in caplog.text
+    assert client_of(tmp_path).get_model_version_by_alias("lorahydra-judged", "champion").run_id == first.best.run_id
+    assert not (tmp_path / "outputs" / "judged" / "study").exists()
     metrics = client_of(tmp_path).get_run(first.run_id or "").data.metrics
     assert {"test/judge_score", "baseline/judge_score", "test/combined"} <= set(metrics)
     assert first.best.judge_score is not None
@@ -94,6 +103,7 @@ def test_finalists_are_judged_on_all_examples_whatever_was_changed_since(tiny_mo
     assert examples > 0
     [parent] = of_kind(tmp_path, "study")
     assert parent.data.tags["lorahydra.best_run"] == best.info.run_id
+    assert (tmp_path / "outputs" / "judged" / "study" / "plots.html").is_file()
 
 
 def test_answers_are_kept_and_judged_again(tiny_model: Path, tmp_path: Path) -> None:

@@ -399,3 +399,15 @@ def test_an_address_is_read_as_people_and_as_mlflow_write_it(tmp_path: Path) -> 
     check_store(TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db"))
     assert (folder / "mlflow.db").is_file()
     assert resolve(resolve(f"sqlite:///{folder}/mlflow.db")) == resolve(f"sqlite:///{folder}/mlflow.db")
+
+
+def test_names_as_long_as_mlflow_keeps_them(tmp_path: Path, start: StartRun, client: Any) -> None:
+    name = "я" * 256
+    with start(experiment_name=name) as run:
+        pass
+    experiment = client.get_experiment(run.experiment_id)
+    assert experiment.name == name
+    assert len(Path(experiment.artifact_location).name) < 255
+    for key, length in (("experiment_name", 257), ("run_name", 251), ("artifact_location", 257)):
+        with pytest.raises(ConfigError, match=rf"^tracking\.{key} has {length} characters: MLflow keeps {length - 1}"):
+            TrackingConfig(**{key: "n" * length})

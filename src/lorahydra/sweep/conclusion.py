@@ -92,6 +92,7 @@ def _conclude(
         scores, best = None, next(record for record in records if record.number == known["best"])
     else:
         _wait_for_ends(run, records)
+        run.close_children(run.run_id)  # one whose making was answered too late is nobody's
         best = _winner(run, records, directions, objectives)
         raise_if_interrupted()
         config = compose(best.params, run.folder)

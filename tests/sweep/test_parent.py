@@ -1,0 +1,60 @@
+"""The study's own run, from one process to the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import IntDistribution
+
+from lorahydra.config.compose import compose
+from lorahydra.names import State
+from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep.opening import STUDY_ID
+from lorahydra.sweep.parent import StudyRun
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+SWEEPER: Any = SimpleNamespace(sampler=None, pruner=None)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    optuna.logging.disable_default_handler()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    study.set_user_attr(STUDY_ID, "an id")
+    return Ledger(study, 3)
+
+
+def opened(ledger: Ledger, folder: Path) -> StudyRun:
+    config = compose(["data.train_file=demo", f"tracking.uri=sqlite:///{folder}/mlflow.db"])
+    run = StudyRun(config, ledger, folder / "study")
+    run.open(SWEEPER)
+    return run
+
+
+def stored(run: StudyRun) -> tuple[str, str, int]:
+    from mlflow import MlflowClient
+
+    found = MlflowClient(run.config.tracking.uri).get_run(run.run_id)
+    return found.info.status, found.data.tags["lorahydra.state"], found.info.end_time or 0
+
+
+def test_one_that_had_ended_stays_as_it_was_when_it_cannot_go_on(ledger: Ledger, tmp_path: Path) -> None:
+    first = opened(ledger, tmp_path)
+    first.close(State.COMPLETE)
+    assert stored(first)[:2] == ("FINISHED", "complete")
+    assert stored(first)[2] > 0
+
+    refused = opened(ledger, tmp_path)
+    assert refused.run_id == first.run_id
+    assert stored(refused) == ("RUNNING", "running", 0), "a run that goes on has no end"
+    refused.give_up(State.FAILED, "StudyError: other data")
+    assert stored(refused)[:2] == ("FINISHED", "complete")
+
+    longer = opened(ledger, tmp_path)
+    ledger.claim(1, lambda trials: [trial._suggest("x", IntDistribution(1, 9)) and () for trial in trials])
+    longer.give_up(State.FAILED, "JudgeError: away")
+    assert stored(longer)[:2] == ("FAILED", "failed")
