@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from lorahydra.errors import ConfigError, LorahydraError, NotRecordedError, StoreAwayError, TrackingError
 from lorahydra.tracking.address import database_file, is_server, local_path, shown
@@ -48,7 +48,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 LONGEST_FOLDER = 120
-"""Bytes of a folder's name that come from an experiment's; file systems take 255."""
+"""Characters of an experiment's name in the address of its artifacts, of which MLflow's databases keep 256 in all."""
 SECONDS_TO_ANSWER = 10
 """How long a store may take for its first answer."""
 
@@ -171,9 +171,10 @@ def _location(uri: str, name: str, wanted: str | None) -> str | None:
     if is_server(uri):
         return None
     folder = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "experiment"
-    if len(folder.encode()) > LONGEST_FOLDER:
-        start = folder.encode()[: LONGEST_FOLDER - 9].decode(errors="ignore").strip(".-")
-        folder = f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    if len(quote(folder)) > LONGEST_FOLDER:
+        while len(quote(folder)) > LONGEST_FOLDER - 9:
+            folder = folder[:-1]
+        folder = f"{folder.strip('.-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return (_artifact_root(uri) / folder).as_uri()
 
 
