@@ -178,8 +178,9 @@ def judge_finalists(
         for trial in trials
     ]
     session = _session(newest)
+    known = scores or {}
     first = [
-        (scores or {}).get(trial.folder) or _first_score(session, trial, config, progress)
+        known[trial.folder] if trial.folder in known else _first_score(session, trial, config, progress)
         for trial, config in zip(trials, configs, strict=True)
     ]
     ranked = sorted(range(len(trials)), key=lambda index: -first[index])

@@ -15,7 +15,7 @@ from pathlib import Path
 import optuna
 
 from lorahydra.answers import HomeStudy, SavedTrial, load_answers
-from lorahydra.errors import ConfigError, JudgeCoverageError, LorahydraError, StudyError, TrackingError
+from lorahydra.errors import ConfigError, JudgeCoverageError, LorahydraError, NotRecordedError, StudyError
 from lorahydra.finishing import TrialScores, rejudge_hint
 from lorahydra.names import STUDY_STORE, State, Tag
 from lorahydra.progress import Progress
@@ -94,7 +94,7 @@ def rejudge_trial(
 
 def _by_tags(trial: SavedTrial) -> HomeStudy | None:
     """The study by the tags of the trial's run, where an earlier version kept the answers without it."""
-    with contextlib.suppress(TrackingError):
+    with contextlib.suppress(NotRecordedError):
         name = read_run(trial.config.tracking, trial.run_id).tags.get(Tag.STUDY)
         return None if name is None else HomeStudy(name, STUDY_STORE)
     return None
