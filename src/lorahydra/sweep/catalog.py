@@ -63,7 +63,7 @@ class StudyEntry:
         if self.n_trials is None or self.finished < self.n_trials or "best" not in self.result:
             return False
         complete = sum(trial.state is State.COMPLETE for trial in self.trials)
-        return bool(self.result.get("complete", complete) <= complete)
+        return bool(self.result.get("complete", complete) >= complete)
 
 
 def list_studies(storage: str = STUDY_STORE) -> list[StudyEntry]:
