@@ -62,11 +62,12 @@ def end_ui(folder: Path) -> None:
 def main(folder: Path, port: str) -> None:
     """Become MLflow's UI."""
     from lorahydra.sweep.liveness import this_worker
+    from lorahydra.tracking.address import sqlite_uri
     from lorahydra.tracking.store import quiet_environment
 
     quiet_environment()
     write_json(folder / PROCESS_FILE, this_worker())
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = sqlite_uri(folder / "mlflow.db")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", LOOPBACK, "--port", port, "--workers", "1"]
     os.execv(command[0], command)
 
