@@ -29,7 +29,7 @@ IN_A_STUDY = OF_THE_JUDGE | {
     *("tracking.", "search."),
     *("output_dir", "study", "model.device"),
     # Which rows they leave to train on and to choose by, the digests tell.
-    *("data.test_file", "data.test_split"),
+    *("data.test_file", "data.test_split", "data.max_leakage"),
     *("evaluation.batch_size", "evaluation.bertscore_batch_size", "evaluation.bootstrap_samples"),
     *("training.save_steps", "training.resume", "training.logging_steps", "training.per_device_eval_batch_size"),
 }
