@@ -189,8 +189,8 @@ def _left_out(rows: Rows) -> Iterator[str]:
         yield f"{rows.source}: keys of messages not used: {', '.join(rows.keys_ignored[:SHOWN])}"
     if rows.rows_cut:
         yield (
-            f"{rows.source}: {rows.rows_cut} of {len(rows)} rows end with answers of weight 0, and with what leads to "
-            "them, which is left out"
+            f"{rows.source}: answers of weight 0 at the end of {rows.rows_cut} of {len(rows)} rows are left out, with "
+            "the turns that lead to them"
         )
 
 
