@@ -60,7 +60,7 @@ def test_answers_stand_side_by_side_as_they_are() -> None:
 def test_the_verdict_is_one_line_of_a_narrow_log() -> None:
     output = io.StringIO()
     write_scores(Console(file=output, width=40), evaluation("tuned", 0.75), None, Gain(0.25, 0.2, 0.3, 8))
-    assert verdict(Gain(0.25, 0.2, 0.3)) in output.getvalue().splitlines()
+    assert verdict(Gain(0.25, 0.2, 0.3, 8)) in output.getvalue().splitlines()
 
 
 def test_without_a_baseline_there_is_no_difference() -> None:
