@@ -182,3 +182,10 @@ def test_a_folder_without_an_encoder_is_one_line(tmp_path: Path) -> None:
     config = EvaluationConfig(bertscore_model=str(tmp_path), bertscore_num_layers=2)
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_scorer(config, CPU)
+
+
+def test_noise_never_scores_above_a_right_answer() -> None:
+    noise = "fluor conducting conducting conducting conducting conducting"
+    scores = load_scorer(minilm(), CPU).score([noise, "38"], ["38", "38"])
+    assert scores.precision[0] * scores.recall[0] < 0, "one side is negative, and their harmonic mean 12.5"
+    assert scores.f1 == [0.0, pytest.approx(1.0)]

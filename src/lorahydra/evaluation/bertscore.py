@@ -81,6 +81,8 @@ class BertScorer:
                 self._name,
             )
             raw[long] = encoder.score([tokens[at] for at in long])
+        # A harmonic mean is one of positive numbers: beside 0 it has a pole, and noise would score 12.
+        raw[(raw[:, :2] <= 0).any(dim=1), 2] = 0.0
         if not raw.isfinite().all():
             raise ModelError(
                 f"evaluation.bertscore_model={self._name} gives numbers that are not finite for "
