@@ -146,6 +146,11 @@ def test_a_traceback_on_request(place: Path) -> None:
     assert "Traceback" in done.stderr
 
 
+def test_worker_processes_show_tracebacks_only_on_request(place: Path) -> None:
+    done = run(place, "lora.r=0", variables={"HYDRA_FULL_ERROR": "1", "LORAHYDRA_TRACEBACK": "0"})
+    assert_one_line(done, 2, "lora.r=0 is not allowed")
+
+
 MISTAKES = {
     "missing": (None, ["rows.jsonl: no such file"]),
     "empty": ("", ["rows.jsonl", "empty"]),

@@ -16,8 +16,10 @@ from lorahydra.errors import LorahydraError, OutputError
 from lorahydra.interrupts import EXIT_INTERRUPTED, noticed
 from lorahydra.storage import REASONS
 
-__all__ = ["EXIT_DIFFERENT", "exit_codes", "wants_traceback"]
+__all__ = ["EXIT_DIFFERENT", "TRACEBACK", "exit_codes", "wants_traceback"]
 
+TRACEBACK = "LORAHYDRA_TRACEBACK"
+"""Environment variable that tells worker processes what the user asked for."""
 EXIT_DIFFERENT = 1
 """What was reproduced came out differently."""
 EXIT_UNREAD = 1
@@ -28,9 +30,9 @@ EXIT_UNREAD = 1
 def wants_traceback() -> bool:
     """Whether the user asked for tracebacks with `HYDRA_FULL_ERROR=1`.
 
-    Read once: `hydra_app.launch` then sets the variable for reasons of its own.
+    Read once: `hydra_app.launch` then sets the variable for reasons of its own, and `TRACEBACK` for worker processes.
     """
-    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    return os.environ.get(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0")) not in ("", "0")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lorahydra.cli.exits import exit_codes, wants_traceback
+from lorahydra.cli.exits import TRACEBACK, exit_codes, wants_traceback
 from lorahydra.cli.hydra_options import program_name, shared_output, understood
 from lorahydra.config.compose import config_dir, explain, readable, register, to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
@@ -49,6 +49,7 @@ def _launch(app: Callable[[], object]) -> None:
     # A log file on a full disk must not print a traceback for each line that is lost.
     logging.raiseExceptions = wants_traceback()
     # Hydra prints errors itself, in several lines and with exit code 1, unless it is told not to catch them.
+    os.environ[TRACEBACK] = "1" if wants_traceback() else "0"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     watch_parent()
     with exit_codes(_study_hint):
