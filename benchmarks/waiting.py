@@ -1,10 +1,12 @@
-"""What one process and two at once gain or lose when torch's threads sleep while they wait, instead of spinning.
+"""What one process and two at once gain or lose by how long torch's threads spin while they wait.
 
-python benchmarks/waiting.py --runs 5
+python benchmarks/waiting.py --seconds 60
+sudo python benchmarks/waiting.py --seconds 30 --exclusive
 
-Two processes of each setting are started once, and then measure in turn, alone and both at the same time: a training
-step of SmolLM2-135M (four examples of 160 tokens) and 16 tokens of eight answers. Printed are medians over the runs,
-and the ratio to spinning, pair by pair.
+Two processes of each setting are started once, and then measure in turn, alone and both at the same time: four training
+steps and 60 steps of generation of six transformer layers as wide as those of SmolLM2-135M. Printed are medians in
+seconds, and the ratio to torch's own setting, round by round. On a machine that does other work, `--exclusive` measures
+alone and at real-time priority, in bursts with a rest between them.
 """
 
 import argparse
@@ -16,42 +18,52 @@ import sys
 import time
 from typing import Any
 
-SETTINGS = {"spinning": None, "sleeping": "PASSIVE"}
-"""`OMP_WAIT_POLICY`; unset is what torch's OpenMP does by itself."""
+SETTINGS = {"torch by itself": {}, "briefly": {"GOMP_SPINCOUNT": "5000"}, "never": {"OMP_WAIT_POLICY": "PASSIVE"}}
+WIDTH, INNER, LAYERS, HEADS = 576, 1536, 6, 9
+REST = 1.5
 
 
-def serve() -> None:
+def serve(exclusive: bool) -> None:
     """Measure each time a line comes in."""
-    # Before lorahydra, which sets the variable where it is not set.
     import torch
+    from torch import nn
+    from torch.nn import functional
 
-    from lorahydra.config.schema import LoraConfig, ModelConfig
-    from lorahydra.modeling.adapters import adapter
-    from lorahydra.modeling.base import load_base
-    from lorahydra.modeling.generation import generate
-    from lorahydra.training.loss import CompletionLoss
+    if exclusive:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    shapes = ((WIDTH, WIDTH), (WIDTH, INNER), (INNER, WIDTH))
+    layers = [(nn.LayerNorm(WIDTH), *(nn.Linear(*shape) for shape in shapes)) for _ in range(LAYERS)]
 
-    base = load_base(ModelConfig(name_or_path="smollm2-135m-instruct", device="cpu"))
-    ids = torch.randint(100, 40_000, (4, 160), generator=torch.Generator().manual_seed(0))
-    prompts = ids[:, :40].repeat(2, 1).tolist()
-    with adapter(base, LoraConfig(), seed=0) as model:
-        loss = CompletionLoss(model)
-        loss(model, ids, ids).backward()
-        print("ready", flush=True)
-        for _ in sys.stdin:
-            started = time.perf_counter()
-            loss(model, ids, ids).backward()
-            trained = time.perf_counter()
-            generate(base.model, prompts, stop=frozenset(), max_new_tokens=16, batch_size=8)
-            print(json.dumps([trained - started, time.perf_counter() - trained]), flush=True)
+    def forward(states: Any) -> Any:
+        for norm, attention, up, down in layers:
+            heads = attention(norm(states)).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            mixed = functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+            states = states + mixed.transpose(1, 2).flatten(2)
+            states = states + down(functional.silu(up(norm(states))))
+        return states
+
+    prompts, token = torch.randn(4, 160, WIDTH), torch.randn(8, 1, WIDTH)
+    forward(prompts).sum().backward()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        for _ in range(4):
+            forward(prompts).sum().backward()
+        trained = time.perf_counter()
+        with torch.no_grad():
+            for _ in range(60):
+                forward(token)
+        print(json.dumps([trained - started, time.perf_counter() - trained]), flush=True)
 
 
-def start(policy: str | None) -> Any:
+def start(setting: dict[str, str], exclusive: bool) -> Any:
     """A process whose threads wait in the given way."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": policy} if policy else {}
+    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    command = [sys.executable, __file__, "--serve", *(["--exclusive"] if exclusive else [])]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, __file__, "--serve"], env=environment, **pipes)  # type: ignore[call-overload]
+    process = subprocess.Popen(command, env=clean | setting, **pipes)  # type: ignore[call-overload]
+    process.stdout.readline()
+    return process
 
 
 def together(processes: list[Any]) -> list[float]:
@@ -66,31 +78,33 @@ def together(processes: list[Any]) -> list[float]:
 def main() -> None:
     """Run the rounds and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--exclusive", action="store_true")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve()
+        serve(options.exclusive)
         return
-    pairs = {name: [start(policy) for _ in range(2)] for name, policy in SETTINGS.items()}
-    for process in (process for pair in pairs.values() for process in pair):
-        process.stdout.readline()
-    found: dict[tuple[str, int], list[list[float]]] = {(name, count): [] for count in (1, 2) for name in pairs}
-    for _ in range(options.runs):
-        for name, count in found:
-            found[name, count].append(together(pairs[name][:count]))
-    for process in (process for pair in pairs.values() for process in pair):
+    counts = (1,) if options.exclusive else (1, 2)
+    running = {name: [start(setting, options.exclusive) for _ in counts] for name, setting in SETTINGS.items()}
+    found: dict[tuple[int, str], list[list[float]]] = {(count, name): [] for count in counts for name in SETTINGS}
+    begun = time.monotonic()
+    while time.monotonic() - begun < options.seconds:
+        for count, name in found:
+            found[count, name].append(together(running[name][:count]))
+            if options.exclusive:
+                time.sleep(REST)
+    print(f"{'':16}{'processes':>10}{'rounds':>8}{'training':>20}{'generation':>20}")
+    for (count, name), rounds in found.items():
+        paired = list(zip(rounds, found[count, "torch by itself"], strict=True))
+        cells = [
+            f"{statistics.median(one[at] for one in rounds):.3f} s, "
+            f"{statistics.median(one[at] / base[at] for one, base in paired):.2f} x"
+            for at in range(2)
+        ]
+        print(f"{name:16}{count:>10}{len(rounds):>8}{cells[0]:>20}{cells[1]:>20}")
+    for process in (process for pair in running.values() for process in pair):
         process.stdin.close()
-    print(f"{'':10}{'processes':>10}{'a step':>18}{'answers':>18}")
-    for (name, count), runs in found.items():
-        cells = ""
-        for what in range(2):
-            seconds = [run[what] for run in runs]
-            ratio = statistics.median(
-                run[what] / base[what] for run, base in zip(runs, found["spinning", count], strict=True)
-            )
-            cells += f"{statistics.median(seconds):>8.2f} s, {ratio:4.2f} x"
-        print(f"{name:10}{count:>10}{cells}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 # Read when huggingface_hub is first imported: nothing about this machine is sent along with a download.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Read by OpenMP (libgomp) when torch is first imported: its threads spin for some 50 microseconds while they wait for
+# the next operation, and then sleep. By itself they spin for milliseconds, which takes the cores from other processes,
+# a second trial for example; without any spinning, generation is slower (docs/performance.md).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 __all__ = [
     "JudgeNotFoundError",
