@@ -198,6 +198,23 @@ def wide_csv() -> bytes:
     return f"question,answer,{names[:90_000]}\n".encode()
 
 
+def test_text_in_another_encoding_is_kept_as_utf8(client: httpx.Client, service: Service) -> None:
+    client.post("/projects", json={"name": "One"})
+    content = ("question,answer\r\n" + "".join(f"Вопрос {n},Ответ {n}\r\n" for n in range(20))).encode("cp1251")
+    refused = upload(client, "a.csv", content)
+    assert refused.status_code == 422
+    assert "looks like windows-1251 text" in refused.json()["detail"]
+    taken = client.post("/projects/1/datasets?encoding=windows-1251", files={"file": ("a.csv", content)})
+    assert taken.status_code == 201, taken.text
+    [kept] = (service.config.folder / "datasets").iterdir()
+    assert kept.read_bytes() == content.decode("cp1251").encode()
+    assert taken.json()["size"] == kept.stat().st_size
+    unknown = client.post("/projects/1/datasets?encoding=rot13", files={"file": ("a.csv", content)})
+    assert unknown.status_code == 422
+    assert "rot13 is not a character encoding" in unknown.json()["detail"]
+    assert list((service.config.folder / "datasets").iterdir()) == [kept]
+
+
 def parquet_bomb() -> bytes:
     """Some KB that become 400 MB."""
     words = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 200_000, pyarrow.int32()), ["x" * 1000])

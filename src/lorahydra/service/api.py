@@ -27,6 +27,7 @@ from lorahydra.service.bodies import (
     ProjectBody,
     ProjectFilter,
     Refusal,
+    TextEncoding,
 )
 from lorahydra.service.errors import ServiceRefusal, TooLargeError
 from lorahydra.service.guard import API, AROUND_UPLOAD
@@ -120,7 +121,9 @@ def get_project(project_id: Number, service: Served) -> ProjectView:
 @router.post(
     "/projects/{project_id:int}/datasets", status_code=201, responses=refusals(404, 415), openapi_extra=UPLOAD_FORM
 )
-async def add_dataset(project_id: Number, request: Request, service: Served) -> DatasetView:
+async def add_dataset(
+    project_id: Number, request: Request, service: Served, encoding: TextEncoding = None
+) -> DatasetView:
     """Upload a dataset (JSONL, JSON, CSV, TSV or Parquet), which is checked as `lorahydra data check` does."""
     await run_in_threadpool(service.project, project_id)
     most = service.config.upload_limit + AROUND_UPLOAD
@@ -142,7 +145,7 @@ async def add_dataset(project_id: Number, request: Request, service: Served) -> 
             raise ServiceRefusal("the upload was broken off", "bad_form") from None
         receiver.require_file()
         return await anyio.to_thread.run_sync(
-            service.keep_upload, project_id, uploads[0], limiter=request.app.state.checks
+            service.keep_upload, project_id, uploads[0], encoding, limiter=request.app.state.checks
         )
 
 

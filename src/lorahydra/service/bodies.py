@@ -25,6 +25,7 @@ __all__ = [
     "ProjectBody",
     "ProjectFilter",
     "Refusal",
+    "TextEncoding",
 ]
 
 LARGEST = 2**31 - 1
@@ -36,6 +37,10 @@ Limit = Annotated[int, Query(ge=1, le=MOST, description="Entries at a time.")]
 Offset = Annotated[int, Query(ge=0, le=LARGEST, description="Entries to skip.")]
 Lines = Annotated[int, Query(ge=1, le=LONGEST_LOG, description="Lines from the end.")]
 ProjectFilter = Annotated[int | None, Query(ge=1, le=LARGEST, description="Only those of this project.")]
+TextEncoding = Annotated[
+    str | None,
+    Query(max_length=40, pattern=r"^[A-Za-z0-9_.-]+$", description="Character encoding of a text that is not UTF-8."),
+]
 IdempotencyKey = Annotated[
     str | None,
     Header(

@@ -193,13 +193,18 @@ class Service:
         self.project(project_id)
         return Upload(self.config.folder / "datasets", name, self.config.upload_limit)
 
-    def keep_upload(self, project_id: int, upload: Upload) -> DatasetView:
+    def keep_upload(self, project_id: int, upload: Upload, encoding: str | None = None) -> DatasetView:
         """Check what was uploaded and keep it.
+
+        Args:
+            project_id: Whose it is.
+            upload: The file.
+            encoding: Of its text, where it is not UTF-8.
 
         Raises:
             InvalidError: It is no dataset, or one with problems (`BadDatasetError`, whose `report` has them).
         """
-        report = upload.check(self.config.overrides)
+        report = upload.check(self.config.overrides, encoding)
         rows = sum(source["rows"] for source in report["sources"])
         scheme = report["sources"][0]["format"]
         row = Dataset(

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lorahydra.config.compose import literal
 from lorahydra.service.checking import INCOMING, check_file
 from lorahydra.service.errors import InvalidError, TooLargeError
 from lorahydra.storage import writing
@@ -19,6 +20,7 @@ __all__ = ["SUFFIXES", "Upload", "readable_name", "remove_leftovers"]
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 LONGEST_NAME = 200
+BLOCK = 1 << 20
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 """Control characters, lone surrogates, ends of lines."""
 
@@ -86,8 +88,12 @@ class Upload:
         with writing(self.path.parent):
             self._stream.write(chunk)
 
-    def check(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """End writing, and check what came.
+    def check(self, overrides: Sequence[str], encoding: str | None = None) -> dict[str, Any]:
+        """End writing, and check what came; text in another encoding is then kept as UTF-8.
+
+        Args:
+            overrides: Those of every job.
+            encoding: Of the text, where the user says one.
 
         Returns:
             The data report.
@@ -97,10 +103,30 @@ class Upload:
         """
         with writing(self.path.parent):
             self._stream.close()
-        report = check_file(self.path, self.name, overrides)
+        own = [] if encoding is None else [f"data.encoding={literal(encoding)}"]
+        if own and any(override.startswith("data.encoding=") for override in overrides):
+            raise InvalidError("this server reads all files in one encoding: leave encoding out", "bad_encoding")
+        report = check_file(self.path, self.name, [*overrides, *own])
         if not report["ok"]:
             raise BadDatasetError(self.name, report)
+        if encoding is not None and self.path.suffix != ".parquet":
+            self._rewrite(encoding)
         return report
+
+    def _rewrite(self, encoding: str) -> None:
+        """Write text that has been checked as UTF-8, as every job reads it."""
+        rewritten = self.path.with_name(f"{self.path.name}.utf-8")
+        try:
+            with (
+                writing(self.path.parent),
+                self.path.open(encoding=encoding, newline="") as source,
+                rewritten.open("x", encoding="utf-8", newline="") as target,
+            ):
+                shutil.copyfileobj(source, target, BLOCK)
+                rewritten.replace(self.path)
+        finally:
+            rewritten.unlink(missing_ok=True)
+        self.size = self.path.stat().st_size
 
     def keep(self) -> str:
         """Keep the file; returns its name in the folder."""
