@@ -38,8 +38,11 @@ CANDIDATES = {
     "cp850": "cp850",
 }
 """Encodings that are told apart, and what people call them. Of two that fit equally well the earlier one is meant."""
-CLOSE_MESS = 0.01
-"""Difference within which two texts are equally clean."""
+SEVERAL_BYTES = ("shift_jis", "cp932", "gbk", "gb18030", "big5", "euc_jp", "euc_kr")
+CLOSE_MESS = 0.05
+"""Difference within which two texts in one-byte encodings are equally clean."""
+RARER = 0.02
+"""How much more a text must resemble a language for each step down the list of candidates."""
 SAMPLE_BYTES = 32 * 1024
 SCANNED_BYTES = 8 * 1024 * 1024
 FEW_SEQUENCES = 4
@@ -160,12 +163,15 @@ def detect_encoding(lines: bytes) -> str | None:
     if 2 * sum(_decodes(part, "utf-8") for part in parts) >= len(parts):
         return "utf-8"
     fitting = [name for name in CANDIDATES if _decodes(lines, name)]
-    matches = list(from_bytes(lines, cp_isolation=fitting)) if fitting else []
+    matches = list(from_bytes(lines, cp_isolation=fitting, threshold=1.0)) if fitting else []
     if not matches:
         return None
-    mess = min(match.chaos for match in matches) + CLOSE_MESS
-    close = [match for match in matches if match.chaos <= mess]
-    best = min(close, key=lambda match: (_oddities(str(match)), -round(match.coherence, 1), _order(match)))
+    oddities = {id(match): _oddities(str(match)) for match in matches}
+    plain = [match for match in matches if oddities[id(match)] == min(oddities.values())]
+    cleanest = min(plain, key=lambda match: match.chaos)
+    mess = cleanest.chaos + (0 if cleanest.encoding in SEVERAL_BYTES else CLOSE_MESS)
+    clean = [match for match in plain if match.chaos <= mess]
+    best = min(clean, key=lambda match: _order(match) * RARER - match.coherence)
     return list(CANDIDATES.values())[_order(best)]
 
 
@@ -176,8 +182,11 @@ def _order(match: CharsetMatch) -> int:
 
 
 def _oddities(text: str) -> int:
-    """Neighbours that no language has: letters of two alphabets, capitals after small ones, symbols in words."""
-    return sum(
+    """What no language has: letters of two alphabets or symbols in a word, capitals after small letters or instead."""
+    letters = [char for char in text if not char.isascii() and char.isalpha()]
+    capitals = sum(char.isupper() for char in letters)
+    small = sum(char.islower() for char in letters)
+    return max(0, capitals - small) + sum(
         _script(one) != _script(two) or (one.islower() and two.isupper())
         for one, two in pairwise(text)
         if not (one.isascii() and two.isascii())
