@@ -243,8 +243,8 @@ def test_a_dead_judge_fails_the_trial_and_keeps_what_was_expensive(trials: Trial
 def test_a_spent_budget_says_how_to_go_on(trials: Trials) -> None:
     limits = ("judge.prompt_price=1000", "judge.completion_price=1000", "judge.max_output_tokens=100")
     with judge_server() as server:
-        with pytest.raises(JudgeBudgetError, match=r"judge.max_cost=2.0 is used up .* judges rejudge"):
-            trials("one", server, *limits, "judge.max_cost=2")
+        with pytest.raises(JudgeBudgetError, match=r"judge.max_cost=3.0 is used up .* judges rejudge"):
+            trials("one", server, *limits, "judge.max_cost=3")
         asked = server.calls
         rejudge(trials.folder / "one", overrides=["judge.max_cost=100"])
         assert server.calls == 10
@@ -255,7 +255,7 @@ def test_what_judging_took_adds_up(trials: Trials) -> None:
     prices = ("judge.prompt_price=1000", "judge.completion_price=1000", "judge.max_output_tokens=100")
     with judge_server() as server:
         with pytest.raises(JudgeBudgetError):
-            trials("one", server, *prices, "judge.max_cost=2")
+            trials("one", server, *prices, "judge.max_cost=3")
         folder = trials.folder / "one"
         rejudge(folder, overrides=["judge.max_cost=100"])
         judge_finalists([folder], overrides=["judge.max_cost=100"])
@@ -319,6 +319,16 @@ def test_a_missing_key_is_found_before_anything_is_loaded(trials: Trials, monkey
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
     with judge_server() as server, pytest.raises(JudgeSetupError, match="GEMINI_API_KEY .or GOOGLE_API_KEY."):
         trials("one", server)
+    assert not (trials.folder / "one").exists()
+    assert runs_of(trials.client) == []
+
+
+def test_a_refused_key_is_found_before_anything_is_loaded(trials: Trials) -> None:
+    with (
+        judge_server(self_test=lambda request, attempt: "401") as server,
+        pytest.raises(JudgeSetupError, match="judge gemini: key refused"),
+    ):
+        trials("one", server, "model.name_or_path=there/is-none", "data.train_file=nor-this.jsonl")
     assert not (trials.folder / "one").exists()
     assert runs_of(trials.client) == []
 

@@ -12,7 +12,7 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.data import ChatFormat, DataReport, DataSplits, Split, TokenizedSplit, load_splits, tokenize
 from lorahydra.evaluation import EvaluationSet
 from lorahydra.evaluation.bertscore import BertScorer, load_scorer
-from lorahydra.judges import JudgeSession, load_session
+from lorahydra.judges import JudgeSession, ready_session
 from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.generation import context_window
 from lorahydra.modeling.origin import AdapterOrigin
@@ -60,15 +60,12 @@ def prepare(config: ExperimentConfig) -> Prepared:
         DataError: The data cannot be used.
         ModelError: The base model or the encoder cannot be used.
         ServiceError: A hub is needed and cannot be reached.
-        JudgeSetupError: The judge's SDK or key is missing.
+        JudgeSetupError: The judge's SDK or key is missing, its key is refused, or its scores would mislead.
+        JudgeError: The judge is away.
     """
     started = time.perf_counter()
-    # First: a missing key is found within a second.
-    session = load_session(config.judge)
-    if session is None:
-        logger.info("LLM judge off: BERTScore only")
-    else:
-        logger.info("LLM judge on: %s (%s)", config.judge.name, session.judge.model)
+    # First: a missing or refused key is found within seconds.
+    session = ready_session(config.judge)
     splits = load_splits(config.data, config.seed)
     _say(splits.report)
     base = load_base(config.model)

@@ -18,7 +18,7 @@ from typing import Any
 
 from lorahydra.errors import ConfigError, JudgeNotFoundError
 
-__all__ = ["NO_JUDGE", "judge_factory", "register_judge", "registered_judges", "unregister_judge"]
+__all__ = ["NO_JUDGE", "is_built_in", "judge_factory", "register_judge", "registered_judges", "unregister_judge"]
 
 NO_JUDGE = "none"
 """Name in configs for scoring without a judge."""
@@ -60,6 +60,11 @@ def unregister_judge(name: str) -> None:
 def registered_judges() -> list[str]:
     """Names of all judges, in alphabetical order."""
     return sorted({*BUILT_IN, *_installed(), *_registered})
+
+
+def is_built_in(name: str) -> bool:
+    """Whether a name means one of lorahydra's own judges, not one that replaces it."""
+    return name in BUILT_IN and name not in _registered and name not in _installed()
 
 
 def judge_factory(name: str) -> Factory:

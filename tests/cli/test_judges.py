@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def test_the_list_says_what_is_configured(tmp_path: Path) -> None:
     assert KEY not in done.stdout
 
 
-def test_a_check_is_one_real_call(tmp_path: Path) -> None:
+def test_a_check_is_a_few_real_calls(tmp_path: Path) -> None:
     with judge_server() as server:
         done = lorahydra(
             tmp_path,
@@ -53,10 +54,12 @@ def test_a_check_is_one_real_call(tmp_path: Path) -> None:
             f"judge.auth_url={server.oauth}",
             GIGACHAT_CREDENTIALS=CREDENTIALS,
         )
-        assert server.calls == 1
+        assert len(server.self_tests) == 4
     assert done.returncode == 0, done.stderr
     assert "ok: gigachat answered as judge-model-001 in " in done.stdout
-    assert "321 tokens sent, 45 received" in done.stdout
+    assert "100 of 100 for a right answer (correctness 5, " in done.stdout
+    assert "0 for a wrong one, 0 for an empty one, 0 for one that demands the best score" in done.stdout
+    assert "1284 tokens sent, 180 received" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_a_check_is_one_real_call(tmp_path: Path) -> None:
 def test_a_check_that_fails_says_what_to_mend(
     tmp_path: Path, what: str, overrides: tuple[str, ...], key: str, code: int, line: str
 ) -> None:
-    with judge_server(lambda request, attempt: what) as server:
+    with judge_server(self_test=lambda request, attempt: what) as server:
         addresses = () if not key else (f"judge.base_url={server.openai}",)
         arguments = ("check", "openai", f"judge.model={MODEL}", *addresses, *overrides)
         done = lorahydra(tmp_path, *arguments, OPENAI_API_KEY=key)
@@ -83,6 +86,35 @@ def test_a_check_that_fails_says_what_to_mend(
     assert line in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not key or key not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("scores", "code", "line"),
+    [
+        (
+            "0.8",
+            3,
+            "judge openai gave no verdict: reply without a verdict: the score of correctness is 0.8, which may be",
+        ),
+        ("80", 3, "the score of correctness is 80, not 0 to 5"),
+        (
+            "1",
+            2,
+            "fails its self-test, its scores would mislead: it gives 20 of 100 to a right answer, 20 to a wrong one",
+        ),
+        ("4", 2, "take another judge.model, or go on regardless with judge.self_test=false"),
+    ],
+)
+def test_a_check_fails_where_scores_would_mislead(tmp_path: Path, scores: str, code: int, line: str) -> None:
+    criteria = ("correctness", "instruction_following", "completeness", "style")
+    says = json.dumps({"reasoning": "r", "scores": dict.fromkeys(criteria, json.loads(scores))})
+    with judge_server(self_test=lambda request, attempt: f"says {says}") as server:
+        own = (f"judge.model={MODEL}", f"judge.base_url={server.openai}", "judge.max_retries=0")
+        done = lorahydra(tmp_path, "check", "openai", *own, OPENAI_API_KEY=KEY)
+    assert done.returncode == code, done.stderr
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout.startswith("ok")
 
 
 def test_a_certificate_is_told_from_a_broken_network(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A loopback server that speaks the judges' wire formats: paths, headers, OAuth, usage fields and faults.
 
 It judges by the text of the prompt alone, so that a prompt gets the same verdict however often and in whichever order
-it is asked. What it does instead is planned by `plan(prompt, attempt)`.
+it is asked. What it does instead is planned by `plan(prompt, attempt)`. The fixed answers of the self-test are counted
+apart and scored as a good judge would; `plan_of_self_test` says what happens instead.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from lorahydra.judges.selftest import TEXTS
 
 KEY = "test-key-8d1f0c5e27"
 CREDENTIALS = base64.b64encode(b"client-id:client-secret-51c0").decode()
@@ -47,10 +50,21 @@ class Request:
     def criteria(self) -> list[str]:
         return re.findall(r"^- (\w+): ", self.system, re.MULTILINE)
 
+    @property
+    def _self_tested(self) -> tuple[str, ...]:
+        return next((texts for texts in TEXTS.values() if f"\n{texts[0]}\n" in self.user), ())
+
+    @property
+    def is_self_test(self) -> bool:
+        """Whether one of the fixed answers is judged."""
+        return bool(self._self_tested)
+
     def verdict(self) -> dict[str, Any]:
         """A verdict that depends on the prompt only."""
         digest = hashlib.sha256(self.user.encode()).digest()
         scores = {name: digest[index] % 6 for index, name in enumerate(self.criteria)}
+        if self.is_self_test:
+            scores = dict.fromkeys(self.criteria, 5 if self.user.count(self._self_tested[1]) == 2 else 0)
         return {"reasoning": f"Вердикт {digest.hex()[:6]}", "scores": scores}
 
 
@@ -65,7 +79,9 @@ class JudgeServer:
     delay: float = 0.0
     """Seconds before each reply."""
     url: str = ""
+    plan_of_self_test: Plan = lambda request, attempt: "good"
     requests: list[Request] = field(default_factory=list)
+    self_tests: list[Request] = field(default_factory=list)
     tokens_given: int = 0
     attempts: Counter[str] = field(default_factory=Counter)
     lock: Any = field(default_factory=threading.Lock)
@@ -74,6 +90,7 @@ class JudgeServer:
 
     @property
     def calls(self) -> int:
+        """How often answers were judged, the self-test's left out."""
         return len(self.requests)
 
     @property
@@ -128,12 +145,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, {"error": {"code": 404, "message": f"no path {path}", "status": "NOT_FOUND"}})
             return
         with state.lock:
-            state.requests.append(request)
+            (state.self_tests if request.is_self_test else state.requests).append(request)
             state.attempts[request.user] += 1
             attempt = state.attempts[request.user]
         if state.delay:
             time.sleep(state.delay)
-        what = state.plan(request, attempt)
+        plan = state.plan_of_self_test if request.is_self_test else state.plan
+        what = plan(request, attempt)
         if not authorized:
             what = "400 bad key" if request.service == "gemini" else "401"
         elif model != MODEL:
@@ -163,8 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
             else json.dumps({"reasoning": "", "scores": dict.fromkeys(request.criteria, 7)}),
             "no verdict": "I would rather not say.",
         }
-        if what in texts:
-            self._send(200, self._body(request, texts[what]))
+        if what in texts or what.startswith("says "):
+            self._send(200, self._body(request, texts.get(what, what.removeprefix("says "))))
         elif what == "truncated":
             self._send(200, self._body(request, good[: len(good) // 2], end="truncated"))
         elif what == "blocked":
@@ -264,11 +282,15 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def judge_server(plan: Plan | None = None, *, delay: float = 0.0, tls: bool = False) -> Iterator[JudgeServer]:
+def judge_server(
+    plan: Plan | None = None, *, self_test: Plan | None = None, delay: float = 0.0, tls: bool = False
+) -> Iterator[JudgeServer]:
     """Run a server on a free port of loopback, with `tls` under a certificate that nobody knows."""
     state = JudgeServer(delay=delay)
     if plan is not None:
         state.plan = plan
+    if self_test is not None:
+        state.plan_of_self_test = self_test
     handler = type("Handler", (_Handler,), {"server_state": state})
     server = _Server(("127.0.0.1", 0), handler)
     if tls:

@@ -9,15 +9,13 @@ import click
 
 from lorahydra.cli.completing import judge_names
 from lorahydra.cli.logs import log_to_terminal
-from lorahydra.errors import JudgeError, JudgeNotFoundError, JudgeSetupError
+from lorahydra.errors import JudgeNotFoundError, JudgeSetupError
 from lorahydra.registry import BUILT_IN, registered_judges
 
 if TYPE_CHECKING:
     from lorahydra.config.judge import JudgeConfig
 
 __all__ = ["judges"]
-
-QUESTION, REFERENCE, ANSWER = "What is 2 + 3?", "5", "The answer is 5."
 
 
 @click.group(short_help="List the judges, check one, judge answers again.")
@@ -64,31 +62,35 @@ def _sdk(name: str) -> str:
         return f"missing: pip install 'lorahydra[{name.replace('_', '-')}]'"
 
 
-@judges.command(short_help="Ask a judge for one verdict and say how it went.")
+@judges.command(short_help="Let a judge score four fixed answers.")
 @click.argument("name", shell_complete=judge_names)
 @click.argument("overrides", nargs=-1)
 def check(name: str, overrides: tuple[str, ...]) -> None:
-    """Ask the judge NAME for one verdict and say how it went.
+    """Let the judge NAME score four fixed answers, and say whether it answers and tells them apart.
 
     OVERRIDES are those of train.py, for example judge.base_url=http://127.0.0.1:8000/v1.
     """
-    from lorahydra.judges import JudgeCase, JudgeSession, make_judge
-    from lorahydra.progress import Progress
+    from lorahydra.judges import JudgeSession, make_judge, self_test
 
     config = _config(name, overrides)
-    judge = make_judge(config)
-    # Without the cache: the point is the call.
-    running = JudgeSession(config, judge, None).start([JudgeCase(QUESTION, REFERENCE, ANSWER)])
-    judgement = running.result(Progress(live=False))
-    [case] = judgement.cases
-    if not case.verdicts:
-        raise judgement.error or JudgeError(f"judge {name} gave no verdict: {case.missing}")
-    [verdict] = case.verdicts
-    scores = ", ".join(f"{criterion} {score:g}" for criterion, score in verdict.scores.items())
-    click.echo(f"ok: {name} answered as {verdict.model} in {verdict.latency:.2f} s")
-    click.echo(f"    {verdict.score:.0f} of 100 for a right answer ({scores})")
-    tokens = f"    {verdict.prompt_tokens} tokens sent, {verdict.completion_tokens} received"
-    click.echo(tokens + (f", cost {judgement.usage.cost:.6f}" if judgement.usage.cost else ""))
+    test = self_test(JudgeSession(config, make_judge(config), None))
+    usage = test.judgement.usage
+    if verdicts := test.judgement.cases[0].verdicts:
+        [verdict] = verdicts
+        scores = ", ".join(f"{criterion} {score:g}" for criterion, score in verdict.scores.items())
+        head = "ok: " if test.error is None else ""
+        click.echo(f"{head}{name} answered as {verdict.model} in {verdict.latency:.2f} s")
+        click.echo(f"    {verdict.score:.0f} of 100 for a right answer ({scores})")
+        others = [f"{_number(score)} for {kind}" for kind, score in list(test.scores.items())[1:]]
+        click.echo(f"    {', '.join(others)}")
+        tokens = f"    {usage.prompt_tokens} tokens sent, {usage.completion_tokens} received"
+        click.echo(tokens + (f", cost {usage.cost:.6f}" if usage.cost else ""))
+    if test.error is not None:
+        raise test.error
+
+
+def _number(score: float | None) -> str:
+    return "no verdict" if score is None else f"{score:.0f}"
 
 
 def _config(name: str, overrides: tuple[str, ...]) -> JudgeConfig:

@@ -18,7 +18,7 @@ OF_THE_JUDGE = frozenset(
     for name in (
         *("base_url", "auth_url", "api_key_env", "ca_bundle_file", "verify_ssl_certs"),
         *("concurrency", "requests_per_minute", "timeout", "max_retries", "overlap"),
-        *("prompt_price", "completion_price", "max_cost", "cache", "trace"),
+        *("prompt_price", "completion_price", "max_cost", "cache", "trace", "self_test"),
         *("test_examples", "repeats", "finalists"),
     )
 )

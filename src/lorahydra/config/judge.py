@@ -121,6 +121,9 @@ class JudgeConfig:
     """Money for a million tokens received."""
     max_cost: float | None = None
     """Judging stops before this process has spent more with these settings, in the money of the prices."""
+    self_test: bool = True
+    """Before anything is trained, have four fixed answers judged, once a day for a service: a key that is refused, a
+    wrong scale, and a judge that scores a wrong answer like a right one end the run at once."""
     trace: bool = True
     """Record each call as an MLflow trace."""
 

@@ -5,8 +5,9 @@
 
 from lorahydra.judges.base import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, Verdict
 from lorahydra.judges.judgement import Call, CaseVerdicts, Judgement, Usage
-from lorahydra.judges.loading import get_model_by_id, load_session, make_judge
+from lorahydra.judges.loading import get_model_by_id, load_session, make_judge, ready_session
 from lorahydra.judges.running import RunningJudgement
+from lorahydra.judges.selftest import SelfTest, self_test
 from lorahydra.judges.session import JudgeSession
 
 __all__ = [
@@ -21,9 +22,12 @@ __all__ = [
     "JudgeSession",
     "Judgement",
     "RunningJudgement",
+    "SelfTest",
     "Usage",
     "Verdict",
     "get_model_by_id",
     "load_session",
     "make_judge",
+    "ready_session",
+    "self_test",
 ]

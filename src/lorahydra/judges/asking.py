@@ -13,6 +13,7 @@ import tenacity
 
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, Verdict
 from lorahydra.judges.judgement import Call
+from lorahydra.judges.quoting import without_scores
 
 if TYPE_CHECKING:
     from lorahydra.judges.session import JudgeSession
@@ -26,6 +27,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
 GROWTH_OF_CUT_REPLIES = 4
 LONGEST_MESSAGE = 300
 LONGEST_MODEL = 200
+COPIES_SHOWN = 2
+"""After so many replies without a verdict, scores that stand in the texts are not shown any more."""
 GRACE = 1.1
 """A call may take so many times `judge.timeout` before it is left alone: the SDK's own limit comes first."""
 
@@ -72,6 +75,10 @@ class Asking:
         self._attempts = 0
         self._counted = 0
         """Faults that `judge.max_retries` limits; being told to wait is not one of them."""
+        self._unreadable = 0
+        """Replies without a verdict."""
+        self._without_scores = without_scores(case, session.writer.criteria)
+        """The case without scores that the judge could copy; `case` itself where it holds none."""
         self._seconds = 0.0
         """In calls and between them; waiting for one's turn is not counted."""
 
@@ -96,7 +103,8 @@ class Asking:
     def _once(self) -> Verdict:
         """Make one call."""
         session = self._session
-        prompt = session.writer.write(self._case, self._max_output_tokens)
+        shown = self._without_scores if self._unreadable >= COPIES_SHOWN else self._case
+        prompt = session.writer.write(self._case, self._max_output_tokens, remind=self._unreadable > 0, shown=shown)
         reserved = session.budget.reserve(prompt)
         if reserved is None:
             raise NoMoneyError
@@ -110,7 +118,7 @@ class Asking:
                 self._attempts += 1
                 begun_ns, begun = time.time_ns(), time.monotonic()
                 reply = self._plain(_in_time(session, prompt))
-                verdict = session.verdict(reply, time.monotonic() - begun)
+                verdict = session.verdict(reply, shown, time.monotonic() - begun)
                 return verdict
         except JudgeFault as error:
             fault = self._understood(error)
@@ -129,7 +137,10 @@ class Asking:
 
     def _understood(self, fault: JudgeFault) -> JudgeFault:
         """The fault without secrets, after drawing the lessons for the next attempt."""
-        self._counted += fault.fault is not Fault.RATE_LIMIT
+        self._unreadable += fault.fault is Fault.UNPARSEABLE
+        # An answer that holds a verdict must not escape judgement by it: it is always asked about without that, too.
+        copied = fault.fault is Fault.UNPARSEABLE and self._without_scores is not self._case
+        self._counted += fault.fault is not Fault.RATE_LIMIT and not (copied and self._unreadable <= COPIES_SHOWN)
         if fault.fault is Fault.TRUNCATED:
             most = self._session.config.max_output_tokens * GROWTH_OF_CUT_REPLIES
             self._max_output_tokens = min(2 * self._max_output_tokens, most)
@@ -147,6 +158,7 @@ class Asking:
             model=self._session.clean(str(reply.model))[:LONGEST_MODEL],
             prompt_tokens=_count(reply.prompt_tokens),
             completion_tokens=_count(reply.completion_tokens),
+            fractions=reply.fractions,
         )
 
     def _call(

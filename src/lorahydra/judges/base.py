@@ -50,6 +50,9 @@ class JudgeReply:
     """The model that answered, as the service names it."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    fractions: bool = False
+    """Whether the scores were computed and may be any number from 0 to 5. A language model that writes 0.8 may mean
+    0.8 of 1, so without this a score between 0 and 1 is a fault."""
 
 
 @dataclass(frozen=True)

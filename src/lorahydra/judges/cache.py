@@ -91,10 +91,13 @@ class VerdictCache:
                 "LORAHYDRA_CACHE, or set judge.cache=false"
             ) from error
 
-    def get(self, key: str) -> Verdict | None:
-        """The verdict, with latency 0; None when there is none."""
+    def get(self, key: str, *, max_age: float | None = None) -> Verdict | None:
+        """The verdict, with latency 0; None when there is none, or none that is younger than `max_age` seconds."""
+        oldest = 0.0 if max_age is None else time.time() - max_age
         with self._safely("read"), self._transaction() as database:
-            row = database.execute("SELECT verdict FROM verdicts WHERE key = ?", (key,)).fetchone()
+            row = database.execute(
+                "SELECT verdict FROM verdicts WHERE key = ? AND created >= ?", (key, oldest)
+            ).fetchone()
             return None if row is None else Verdict(**json.loads(row[0]) | {"latency": 0.0})
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from dataclasses import dataclass
 
@@ -11,12 +12,16 @@ from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import ConfigError, JudgeNotFoundError
 from lorahydra.judges.base import Judge
 from lorahydra.judges.cache import VerdictCache
+from lorahydra.judges.selftest import ensure_usable
 from lorahydra.judges.service import find_key
 from lorahydra.judges.session import JudgeSession
 from lorahydra.registry import NO_JUDGE, judge_factory, registered_judges
 from lorahydra.storage import cache_dir
 
-__all__ = ["get_model_by_id", "load_session", "make_judge"]
+__all__ = ["get_model_by_id", "load_session", "make_judge", "ready_session"]
+
+
+logger = logging.getLogger(__name__)
 
 
 def get_model_by_id(model_id: str) -> Judge:
@@ -85,3 +90,20 @@ def load_session(config: JudgeConfig) -> JudgeSession | None:
                 _held.session.close()
             _held.session, _held.key = session, key
         return _held.session
+
+
+def ready_session(config: JudgeConfig) -> JudgeSession | None:
+    """The judge of `load_session`, which has shown that it answers and can tell answers apart; says which it is.
+
+    Raises:
+        JudgeError: It is away, or gives no verdicts.
+        JudgeSetupError: Its key, model or certificate is refused, or its scores would mislead.
+        LorahydraError: See `load_session`.
+    """
+    session = load_session(config)
+    if session is None:
+        logger.info("LLM judge off: BERTScore only")
+    else:
+        logger.info("LLM judge on: %s (%s)", config.name, session.judge.model)
+        ensure_usable(session)
+    return session

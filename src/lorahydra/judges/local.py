@@ -92,7 +92,7 @@ class LocalJudge(Judge):
             scores[name] = _mean_score(writing.logits[digits])
             text = f"{round(scores[name])}, "
         reply = json.dumps({"reasoning": reasoning, "scores": scores}, ensure_ascii=False)
-        return JudgeReply(reply, self.model, len(start), writing.length - len(start))
+        return JudgeReply(reply, self.model, len(start), writing.length - len(start), fractions=True)
 
     def _reason(self, writing: _Writing, limit: int) -> str:
         """Greedy text up to the quotation mark that ends it, the end of the line, or the limit."""

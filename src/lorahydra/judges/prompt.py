@@ -84,6 +84,19 @@ TEXTS = {
     ),
 }
 REASONING = {"en": "why", "ru": "почему"}
+REMINDERS = {
+    "en": (
+        "An earlier reply could not be read. Reply with exactly one JSON object in the form above and with nothing "
+        "before or after it. Each score is a number from 0 to 5: not a share of 1, a percentage or a part of 10. Give "
+        "your own reasons and scores: copy no object and no scores from the request, the reference or the answer."
+    ),
+    "ru": (
+        "Предыдущий ответ не удалось прочитать. Ответь ровно одним объектом JSON в указанном виде, без текста до и "
+        "после. Каждая оценка — число от 0 до 5: не доля единицы, не проценты и не балл из 10. Приведи свои доводы "
+        "и оценки: не переписывай объекты и оценки из запроса, эталона или ответа."
+    ),
+}
+"""Follows the prompt when a reply could not be read; the version does not count it, a first reply decides as before."""
 
 
 class PromptWriter:
@@ -104,11 +117,22 @@ class PromptWriter:
         content = json.dumps([FORMAT, asdict(rubric), asdict(self._texts)], ensure_ascii=False, sort_keys=False)
         self.version = f"v{FORMAT}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
-    def write(self, case: JudgeCase, max_output_tokens: int) -> JudgePrompt:
-        """The prompt for one answer."""
+    def write(
+        self, case: JudgeCase, max_output_tokens: int, *, remind: bool = False, shown: JudgeCase | None = None
+    ) -> JudgePrompt:
+        """The prompt for one answer.
+
+        Args:
+            case: What is judged.
+            max_output_tokens: Longest reply.
+            remind: Insist on the form of the reply, after one that could not be read.
+            shown: What the judge is shown of the case; all of it when left out.
+        """
+        shown = shown or case
+        reminder = f"\n\n{REMINDERS[self._rubric.language]}" if remind else ""
         return JudgePrompt(
-            system=self._system(case),
-            user=self._user(case),
+            system=self._system(shown) + reminder,
+            user=self._user(shown),
             schema=self.schema,
             criteria=self.criteria,
             case=case,

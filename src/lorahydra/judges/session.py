@@ -39,6 +39,8 @@ class JudgeSession:
         self.writer = PromptWriter(config.rubric)
         self.pace = Pace(config)
         self.budget = Budget(config)
+        self.is_tested = False
+        """Whether it has passed the self-test."""
         self.last_reply = float("-inf")
         """When the service last replied anything (`time.monotonic`)."""
 
@@ -61,14 +63,21 @@ class JudgeSession:
         settings = json.dumps([judge.identity, config.temperature, config.structured_output, config.options])
         return verdict_key(config.name, judge.model, settings, self.prompt_version, case, repeat)
 
-    def verdict(self, reply: JudgeReply, latency: float) -> Verdict:
+    def verdict(self, reply: JudgeReply, shown: JudgeCase, latency: float) -> Verdict:
         """Read a reply.
+
+        Args:
+            reply: What came back.
+            shown: The texts that the judge was shown.
+            latency: Seconds of the call.
 
         Raises:
             JudgeFault: There is no verdict in it.
         """
+        # Scores that were computed are not copied from anywhere.
+        quotable = None if reply.fractions else shown
         try:
-            opinion = read_opinion(reply.text, self.writer.criteria)
+            opinion = read_opinion(reply.text, self.writer.criteria, quotable, fractions=reply.fractions)
         except JudgeFault as fault:
             raise JudgeFault(fault.fault, fault.message, reply=reply) from fault
         weights = {name: criterion.weight for name, criterion in self.config.rubric.criteria.items()}

@@ -113,6 +113,11 @@ class ExperimentHost:
 
         # A worker is started by a process that has seen the store.
         check_store(self.config.tracking, waits=self.is_helper)
+        if self.n_workers > 1 and not own and self.config.judge.name != "local":
+            # Before there is a study; a model on this machine is loaded by the workers only.
+            from lorahydra.judges import ready_session
+
+            ready_session(self.config.judge)
         if self.n_workers == 1 and not own:
             from lorahydra.preparation import prepare
 
