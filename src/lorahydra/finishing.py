@@ -178,7 +178,7 @@ def rejudge_hint(output_dir: Path, *, in_study: bool = False) -> Iterator[None]:
     try:
         yield
     except (JudgeError, JudgeSetupError, JudgeBudgetError) as error:
-        kept = f"{error}. The adapter and the answers are kept"
+        kept = f"{str(error).rstrip('.')}. The adapter and the answers are kept"
         if not in_study or isinstance(error, JudgeCoverageError):
             kept += f"; go on with: lorahydra judges rejudge {shlex.quote(str(output_dir))}"
         raise type(error)(kept) from error

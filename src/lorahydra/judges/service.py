@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import ConfigError, JudgeSetupError, causes
@@ -35,6 +36,11 @@ __all__ = [
 
 TALKATIVE = ("httpx", "httpx2", "google_genai", "gigachat", "openai")
 """Loggers of SDKs."""
+TRANSPORT = {
+    *("TransportError", "RequestError", "RequestException"),
+    *("APIConnectionError", "ConnectionError", "ProtocolError"),
+}
+"""Classes of HTTP libraries for a connection that failed."""
 
 
 def import_sdk(module: str, package: str, extra: str, judge: str) -> Any:
@@ -154,27 +160,35 @@ def status_fault(status: int, message: str, wait: float | None = None) -> JudgeF
 
 
 def connection_fault(error: BaseException) -> JudgeFault | None:
-    """The fault behind an exception of an HTTP library, whichever it is; None when it is none of theirs."""
+    """The fault behind an exception of an HTTP library, whichever it is; None when it is none of theirs.
+
+    Its message names the server, whose address may be the service's own and so in no config.
+    """
     chain = list(causes(error))
+    where = next((f" ({origin})" for origin in map(_origin, chain) if origin), "")
     for found in chain:
         if isinstance(found, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(found):
-            return JudgeFault(Fault.CERTIFICATE, _line(str(found)))
-    names = {base.__name__ for found in chain for base in type(found).__mro__}
-    message = _line(str(error)) or type(error).__name__
+            return JudgeFault(Fault.CERTIFICATE, f"{_line(str(found))}{where}")
+    names = [{base.__name__ for base in type(found).__mro__} for found in chain]
+    every = set().union(*names)
+    # The SDK's own words come first and say least: "Connection error."
+    said = [found for found, own in zip(chain, names, strict=True) if own & {*TRANSPORT, "OSError"} and str(found)]
+    message = (_line(str((said or chain)[-1])).rstrip(". ") or type(error).__name__) + where
     # urllib3 counts a connection that was never made among its timeouts.
-    if any("Timeout" in name for name in names) and "NewConnectionError" not in names:
+    if any("Timeout" in name for name in every) and "NewConnectionError" not in every:
         return JudgeFault(Fault.TIMEOUT, message)
-    transport = (
-        "TransportError",
-        "RequestError",
-        "RequestException",
-        "APIConnectionError",
-        "ConnectionError",
-        "ProtocolError",
-    )
-    if names.intersection(transport):
+    if every & TRANSPORT:
         return JudgeFault(Fault.CONNECTION, message)
     return None
+
+
+def _origin(error: BaseException) -> str | None:
+    """The server that was asked, without path and query, which may hold more than an address."""
+    try:
+        parts = urlsplit(str(error.request.url))  # type: ignore[attr-defined]  # as HTTP libraries have it
+        return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    except (AttributeError, RuntimeError, ValueError):
+        return None
 
 
 @contextmanager
