@@ -113,6 +113,7 @@ def test_the_right_answer_is_near_the_top_and_the_others_clearly_below(
 ) -> None:
     test = self_test(session(score, runs_here=runs_here, cache=False))
     assert (test.error is None) is passes
+    assert self_test(session(score, "judge.self_test=false", runs_here=runs_here, cache=False)).error is None
 
 
 def test_no_verdict_on_the_right_answer_is_the_judge_s_fault() -> None:

@@ -23,7 +23,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from lorahydra.judges.selftest import TEXTS
+from tests.judges.faults import TEXTS, WIRE, fake_verdict
+
+from lorahydra.judges.selftest import TEXTS as SELF_TEST
 
 KEY = "test-key-8d1f0c5e27"
 CREDENTIALS = base64.b64encode(b"client-id:client-secret-51c0").decode()
@@ -52,7 +54,7 @@ class Request:
 
     @property
     def _self_tested(self) -> tuple[str, ...]:
-        return next((texts for texts in TEXTS.values() if f"\n{texts[0]}\n" in self.user), ())
+        return next((texts for texts in SELF_TEST.values() if f"\n{texts[0]}\n" in self.user), ())
 
     @property
     def is_self_test(self) -> bool:
@@ -80,6 +82,11 @@ class JudgeServer:
     """Seconds before each reply."""
     url: str = ""
     plan_of_self_test: Plan = lambda request, attempt: "good"
+    plan_of_oauth: Callable[[int], str] = lambda attempt: "good"
+    answers_as: str = ANSWERED
+    """The model that it says it is."""
+    token_seconds: float = 1800
+    """How long an access token holds."""
     requests: list[Request] = field(default_factory=list)
     self_tests: list[Request] = field(default_factory=list)
     tokens_given: int = 0
@@ -114,15 +121,17 @@ def _text(parts: Any) -> str:
     return "".join(part.get("text", "") for part in parts or [])
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers one connection; faults of `tests.judges.faults` use what is public."""
+
     protocol_version = "HTTP/1.1"
-    server_state: JudgeServer
+    state: JudgeServer
 
     def log_message(self, *_: Any) -> None:
         pass
 
     def do_POST(self) -> None:
-        state = self.server_state
+        state = self.state
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.partition("?")[0]
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -142,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             secret = KEY if service == "openai" else TOKEN
             authorized, model = headers.get("authorization") == f"Bearer {secret}", body["model"]
         else:
-            self._send(404, {"error": {"code": 404, "message": f"no path {path}", "status": "NOT_FOUND"}})
+            self.send(404, {"error": {"code": 404, "message": f"no path {path}", "status": "NOT_FOUND"}})
             return
         with state.lock:
             (state.self_tests if request.is_self_test else state.requests).append(request)
@@ -158,14 +167,23 @@ class _Handler(BaseHTTPRequestHandler):
             what = "404"
         self._reply(request, what)
 
+    def do_GET(self) -> None:
+        """What a redirect leads to."""
+        WIRE["a page"](self, Request("page", "", "", {}, {}))
+
     def _oauth(self, body: str, headers: dict[str, str]) -> None:
         if headers.get("authorization") != f"Basic {CREDENTIALS}" or "rquid" not in headers:
-            self._send(401, {"code": 6, "message": f"credentials doesn't match {headers.get('authorization')}"})
+            self.send(401, {"code": 6, "message": f"credentials doesn't match {headers.get('authorization')}"})
             return
         assert body in ("scope=GIGACHAT_API_PERS", "scope=GIGACHAT_API_CORP")
-        with self.server_state.lock:
-            self.server_state.tokens_given += 1
-        self._send(200, {"access_token": TOKEN, "expires_at": int((time.time() + 1800) * 1000)})
+        with self.state.lock:
+            self.state.tokens_given += 1
+            what = self.state.plan_of_oauth(self.state.tokens_given)
+        if what in WIRE:
+            WIRE[what](self, Request("oauth", "", "", {}, headers))
+        else:
+            expires = int((time.time() + self.state.token_seconds) * 1000)
+            self.send(200, {"access_token": TOKEN, "expires_at": expires})
 
     def _reply(self, request: Request, what: str) -> None:
         good = json.dumps(request.verdict(), ensure_ascii=False)
@@ -181,21 +199,28 @@ class _Handler(BaseHTTPRequestHandler):
             else json.dumps({"reasoning": "", "scores": dict.fromkeys(request.criteria, 7)}),
             "no verdict": "I would rather not say.",
         }
-        if what in texts or what.startswith("says "):
-            self._send(200, self._body(request, texts.get(what, what.removeprefix("says "))))
+        if what in WIRE:
+            WIRE[what](self, request)
+        elif what in TEXTS and "fake" in what and fake_verdict(request.criteria) not in request.user:
+            # Nobody quotes what he is not shown.
+            self.send(200, self.body(request, good))
+        elif what in TEXTS:
+            self.send(200, self.body(request, TEXTS[what](request.verdict(), good)))
+        elif what in texts or what.startswith("says "):
+            self.send(200, self.body(request, texts.get(what, what.removeprefix("says "))))
         elif what == "truncated":
-            self._send(200, self._body(request, good[: len(good) // 2], end="truncated"))
+            self.send(200, self.body(request, good[: len(good) // 2], end="truncated"))
         elif what == "blocked":
-            self._send(200, self._body(request, "", end="blocked"))
+            self.send(200, self.body(request, "", end="blocked"))
         elif what == "empty":
-            self._send(200, self._body(request, ""))
+            self.send(200, self.body(request, ""))
         elif what == "not JSON":
-            self._send(200, b"<html>a proxy's page</html>")
+            self.send(200, b"<html>a proxy's page</html>")
         elif what == "dropped":
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
         elif what == "slow":
-            self.server_state.released.wait(30)
+            self.state.released.wait(30)
             self.close_connection = True
         elif what == "dripping":
             self._drip()
@@ -207,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", "100000")
         self.end_headers()
-        while not self.server_state.released.wait(0.1):
+        while not self.state.released.wait(0.1):
             self.wfile.write(b" ")
             self.wfile.flush()
         self.close_connection = True
@@ -225,15 +250,15 @@ class _Handler(BaseHTTPRequestHandler):
             error: dict[str, Any] = {"code": code, "message": said, "status": names.get(code, "INTERNAL")}
             if code == 400 and "refuses" not in detail:
                 error["details"] = details
-            self._send(code, {"error": error}, headers)
+            self.send(code, {"error": error}, headers)
         elif request.service == "openai":
             # OpenAI repeats the key that it refuses.
             text = f"Incorrect API key provided: {request.headers.get('authorization')}" if code == 401 else said
-            self._send(code, {"error": {"message": text, "type": "error", "param": None, "code": None}}, headers)
+            self.send(code, {"error": {"message": text, "type": "error", "param": None, "code": None}}, headers)
         else:
-            self._send(code, {"status": code, "message": said}, headers)
+            self.send(code, {"status": code, "message": said}, headers)
 
-    def _body(self, request: Request, text: str, end: str = "") -> dict[str, Any]:
+    def body(self, request: Request, text: str, end: str = "") -> dict[str, Any]:
         if request.service == "gemini":
             reason = {"truncated": "MAX_TOKENS", "blocked": "SAFETY"}.get(end, "STOP")
             candidate: dict[str, Any] = {"finishReason": reason, "index": 0}
@@ -244,14 +269,14 @@ class _Handler(BaseHTTPRequestHandler):
                 "candidatesTokenCount": COMPLETION_TOKENS,
                 "totalTokenCount": PROMPT_TOKENS + COMPLETION_TOKENS,
             }
-            return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": ANSWERED}
+            return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": self.state.answers_as}
         blocked = "content_filter" if request.service == "openai" else "blacklist"
         reason = {"truncated": "length", "blocked": blocked}.get(end, "stop")
         return {
             "id": "1",
             "object": "chat.completion",
             "created": 1,
-            "model": ANSWERED,
+            "model": self.state.answers_as,
             "choices": [
                 {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason},
             ],
@@ -262,12 +287,11 @@ class _Handler(BaseHTTPRequestHandler):
             },
         }
 
-    def _send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+    def send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        for name, value in (headers or {}).items():
+        own = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        for name, value in {**own, **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
@@ -291,7 +315,7 @@ def judge_server(
         state.plan = plan
     if self_test is not None:
         state.plan_of_self_test = self_test
-    handler = type("Handler", (_Handler,), {"server_state": state})
+    handler = type("Handler", (Handler,), {"state": state})
     server = _Server(("127.0.0.1", 0), handler)
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -14,7 +14,7 @@ from tests.sweep.test_study import client_of, of_kind
 
 from lorahydra import LoRATuner
 from lorahydra.cli.commands import commands
-from lorahydra.errors import JudgeError
+from lorahydra.errors import JudgeError, JudgeSetupError
 from lorahydra.modeling.packaged import fetch, packaged_path
 from lorahydra.names import State
 from lorahydra.sweep.catalog import find_study
@@ -104,6 +104,15 @@ def test_finalists_are_judged_on_all_examples_whatever_was_changed_since(
     [parent] = of_kind(tmp_path, "study")
     assert parent.data.tags["lorahydra.best_run"] == best.info.run_id
     assert (tmp_path / "outputs" / "judged" / "study" / "plots.html").is_file()
+
+
+def test_a_service_that_changes_its_model_stops_the_study(tiny_model: Path, tmp_path: Path) -> None:
+    with judge_server() as server:
+        tuner(tiny_model, server, n_trials=1).run()
+        server.answers_as = "judge-model-002"
+        with pytest.raises(JudgeSetupError, match="answers as judge-model-002 now, and as judge-model-001 when study"):
+            tuner(tiny_model, server).run()
+    assert [trial.state for trial in find_study("judged").trials] == [State.COMPLETE, State.INTERRUPTED]
 
 
 def test_answers_are_kept_and_judged_again(tiny_model: Path, tmp_path: Path) -> None:

@@ -53,6 +53,15 @@ class _Grade:
     value: float
     most: float | None
     """Best score of the scale that is stated beside it; None where none is."""
+    is_whole: bool
+    """Whether it was written without decimals."""
+
+    def may_be_share(self, above_one: bool) -> bool:
+        """Whether it may be meant as a share of 1; `above_one` says that another score shows another scale."""
+        if self.most is not None or not 0 < self.value <= 1 or self.is_whole:
+            return False
+        # A half is a step of the scale that is asked for.
+        return not above_one or self.value not in (0.5, 1)
 
 
 def read_opinion(
@@ -152,13 +161,14 @@ def _grade(name: str, value: object, most: float | None) -> _Grade:
     if isinstance(value, str) and (match := WRITTEN.fullmatch(value)):
         stated = 100.0 if match["percent"] else _number(match["most"])
         most = most if stated is None else stated
-        value = _number(match["value"])
+        written = match["value"].replace(",", ".")
+        value = float(written) if "." in written else int(written)
     if isinstance(value, bool) or not isinstance(value, int | float) or most == 0:
         raise ValueError(f"the score of {name} is not a number")
     highest = HIGHEST if most is None else most
     if not 0 <= value <= highest:
         raise ValueError(f"the score of {name} is {str(value)[:20]}, not 0 to {highest:g}")
-    return _Grade(float(value), most)
+    return _Grade(float(value), most, isinstance(value, int))
 
 
 def _scores(grades: Mapping[str, _Grade], fractions: bool) -> dict[str, float]:
@@ -169,8 +179,7 @@ def _scores(grades: Mapping[str, _Grade], fractions: bool) -> dict[str, float]:
         raise ValueError(f"one score is out of {others[0]:g}, and the one of {silent[0]} does not say out of what")
     above_one = any(grade.value > 1 for grade in grades.values())
     for name, grade in grades.items():
-        # A half is a step of the scale that is asked for, where another score shows that this one is meant.
-        if grade.most is None and 0 < grade.value < 1 and not fractions and not (grade.value == 0.5 and above_one):
+        if grade.may_be_share(above_one) and not fractions:
             raise ValueError(f"the score of {name} is {grade.value:g}, which may be a share of 1 instead of 0 to 5")
     return {name: grade.value * HIGHEST / (grade.most or HIGHEST) for name, grade in grades.items()}
 

@@ -65,7 +65,7 @@ class SelfTest:
 
     @property
     def error(self) -> LorahydraError | None:
-        """Why the judge cannot be used; None where it can."""
+        """Why the judge cannot be used; None where it can. With `judge.self_test=false`, any scores will do."""
         session, judgement = self.session, self.judgement
         if judgement.error is not None:
             return judgement.error
@@ -76,7 +76,7 @@ class SelfTest:
         highest = max((score for score in others if score is not None), default=0.0)
         # Scores that are computed are on the scale, and rarely near its ends.
         low = right < NEAR_TOP and not session.judge.runs_here
-        if low or right < highest + CLEARLY:
+        if (low or right < highest + CLEARLY) and session.config.self_test:
             return JudgeSetupError(
                 f"judge {name} ({session.judge.model}) fails its self-test, its scores would mislead: it gives {self}; "
                 "take another judge.model, or go on regardless with judge.self_test=false"

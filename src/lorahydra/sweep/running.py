@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from lorahydra.errors import TrialPruned
+from lorahydra.errors import JudgeSetupError, TrialPruned
 from lorahydra.interrupts import postponed
 from lorahydra.names import State
 from lorahydra.sweep.quiet import quietly
@@ -29,6 +29,9 @@ from lorahydra.sweep.storage import address_of
 __all__ = ["RunningTrial", "tell"]
 
 logger = logging.getLogger("lorahydra.sweep")
+
+JUDGED_BY = "lorahydra.judged_by"
+"""User attribute of a study: the models that gave the verdicts of its first trial, as the service names them."""
 
 
 class RunningTrial:
@@ -90,6 +93,22 @@ class RunningTrial:
         """Keep facts (plain JSON) for the leaderboard and for whoever finds the trial dead."""
         self._facts |= facts
         self.trial.set_user_attr(ATTRIBUTE, self._facts)
+
+    def judged_by(self, models: Sequence[str]) -> None:
+        """Make sure that the models that judged this trial are those that judged the study's first one.
+
+        Raises:
+            JudgeSetupError: The service lets another model answer, whose scores do not compare.
+        """
+        known: list[str] = self._study.user_attrs.get(JUDGED_BY, [])
+        if not known and models:
+            self._study.set_user_attr(JUDGED_BY, list(models))
+        elif others := sorted(set(models) - set(known)):
+            raise JudgeSetupError(
+                f"the judge's service answers as {', '.join(others)} now, and as {', '.join(known)} when study "
+                f"{self.study_name} began: scores of different judges do not compare. Begin a new study, with the name "
+                "of one version in judge.model where the service has such names, or else with judge.cache=false"
+            )
 
     def measured(self, loss: float) -> None:
         """Report an intermediate validation loss.

@@ -126,6 +126,8 @@ class _Place:
     def finished(self, result: TrialResult) -> None:
         tuned = result.scores.tuned
         verdicts = tuned.verdicts
+        if verdicts is not None:
+            self.trial.judged_by(verdicts.judgement.models)
         facts = {
             "combined": tuned.combined.mean,
             "combined_low": tuned.combined.low,
