@@ -151,6 +151,13 @@ def finish_trial(
     for found in given:
         if found.judgement.error is not None:
             logger.warning("Judging ended early: %s", found.judgement.error)
+        elif found.judged < len(found.chosen):
+            logger.warning(
+                "The judge gave no verdict on %d of %d answers, which are not in its mean; most often: %s",
+                len(found.chosen) - found.judged,
+                len(found.chosen),
+                found.judgement.main_fault,
+            )
 
     tuned = evaluate(answers.tuned, verdicts, config.evaluation, config.seed)
     baseline = None
