@@ -340,6 +340,12 @@ def test_a_card_of_an_adapter_without_a_record() -> None:
     assert "peft" not in merged.lower()
 
 
+def test_a_card_says_what_ends_an_answer() -> None:
+    assert "model.generation_config = GenerationConfig.from_pretrained(folder)" in model_card(facts(has_settings=True))
+    merged = model_card(facts(merged=True, end_texts=("\n### User:",)))
+    assert r"stop_strings=['\n### User:'], tokenizer=tokenizer)" in merged
+
+
 def test_hostile_text_stays_text() -> None:
     origin = AdapterOrigin(
         ModelConfig(name_or_path=HOSTILE, revision=HOSTILE, chat_template="{{ x }}"), HOSTILE, HOSTILE, 9, HOSTILE

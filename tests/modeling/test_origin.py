@@ -41,9 +41,17 @@ def test_it_comes_back_as_it_was_written(folder: Path) -> None:
         system_prompt='"Кратко"\n---\n',
         max_new_tokens=7,
         run_id="0" * 32,
+        special_tokens="control",
     )
     write_origin(folder, origin)
     assert read_origin(folder) == origin
+
+
+def test_adapters_of_before_are_asked_with_names_of_control_tokens_as_text(folder: Path) -> None:
+    content = json.loads((folder / ORIGIN_FILE).read_text("utf-8"))
+    content.pop("special_tokens")
+    (folder / ORIGIN_FILE).write_text(json.dumps(content), "utf-8")
+    assert read_origin(folder).special_tokens == "text"
 
 
 def test_the_device_of_another_machine_is_not_kept(folder: Path) -> None:
@@ -87,6 +95,8 @@ def test_an_adapter_of_others_that_names_none(folder: Path, name: object) -> Non
         {"max_new_tokens": "12"},
         {"max_new_tokens": True},
         {"max_new_tokens": 1.5},
+        {"special_tokens": "both"},
+        {"special_tokens": ["text"]},
         {"surprise": 1},
     ],
     ids=str,
