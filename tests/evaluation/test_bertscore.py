@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import ConfigError, ModelError, ServiceError
@@ -189,3 +190,26 @@ def test_noise_never_scores_above_a_right_answer() -> None:
     scores = load_scorer(minilm(), CPU).score([noise, "38"], ["38", "38"])
     assert scores.precision[0] * scores.recall[0] < 0, "one side is negative, and their harmonic mean 12.5"
     assert scores.f1 == [0.0, pytest.approx(1.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", b"x" * 100, "cannot be loaded: .*header"),
+        ("config.json", b"{", "cannot be loaded: .*not a valid JSON"),
+        ("tokenizer.json", b"{}", "cannot be loaded: KeyError"),
+        ("model.safetensors", save({"x.weight": torch.zeros(2)}), "not those of the model that its config.json"),
+    ],
+)
+def test_a_broken_encoder_is_refused_in_one_line(
+    encoder: Path, tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    for path in encoder.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_scorer(EvaluationConfig(bertscore_model=str(tmp_path), bertscore_num_layers=6), CPU)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)

@@ -138,10 +138,31 @@ def _scorer(name: str, layers: int, device: str) -> Any:
         raise
     except Exception as error:
         raise ModelError(f"evaluation.bertscore_model={name} cannot be loaded: {first_line(error)}") from error
+    _check_weights(scorer._model, folder, name)
     _limit_length(scorer)
     # What looks like a special token in an answer is text: an answer of nothing else would have no score.
     scorer._tokenizer.split_special_tokens = True
     return scorer
+
+
+def _check_weights(model: torch.nn.Module, folder: Path, name: str) -> None:
+    """Refuse an encoder whose files hold another model's weights: transformers would take random ones instead."""
+    from safetensors import safe_open
+
+    stored: set[str] = set()
+    for path in folder.glob("model*.safetensors"):
+        with safe_open(str(path), framework="pt") as file:
+            # Old checkpoints call them gamma and beta.
+            stored |= {key.replace(".gamma", ".weight").replace(".beta", ".bias") for key in list(file.keys())}
+    # The checkpoint of a whole model has its encoder under a prefix.
+    stored |= {key.partition(".")[2] for key in stored}
+    wanted = list(model.state_dict())
+    # A pooler that BERTScore does not use may be missing.
+    if 2 * sum(key in stored for key in wanted) < len(wanted):
+        raise ModelError(
+            f"evaluation.bertscore_model={name} cannot be used: the weights in {folder} are not those of the model "
+            "that its config.json describes"
+        )
 
 
 def _encoder_folder(name: str) -> Path:
