@@ -14,6 +14,7 @@ from optuna.trial import Trial
 
 from lorahydra.names import State
 from lorahydra.sweep import ledger as ledger_module
+from lorahydra.sweep import running
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.liveness import this_worker
 from lorahydra.sweep.running import RunningTrial
@@ -29,17 +30,18 @@ def draw(trials: Sequence[Trial]) -> list[list[str]]:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> optuna.Study:
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
+    # Signs of life come from the tests alone.
+    monkeypatch.setattr(running._Heartbeat, "_beat", lambda *_: None)
     storage = open_storage(f"sqlite:///{tmp_path}/studies.db")
     return optuna.create_study(storage=storage, study_name="s", sampler=optuna.samplers.RandomSampler(seed=1))
 
 
 def claim(study: optuna.Study, worker: dict[str, object]) -> RunningTrial:
     """A trial of another process, which gives no sign of life any more."""
-    [running], _ = Ledger(study, 9).claim(1, draw)
-    running.note(worker=worker)
-    running.leave()
-    return running
+    [claimed], _ = Ledger(study, 9).claim(1, draw)
+    claimed.note(worker=worker)
+    return claimed
 
 
 @pytest.fixture
@@ -113,9 +115,9 @@ def test_the_signal_is_kept_where_it_is_known(study: optuna.Study) -> None:
 
 def test_an_interrupt_after_the_end_of_a_trial_queues_nothing(study: optuna.Study) -> None:
     ledger = Ledger(study, 9)
-    [running], _ = ledger.claim(1, draw)
-    running.complete([1.0])
-    running.state = State.RUNNING  # as if it had come before this was known
+    [claimed], _ = ledger.claim(1, draw)
+    claimed.complete([1.0])
+    claimed.state = State.RUNNING  # as if it had come before this was known
     ledger.interrupt_mine()
     assert [record.state for record in ledger.records()] == [State.COMPLETE]
     assert len(study.get_trials()) == 1

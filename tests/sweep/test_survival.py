@@ -274,7 +274,10 @@ def test_a_container_that_is_restarted(program: Program) -> None:
     command = settings("random", 2)
     assert program.sweep(*command, script={2: "kill"}) == -signal.SIGKILL
     with sqlite3.connect(program.file.with_name("studies.db")) as connection:
-        connection.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-30 seconds')")
+        connection.execute("DELETE FROM trial_heartbeats")  # the killed process may not have given one
+        connection.execute(
+            "INSERT INTO trial_heartbeats (trial_id, heartbeat) SELECT 2, datetime('now', '-30 seconds')"
+        )
         [[facts]] = connection.execute("SELECT value_json FROM trial_user_attributes WHERE trial_id = 2")
         moved = json.loads(facts) | {"worker": this_worker() | {"namespace": 0}}
         connection.execute("UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = 2", [json.dumps(moved)])
