@@ -80,9 +80,9 @@ class TextFile:
         with self.path.open("rb") as stream:
             start = stream.read(START_BYTES)
         self._check(start)
-        return self.path.open(
-            encoding=self.encoding, errors=MARKING, newline=None if translate else "", buffering=BLOCK
-        )
+        # The built-in handler, which is many times faster on a file of random bytes, does the same where it can.
+        errors = "surrogateescape" if self._is_utf8 else MARKING
+        return self.path.open(encoding=self.encoding, errors=errors, newline=None if translate else "", buffering=BLOCK)
 
     def lines(
         self, stream: io.TextIOWrapper, problems: Problems, *, replace: bool = False
