@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.sweep.nursery import Nursery
 
 # Tests never ask a hub, whatever the machine's settings say.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -57,6 +59,22 @@ def make_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, 
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+WHOLE_PROGRAM = (
+    *("torch", "transformers.trainer", "peft", "bert_score", "datasets"),
+    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.data", "mlflow.tracking"),
+    *("lorahydra.experiment", "lorahydra.sweep.conclusion", "lorahydra.cli.commands"),
+)
+"""What `train.py` and `lorahydra` import in a trial or a study."""
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Nursery]:
+    """Runs `train.py` and `lorahydra` in processes that need not import everything first."""
+    running = Nursery(WHOLE_PROGRAM)
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,11 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.sweep.nursery import Nursery
 
 from lorahydra import __version__
 from lorahydra.cli.hydra_options import understood
@@ -18,6 +20,7 @@ from lorahydra.errors import ConfigError
 from lorahydra.modeling.packaged import fetch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+Run = Callable[..., subprocess.CompletedProcess[str]]
 ROW = json.dumps({"prompt": "Say hello.", "completion": "Hello!"})
 
 
@@ -27,18 +30,34 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(place: Path, *arguments: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("LORA_")}
+def run_alone(
+    place: Path, *arguments: str, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `train.py` in a process that imports everything itself."""
     command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
     return subprocess.run(
         command,
         cwd=place,
-        env=environment | (variables or {}),
+        env=environment() | (variables or {}),
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+def environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("LORA_")}
+
+
+@pytest.fixture
+def run(programs: Nursery) -> Run:
+    """Runs `train.py` in a process with everything imported: in a folder, with arguments and variables."""
+
+    def run(place: Path, *arguments: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return programs.call([str(REPOSITORY / "train.py"), *arguments], place, environment() | (variables or {}))
+
+    return run
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
@@ -69,7 +88,7 @@ def with_rows(place: Path, content: str | bytes, name: str = "rows.jsonl") -> st
         ("data.train_file=null", ["data.train_file or data.hub_name"]),
     ],
 )
-def test_a_mistake_in_the_configuration(place: Path, override: str, parts: list[str]) -> None:
+def test_a_mistake_in_the_configuration(place: Path, override: str, parts: list[str], run: Run) -> None:
     assert_one_line(run(place, "experiment=demo", override), 2, *parts)
     assert not (place / "mlflow.db").exists()
 
@@ -90,21 +109,21 @@ def test_a_mistake_in_an_option(arguments: list[str], message: str) -> None:
 
 
 def test_help_and_version_are_ours(place: Path) -> None:
-    done = run(place, "--version")
+    done = run_alone(place, "--version")
     assert (done.returncode, done.stdout) == (0, f"lorahydra, version {__version__}\n")
-    done = run(place, "--help", variables={"LORA_N_TRIALS": "many"})
+    done = run_alone(place, "--help", variables={"LORA_N_TRIALS": "many"})
     assert done.returncode == 0
     assert "data: demo, hub, local\n" in done.stdout
     assert "hydra.sweeper.n_trials=40" in done.stdout
     assert "docs/troubleshooting.md" in done.stdout
     assert "lora_dropout" not in done.stdout, "a page, and not the whole configuration"
     assert max(map(len, done.stdout.splitlines())) < 100
-    assert run(place, "--hydra-help").stdout.startswith("Hydra (")
+    assert run_alone(place, "--hydra-help").stdout.startswith("Hydra (")
     assert not list(place.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["job", "all"])
-def test_the_configuration_is_shown_without_secrets(place: Path, kind: str) -> None:
+def test_the_configuration_is_shown_without_secrets(place: Path, kind: str, run: Run) -> None:
     overrides = ["tracking.uri=postgresql://me:geheim@host/db", "judge=openai", "judge.model=${oc.env:MY_API_KEY}"]
     done = run(place, "--cfg", kind, "--resolve", *overrides, variables={"MY_API_KEY": "sk-0123456789"})
     assert (done.returncode, done.stderr) == (0, "")
@@ -135,12 +154,12 @@ def test_bash_completes_overrides() -> None:
     assert done.stdout.split() == ["data=demo", "data=hub", "data=local"]
 
 
-def test_a_variable_of_the_wrong_type(place: Path) -> None:
+def test_a_variable_of_the_wrong_type(place: Path, run: Run) -> None:
     done = run(place, variables={"LORA_BATCH_SIZE": "four"})
     assert_one_line(done, 2, "environment variable LORA_BATCH_SIZE='four' is not a whole number")
 
 
-def test_a_traceback_on_request(place: Path) -> None:
+def test_a_traceback_on_request(place: Path, run: Run) -> None:
     done = run(place, "lora.r=0", variables={"HYDRA_FULL_ERROR": "1"})
     assert done.returncode == 2
     assert "Traceback" in done.stderr
@@ -171,7 +190,7 @@ MISTAKES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_the_data(place: Path, name: str, tiny_model: Path) -> None:
+def test_a_mistake_in_the_data(place: Path, name: str, tiny_model: Path, run: Run) -> None:
     fetch("all-minilm-l6-v2")
     content, parts = MISTAKES[name]
     file = "data.train_file=rows.jsonl" if content is None else with_rows(place, content)
@@ -194,20 +213,22 @@ def test_a_mistake_in_the_data(place: Path, name: str, tiny_model: Path) -> None
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
 )
-def test_a_mistake_elsewhere(place: Path, overrides: list[str], code: int, parts: list[str]) -> None:
+def test_a_mistake_elsewhere(place: Path, overrides: list[str], code: int, parts: list[str], run: Run) -> None:
+    # Which hub there is, a library reads when it is imported.
+    start = run if overrides else run_alone
     hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(place / "hub")}
-    done = run(place, *overrides, variables=hub | {"LORAHYDRA_CACHE": str(place / "cache")})
+    done = start(place, *overrides, variables=hub | {"LORAHYDRA_CACHE": str(place / "cache")})
     assert_one_line(done, code, *parts)
 
 
-def test_an_output_folder_in_the_place_of_a_file(place: Path) -> None:
+def test_an_output_folder_in_the_place_of_a_file(place: Path, run: Run) -> None:
     (place / "outputs").touch()
     assert_one_line(run(place, "experiment=demo"), 2, "cannot read or write outputs", "a part of the path is a file")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-def test_a_full_disk(place: Path, tiny_model: Path) -> None:
+def test_a_full_disk(place: Path, tiny_model: Path, run: Run) -> None:
     fetch("all-minilm-l6-v2")
     small = place / "small"
     small.mkdir()
@@ -225,7 +246,7 @@ def test_a_full_disk(place: Path, tiny_model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_trial_from_the_command_line(place: Path, tiny_model: Path) -> None:
+def test_a_trial_from_the_command_line(place: Path, tiny_model: Path, run: Run) -> None:
     fetch("all-minilm-l6-v2")
     rows = "\n".join(json.dumps({"вопрос": f"Сколько {n}?", "ответ": f"{n}"}) for n in range(30))
     file = with_rows(place, rows, "мои данные.jsonl")

@@ -14,6 +14,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -53,11 +54,31 @@ class Nursery:
         """
         request = {
             "argv": [str(app), *overrides],
+            "cwd": str(app.parent),
             "output": str(output or app.with_name("output.txt")),
-            "env": dict(env or {}),
+            "errors": None,
+            "env": {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
             "die_at_write": die_at_write,
         }
         return int(self._ask({"start": request}))
+
+    def call(self, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        """As `subprocess.run` of Python with `command`: a program, or `-m` and a module, and their arguments.
+
+        What libraries read from the environment while they are imported is the nursery's.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            output, errors = Path(folder, "output"), Path(folder, "errors")
+            request = {
+                "argv": list(command),
+                "cwd": str(cwd),
+                "output": str(output),
+                "errors": str(errors),
+                "env": dict(env),
+                "die_at_write": None,
+            }
+            code = self.wait(int(self._ask({"start": request})))
+            return subprocess.CompletedProcess(command, code, output.read_text("utf-8"), errors.read_text("utf-8"))
 
     def wait(self, pid: int) -> int:
         """Exit code."""
@@ -121,18 +142,23 @@ def _become(request: Mapping[str, Any]) -> None:
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        errors = os.open(request["errors"] or request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         nothing = os.open(os.devnull, os.O_RDONLY)
-        for here, there in ((nothing, 0), (output, 1), (output, 2)):
+        for here, there in ((nothing, 0), (output, 1), (errors, 2)):
             os.dup2(here, there)
-        argv: Sequence[str] = request["argv"]
+        os.environ.clear()
         os.environ.update(request["env"])
-        os.chdir(Path(argv[0]).parent)
-        sys.argv = list(argv)
-        sys.path.insert(0, str(Path(argv[0]).parent))
+        os.chdir(request["cwd"])
+        module = request["argv"][0] == "-m"
+        sys.argv = list(request["argv"][1:] if module else request["argv"])
+        sys.path.insert(0, request["cwd"] if module else str(Path(sys.argv[0]).parent))
         _write_fast()
         if request["die_at_write"] is not None:
             _die_at_write(request["die_at_write"])
-        runpy.run_path(argv[0], run_name="__main__")
+        if module:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

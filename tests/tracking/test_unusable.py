@@ -7,12 +7,12 @@ import shutil
 import socket
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.sweep.nursery import Nursery
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.tracking import check_store
@@ -65,7 +65,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         (read_only_database, "cannot be used: it is read-only"),
     ],
 )
-def test_every_command_says_one_line(make: Callable[[Path], str], expected: str, folder: Path, tmp_path: Path) -> None:
+def test_every_command_says_one_line(
+    make: Callable[[Path], str], expected: str, folder: Path, tmp_path: Path, programs: Nursery
+) -> None:
     uri = make(folder)
     before = {path: path.read_bytes() for path in folder.iterdir() if path.suffix == ".db"}
     train = [str(REPOSITORY / "train.py"), f"tracking.uri='{uri}'"]
@@ -75,23 +77,13 @@ def test_every_command_says_one_line(make: Callable[[Path], str], expected: str,
         "reproduce": ["-m", "lorahydra", "reproduce", RUN, "--uri", uri],
     }
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "MLFLOW_"))}
-    processes = {}
     for name, command in commands.items():
         (tmp_path / name).mkdir()
-        processes[name] = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=tmp_path / name,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    for name, process in processes.items():
-        _, errors = process.communicate(timeout=300)
-        [line] = errors.strip().splitlines()
+        done = programs.call(command, tmp_path / name, environment)
+        [line] = done.stderr.strip().splitlines()
         # Before it runs a trial, this one only reads; that the store has no such run is the user's fault.
         reads = name == "reproduce" and make is read_only_database
-        assert process.returncode == (2 if reads else 3)
+        assert done.returncode == (2 if reads else 3)
         assert line.startswith("lorahydra: the ")
         assert (f"has no run {RUN}" if reads else expected) in line
         assert list((tmp_path / name).iterdir()) == []
