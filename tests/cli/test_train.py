@@ -165,7 +165,7 @@ def test_a_traceback_on_request(place: Path, run: Run) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_worker_processes_show_tracebacks_only_on_request(place: Path) -> None:
+def test_worker_processes_show_tracebacks_only_on_request(place: Path, run: Run) -> None:
     done = run(place, "lora.r=0", variables={"HYDRA_FULL_ERROR": "1", "LORAHYDRA_TRACEBACK": "0"})
     assert_one_line(done, 2, "lora.r=0 is not allowed")
 
