@@ -84,7 +84,7 @@ def test_a_damaged_model_answers_or_is_refused_in_one_line(
     with at_most_one_line():
         chat = ChatFormat(base.tokenizer)
         chat.encode(EXAMPLE)
-        stop = stop_tokens(base.model, base.tokenizer)
+        stop = stop_tokens(base.model, chat.end_tokens)
         generate(base.model, [chat.prompt_ids(EXAMPLE)], stop=stop, max_new_tokens=2, batch_size=1)
 
 
