@@ -106,7 +106,8 @@ def test_nothing_is_lost_and_nothing_runs_twice(
 
 
 def test_a_study_that_cannot_run_says_why_and_the_server_leaves_it_running(make_server: Callable[..., Served]) -> None:
-    server = make_server(GEMINI_API_KEY="none")
+    nowhere = ("--set", "judge.base_url=http://127.0.0.1:9", "--set", "judge.max_retries=0")
+    server = make_server(*nowhere, GEMINI_API_KEY="none")
     server.start()
     # The two bodies of the documentation, as they are.
     judged = {"use_llm_judge": True, "judge_model_id": "gemini", "base_model_name": "Qwen/Qwen3-0.6B", "n_trials": 20}
@@ -116,11 +117,11 @@ def test_a_study_that_cannot_run_says_why_and_the_server_leaves_it_running(make_
         assert answer.status_code == 202, answer.text
         assert answer.json()["id"] == number
     assert server.client.get(f"http://127.0.0.1:{server.port}/").headers["content-type"].startswith("text/html")
-    # There is no hub here.
-    failed = server.wait_for_state(1, "failed")
-    assert "Qwen/Qwen3-0.6B" in failed["failure"]
-    assert "\n" not in failed["failure"]
-    server.post("/fine-tunes/2/cancel")
+    # There is neither a judge nor a hub here.
+    for number, reason in ((1, "judge gemini is away: no connection"), (2, "Qwen/Qwen3-0.6B")):
+        failed = server.wait_for_state(number, "failed")
+        assert reason in failed["failure"]
+        assert "\n" not in failed["failure"]
     running = start(server, 123)
     wait_for(lambda: bool(server.processes(running)))
     assert server.stop() == 0
