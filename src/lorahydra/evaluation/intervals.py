@@ -22,6 +22,9 @@ TAIL = 0.025
 """Probability beyond each end."""
 MIXED = 0.5
 """How far an end goes from Student's to the bootstrap's."""
+FARTHEST = 2.0
+"""How far beyond Student's end the bootstrap's counts, in widths of Student's: resamples of few scores of which most are
+nearly the same have next to no error, and would put the end anywhere."""
 CHUNK = 2_000_000
 """Resampled scores in memory at once."""
 TIED = 1e-9
@@ -83,8 +86,8 @@ def interval(
         student = float(stdtrit(freedom, 1 - TAIL))
         left, right = sample.studentised(samples, seed)
         # A bootstrap's quantile on the right of the mean says how far the true mean may be on its left.
-        below += (student + MIXED * max(right - student, 0)) * error
-        above += (student + MIXED * max(-left - student, 0)) * error
+        below += (student + MIXED * min(max(right - student, 0), FARTHEST * student)) * error
+        above += (student + MIXED * min(max(-left - student, 0), FARTHEST * student)) * error
     return max(low, mean - below), min(high, mean + above)
 
 
