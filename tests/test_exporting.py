@@ -46,8 +46,9 @@ def plain_tokens(model: Any, tokenizer: Any, system_prompt: str | None, limit: i
         )
         [output] = model.generate(**inputs, max_new_tokens=limit, do_sample=False).tolist()
         answer = output[inputs["input_ids"].shape[1] :]
-        stop = model.generation_config.eos_token_id
-        answers.append(answer[: answer.index(stop)] if stop in answer else answer)
+        configured = model.generation_config.eos_token_id
+        stop = configured if isinstance(configured, list) else [configured]
+        answers.append(answer[: next((n for n, token in enumerate(answer) if token in stop), len(answer))])
     return answers
 
 

@@ -13,9 +13,11 @@ from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import LorahydraError, ModelError, TrackingError
 from lorahydra.lookup import FoundAdapter, find_adapter, store_address
 from lorahydra.names import ADAPTER_DIR, ORIGIN_FILE, Kind, Tag
-from lorahydra.tracking import register_model, start_run
+from lorahydra.tracking import register_model, registered_name, start_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+
+REGISTERED = registered_name("lorahydra-моя студия")
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,10 @@ def test_only_the_adapter_is_fetched(store: Store) -> None:
     ("name", "trial"),
     [
         ("моя студия", 1),
-        ("lorahydra-моя-студия", 1),
-        ("models:/lorahydra-моя-студия@champion", 1),
-        ("models:/lorahydra-моя-студия/1", 0),
-        ("models:/lorahydra-моя-студия/2", 1),
+        (REGISTERED, 1),
+        (f"models:/{REGISTERED}@champion", 1),
+        (f"models:/{REGISTERED}/1", 0),
+        (f"models:/{REGISTERED}/2", 1),
     ],
 )
 def test_a_model_and_a_study_by_name(store: Store, name: str, trial: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,9 +138,9 @@ def test_a_model_and_a_study_by_name(store: Store, name: str, trial: int, monkey
         ("outputs/x", "outputs/x is not an adapter"),
         ("0" * 32, f"has no run {'0' * 32}.*--uri"),
         ("models:/nosuch@champion", "is not in the registry"),
-        ("models:/lorahydra-моя-студия@best", "is not in the registry"),
-        ("models:/lorahydra-моя-студия/9", "is not in the registry"),
-        ("models:/lorahydra-моя-студия", "write models:/NAME@ALIAS or models:/NAME/VERSION"),
+        (f"models:/{REGISTERED}@best", "is not in the registry"),
+        (f"models:/{REGISTERED}/9", "is not in the registry"),
+        (f"models:/{REGISTERED}", "write models:/NAME@ALIAS or models:/NAME/VERSION"),
         ("models:/a/b/c", "write models:/NAME@ALIAS"),
         ("models:/../../x@y", "write models:/NAME@ALIAS"),
         ("'; DROP TABLE runs", "no adapter '; DROP TABLE runs"),

@@ -23,8 +23,8 @@ TAIL = 0.025
 MIXED = 0.5
 """How far an end goes from Student's to the bootstrap's."""
 FARTHEST = 2.0
-"""How far beyond Student's end the bootstrap's counts, in widths of Student's: resamples of few scores of which most are
-nearly the same have next to no error, and would put the end anywhere."""
+"""How far beyond Student's end the bootstrap's counts, in widths of Student's: resamples of few scores of which most
+are nearly the same have next to no error, and would put the end anywhere."""
 CHUNK = 2_000_000
 """Resampled scores in memory at once."""
 TIED = 1e-9

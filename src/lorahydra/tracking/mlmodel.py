@@ -30,6 +30,7 @@ SERVED = (
     "__init__.py",
     "chatting.py",
     "errors.py",
+    "interrupts.py",
     "names.py",
     "progress.py",
     "pyfunc.py",

@@ -27,7 +27,7 @@ def registered_name(name: str) -> str:
     What is made ends with a digest, so that two names never are one model.
     """
     clean = re.sub(r"[^\w.+-]+", "-", name).strip(".-")[: NAME_LENGTH - 9]
-    if clean == name:
+    if name and clean == name:
         return name
     return f"{clean or 'model'}-{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
