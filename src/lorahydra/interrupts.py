@@ -1,7 +1,7 @@
 """Ctrl-C that is not lost, and a second one that ends the process at once.
 
 Python raises `KeyboardInterrupt` wherever the main thread happens to be. In a destructor, in a callback of a C library
-or under a bare `except` of somebody's code it vanishes, and the program goes on as if nothing had been. The handler
+or under a bare `except` of a library it vanishes, and the program goes on as if nothing had been. The handler
 here also remembers the signal, and work that goes on in steps raises the interrupt again between them.
 """
 
@@ -67,7 +67,7 @@ def listening() -> Iterator[None]:
         KeyboardInterrupt: At the end of the block, where it was lost inside.
     """
     global _first
-    # Whoever handles Ctrl-C already goes on doing so, and only the main thread may handle signals.
+    # A handler that is already there stays, and only the main thread may handle signals.
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield

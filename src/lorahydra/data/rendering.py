@@ -182,7 +182,7 @@ class Renderer:
         turns = [{"role": "system", "content": ""}, {"role": "user", "content": "Hello"}]
         try:
             return self._apply(turns, prompting=True) is not None and not self.template.is_plain
-        except Exception:  # a template is a program of somebody else's
+        except Exception:  # a template is a program that a user brings
             return False
 
     def _answer(self, turns: list[Turn], prompt: str, example: Example, source: str | None) -> tuple[str, str]:

@@ -102,7 +102,7 @@ def _tried(render: Render, turns: list[dict[str, Any]], prompting: bool) -> str:
     """The turns as text; empty where the template cannot do them."""
     try:
         return render(turns, prompting)
-    except Exception:  # a template is a program of somebody else's
+    except Exception:  # a template is a program that a user brings
         return ""
 
 
