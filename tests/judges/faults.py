@@ -123,6 +123,22 @@ def _late(seconds: float) -> Callable[[Handler, Request], None]:
     return reply
 
 
+def _content(change: Callable[[str], Any]) -> Callable[[Handler, Request], None]:
+    """A good reply, but for what holds its text."""
+
+    def reply(handler: Handler, request: Request) -> None:
+        body = json.loads(_good(handler, request))
+        if request.service == "gemini":
+            content = body["candidates"][0]["content"]
+            content["parts"] = change(content["parts"][0]["text"])
+        else:
+            message = body["choices"][0]["message"]
+            message["content"] = change(message["content"])
+        handler.send(200, body)
+
+    return reply
+
+
 HTML = b'<!doctype html><html><body>Welcome to the portal. {"scores": 5}</body></html>'
 WIRE: dict[str, Callable[[Handler, Request], None]] = {
     "HTTP 400": _status(400),
@@ -161,6 +177,15 @@ WIRE: dict[str, Callable[[Handler, Request], None]] = {
     "a list": _status(200, body=b"[]"),
     "nothing chosen": _status(200, body={"choices": [], "candidates": [], "model": "m", "usage": {}}),
     "chosen: null": _status(200, body={"choices": [None], "candidates": [None], "model": "m"}),
+    "text in parts": _content(
+        lambda text: [{"type": "thinking"}, *({"type": "text", "text": part} for part in (text[:9], text[9:]))]
+    ),
+    "a refusal in parts": _content(lambda text: [{"type": "refusal", "refusal": "I cannot judge this."}]),
+    "a picture in parts": _content(lambda text: [{"type": "image_url", "image_url": {"url": "a.png"}}]),
+    "parts of null": _content(lambda text: [None, None]),
+    "a text that is an object": _content(lambda text: {"odd": "thing"}),
+    "a text that is a number": _content(lambda text: 80),
+    "a text of null": _content(lambda text: None),
     "another type": lambda handler, request: handler.send(
         200, _good(handler, request), {"Content-Type": "text/plain; charset=latin-1"}
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,7 @@ class JudgeContract:
     sdk: str
     has_schema = True
     takes_certificates = True
+    reads_parts = True
 
     def judge(self, server: JudgeServer, *overrides: str) -> tuple[Judge, JudgePrompt]:
         config = config_for(self.name, server, *overrides)
@@ -140,6 +142,28 @@ class JudgeContract:
             judge, prompt = self.judge(server)
             opinion = read_opinion(judge.ask(prompt).text, prompt.criteria)
             assert opinion.scores == server.requests[0].verdict()["scores"]
+
+    def test_text_in_parts_is_joined(self) -> None:
+        if not self.reads_parts:
+            assert "found [{'type'" in str(self.fault("text in parts"))
+            return
+        with judge_server(lambda request, attempt: "text in parts") as server:
+            judge, prompt = self.judge(server)
+            assert json.loads(judge.ask(prompt).text) == server.requests[0].verdict()
+
+    @pytest.mark.parametrize(
+        ("what", "quoted"),
+        [
+            ("a text that is an object", "{'odd': 'thing'}"),
+            ("a text that is a number", "80"),
+            ("a page", "Welcome to the portal"),
+        ],
+    )
+    def test_what_is_no_reply_is_quoted(self, what: str, quoted: str) -> None:
+        found = self.fault(what)
+        assert found.fault is Fault.UNPARSEABLE
+        assert quoted in found.message
+        assert "attribute" not in found.message
 
     @pytest.mark.parametrize("what", ["malformed JSON", "out of range", "no verdict"])
     def test_what_is_no_verdict_is_refused(self, what: str) -> None:
@@ -282,6 +306,7 @@ class TestGeminiLegacy(JudgeContract):
 class TestGigaChat(JudgeContract):
     name = "gigachat"
     sdk = "gigachat"
+    reads_parts = False
 
     def test_the_temperature_is_never_zero(self, server: JudgeServer) -> None:
         judge, prompt = self.judge(server)
@@ -322,6 +347,9 @@ class TestGigaChat(JudgeContract):
 class TestOpenAI(JudgeContract):
     name = "openai"
     sdk = "openai"
+
+    def test_a_refusal_in_parts(self) -> None:
+        assert str(self.fault("a refusal in parts")) == f"{Fault.BLOCKED}: I cannot judge this."
 
     def test_a_server_of_ones_own_needs_no_key(self, server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("OPENAI_API_KEY")

@@ -13,6 +13,7 @@ from lorahydra.judges.service import (
     Wishes,
     check_options,
     import_sdk,
+    read,
     require_key,
     require_model,
     retry_after,
@@ -108,7 +109,7 @@ class GeminiJudge(Judge):
             settings.thinking_config = types.ThinkingConfig(thinking_budget=self._thinking_budget)
         with translated(self._fault):
             response = self._client.models.generate_content(model=self.model, contents=prompt.user, config=settings)
-            return self._reply(response)
+            return read(response, self._reply)
 
     def _reply(self, response: Any) -> JudgeReply:
         usage = response.usage_metadata

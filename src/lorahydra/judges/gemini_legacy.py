@@ -14,6 +14,8 @@ from lorahydra.judges.service import (
     Wishes,
     check_options,
     import_sdk,
+    malformed,
+    read,
     require_key,
     require_model,
     retry_after,
@@ -88,7 +90,7 @@ class GeminiLegacyJudge(Judge):
                 # Left to itself, the SDK tries again for ten minutes.
                 request_options={"retry": None, "timeout": self._config.timeout},
             )
-            return self._reply(response)
+            return read(response, self._reply)
 
     def _reply(self, response: Any) -> JudgeReply:
         usage = response.usage_metadata
@@ -106,7 +108,7 @@ class GeminiLegacyJudge(Judge):
 
     def _fault(self, error: Exception) -> JudgeFault | None:
         if isinstance(error, self._parse_error):
-            return JudgeFault(Fault.UNPARSEABLE, "malformed reply")
+            return malformed(error)
         if not isinstance(error, self._api_error):
             return None
         wait = retry_after(getattr(error.response, "headers", None)) or retry_delay(error.details)

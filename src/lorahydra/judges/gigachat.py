@@ -12,6 +12,7 @@ from lorahydra.judges.service import (
     Wishes,
     check_options,
     import_sdk,
+    read,
     require_key,
     require_model,
     retry_after,
@@ -94,7 +95,7 @@ class GigaChatJudge(Judge):
         if STRUCTURED in wishes:
             payload["response_format"] = {"type": "json_schema", "schema": dict(prompt.schema), "strict": True}
         with translated(self._fault):
-            return self._reply(self._client.chat(payload))
+            return read(self._client.chat(payload), self._reply)
 
     def _reply(self, response: Any) -> JudgeReply:
         choice = response.choices[0] if response.choices else None

@@ -12,6 +12,7 @@ from lorahydra.judges.service import (
     check_options,
     find_key,
     import_sdk,
+    read,
     require_key,
     require_model,
     retry_after,
@@ -30,6 +31,7 @@ REFUSALS = {
     TEMPERATURE: "temperature",
     MAX_TOKENS: "max_tokens",
 }
+TEXT_PARTS = ("text", "output_text")
 NO_KEY = "none"
 """What a server of one's own gets: the SDK sends nothing without a key."""
 
@@ -93,7 +95,8 @@ class OpenAIJudge(Judge):
             request["response_format"] = {"type": "json_object"}
         messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
         with translated(self._fault):
-            return self._reply(self._client.chat.completions.create(model=self.model, messages=messages, **request))
+            response = self._client.chat.completions.create(model=self.model, messages=messages, **request)
+            return read(response, self._reply)
 
     def _reply(self, response: Any) -> JudgeReply:
         if not response.choices:
@@ -104,7 +107,7 @@ class OpenAIJudge(Judge):
                 raise status_fault(code if isinstance(code, int) else 500, str(error.get("message", "")))
             raise JudgeFault(Fault.EMPTY, "no choices")
         choice = response.choices[0]
-        text = choice.message.content or ""
+        text, refused = _texts(choice.message.content)
         usage = response.usage
         reply = JudgeReply(
             text,
@@ -112,7 +115,7 @@ class OpenAIJudge(Judge):
             getattr(usage, "prompt_tokens", 0),
             getattr(usage, "completion_tokens", 0),
         )
-        if refusal := getattr(choice.message, "refusal", None):
+        if refusal := getattr(choice.message, "refusal", None) or refused:
             raise JudgeFault(Fault.BLOCKED, str(refusal), reply=reply)
         return usable(reply, choice.finish_reason or "", blocked=("content_filter",), cut="length")
 
@@ -124,3 +127,20 @@ class OpenAIJudge(Judge):
         body = error.body if isinstance(error.body, dict) else {}
         said = " ".join(str(body[name]) for name in ("code", "message", "param") if body.get(name))
         return status_fault(error.status_code, said or error.message, retry_after(error.response.headers))
+
+
+def _texts(content: Any) -> tuple[str, str]:
+    """A message's text, and what it says instead as a refusal.
+
+    Some services send a list of parts; thoughts and whatever else is among them is not the reply.
+
+    Raises:
+        TypeError: It is neither text nor a list of parts.
+    """
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    if not isinstance(content, list):
+        raise TypeError("neither a text nor a list")
+    parts = [{"text": part} if isinstance(part, str) else part for part in content]
+    text = "".join(part["text"] for part in parts if part.get("type", "text") in TEXT_PARTS)
+    return text, " ".join(part["refusal"] for part in parts if part.get("type") == "refusal")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from lorahydra.config.judge import JudgeConfig
@@ -25,6 +25,8 @@ __all__ = [
     "connection_fault",
     "find_key",
     "import_sdk",
+    "malformed",
+    "read",
     "require_key",
     "require_model",
     "retry_after",
@@ -33,6 +35,8 @@ __all__ = [
     "trust",
     "usable",
 ]
+
+Response = TypeVar("Response")
 
 TALKATIVE = ("httpx", "httpx2", "google_genai", "gigachat", "openai")
 """Loggers of SDKs."""
@@ -206,10 +210,38 @@ def translated(sdk_fault: Callable[[Exception], JudgeFault | None]) -> Iterator[
         fault = sdk_fault(error) or connection_fault(error)
         if fault is None and isinstance(error, ValueError | TypeError | LookupError | AttributeError):
             # The SDK stumbled over a body that is not what the service promises.
-            fault = JudgeFault(Fault.UNPARSEABLE, f"malformed reply ({_line(str(error)) or type(error).__name__})")
+            fault = malformed(error)
         if fault is None:
             raise
         raise fault from error
+
+
+def malformed(error: Exception) -> JudgeFault:
+    """The fault behind an SDK's exception about a body, in the service's words where the exception holds them."""
+    said = str(error) or type(error).__name__
+    for found in causes(error):
+        if callable(each := getattr(found, "errors", None)) and (problems := each()):  # pydantic's
+            where = ".".join(str(step) for step in problems[0]["loc"])
+            said = f"{where}: {problems[0]['msg']}, found {problems[0]['input']!r}"
+        if body := getattr(found, "doc", ""):  # json's
+            said = f"{said}: {body}"
+    return JudgeFault(Fault.UNPARSEABLE, f"malformed reply ({_line(said)})")
+
+
+def read(response: Response, reader: Callable[[Response], JudgeReply]) -> JudgeReply:
+    """The reply in what an SDK made of a body, which may be anything that is JSON, or even a page.
+
+    Args:
+        response: What the SDK gave.
+        reader: Takes what the service promises.
+
+    Raises:
+        JudgeFault: From `reader`, or one that quotes what came instead.
+    """
+    try:
+        return reader(response)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise JudgeFault(Fault.UNPARSEABLE, f"malformed reply: {_line(str(response))}") from error
 
 
 def usable(reply: JudgeReply, reason: str, *, blocked: Collection[str], cut: str) -> JudgeReply:
