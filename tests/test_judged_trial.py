@@ -382,6 +382,23 @@ def test_finalists_are_judged_on_everything(trials: Trials) -> None:
     assert metrics["final/judge_coverage"] == 1
     assert len(trials.predictions(ranking[0].trial.run_id, "final/predictions.json")) == count
 
+    # An answer that stops one finalist's judging is left out of the other's mean, too.
+    stopped: list[str] = []
+
+    def plan(request: Request, attempt: int) -> str:
+        stopped.append(request.user)
+        return "blocked" if request.user == stopped[0] else "good"
+
+    with judge_server(plan) as server:
+        ranking = judge_finalists(
+            folders, overrides=["judge.finalists=2", "judge.max_retries=0", f"judge.base_url={server.gemini}"]
+        )
+    for finalist in ranking:
+        assert finalist.tuned.verdicts is not None
+        assert finalist.tuned.verdicts.judged == count - 1
+        metrics = trials.client.get_run(finalist.trial.run_id).data.metrics
+        assert metrics["final/judge_score"] == finalist.tuned.verdicts.score
+
 
 def test_trials_that_were_judged_differently_have_no_ranking(trials: Trials) -> None:
     with judge_server() as server:

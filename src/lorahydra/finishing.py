@@ -13,7 +13,7 @@ from typing import Protocol
 from lorahydra.answers import TrialAnswers
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import JudgeBudgetError, JudgeCoverageError, JudgeError, JudgeSetupError, LorahydraError
-from lorahydra.evaluation import Evaluation, Judging, evaluate
+from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
 from lorahydra.evaluation.scoring import Gain, gain
 from lorahydra.judges import JudgeSession
 from lorahydra.names import EVAL, Tag
@@ -164,7 +164,9 @@ def finish_trial(
     if answers.untuned is not None:
         try:
             baseline = evaluate(answers.untuned, untuned_verdicts, config.evaluation, config.seed)
+            tuned, baseline = judged_alike([tuned, baseline], config.evaluation, config.seed)
         except LorahydraError as error:
+            baseline = None
             logger.warning("The untuned model is left out of the comparison: %s", error)
     scores = TrialScores(tuned, baseline, _gain(tuned, baseline, config))
     _log_scores(tuned)
@@ -194,11 +196,7 @@ def rejudge_hint(output_dir: Path, *, in_study: bool = False) -> Iterator[None]:
 def _gain(tuned: Evaluation, baseline: Evaluation | None, config: ExperimentConfig) -> Gain | None:
     if baseline is None:
         return None
-    try:
-        return gain(tuned.example_scores, baseline.example_scores, config.evaluation, config.seed)
-    except ValueError:
-        # With a low judge.min_coverage, no example may have a verdict on both sides.
-        return None
+    return gain(tuned.example_scores, baseline.example_scores, config.evaluation, config.seed)
 
 
 def _log_scores(tuned: Evaluation) -> None:

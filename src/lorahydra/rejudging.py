@@ -22,7 +22,7 @@ from lorahydra.config.compose import restored_config
 from lorahydra.config.judge import refuse_secret
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, OutputError
-from lorahydra.evaluation import Evaluation, Judging, evaluate
+from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
 from lorahydra.finishing import StudyPlace, TrialJudging, TrialResult, TrialScores, finish_trial, rejudge_hint
 from lorahydra.interrupts import postponed, raise_if_interrupted
 from lorahydra.judges import JudgeSession, load_session
@@ -145,8 +145,8 @@ def judge_finalists(
 ) -> list[Finalist]:
     """Judge the best trials on all validation examples, `judge.repeats` times each, and rank them.
 
-    The best `judge.finalists` by what they scored in their trial are taken. Their new scores are recorded in their
-    runs as `final/…`.
+    The best `judge.finalists` by what they scored in their trial are taken. Their new scores are over the examples
+    that have a verdict in each of them, and are recorded in their runs as `final/…`.
 
     Args:
         folders: Output folders of trials, judged alike on the same examples. What may change in a study may differ:
@@ -186,16 +186,27 @@ def judge_finalists(
     ranked = sorted(range(len(trials)), key=lambda index: -first[index])
     finalists = []
     for index in ranked[: session.config.finalists]:
-        trial, config = trials[index], configs[index]
-        tuned = _judged(session, trial, config, "all", session.config.repeats, progress)
-        run = _reopened(trial, config, tracking_uri, forget_failure=False)
-        with run.closed_on_error(lambda: None):
-            if tuned.verdicts is not None:
-                record_judging(run, session, [tuned.verdicts], FINAL)
-            record_scores(run, trial.answers, tuned, None, None, FINAL)
-        run.finish(run.before.state)
-        finalists.append(Finalist(trial, tuned))
+        tuned = _judged(session, trials[index], configs[index], "all", session.config.repeats, progress)
+        finalists.append(Finalist(trials[index], tuned))
+        _record_finalist(finalists[-1], configs[index], tracking_uri, session)
+    alike = judged_alike([finalist.tuned for finalist in finalists], newest.evaluation, newest.seed)
+    for place, (finalist, tuned) in enumerate(zip(finalists, alike, strict=True)):
+        if tuned is not finalist.tuned:
+            finalists[place] = Finalist(finalist.trial, tuned)
+            _record_finalist(finalists[place], configs[ranked[place]], tracking_uri, None)
     return sorted(finalists, key=lambda finalist: -finalist.tuned.combined.mean)
+
+
+def _record_finalist(
+    finalist: Finalist, config: ExperimentConfig, tracking_uri: str | None, session: JudgeSession | None
+) -> None:
+    """Add the scores to the trial's run, and what judging took where `session` is given."""
+    run = _reopened(finalist.trial, config, tracking_uri, forget_failure=False)
+    with run.closed_on_error(lambda: None):
+        if session is not None and finalist.tuned.verdicts is not None:
+            record_judging(run, session, [finalist.tuned.verdicts], FINAL)
+        record_scores(run, finalist.trial.answers, finalist.tuned, None, None, FINAL)
+    run.finish(run.before.state)
 
 
 def _written(trial: SavedTrial) -> float:

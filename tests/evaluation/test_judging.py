@@ -7,7 +7,7 @@ import pytest
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import JudgeError
-from lorahydra.evaluation import Answers, Verdicts, evaluate
+from lorahydra.evaluation import Answers, Evaluation, Verdicts, evaluate, judged_alike
 from lorahydra.evaluation.bertscore import BertScores
 from lorahydra.evaluation.judging import choose
 from lorahydra.evaluation.scoring import ExampleScores, combine, combined_interval, gain
@@ -75,3 +75,24 @@ def test_a_gain_compares_what_was_judged_on_both_sides() -> None:
     assert found.mean == pytest.approx(0.6 * 0.1)
     with pytest.raises(ValueError, match="no example has a verdict"):
         gain(ExampleScores([0.5] * 2, [1.0, None]), ExampleScores([0.5] * 2, [None, 1.0]), CONFIG, 1)
+
+
+def test_what_is_compared_is_judged_on_the_same_examples(caplog: pytest.LogCaptureFixture) -> None:
+    """A filter that stops the worst answer would lift the mean of the model that gave it."""
+    after = evaluate(answers([0.5] * 6), verdicts([60.0, None, 80.0, 70.0, 90.0], [0, 1, 2, 3, 5], 6), CONFIG, 1)
+    before = evaluate(answers([0.4] * 6), verdicts([50.0, 20.0, 60.0, 80.0, None], [0, 1, 2, 3, 5], 6), CONFIG, 1)
+    alike = judged_alike([after, before], CONFIG, 1)
+    assert [each.means["judge_score"] for each in alike] == [pytest.approx(70), pytest.approx(190 / 3)]
+    assert [each.means["judge_coverage"] for each in alike] == [0.8, 0.8]
+    assert [each.verdicts.judged for each in alike if each.verdicts] == [3, 3]
+    found = gain(alike[0].example_scores, alike[1].example_scores, CONFIG, 1)
+    assert found.mean == pytest.approx(alike[0].combined.mean - alike[1].combined.mean)
+    assert found.count == 3
+    assert "2 examples are in none of the judge's means" in caplog.text
+    assert judged_alike([after, after], CONFIG, 1) == [after, after]
+    with pytest.raises(JudgeError, match="no example with a verdict on each of the answers"):
+        judged_alike([_one(1.0, None), _one(None, 1.0)], CONFIG, 1)
+
+
+def _one(*scores: float | None) -> Evaluation:
+    return evaluate(answers([0.5, 0.5]), verdicts(list(scores), [0, 1], 2, coverage=0.5), CONFIG, 1)

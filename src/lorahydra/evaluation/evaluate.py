@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.data import ChatFormat
+from lorahydra.errors import JudgeCoverageError
 from lorahydra.evaluation.bertscore import BertScorer, BertScores
 from lorahydra.evaluation.examples import EvaluationSet
 from lorahydra.evaluation.judging import Judging, Verdicts
@@ -20,7 +22,9 @@ from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.names import Score
 from lorahydra.progress import Progress
 
-__all__ = ["Answers", "Evaluation", "answer", "answer_untuned", "evaluate"]
+__all__ = ["Answers", "Evaluation", "answer", "answer_untuned", "evaluate", "judged_alike"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,42 @@ def evaluate(answers: Answers, verdicts: Verdicts | None, config: EvaluationConf
     if verdicts is not None:
         verdicts.check_coverage()
     return Evaluation(answers, verdicts, combined_interval(_example_scores(answers, verdicts), config, seed))
+
+
+def judged_alike(evaluations: Sequence[Evaluation], config: EvaluationConfig, seed: int) -> list[Evaluation]:
+    """The evaluations, with means over the examples that have a verdict in each of them.
+
+    A judge does not fail at random: a filter stops the worst answers. Where one of several is without a verdict, the
+    others' on this example would make the means those of different examples, and the worst answer would gain by it.
+
+    Args:
+        evaluations: Of answers to the same prompts.
+        config: The weights.
+        seed: Seeds the bootstrap.
+
+    Raises:
+        JudgeCoverageError: No example has a verdict in each of them.
+    """
+    judges = [scores for each in evaluations if (scores := each.example_scores.judge) is not None]
+    examples = list(zip(*judges, strict=True))
+    if judges and all(None in scores for scores in examples):
+        raise JudgeCoverageError("there is no example with a verdict on each of the answers that are compared")
+    unequal = frozenset(n for n, scores in enumerate(examples) if 0 < scores.count(None) < len(scores))
+    if not unequal:
+        return list(evaluations)
+    logger.warning(
+        "%d examples are in none of the judge's means: only some of the answers that are compared have a verdict",
+        len(unequal),
+    )
+    return [_without(each, unequal, config, seed) for each in evaluations]
+
+
+def _without(evaluation: Evaluation, left_out: frozenset[int], config: EvaluationConfig, seed: int) -> Evaluation:
+    if evaluation.verdicts is None:
+        return evaluation
+    verdicts = dataclasses.replace(evaluation.verdicts, left_out=left_out)
+    combined = combined_interval(_example_scores(evaluation.answers, verdicts), config, seed)
+    return Evaluation(evaluation.answers, verdicts, combined)
 
 
 def _example_scores(answers: Answers, verdicts: Verdicts | None) -> ExampleScores:

@@ -42,6 +42,8 @@ class Verdicts:
     count: int
     """Number of all examples."""
     config: JudgeConfig
+    left_out: frozenset[int] = frozenset()
+    """Positions of verdicts that count for nothing, because what is compared has none there."""
 
     @property
     def by_example(self) -> list[CaseVerdicts | None]:
@@ -51,19 +53,22 @@ class Verdicts:
 
     @property
     def scores(self) -> list[float | None]:
-        """0…100 for every example; None where there is no verdict."""
-        return [None if case is None else case.score for case in self.by_example]
+        """0…100 for every example; None where there is no verdict that counts."""
+        return [
+            None if case is None or position in self.left_out else case.score
+            for position, case in enumerate(self.by_example)
+        ]
 
     @property
     def score(self) -> float | None:
-        """Mean over the examples with a verdict; None when there is none."""
-        given = [score for score in self.judgement.scores if score is not None]
+        """Mean over the examples with a verdict that counts; None when there is none."""
+        given = [score for score in self.scores if score is not None]
         return sum(given) / len(given) if given else None
 
     @property
     def judged(self) -> int:
-        """Number of examples with a verdict."""
-        return sum(score is not None for score in self.judgement.scores)
+        """Number of examples with a verdict that counts."""
+        return sum(score is not None for score in self.scores)
 
     @property
     def means(self) -> dict[Score, float]:
