@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
+from tests.support.gpu import almost_full_gpu, needs_gpu
+from tests.support.models import make_tiny_encoder
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import ConfigError, ModelError, ServiceError
@@ -213,3 +215,38 @@ def test_a_broken_encoder_is_refused_in_one_line(
         load_scorer(EvaluationConfig(bertscore_model=str(tmp_path), bertscore_num_layers=6), CPU)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_memory_that_runs_out_halves_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = EvaluationConfig(bertscore_model=str(make_tiny_encoder(tmp_path / "encoder")), bertscore_num_layers=2)
+    expected = load_scorer(config, CPU).score(ANSWERS, REFERENCES)
+    scorer = load_scorer(config, CPU)
+    scored = scorer._scorer.score
+
+    def score(*texts: list[str], batch_size: int) -> object:
+        # Really asks the allocator for more than any machine has.
+        return scored(*texts, batch_size=batch_size) if batch_size <= 16 else torch.empty(2**55)
+
+    monkeypatch.setattr(scorer._scorer, "score", score)
+    assert scorer.score(ANSWERS, REFERENCES) == expected
+    assert "Out of memory with a batch of 32: going on with 16" in caplog.text
+    monkeypatch.setattr(scorer._scorer, "score", lambda *_, **__: torch.empty(2**55))
+    with pytest.raises(ModelError, match=r"out of memory while .* choose a smaller encoder"):
+        scorer.score(ANSWERS, REFERENCES)
+
+
+@needs_gpu
+def test_a_gpu_scores_as_the_cpu_also_when_it_is_full(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = EvaluationConfig(
+        bertscore_model=str(make_tiny_encoder(tmp_path / "encoder")), bertscore_num_layers=2, bertscore_batch_size=512
+    )
+    answers = [f"{number} {STEPS[: 700 + number]}" for number in range(512)] + ["", STEPS]
+    references = [f"{STEPS[number : 700 + number]}" for number in range(512)] + ["Text.", STEPS * 2]
+    expected = load_scorer(config, CPU).score(answers, references)
+    scorer = load_scorer(config, torch.device("cuda:0"))
+    assert scorer.score(answers, references).f1 == pytest.approx(expected.f1, abs=1e-4)
+    with almost_full_gpu(left=64 * 2**20):
+        assert scorer.score(answers, references).f1 == pytest.approx(expected.f1, abs=1e-4)
+    assert "Out of memory with a batch of 512" in caplog.text

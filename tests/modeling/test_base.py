@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.support.gpu import needs_gpu
 
 from lorahydra import progress
 from lorahydra.config.schema import ModelConfig
@@ -271,8 +272,7 @@ def test_without_a_gpu() -> None:
             resolve_device(device)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_with_a_gpu(tiny_model: Path) -> None:
     assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda:0")
     with pytest.raises(ConfigError, match="no such GPU"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.gpu import almost_full_gpu, needs_gpu
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -149,3 +150,14 @@ def test_every_stop_token_counts(tiny_model: Path) -> None:
 
 def test_no_prompts_give_no_answers() -> None:
     assert generate(model_of("qwen3"), [], stop=STOP, max_new_tokens=8, batch_size=4, progress=QUIET) == []
+
+
+@needs_gpu
+def test_a_full_gpu_answers_in_smaller_batches() -> None:
+    model, asked = model_of("qwen3").to("cuda"), prompts(40)
+    settings = {"stop": STOP, "max_new_tokens": 24, "progress": QUIET}
+    expected = generate(model, asked, batch_size=40, **settings)
+    # The cache of a row takes 11 KB: all of them together do not fit, by far.
+    with almost_full_gpu(left=48 * 2**20):
+        answers = generate(model, asked * 400, batch_size=16_000, **settings)
+    assert answers == expected * 400

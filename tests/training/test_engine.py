@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tests.support.gpu import almost_full_gpu, needs_gpu
 from tests.training.plain_loop import plain_losses
 from transformers import LlamaForCausalLM, TrainerState
 
@@ -278,12 +280,65 @@ def test_nothing_to_resume_is_said(
     assert any("there is no checkpoint in" in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.fixture
+def gpu_base(tiny_model: Path) -> BaseModel:
+    return load_base(ModelConfig(name_or_path=str(tiny_model)))
+
+
+@needs_gpu
 def test_a_gpu_trains_in_bfloat16(
-    tiny_model: Path, tmp_path: Path, examples: Examples, eval_examples: Examples
+    gpu_base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
 ) -> None:
-    base = load_base(ModelConfig(name_or_path=str(tiny_model)))
-    assert (base.device.type, base.dtype) == ("cuda", torch.bfloat16)
-    _, recorder = run(base, tmp_path, examples, eval_examples, num_train_epochs=10)
+    assert (gpu_base.device.type, gpu_base.dtype) == ("cuda", torch.bfloat16)
+    before = weights_digest(gpu_base.model)
+    trained, recorder = run(gpu_base, tmp_path, examples, eval_examples, num_train_epochs=10)
     assert recorder.series("train/loss")[-1] < recorder.series("train/loss")[0]
+    assert weights_digest(gpu_base.model) == before
+    assert {tensor.dtype for tensor in load_file(trained.folder / "adapter_model.safetensors").values()} == {
+        torch.float32
+    }
+
+
+@needs_gpu
+def test_a_gpu_follows_the_cpu(
+    base: BaseModel, tiny_model: Path, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    on_gpu = load_base(ModelConfig(name_or_path=str(tiny_model), dtype="float32"))
+    for checkpointing in (False, True):
+        expected, cpu = run(base, tmp_path / "cpu", examples, eval_examples, gradient_checkpointing=checkpointing)
+        actual, gpu = run(on_gpu, tmp_path / "gpu", examples, eval_examples, gradient_checkpointing=checkpointing)
+        assert gpu.series("train/loss") == pytest.approx(cpu.series("train/loss"), rel=1e-3)
+        assert actual.eval_loss == pytest.approx(expected.eval_loss, rel=1e-3)
+
+
+@needs_gpu
+def test_a_full_gpu_ends_a_trial_and_not_the_next_one(gpu_base: BaseModel, tmp_path: Path, eval_examples: Any) -> None:
+    examples = type(eval_examples)(200)
+    run(gpu_base, tmp_path / "before", examples, eval_examples, max_steps=2)
+    allocated = torch.cuda.memory_allocated()
+    with almost_full_gpu(left=2**20):
+        with pytest.raises(TrainingError, match="out of memory while training") as caught:
+            run(gpu_base, tmp_path / "full", examples, eval_examples, per_device_train_batch_size=200)
+        assert caught.value.reason == "out_of_memory"
+    del caught
+    run(gpu_base, tmp_path / "after", examples, eval_examples, max_steps=2)
+    assert torch.cuda.memory_allocated() <= allocated + 2**20
+
+
+@needs_gpu
+def test_a_gpu_goes_on_from_a_checkpoint(
+    gpu_base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    whole, recorded = run(gpu_base, tmp_path / "whole", examples, eval_examples, save_steps=2)
+    stopped = TrainingJob(
+        LoraConfig(r=4, lora_alpha=8),
+        dataclasses.replace(TRAINING, save_steps=2),
+        7,
+        tmp_path / "stopped",
+        lambda _, step: sys.exit("stopped") if step == 7 else None,
+    )
+    with pytest.raises(SystemExit):
+        train(gpu_base, [stopped], examples, eval_examples, Progress(live=False))
+    resumed, rest = run(gpu_base, tmp_path / "stopped", examples, eval_examples, save_steps=2, resume=True)
+    assert rest.series("train/loss") == pytest.approx(recorded.series("train/loss")[6:], rel=1e-2)
+    assert resumed.eval_loss == pytest.approx(whole.eval_loss, rel=1e-2)

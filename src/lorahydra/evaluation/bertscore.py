@@ -18,6 +18,7 @@ from lorahydra.errors import ConfigError, ModelError
 from lorahydra.evaluation.windows import Encoder
 from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.hub import snapshot
+from lorahydra.modeling.memory import ran_out_of_memory, with_a_batch_that_fits
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
 from lorahydra.modeling.quiet import no_progress_bars
 
@@ -58,29 +59,18 @@ class BertScorer:
         there is nothing to match: 0 before rescaling, as in `bert-score`.
 
         Raises:
-            ModelError: The encoder gives numbers that are not finite.
+            ModelError: The encoder gives numbers that are not finite, or memory does not suffice for one answer.
         """
-        encoder = Encoder(self._scorer._model, self._scorer._tokenizer, self._batch_size)
         # A lone surrogate, which a JSON file can hold, is not text for a tokenizer.
         texts = [[text.encode("utf-8", "replace").decode() for text in side] for side in (answers, references)]
-        tokens = [(encoder.tokens(answer), encoder.tokens(reference)) for answer, reference in zip(*texts, strict=True)]
-        longest = [max(map(len, pair)) for pair in tokens]
-        written = [at for at, pair in enumerate(tokens) if min(map(len, pair)) > encoder.head + encoder.tail]
-        short = [at for at in written if longest[at] <= encoder.window]
-        long = [at for at in written if longest[at] > encoder.window]
-        raw = torch.zeros(len(answers), 3)
-        if short:
-            sides = ([side[at] for at in short] for side in texts)
-            raw[short] = torch.stack(self._scorer.score(*sides, batch_size=self._batch_size), dim=1)
-        if long:
-            logger.info(
-                "%d of %d examples are longer than the %d tokens that %s reads at once: read in parts that overlap",
-                len(long),
-                len(answers),
-                encoder.window,
-                self._name,
-            )
-            raw[long] = encoder.score([tokens[at] for at in long])
+        try:
+            raw, self._batch_size = with_a_batch_that_fits(functools.partial(self._raw, *texts), self._batch_size)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"out of memory while evaluation.bertscore_model={self._name} read one answer: choose a smaller encoder"
+            ) from error
         # A harmonic mean is one of positive numbers: beside 0 it has a pole, and noise would score 12.
         raw[(raw[:, :2] <= 0).any(dim=1), 2] = 0.0
         if not raw.isfinite().all():
@@ -92,6 +82,32 @@ class BertScorer:
         precision, recall, f1 = ((raw - self._baseline) / (1 - self._baseline)).T.tolist()
         lowest = float((0 - self._baseline[2]) / (1 - self._baseline[2]))
         return BertScores(precision, recall, f1, lowest)
+
+    def _raw(self, answers: list[str], references: list[str], batch_size: int) -> Tensor:
+        """Precision, recall and F1 before rescaling, shape `(answers, 3)`."""
+        encoder = Encoder(self._scorer._model, self._scorer._tokenizer, batch_size)
+        tokens = [
+            (encoder.tokens(answer), encoder.tokens(reference))
+            for answer, reference in zip(answers, references, strict=True)
+        ]
+        longest = [max(map(len, pair)) for pair in tokens]
+        written = [at for at, pair in enumerate(tokens) if min(map(len, pair)) > encoder.head + encoder.tail]
+        short = [at for at in written if longest[at] <= encoder.window]
+        long = [at for at in written if longest[at] > encoder.window]
+        raw = torch.zeros(len(answers), 3)
+        if short:
+            sides = ([side[at] for at in short] for side in (answers, references))
+            raw[short] = torch.stack(self._scorer.score(*sides, batch_size=batch_size), dim=1)
+        if long:
+            logger.info(
+                "%d of %d examples are longer than the %d tokens that %s reads at once: read in parts that overlap",
+                len(long),
+                len(answers),
+                encoder.window,
+                self._name,
+            )
+            raw[long] = encoder.score([tokens[at] for at in long])
+        return raw
 
 
 def load_scorer(config: EvaluationConfig, device: torch.device) -> BertScorer:

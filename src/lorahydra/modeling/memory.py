@@ -5,16 +5,33 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import logging
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
-__all__ = ["keep_freed_memory", "ran_out_of_memory", "release_memory"]
+__all__ = ["keep_freed_memory", "ran_out_of_memory", "release_memory", "with_a_batch_that_fits"]
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
 M_MMAP_MAX = -4
+
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "backend out of memory",
+    # What a full GPU says where it is not torch's allocator that asks for memory.
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""Parts of messages of errors that have no type of their own."""
 
 
 @functools.cache
@@ -51,6 +68,27 @@ def release_memory() -> None:
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch means that memory ran out, on a GPU or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(text in str(error) for text in ("can't allocate memory", "backend out of memory"))
+        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
     )
+
+
+def with_a_batch_that_fits(run: Callable[[int], Result], batch_size: int) -> tuple[Result, int]:
+    """Call `run` with a batch size, and again with half of it for as long as memory runs out.
+
+    Returns:
+        What `run` gave, and the batch size that it was called with at last.
+
+    Raises:
+        RuntimeError: Memory ran out with a batch of one.
+        MemoryError: The same, on the CPU.
+    """
+    while True:
+        try:
+            return run(batch_size), batch_size
+        except (RuntimeError, MemoryError) as error:
+            if batch_size <= 1 or not ran_out_of_memory(error):
+                raise
+        # Only now, when nothing refers to the failed batch any more, is there memory to give back.
+        release_memory()
+        logger.warning("Out of memory with a batch of %d: going on with %d", batch_size, batch_size // 2)
+        batch_size //= 2

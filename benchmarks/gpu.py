@@ -1,0 +1,249 @@
+"""What one GPU does with one adapter at a time: training steps, decoding, and a study in which a trial is too large.
+
+    python benchmarks/gpu.py                      # all three, about three minutes
+    python benchmarks/gpu.py steps decode study
+
+The model has the shape of Qwen3-0.6B and random weights, so nothing is downloaded.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
+from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.generation import generate
+from lorahydra.progress import Progress
+from lorahydra.training import TrainingJob, train
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+QUIET = Progress(live=False)
+
+
+class Rows:
+    """Tokenised examples of one length, half of which carry loss."""
+
+    digest = "random"
+
+    def __init__(self, count: int, length: int) -> None:
+        random = torch.Generator().manual_seed(0)
+        self._ids = torch.randint(10, 250, (count, length), generator=random).tolist()
+        self.lengths = [length] * count
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        ids = self._ids[index]
+        half = len(ids) // 2
+        return {"input_ids": ids, "labels": [-100] * half + ids[half:]}
+
+
+def write_model(folder: Path, device: str) -> None:
+    """Qwen3-0.6B's shape with random weights in bfloat16, and a tokenizer of bytes."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {token: at for at, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    config = Qwen3Config(
+        vocab_size=151_936,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=True,
+        max_position_embeddings=40_960,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder)
+
+
+def write_encoder(folder: Path) -> None:
+    """A small BERT of characters with random weights: the scores mean nothing, and the time is a real one's."""
+    characters = [chr(code) for code in range(33, 127)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{char}" for char in characters)]
+    BertTokenizer(vocab={token: at for at, token in enumerate(tokens)}).save_pretrained(folder)
+    config = BertConfig(vocab_size=len(tokens), hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
+    BertModel(config).save_pretrained(folder)
+
+
+def synchronized() -> float:
+    """The time, when the device has done all it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def steps(base: BaseModel, work: Path) -> None:
+    """Time of an optimiser step, how much of it the GPU computes, and memory."""
+    print("optimiser steps (r 16, all-linear, 100 of 200 tokens with loss)")
+    for batch in (4, 16):
+        rows = Rows(batch * 40, 200)
+
+        def fit(count: int, rows: Rows = rows, batch: int = batch) -> list[float]:
+            times: list[float] = []
+            training = TrainingConfig(max_steps=count, per_device_train_batch_size=batch, logging_steps=1)
+            job = TrainingJob(
+                LoraConfig(r=16, lora_alpha=32),
+                training,
+                0,
+                work / "job",
+                lambda values, _: times.append(synchronized()) if "train/loss" in values else None,
+            )
+            train(base, [job], rows, Rows(4, 200), QUIET)
+            return times
+
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        times = fit(30)
+        step = statistics.median(after - before for before, after in itertools.pairwise(times[5:]))
+        print(f"  batch {batch:3} x 200: {step * 1e3:7.1f} ms a step, {batch * 200 / step:9.0f} tokens/s", end="")
+        if not torch.cuda.is_available():
+            print(flush=True)
+            continue
+        print(f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at most", end="", flush=True)
+        with torch.profiler.profile(activities=list(torch.profiler.supported_activities()), acc_events=True) as profile:
+            fit(4)
+        events = profile.key_averages()
+        busy = sum(event.self_device_time_total for event in events) / 1e3
+        launches = sum(event.count for event in events if "LaunchKernel" in event.key)
+        # Validation and saving are in it as well, once.
+        print(f"; in 4 steps, one validation and saving: {launches} launches, GPU busy for {busy:.0f} ms", flush=True)
+        for event in sorted(events, key=lambda event: -event.self_device_time_total)[:8]:
+            print(f"      {event.self_device_time_total / 1e3:6.1f} ms {event.count:6} x {event.key[:90]}", flush=True)
+
+
+def decode(base: BaseModel) -> None:
+    """Our decoding against `model.generate`, the same prompts and number of tokens."""
+    print("decoding 64 tokens after prompts of 100 (greedy, no end)")
+    new = 64
+    for batch in (1, 8, 32, 128):
+        prompts = [row["input_ids"] for row in map(Rows(batch, 100).__getitem__, range(batch))]
+        ids = torch.tensor(prompts, device=base.device)
+        mask = torch.ones_like(ids)
+        settings = GenerationConfig(max_new_tokens=new, do_sample=False, pad_token_id=0)
+
+        def ours(prompts: list[list[int]] = prompts, batch: int = batch) -> list[list[int]]:
+            return generate(base.model, prompts, stop=frozenset(), max_new_tokens=new, batch_size=batch, progress=QUIET)
+
+        def theirs(ids: torch.Tensor = ids, mask: torch.Tensor = mask, settings: object = settings) -> list[list[int]]:
+            with torch.inference_mode():
+                found = base.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            return found[:, 100:].tolist()
+
+        times = {"lorahydra": [], "transformers": []}
+        sides: dict[str, Callable[[], list[list[int]]]] = {"lorahydra": ours, "transformers": theirs}
+        answers = {}
+        for turn in range(3):
+            for name, side in sides.items():
+                started = synchronized()
+                answers[name] = side()
+                if turn:
+                    times[name].append(synchronized() - started)
+        same = sum(a == b for a, b in zip(*answers.values(), strict=True))
+        speeds = {name: batch * new / statistics.mean(values) for name, values in times.items()}
+        print(f"  batch {batch:3}: " + ", ".join(f"{k} {v:7.0f} tokens/s" for k, v in speeds.items()), end="")
+        print(f"; {same} of {batch} answers the same", flush=True)
+
+
+def study(work: Path) -> None:
+    """A study of four trials by the command, one batch size of which does not fit."""
+    write_encoder(work / "encoder")
+    text = "This sentence makes the request long. " * 45
+    rows = [{"question": f"{text} What is {n}+{n}?", "answer": f"{n}+{n} is {2 * n}, of course."} for n in range(700)]
+    (work / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    command = [
+        *(sys.executable, str(REPOSITORY / "train.py"), "-m", "study=gpu"),
+        *("model=local", f"model.name_or_path={work / 'model'}"),
+        *(
+            "data=local",
+            "data.train_file=rows.jsonl",
+            "data.max_length=2048",
+            "data.validation_fraction=0.03",
+            "data.test_fraction=0.03",
+        ),
+        *(f"evaluation.bertscore_model={work / 'encoder'}", "evaluation.bertscore_num_layers=6"),
+        *(
+            "evaluation.max_new_tokens=32",
+            "training.max_steps=8",
+            "hydra/sweeper/sampler=grid",
+            "hydra/sweeper/pruner=none",
+        ),
+        *("training.per_device_train_batch_size=choice(4, 512)", "lora.r=choice(8, 32)", "hydra.sweeper.n_trials=4"),
+    ]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")])
+    }
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    print(f"study of 4 trials, two of them with a batch of 512 x 1750 tokens: exit code {done.returncode}", end="")
+    print(f" after {time.perf_counter() - started:.0f} s", flush=True)
+    told = re.compile(r"Trial \d|[Oo]ut of memory|helped|Test|Error|winner|Winner|best")
+    print("\n".join(f"  {line[:200]}" for line in (done.stdout + done.stderr).splitlines() if told.search(line)))
+    if done.returncode:
+        print((done.stdout + done.stderr)[-3000:])
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=["steps", "decode", "study"], help="steps, decode, study")
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        write_model(work / "model", device)
+        if {"steps", "decode"} & set(options.parts):
+            base = load_base(ModelConfig(name_or_path=str(work / "model")))
+            if "steps" in options.parts:
+                steps(base, work)
+            if "decode" in options.parts:
+                decode(base)
+            del base
+        if "study" in options.parts:
+            study(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The first GPU, where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+__all__ = ["almost_full_gpu", "needs_gpu"]
+
+
+def needs_gpu(test: object) -> object:
+    """Mark a test that is skipped where there is no GPU."""
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")(test))
+
+
+@contextmanager
+def almost_full_gpu(*, left: int) -> Iterator[None]:
+    """Take all memory of the GPU but `left` bytes, as another program would."""
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    taken = torch.empty(max(0, free - left), dtype=torch.uint8, device="cuda")
+    try:
+        yield
+    finally:
+        del taken
+        torch.cuda.empty_cache()
