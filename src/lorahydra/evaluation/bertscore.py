@@ -62,9 +62,9 @@ class BertScorer:
             ModelError: The encoder gives numbers that are not finite, or memory does not suffice for one answer.
         """
         # A lone surrogate, which a JSON file can hold, is not text for a tokenizer.
-        texts = [[text.encode("utf-8", "replace").decode() for text in side] for side in (answers, references)]
+        left, right = ([text.encode("utf-8", "replace").decode() for text in side] for side in (answers, references))
         try:
-            raw, self._batch_size = with_a_batch_that_fits(functools.partial(self._raw, *texts), self._batch_size)
+            raw, self._batch_size = with_a_batch_that_fits(lambda size: self._raw(left, right, size), self._batch_size)
         except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
