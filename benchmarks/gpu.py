@@ -156,7 +156,7 @@ def decode(base: BaseModel) -> None:
     """Our decoding against `model.generate`, the same prompts and number of tokens."""
     print("decoding 64 tokens after prompts of 100 (greedy, no end)")
     new = 64
-    for batch in (1, 8, 32, 128):
+    for batch in (1, 8, 32, 128, 512):
         prompts = [row["input_ids"] for row in map(Rows(batch, 100).__getitem__, range(batch))]
         ids = torch.tensor(prompts, device=base.device)
         mask = torch.ones_like(ids)
