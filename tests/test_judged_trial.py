@@ -208,7 +208,7 @@ def test_a_dead_judge_fails_the_trial_and_keeps_what_was_expensive(trials: Trial
     up = False
     with judge_server(lambda request, attempt: "good" if up else "503") as server:
         with pytest.raises(JudgeError) as caught:
-            trials("one", server, "judge.timeout=0.4")
+            trials("one", server, "judge.max_retries=1")
         folder = trials.folder / "one"
         assert str(caught.value).startswith("judge gemini is away: server error: HTTP 503")
         assert f"go on with: lorahydra judges rejudge {folder}" in str(caught.value)
