@@ -127,6 +127,17 @@ def test_a_handler_of_somebody_else_is_left_alone() -> None:
     assert heard == [1]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_may_be_meant_for_one_step_and_sigterm_is_not(number: signal.Signals) -> None:
+    script = (
+        "import signal\nfrom lorahydra.interrupts import *\nlisten(str)\n"
+        f"try:\n    signal.raise_signal({number:d})\nexcept KeyboardInterrupt:\n    forget()\n"
+        "print('on')\nlisten(str)\nraise_if_interrupted()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout == "on\n") == (done.returncode == 0) == (number is signal.SIGINT)
+
+
 TWICE = """
 import signal, time
 from lorahydra import interrupts

@@ -19,6 +19,7 @@ from typing import Any
 
 __all__ = [
     "EXIT_INTERRUPTED",
+    "forget",
     "interrupted",
     "listen",
     "listening",
@@ -34,6 +35,8 @@ SECONDS_OF_ONE = 0.2
 
 _first: float | None = None
 """`time.monotonic()` of the signal that ends this process or this study."""
+_number = signal.SIGINT
+"""That signal."""
 _hint: Callable[[], str] | None = None
 """Says how to go on; None in a process that is not ours to end."""
 _postponed = 0
@@ -45,14 +48,14 @@ def listen(hint: Callable[[], str], *, always: bool = False) -> None:
     """Handle SIGINT and SIGTERM, which schedulers send before they kill, until the end of the process.
 
     The first one raises `KeyboardInterrupt`. A later Ctrl-C ends the process at once with exit code 130 and one line;
-    a later SIGTERM changes nothing.
+    a later SIGTERM changes nothing. May be called again with another hint: what has come is not forgotten.
 
     Args:
         hint: What to say after a second Ctrl-C about how to go on.
         always: Also where the process was started with Ctrl-C ignored, as shells do with background jobs.
     """
-    global _first, _hint, _ended
-    _first, _hint, _ended = None, hint, False
+    global _hint, _ended
+    _hint, _ended = hint, False
     sys.unraisablehook = _say_unraisable
     signal.signal(signal.SIGTERM, _handle)
     if always or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -130,6 +133,18 @@ def raise_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
+def forget() -> None:
+    """Go on after a Ctrl-C that was meant for one step only.
+
+    Raises:
+        KeyboardInterrupt: It was SIGTERM, which is meant for the process.
+    """
+    global _first
+    if _number is signal.SIGTERM:
+        raise_if_interrupted()
+    _first = None
+
+
 def stop_listening() -> None:
     """From now on a signal ends the process without a word: all is done and said."""
     global _ended
@@ -137,12 +152,12 @@ def stop_listening() -> None:
 
 
 def _handle(number: int, _: FrameType | None) -> None:
-    global _first
+    global _first, _number
     if _ended:
         _end_at_once("")
     now = time.monotonic()
     if _first is None:
-        _first = now
+        _first, _number = now, signal.Signals(number)
     elif _hint is not None:
         if number != signal.SIGINT or now - _first < SECONDS_OF_ONE:
             return

@@ -12,6 +12,7 @@ import click
 from lorahydra.cli.showing import note, printable
 from lorahydra.data.examples import Message
 from lorahydra.errors import LorahydraError
+from lorahydra.interrupts import forget, noticed
 
 if TYPE_CHECKING:
     from lorahydra.chatting import AdaptedModel, Conversation
@@ -54,12 +55,14 @@ def _turn(
 ) -> Conversation:
     """The conversation with the answer; without the question too where there is no answer."""
     try:
-        if compare:
-            note("untuned:")
-            click.echo(printable(model.answer([asked], max_new_tokens=max_new_tokens, tuned=False)[0]))
-            note("tuned:")
-        [answer] = model.answer([asked], max_new_tokens=max_new_tokens, tuned=tuned)
+        with noticed():
+            if compare:
+                note("untuned:")
+                click.echo(printable(model.answer([asked], max_new_tokens=max_new_tokens, tuned=False)[0]))
+                note("tuned:")
+            [answer] = model.answer([asked], max_new_tokens=max_new_tokens, tuned=tuned)
     except KeyboardInterrupt:
+        forget()
         note("Stopped: the question is forgotten. Ctrl-C again ends the chat.")
         return asked[:-1]
     except LorahydraError as error:

@@ -20,6 +20,7 @@ from lorahydra.cli.studies import studies
 from lorahydra.cli.sync import sync
 from lorahydra.cli.ui import ui
 from lorahydra.errors import LorahydraError
+from lorahydra.interrupts import listen, stop_listening
 
 __all__ = ["main"]
 
@@ -65,6 +66,15 @@ def main() -> None:
     Raises:
         SystemExit: With the exit code.
     """
+    listen(str)
+    try:
+        code = _run()
+    finally:
+        stop_listening()
+    sys.exit(code)
+
+
+def _run() -> int:
     with exit_codes():
         try:
             code = commands(prog_name="lorahydra", standalone_mode=False)
@@ -76,4 +86,4 @@ def main() -> None:
             sys.exit(error.exit_code)
         except click.ClickException as error:
             raise UsageError(error) from error
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
