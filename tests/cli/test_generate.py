@@ -122,6 +122,18 @@ def test_prompts_of_a_file(tiny_adapter: Path, tmp_path: Path, name: str) -> Non
         assert rows(again.stdout) == written
 
 
+@pytest.mark.parametrize(("name", "content"), [("a.txt", "Привет\n"), ("a.csv", "prompt\nПривет\n"), ("", "Привет")])
+def test_prompts_in_another_encoding(
+    tiny_adapter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, content: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / (name or "piped")).write_bytes(content.encode("cp1251"))
+    how = ["--file", name] if name else []
+    options = ("--encoding", "windows-1251", "--json", "--max-new-tokens", "1")
+    done = generate(tiny_adapter, *how, *options, piped="" if name else content.encode("cp1251"))
+    assert [row["prompt"] for row in rows(done.stdout)] == ["Привет"]
+
+
 def test_prompts_of_a_parquet_file(tiny_adapter: Path, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -136,8 +148,8 @@ def test_prompts_of_a_parquet_file(tiny_adapter: Path, tmp_path: Path) -> None:
     [
         ("a.txt", "\n \n", "there is no prompt"),
         ("a.txt", "", "empty"),
-        ("a.txt", b"\xff\xfe", "UTF-16"),
-        ("a.txt", b"one\n\xe9\n", "a.txt:2: .*not UTF-8"),
+        ("a.txt", b"\xff\xfe", "there is no prompt"),
+        ("a.txt", "Привет, как дела?\n".encode("cp1251"), "a.txt:1: .*not UTF-8.*so set --encoding windows-1251,"),
         ("a.jsonl", '{"prompt": "one"}\n{"prompt": 2}', "a.jsonl:2: field 'prompt'"),
         ("a.jsonl", '{"prompt": "one"}\n{"prompt": ', "a.jsonl:2"),
         ("a.jsonl", '{"prompt": "one"}\n[1]', "a.jsonl:2: holds a list"),
@@ -167,6 +179,7 @@ def test_a_mistake_in_a_file(
     [
         (["x", "--compare", "--untuned"], ConfigError, "give one of them"),
         (["x", "--file", "a.txt"], ConfigError, "not both"),
+        (["--file", "a.txt", "--encoding", "rot13"], ConfigError, "--encoding=rot13 is not a character encoding"),
         (["x", "--device", "tpu"], ConfigError, "model.device=tpu"),
         (["x", "--out", "."], OutputError, "a folder is in the place"),
         (["x", "--out", "a.txt/b.jsonl"], OutputError, "a file is in the place of a folder"),

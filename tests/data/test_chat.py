@@ -307,11 +307,11 @@ class TestTemplate:
     def test_the_models_own_is_not_plain(self) -> None:
         assert not ChatFormat(make_tokenizer(**KINDS["tiny"])).is_plain
 
-    @pytest.mark.parametrize("as_file", [True, False])
-    def test_a_given_one_replaces_the_models(self, as_file: bool, tmp_path: Path) -> None:
-        (tmp_path / "t.jinja").write_text(PLAIN_TEMPLATE)
+    @pytest.mark.parametrize("file", ["utf-8", "utf-8-sig", "utf-16", None])
+    def test_a_given_one_replaces_the_models(self, file: str | None, tmp_path: Path) -> None:
+        (tmp_path / "t.jinja").write_text(PLAIN_TEMPLATE, file)
         tokenizer = make_tokenizer(**KINDS["tiny"])
-        chat = ChatFormat(tokenizer, chat_template=str(tmp_path / "t.jinja") if as_file else PLAIN_TEMPLATE)
+        chat = ChatFormat(tokenizer, chat_template=str(tmp_path / "t.jinja") if file else PLAIN_TEMPLATE)
         assert not chat.is_plain
         assert tokenizer.decode(chat.prompt_ids(conversation("Q", "A"))) == "### User:\nQ\n\n### Assistant:\n"
 
@@ -348,7 +348,7 @@ class TestTemplate:
         assert "\n" not in str(caught.value)
 
     def test_a_file_that_is_not_text_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "t.jinja").write_bytes(b"\xff\xfe")
+        (tmp_path / "t.jinja").write_bytes(b"\xff\xff")
         with pytest.raises(ModelError, match="is not UTF-8 text"):
             ChatFormat(make_tokenizer(IM), chat_template=str(tmp_path / "t.jinja"))
 

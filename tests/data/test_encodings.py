@@ -133,12 +133,24 @@ def test_utf8_is_not_read_as_something_else(write: Write, encoding: str) -> None
             read(path, encoding=encoding)
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
-def test_a_byte_order_mark_says_the_form(write: Write, encoding: str) -> None:
-    path = write("a.csv", ("\ufeff" + as_csv(RUSSIAN)).encode("utf-16-le"))
-    assert pairs(read(path, encoding=encoding)) == rows_of(RUSSIAN)
-    with pytest.raises(DataError, match=r"is UTF-16 text \(it begins with"):
-        read(path, encoding="utf-16-be")
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("name", FORMS)
+def test_a_byte_order_mark_says_the_form_without_being_asked(write: Write, name: str, encoding: str) -> None:
+    path = write(name, ("\ufeff" + FORMS[name](RUSSIAN)).encode(encoding))
+    for options in ({}, {"encoding": encoding}, {"encoding": encoding[:6]}):
+        rows = read(path, **options)
+        assert pairs(rows) == rows_of(RUSSIAN)
+        assert not rows.problems
+    with pytest.raises(DataError, match=r"is UTF-(16|32) text \(it begins with .*\): leave data\.encoding out"):
+        read(path, encoding="windows-1251")
+
+
+def test_bytes_that_the_mark_does_not_allow_are_named(write: Write) -> None:
+    content = ("\ufeff" + as_csv(RUSSIAN)).encode("utf-16-le") + b"\x00\xdc\n\0"
+    [problem] = read(write("a.csv", content)).problems
+    assert problem.line == 4
+    assert "is not utf-16, which the file's byte order mark says it is" in problem.message
+    assert "data.encoding" not in problem.message
 
 
 def test_two_zero_bytes_do_not_make_utf16(write: Write) -> None:

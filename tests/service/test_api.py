@@ -204,7 +204,7 @@ def test_text_in_another_encoding_is_kept_as_utf8(client: httpx.Client, service:
     refused = upload(client, "a.csv", content)
     assert refused.status_code == 422
     assert "looks like windows-1251 text" in refused.json()["detail"]
-    taken = client.post("/projects/1/datasets?encoding=windows-1251", files={"file": ("a.csv", content)})
+    taken = client.post("/projects/1/datasets", data={"encoding": " windows-1251"}, files={"file": ("a.csv", content)})
     assert taken.status_code == 201, taken.text
     [kept] = (service.config.folder / "datasets").iterdir()
     assert kept.read_bytes() == content.decode("cp1251").encode()
@@ -212,6 +212,13 @@ def test_text_in_another_encoding_is_kept_as_utf8(client: httpx.Client, service:
     unknown = client.post("/projects/1/datasets?encoding=rot13", files={"file": ("a.csv", content)})
     assert unknown.status_code == 422
     assert "rot13 is not a character encoding" in unknown.json()["detail"]
+    for name in ("no such", "'", "x" * 41):
+        refused = client.post("/projects/1/datasets", data={"encoding": name}, files={"file": ("a.csv", content)})
+        assert refused.status_code == 422
+        assert len(refused.json()["detail"]) < 200
+    schema = client.get("/openapi.json").json()["paths"]["/api/v1/projects/{project_id}/datasets"]["post"]
+    [form] = schema["requestBody"]["content"].values()
+    assert form["schema"]["properties"]["encoding"]["maxLength"] == 40
     assert list((service.config.folder / "datasets").iterdir()) == [kept]
 
 

@@ -44,6 +44,9 @@ class Wanted:
 @click.option(
     "--file", metavar="FILE", help="Prompts: .txt with one a line, or a dataset (.jsonl, .json, .csv, .parquet)."
 )
+@click.option(
+    "--encoding", metavar="NAME", default="utf-8", show_default=True, help="Of FILE's text, or of what is piped in."
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the answers there, as JSON lines.")
 @click.option("--compare", is_flag=True, help="The base model's answer beside the tuned one.")
 @click.option("--untuned", is_flag=True, help="The base model's answer alone.")
@@ -58,6 +61,7 @@ def generate(
     source: str,
     prompts: tuple[str, ...],
     file: str | None,
+    encoding: str,
     out: Path | None,
     compare: bool,
     untuned: bool,
@@ -78,7 +82,7 @@ def generate(
         raise ConfigError("--compare shows both answers and --untuned only one: give one of them")
     _check_device(device)
     _check_out(out, file)
-    wanted = Wanted(_asked(prompts, file), out, compare, untuned, as_json, max_new_tokens)
+    wanted = Wanted(_asked(prompts, file, encoding), out, compare, untuned, as_json, max_new_tokens)
     if wanted.prompts is None and (out is not None or as_json):
         raise ConfigError("--out and --json need prompts: a chat is shown only")
     from lorahydra.lookup import find_adapter
@@ -134,19 +138,19 @@ def _check_out(out: Path | None, file: str | None) -> None:
             pass
 
 
-def _asked(prompts: Sequence[str], file: str | None) -> list[Conversation] | None:
+def _asked(prompts: Sequence[str], file: str | None, encoding: str) -> list[Conversation] | None:
     """The prompts; None for a chat."""
+    from lorahydra.config.checks import text_encoding
     from lorahydra.data.examples import Message
 
+    text_encoding("--encoding", encoding)
     if file is not None and prompts:
         raise ConfigError("prompts are arguments or those of --file, not both")
     if file is not None:
-        from lorahydra.data.prompts import read_prompts
-
-        return read_prompts(file)
+        return _of_file(file, encoding)
     if not prompts and sys.stdin is not None and sys.stdin.isatty():
         return None
-    texts = list(prompts) or [_piped()]
+    texts = list(prompts) or [_piped(encoding)]
     for text in texts:
         if not text.strip():
             raise DataError("there is nothing to answer: give a PROMPT, --file, or pipe one in")
@@ -155,10 +159,21 @@ def _asked(prompts: Sequence[str], file: str | None) -> list[Conversation] | Non
     return [(Message("user", text),) for text in texts]
 
 
-def _piped() -> str:
+def _of_file(file: str, encoding: str) -> list[Conversation]:
+    from lorahydra.data.prompts import read_prompts
+
+    try:
+        return read_prompts(file, encoding)
+    except DataError as error:
+        raise DataError(
+            str(error).replace("data.encoding=", "--encoding ").replace("data.encoding", "--encoding")
+        ) from (error)
+
+
+def _piped(encoding: str) -> str:
     if sys.stdin is None:
         return ""
     try:
-        return sys.stdin.buffer.read().decode().strip()
+        return sys.stdin.buffer.read().decode(encoding).strip()
     except UnicodeDecodeError as error:
-        raise DataError("what is piped in is not UTF-8 text") from error
+        raise DataError(f"what is piped in is not {encoding.upper()} text: name its --encoding") from error

@@ -14,7 +14,15 @@ from lorahydra.errors import DataError
 if TYPE_CHECKING:
     from charset_normalizer import CharsetMatch
 
-__all__ = ["detect_encoding", "detect_form", "is_utf8", "non_ascii_lines", "refuse_other_files", "same_encoding"]
+__all__ = [
+    "detect_encoding",
+    "detect_form",
+    "is_utf8",
+    "marked",
+    "non_ascii_lines",
+    "refuse_other_files",
+    "same_encoding",
+]
 
 CANDIDATES = {
     "cp1251": "windows-1251",
@@ -97,9 +105,8 @@ def detect_form(start: bytes) -> tuple[str, ...]:
     Returns:
         Names that read it, the most usual one first.
     """
-    for mark, names in MARKS.items():
-        if start.startswith(mark):
-            return names
+    if names := _by_mark(start):
+        return names
     if ISO_2022.search(start) and start.isascii():
         return ("iso-2022-jp",)
     if 0 not in start:
@@ -115,6 +122,15 @@ def detect_form(start: bytes) -> tuple[str, ...]:
     if zeros < 2 or 100 * zeros < len(start) or not (western or _is_binary(start)):
         return ()
     return (name,) if _plain_share(start, name) > 0 else ()
+
+
+def marked(start: bytes) -> str | None:
+    """`utf-16` or `utf-32`, where a file begins with the byte order mark of one, which no other text begins with."""
+    return next(iter(_by_mark(start)), None)
+
+
+def _by_mark(start: bytes) -> tuple[str, ...]:
+    return next((names for mark, names in MARKS.items() if start.startswith(mark)), ())
 
 
 def _plain_share(content: bytes, encoding: str) -> float:

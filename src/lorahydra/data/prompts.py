@@ -12,7 +12,7 @@ from lorahydra.data.examples import Message
 from lorahydra.data.formats import Layout, RowError, describe, detect_prompts, known_columns
 from lorahydra.data.problems import Problems, reading
 from lorahydra.data.sources import HEADER_ROW, Row, locate
-from lorahydra.data.text import BYTE_ORDER_MARK, TextFile
+from lorahydra.data.text import BYTE_ORDER_MARK, UTF8, TextFile
 from lorahydra.errors import DataError
 
 __all__ = ["read_prompts"]
@@ -21,25 +21,28 @@ TEXT = ".txt"
 ROWS_TO_DETECT = 16
 
 
-def read_prompts(file: str) -> list[tuple[Message, ...]]:
+def read_prompts(file: str, encoding: str = UTF8) -> list[tuple[Message, ...]]:
     """Read the prompts of a file, in its order.
 
     Args:
         file: Text (`.txt`) with a prompt on each line that is not blank, or what `data.train_file` takes. The columns
             are detected as in a dataset; answers may be missing, and are left out where they are there.
+        encoding: Of its text, as `data.encoding`.
 
     Returns:
         Conversations up to the message that is to be answered.
 
     Raises:
+        ConfigError: There is no such encoding.
         DataError: The file or one of its rows cannot be used.
     """
     path = Path(file).expanduser()
     problems = Problems()
+    config = DataConfig(train_file=file, encoding=encoding)
     if path.suffix.lower() == TEXT:
-        found = list(_lines(path, problems))
+        found = list(_lines(TextFile(path, encoding), problems))
     else:
-        source = locate(DataConfig(train_file=file))["train"]
+        source = locate(config)["train"]
         found = list(_rows(source.rows(known_columns({}), problems), source.label))
     if problems.total:
         first = problems.first[0]
@@ -49,10 +52,9 @@ def read_prompts(file: str) -> list[tuple[Message, ...]]:
     return found
 
 
-def _lines(path: Path, problems: Problems) -> Iterator[tuple[Message, ...]]:
-    text_file = TextFile(path)
-    with reading(path), text_file.open() as stream:
-        for _, line in text_file.lines(stream, problems):
+def _lines(file: TextFile, problems: Problems) -> Iterator[tuple[Message, ...]]:
+    with reading(file.path), file.open() as stream:
+        for _, line in file.lines(stream, problems):
             if text := line.lstrip(BYTE_ORDER_MARK).strip():
                 yield (Message("user", text),)
 

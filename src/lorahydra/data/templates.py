@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorahydra.data.encodings import marked
 from lorahydra.data.problems import reading
 from lorahydra.errors import ModelError
 
@@ -90,6 +91,8 @@ def _read(given: str) -> str:
         if not path.is_file():
             raise ModelError(f"model.chat_template={given} is neither a file nor Jinja text: give one of them")
         try:
-            return path.read_text("utf-8")
+            content = path.read_bytes()
+            # A mark that stayed would stand before every prompt.
+            return content.decode(marked(content) or "utf-8-sig")
         except UnicodeDecodeError as error:
             raise ModelError(f"model.chat_template={given} is not UTF-8 text") from error

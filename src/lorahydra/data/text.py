@@ -25,6 +25,7 @@ __all__ = ["BLOCK", "BYTE_ORDER_MARK", "MAX_LINE", "UTF8", "TextFile", "first_un
 
 UTF8 = "utf-8"
 """The default."""
+UTF8_NAMES = ("utf-8", "utf-8-sig")
 MAX_LINE = 16 * 1024 * 1024
 """Longest line in characters, or JSON value in an array: it bounds memory on a file that is not what its name says."""
 BLOCK = 1024 * 1024
@@ -67,6 +68,7 @@ class TextFile:
 
     path: Path
     encoding: str = UTF8
+    """As the user says; a file that begins with the mark of UTF-16 or UTF-32 is read as that without being told."""
 
     def open(self, *, translate: bool = False) -> io.TextIOWrapper:
         """Open it; bytes that cannot be decoded become marks, which `first_undecodable` finds.
@@ -77,12 +79,10 @@ class TextFile:
         Raises:
             DataError: The file is empty, or is not text in this encoding as far as its beginning tells.
         """
-        with self.path.open("rb") as stream:
-            start = stream.read(START_BYTES)
-        self._check(start)
+        self._check(self._start)
         # The built-in handler, which is many times faster on a file of random bytes, does the same where it can.
         errors = "surrogateescape" if self._is_utf8 else MARKING
-        return self.path.open(encoding=self.encoding, errors=errors, newline=None if translate else "", buffering=BLOCK)
+        return self.path.open(encoding=self._used, errors=errors, newline=None if translate else "", buffering=BLOCK)
 
     def lines(
         self, stream: io.TextIOWrapper, problems: Problems, *, replace: bool = False
@@ -121,8 +121,10 @@ class TextFile:
             line: With marks.
             place: Of the first one.
         """
-        name = "UTF-8" if self._is_utf8 else self.encoding
+        name = "UTF-8" if self._is_utf8 else self._used
         what = f"byte 0x{ord(line[place]) & 0xFF:02X} at position {place + 1} of the line is not {name}"
+        if self._used != self.encoding:
+            return f"{what}, which the file's byte order mark says it is: is the file damaged, or not text?"
         if not self._is_utf8:
             return f"{what}: is data.encoding={self.encoding} the encoding of the whole file?"
         if self._likely is None:
@@ -136,9 +138,20 @@ class TextFile:
             f"data.encoding={self._likely}, or save it as UTF-8 ({_iconv(self._likely, UTF8)})"
         )
 
+    @cached_property
+    def _start(self) -> bytes:
+        with self.path.open("rb") as stream:
+            return stream.read(START_BYTES)
+
+    @cached_property
+    def _used(self) -> str:
+        """The encoding that the file is read in."""
+        default = codecs.lookup(self.encoding).name in UTF8_NAMES
+        return (encodings.marked(self._start) if default else None) or self.encoding
+
     @property
     def _is_utf8(self) -> bool:
-        return codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig")
+        return codecs.lookup(self._used).name in UTF8_NAMES
 
     @cached_property
     def _likely(self) -> str | None:
@@ -149,11 +162,12 @@ class TextFile:
         if not start:
             raise DataError("the file is empty", path=self.path)
         form = encodings.detect_form(start)
-        if form and not any(encodings.same_encoding(self.encoding, name) for name in form):
+        if form and not any(encodings.same_encoding(self._used, name) for name in form):
             shown = one_line(start.decode(form[0], "replace").lstrip(BYTE_ORDER_MARK), PREVIEW)
+            right = "leave data.encoding out" if encodings.marked(start) else f"set data.encoding={form[0]}"
             raise DataError(
-                f'is {form[0].upper()} text (it begins with "{shown}"): set data.encoding={form[0]}, or save it as '
-                f"UTF-8 ({_iconv(form[0], UTF8)})",
+                f'is {form[0].upper()} text (it begins with "{shown}"): {right}, or save it as UTF-8 '
+                f"({_iconv(form[0], UTF8)})",
                 path=self.path,
             )
         if form:

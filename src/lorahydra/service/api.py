@@ -34,7 +34,7 @@ from lorahydra.service.guard import API, AROUND_UPLOAD
 from lorahydra.service.limits import Allowance
 from lorahydra.service.receiving import FileReceiver
 from lorahydra.service.service import PAGE, Service
-from lorahydra.service.uploads import Upload
+from lorahydra.service.uploads import LONGEST_ENCODING, Upload
 from lorahydra.service.views import (
     ENDED,
     DatasetView,
@@ -62,7 +62,14 @@ UPLOAD_FORM = {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "encoding": {
+                            "type": "string",
+                            "maxLength": LONGEST_ENCODING,
+                            "description": "As the query parameter `encoding`, which comes before it.",
+                        },
+                    },
                 }
             }
         },
@@ -144,8 +151,9 @@ async def add_dataset(
         except ClientDisconnect:
             raise ServiceRefusal("the upload was broken off", "bad_form") from None
         receiver.require_file()
+        said = encoding or receiver.encoding
         return await anyio.to_thread.run_sync(
-            service.keep_upload, project_id, uploads[0], encoding, limiter=request.app.state.checks
+            service.keep_upload, project_id, uploads[0], said, limiter=request.app.state.checks
         )
 
 

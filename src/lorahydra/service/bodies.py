@@ -12,6 +12,7 @@ from lorahydra.service.choices import MODEL_NAME
 from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
 from lorahydra.service.rows import MOST
 from lorahydra.service.service import LONGEST_LOG
+from lorahydra.service.uploads import LONGEST_ENCODING
 from lorahydra.service.views import FineTuneParams
 
 __all__ = [
@@ -39,7 +40,11 @@ Lines = Annotated[int, Query(ge=1, le=LONGEST_LOG, description="Lines from the e
 ProjectFilter = Annotated[int | None, Query(ge=1, le=LARGEST, description="Only those of this project.")]
 TextEncoding = Annotated[
     str | None,
-    Query(max_length=40, pattern=r"^[A-Za-z0-9_.-]+$", description="Character encoding of a text that is not UTF-8."),
+    Query(
+        max_length=LONGEST_ENCODING,
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="Character encoding of a text that is not UTF-8.",
+    ),
 ]
 IdempotencyKey = Annotated[
     str | None,

@@ -13,6 +13,7 @@ from lorahydra.service.errors import InvalidError, ServiceRefusal, TooLargeError
 __all__ = ["FileReceiver"]
 
 FIELD = "file"
+ENCODING_FIELD = "encoding"
 MOST_PARTS = 10
 MOST_BESIDE = 1 << 16
 """Bytes of the form's other fields and headers."""
@@ -44,7 +45,8 @@ class FileReceiver:
         """Whether the form's end has come, and a file before it."""
         self._begin = begin
         self._sink: Sink | None = None
-        self._in_file = False
+        self._in_file = self._in_encoding = False
+        self._encoding = b""
         self._name, self._value, self._headers = b"", b"", dict[bytes, bytes]()
         self._parts = self._beside = 0
         callbacks: Any = {
@@ -57,6 +59,11 @@ class FileReceiver:
             "on_end": self._form_ends,
         }
         self._parser = MultipartParser(options[b"boundary"], callbacks)
+
+    @property
+    def encoding(self) -> str | None:
+        """What the form's field `encoding` says; None where it says nothing."""
+        return self._encoding.decode("utf-8", "replace").strip() or None
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the request.
@@ -81,7 +88,8 @@ class FileReceiver:
             raise ServiceRefusal("the form ends before its last boundary", "bad_form")
 
     def _part_begins(self) -> None:
-        self._headers, self._name, self._value, self._in_file = {}, b"", b"", False
+        self._headers, self._name, self._value = {}, b"", b""
+        self._in_file = self._in_encoding = False
         self._parts += 1
         if self._parts > MOST_PARTS:
             raise ServiceRefusal(f"the form has more than {MOST_PARTS} parts", "bad_form")
@@ -100,6 +108,7 @@ class FileReceiver:
 
     def _headers_end(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        self._in_encoding = options.get(b"name") == ENCODING_FIELD.encode()
         if options.get(b"name") != FIELD.encode():
             return
         if self._sink is not None:
@@ -112,6 +121,8 @@ class FileReceiver:
             self._sink.write(data[start:end])
         else:
             self._count(end - start)
+            if self._in_encoding:
+                self._encoding += data[start:end]
 
     def _form_ends(self) -> None:
         self.is_complete = True

@@ -16,10 +16,11 @@ from lorahydra.service.checking import INCOMING, check_file
 from lorahydra.service.errors import InvalidError, TooLargeError
 from lorahydra.storage import writing
 
-__all__ = ["SUFFIXES", "Upload", "readable_name", "remove_leftovers"]
+__all__ = ["LONGEST_ENCODING", "SUFFIXES", "Upload", "readable_name", "remove_leftovers"]
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 LONGEST_NAME = 200
+LONGEST_ENCODING = 40
 BLOCK = 1 << 20
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 """Control characters, lone surrogates, ends of lines."""
@@ -103,6 +104,8 @@ class Upload:
         """
         with writing(self.path.parent):
             self._stream.close()
+        if encoding is not None and len(encoding) > LONGEST_ENCODING:
+            raise InvalidError(f"encoding is a name of at most {LONGEST_ENCODING} characters", "bad_encoding")
         own = [] if encoding is None else [f"data.encoding={literal(encoding)}"]
         if own and any(override.startswith("data.encoding=") for override in overrides):
             raise InvalidError("this server reads all files in one encoding: leave encoding out", "bad_encoding")

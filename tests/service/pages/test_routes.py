@@ -372,6 +372,17 @@ def test_an_upload_beside_the_form(site: httpx.Client, rows: bytes, service: Ser
     assert service.projects().total == 1
 
 
+def test_an_upload_in_another_encoding(site: httpx.Client) -> None:
+    content = ("question,answer\r\n" + "".join(f"Вопрос {n},Ответ {n}\r\n" for n in range(20))).encode("cp1251")
+    file, part = {"file": ("a.csv", content)}, {"hx-request": "true", "accept-language": "ru"}
+    page = checked(site.post("/projects/first/datasets", files=file, data={"encoding": ""}, headers=part), 422)
+    assert "data.encoding=windows-1251" in page
+    assert f"<details open><summary>{RU('dataset.encoding.ask')}</summary>" in page
+    assert re.search(r'<input id="upload-encoding" name="encoding" form="upload"', page)
+    checked(site.post("/projects/1/datasets", files=file, data={"encoding": "windows-1251"}, headers=part), 201)
+    assert '<input id="file-encoding" name="encoding" form="files"' in checked(site.get("/projects/1"))
+
+
 def test_logging_in(make_site: Callable[..., httpx.Client]) -> None:
     site = make_site(Access(token="secret-token"))
     answer = site.get("/fine-tunes/1")
