@@ -74,7 +74,7 @@ def test_value_and_gradient_equal_the_plain_loss(name: str, chunk_bytes: int, mo
 
     expected = plain_loss(model, ids, labels)
     [expected_grad] = torch.autograd.grad(expected, weight)
-    actual = completion_loss(model, ids, labels)
+    [actual] = completion_loss(model, ids, labels)
     [actual_grad] = torch.autograd.grad(actual, weight)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(actual_grad, expected_grad, rtol=1e-4, atol=1e-6)

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import peft
     import torch
 
-__all__ = ["check_adapter", "remember_start", "save_adapter"]
+__all__ = ["adapter_weights", "check_adapter", "remember_start", "save_adapter", "write_adapter"]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -66,24 +67,43 @@ def save_adapter(model: peft.PeftModel, folder: Path | str) -> None:
     Raises:
         OutputError: The folder cannot be written, or it holds something that is not an adapter.
     """
+    config, weights = adapter_weights(model)
+    start = _starts.get(model)
+    if start is not None and start.weights:
+        weights = _difference({name: value.detach().cpu() for name, value in weights.items()}, start.weights, config)
+    write_adapter(config, weights, folder)
+
+
+def adapter_weights(model: peft.PeftModel) -> tuple[peft.LoraConfig, dict[str, torch.Tensor]]:
+    """The adapter of `model`, as it would be saved: a copy of its configuration, and its weights by PEFT's names."""
+    config = copy.deepcopy(model.peft_config["default"])
+    config.inference_mode = True
+    if (start := _starts.get(model)) is not None:
+        # `lorahydra.json` keeps the name that lorahydra loads it by.
+        config.base_model_name_or_path = public_name(start.base_source)
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
+    return config, _weights(model)
+
+
+def write_adapter(config: peft.LoraConfig, weights: Mapping[str, torch.Tensor], folder: Path | str) -> None:
+    """Write an adapter to `folder` in PEFT's format, as a whole or not at all; one already there is replaced.
+
+    Args:
+        config: Its configuration.
+        weights: Its weights by PEFT's names.
+        folder: Where to; its parents are made.
+
+    Raises:
+        OutputError: The folder cannot be written, or it holds something that is not an adapter.
+    """
     from safetensors.torch import save_file
 
     path = Path(folder)
     _check_replaceable(path)
-    start = _starts.get(model)
-    config = copy.deepcopy(model.peft_config["default"])
-    config.inference_mode = True
-    if start is not None:
-        # `lorahydra.json` keeps the name that lorahydra loads it by.
-        config.base_model_name_or_path = public_name(start.base_source)
-    weights = {name: value.detach().cpu() for name, value in _weights(model).items()}
-    if start is not None and start.weights:
-        weights = _difference(weights, start.weights, config)
-    if isinstance(config.target_modules, set):
-        config.target_modules = sorted(config.target_modules)
     staging = path.with_name(f".{path.name}.{os.getpid()}.new")
     with atomic_dir(staging) as temporary:
-        tensors = {name: value.contiguous() for name, value in weights.items()}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         with disk_errors():
             save_file(tensors, str(temporary / WEIGHTS), metadata={"format": "pt"})
         config.save_pretrained(str(temporary))

@@ -9,7 +9,14 @@ from lorahydra.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["resolve_device", "resolve_dtype"]
+__all__ = ["moved", "resolve_device", "resolve_dtype"]
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on `device`; the copy from the CPU to a GPU takes place while the CPU goes on."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def resolve_device(requested: str) -> torch.device:

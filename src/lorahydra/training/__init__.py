@@ -4,7 +4,7 @@
 over the base model without any change for the callers.
 """
 
-from lorahydra.training.engine import TrainedAdapter, TrainingJob, train
-from lorahydra.training.trainer import OnMetrics
+from lorahydra.training.engine import train
+from lorahydra.training.jobs import OnMetrics, TrainedAdapter, TrainingJob
 
 __all__ = ["OnMetrics", "TrainedAdapter", "TrainingJob", "train"]

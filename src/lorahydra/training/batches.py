@@ -72,17 +72,23 @@ class EpochSampler(Sampler[int]):
         return [*batches, rest] if rest else batches
 
 
+SHORT = 32
+"""Below this length attention on a CPU cuts its buffers by the length, and cuts that are no multiple of 8 lie in other
+places for other threads: then the last bits of a result depend on which thread computed it, so on the rows beside."""
+
+
 def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int = 0) -> dict[str, Tensor]:
-    """Pad examples to the longest of them.
+    """Pad examples to the longest of them, and where that is short, to a multiple of 8.
 
     Args:
         examples: Each with `input_ids` and `labels` of equal length.
         pad_token_id: Any valid token: nothing attends to it and it carries no loss.
 
     Returns:
-        `input_ids` and `labels`, int64, shape `(len(examples), longest)`, and `lengths`, int64, `(len(examples),)`.
+        `input_ids` and `labels`, int64, shape `(len(examples), length)`, and `lengths`, int64, `(len(examples),)`.
     """
     longest = max(len(example["input_ids"]) for example in examples)
+    longest += -longest % 8 if longest < SHORT else 0
     input_ids = torch.full((len(examples), longest), pad_token_id, dtype=torch.long)
     labels = torch.full((len(examples), longest), IGNORED, dtype=torch.long)
     for row, example in enumerate(examples):

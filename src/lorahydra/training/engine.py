@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
-from lorahydra.config.schema import LoraConfig, TrainingConfig
 from lorahydra.errors import TrainingError
 from lorahydra.modeling.adapters import adapter, save_adapter
 from lorahydra.modeling.base import BaseModel
@@ -22,6 +19,7 @@ from lorahydra.modeling.memory import keep_freed_memory, ran_out_of_memory, rele
 from lorahydra.names import ADAPTER_DIR, CHECKPOINTS_DIR, EVAL, Score, scored
 from lorahydra.progress import Progress
 from lorahydra.storage import writing
+from lorahydra.training.jobs import TokenizedExamples, TrainedAdapter, TrainingJob, steps_per_epoch, total_steps
 from lorahydra.training.resuming import (
     Ended,
     Settings,
@@ -31,61 +29,11 @@ from lorahydra.training.resuming import (
     settings_of,
     write_ended,
 )
-from lorahydra.training.trainer import AdapterTrainer, HealthCheck, MetricsCallback, OnMetrics
+from lorahydra.training.trainer import AdapterTrainer, HealthCheck, MetricsCallback
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["TokenizedExamples", "TrainedAdapter", "TrainingJob", "train"]
-
-
-class TokenizedExamples(Protocol):
-    """What training needs of a tokenised split: `input_ids` and `labels` by index, and all lengths beforehand."""
-
-    @property
-    def lengths(self) -> Iterable[int]:
-        """Tokens of each example."""
-
-    @property
-    def digest(self) -> str:
-        """Digest of the examples."""
-
-    def __len__(self) -> int:
-        """Number of examples."""
-
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        """`input_ids` and `labels`, sequences of the same length."""
-
-
-def _ignore(_: Mapping[str, float], __: int) -> None:
-    """Drop metrics."""
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """One adapter to train."""
-
-    lora: LoraConfig
-    training: TrainingConfig
-    seed: int
-    output_dir: Path
-    """The adapter goes to `output_dir/adapter`, checkpoints to `output_dir/checkpoints`. With `training.resume`, what
-    is there is used: a training that has ended is not repeated. Otherwise it is removed."""
-    on_metrics: OnMetrics = _ignore
-    """Receives training metrics while they arise."""
-
-
-@dataclass(frozen=True)
-class TrainedAdapter:
-    """A finished training."""
-
-    folder: Path
-    """PEFT's format; applies to the base model as it was."""
-    eval_loss: float
-    """Mean loss per labelled token of the validation split, after training."""
-    steps: int
-    """Optimiser steps."""
-    seconds: float
-    """Wall time of attaching, training, validating and saving."""
+__all__ = ["train"]
 
 
 def train(
@@ -162,7 +110,7 @@ def _fit(
     trainer = AdapterTrainer(model, arguments, settings, train_dataset=train_data, eval_dataset=eval_data)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    total = _total_steps(job.training, len(train_data))
+    total = total_steps(job.training, len(train_data))
     with progress.task("Training", total) as advance:
         trainer.add_callback(MetricsCallback(job.on_metrics, advance, lambda: trainer.trained_tokens))
         trainer.add_callback(HealthCheck(job.training.divergence_factor))
@@ -172,17 +120,6 @@ def _fit(
     if measured and measured[-1]["step"] == trainer.state.global_step:
         return trainer.state.global_step, float(measured[-1]["eval_loss"])
     return trainer.state.global_step, float(trainer.evaluate()["eval_loss"])
-
-
-def _steps_per_epoch(config: TrainingConfig, examples: int) -> int:
-    batches = math.ceil(examples / config.per_device_train_batch_size)
-    return math.ceil(batches / config.gradient_accumulation_steps)
-
-
-def _total_steps(config: TrainingConfig, examples: int) -> int:
-    if config.max_steps > 0:
-        return config.max_steps
-    return math.ceil(config.num_train_epochs * _steps_per_epoch(config, examples))
 
 
 def _arguments(job: TrainingJob, base: BaseModel, checkpoints: Path, examples: int) -> TrainingArguments:
@@ -206,7 +143,7 @@ def _arguments(job: TrainingJob, base: BaseModel, checkpoints: Path, examples: i
         activation_checkpointing=config.gradient_checkpointing,
         train_sampling_strategy="group_by_length" if config.group_by_length else "random",
         eval_strategy="steps" if evals else "no",
-        eval_steps=max(1, math.ceil(_steps_per_epoch(config, examples) / evals)) if evals else None,
+        eval_steps=max(1, math.ceil(steps_per_epoch(config, examples) / evals)) if evals else None,
         logging_steps=config.logging_steps,
         logging_first_step=True,
         # A NaN must be seen, not replaced by the average of earlier steps.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,15 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lorahydra.errors import TrainingError
 from lorahydra.modeling.files import disk_errors
 from lorahydra.names import EVAL, Metric, Score, scored
 from lorahydra.training.batches import EpochSampler, collate, sorted_batches
+from lorahydra.training.health import Health
+from lorahydra.training.jobs import OnMetrics
 from lorahydra.training.loss import IGNORED, CompletionLoss
 from lorahydra.training.resuming import Settings, seal
 
-__all__ = ["AdapterTrainer", "HealthCheck", "MetricsCallback", "OnMetrics"]
-
-OnMetrics = Callable[[Mapping[str, float], int], None]
-"""Called with metric values by name and the optimiser step."""
+__all__ = ["AdapterTrainer", "HealthCheck", "MetricsCallback"]
 
 
 class AdapterTrainer(Trainer):
@@ -47,7 +44,7 @@ class AdapterTrainer(Trainer):
     ) -> Tensor:
         """Mean loss over the labelled tokens of the (accumulated) batch."""
         labels = inputs["labels"]
-        total = self.completion_loss(model, inputs["input_ids"], labels)
+        [total] = self.completion_loss(model, inputs["input_ids"], labels)
         items = (labels[:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         if model.training:
             self.trained_tokens += int(inputs["lengths"].sum())
@@ -152,18 +149,10 @@ class MetricsCallback(TrainerCallback):
 
 
 class HealthCheck(TrainerCallback):
-    """Ends a trial whose loss is no number or runs away.
-
-    Args:
-        divergence_factor: Diverged means that the mean loss of the last `WINDOW` logged steps exceeds the mean of the
-            first `WINDOW` by this factor.
-    """
-
-    WINDOW = 5
+    """Lets `Health` judge the trainer's logs."""
 
     def __init__(self, divergence_factor: float) -> None:
-        self._factor = divergence_factor
-        self._losses: list[float] = []
+        self._health = Health(divergence_factor)
 
     def on_log(
         self,
@@ -173,31 +162,6 @@ class HealthCheck(TrainerCallback):
         logs: Any = None,
         **_: Any,
     ) -> None:
-        """Judge one log entry.
-
-        Raises:
-            TrainingError: With reason `nan` or `diverged`.
-        """
-        for key in ("loss", "grad_norm", "eval_loss"):
-            value = (logs or {}).get(key)
-            if value is not None and not math.isfinite(float(value)):
-                raise TrainingError(
-                    f"training stopped at step {state.global_step}: {key} is {float(value)}; try a lower "
-                    "training.learning_rate",
-                    reason="nan",
-                )
-        if logs and "loss" in logs:
-            self._losses.append(float(logs["loss"]))
-            self._check_divergence(state.global_step)
-
-    def _check_divergence(self, step: int) -> None:
-        if len(self._losses) < 2 * self.WINDOW:
-            return
-        first = sum(self._losses[: self.WINDOW]) / self.WINDOW
-        last = sum(self._losses[-self.WINDOW :]) / self.WINDOW
-        if last > self._factor * first:
-            raise TrainingError(
-                f"training diverged at step {step}: the loss rose from {first:.3f} to {last:.3f}; try a lower "
-                "training.learning_rate",
-                reason="diverged",
-            )
+        """Judge one log entry."""
+        values = {key: float(value) for key, value in (logs or {}).items() if key in ("loss", "grad_norm", "eval_loss")}
+        self._health.check(state.global_step, values)

@@ -1,0 +1,221 @@
+"""Training of k adapters side by side: time, memory, and how far each is from being trained alone.
+
+    python benchmarks/packing.py --shape qwen3-0.6b                # random weights, nothing is downloaded
+    python benchmarks/packing.py --shape tiny --device cpu         # hardly any arithmetic: a stand-in for a GPU
+    python benchmarks/packing.py --model path/to/model --trainer 1 # also transformers.Trainer, one job after another
+
+Needs torch, transformers, peft and this repository's `src`. Rows are printed as they are measured. `s/adapter` is the
+time of a step divided by the adapters that it trains, and `x solo` how many times as many adapters a second that gives
+as k=1; `difference` is the largest relative difference of a training loss from the same adapter's when alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+
+from lorahydra.config.schema import LoraConfig, TrainingConfig
+from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.cpu_linear import use_onednn
+from lorahydra.modeling.devices import resolve_device, resolve_dtype
+from lorahydra.modeling.memory import release_memory
+from lorahydra.progress import Progress
+from lorahydra.training import TrainingJob, train
+from lorahydra.training.loop import train_pack
+
+SHAPES = {
+    "qwen3-0.6b": Qwen3Config(
+        hidden_size=1024,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        intermediate_size=3072,
+        vocab_size=151936,
+        tie_word_embeddings=True,
+    ),
+    "tiny": LlamaConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        vocab_size=256,
+    ),
+}
+"""The second is bound by the launching of operations, as a small model on a GPU is."""
+SEED = 0
+RATES = (1e-4, 2e-4, 3e-4, 5e-4)
+
+
+class Rows:
+    """Random tokens of one length, the second half labelled."""
+
+    digest = "random"
+
+    def __init__(self, count: int, length: int, vocabulary: int) -> None:
+        random = torch.Generator().manual_seed(SEED)
+        self._ids = torch.randint(0, vocabulary, (count, length), generator=random)
+        self._labels = self._ids.clone()
+        self._labels[:, : length // 2] = -100
+        self.lengths = [length] * count
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"input_ids": self._ids[index], "labels": self._labels[index]}
+
+
+class Clock:
+    """When each step's figures arrived, and its loss; from then on, on a GPU, its work is done."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.losses: list[float] = []
+
+    def __call__(self, values: Mapping[str, float], step: int) -> None:
+        """Hear of a step."""
+        if "train/loss" in values:
+            self.times.append(time.perf_counter())
+            self.losses.append(values["train/loss"])
+
+    def step_seconds(self, warmup: int) -> float:
+        """Mean over the steps after the first ones, without the last, at whose end a GPU is waited for."""
+        return (self.times[-2] - self.times[warmup - 1]) / (len(self.times) - 1 - warmup)
+
+
+@dataclasses.dataclass
+class Measured:
+    """One row of the table."""
+
+    name: str
+    adapters: int
+    step_seconds: float
+    """Of a step of all adapters."""
+    peak_gib: float
+    losses: list[list[float]]
+
+
+def load(options: argparse.Namespace) -> BaseModel:
+    """A model of the shape or from the folder, frozen."""
+    device = resolve_device(options.device)
+    dtype = resolve_dtype(options.dtype, device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.manual_seed(SEED)
+    if options.model:
+        model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype, local_files_only=True).to(device)
+    else:
+        with device:
+            model = AutoModelForCausalLM.from_config(SHAPES[options.shape], dtype=dtype)
+    model.requires_grad_(False).eval()
+    use_onednn(model)
+    return BaseModel(model, None, device, dtype, options.model or options.shape, None, 0.0)  # type: ignore[arg-type]
+
+
+def jobs_of(indices: Sequence[int], options: argparse.Namespace, folder: Path) -> tuple[list[TrainingJob], list[Clock]]:
+    """Jobs with different rates and scales, and what they report."""
+    clocks = [Clock() for _ in indices]
+    jobs = []
+    for index, clock in zip(indices, clocks, strict=True):
+        lora = LoraConfig(r=options.rank, lora_alpha=options.rank * (1 + index % 3), lora_dropout=options.dropout)
+        training = TrainingConfig(
+            max_steps=options.warmup + options.steps,
+            per_device_train_batch_size=options.batch,
+            learning_rate=RATES[index % len(RATES)],
+            evals_per_epoch=0,
+        )
+        jobs.append(TrainingJob(lora, training, SEED, folder / str(index), clock))
+    return jobs, clocks
+
+
+def measure(
+    name: str, indices: Sequence[int], base: BaseModel, options: argparse.Namespace, rows: Sequence[Any]
+) -> Measured:
+    """Train the adapters of these numbers: side by side, or for `trainer` one after the other."""
+    release_memory()
+    cuda = base.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder:
+        jobs, clocks = jobs_of(indices, options, Path(folder))
+        if name == "trainer":
+            train(base, jobs, *rows, Progress(live=False))
+            seconds = sum(clock.step_seconds(options.warmup) for clock in clocks)
+        else:
+            for outcome in train_pack(base, jobs, *rows, Progress(live=False)):
+                if isinstance(outcome, Exception):
+                    raise outcome
+            seconds = clocks[0].step_seconds(options.warmup)
+    if cuda:
+        torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else float("nan")
+    return Measured(name, len(indices), seconds, peak, [clock.losses for clock in clocks])
+
+
+def show(row: Measured, solo: Measured | None, alone: Mapping[int, list[float]], tokens: int) -> None:
+    """Print a row of the table."""
+    each = row.step_seconds / row.adapters
+    gain = solo.step_seconds / each if solo else float("nan")
+    differences = [
+        abs(a - b) / abs(b)
+        for index, losses in enumerate(row.losses)
+        if index in alone
+        for a, b in zip(losses, alone[index], strict=True)
+    ]
+    print(
+        f"{row.name:>8} {row.adapters:>3} {row.step_seconds:>10.4f} {each:>10.5f} {tokens / each:>12.0f} {gain:>7.2f} "
+        f"{row.peak_gib:>9.2f} {max(differences, default=float('nan')):>11.1e}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Measure each k in turn."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
+    parser.add_argument("--model", help="folder of a model, instead of a shape")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
+    parser.add_argument("--adapters", type=int, nargs="+", default=[2, 4, 8, 16], help="beside one alone")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=200, help="tokens of a row")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--warmup", type=int, default=5, help="steps that are not timed")
+    parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
+    parser.add_argument("--alone", type=int, default=2, help="adapters that are also trained alone, to compare with")
+    parser.add_argument("--trainer", type=int, default=0, help="jobs for transformers.Trainer, one after the other")
+    options = parser.parse_args()
+    base = load(options)
+    vocabulary, rows = base.model.config.vocab_size, options.batch * (options.warmup + options.steps)
+    data = Rows(rows, options.length, vocabulary), Rows(options.batch, options.length, vocabulary)
+    card = torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else "CPU"
+    print(
+        f"{base.source} on {card}, {base.dtype}, torch {torch.__version__}, {options.batch} x {options.length} tokens"
+    )
+    print("    what   k     s/step  s/adapter     tokens/s  x solo  peak GiB  difference", flush=True)
+    tokens = options.batch * options.length
+    solo = measure("pack", [0], base, options, data)
+    alone = {0: solo.losses[0]}
+    show(solo, solo, alone, tokens)
+    for index in range(1, options.alone):
+        alone[index] = measure("pack", [index], base, options, data).losses[0]
+    for k in options.adapters:
+        show(measure("pack", range(k), base, options, data), solo, alone, tokens)
+    if options.trainer:
+        show(measure("trainer", range(options.trainer), base, options, data), solo, alone, tokens)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What training takes and gives: jobs, tokenised examples, trained adapters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lorahydra.config.schema import LoraConfig, TrainingConfig
+
+__all__ = ["OnMetrics", "TokenizedExamples", "TrainedAdapter", "TrainingJob", "steps_per_epoch", "total_steps"]
+
+OnMetrics = Callable[[Mapping[str, float], int], None]
+"""Called with metric values by name and the optimiser step."""
+
+
+class TokenizedExamples(Protocol):
+    """What training needs of a tokenised split: `input_ids` and `labels` by index, and all lengths beforehand."""
+
+    @property
+    def lengths(self) -> Iterable[int]:
+        """Tokens of each example."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the examples."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        """`input_ids` and `labels`, sequences of the same length."""
+
+
+def _ignore(_: Mapping[str, float], __: int) -> None:
+    """Drop metrics."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One adapter to train."""
+
+    lora: LoraConfig
+    training: TrainingConfig
+    seed: int
+    output_dir: Path
+    """The adapter goes to `output_dir/adapter`, checkpoints to `output_dir/checkpoints`. With `training.resume`, what
+    is there is used: a training that has ended is not repeated. Otherwise it is removed."""
+    on_metrics: OnMetrics = _ignore
+    """Receives training metrics while they arise."""
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """A finished training."""
+
+    folder: Path
+    """PEFT's format; applies to the base model as it was."""
+    eval_loss: float
+    """Mean loss per labelled token of the validation split, after training."""
+    steps: int
+    """Optimiser steps."""
+    seconds: float
+    """Wall time of attaching, training, validating and saving."""
+
+
+def steps_per_epoch(config: TrainingConfig, examples: int) -> int:
+    """Optimiser steps in one pass over the examples."""
+    batches = math.ceil(examples / config.per_device_train_batch_size)
+    return math.ceil(batches / config.gradient_accumulation_steps)
+
+
+def total_steps(config: TrainingConfig, examples: int) -> int:
+    """Optimiser steps of a training."""
+    if config.max_steps > 0:
+        return config.max_steps
+    return math.ceil(config.num_train_epochs * steps_per_epoch(config, examples))

@@ -1,0 +1,233 @@
+"""The training loop: one to k adapters on one frozen base model, all of which see the same batches.
+
+Each adapter is trained as if it were alone: with its own rate, schedule, decay, dropout, clipping and end. On a CPU
+that holds bit for bit, whoever else is in the pack.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lorahydra.errors import LorahydraError
+from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.devices import moved
+from lorahydra.modeling.packing import Pack, new_adapter, packed
+from lorahydra.progress import Progress
+from lorahydra.training.batches import EpochSampler, collate, sorted_batches
+from lorahydra.training.jobs import TokenizedExamples, TrainedAdapter, TrainingJob, steps_per_epoch, total_steps
+from lorahydra.training.loss import IGNORED, CompletionLoss
+from lorahydra.training.seats import Seat
+
+__all__ = ["train_pack"]
+
+OWN = {
+    *("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "optim"),
+    *("logging_steps", "save_steps", "resume", "divergence_factor"),
+}
+"""Settings of the training in which the adapters of a pack may differ."""
+
+Batch = dict[str, Tensor]
+
+
+def train_pack(
+    base: BaseModel,
+    jobs: Sequence[TrainingJob],
+    train_data: TokenizedExamples,
+    eval_data: TokenizedExamples,
+    progress: Progress | None = None,
+) -> list[TrainedAdapter | LorahydraError]:
+    """Train the adapters of several jobs side by side.
+
+    Args:
+        base: The base model, which is the same afterwards, bit for bit.
+        jobs: With the same seed, layers, batches and epochs.
+        train_data: What all are trained on.
+        eval_data: What all are validated on.
+        progress: Where progress is shown.
+
+    Returns:
+        For each job its adapter, or the error that ended it (a loss that became NaN or ran away, a study that pruned
+        it); the others went on.
+
+    Raises:
+        ValueError: The jobs cannot share a pack.
+        OutputError: Results cannot be written.
+    """
+    started, first, total = time.perf_counter(), _first_of(jobs), total_steps(jobs[0].training, len(train_data))
+    every = _validation_steps(first, len(train_data))
+    with packed(base, [new_adapter(base, job.lora, job.seed) for job in jobs], first.seed) as pack:
+        if first.training.gradient_checkpointing:
+            base.model.activation_checkpointing_enable()
+        run = _Run(base, pack, [Seat(job, pack, slot, total) for slot, job in enumerate(jobs)])
+        seats = run.seats
+        with (progress or Progress()).task("Training", total) as advance:
+            for step, batches in enumerate(_steps(first, train_data, total), start=1):
+                losses, gradients = run.losses_and_gradients(step, batches)
+                norms = run.clip(gradients)
+                run.update(gradients)
+                run.report(step, losses, norms, batches)
+                if step == total or (every and step % every == 0):
+                    run.validate(step, eval_data)
+                run.drop_ended()
+                advance(1, seats[0].note)
+                if not run.seats:
+                    break
+        for seat in run.seats:
+            seat.save(total, time.perf_counter() - started)
+    return [seat.outcome for seat in seats if seat.outcome is not None]
+
+
+def _first_of(jobs: Sequence[TrainingJob]) -> TrainingJob:
+    """The first of jobs that may share a pack."""
+    shared = [
+        (job.seed, job.lora.target_modules, {k: v for k, v in vars(job.training).items() if k not in OWN})
+        for job in jobs
+    ]
+    if any(settings != shared[0] for settings in shared):
+        raise ValueError("these jobs have other seeds, layers, batches or epochs: they cannot be trained side by side")
+    return jobs[0]
+
+
+def _validation_steps(job: TrainingJob, examples: int) -> int:
+    """Optimiser steps between validations; 0 for none before the end."""
+    evals = job.training.evals_per_epoch
+    return max(1, math.ceil(steps_per_epoch(job.training, examples) / evals)) if evals else 0
+
+
+def _steps(job: TrainingJob, data: TokenizedExamples, total: int) -> Iterator[list[Batch]]:
+    """The batches of each optimiser step; those of the last step of an epoch may be fewer."""
+    size, parts = job.training.per_device_train_batch_size, job.training.gradient_accumulation_steps
+    lengths = [int(length) for length in data.lengths]
+    sampler = EpochSampler(lengths, size * parts, job.seed, group_by_length=job.training.group_by_length)
+    for step in range(total):
+        epoch, place = divmod(step, steps_per_epoch(job.training, len(data)))
+        if place == 0:
+            sampler.set_epoch(epoch)
+            order = list(sampler)
+        rows = order[place * size * parts : (place + 1) * size * parts]
+        yield [collate([data[row] for row in rows[at : at + size]]) for at in range(0, len(rows), size)]
+
+
+class _Run:
+    """A training that goes on.
+
+    Args:
+        base: The base model, with the pack attached.
+        pack: The adapters' weights.
+        seats: The adapters, in the order of the pack.
+    """
+
+    def __init__(self, base: BaseModel, pack: Pack, seats: Sequence[Seat]) -> None:
+        self.seats = seats
+        """Of the adapters that are still trained."""
+        self._base = base
+        self._pack = pack
+        self._loss = CompletionLoss(base.model, pack.slots)
+        self._tokens = 0
+        self._arriving: deque[_Figures] = deque()
+
+    def losses_and_gradients(self, step: int, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """Mean loss of each adapter over the labelled tokens of the step, shape `(slots,)`, and its gradient."""
+        items = sum(_labelled(batch) for batch in batches)
+        losses, gradients = torch.zeros(self._pack.slots, device=self._base.device), torch.empty(0)
+        for part, batch in enumerate(batches):
+            self._pack.at(step, part)
+            means = self._sums(batch) / items
+            means.sum().backward()
+            losses += means.detach()
+            found = self._pack.take_gradients()
+            gradients = gradients.add_(found) if part else found
+        return losses, gradients
+
+    def _sums(self, batch: Batch) -> Tensor:
+        # The labels stay on the CPU, where their places are known before the model has run.
+        ids = moved(batch["input_ids"], self._base.device)
+        return self._loss(self._base.model, ids, batch["labels"], self._pack.slots)
+
+    def clip(self, gradients: Tensor) -> Tensor:
+        """Shorten each gradient that is longer than its adapter allows; returns the norms before."""
+        norms = self._pack.norms(gradients)
+        allowed = torch.tensor([seat.job.training.max_grad_norm or math.inf for seat in self.seats], dtype=norms.dtype)
+        # In the order of `clip_grad_norm_`.
+        factors = (norms + 1e-6).reciprocal() * moved(allowed, norms.device)
+        gradients *= factors.clamp(max=1.0).unsqueeze(1)
+        return norms
+
+    def update(self, gradients: Tensor) -> None:
+        """Take the optimiser step of each adapter."""
+        for seat in self.seats:
+            seat.update(gradients)
+        self._pack.refresh()
+
+    def report(self, step: int, losses: Tensor, norms: Tensor, batches: Sequence[Batch]) -> None:
+        """Pass on the figures of a step; on a GPU those of the step before, so that nothing waits for this one."""
+        self._tokens += sum(int(batch["lengths"].sum()) for batch in batches)
+        rates = [seat.rate for seat in self.seats]
+        self._arriving.append(_Figures(step, self._tokens, rates, torch.stack([losses, norms.to(losses.dtype)])))
+        self._hear(late=1 if losses.is_cuda else 0)
+
+    def _hear(self, late: int) -> None:
+        while len(self._arriving) > late:
+            figures = self._arriving.popleft()
+            for seat, rate, loss, norm in zip(self.seats, figures.rates, *figures.values(), strict=True):
+                with seat.ends_on_error():
+                    seat.stepped(figures.step, loss, norm, rate, figures.tokens)
+
+    def validate(self, step: int, data: TokenizedExamples) -> None:
+        """Measure the mean loss of each adapter over all labelled tokens of `data`, each token counting once."""
+        self._hear(late=0)
+        sums, items, model = [], 0, self._base.model.eval()
+        with torch.no_grad():
+            size = self.seats[0].job.training.per_device_eval_batch_size
+            for rows in sorted_batches([int(length) for length in data.lengths], size):
+                batch = collate([data[row] for row in rows])
+                sums.append(self._sums(batch))
+                items += _labelled(batch)
+        model.train()
+        for seat, values in zip(self.seats, torch.stack(sums, dim=1).tolist(), strict=True):
+            with seat.ends_on_error():
+                seat.validated(step, sum(values) / items)
+
+    def drop_ended(self) -> None:
+        """Go on without the adapters that have ended."""
+        left = [slot for slot, seat in enumerate(self.seats) if seat.outcome is None]
+        if len(left) == len(self.seats):
+            return
+        self._hear(late=0)
+        self.seats = [self.seats[slot] for slot in left]
+        if left:
+            self._pack.keep(left)
+        for slot, seat in enumerate(self.seats):
+            seat.move(slot)
+
+
+class _Figures:
+    """Losses and norms of a step, `values` of shape `(2, slots)`, on their way to the CPU, which need not wait."""
+
+    def __init__(self, step: int, tokens: int, rates: Sequence[float], values: Tensor) -> None:
+        self.step = step
+        self.tokens = tokens
+        self.rates = rates
+        self._values = values
+        self._arrived = None
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(values.device))
+
+    def values(self) -> list[list[float]]:
+        """Losses and norms."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._values.tolist()
+
+
+def _labelled(batch: Batch) -> int:
+    return int((batch["labels"][:, 1:] != IGNORED).sum())

@@ -1,0 +1,158 @@
+"""What each adapter of a pack has to itself: optimiser, schedule, health, metrics, and how it ended."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import get_scheduler
+from transformers.optimization import Adafactor
+
+from lorahydra.config.schema import TrainingConfig
+from lorahydra.errors import LorahydraError
+from lorahydra.modeling.adapter_files import write_adapter
+from lorahydra.modeling.packing import Pack
+from lorahydra.names import ADAPTER_DIR, EVAL, Metric, Score, scored
+from lorahydra.training.health import Health
+from lorahydra.training.jobs import TrainedAdapter, TrainingJob
+
+__all__ = ["Seat"]
+
+
+class Seat:
+    """One adapter of a pack.
+
+    Args:
+        job: What it was asked for.
+        pack: Where its weights are.
+        slot: Its row there.
+        total: Optimiser steps of the training.
+    """
+
+    def __init__(self, job: TrainingJob, pack: Pack, slot: int, total: int) -> None:
+        self.job = job
+        self.outcome: TrainedAdapter | LorahydraError | None = None
+        """How it ended."""
+        self._pack = pack
+        self._slot = slot
+        self._parameters = [nn.Parameter(part) for part in self._own(pack.weights)]
+        self._optimizer = _optimizer(self._parameters, job.training)
+        self._scheduler = get_scheduler(
+            job.training.lr_scheduler_type,
+            self._optimizer,
+            num_warmup_steps=math.ceil(total * job.training.warmup_ratio),
+            num_training_steps=total,
+        )
+        self._health = Health(job.training.divergence_factor)
+        self._unlogged: list[float] = []
+        self._last = (time.perf_counter(), 0)
+        self.eval_loss = math.nan
+        """Of the last validation."""
+
+    def _own(self, rows: Tensor) -> list[Tensor]:
+        """Its part of a tensor in the shape of the pack's weights."""
+        # What looks at each number alone needs one call for all of them; Adafactor looks at rows and columns.
+        if self.job.training.optim == "adafactor":
+            return self._pack.matrices(rows, self._slot)
+        return [rows[self._slot]]
+
+    def move(self, slot: int) -> None:
+        """Go on with the same weights in another row."""
+        self._slot = slot
+        for parameter, part in zip(self._parameters, self._own(self._pack.weights), strict=True):
+            parameter.data = part
+
+    def update(self, gradients: Tensor) -> None:
+        """Take one optimiser step; `gradients` has the shape of the pack's weights."""
+        for parameter, part in zip(self._parameters, self._own(gradients), strict=True):
+            parameter.grad = part
+        self._optimizer.step()
+        self._scheduler.step()
+        self._optimizer.zero_grad()
+
+    def save(self, steps: int, seconds: float) -> None:
+        """Write the adapter and be done.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        adapter, folder = self._pack.adapter(self._slot), self.job.output_dir / ADAPTER_DIR
+        write_adapter(adapter.config, adapter.weights, folder)
+        self.outcome = TrainedAdapter(folder, self.eval_loss, steps, seconds)
+
+    @contextmanager
+    def ends_on_error(self) -> Iterator[None]:
+        """Let an error in the block end this adapter and nothing else; does nothing once it has ended."""
+        try:
+            yield
+        except LorahydraError as error:
+            self.outcome = self.outcome or error
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return float(self._scheduler.get_last_lr()[0])
+
+    def stepped(self, step: int, loss: float, norm: float, rate: float, tokens: int) -> None:
+        """Report an optimiser step whose figures have arrived.
+
+        Args:
+            step: Counted from 1.
+            loss: Mean over the labelled tokens of the step.
+            norm: Of the gradient, before it was clipped.
+            rate: Learning rate after the step.
+            tokens: That were trained on so far.
+
+        Raises:
+            TrainingError: The training has gone wrong.
+        """
+        self._unlogged.append(loss)
+        if step != 1 and step % self.job.training.logging_steps:
+            return
+        loss, now = sum(self._unlogged) / len(self._unlogged), time.perf_counter()
+        self._unlogged.clear()
+        speed = (tokens - self._last[1]) / max(now - self._last[0], 1e-9)
+        self._last = (now, tokens)
+        self._health.check(step, {"loss": loss, "grad_norm": norm})
+        self.job.on_metrics(
+            {
+                Metric.TRAIN_LOSS: loss,
+                Metric.TRAIN_LEARNING_RATE: rate,
+                Metric.TRAIN_GRAD_NORM: norm,
+                Metric.TRAIN_TOKENS_PER_SECOND: speed,
+            },
+            step,
+        )
+
+    def validated(self, step: int, eval_loss: float) -> None:
+        """Report a validation.
+
+        Raises:
+            TrainingError: The loss is no number.
+            TrialPruned: The study ends the trial here.
+        """
+        self._health.check(step, {"eval_loss": eval_loss})
+        self.eval_loss = eval_loss
+        self.job.on_metrics({scored(EVAL, Score.LOSS): eval_loss}, step)
+
+    @property
+    def note(self) -> str:
+        """The last training loss, for people."""
+        return f"loss {self._health.losses[-1]:.3f}" if self._health.losses else ""
+
+
+def _optimizer(parameters: Sequence[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    """With the settings that `transformers.TrainingArguments` gives each by default."""
+    common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optim == "adafactor":
+        return Adafactor(parameters, scale_parameter=False, relative_step=False, **common)
+    if config.optim == "sgd":
+        return torch.optim.SGD(parameters, **common)
+    # On a GPU one kernel instead of a dozen.
+    fused = config.optim == "adamw_torch_fused" or parameters[0].is_cuda
+    return torch.optim.AdamW(parameters, fused=fused, **common)
