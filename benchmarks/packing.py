@@ -2,11 +2,12 @@
 
     python benchmarks/packing.py --shape qwen3-0.6b                # random weights, nothing is downloaded
     python benchmarks/packing.py --shape tiny --device cpu         # hardly any arithmetic: a stand-in for a GPU
-    python benchmarks/packing.py --model path/to/model --trainer 1 # also transformers.Trainer, one job after another
+    python benchmarks/packing.py --model path/to/model --trainer 0
 
-Needs torch, transformers, peft and this repository's `src`. Rows are printed as they are measured. `s/adapter` is the
-time of a step divided by the adapters that it trains, and `x solo` how many times as many adapters a second that gives
-as k=1; `difference` is the largest relative difference of a training loss from the same adapter's when alone.
+Needs torch, transformers, peft and this repository's `src`. Rows are printed as they are measured. `trainer` is
+`transformers.Trainer` with PEFT's layers, one job after another; `s/adapter` is the time of a step divided by the
+adapters that it trains; `x trainer` and `x alone` say how many times as many adapters a second that gives;
+`difference` is the largest relative difference of a training loss from the same adapter's when alone.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def load(options: argparse.Namespace) -> BaseModel:
         model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype, local_files_only=True).to(device)
     else:
         with device:
-            model = AutoModelForCausalLM.from_config(SHAPES[options.shape], dtype=dtype)
+            model = AutoModelForCausalLM.from_config(SHAPES[options.shape], dtype=dtype).to(device)
     model.requires_grad_(False).eval()
     use_onednn(model)
     return BaseModel(model, None, device, dtype, options.model or options.shape, None, 0.0)  # type: ignore[arg-type]
@@ -163,19 +164,19 @@ def measure(
     return Measured(name, len(indices), seconds, peak, [clock.losses for clock in clocks])
 
 
-def show(row: Measured, solo: Measured | None, alone: Mapping[int, list[float]], tokens: int) -> None:
+def show(row: Measured, trainer: Measured | None, alone: Mapping[int, Measured], tokens: int) -> None:
     """Print a row of the table."""
     each = row.step_seconds / row.adapters
-    gain = solo.step_seconds / each if solo else float("nan")
+    gains = [side.step_seconds / side.adapters / each if side else float("nan") for side in (trainer, alone.get(0))]
     differences = [
-        abs(a - b) / abs(b)
+        abs(one - other) / abs(other)
         for index, losses in enumerate(row.losses)
         if index in alone
-        for a, b in zip(losses, alone[index], strict=True)
+        for one, other in zip(losses, alone[index].losses[0], strict=True)
     ]
     print(
-        f"{row.name:>8} {row.adapters:>3} {row.step_seconds:>10.4f} {each:>10.5f} {tokens / each:>12.0f} {gain:>7.2f} "
-        f"{row.peak_gib:>9.2f} {max(differences, default=float('nan')):>11.1e}",
+        f"{row.name:>8} {row.adapters:>3} {row.step_seconds:>10.4f} {each:>10.5f} {tokens / each:>12.0f} "
+        f"{gains[0]:>10.2f} {gains[1]:>8.2f} {row.peak_gib:>9.2f} {max(differences, default=float('nan')):>11.1e}",
         flush=True,
     )
 
@@ -195,7 +196,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=5, help="steps that are not timed")
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
     parser.add_argument("--alone", type=int, default=2, help="adapters that are also trained alone, to compare with")
-    parser.add_argument("--trainer", type=int, default=0, help="jobs for transformers.Trainer, one after the other")
+    parser.add_argument("--trainer", type=int, default=2, help="jobs for transformers.Trainer, one after the other")
     options = parser.parse_args()
     base = load(options)
     vocabulary, rows = base.model.config.vocab_size, options.batch * (options.warmup + options.steps)
@@ -204,17 +205,17 @@ def main() -> None:
     print(
         f"{base.source} on {card}, {base.dtype}, torch {torch.__version__}, {options.batch} x {options.length} tokens"
     )
-    print("    what   k     s/step  s/adapter     tokens/s  x solo  peak GiB  difference", flush=True)
-    tokens = options.batch * options.length
-    solo = measure("pack", [0], base, options, data)
-    alone = {0: solo.losses[0]}
-    show(solo, solo, alone, tokens)
-    for index in range(1, options.alone):
-        alone[index] = measure("pack", [index], base, options, data).losses[0]
-    for k in options.adapters:
-        show(measure("pack", range(k), base, options, data), solo, alone, tokens)
+    print("    what   k     s/step  s/adapter     tokens/s  x trainer  x alone  peak GiB  difference", flush=True)
+    tokens, trainer = options.batch * options.length, None
+    alone: dict[int, Measured] = {}
     if options.trainer:
-        show(measure("trainer", range(options.trainer), base, options, data), solo, alone, tokens)
+        trainer = measure("trainer", range(options.trainer), base, options, data)
+        show(trainer, trainer, alone, tokens)
+    for index in range(options.alone):
+        alone[index] = measure("alone", [index], base, options, data)
+    show(alone[0], trainer, alone, tokens)
+    for k in options.adapters:
+        show(measure("pack", range(k), base, options, data), trainer, alone, tokens)
 
 
 if __name__ == "__main__":

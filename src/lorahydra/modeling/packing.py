@@ -44,7 +44,7 @@ class NewAdapter:
 
     config: peft.LoraConfig
     weights: dict[str, Tensor]
-    """By PEFT's name: `A` of shape `(r, in_features)` and `B` of shape `(out_features, r)` of each layer."""
+    """On the CPU, by PEFT's names: of each layer `A`, shape `(r, in_features)`, and `B`, shape `(out_features, r)`."""
 
     @property
     def layers(self) -> list[str]:
@@ -66,7 +66,9 @@ def new_adapter(base: BaseModel, lora: LoraConfig, seed: int) -> NewAdapter:
     """
     with adapter(base, lora, seed) as model:
         config, weights = adapter_weights(model)
-        return NewAdapter(copy.deepcopy(config), {name: value.detach().clone() for name, value in weights.items()})
+        return NewAdapter(
+            copy.deepcopy(config), {name: value.detach().cpu().clone() for name, value in weights.items()}
+        )
 
 
 class Pack:
@@ -139,7 +141,8 @@ class Pack:
     def norms(self, gradients: Tensor) -> Tensor:
         """Euclidean norm of each adapter's gradient, shape `(slots,)`."""
         if gradients.is_cuda:
-            return torch.linalg.vector_norm(gradients, dim=1)
+            total: Tensor = torch.linalg.vector_norm(gradients, dim=1)
+            return total
         # As `clip_grad_norm_` does it, so that it is the same bit for bit: the norm of the norms of all matrices.
         parts = [part for parts in gradients.split(self._sizes, dim=1) for part in parts.unbind()]
         norms = torch.stack(torch._foreach_norm(parts)).view(-1, self.slots)

@@ -135,13 +135,13 @@ class _Run:
     def losses_and_gradients(self, step: int, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """Mean loss of each adapter over the labelled tokens of the step, shape `(slots,)`, and its gradient."""
         items = sum(_labelled(batch) for batch in batches)
-        losses, gradients = torch.zeros(self._pack.slots, device=self._base.device), torch.empty(0)
+        losses = gradients = torch.empty(0)
         for part, batch in enumerate(batches):
             self._pack.at(step, part)
             means = self._sums(batch) / items
             means.sum().backward()
-            losses += means.detach()
             found = self._pack.take_gradients()
+            losses = losses + means.detach() if part else means.detach()
             gradients = gradients.add_(found) if part else found
         return losses, gradients
 

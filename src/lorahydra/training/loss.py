@@ -58,7 +58,7 @@ class CompletionLoss:
             slots: Adapters that are attached; all see the same batch.
 
         Returns:
-            Shape `(slots,)`, float32.
+            Shape `(slots,)`, float32 or wider.
         """
         targets = labels[:, 1:]
         rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
@@ -117,10 +117,11 @@ class _FusedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         needs_grad = hidden.requires_grad
         grad = torch.empty_like(hidden) if needs_grad else None
-        totals = torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        totals = torch.zeros(len(hidden), dtype=wide, device=hidden.device)
         for slots, part in _blocks(hidden, weight):
             wanted = targets[part].expand(len(totals[slots]), -1).unsqueeze(2)
-            logits = frozen_linear(hidden[slots, part], weight).float()
+            logits = frozen_linear(hidden[slots, part], weight).to(wide)
             log_sum = torch.logsumexp(logits, dim=2, keepdim=True)
             totals[slots] += (log_sum - logits.gather(2, wanted)).flatten(1).sum(dim=1)
             if grad is not None:

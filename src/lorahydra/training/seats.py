@@ -91,7 +91,8 @@ class Seat:
         try:
             yield
         except LorahydraError as error:
-            self.outcome = self.outcome or error
+            # Its traceback would hold the memory of the pack.
+            self.outcome = self.outcome or error.with_traceback(None)
 
     @property
     def rate(self) -> float:
@@ -150,7 +151,8 @@ def _optimizer(parameters: Sequence[nn.Parameter], config: TrainingConfig) -> to
     """With the settings that `transformers.TrainingArguments` gives each by default."""
     common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optim == "adafactor":
-        return Adafactor(parameters, scale_parameter=False, relative_step=False, **common)
+        chosen: torch.optim.Optimizer = Adafactor(parameters, scale_parameter=False, relative_step=False, **common)
+        return chosen
     if config.optim == "sgd":
         return torch.optim.SGD(parameters, **common)
     # On a GPU one kernel instead of a dozen.

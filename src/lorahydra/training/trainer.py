@@ -44,11 +44,11 @@ class AdapterTrainer(Trainer):
     ) -> Tensor:
         """Mean loss over the labelled tokens of the (accumulated) batch."""
         labels = inputs["labels"]
-        [total] = self.completion_loss(model, inputs["input_ids"], labels)
+        total: Tensor = self.completion_loss(model, inputs["input_ids"], labels)[0]
         items = (labels[:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         if model.training:
             self.trained_tokens += int(inputs["lengths"].sum())
-        loss = total / items
+        loss: Tensor = total / items
         return loss * self.accelerator.num_processes if num_items_in_batch is not None else loss
 
     @torch.no_grad()

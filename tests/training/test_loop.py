@@ -1,0 +1,263 @@
+"""Adapters that are trained side by side: each as if it were alone."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import get_scheduler
+
+from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
+from lorahydra.errors import LorahydraError, TrainingError, TrialPruned
+from lorahydra.modeling import packing
+from lorahydra.modeling.adapters import adapter, save_adapter, weights_digest
+from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.progress import Progress
+from lorahydra.training import TrainedAdapter, TrainingJob
+from lorahydra.training.batches import EpochSampler, collate
+from lorahydra.training.loop import train_pack
+from lorahydra.training.loss import CompletionLoss
+
+Examples = Any
+Setting = tuple[LoraConfig, TrainingConfig]
+Weights = dict[str, torch.Tensor]
+
+LORA = LoraConfig(r=4, lora_alpha=8)
+TRAINING = TrainingConfig(
+    num_train_epochs=2, learning_rate=1e-2, per_device_train_batch_size=4, warmup_ratio=0.1, evals_per_epoch=2
+)
+STEPS = 12
+
+
+def changed(lora: Mapping[str, Any], **training: Any) -> Setting:
+    return dataclasses.replace(LORA, **lora), dataclasses.replace(TRAINING, **training)
+
+
+DIFFERENT = [
+    (LORA, TRAINING),
+    changed({"lora_alpha": 12}, learning_rate=3e-3, weight_decay=0.1),
+    changed({"lora_alpha": 10, "use_rslora": True}, lr_scheduler_type="cosine", max_grad_norm=0.3),
+    changed({"lora_alpha": 7}, warmup_ratio=0.0, max_grad_norm=0.0, learning_rate=2e-2),
+]
+BROKEN = changed({"lora_alpha": 2**20}, learning_rate=1.0, max_grad_norm=0.0)
+
+
+class Place:
+    """A base model and examples, on which settings are trained."""
+
+    def __init__(self, base: BaseModel, folder: Path, data: Examples, validation: Examples) -> None:
+        self.base, self.folder, self.data, self.validation = base, folder, data, validation
+        self.heard: dict[Path, list[tuple[int, dict[str, float]]]] = {}
+
+    def train(self, settings: Sequence[Setting], name: str) -> list[TrainedAdapter | LorahydraError]:
+        jobs = [
+            TrainingJob(lora, training, 7, self.folder / name / str(index))
+            for index, (lora, training) in enumerate(settings)
+        ]
+        jobs = [dataclasses.replace(job, on_metrics=self._listener(job.output_dir)) for job in jobs]
+        return train_pack(self.base, jobs, self.data, self.validation, Progress(live=False))
+
+    def _listener(self, folder: Path) -> Any:
+        def hear(values: Mapping[str, float], step: int) -> None:
+            kept = {name: value for name, value in values.items() if name != "train/tokens_per_second"}
+            self.heard.setdefault(folder, []).append((step, kept))
+
+        return hear
+
+    def figures(self, name: str, index: int) -> list[tuple[int, dict[str, float]]]:
+        return self.heard[self.folder / name / str(index)]
+
+
+def weights(outcome: TrainedAdapter | LorahydraError) -> Weights:
+    assert isinstance(outcome, TrainedAdapter), outcome
+    return load_file(outcome.folder / "adapter_model.safetensors")
+
+
+def same(one: Weights, other: Weights) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.fixture
+def place(base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples) -> Place:
+    return Place(base, tmp_path, examples, eval_examples)
+
+
+def by_peft(place: Place, lora: LoraConfig, training: TrainingConfig) -> Weights:
+    """The same training with PEFT's layers, and torch's AdamW and clipping."""
+    with adapter(place.base, lora, 7) as model:
+        loss = CompletionLoss(model)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+        warmup = math.ceil(STEPS * training.warmup_ratio)
+        scheduler = get_scheduler(training.lr_scheduler_type, optimizer, warmup, STEPS)
+        sampler = EpochSampler(place.data.lengths, 4, 7, group_by_length=True)
+        for epoch in range(2):
+            sampler.set_epoch(epoch)
+            order = list(sampler)
+            for start in range(0, len(order), 4):
+                batch = collate([place.data[row] for row in order[start : start + 4]])
+                [total] = loss(model, batch["input_ids"], batch["labels"])
+                (total / (batch["labels"][:, 1:] != -100).sum()).backward()
+                if training.max_grad_norm:
+                    torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+        save_adapter(model, place.folder / "peft")
+    return load_file(place.folder / "peft" / "adapter_model.safetensors")
+
+
+def test_each_of_a_pack_is_bit_for_bit_what_it_is_alone_and_with_peft(place: Place) -> None:
+    before = weights_digest(place.base.model)
+    pack = place.train(DIFFERENT, "pack")
+    assert weights_digest(place.base.model) == before
+    for index, setting in enumerate(DIFFERENT):
+        [alone] = place.train([setting], f"alone{index}")
+        assert same(weights(pack[index]), weights(alone))
+        assert same(weights(pack[index]), by_peft(place, *setting))
+        assert place.figures("pack", index) == place.figures(f"alone{index}", 0)
+    steps = [step for step, values in place.figures("pack", 0) if "train/loss" in values]
+    assert steps == list(range(1, STEPS + 1))
+    assert [step for step, values in place.figures("pack", 0) if "eval/loss" in values] == [3, 6, 9, 12]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_order_and_neighbours_do_not_matter(place: Place, dropout: float) -> None:
+    settings = [(dataclasses.replace(lora, lora_dropout=dropout), training) for lora, training in DIFFERENT[:3]]
+    pack = place.train([*settings, DIFFERENT[3]], "pack")
+    other = place.train([DIFFERENT[3], settings[1]], "other")
+    assert same(weights(pack[3]), weights(other[0])), "also beside others with dropout"
+    assert same(weights(pack[1]), weights(other[1]))
+    without = place.train([DIFFERENT[1]], "without")
+    assert same(weights(pack[1]), weights(without[0])) == (dropout == 0.0)
+
+
+def test_one_that_goes_wrong_leaves_and_the_others_stay_the_same(place: Place) -> None:
+    pack = place.train([DIFFERENT[0], BROKEN, DIFFERENT[1]], "pack")
+    assert isinstance(pack[1], TrainingError)
+    assert pack[1].reason == "nan"
+    for index, setting in ((0, DIFFERENT[0]), (2, DIFFERENT[1])):
+        assert same(weights(pack[index]), weights(place.train([setting], f"alone{index}")[0]))
+    assert not (place.folder / "pack" / "1").exists(), "nothing half-written"
+
+
+def test_a_pack_of_which_nothing_is_left_ends(place: Place) -> None:
+    outcomes = place.train([BROKEN, BROKEN], "pack")
+    assert all(isinstance(outcome, TrainingError) for outcome in outcomes)
+
+
+def test_a_pruned_adapter_leaves_at_its_validation(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = place._listener
+
+    def prunes(folder: Path) -> Any:
+        def hear(values: Mapping[str, float], step: int) -> None:
+            listener(folder)(values, step)
+            if folder.name == "0" and "eval/loss" in values:
+                raise TrialPruned("others did better")
+
+        return hear
+
+    monkeypatch.setattr(place, "_listener", prunes)
+    pack = place.train(DIFFERENT[:2], "pack")
+    assert isinstance(pack[0], TrialPruned)
+    assert place.figures("pack", 0)[-1][0] == 3
+    monkeypatch.undo()
+    assert same(weights(pack[1]), weights(place.train([DIFFERENT[1]], "alone")[0]))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+def test_ranks_may_differ(place: Place, dtype: torch.dtype, tolerance: float) -> None:
+    place.base = dataclasses.replace(place.base, model=copy.deepcopy(place.base.model).to(dtype), dtype=dtype)
+    settings = [changed({"r": rank}, max_steps=4, learning_rate=1e-3) for rank in (8, 64, 16)]
+    pack = place.train(settings, "pack")
+    for index, setting in enumerate(settings):
+        alone = place.train([setting], f"alone{index}")
+        for name, value in weights(alone[0]).items():
+            found = weights(pack[index])[name]
+            assert found.dtype == value.dtype
+            assert float((found - value).norm()) <= tolerance * float(value.norm()), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adafactor", "adamw_torch_fused"])
+def test_other_optimisers(place: Place, optimizer: str) -> None:
+    settings = [changed({"r": rank}, optim=optimizer, learning_rate=1e-3) for rank in (4, 8)]
+    pack = place.train(settings, "pack")
+    alone = weights(place.train(settings[:1], "alone")[0])
+    for name, value in weights(pack[0]).items():
+        torch.testing.assert_close(value, alone[name], rtol=1e-5, atol=1e-6)
+
+
+def test_accumulation_equals_a_larger_batch(place: Place) -> None:
+    large = place.train([changed({}, per_device_train_batch_size=8)], "large")
+    parts = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    small = place.train([changed({}, **parts), changed({}, learning_rate=1e-3, **parts)], "small")
+    for name, value in weights(large[0]).items():
+        torch.testing.assert_close(weights(small[0])[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_checkpointing_changes_only_memory_also_with_dropout(place: Place) -> None:
+    settings = [changed({"lora_dropout": 0.2}, gradient_checkpointing=on) for on in (False, True)]
+    [plain], [checkpointed] = (place.train([setting], str(index)) for index, setting in enumerate(settings))
+    assert same(weights(plain), weights(checkpointed))
+
+
+def test_scaling_where_matrices_are_narrow_is_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.base = dataclasses.replace(place.base, model=copy.deepcopy(place.base.model).double(), dtype=torch.float64)
+    wide = place.train(DIFFERENT[:2], "wide")
+    monkeypatch.setattr(packing, "_scales_narrow", lambda *_: True)
+    narrow = place.train(DIFFERENT[:2], "narrow")
+    for one, other in zip(wide, narrow, strict=True):
+        for name, value in weights(one).items():
+            torch.testing.assert_close(weights(other)[name], value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_bfloat16_base_learns(place: Place, monkeypatch: pytest.MonkeyPatch, narrow: bool) -> None:
+    monkeypatch.setattr(packing, "_scales_narrow", lambda *_: narrow)
+    place.base = dataclasses.replace(place.base, model=copy.deepcopy(place.base.model).bfloat16(), dtype=torch.bfloat16)
+    before = weights_digest(place.base.model)
+    settings = [(dataclasses.replace(lora, lora_dropout=0.1), training) for lora, training in DIFFERENT[:2]]
+    pack = place.train(settings, "pack")
+    assert weights_digest(place.base.model) == before
+    assert {value.dtype for value in weights(pack[0]).values()} == {torch.float32}
+    losses = [values["train/loss"] for _, values in place.figures("pack", 0) if "train/loss" in values]
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_what_does_not_fit_together_is_refused(place: Place) -> None:
+    with pytest.raises(ValueError, match="cannot be trained side by side"):
+        place.train([DIFFERENT[0], changed({}, per_device_train_batch_size=2)], "pack")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_pack_on_a_gpu_is_what_each_is_alone(
+    tiny_model: Path, tmp_path: Path, examples: Examples, eval_examples: Examples
+) -> None:
+    place = Place(load_base(ModelConfig(name_or_path=str(tiny_model))), tmp_path, examples, eval_examples)
+    assert (place.base.device.type, place.base.dtype) == ("cuda", torch.bfloat16)
+    place.train(DIFFERENT[:1], "first")
+    torch.cuda.synchronize()
+    held, before = torch.cuda.memory_allocated(), weights_digest(place.base.model)
+    settings = [(dataclasses.replace(lora, lora_dropout=0.1), training) for lora, training in DIFFERENT]
+    pack = place.train([*settings, BROKEN], "pack")
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() <= held + 2**20, "memory is given back"
+    assert weights_digest(place.base.model) == before
+    assert isinstance(pack[-1], TrainingError)
+    for index, setting in enumerate(settings):
+        place.train([setting], f"alone{index}")
+        packed, alone = (
+            [values["train/loss"] for _, values in place.figures(*who) if "train/loss" in values]
+            for who in (("pack", index), (f"alone{index}", 0))
+        )
+        assert len(packed) == STEPS
+        assert packed == pytest.approx(alone, rel=0.05)
+        assert all(torch.isfinite(value).all() for value in weights(pack[index]).values())
