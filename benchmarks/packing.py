@@ -21,16 +21,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PrinterCallback,
+    Qwen3Config,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from lorahydra.config.schema import LoraConfig, TrainingConfig
+from lorahydra.modeling.adapters import adapter, save_adapter
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.cpu_linear import use_onednn
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
 from lorahydra.modeling.memory import release_memory
 from lorahydra.progress import Progress
-from lorahydra.training import TrainingJob, train
-from lorahydra.training.loop import train_pack
+from lorahydra.training import TrainingJob, train_pack
+from lorahydra.training.batches import collate
+from lorahydra.training.loss import CompletionLoss
 
 SHAPES = {
     "qwen3-0.6b": Qwen3Config(
@@ -139,6 +149,60 @@ def jobs_of(indices: Sequence[int], options: argparse.Namespace, folder: Path) -
     return jobs, clocks
 
 
+class CompletionTrainer(Trainer):
+    """Trainer with the loss on completions only."""
+
+    def __init__(self, model: Any, **options: Any) -> None:
+        super().__init__(model=model, data_collator=collate, **options)
+        self.model_accepts_loss_kwargs = True
+        self.completion_loss = CompletionLoss(model)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Mean over the labelled tokens of the batch."""
+        return self.completion_loss(model, inputs["input_ids"], inputs["labels"])[0] / num_items_in_batch
+
+
+class Logs(TrainerCallback):
+    """Passes losses on."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        self._job = job
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Hear of a step."""
+        if "loss" in (logs or {}):
+            self._job.on_metrics({"train/loss": float(logs["loss"])}, state.global_step)
+
+
+def by_trainer(base: BaseModel, job: TrainingJob, rows: Any) -> None:
+    """Train one adapter with `transformers.Trainer` and PEFT's layers."""
+    config = job.training
+    arguments = TrainingArguments(
+        output_dir=str(job.output_dir),
+        max_steps=config.max_steps,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_ratio,
+        optim=config.optim,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        seed=job.seed,
+        use_cpu=base.device.type == "cpu",
+        dataloader_pin_memory=base.device.type == "cuda",
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    with adapter(base, job.lora, job.seed) as model:
+        trainer = CompletionTrainer(model, args=arguments, train_dataset=rows, callbacks=[Logs(job)])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        save_adapter(model, job.output_dir / "adapter")
+
+
 def measure(
     name: str, indices: Sequence[int], base: BaseModel, options: argparse.Namespace, rows: Sequence[Any]
 ) -> Measured:
@@ -151,7 +215,8 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         jobs, clocks = jobs_of(indices, options, Path(folder))
         if name == "trainer":
-            train(base, jobs, *rows, Progress(live=False))
+            for job in jobs:
+                by_trainer(base, job, rows[0])
             seconds = sum(clock.step_seconds(options.warmup) for clock in clocks)
         else:
             for outcome in train_pack(base, jobs, *rows, Progress(live=False)):

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from tests.support.gpu import almost_full_gpu, needs_gpu
 from tests.training.plain_loop import plain_losses
-from transformers import LlamaForCausalLM, TrainerState
+from transformers import LlamaForCausalLM
 
 from lorahydra.config.schema import DataConfig, LoraConfig, ModelConfig, TrainingConfig
 from lorahydra.data import ChatFormat, load_splits, tokenize
@@ -27,7 +27,7 @@ from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.packaged import fetch
 from lorahydra.progress import Progress
 from lorahydra.training import TrainedAdapter, TrainingJob, train
-from lorahydra.training.trainer import HealthCheck
+from lorahydra.training.health import Health
 
 Examples = Any
 TRAINING = TrainingConfig(num_train_epochs=2, learning_rate=1e-2, per_device_train_batch_size=4, warmup_ratio=0.0)
@@ -170,12 +170,11 @@ def test_a_rate_that_explodes_ends_the_trial_with_a_reason(
 
 
 def test_a_loss_that_runs_away_is_divergence() -> None:
-    check = HealthCheck(divergence_factor=2.0)
-    state = TrainerState(global_step=9)
+    health = Health(divergence_factor=2.0)
 
     def log(*losses: float) -> None:
         for loss in losses:
-            check.on_log(None, state, None, {"loss": loss})
+            health.check(9, {"loss": loss})
 
     log(1.0, 1.2, 0.8, 1.0, 1.0, 4.0, 1.0, 1.0)
     log(0.5, 0.5)  # one bad batch among good ones is none
@@ -263,7 +262,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     checkpoints = tmp_path / "killed" / "checkpoints"
     assert {path.name for path in checkpoints.iterdir()} == {f"checkpoint-{kept - 2}", f"checkpoint-{kept}"}
-    assert json.loads((checkpoints / f"checkpoint-{kept}" / "trainer_state.json").read_text())["global_step"] == kept
+    assert json.loads((checkpoints / f"checkpoint-{kept}" / "lorahydra.json").read_text())["found"]["steps"] == kept
     # What a kill in the middle of saving leaves behind.
     (checkpoints / "checkpoint-99").mkdir()
 

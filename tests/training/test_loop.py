@@ -20,9 +20,8 @@ from lorahydra.modeling import packing
 from lorahydra.modeling.adapters import adapter, save_adapter, weights_digest
 from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.progress import Progress
-from lorahydra.training import TrainedAdapter, TrainingJob
+from lorahydra.training import TrainedAdapter, TrainingJob, train_pack
 from lorahydra.training.batches import EpochSampler, collate
-from lorahydra.training.loop import train_pack
 from lorahydra.training.loss import CompletionLoss
 
 Examples = Any
@@ -229,6 +228,31 @@ def test_a_bfloat16_base_learns(place: Place, monkeypatch: pytest.MonkeyPatch, n
     assert {value.dtype for value in weights(pack[0]).values()} == {torch.float32}
     losses = [values["train/loss"] for _, values in place.figures("pack", 0) if "train/loss" in values]
     assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_a_base_with_dropout_of_its_own_trains_alone(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    place.base = dataclasses.replace(place.base, model=copy.deepcopy(place.base.model))
+    place.base.model.config.attention_dropout = 0.1
+    with caplog.at_level("INFO"):
+        place.train(DIFFERENT[:1], "alone")
+    assert "dropout of its own (attention_dropout=0.1): the adapter is trained with PEFT's own layers" in caplog.text
+    with pytest.raises(ValueError, match="can only be trained alone"):
+        place.train(DIFFERENT[:2], "pack")
+
+
+@pytest.mark.parametrize("many", [1, 3])
+def test_out_of_memory_halves_a_pack(place: Place, caplog: pytest.LogCaptureFixture, many: int) -> None:
+    def runs_out(_: Any, arguments: tuple[torch.Tensor]) -> None:
+        if len(arguments[0]) > 4:
+            raise torch.OutOfMemoryError
+
+    place.base = dataclasses.replace(place.base, model=copy.deepcopy(place.base.model))
+    place.base.model.get_input_embeddings().register_forward_pre_hook(runs_out)
+    settings = [(lora, dataclasses.replace(training, per_device_eval_batch_size=4)) for lora, training in DIFFERENT]
+    pack = place.train(settings[:many], "pack")
+    assert len(pack) == many
+    assert all(isinstance(outcome, TrainedAdapter) for outcome in pack)
+    assert caplog.text.count("begin again in two packs") == many - 1
 
 
 def test_what_does_not_fit_together_is_refused(place: Place) -> None:

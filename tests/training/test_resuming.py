@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_a_damaged_adapter_is_made_again(place: Place, whole: tuple[bytes, float
     assert place.again() == (*whole, []), "from the last checkpoint"
 
 
-@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json", "lorahydra.json"])
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "training_state.pt", "lorahydra.json"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     place: Place, whole: tuple[bytes, float], file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,10 +113,31 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert len(caplog.text.splitlines()) == 1
 
 
+def test_an_adapter_with_layers_of_pefts_own_goes_on(place: Place) -> None:
+    lora = dataclasses.replace(LORA, use_dora=True)
+    whole = adapter(place.run(Dies(), lora))
+    with pytest.raises(KeyboardInterrupt):
+        place.run(Dies(at=7), lora)
+    assert place.again(lora=lora)[::2] == (whole, list(range(7, STEPS + 1)))
+
+
+def test_a_checkpoint_of_another_version_is_not_taken(
+    place: Place, whole: tuple[bytes, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        place.run(Dies(at=3))
+    seal = place.folder / "checkpoints" / "checkpoint-2" / "lorahydra.json"
+    record = json.loads(seal.read_text())
+    del record["files"]["training_state.pt"]
+    seal.write_text(json.dumps(record))
+    assert place.again() == (*whole, list(range(1, STEPS + 1)))
+    assert "checkpoint-2 was made by another version" in caplog.text
+
+
 def test_without_a_whole_checkpoint_it_begins_anew(place: Place, whole: tuple[bytes, float]) -> None:
     with pytest.raises(KeyboardInterrupt):
         place.run(Dies(at=3))
-    (place.folder / "checkpoints" / "checkpoint-2" / "rng_state.pth").unlink()
+    (place.folder / "checkpoints" / "checkpoint-2" / "training_state.pt").unlink()
     assert place.again() == (*whole, list(range(1, STEPS + 1)))
 
 

@@ -32,7 +32,17 @@ from lorahydra.modeling.targets import check_targets
 if TYPE_CHECKING:
     import peft
 
-__all__ = ["adapter", "attach_saved", "load_adapter", "save_adapter", "trainable_parameters", "weights_digest"]
+__all__ = [
+    "adapter",
+    "attach_saved",
+    "load_adapter",
+    "random_state",
+    "save_adapter",
+    "seeded",
+    "set_random_state",
+    "trainable_parameters",
+    "weights_digest",
+]
 
 
 @contextmanager
@@ -61,7 +71,7 @@ def adapter(base: BaseModel, config: LoraConfig, seed: int) -> Iterator[peft.Pef
             layers.
     """
     with restored(base.model):
-        with _seeded(seed, base.device), _one_thread():
+        with seeded(seed, base.device), _one_thread():
             model = _attach(base, config)
         remember_start(model, base.source)
         yield model.train()
@@ -130,11 +140,23 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch inside the block and put its random state back afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def random_state(device: torch.device) -> list[torch.Tensor]:
+    """Torch's random state on the CPU and, if it is another, on `device`."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
+    """Put back what `random_state` gave."""
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state, device)
 
 
 @contextmanager

@@ -17,13 +17,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lorahydra.config.schema import LoraConfig
-from lorahydra.modeling.adapter_files import adapter_weights
+from lorahydra.modeling.adapter_files import adapter_weights, write_adapter
 from lorahydra.modeling.adapters import adapter
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.restoring import restored
@@ -31,7 +32,7 @@ from lorahydra.modeling.restoring import restored
 if TYPE_CHECKING:
     import peft
 
-__all__ = ["NewAdapter", "Pack", "new_adapter", "packed"]
+__all__ = ["NewAdapter", "Pack", "new_adapter", "norms_of", "packed"]
 
 PREFIX = "base_model.model."
 """What PEFT writes before the names of the base model's modules."""
@@ -140,31 +141,21 @@ class Pack:
 
     def norms(self, gradients: Tensor) -> Tensor:
         """Euclidean norm of each adapter's gradient, shape `(slots,)`."""
-        if gradients.is_cuda:
-            total: Tensor = torch.linalg.vector_norm(gradients, dim=1)
-            return total
-        # As `clip_grad_norm_` does it, so that it is the same bit for bit: the norm of the norms of all matrices.
-        parts = [part for parts in gradients.split(self._sizes, dim=1) for part in parts.unbind()]
-        norms = torch.stack(torch._foreach_norm(parts)).view(-1, self.slots)
-        return torch.stack([torch.linalg.vector_norm(own) for own in norms.T.contiguous()])
+        return norms_of(gradients, self._sizes)
 
     def keep(self, slots: Sequence[int]) -> None:
         """Go on with these adapters only; the memory of the others is free."""
         self._starts = [self._starts[slot] for slot in slots]
         self._set(self.weights[list(slots)], self._working.dtype)
 
-    def adapter(self, slot: int, weights: Tensor | None = None) -> NewAdapter:
-        """One adapter as PEFT stores it, on the CPU.
+    def save(self, slot: int, folder: Path) -> None:
+        """Write one adapter in PEFT's format, as a whole or not at all.
 
-        Args:
-            slot: Which.
-            weights: A row like those of `weights`, instead of its own.
+        Raises:
+            OutputError: The folder cannot be written, or it holds something that is not an adapter.
         """
-        rows = self.weights if weights is None else weights.expand_as(self.weights)
-        own = dict(zip(self._layout, self.matrices(rows, slot), strict=True))
-        start = self._starts[slot]
-        tensors = {name: own[name].detach().cpu().to(value.dtype) for name, value in start.weights.items()}
-        return NewAdapter(start.config, tensors)
+        start, own = self._starts[slot], zip(self._layout, self.matrices(self.weights, slot), strict=True)
+        write_adapter(start.config, {name: part.to(start.weights[name].dtype) for name, part in own}, folder)
 
     def keep_mask(self, layer: str, shape: tuple[int, ...]) -> Tensor | None:
         """Which inputs of a layer dropout keeps, shape `(slots, *shape)`; None where all are.
@@ -191,6 +182,25 @@ def _layout(starts: Sequence[NewAdapter]) -> dict[str, tuple[int, int]]:
     rank = max(start.config.r for start in starts)
     first = starts[0].weights
     return {n: (rank, v.shape[1]) if ".lora_A." in n else (v.shape[0], rank) for n, v in first.items()}
+
+
+def norms_of(rows: Tensor, sizes: list[int]) -> Tensor:
+    """Euclidean norm of each row.
+
+    Args:
+        rows: Shape `(n, size)`.
+        sizes: Of the matrices that a row consists of.
+
+    Returns:
+        Shape `(n,)`.
+    """
+    if rows.is_cuda:
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+        return norms
+    # As `clip_grad_norm_` does it, so that it is the same bit for bit: the norm of the norms of all matrices.
+    parts = [part for parts in rows.split(sizes, dim=1) for part in parts.unbind()]
+    found = torch.stack(torch._foreach_norm(parts)).view(-1, len(rows))
+    return torch.stack([torch.linalg.vector_norm(own) for own in found.T.contiguous()])
 
 
 @contextmanager

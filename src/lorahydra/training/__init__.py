@@ -1,10 +1,10 @@
 """Training of adapters; knows nothing of scoring or tracking.
 
-`train` takes a list of jobs (today each is trained on its own), so that several adapters can later share one pass
-over the base model without any change for the callers.
+`train` trains the adapters of a list of jobs one after the other, `train_pack` side by side in one pass over the base
+model. Either gives the same adapters.
 """
 
-from lorahydra.training.engine import train
+from lorahydra.training.engine import train, train_pack
 from lorahydra.training.jobs import OnMetrics, TrainedAdapter, TrainingJob
 
-__all__ = ["OnMetrics", "TrainedAdapter", "TrainingJob", "train"]
+__all__ = ["OnMetrics", "TrainedAdapter", "TrainingJob", "train", "train_pack"]

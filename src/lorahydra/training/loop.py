@@ -7,91 +7,70 @@ that holds bit for bit, whoever else is in the pack.
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from lorahydra.errors import LorahydraError
+from lorahydra.modeling.alone import Alone
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.devices import moved
-from lorahydra.modeling.packing import Pack, new_adapter, packed
+from lorahydra.modeling.packing import Pack
 from lorahydra.progress import Progress
 from lorahydra.training.batches import EpochSampler, collate, sorted_batches
-from lorahydra.training.jobs import TokenizedExamples, TrainedAdapter, TrainingJob, steps_per_epoch, total_steps
+from lorahydra.training.jobs import TokenizedExamples, TrainingJob, steps_per_epoch, total_steps
 from lorahydra.training.loss import IGNORED, CompletionLoss
 from lorahydra.training.seats import Seat
 
-__all__ = ["train_pack"]
-
-OWN = {
-    *("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "optim"),
-    *("logging_steps", "save_steps", "resume", "divergence_factor"),
-}
-"""Settings of the training in which the adapters of a pack may differ."""
+__all__ = ["fit"]
 
 Batch = dict[str, Tensor]
 
 
-def train_pack(
+def fit(
     base: BaseModel,
-    jobs: Sequence[TrainingJob],
+    pack: Pack | Alone,
+    seats: Sequence[Seat],
     train_data: TokenizedExamples,
     eval_data: TokenizedExamples,
-    progress: Progress | None = None,
-) -> list[TrainedAdapter | LorahydraError]:
-    """Train the adapters of several jobs side by side.
+    progress: Progress,
+    done: int = 0,
+) -> None:
+    """Train attached adapters, and write those that come to the end.
 
     Args:
-        base: The base model, which is the same afterwards, bit for bit.
-        jobs: With the same seed, layers, batches and epochs.
+        base: The base model.
+        pack: The adapters' weights.
+        seats: The adapters, in the order of the pack. Each gets its outcome: the trained adapter or the error that
+            ended it, after which the others went on.
         train_data: What all are trained on.
         eval_data: What all are validated on.
         progress: Where progress is shown.
-
-    Returns:
-        For each job its adapter, or the error that ended it (a loss that became NaN or ran away, a study that pruned
-        it); the others went on.
-
-    Raises:
-        ValueError: The jobs cannot share a pack.
-        OutputError: Results cannot be written.
+        done: Optimiser steps that have been taken before.
     """
-    started, first, total = time.perf_counter(), _first_of(jobs), total_steps(jobs[0].training, len(train_data))
-    every = _validation_steps(first, len(train_data))
-    with packed(base, [new_adapter(base, job.lora, job.seed) for job in jobs], first.seed) as pack:
-        if first.training.gradient_checkpointing:
-            base.model.activation_checkpointing_enable()
-        run = _Run(base, pack, [Seat(job, pack, slot, total) for slot, job in enumerate(jobs)])
-        seats = run.seats
-        with (progress or Progress()).task("Training", total) as advance:
-            for step, batches in enumerate(_steps(first, train_data, total), start=1):
-                losses, gradients = run.losses_and_gradients(step, batches)
-                norms = run.clip(gradients)
-                run.update(gradients)
-                run.report(step, losses, norms, batches)
-                if step == total or (every and step % every == 0):
-                    run.validate(step, eval_data)
-                run.drop_ended()
-                advance(1, seats[0].note)
-                if not run.seats:
-                    break
-        for seat in run.seats:
-            seat.save(total, time.perf_counter() - started)
-    return [seat.outcome for seat in seats if seat.outcome is not None]
-
-
-def _first_of(jobs: Sequence[TrainingJob]) -> TrainingJob:
-    """The first of jobs that may share a pack."""
-    shared = [
-        (job.seed, job.lora.target_modules, {k: v for k, v in vars(job.training).items() if k not in OWN})
-        for job in jobs
-    ]
-    if any(settings != shared[0] for settings in shared):
-        raise ValueError("these jobs have other seeds, layers, batches or epochs: they cannot be trained side by side")
-    return jobs[0]
+    first = seats[0].job
+    total, every = total_steps(first.training, len(train_data)), _validation_steps(first, len(train_data))
+    if first.training.gradient_checkpointing:
+        base.model.activation_checkpointing_enable()
+    run = _Run(base, pack, seats)
+    with progress.task("Training", total) as advance:
+        advance(done, "")
+        for step, batches in enumerate(_steps(first, train_data, done, total), start=done + 1):
+            losses, gradients = run.losses_and_gradients(step, batches)
+            norms = run.clip(gradients)
+            run.update(gradients)
+            run.report(step, losses, norms, batches)
+            if step == total or (every and step % every == 0):
+                run.validate(step, eval_data)
+            run.write_checkpoints(step, last=step == total)
+            run.drop_ended()
+            if not run.seats:
+                break
+            advance(1, run.seats[0].note)
+    for seat in run.seats:
+        with seat.ends_on_error():
+            seat.finish(total)
 
 
 def _validation_steps(job: TrainingJob, examples: int) -> int:
@@ -100,14 +79,14 @@ def _validation_steps(job: TrainingJob, examples: int) -> int:
     return max(1, math.ceil(steps_per_epoch(job.training, examples) / evals)) if evals else 0
 
 
-def _steps(job: TrainingJob, data: TokenizedExamples, total: int) -> Iterator[list[Batch]]:
-    """The batches of each optimiser step; those of the last step of an epoch may be fewer."""
+def _steps(job: TrainingJob, data: TokenizedExamples, done: int, total: int) -> Iterator[list[Batch]]:
+    """The batches of each optimiser step after the first `done`; those of the last step of an epoch may be fewer."""
     size, parts = job.training.per_device_train_batch_size, job.training.gradient_accumulation_steps
     lengths = [int(length) for length in data.lengths]
     sampler = EpochSampler(lengths, size * parts, job.seed, group_by_length=job.training.group_by_length)
-    for step in range(total):
+    for step in range(done, total):
         epoch, place = divmod(step, steps_per_epoch(job.training, len(data)))
-        if place == 0:
+        if place == 0 or step == done:
             sampler.set_epoch(epoch)
             order = list(sampler)
         rows = order[place * size * parts : (place + 1) * size * parts]
@@ -123,7 +102,7 @@ class _Run:
         seats: The adapters, in the order of the pack.
     """
 
-    def __init__(self, base: BaseModel, pack: Pack, seats: Sequence[Seat]) -> None:
+    def __init__(self, base: BaseModel, pack: Pack | Alone, seats: Sequence[Seat]) -> None:
         self.seats = seats
         """Of the adapters that are still trained."""
         self._base = base
@@ -193,6 +172,15 @@ class _Run:
         for seat, values in zip(self.seats, torch.stack(sums, dim=1).tolist(), strict=True):
             with seat.ends_on_error():
                 seat.validated(step, sum(values) / items)
+
+    def write_checkpoints(self, step: int, *, last: bool) -> None:
+        """Write the checkpoints that are due."""
+        due = [seat for seat in self.seats if (every := seat.job.training.save_steps) and (last or step % every == 0)]
+        if due:
+            self._hear(late=0)
+        for seat in due:
+            with seat.ends_on_error():
+                seat.write_checkpoint(step)
 
     def drop_ended(self) -> None:
         """Go on without the adapters that have ended."""

@@ -7,14 +7,18 @@ training that has ended leaves the same beside its adapter. Only a training of t
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lorahydra.config.schema import LoraConfig, TrainingConfig
 from lorahydra.errors import ConfigError
@@ -22,13 +26,27 @@ from lorahydra.modeling.base import BaseModel
 from lorahydra.names import ADAPTER_DIR, CHECKPOINTS_DIR, TRAINING_FILE
 from lorahydra.storage import atomic_file
 
-__all__ = ["Settings", "ended_training", "forget", "newest_checkpoint", "seal", "settings_of", "write_ended"]
+__all__ = [
+    "Ended",
+    "Settings",
+    "ended_training",
+    "forget",
+    "newest_checkpoint",
+    "settings_of",
+    "write_checkpoint",
+    "write_ended",
+]
 
 logger = logging.getLogger(__name__)
 
 Settings = Mapping[str, str]
 """What decides which adapter a training makes, as text by key."""
 
+PREFIX = "checkpoint-"
+KEPT = 2
+"""Checkpoints of a training."""
+STATE = "training_state.pt"
+"""In a checkpoint: weights, moments, schedule and random state."""
 SEAL = "lorahydra.json"
 """In a checkpoint: its settings and the digests of its files."""
 FREE = {"save_steps", "resume", "logging_steps", "per_device_eval_batch_size", "divergence_factor"}
@@ -63,36 +81,67 @@ def forget(output_dir: Path) -> None:
         shutil.rmtree(output_dir / CHECKPOINTS_DIR)
 
 
-def seal(checkpoint: Path, settings: Settings) -> None:
-    """Say what a checkpoint was made with, after its other files are written."""
-    files = sorted(path.name for path in checkpoint.iterdir() if path.is_file() and path.name != SEAL)
-    _write(checkpoint / SEAL, checkpoint, files, settings, {})
+def write_checkpoint(
+    output_dir: Path, settings: Settings, found: Ended, state: Mapping[str, Any], save: Callable[[Path], None]
+) -> None:
+    """Write what a training needs to go on, and remove what is older than the checkpoint before.
+
+    Args:
+        output_dir: Of the training.
+        settings: Of the training.
+        found: What is known after `found.steps` steps.
+        state: Tensors, numbers and text, by name.
+        save: Writes the adapter to a folder.
+    """
+    folder = output_dir / CHECKPOINTS_DIR / f"{PREFIX}{found.steps}"
+    save(folder)
+    try:
+        torch.save(dict(state), folder / STATE)
+    except RuntimeError as error:
+        # torch.save says so when a write failed, and not why; a full disk is what it nearly always is.
+        if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+    _write(folder / SEAL, folder, [*ADAPTER_FILES, STATE], settings, dataclasses.asdict(found))
+    # The one before is taken where the process died while it saved.
+    for path, _ in _checkpoints(output_dir)[KEPT:]:
+        shutil.rmtree(path)
 
 
-def newest_checkpoint(output_dir: Path, settings: Settings) -> Path | None:
-    """The newest whole checkpoint; None, with a warning, when there is none.
+def newest_checkpoint(output_dir: Path, settings: Settings) -> tuple[Ended, dict[str, Any]] | None:
+    """What the newest whole checkpoint holds; None, with a warning, when there is none. What is newer is removed.
 
     Raises:
         ConfigError: It was made with other settings.
     """
-    folder = output_dir / CHECKPOINTS_DIR
-    numbered = [(path, path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*")]
-    for path, _ in sorted(((p, int(n)) for p, n in numbered if n.isdecimal()), key=lambda found: -found[1]):
+    for path, _ in _checkpoints(output_dir):
         record = _read(path / SEAL, path)
-        if record is None:
-            logger.warning("training.resume=true: %s is not whole, so the one before is taken", path)
+        if record is not None:
+            _check_same(record["settings"], settings, path)
+        if record is None or STATE not in record["files"]:
+            what = "is not whole" if record is None else "was made by another version"
+            logger.warning("training.resume=true: %s %s, so the one before is taken", path, what)
+            shutil.rmtree(path)
             continue
-        _check_same(record["settings"], settings, path)
-        return path
+        return Ended(**record["found"]), torch.load(path / STATE, map_location="cpu", weights_only=True)
+    folder = output_dir / CHECKPOINTS_DIR
     logger.warning("training.resume=true, but there is no checkpoint in %s: starting from the beginning", folder)
     return None
 
 
+def _checkpoints(output_dir: Path) -> list[tuple[Path, int]]:
+    """Checkpoints and their steps, the last first."""
+    folders = (output_dir / CHECKPOINTS_DIR).glob(f"{PREFIX}*")
+    numbered = [(path, path.name.removeprefix(PREFIX)) for path in folders]
+    return sorted(((path, int(n)) for path, n in numbered if n.isdecimal()), key=lambda found: -found[1])
+
+
 @dataclass(frozen=True)
 class Ended:
-    """What a training that has ended found."""
+    """What a training has found, that has ended or has got to a checkpoint."""
 
     eval_loss: float
+    """The last that was measured."""
     steps: int
     seconds: float
 

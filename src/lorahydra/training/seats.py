@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,14 @@ from transformers.optimization import Adafactor
 
 from lorahydra.config.schema import TrainingConfig
 from lorahydra.errors import LorahydraError
-from lorahydra.modeling.adapter_files import write_adapter
+from lorahydra.modeling.adapters import random_state, set_random_state
+from lorahydra.modeling.alone import Alone
 from lorahydra.modeling.packing import Pack
 from lorahydra.names import ADAPTER_DIR, EVAL, Metric, Score, scored
+from lorahydra.storage import writing
 from lorahydra.training.health import Health
 from lorahydra.training.jobs import TrainedAdapter, TrainingJob
+from lorahydra.training.resuming import Ended, Settings, newest_checkpoint, write_checkpoint, write_ended
 
 __all__ = ["Seat"]
 
@@ -29,13 +33,15 @@ class Seat:
 
     Args:
         job: What it was asked for.
+        settings: What decides which adapter it makes.
         pack: Where its weights are.
         slot: Its row there.
         total: Optimiser steps of the training.
     """
 
-    def __init__(self, job: TrainingJob, pack: Pack, slot: int, total: int) -> None:
+    def __init__(self, job: TrainingJob, settings: Settings, pack: Pack | Alone, slot: int, total: int) -> None:
         self.job = job
+        self._settings = settings
         self.outcome: TrainedAdapter | LorahydraError | None = None
         """How it ended."""
         self._pack = pack
@@ -50,9 +56,9 @@ class Seat:
         )
         self._health = Health(job.training.divergence_factor)
         self._unlogged: list[float] = []
-        self._last = (time.perf_counter(), 0)
-        self.eval_loss = math.nan
-        """Of the last validation."""
+        self._started = time.perf_counter()
+        self._last = (self._started, 0)
+        self._eval_loss = math.nan
 
     def _own(self, rows: Tensor) -> list[Tensor]:
         """Its part of a tensor in the shape of the pack's weights."""
@@ -75,15 +81,56 @@ class Seat:
         self._scheduler.step()
         self._optimizer.zero_grad()
 
-    def save(self, steps: int, seconds: float) -> None:
-        """Write the adapter and be done.
+    def resume(self) -> int:
+        """Go on from the newest checkpoint, if there is one; returns the optimiser steps that it has behind it.
+
+        Raises:
+            ConfigError: It was made with other settings.
+        """
+        checkpoint = newest_checkpoint(self.job.output_dir, self._settings)
+        if checkpoint is None:
+            return 0
+        found, state = checkpoint
+        self._pack.weights[self._slot].copy_(state["weights"])
+        self._pack.refresh()
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
+        set_random_state(state["random"], self._pack.weights.device)
+        self._started -= found.seconds
+        self._eval_loss = found.eval_loss
+        return found.steps
+
+    def write_checkpoint(self, step: int) -> None:
+        """Write what is needed to go on from here.
 
         Raises:
             OutputError: It cannot be written.
         """
-        adapter, folder = self._pack.adapter(self._slot), self.job.output_dir / ADAPTER_DIR
-        write_adapter(adapter.config, adapter.weights, folder)
-        self.outcome = TrainedAdapter(folder, self.eval_loss, steps, seconds)
+        state = {
+            "weights": self._pack.weights[self._slot].cpu(),
+            "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+            "random": random_state(self._pack.weights.device),
+        }
+        with writing(self.job.output_dir):
+            save = partial(self._pack.save, self._slot)
+            write_checkpoint(self.job.output_dir, self._settings, self._found(step), state, save)
+
+    def finish(self, steps: int) -> None:
+        """Write the adapter, and that the training has ended.
+
+        Raises:
+            OutputError: They cannot be written.
+        """
+        folder = self.job.output_dir / ADAPTER_DIR
+        with writing(self.job.output_dir):
+            self._pack.save(self._slot, folder)
+            found = self._found(steps)
+            write_ended(self.job.output_dir, self._settings, found)
+        self.outcome = TrainedAdapter(folder, **vars(found))
+
+    def _found(self, steps: int) -> Ended:
+        return Ended(self._eval_loss, steps, time.perf_counter() - self._started)
 
     @contextmanager
     def ends_on_error(self) -> Iterator[None]:
@@ -138,7 +185,7 @@ class Seat:
             TrialPruned: The study ends the trial here.
         """
         self._health.check(step, {"eval_loss": eval_loss})
-        self.eval_loss = eval_loss
+        self._eval_loss = eval_loss
         self.job.on_metrics({scored(EVAL, Score.LOSS): eval_loss}, step)
 
     @property

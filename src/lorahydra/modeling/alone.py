@@ -1,0 +1,116 @@
+"""An adapter that cannot be packed, trained alone with PEFT's own layers, in the form of a pack of one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import peft
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lorahydra.config.schema import LoraConfig
+from lorahydra.modeling.adapters import adapter, save_adapter, seeded
+from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.packing import NewAdapter, Pack, new_adapter, norms_of, packed
+
+__all__ = ["Alone", "attached"]
+
+logger = logging.getLogger(__name__)
+
+
+class Alone:
+    """The weights of one adapter in PEFT's layers; what each member means, `Pack` says.
+
+    Args:
+        model: With the adapter attached.
+    """
+
+    slots = 1
+
+    def __init__(self, model: peft.PeftModel) -> None:
+        self._model = model
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.weights = torch.cat([parameter.detach().flatten() for parameter in self._parameters]).unsqueeze(0)
+        for parameter, part in zip(self._parameters, self.matrices(self.weights, 0), strict=True):
+            parameter.data = part
+
+    def at(self, step: int, part: int) -> None:
+        """Dropout goes on from torch's own random state."""
+
+    def refresh(self) -> None:
+        """The layers multiply with `weights` themselves."""
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """There is nobody else."""
+
+    def take_gradients(self) -> Tensor:
+        """Shape `(1, size)`."""
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        return torch.cat([gradient.flatten() for gradient in found]).unsqueeze(0)
+
+    def matrices(self, rows: Tensor, slot: int) -> list[Tensor]:
+        """Views in the shapes of the parameters."""
+        parts = rows[slot].split([parameter.numel() for parameter in self._parameters])
+        return [part.view(p.shape) for p, part in zip(self._parameters, parts, strict=True)]
+
+    def norms(self, gradients: Tensor) -> Tensor:
+        """Shape `(1,)`."""
+        return norms_of(gradients, [parameter.numel() for parameter in self._parameters])
+
+    def save(self, slot: int, folder: Path) -> None:
+        """Write the adapter in PEFT's format."""
+        save_adapter(self._model, folder)
+
+
+@contextmanager
+def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iterator[Pack | Alone]:
+    """Attach new adapters in training mode, side by side, and take them off when the block ends, whatever ends it.
+
+    Raises:
+        ModelError: Settings do not fit the base model.
+        ValueError: Of several adapters one can only be trained alone, or they are of different layers.
+    """
+    reason = next(filter(None, (_reason(base, lora) for lora in settings)), None)
+    starts = [] if reason else [new_adapter(base, lora, seed) for lora in settings]
+    reason = reason or _unusual_layer(base, starts)
+    if reason is None:
+        with packed(base, starts, seed) as pack:
+            yield pack
+        return
+    if len(settings) > 1:
+        raise ValueError(f"{reason}: such an adapter can only be trained alone")
+    logger.info("%s: the adapter is trained with PEFT's own layers, which can only be done alone", reason)
+    with adapter(base, settings[0], seed) as model, seeded(seed, base.device):
+        yield Alone(model)
+
+
+def _reason(base: BaseModel, lora: LoraConfig) -> str | None:
+    """What keeps adapters from being packed, that is known beforehand."""
+    if lora.use_dora:
+        return "lora.use_dora=true changes how a layer computes"
+    if str(lora.init_lora_weights).startswith("pissa"):
+        return "lora.init_lora_weights=pissa changes the base model's weights"
+    settings = vars(base.model.config.get_text_config(decoder=True))
+    unused = ("classifier", "summary")
+    for name, value in settings.items():
+        if "drop" in name and not name.startswith(unused) and isinstance(value, float) and value > 0:
+            return f"the base model has dropout of its own ({name}={value})"
+    return None
+
+
+def _unusual_layer(base: BaseModel, starts: Sequence[NewAdapter]) -> str | None:
+    """A layer that is not a plain matrix product."""
+    for start in starts:
+        if len(start.weights) != 2 * len(start.layers):
+            return "lora.target_modules names layers that are not linear"
+        for layer in start.layers:
+            module: nn.Module = base.model.get_submodule(layer)
+            if not isinstance(module, nn.Linear | Conv1D):
+                return f"{layer} is a {type(module).__name__}"
+    return None
