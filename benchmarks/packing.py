@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--warmup", type=int, default=5, help="steps that are not timed")
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
+    parser.add_argument("--steps", type=int, default=15, help="steps that are timed")
     parser.add_argument("--alone", type=int, default=2, help="adapters that are also trained alone, to compare with")
     parser.add_argument("--trainer", type=int, default=2, help="jobs for transformers.Trainer, one after the other")
     options = parser.parse_args()

@@ -62,7 +62,7 @@ def make_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, 
 
 
 WHOLE_PROGRAM = (
-    *("torch", "transformers.trainer", "peft", "bert_score", "datasets"),
+    *("torch", "transformers.optimization", "peft", "bert_score", "datasets"),
     *("mlflow.store.tracking.sqlalchemy_store", "mlflow.data", "mlflow.tracking"),
     *("lorahydra.experiment", "lorahydra.sweep.conclusion", "lorahydra.cli.commands"),
 )

@@ -39,7 +39,7 @@ class EpochSampler(Sampler[int]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Trainer before each epoch."""
+        """Choose the epoch whose order comes next."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class EpochSampler(Sampler[int]):
             yield from order
             return
         batches = self._batches(order)
-        # A batch that is not full has to stay last: the loader cuts the order into equal parts.
+        # A batch that is not full has to stay last: the order is cut into equal parts.
         full = [batch for batch in batches if len(batch) == self._batch_size]
         full = [full[index] for index in torch.randperm(len(full), generator=random).tolist()]
         if self._epoch == 0 and full:
