@@ -18,6 +18,7 @@ __all__ = [
     "FINAL",
     "FINAL_PREDICTIONS_FILE",
     "GENERATION_FILE",
+    "GPU_MEMORY",
     "HIGHER_IS_BETTER",
     "LEADERBOARD_FILE",
     "OBJECTIVE",
@@ -179,3 +180,6 @@ STUDY_DIR = "study"
 """Plots of a study."""
 RESULTS_FILE = "optimization_results.yaml"
 DATA_REPORT_FILE = "data/report.json"
+
+GPU_MEMORY = "LORAHYDRA_GPU_MEMORY"
+"""Environment variable: MiB of its GPU that a worker may take, where several workers have the same one."""

@@ -22,7 +22,13 @@ def almost_full_gpu(*, left: int) -> Iterator[None]:
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
-    taken = torch.empty(max(0, free - left), dtype=torch.uint8, device="cuda")
+    taken = None
+    while taken is None:
+        try:
+            taken = torch.empty(free - left, dtype=torch.uint8, device="cuda")
+        except torch.OutOfMemoryError:
+            # Not all that is free can be had in one piece.
+            free -= 2 * 2**20
     try:
         yield
     finally:

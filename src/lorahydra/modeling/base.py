@@ -19,6 +19,7 @@ from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
 from lorahydra.modeling.failures import first_line, loading
+from lorahydra.modeling.memory import keep_to_share
 from lorahydra.modeling.quiet import no_loading_report, no_progress_bars
 from lorahydra.modeling.sources import Source, check_tokenizer, check_weights, content_digest, locate, weight_files
 from lorahydra.modeling.vocabulary import check_vocabulary
@@ -88,6 +89,7 @@ def load_base(config: ModelConfig, *, role: str = "tuned") -> BaseModel:
     """
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
+    keep_to_share(device)
     with _lock:
         source = locate(config)
         key = (source, device, dtype, config.attn_implementation)

@@ -6,13 +6,16 @@ import ctypes
 import functools
 import gc
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
-__all__ = ["keep_freed_memory", "ran_out_of_memory", "release_memory", "with_a_batch_that_fits"]
+from lorahydra.names import GPU_MEMORY
+
+__all__ = ["keep_freed_memory", "keep_to_share", "ran_out_of_memory", "release_memory", "with_a_batch_that_fits"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,14 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
+
+
+def keep_to_share(device: torch.device) -> None:
+    """Let this process take no more of a GPU than the share that a study gave it beside other workers."""
+    share = os.environ.get(GPU_MEMORY, "")
+    if device.type == "cuda" and share.isdecimal():
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, int(share) * 2**20 / total), device)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lorahydra.errors import ConfigError, StudyError
 from lorahydra.interrupts import EXIT_INTERRUPTED, raise_if_interrupted
 from lorahydra.sweep.current import WORKER, own_arguments
+from lorahydra.sweep.gpus import gpu_for
 
 if TYPE_CHECKING:
     from lorahydra.sweep.sweeper import StudySweeper
@@ -104,8 +105,8 @@ def _start(command: Sequence[str], number: int, count: int) -> subprocess.Popen[
         WORKER: str(number + 1),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores)),
     }
-    if (devices := _devices()) and "model.device" not in " ".join(command):
-        environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+    if "model.device" not in " ".join(command):
+        environment |= gpu_for(number, count)
     worker = subprocess.Popen(
         command,
         env=environment,
@@ -120,17 +121,6 @@ def _start(command: Sequence[str], number: int, count: int) -> subprocess.Popen[
     )
     threading.Thread(target=_echo, args=(worker, number + 1), daemon=True).start()
     return worker
-
-
-def _devices() -> list[str]:
-    """Indices of the GPUs that this process may use, without starting CUDA in it."""
-    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return [name.strip() for name in visible.split(",") if name.strip()]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [str(index) for index, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
 
 
 def _echo(worker: subprocess.Popen[str], number: int) -> None:
