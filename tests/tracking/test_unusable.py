@@ -12,14 +12,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.sweep.nursery import Nursery
+from tests.support.programs import TRAIN, ProgramRunner
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.tracking import check_store
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = "0" * 32
 
 
@@ -66,20 +65,19 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     ],
 )
 def test_every_command_says_one_line(
-    make: Callable[[Path], str], expected: str, folder: Path, tmp_path: Path, programs: Nursery
+    make: Callable[[Path], str], expected: str, folder: Path, tmp_path: Path, programs: ProgramRunner
 ) -> None:
     uri = make(folder)
     before = {path: path.read_bytes() for path in folder.iterdir() if path.suffix == ".db"}
-    train = [str(REPOSITORY / "train.py"), f"tracking.uri='{uri}'"]
+    train = [TRAIN, f"tracking.uri='{uri}'"]
     commands = {
         "trial": train,
         "study": [*train, "-m"],
         "reproduce": ["-m", "lorahydra", "reproduce", RUN, "--uri", uri],
     }
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "MLFLOW_"))}
     for name, command in commands.items():
         (tmp_path / name).mkdir()
-        done = programs.call(command, tmp_path / name, environment)
+        done = programs.run(command, tmp_path / name)
         [line] = done.stderr.strip().splitlines()
         # Before it runs a trial, this one only reads; that the store has no such run is the user's fault.
         reads = name == "reproduce" and make is read_only_database

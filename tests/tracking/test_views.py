@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.mlflow_server import Server
+from tests.support.programs import ProgramRunner
 
 from lorahydra.names import OBJECTIVE, State
 from lorahydra.tracking import TrackedRun
@@ -42,7 +43,7 @@ def test_an_experiment_gets_its_view_once(start: StartRun, client: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.service
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
-def test_trials_best_first_in_a_browser(start: StartRun, uri: str, tmp_path: Path) -> None:
+def test_trials_best_first_in_a_browser(start: StartRun, uri: str, tmp_path: Path, programs: ProgramRunner) -> None:
     from playwright.sync_api import sync_playwright
 
     for rank, score in enumerate((0.25, 0.75, 0.5)):
@@ -50,7 +51,7 @@ def test_trials_best_first_in_a_browser(start: StartRun, uri: str, tmp_path: Pat
             run.params({"lora.r": 8 + rank})
             run.metrics({OBJECTIVE: score})
             run.finish(State.COMPLETE)
-    server = Server(tmp_path, database=uri)
+    server = Server(programs, tmp_path, database=uri)
     server.start()
     try:
         with sync_playwright() as playwright:

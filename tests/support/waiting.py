@@ -1,0 +1,17 @@
+"""Waiting for what happens elsewhere, without a fixed time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+SECONDS = 300.0
+"""Longest wait for anything; what happens at all happens much earlier, unless the machine is very busy."""
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
+    """Wait until a condition holds; the test fails where that takes longer."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
