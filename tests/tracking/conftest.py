@@ -12,7 +12,6 @@ from tests.postgres import postgresql_server as postgresql_server
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.names import Kind
 from lorahydra.tracking import TrackedRun, start_run
-from lorahydra.tracking.store import connect
 
 StartRun = Callable[..., TrackedRun]
 
@@ -30,18 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.filterwarnings(warning))
 
 
-@pytest.fixture(scope="session")
-def database_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database as `connect` makes it; copied, because making one takes a second."""
-    file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    connect(f"sqlite:///{file}", create=True)
-    return file
-
-
 @pytest.fixture
-def uri(tmp_path: Path, database_template: Path) -> str:
+def uri(tmp_path: Path, mlflow_database: Path) -> str:
     """A SQLite store of this test's own."""
-    shutil.copy(database_template, tmp_path / "mlflow.db")
+    shutil.copy(mlflow_database, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 

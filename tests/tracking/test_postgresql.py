@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 import sqlalchemy
 from tests.mlflow_server import Server
 from tests.postgres import execute, new_database
-from tests.support.programs import ProgramRunner
+from tests.support.programs import TRAIN, ProgramRunner, environment
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError
@@ -24,7 +22,6 @@ from lorahydra.tracking import check_store, read_run, start_run
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -42,37 +39,20 @@ def server(database: str, programs: ProgramRunner, tmp_path_factory: pytest.Temp
     running.kill()
 
 
-def blind(folder: Path) -> list[str]:
-    """The beginning of a command that sees `folder` empty, as another machine would; only root can do that."""
-    hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder)]
-    works = os.geteuid() == 0 and subprocess.run([*hide, "true"], capture_output=True, check=False).returncode == 0
-    return hide if works else []
-
-
-def client(place: Path, server: Server, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run Python as on a machine that knows the server's address and nothing else."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "MLFLOW_"))}
-    return subprocess.run(
-        [*blind(server.artifacts), sys.executable, *command],
-        cwd=place,
-        # Several torch processes on two cores would wait for each other.
-        env=environment | {"MLFLOW_TRACKING_URI": server.uri, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def test_study(server: Server, postgresql: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_study(server: Server, postgresql: str, tiny_model: Path, tmp_path: Path, programs: ProgramRunner) -> None:
     import mlflow
+
+    def client(*command: str) -> subprocess.CompletedProcess[str]:
+        """Run Python as on a machine that knows the server's address and nothing else."""
+        variables = environment(MLFLOW_TRACKING_URI=server.uri)
+        return programs.run(command, tmp_path, variables, hidden=server.artifacts)
 
     fetch("all-minilm-l6-v2")
     server.artifacts.mkdir(exist_ok=True)
     rows = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows), "utf-8")
     done = client(
-        tmp_path, server, str(REPOSITORY / "train.py"), "-m", "study=small", "hydra.sweeper.n_trials=2",
+        TRAIN, "-m", "study=small", "hydra.sweeper.n_trials=2",
         "tracking=server", "tracking.system_metrics=false", f"hydra.sweeper.storage='{postgresql}'",
         "model=local", f"model.name_or_path={tiny_model}", "model.device=cpu", "training.max_steps=2",
         "evaluation=minilm", "evaluation.max_new_tokens=6", "data=local", "data.train_file=rows.jsonl",
@@ -114,7 +94,7 @@ def test_study(server: Server, postgresql: str, tiny_model: Path, tmp_path: Path
     best = parent.data.tags["lorahydra.best_run"]
     assert found.get_model_version_by_alias("lorahydra-small", "champion").run_id == best
 
-    checked = client(tmp_path, server, "-m", "lorahydra", "reproduce", "--uri", server.uri, "--check", best)
+    checked = client("-m", "lorahydra", "reproduce", "--uri", server.uri, "--check", best)
     assert checked.returncode == 0, checked.stderr
     assert f"Run {best}" in checked.stdout
 
@@ -135,7 +115,7 @@ def test_database_without_a_server(server: Server, database: str, tmp_path: Path
     assert "direct" in server.get(f"/ajax-api/2.0/mlflow/runs/get?run_id={run.run_id}").decode()
 
 
-def test_empty_database(postgresql: str) -> None:
+def test_empty_database(postgresql: str, tmp_path: Path, programs: ProgramRunner) -> None:
     """Nothing is made for a reader, and by several processes at once only one set of tables."""
     with pytest.raises(TrackingError, match="is empty: MLflow has recorded nothing there"):
         read_run(TrackingConfig(uri=postgresql), "0" * 32)
@@ -143,15 +123,10 @@ def test_empty_database(postgresql: str) -> None:
         "from lorahydra.config.schema import TrackingConfig; from lorahydra.tracking import check_store;"
         f"check_store(TrackingConfig(uri={postgresql!r}))"
     )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", begin], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for _ in range(3)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 3, outputs
-    assert outputs == [""] * 3, "the logs of MLflow and alembic stay quiet"
+    running = [programs.start(["-c", begin], tmp_path) for _ in range(3)]
+    ends = [program.finish() for program in running]
+    assert [done.returncode for done in ends] == [0] * 3, ends
+    assert [done.stdout + done.stderr for done in ends] == [""] * 3, "the logs of MLflow and alembic stay quiet"
 
 
 def test_read_only_database(server: Server, database: str) -> None:
