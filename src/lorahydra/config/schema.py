@@ -323,8 +323,8 @@ class EvaluationConfig:
 
     max_new_tokens: int = 256
     """Longest generated answer in tokens."""
-    batch_size: int = 32
-    """Prompts generated together at most; halved by itself when memory runs out."""
+    batch_size: int | None = None
+    """Prompts generated together at most, by default 32 on a CPU and 256 elsewhere; halved when memory runs out."""
     baseline: bool = True
     """Score the untuned model on the same examples, once per process and setting."""
     bertscore_model: str = "roberta-large"

@@ -26,6 +26,10 @@ __all__ = ["Answers", "Evaluation", "answer", "answer_untuned", "evaluate", "jud
 
 logger = logging.getLogger(__name__)
 
+CPU_BATCH = 32
+GPU_BATCH = 256
+"""A GPU takes as long for a step of a few rows as for one of hundreds."""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -177,7 +181,7 @@ def answer(
         stop=stop_tokens(base.model, chat.end_tokens),
         ends=chat.text_end,
         max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size or (CPU_BATCH if base.device.type == "cpu" else GPU_BATCH),
         progress=progress,
         description=description,
     )
