@@ -6,7 +6,8 @@ outside service failed for good. Anything that is not a `LorahydraError` is a bu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "TrialPruned",
     "UserError",
     "causes",
+    "library_errors",
 ]
 
 
@@ -167,6 +169,24 @@ class NotRecordedError(TrackingError):
     """The store answers, and does not have what it was asked for."""
 
     exit_code = 2
+
+
+@contextmanager
+def library_errors(ours: Callable[[Exception], Exception], *, but: type[Exception] = LorahydraError) -> Iterator[None]:
+    """Turn whatever a library raises in the block into an error of ours: none says beforehand what it raises.
+
+    A `LorahydraError` passes, and so does a `MemoryError`, which says nothing of what the library was given.
+
+    Args:
+        ours: Makes the error from the library's.
+        but: Another kind that passes.
+    """
+    try:
+        yield
+    except (LorahydraError, MemoryError, but):
+        raise
+    except Exception as error:
+        raise ours(error) from error
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -93,10 +93,11 @@ def score_adapter(
     judging = TrialJudging()
     if prepared.session is not None:
         n_examples = config.judge.test_examples if prefix == TEST else config.judge.n_examples
-        tuned_judging, untuned_judging = (
-            Judging(prepared.session, examples, config.seed, n_examples=n_examples) for _ in range(2)
-        )
-        judging = TrialJudging(tuned_judging, untuned_judging if settings.baseline else None)
+        sides = [
+            Judging(prepared.session, examples, config.seed, n_examples=n_examples)
+            for _ in range(2 if settings.baseline else 1)
+        ]
+        judging = TrialJudging(*sides)
     with load_adapter(base, adapter) as model:
         tuned = answer(
             model,

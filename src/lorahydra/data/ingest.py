@@ -20,7 +20,7 @@ from lorahydra.data.formats import Layout, RowError, describe, detect, known_col
 from lorahydra.data.problems import Problem, Problems, one_line, reason
 from lorahydra.data.sources import HEADER_ROW, Row, Source
 from lorahydra.data.store import Store, Writer, cached
-from lorahydra.errors import DataError
+from lorahydra.errors import DataError, library_errors
 from lorahydra.storage import cache_dir
 
 __all__ = ["Rows", "data_cache", "ingest"]
@@ -187,15 +187,11 @@ def _objects(rows: Iterator[Row], problems: Problems) -> Iterator[tuple[int, dic
 
 def _add(writer: Writer, layout: Layout, number: int, row: dict[str, Any], problems: Problems) -> None:
     try:
-        messages, tools = layout.messages(row), layout.tools(row)
+        # A file may hold values of types that nobody thought of.
+        with library_errors(lambda error: RowError(f"cannot be used: {reason(error)}"), but=RowError):
+            messages, tools = layout.messages(row), layout.tools(row)
     except RowError as error:
         problems.add(number, error.message, field=error.field, fault=error.fault)
-        return
-    except MemoryError:
-        raise
-    except Exception as error:
-        # A file may hold values of types that nobody thought of.
-        problems.add(number, f"cannot be used: {reason(error)}")
         return
     keys = example_keys(messages, tools)
     contents = [message.content for message in messages]

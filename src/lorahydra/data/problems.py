@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from lorahydra.errors import DataError, LorahydraError
+from lorahydra.errors import DataError, library_errors
 
 __all__ = ["MAX_PROBLEMS", "Fault", "Place", "Problem", "Problems", "one_line", "reading", "reason"]
 
@@ -91,18 +91,15 @@ def reading(path: Path | str) -> Iterator[Place]:
         MemoryError: There is not enough.
     """
     place = Place()
-    try:
+
+    def unreadable(error: Exception) -> DataError:
+        if isinstance(error, PermissionError):
+            return DataError("no permission to read it", path=path)
+        said = error.strerror or one_line(error) if isinstance(error, OSError) else reason(error)
+        return DataError(f"cannot be read: {said}", path=path, line=place.line or None)
+
+    with library_errors(unreadable):
         yield place
-    except (LorahydraError, MemoryError):
-        raise
-    except PermissionError as error:
-        raise DataError("no permission to read it", path=path) from error
-    except OSError as error:
-        raise DataError(
-            f"cannot be read: {error.strerror or one_line(error)}", path=path, line=place.line or None
-        ) from error
-    except Exception as error:
-        raise DataError(f"cannot be read: {reason(error)}", path=path, line=place.line or None) from error
 
 
 def reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from lorahydra.data.problems import one_line
 from lorahydra.data.spans import Span, kept_form, unused_mark
 from lorahydra.data.templates import find_template
 from lorahydra.data.turns import alternatives, find_turns
-from lorahydra.errors import DataError, ModelError
+from lorahydra.errors import DataError, ModelError, library_errors
 
 __all__ = ["Rendered", "Renderer", "Text"]
 
@@ -282,27 +282,25 @@ class Renderer:
         thinking: bool = False,
     ) -> str:
         tools = json.loads(example.tools) if example.tools else None
-        try:
-            return self._apply(turns, prompting, tools=tools, thinking=thinking)
-        except MemoryError:
-            raise
-        except Exception as error:
+
+        def refused(error: Exception) -> DataError:
             hint = ", or unset data.system_prompt" if self._system_prompt else ""
-            raise DataError(
+            return DataError(
                 f"the model's chat template refuses this conversation ({one_line(error)}): change it{hint}",
                 path=source,
                 line=example.line,
-            ) from error
+            )
+
+        with library_errors(refused):
+            return self._apply(turns, prompting, tools=tools, thinking=thinking)
 
     def _try(self) -> None:
         """Refuse a template that cannot even do a made-up conversation."""
         turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": MARK}]
-        try:
+        # A template is a program: it may fail in any way.
+        with library_errors(lambda error: ModelError(f"the chat template is broken: {one_line(error)}; {self._where}")):
             self._apply(turns[:1], True)
             found = self._apply(turns, False).count(MARK)
-        except Exception as error:
-            # A template is a program: it may fail in any way.
-            raise ModelError(f"the chat template is broken: {one_line(error)}; {self._where}") from error
         if found != 1:
             raise ModelError(f"the chat template does not keep the assistant's text once: {self._where}")
 

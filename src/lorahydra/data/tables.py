@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.data.encodings import refuse_other_files
+from lorahydra.data.messages import RowError
 from lorahydra.data.problems import Fault, Place, Problems, one_line, reading, reason
-from lorahydra.errors import DataError, ServiceError
+from lorahydra.errors import DataError, ServiceError, library_errors
 from lorahydra.storage import writing
 
 if TYPE_CHECKING:
@@ -69,9 +70,7 @@ def _batch_rows(batch: Any, place: Place, problems: Problems) -> Iterator[Row]:
     """Rows of a record batch or table, counted on from `place`; one that cannot be read is reported and left out."""
     try:
         rows = _values(batch)
-    except MemoryError:
-        raise
-    except Exception:
+    except RowError:
         # One value spoils the batch: look at each row.
         rows = None
     for number in range(batch.num_rows):
@@ -81,21 +80,27 @@ def _batch_rows(batch: Any, place: Place, problems: Problems) -> Iterator[Row]:
             continue
         try:
             [row] = _values(batch.slice(number, 1))
-        except MemoryError:
-            raise
-        except Exception as error:
-            undecodable = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
-            problems.add(
-                place.line, f"cannot be read: {reason(error)}", fault=Fault.UNDECODABLE if undecodable else Fault.OTHER
-            )
+        except RowError as error:
+            problems.add(place.line, error.message, fault=error.fault)
             continue
         yield place.line, row
 
 
 def _values(batch: Any) -> list[dict[str, Any]]:
-    """The rows as Python objects. Arrow does not check what it maps from a disk: broken offsets would crash."""
-    batch.validate(full=True)
-    rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
+    """The rows as Python objects.
+
+    Raises:
+        RowError: One of them cannot be read.
+    """
+
+    def unreadable(error: Exception) -> RowError:
+        undecodable = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
+        return RowError(f"cannot be read: {reason(error)}", fault=Fault.UNDECODABLE if undecodable else Fault.OTHER)
+
+    with library_errors(unreadable):
+        # Arrow does not check what it maps from a disk: broken offsets would crash.
+        batch.validate(full=True)
+        rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
     return rows
 
 
@@ -112,13 +117,8 @@ def load_saved(folder: Path, split: str) -> Dataset:
     """
     from datasets import DatasetDict, load_from_disk
 
-    with reading(folder):
-        try:
-            loaded = load_from_disk(str(folder))
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise DataError(f"cannot be read as a saved dataset: {reason(error)}", path=folder) from error
+    with library_errors(lambda error: DataError(f"cannot be read as a saved dataset: {reason(error)}", path=folder)):
+        loaded = load_from_disk(str(folder))
     if not isinstance(loaded, DatasetDict):
         return loaded
     if split not in loaded:

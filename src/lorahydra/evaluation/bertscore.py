@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lorahydra.config.schema import EvaluationConfig
-from lorahydra.errors import ConfigError, ModelError
+from lorahydra.errors import ConfigError, LorahydraError, ModelError, library_errors
 from lorahydra.evaluation.windows import Encoder
 from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.hub import snapshot
@@ -144,16 +144,14 @@ def _scorer(name: str, layers: int, device: str) -> Any:
 
     folder = _encoder_folder(name)
     _check_safe(folder, name)
-    try:
-        with no_progress_bars():
-            scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
-    except AssertionError as error:
-        # bert-score's own check of the layer.
-        raise ConfigError(f"evaluation.bertscore_num_layers={layers} is not possible: {error}") from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ModelError(f"evaluation.bertscore_model={name} cannot be loaded: {first_line(error)}") from error
+
+    def unusable(error: Exception) -> LorahydraError:
+        if isinstance(error, AssertionError):  # bert-score's own check of the layer
+            return ConfigError(f"evaluation.bertscore_num_layers={layers} is not possible: {error}")
+        return ModelError(f"evaluation.bertscore_model={name} cannot be loaded: {first_line(error)}")
+
+    with library_errors(unusable), no_progress_bars():
+        scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
     _check_weights(scorer._model, folder, name)
     _limit_length(scorer)
     # What looks like a special token in an answer is text: an answer of nothing else would have no score.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lorahydra.config.schema import LoraConfig
-from lorahydra.errors import ModelError
+from lorahydra.errors import ModelError, library_errors
 from lorahydra.modeling.adapter_files import check_adapter, remember_start, save_adapter
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.failures import first_line
@@ -108,16 +108,9 @@ def attach_saved(base: BaseModel, folder: Path) -> peft.PeftModel:
     """
     from peft import PeftModel
 
-    try:
-        with _peft_warnings():
-            model = PeftModel.from_pretrained(base.model, str(folder), torch_device=str(base.device))
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"the adapter in {folder} does not fit the base model {base.source}: use the base model it was "
-            f"trained on ({first_line(error)})"
-        ) from error
+    what = f"the adapter in {folder} does not fit the base model {base.source}: use the base model it was trained on"
+    with library_errors(lambda error: ModelError(f"{what} ({first_line(error)})")), _peft_warnings():
+        model = PeftModel.from_pretrained(base.model, str(folder), torch_device=str(base.device))
     return model.eval()
 
 

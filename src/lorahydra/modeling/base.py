@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.config.schema import ModelConfig
-from lorahydra.errors import ConfigError, ModelError
+from lorahydra.errors import ConfigError, LorahydraError, ModelError, library_errors
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
 from lorahydra.modeling.failures import first_line, loading
 from lorahydra.modeling.memory import keep_to_share
@@ -265,28 +265,27 @@ def _pretrained(source: Source, dtype: torch.dtype, attention: str | None) -> Pr
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
-    try:
-        with no_progress_bars(), no_loading_report():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                str(source.folder),
-                dtype=dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                **options,
-            )
-    except MemoryError:
-        raise
-    except Exception as error:
+
+    def unusable(error: Exception) -> LorahydraError:
         if attention and ("attn" in str(error) or "attention" in str(error).lower()):
-            raise ConfigError(f"model.attn_implementation={attention} cannot be used: {first_line(error)}") from error
+            return ConfigError(f"model.attn_implementation={attention} cannot be used: {first_line(error)}")
         if "ignore_mismatched_sizes" in str(error):
-            raise ModelError(
+            return ModelError(
                 f"the weights of {source.name} have other shapes than its config.json says: copy or download the "
                 "model again"
-            ) from error
-        raise ModelError(f"{source.name} cannot be loaded: {first_line(error)}") from error
+            )
+        return ModelError(f"{source.name} cannot be loaded: {first_line(error)}")
+
+    with library_errors(unusable), no_progress_bars(), no_loading_report():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            str(source.folder),
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
             f"the weights of {source.name} lack {len(missing)} tensors that its config.json asks for (such "

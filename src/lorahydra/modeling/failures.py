@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lorahydra.errors import LorahydraError, ModelError
+from lorahydra.errors import ModelError, library_errors
 
 __all__ = ["first_line", "loading"]
 
@@ -36,9 +36,5 @@ def loading(what: str) -> Iterator[None]:
         ModelError: Instead of any other error of the block: no library says beforehand which ones it raises.
         MemoryError: There is not enough.
     """
-    try:
+    with library_errors(lambda error: ModelError(f"{what}: {first_line(error)}")):
         yield
-    except (LorahydraError, MemoryError):
-        raise
-    except Exception as error:
-        raise ModelError(f"{what}: {first_line(error)}") from error

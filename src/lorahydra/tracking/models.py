@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import TrackingError
+from lorahydra.errors import TrackingError, library_errors
 from lorahydra.names import ADAPTER_DIR
 from lorahydra.tracking.address import resolve, shown
 from lorahydra.tracking.faults import store_fault
@@ -112,14 +112,10 @@ def _make_version(client: Any, name: str, info: Any, artifact: str, description:
 
 def _check_artifact(client: Any, uri: str, run_id: str, artifact: str) -> None:
     """A version without files would only be noticed by whoever needs it."""
-    try:
-        with talking_to(uri):
-            files = client.list_artifacts(run_id, artifact)
-    except TrackingError:
-        raise
-    except Exception as error:
-        # Artifact stores raise errors of their own SDKs, which have no common class.
-        raise store_fault(f"the artifacts of {shown(uri)} cannot be read", error) from error
+    # Artifact stores raise errors of their own SDKs, which have no common class.
+    what = f"the artifacts of {shown(uri)} cannot be read"
+    with library_errors(lambda error: store_fault(what, error)), talking_to(uri):
+        files = client.list_artifacts(run_id, artifact)
     if not files:
         raise TrackingError(
             f"run {run_id} has no artifact folder {artifact} in {shown(uri)}; if it was not sent yet, run "

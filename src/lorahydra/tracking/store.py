@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from lorahydra.errors import ConfigError, LorahydraError, NotRecordedError, StoreAwayError, TrackingError
+from lorahydra.errors import ConfigError, NotRecordedError, StoreAwayError, TrackingError, library_errors
 from lorahydra.tracking.address import database_file, is_server, local_path, shown
 from lorahydra.tracking.database import prepare_database
 from lorahydra.tracking.faults import store_fault
@@ -84,13 +84,9 @@ def talking_to_artifacts(uri: str) -> Iterator[None]:
     Raises:
         TrackingError: Instead of any failure that lorahydra has no error for.
     """
-    try:
-        with talking_to(uri):
-            yield
-    except LorahydraError:
-        raise
-    except Exception as error:
-        raise store_fault(f"the artifacts of {shown(uri)} cannot be used", error) from error
+    what = f"the artifacts of {shown(uri)} cannot be used"
+    with library_errors(lambda error: store_fault(what, error)), talking_to(uri):
+        yield
 
 
 def connect(uri: str, *, create: bool, writes: bool = False) -> Any:
