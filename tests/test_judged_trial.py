@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -280,9 +281,10 @@ def test_a_baseline_without_verdicts_is_left_out(trials: Trials, caplog: pytest.
     import threading
 
     lock = threading.Lock()
-    options = ("judge.n_examples=3", "judge.max_retries=0")
+    options = ("judge.n_examples=3", "judge.max_retries=0", "judge.min_coverage=0.3")
     with judge_server(plan) as server:
         result = trials("one", server, *options)
+        untuned = [request.user for request in server.requests if request.user not in tuned]
     assert result.scores.baseline is None
     assert result.scores.gain is None
     assert "The judge gave no verdict on 3 of 3 answers, which are not in its mean; most often: blocked" in caplog.text
@@ -291,6 +293,25 @@ def test_a_baseline_without_verdicts_is_left_out(trials: Trials, caplog: pytest.
     assert metrics["eval/combined"] == result.combined
     assert "baseline/combined" not in metrics
     assert metrics["baseline/bertscore_f1"] > 0
+
+    # An example that is judged on one side only is in neither mean.
+    stopped = {tuned[0], next(user for user in untuned if question(user) != question(tuned[0]))}
+    with judge_server(lambda request, attempt: "blocked" if request.user in stopped else "good") as server:
+        scores = rejudge(trials.folder / "one", overrides=[f"judge.base_url={server.gemini}"])
+    metrics = trials.client.get_run(result.run_id).data.metrics
+    assert scores.gain is not None
+    assert scores.gain.count == 1
+    for prefix in ("eval", "baseline"):
+        combined = 0.4 * metrics[f"{prefix}/bertscore_f1"] + 0.6 * metrics[f"{prefix}/judge_score"] / 100
+        assert metrics[f"{prefix}/combined"] == pytest.approx(combined)
+    assert scores.gain.mean == pytest.approx(metrics["eval/combined"] - metrics["baseline/combined"])
+    assert metrics["eval/judge_coverage"] == pytest.approx(2 / 3)
+
+
+def question(user: str) -> str:
+    found = re.search(r"What is \d+\+\d+", user)
+    assert found is not None
+    return found[0]
 
 
 def test_a_missing_key_is_found_before_anything_is_loaded(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
