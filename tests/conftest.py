@@ -80,9 +80,10 @@ WHOLE_PROGRAM = (
     *("torch", "transformers.optimization", "peft", "bert_score", "datasets"),
     *("mlflow.store.tracking.sqlalchemy_store", "mlflow.data", "mlflow.tracking"),
     *("mlflow.cli", "mlflow.server.handlers", "uvicorn"),
+    *("openai", "google.genai"),
     *("lorahydra.experiment", "lorahydra.sweep.conclusion", "lorahydra.cli.commands"),
 )
-"""What `train.py` and `lorahydra` import in a trial or a study, and what MLflow's programs do."""
+"""What `train.py` and `lorahydra` import in a trial or a study with a judge, and what MLflow's programs do."""
 
 
 @pytest.fixture(scope="session")

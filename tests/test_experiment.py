@@ -27,8 +27,8 @@ def _encoder() -> None:
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    path = tmp_path / "rows.jsonl"
+def rows(place: Path) -> Path:
+    path = place / "rows.jsonl"
     lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
     path.write_text("\n".join(lines), "utf-8")
     return path
@@ -72,11 +72,11 @@ def runs_of(client: Any) -> Sequence[Any]:
 
 
 def test_a_trial_leaves_everything_in_mlflow(
-    tmp_path: Path, tiny_model: Path, rows: Path, caplog: pytest.LogCaptureFixture
+    place: Path, tiny_model: Path, rows: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    result = trial(tmp_path, tiny_model, rows, "one")
-    client = client_of(tmp_path)
+    result = trial(place, tiny_model, rows, "one")
+    client = client_of(place)
     run = client.get_run(result.run_id)
 
     assert run.info.status == "FINISHED"
@@ -110,7 +110,7 @@ def test_a_trial_leaves_everything_in_mlflow(
         "prompt", "reference", "prediction", "bertscore_f1", "judge_score", "judge_reason",
     ]  # fmt: skip
     assert len(table["data"]) == len(result.scores.tuned.answers.texts) > 1
-    assert not (tmp_path / "one" / "tracking").exists() or not any((tmp_path / "one" / "tracking").glob("run-*"))
+    assert not (place / "one" / "tracking").exists() or not any((place / "one" / "tracking").glob("run-*"))
 
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("lorahydra.")]
     score = f"{result.scores.tuned.answers.bertscore_f1:.4f}"
@@ -120,12 +120,12 @@ def test_a_trial_leaves_everything_in_mlflow(
     assert f"Trial 0: params={searched}, BERTScore={score}" in lines
 
 
-def test_the_same_seed_gives_the_same_metrics_to_the_last_digit(tmp_path: Path, tiny_model: Path, rows: Path) -> None:
+def test_the_same_seed_gives_the_same_metrics_to_the_last_digit(place: Path, tiny_model: Path, rows: Path) -> None:
     client = None
     measured = []
     for name in ("one", "two"):
-        result = trial(tmp_path, tiny_model, rows, name, "lora.lora_dropout=0.1")
-        client = client or client_of(tmp_path)
+        result = trial(place, tiny_model, rows, name, "lora.lora_dropout=0.1")
+        client = client or client_of(place)
         values = client.get_run(result.run_id).data.metrics
         untimed = ("time/", "system/", "train/tokens_per_second")
         measured.append({key: value for key, value in values.items() if not key.startswith(untimed)})
@@ -134,31 +134,31 @@ def test_the_same_seed_gives_the_same_metrics_to_the_last_digit(tmp_path: Path, 
 
 
 def test_the_untuned_model_is_scored_once_per_process(
-    tmp_path: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = trial(tmp_path, tiny_model, rows, "one", "seed=5")
-    second = trial(tmp_path, tiny_model, rows, "two", "seed=5", "lora.r=2")
-    other = trial(tmp_path, tiny_model, rows, "three", "seed=5", "evaluation.max_new_tokens=4")
+    first = trial(place, tiny_model, rows, "one", "seed=5")
+    second = trial(place, tiny_model, rows, "two", "seed=5", "lora.r=2")
+    other = trial(place, tiny_model, rows, "three", "seed=5", "evaluation.max_new_tokens=4")
     answers = [result.scores.baseline.answers for result in (first, second, other) if result.scores.baseline]
     assert answers[1] is answers[0]
     assert answers[2] is not answers[0]
 
 
 def test_a_model_without_a_chat_template_uses_the_plain_one(
-    tmp_path: Path, tiny_base_model: Path, rows: Path, caplog: pytest.LogCaptureFixture
+    place: Path, tiny_base_model: Path, rows: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    trial(tmp_path, tiny_base_model, rows, "one")
+    trial(place, tiny_base_model, rows, "one")
     assert any("has no chat template: using lorahydra's plain one" in record.getMessage() for record in caplog.records)
 
 
-def test_a_failed_trial_is_closed_as_failed(tmp_path: Path, tiny_model: Path, rows: Path) -> None:
+def test_a_failed_trial_is_closed_as_failed(place: Path, tiny_model: Path, rows: Path) -> None:
     with pytest.raises(TrainingError):
         trial(
-            tmp_path, tiny_model, rows, "one",
+            place, tiny_model, rows, "one",
             "training.learning_rate=1", "lora.lora_alpha=4096", "training.num_train_epochs=20",
         )  # fmt: skip
-    [run] = runs_of(client_of(tmp_path))
+    [run] = runs_of(client_of(place))
     assert run.info.status == "FAILED"
     assert run.data.tags["lorahydra.state"] == "failed"
     assert run.data.tags["lorahydra.failure"].startswith("TrainingError: training stopped at step")
@@ -169,29 +169,27 @@ def test_a_failed_trial_is_closed_as_failed(tmp_path: Path, tiny_model: Path, ro
     [("data.max_length=20", DataError), ("tracking.uri=http://127.0.0.1:9", TrackingError)],
 )
 def test_a_mistake_leaves_no_run_behind(
-    override: str, error: type[LorahydraError], tmp_path: Path, tiny_model: Path, rows: Path
+    override: str, error: type[LorahydraError], place: Path, tiny_model: Path, rows: Path
 ) -> None:
     with pytest.raises(error):
-        trial(tmp_path, tiny_model, rows, "one", override)
-    assert not (tmp_path / "one").exists()
+        trial(place, tiny_model, rows, "one", override)
+    assert not (place / "one").exists()
     if error is DataError:
-        assert runs_of(client_of(tmp_path)) == []
+        assert runs_of(client_of(place)) == []
 
 
 def test_rows_that_are_left_out_are_counted(
-    tmp_path: Path, tiny_model: Path, rows: Path, caplog: pytest.LogCaptureFixture
+    place: Path, tiny_model: Path, rows: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with rows.open("a", encoding="utf-8") as file:
         file.write("\n" + json.dumps({"question": "long", "answer": "x" * 400, "topic": "length"}))
-    trial(
-        tmp_path, tiny_model, rows, "one", "data.max_length=200", "data.overlong=drop", "data.validation_fraction=0.2"
-    )
+    trial(place, tiny_model, rows, "one", "data.max_length=200", "data.overlong=drop", "data.validation_fraction=0.2")
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     [left_out] = [text for text in said if "left out" in text]
     [unused] = [text for text in said if "columns not used" in text]
     assert "longer than data.max_length=200 tokens" in left_out
     assert unused.endswith("columns not used: topic")
-    [run] = runs_of(client_of(tmp_path))
+    [run] = runs_of(client_of(place))
     for text in (left_out, unused):
         assert text.removeprefix("Data: ") in run.data.tags["mlflow.note.content"]
 
@@ -206,7 +204,7 @@ def test_trials_of_one_process_say_once_what_is_to_be_known_of_the_data(caplog: 
 
 
 def test_a_tracking_password_is_not_recorded(
-    tmp_path: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lorahydra import recording
 
@@ -227,14 +225,14 @@ def test_an_override_is_recorded_without_its_password(override: str) -> None:
     assert without_password("tracking.uri=sqlite:///a.db") == "tracking.uri=sqlite:///a.db"
 
 
-def test_a_prompt_that_leaves_no_room_is_found_before_training(tmp_path: Path, tiny_model: Path, rows: Path) -> None:
+def test_a_prompt_that_leaves_no_room_is_found_before_training(place: Path, tiny_model: Path, rows: Path) -> None:
     with pytest.raises(DataError, match="exceed the model's context of 2048 tokens"):
-        trial(tmp_path, tiny_model, rows, "one", "evaluation.max_new_tokens=2040")
-    assert not (tmp_path / "one").exists()
+        trial(place, tiny_model, rows, "one", "evaluation.max_new_tokens=2040")
+    assert not (place / "one").exists()
 
 
 def test_an_adapter_is_kept_when_scoring_fails(
-    tmp_path: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lorahydra import experiment
 
@@ -243,30 +241,30 @@ def test_an_adapter_is_kept_when_scoring_fails(
 
     monkeypatch.setattr(experiment, "answer", fail)
     with pytest.raises(RuntimeError, match="no scores today"):
-        trial(tmp_path, tiny_model, rows, "one")
-    client = client_of(tmp_path)
+        trial(place, tiny_model, rows, "one")
+    client = client_of(place)
     [run] = runs_of(client)
     assert run.info.status == "FAILED"
     assert "adapter/adapter_model.safetensors" in artifacts(client, run.info.run_id)
 
 
-@pytest.mark.parametrize("place", ["lorahydra.experiment.answer", "lorahydra.evaluation.bertscore.BertScorer.score"])
+@pytest.mark.parametrize("dies", ["lorahydra.experiment.answer", "lorahydra.evaluation.bertscore.BertScorer.score"])
 def test_a_trial_that_died_after_its_training_goes_on_to_the_same_scores(
-    place: str, tmp_path: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+    dies: str, place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     short = ("training.max_steps=3", "evaluation.baseline=false")
-    whole = trial(tmp_path, tiny_model, rows, "whole", *short)
+    whole = trial(place, tiny_model, rows, "whole", *short)
     with monkeypatch.context() as patch:
-        patch.setattr(place, die)
+        patch.setattr(dies, die)
         with pytest.raises(KeyboardInterrupt):
-            trial(tmp_path, tiny_model, rows, "died", *short)
-    again = trial(tmp_path, tiny_model, rows, "died", *short, "training.resume=true")
+            trial(place, tiny_model, rows, "died", *short)
+    again = trial(place, tiny_model, rows, "died", *short, "training.resume=true")
     files = [(one.adapter / "adapter_model.safetensors").read_bytes() for one in (whole, again)]
     assert files[0] == files[1]
     assert again.scores.tuned.answers.texts == whole.scores.tuned.answers.texts
     assert (again.scores.tuned.means, again.loss) == (whole.scores.tuned.means, whole.loss)
     with pytest.raises(ConfigError, match=r"training.resume=true cannot go on from .*\(lora.r: 4 → 8\)"):
-        trial(tmp_path, tiny_model, rows, "died", *short, "training.resume=true", "lora.r=8")
+        trial(place, tiny_model, rows, "died", *short, "training.resume=true", "lora.r=8")

@@ -33,8 +33,9 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, tiny_adapter: Path) -> Store:
+def store(tmp_path_factory: pytest.TempPathFactory, tiny_adapter: Path, mlflow_database: Path) -> Store:
     folder = tmp_path_factory.mktemp("store")
+    shutil.copy(mlflow_database, folder)
     config = TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", system_metrics=False)
     trials = []
     with start_run(config, output_dir=folder / "study", kind=Kind.STUDY, run_name="моя студия") as study:

@@ -70,10 +70,13 @@ def test_a_pruned_run_is_compared_as_far_as_it_went() -> None:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[ExperimentConfig, TrialResult]:
+def recorded(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, mlflow_database: Path
+) -> tuple[ExperimentConfig, TrialResult]:
     """A trial in a store of its own."""
     fetch("all-minilm-l6-v2")
     folder = tmp_path_factory.mktemp("recorded")
+    shutil.copy(mlflow_database, folder)
     lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
     (folder / "rows ${x}.jsonl").write_text("\n".join(lines), "utf-8")
     overrides = ["evaluation=minilm", "evaluation.max_new_tokens=6", "training.max_steps=2", "model.device=cpu"]

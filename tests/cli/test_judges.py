@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.judges.wire import CREDENTIALS, KEY, MODEL, judge_server
+from tests.support.programs import ProgramRunner, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
-CLEAN = {
-    name: value for name, value in os.environ.items() if not name.startswith(("GEMINI", "GOOGLE", "OPENAI", "GIGA"))
-}
+Judges = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def lorahydra(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from lorahydra.cli import main; main()", "judges", *arguments],
-        cwd=folder,
-        env=CLEAN | {"NO_PROXY": "*", "LORAHYDRA_CACHE": str(folder / "cache")} | variables,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+@pytest.fixture
+def judges(programs: ProgramRunner, tmp_path: Path) -> Judges:
+    """Runs `lorahydra judges` in an empty folder, with no key but those given."""
+    keys = ("GEMINI", "GOOGLE", "OPENAI", "GIGA")
+    clean = {name: value for name, value in environment().items() if not name.startswith(keys)}
+    clean |= {"NO_PROXY": "*", "LORAHYDRA_CACHE": str(tmp_path / "cache")}
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return programs.run(["-m", "lorahydra", "judges", *arguments], tmp_path, clean | variables)
+
+    return run
 
 
-def test_the_list_says_what_is_configured(tmp_path: Path) -> None:
-    done = lorahydra(tmp_path, "list", GOOGLE_API_KEY=KEY)
+def test_the_list_says_what_is_configured(judges: Judges) -> None:
+    done = judges("list", GOOGLE_API_KEY=KEY)
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert set(lines) == {"NAME", "gemini", "gemini_legacy", "gigachat", "local", "openai"}
@@ -43,10 +42,9 @@ def test_the_list_says_what_is_configured(tmp_path: Path) -> None:
     assert KEY not in done.stdout
 
 
-def test_a_check_is_a_few_real_calls(tmp_path: Path) -> None:
+def test_a_check_is_a_few_real_calls(judges: Judges) -> None:
     with judge_server() as server:
-        done = lorahydra(
-            tmp_path,
+        done = judges(
             "check",
             "gigachat",
             f"judge.model={MODEL}",
@@ -76,12 +74,12 @@ def test_a_check_is_a_few_real_calls(tmp_path: Path) -> None:
     ],
 )
 def test_a_check_that_fails_says_what_to_mend(
-    tmp_path: Path, what: str, overrides: tuple[str, ...], key: str, code: int, line: str
+    judges: Judges, what: str, overrides: tuple[str, ...], key: str, code: int, line: str
 ) -> None:
     with judge_server(self_test=lambda request, attempt: what) as server:
         addresses = () if not key else (f"judge.base_url={server.openai}",)
         arguments = ("check", "openai", f"judge.model={MODEL}", *addresses, *overrides)
-        done = lorahydra(tmp_path, *arguments, OPENAI_API_KEY=key)
+        done = judges(*arguments, OPENAI_API_KEY=key)
     assert done.returncode == code, done.stderr
     assert line in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -105,37 +103,37 @@ def test_a_check_that_fails_says_what_to_mend(
         ("4", 2, "take another judge.model, or go on regardless with judge.self_test=false"),
     ],
 )
-def test_a_check_fails_where_scores_would_mislead(tmp_path: Path, scores: str, code: int, line: str) -> None:
+def test_a_check_fails_where_scores_would_mislead(judges: Judges, scores: str, code: int, line: str) -> None:
     criteria = ("correctness", "instruction_following", "completeness", "style")
     says = json.dumps({"reasoning": "r", "scores": dict.fromkeys(criteria, json.loads(scores))})
     with judge_server(self_test=lambda request, attempt: f"says {says}") as server:
         own = (f"judge.model={MODEL}", f"judge.base_url={server.openai}", "judge.max_retries=0")
-        done = lorahydra(tmp_path, "check", "openai", *own, OPENAI_API_KEY=KEY)
+        done = judges("check", "openai", *own, OPENAI_API_KEY=KEY)
     assert done.returncode == code, done.stderr
     assert line in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not done.stdout.startswith("ok")
 
 
-def test_a_certificate_is_told_from_a_broken_network(tmp_path: Path) -> None:
+def test_a_certificate_is_told_from_a_broken_network(judges: Judges) -> None:
     with judge_server(tls=True) as server:
         arguments = ("check", "openai", f"judge.model={MODEL}", f"judge.base_url={server.openai}")
-        done = lorahydra(tmp_path, *arguments, OPENAI_API_KEY=KEY)
+        done = judges(*arguments, OPENAI_API_KEY=KEY)
     assert done.returncode == 2
     assert "certificate not trusted" in done.stderr
     assert "name the issuer's certificate in judge.ca_bundle_file" in done.stderr
 
 
-def test_an_unknown_judge(tmp_path: Path) -> None:
-    done = lorahydra(tmp_path, "check", "foo")
+def test_an_unknown_judge(judges: Judges) -> None:
+    done = judges("check", "foo")
     assert done.returncode == 2
     assert done.stderr == (
         "lorahydra: LLM judge model not found: 'foo'. Registered: gemini, gemini_legacy, gigachat, local, openai.\n"
     )
 
 
-def test_a_key_in_the_place_of_its_name_is_not_repeated(tmp_path: Path) -> None:
-    done = lorahydra(tmp_path, "check", "openai", "judge.api_key_env=sk-my-secret-99")
+def test_a_key_in_the_place_of_its_name_is_not_repeated(judges: Judges) -> None:
+    done = judges("check", "openai", "judge.api_key_env=sk-my-secret-99")
     assert done.returncode == 2
     assert "takes the name of an environment variable" in done.stderr
     assert "sk-my-secret-99" not in done.stderr

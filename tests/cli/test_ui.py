@@ -23,9 +23,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> str:
-    config = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", system_metrics=False)
-    with start_run(config, output_dir=tmp_path / "out", kind=Kind.SINGLE, run_name="demo"):
+def store(place: Path) -> str:
+    config = TrackingConfig(uri=f"sqlite:///{place / 'mlflow.db'}", system_metrics=False)
+    with start_run(config, output_dir=place / "out", kind=Kind.SINGLE, run_name="demo"):
         pass
     return config.uri
 

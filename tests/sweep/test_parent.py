@@ -42,19 +42,19 @@ def stored(run: StudyRun) -> tuple[str, str, int]:
     return found.info.status, found.data.tags["lorahydra.state"], found.info.end_time or 0
 
 
-def test_one_that_had_ended_stays_as_it_was_when_it_cannot_go_on(ledger: Ledger, tmp_path: Path) -> None:
-    first = opened(ledger, tmp_path)
+def test_one_that_had_ended_stays_as_it_was_when_it_cannot_go_on(ledger: Ledger, place: Path) -> None:
+    first = opened(ledger, place)
     first.close(State.COMPLETE)
     assert stored(first)[:2] == ("FINISHED", "complete")
     assert stored(first)[2] > 0
 
-    refused = opened(ledger, tmp_path)
+    refused = opened(ledger, place)
     assert refused.run_id == first.run_id
     assert stored(refused) == ("RUNNING", "running", 0), "a run that goes on has no end"
     refused.give_up(State.FAILED, "StudyError: other data")
     assert stored(refused)[:2] == ("FINISHED", "complete")
 
-    longer = opened(ledger, tmp_path)
+    longer = opened(ledger, place)
     ledger.claim(1, lambda trials: [trial._suggest("x", IntDistribution(1, 9)) and () for trial in trials])
     longer.give_up(State.FAILED, "JudgeError: away")
     assert stored(longer)[:2] == ("FAILED", "failed")

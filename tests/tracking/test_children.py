@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.programs import ProgramRunner
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError
@@ -150,20 +148,13 @@ with join_run(TrackingConfig(uri=uri), output_dir=Path(folder), run_id=run_id) a
 
 
 @pytest.mark.slow
-def test_two_processes_record_the_same_run(start: StartRun, uri: str, client: Any, tmp_path: Path) -> None:
+def test_two_processes_record_the_same_run(
+    start: StartRun, uri: str, client: Any, tmp_path: Path, programs: ProgramRunner
+) -> None:
     parent = start()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", JOIN, uri, parent.run_id, str(tmp_path / name)],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for name in ("a", "b")
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert outputs == [b"", b""]
+    commands = [["-c", JOIN, uri, parent.run_id, str(tmp_path / name)] for name in ("a", "b")]
+    ends = [process.finish() for process in [programs.start(command, tmp_path) for command in commands]]
+    assert [(done.returncode, done.stdout, done.stderr) for done in ends] == [(0, "", "")] * 2
     for name in ("a", "b"):
         points = client.get_metric_history(parent.run_id, name)
         assert [(point.step, point.value) for point in points] == [(step, step / 7) for step in range(100)]

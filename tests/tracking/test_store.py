@@ -6,8 +6,6 @@ import os
 import socket
 import sqlite3
 import ssl
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.programs import ProgramRunner
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, LorahydraError, OutputError, StoreAwayError, TrackingError
@@ -230,12 +229,14 @@ def test_database_of_a_very_old_mlflow_is_left_as_it_is(start: StartRun, tmp_pat
 
 
 @pytest.mark.slow
-def test_database_of_a_very_old_mlflow_can_be_upgraded_as_it_says(start: StartRun, tmp_path: Path) -> None:
+def test_database_of_a_very_old_mlflow_can_be_upgraded_as_it_says(
+    start: StartRun, tmp_path: Path, programs: ProgramRunner
+) -> None:
     with closing(sqlite3.connect(tmp_path / "old.db")) as database:
         database.executescript(OLD)
     uri = f"sqlite:///{tmp_path / 'old.db'}"
     command = fault(start, TrackingError, uri=uri).split("`")[1].split()
-    subprocess.run([sys.executable, "-W", "ignore", "-m", *command], check=True, capture_output=True, timeout=300)
+    programs.run(["-m", *command], tmp_path).check_returncode()
     with start(uri=uri, experiment_name="new") as run:
         run.metrics({"a": 1.0})
         assert run.finish(State.COMPLETE) is None
@@ -258,22 +259,22 @@ def unprivileged() -> Iterator[Path]:
             folder.chmod(0o777)
 
 
-def test_read_only_database(start: StartRun, database_template_bytes: bytes, unprivileged: Path) -> None:
+def test_read_only_database(start: StartRun, mlflow_database_bytes: bytes, unprivileged: Path) -> None:
     file = unprivileged / "mlflow.db"
-    file.write_bytes(database_template_bytes)
+    file.write_bytes(mlflow_database_bytes)
     file.chmod(0o444)
     assert "it is read-only" in fault(start, TrackingError, uri=f"sqlite:///{file}")
 
 
 @pytest.mark.parametrize("read_only", ["file", "folder"])
 def test_read_only_database_is_noticed_before_a_trial(
-    start: StartRun, database_template_bytes: bytes, unprivileged: Path, read_only: str
+    start: StartRun, mlflow_database_bytes: bytes, unprivileged: Path, read_only: str
 ) -> None:
     """Also where the experiment is there, and nothing would have to be written yet."""
     folder = unprivileged / "own"
     folder.mkdir()
     file = folder / "mlflow.db"
-    file.write_bytes(database_template_bytes)
+    file.write_bytes(mlflow_database_bytes)
     config = TrackingConfig(uri=f"sqlite:///{file}")
     check_store(config)
     before = file.read_bytes()
@@ -287,8 +288,8 @@ def test_read_only_database_is_noticed_before_a_trial(
 
 
 @pytest.fixture
-def database_template_bytes(database_template: Path) -> bytes:
-    return database_template.read_bytes()
+def mlflow_database_bytes(mlflow_database: Path) -> bytes:
+    return mlflow_database.read_bytes()
 
 
 def test_folder_where_no_database_can_be_made(start: StartRun, tmp_path: Path) -> None:
@@ -360,21 +361,11 @@ with start_run(config, output_dir=Path(sys.argv[1]), kind=Kind.SINGLE, run_name=
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_database_at_once(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", MAKE, str(tmp_path / name)],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for name in ("a", "b")
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert outputs == [b"", b""], "MLflow's and alembic's logs stay quiet"
+def test_two_processes_make_the_database_at_once(tmp_path: Path, programs: ProgramRunner) -> None:
+    running = [programs.start(["-c", MAKE, str(tmp_path / name)], tmp_path) for name in ("a", "b")]
+    ends = [process.finish() for process in running]
+    assert [done.returncode for done in ends] == [0, 0], ends
+    assert [done.stdout + done.stderr for done in ends] == ["", ""], "MLflow's and alembic's logs stay quiet"
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"a", "b", "mlflow.db", ".mlflow.db.lock", "mlartifacts"}, "nothing else is left behind"
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:

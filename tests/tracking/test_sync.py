@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.programs import ProgramRunner, RunningProgram
 
 from lorahydra.errors import ConfigError, TrackingError
 from lorahydra.names import State
@@ -19,6 +16,7 @@ from lorahydra.tracking import TrackedRun, Unsent, find_unsent, sync
 StartRun = Callable[..., TrackedRun]
 
 TRIAL = """
+import signal
 import sys
 from pathlib import Path
 from lorahydra.config.schema import TrackingConfig
@@ -31,36 +29,26 @@ for step in range(200):
     run.metrics({"train/loss": step / 7}, step=step)
 run.text("x", "x.txt")
 print(run.run_id, flush=True)
-sys.stdin.read()
+signal.pause()
 """
 
 
 @pytest.fixture
-def trial(uri: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def trial(uri: str, tmp_path: Path, programs: ProgramRunner) -> RunningProgram:
     """A process that has logged all it wants to, and goes on living."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", TRIAL, uri, str(tmp_path / "out")],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        yield process
-        process.kill()
+    process = programs.start(["-c", TRIAL, uri, str(tmp_path / "out")], tmp_path)
+    process.wait_for(lambda: "\n" in process.output)
+    return process
 
 
 @pytest.mark.slow
-def test_killed_trial_is_completed_but_not_while_it_lives(
-    trial: subprocess.Popen[str], client: Any, tmp_path: Path
-) -> None:
-    assert trial.stdout is not None
-    run_id = trial.stdout.readline().strip()
+def test_killed_trial_is_completed_but_not_while_it_lives(trial: RunningProgram, client: Any, tmp_path: Path) -> None:
+    run_id = trial.output.strip()
     alive = sync(tmp_path)
     assert (alive.runs, alive.busy) == ([], [tmp_path / "out"])
     assert client.get_run(run_id).info.status == "RUNNING"
 
-    trial.send_signal(signal.SIGKILL)
+    trial.kill()
     trial.wait()
     [sent] = sync(tmp_path).runs
     assert (sent.run_id, sent.run_name, sent.interrupted) == (run_id, "killed", True)
@@ -133,13 +121,13 @@ def test_store_may_have_moved(start: StartRun, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_run_that_the_store_does_not_have(
-    start: StartRun, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database_template: Path
+    start: StartRun, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mlflow_database: Path
 ) -> None:
     run_id, unsent = leave_unsent(start, monkeypatch)
     client.delete_run(run_id)
     with pytest.raises(TrackingError, match=f"restore it with `mlflow runs restore --run-id {run_id}`"):
         sync(tmp_path)
-    shutil.copy(database_template, tmp_path / "other.db")
+    shutil.copy(mlflow_database, tmp_path / "other.db")
     with pytest.raises(TrackingError, match=f"has no run {run_id}"):
         sync(tmp_path, f"sqlite:///{tmp_path}/other.db")
     client.restore_run(run_id)
