@@ -3,18 +3,20 @@
 python benchmarks/survival.py --kills 20
 
 Each round begins a small real study (a tiny random model, real training, generation and BERTScore), kills its process
-at a random moment after its store was made, goes on with `lorahydra studies resume`, and checks: exactly n_trials
-finished, no finished trial lost or repeated, every MLflow run closed, one parent, and the same parameters and scores as
-the uninterrupted study.
+at a random moment of a random trial, or of the end of the study, goes on with `lorahydra studies resume`, and checks:
+exactly n_trials finished, no finished trial lost or repeated, every MLflow run closed, one parent, and the same
+parameters and scores as the uninterrupted study.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -37,14 +39,17 @@ def main() -> None:
         folder = Path(name)
         prepare(folder)
         whole, duration = run_whole(folder / "whole", folder)
-        print(f"uninterrupted: {duration:.1f} s from its first record, best {max(score for _, score in whole):.4f}")
+        print(f"uninterrupted: {duration:.1f} s a trial, best {max(score for _, score in whole):.4f}", flush=True)
         drawn = random.Random(options.seed)
         good = 0
         for number in range(options.kills):
-            moment = drawn.uniform(0, duration)
-            faults, died = round_of(folder / f"kill-{number}", folder, moment, whole)
+            # By trials rather than by the clock, whose time would be that of a machine as busy as it was before.
+            trials, moment = drawn.randrange(N_TRIALS + 1), drawn.uniform(0, duration)
+            faults, died = round_of(folder / f"kill-{number}", folder, trials, moment, whole)
             good += not faults
-            print(f"kill {number} after {moment:5.1f} s ({died}): {'; '.join(faults) or 'ok'}", flush=True)
+            print(
+                f"kill {number} {moment:4.1f} s after {trials} trials ({died}): {'; '.join(faults) or 'ok'}", flush=True
+            )
         print(f"{good} of {options.kills}")
         sys.exit(good != options.kills)
 
@@ -73,25 +78,38 @@ def start(place: Path, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def run_whole(place: Path, folder: Path) -> tuple[list[tuple[str, float]], float]:
-    """The study without interruption: parameters and score of its trials in order, and its seconds."""
-    process = start(place, folder)
-    wait_for_study(process, place)
-    began = time.perf_counter()
-    if process.wait() != 0:
+    """The study without interruption: parameters and score of its trials in order, and seconds of a trial."""
+    import optuna
+
+    if start(place, folder).wait() != 0:
         sys.exit((place / "log.txt").read_text())
-    return trials_of(place)[0], time.perf_counter() - began
+    study = optuna.load_study(study_name="small", storage=f"sqlite:///{place / 'studies.db'}")
+    seconds = [trial.duration.total_seconds() for trial in study.trials if trial.duration is not None]
+    return trials_of(place)[0], sum(seconds) / len(seconds)
 
 
-def wait_for_study(process: subprocess.Popen[bytes], place: Path) -> None:
-    """Wait until there is something to lose: what is killed before is only begun again."""
-    while process.poll() is None and not (place / "studies.db").is_file():
+def wait_for_trials(process: subprocess.Popen[bytes], place: Path, count: int) -> None:
+    """Wait until the study is there, so that there is something to lose, and has so many finished trials."""
+    while process.poll() is None and finished(place) < count:
         time.sleep(0.05)
 
 
-def round_of(place: Path, folder: Path, moment: float, whole: list[tuple[str, float]]) -> tuple[list[str], str]:
+def finished(place: Path) -> int:
+    """How many trials are; -1 where there is no trial yet."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{place / 'studies.db'}?mode=ro", uri=True)) as store:
+            begun, done = store.execute("SELECT COUNT(*), SUM(state = 'COMPLETE') FROM trials").fetchone()
+    except sqlite3.Error:  # its tables are not made yet
+        return -1
+    return done if begun else -1
+
+
+def round_of(
+    place: Path, folder: Path, trials: int, moment: float, whole: list[tuple[str, float]]
+) -> tuple[list[str], str]:
     """One kill and one resumption; what is wrong after them, and when the process died."""
     process = start(place, folder)
-    wait_for_study(process, place)
+    wait_for_trials(process, place, trials)
     time.sleep(moment)
     process.send_signal(signal.SIGKILL)
     process.wait()
