@@ -21,7 +21,7 @@ from lorahydra.config.changes import IN_A_STUDY, JUDGED_AGAIN, differing
 from lorahydra.config.compose import restored_config
 from lorahydra.config.judge import refuse_secret
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import ConfigError, OutputError
+from lorahydra.errors import ConfigError, JudgeCoverageError, OutputError
 from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
 from lorahydra.finishing import StudyPlace, TrialJudging, TrialResult, TrialScores, finish_trial, rejudge_hint
 from lorahydra.interrupts import postponed, raise_if_interrupted
@@ -189,7 +189,10 @@ def judge_finalists(
         tuned = _judged(session, trials[index], configs[index], "all", session.config.repeats, progress)
         finalists.append(Finalist(trials[index], tuned))
         _record_finalist(finalists[-1], configs[index], tracking_uri, session)
-    alike = judged_alike([finalist.tuned for finalist in finalists], newest.evaluation, newest.seed)
+    try:
+        alike = judged_alike([finalist.tuned for finalist in finalists], newest.evaluation, newest.seed)
+    except JudgeCoverageError as error:
+        raise JudgeCoverageError(f"{error}: judge the finalists again, or fewer of them (judge.finalists)") from error
     for place, (finalist, tuned) in enumerate(zip(finalists, alike, strict=True)):
         if tuned is not finalist.tuned:
             finalists[place] = Finalist(finalist.trial, tuned)

@@ -165,9 +165,8 @@ def _of_file(file: str, encoding: str) -> list[Conversation]:
     try:
         return read_prompts(file, encoding)
     except DataError as error:
-        raise DataError(
-            str(error).replace("data.encoding=", "--encoding ").replace("data.encoding", "--encoding")
-        ) from (error)
+        said = str(error).replace("data.encoding=", "--encoding ").replace("data.encoding", "--encoding")
+        raise DataError(said) from error
 
 
 def _piped(encoding: str) -> str:
