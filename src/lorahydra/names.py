@@ -56,6 +56,8 @@ class Metric(StrEnum):
     TRAIN_LEARNING_RATE = "train/learning_rate"
     TRAIN_GRAD_NORM = "train/grad_norm"
     TRAIN_TOKENS_PER_SECOND = "train/tokens_per_second"
+    EVAL_BEST_STEP = "eval/best_step"
+    """Optimiser step of the lowest validation loss."""
     TIME_LOAD = "time/load_s"
     TIME_TRAIN = "time/train_s"
     TIME_GENERATE = "time/generate_s"

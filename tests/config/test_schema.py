@@ -42,6 +42,8 @@ BAD = [
     (TrainingConfig, {"warmup_ratio": 1.0}, "training.warmup_ratio=1.0"),
     (TrainingConfig, {"weight_decay": -0.1}, "training.weight_decay=-0.1"),
     (TrainingConfig, {"divergence_factor": 1.0}, "training.divergence_factor=1.0"),
+    (TrainingConfig, {"keep": "first"}, "training.keep=first"),
+    (TrainingConfig, {"early_stopping_patience": -1}, "training.early_stopping_patience=-1"),
     (TrainingConfig, {"lr_scheduler_type": "step"}, "training.lr_scheduler_type=step is not allowed: choose one of"),
     (TrainingConfig, {"optim": "adam"}, "training.optim=adam"),
     (DataConfig, {}, "neither is set"),

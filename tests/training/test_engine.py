@@ -88,7 +88,7 @@ def test_training_learns_and_reports(
     assert trained.steps == len(losses) == 60
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     assert len(recorder.series("eval/loss")) == 10, "once per epoch"
-    assert recorder.series("eval/loss")[-1] == trained.eval_loss < recorder.series("eval/loss")[0]
+    assert min(recorder.series("eval/loss")) == trained.eval_loss < recorder.series("eval/loss")[0]
     for name in ("train/learning_rate", "train/grad_norm", "train/tokens_per_second"):
         assert len(recorder.series(name)) == 60
     assert all(speed > 0 for speed in recorder.series("train/tokens_per_second"))

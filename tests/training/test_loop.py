@@ -30,7 +30,12 @@ Weights = dict[str, torch.Tensor]
 
 LORA = LoraConfig(r=4, lora_alpha=8)
 TRAINING = TrainingConfig(
-    num_train_epochs=2, learning_rate=1e-2, per_device_train_batch_size=4, warmup_ratio=0.1, evals_per_epoch=2
+    num_train_epochs=2,
+    learning_rate=1e-2,
+    per_device_train_batch_size=4,
+    warmup_ratio=0.1,
+    evals_per_epoch=2,
+    keep="last",
 )
 STEPS = 12
 

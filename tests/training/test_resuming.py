@@ -82,7 +82,7 @@ def test_a_training_that_has_ended_is_not_repeated(place: Place, save_steps: int
     assert dataclasses.asdict(again) == dataclasses.asdict(first)
     assert (adapter(again), again.folder.stat().st_ino) == before, "the file was not written again"
     assert heard.steps == []
-    assert heard.metrics == {"eval/loss": first.eval_loss}
+    assert heard.metrics == {"eval/loss": first.eval_loss, "eval/best_step": first.best_step}
 
 
 def test_a_checkpoint_of_the_last_step_takes_no_further_one(place: Place, whole: tuple[bytes, float]) -> None:

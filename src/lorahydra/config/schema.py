@@ -115,6 +115,7 @@ class LoraConfig:
 
 
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+KEEP = ("best", "last")
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
 
 
@@ -150,6 +151,10 @@ class TrainingConfig:
     """Put examples of similar length into a batch: less padding, same examples per epoch."""
     evals_per_epoch: int = 1
     """How often the validation loss is measured in each epoch; 0 measures it only after training."""
+    keep: str = "best"
+    """Which adapter is saved and scored: `best`, as it was when the validation loss was lowest, or `last`."""
+    early_stopping_patience: int = 0
+    """Training ends after this many validations in a row without a new lowest loss; 0 never does so."""
     logging_steps: int = 1
     """Optimiser steps between logged training metrics."""
     save_steps: int = 0
@@ -174,7 +179,7 @@ class TrainingConfig:
             "logging_steps",
         ):
             at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("weight_decay", "max_grad_norm", "evals_per_epoch", "save_steps"):
+        for name in ("weight_decay", "max_grad_norm", "evals_per_epoch", "save_steps", "early_stopping_patience"):
             at_least(f"training.{name}", getattr(self, name), 0)
         at_least("training.learning_rate", self.learning_rate, 0, exclusive=True)
         within("training.learning_rate", self.learning_rate, 0, 1)
@@ -182,6 +187,7 @@ class TrainingConfig:
         at_least("training.divergence_factor", self.divergence_factor, 1, exclusive=True)
         one_of("training.lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
         one_of("training.optim", self.optim, OPTIMIZERS)
+        one_of("training.keep", self.keep, KEEP)
 
 
 FORMATS = ("auto", "prompt_completion", "instruction", "question_answer", "messages", "conversations")

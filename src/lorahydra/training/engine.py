@@ -11,7 +11,7 @@ from lorahydra.errors import LorahydraError, TrainingError
 from lorahydra.modeling.alone import attached
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.memory import keep_freed_memory, ran_out_of_memory, release_memory
-from lorahydra.names import ADAPTER_DIR, EVAL, Score, scored
+from lorahydra.names import ADAPTER_DIR, EVAL, Metric, Score, scored
 from lorahydra.progress import Progress
 from lorahydra.storage import writing
 from lorahydra.training.jobs import TokenizedExamples, TrainedAdapter, TrainingJob, total_steps
@@ -25,7 +25,7 @@ __all__ = ["train", "train_pack"]
 
 OWN = {
     *("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "optim"),
-    *("logging_steps", "save_steps", "divergence_factor"),
+    *("logging_steps", "save_steps", "divergence_factor", "keep", "early_stopping_patience"),
 }
 """Settings of the training in which the adapters of a pack may differ."""
 
@@ -148,5 +148,5 @@ def _ended(job: TrainingJob, settings: Settings) -> TrainedAdapter | None:
         return None
     folder = job.output_dir / ADAPTER_DIR
     logger.info("The training in %s has ended after %d steps: it is not repeated", folder, ended.steps)
-    job.on_metrics({scored(EVAL, Score.LOSS): ended.eval_loss}, ended.steps)
+    job.on_metrics({scored(EVAL, Score.LOSS): ended.eval_loss, Metric.EVAL_BEST_STEP: ended.best_step}, ended.steps)
     return TrainedAdapter(folder, **vars(ended))

@@ -59,11 +59,13 @@ class TrainedAdapter:
     folder: Path
     """PEFT's format; applies to the base model as it was."""
     eval_loss: float
-    """Mean loss per labelled token of the validation split, after training."""
+    """Mean loss per labelled token of the validation split."""
     steps: int
-    """Optimiser steps."""
+    """Optimiser steps of the training."""
     seconds: float
-    """Wall time of attaching, training, validating and saving."""
+    """Wall time of training, validating and saving."""
+    best_step: int
+    """Optimiser step of the lowest validation loss."""
 
 
 def steps_per_epoch(config: TrainingConfig, examples: int) -> int:

@@ -64,6 +64,7 @@ def fit(
             if step == total or (every and step % every == 0):
                 run.validate(step, eval_data)
             run.write_checkpoints(step, last=step == total)
+            run.finish_patient(step)
             run.drop_ended()
             if not run.seats:
                 break
@@ -181,6 +182,13 @@ class _Run:
         for seat in due:
             with seat.ends_on_error():
                 seat.write_checkpoint(step)
+
+    def finish_patient(self, step: int) -> None:
+        """Write the adapters whose validation loss has not fallen for as long as they may wait."""
+        for seat in self.seats:
+            if seat.outcome is None and seat.waited_enough:
+                with seat.ends_on_error():
+                    seat.finish(step)
 
     def drop_ended(self) -> None:
         """Go on without the adapters that have ended."""

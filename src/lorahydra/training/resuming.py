@@ -141,9 +141,11 @@ class Ended:
     """What a training has found, that has ended or has got to a checkpoint."""
 
     eval_loss: float
-    """The last that was measured."""
+    """The last that was measured; where the training has ended, that of its adapter."""
     steps: int
     seconds: float
+    best_step: int = 0
+    """Of the lowest validation loss; 0 where none was measured or an earlier version did not say."""
 
 
 def write_ended(output_dir: Path, settings: Settings, found: Ended) -> None:

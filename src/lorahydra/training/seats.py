@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +29,47 @@ from lorahydra.training.jobs import TrainedAdapter, TrainingJob
 from lorahydra.training.resuming import Ended, Settings, newest_checkpoint, write_checkpoint, write_ended
 
 __all__ = ["Seat"]
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_CURVE = 3
+"""Validations: of fewer the best is always the first or the last."""
+
+
+@dataclass
+class Best:
+    """The lowest validation loss so far."""
+
+    loss: float = math.inf
+    step: int = 0
+    weights: Tensor | None = None
+    """At that step, if the best adapter is kept."""
+    validations: int = 0
+    """All of them."""
+    since: int = 0
+    """Those after the best."""
+
+    def measured(self, step: int, loss: float, weights: Tensor | None) -> None:
+        """Take in one validation."""
+        self.validations += 1
+        self.since += 1
+        if loss < self.loss:
+            self.loss, self.step, self.since = loss, step, 0
+            self.weights = None if weights is None else weights.clone()
+
+    def warn(self, folder: Path) -> None:
+        """Say so when the end of the curve is not its valley."""
+        if self.validations < SHORTEST_CURVE or 0 < self.since < self.validations - 1:
+            return
+        which, advice = (
+            ("last", "more epochs may lower it")
+            if self.since == 0
+            else ("first", "fewer epochs or a lower training.learning_rate may do")
+        )
+        logger.warning(
+            "%s: of %d validations the %s, at step %d, has the lowest loss: %s",
+            *(folder, self.validations, which, self.step, advice),
+        )
 
 
 class Seat:
@@ -59,6 +103,7 @@ class Seat:
         self._started = time.perf_counter()
         self._last = (self._started, 0)
         self._eval_loss = math.nan
+        self._best = Best()
 
     def _own(self, rows: Tensor) -> list[Tensor]:
         """Its part of a tensor in the shape of the pack's weights."""
@@ -98,6 +143,7 @@ class Seat:
         set_random_state(state["random"], self._pack.weights.device)
         self._started -= found.seconds
         self._eval_loss = found.eval_loss
+        self._best = Best(**state["best"])
         return found.steps
 
     def write_checkpoint(self, step: int) -> None:
@@ -111,17 +157,23 @@ class Seat:
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
             "random": random_state(self._pack.weights.device),
+            "best": vars(self._best),
         }
         with writing(self.job.output_dir):
             save = partial(self._pack.save, self._slot)
             write_checkpoint(self.job.output_dir, self._settings, self._found(step), state, save)
 
     def finish(self, steps: int) -> None:
-        """Write the adapter, and that the training has ended.
+        """Write the adapter that is kept, and that the training has ended.
 
         Raises:
             OutputError: They cannot be written.
         """
+        if self._best.weights is not None:
+            self._pack.weights[self._slot].copy_(self._best.weights)
+            self._eval_loss = self._best.loss
+        self._best.warn(self.job.output_dir)
+        self.job.on_metrics({Metric.EVAL_BEST_STEP: self._best.step}, steps)
         folder = self.job.output_dir / ADAPTER_DIR
         with writing(self.job.output_dir):
             self._pack.save(self._slot, folder)
@@ -130,7 +182,7 @@ class Seat:
         self.outcome = TrainedAdapter(folder, **vars(found))
 
     def _found(self, steps: int) -> Ended:
-        return Ended(self._eval_loss, steps, time.perf_counter() - self._started)
+        return Ended(self._eval_loss, steps, time.perf_counter() - self._started, self._best.step)
 
     @contextmanager
     def ends_on_error(self) -> Iterator[None]:
@@ -186,7 +238,14 @@ class Seat:
         """
         self._health.check(step, {"eval_loss": eval_loss})
         self._eval_loss = eval_loss
+        keeps = self.job.training.keep == "best"
+        self._best.measured(step, eval_loss, self._pack.weights[self._slot] if keeps else None)
         self.job.on_metrics({scored(EVAL, Score.LOSS): eval_loss}, step)
+
+    @property
+    def waited_enough(self) -> bool:
+        """Whether the validation loss has not fallen for as long as the job allows."""
+        return 0 < self.job.training.early_stopping_patience <= self._best.since
 
     @property
     def note(self) -> str:
