@@ -76,6 +76,16 @@ def test_what_an_older_version_did_not_let_change_may_change() -> None:
     assert refused(spec(), spec("judge.min_coverage=0.5"))
 
 
+def test_a_study_of_an_older_version_keeps_the_last_adapter() -> None:
+    old = spec()
+    del old["training.keep"]
+    assert kept_settings(old, []) == ["training.keep=last"]
+    assert kept_settings(old, ["training.keep=best"]) == []
+    assert not refused(old, spec("training.keep=last"))
+    with pytest.raises(StudyError, match=r"training\.keep: last → best"):
+        check_same("s", old, spec())
+
+
 def test_another_search_space_is_refused() -> None:
     searched = experiment_spec(
         compose(["data=local", "data.train_file=a"]), {"lora.r": "1 to 8"}, ["combined"], ["lora.r"]

@@ -36,6 +36,7 @@ from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError, ca
 from lorahydra.registry import registered_judges
 
 __all__ = [
+    "UNRECORDED",
     "compose",
     "config_dir",
     "explain",
@@ -49,6 +50,9 @@ __all__ = [
     "to_yaml",
     "without_password",
 ]
+
+UNRECORDED: Mapping[str, object] = {"data.split_version": 1, "training.keep": "last"}
+"""What older versions did where they recorded no value of these keys."""
 
 
 def register() -> None:
@@ -186,9 +190,10 @@ def restored_config(values: Mapping[str, Any], changes: Sequence[str] = ()) -> E
         if "=" not in change:
             raise ConfigError(f"cannot read {change}: write KEY=VALUE")
     plain = _plain(values)
-    if isinstance(plain.get("data"), dict):
-        # What older versions recorded did not say how they divided rows.
-        plain["data"].setdefault("split_version", 1)
+    for key, value in UNRECORDED.items():
+        group, name = key.split(".")
+        if isinstance(plain.get(group), dict):
+            plain[group].setdefault(name, value)
     try:
         tree = OmegaConf.merge(OmegaConf.create(plain), OmegaConf.from_dotlist(list(changes)))
     except (yaml.YAMLError, OmegaConfBaseException) as error:

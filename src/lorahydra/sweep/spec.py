@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from lorahydra.config.changes import IN_A_STUDY, may_change
-from lorahydra.config.compose import flatten
-from lorahydra.config.schema import DataConfig, ExperimentConfig
+from lorahydra.config.compose import UNRECORDED, flatten
+from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
 
 __all__ = ["CONTENT", "DATA_CONTENT", "ROWS_CONTENT", "check_same", "experiment_spec", "kept_settings"]
@@ -26,17 +26,20 @@ SPLIT_VERSION = "data.split_version"
 
 
 def kept_settings(spec: Mapping[str, str], given: Iterable[str]) -> list[str]:
-    """Overrides by which a study of an older version goes on with its splits, unless they are given.
+    """Overrides by which a study of an older version goes on as it began, unless they are given.
 
     Args:
         spec: What the study began with; empty for a new one.
         given: Overrides of the command line.
     """
-    version = spec.get(SPLIT_VERSION, "1")
-    begun = any(key.startswith("data.") for key in spec)
-    if not begun or version == str(DataConfig.split_version) or any(o.startswith(f"{SPLIT_VERSION}=") for o in given):
-        return []
-    return [f"{SPLIT_VERSION}={version}"]
+    chosen, defaults = [override.partition("=")[0] for override in given], flatten(ExperimentConfig())
+    kept = []
+    for key, unrecorded in UNRECORDED.items():
+        began = spec.get(key, str(unrecorded))
+        begun = any(known.startswith(f"{key.partition('.')[0]}.") for known in spec)
+        if begun and began != str(defaults[key]) and key not in chosen:
+            kept.append(f"{key}={began}")
+    return kept
 
 
 def experiment_spec(
@@ -69,8 +72,7 @@ def check_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> 
         StudyError: They cannot; the message shows the difference.
     """
     defaults = {key: str(value) for key, value in flatten(ExperimentConfig()).items()}
-    if SPLIT_VERSION in now:
-        before = {SPLIT_VERSION: "1", **before}
+    before = {**{key: str(value) for key, value in UNRECORDED.items() if key in now}, **before}
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key, defaults.get(key)) != now.get(key)]
     # Not known to a process that only starts workers.
     keys = [key for key in keys if not key.startswith(CONTENT) or (key in before and key in now)]
