@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.support.programs import environment
+from tests.support.programs import ProgramRunner, environment
 from tests.support.waiting import wait_for
 
 from lorahydra.config.schema import TrackingConfig
@@ -28,10 +28,6 @@ def store(place: Path) -> str:
     with start_run(config, output_dir=place / "out", kind=Kind.SINGLE, run_name="demo"):
         pass
     return config.uri
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "lorahydra", "ui", *words]
 
 
 def free_port() -> int:
@@ -53,7 +49,7 @@ def healthy(port: int) -> bool:
 def test_it_serves_until_it_is_interrupted(store: str, tmp_path: Path) -> None:
     port = free_port()
     process = subprocess.Popen(
-        command("--uri", store, "--port", str(port)),
+        [sys.executable, "-m", "lorahydra", "ui", "--uri", store, "--port", str(port)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -77,21 +73,18 @@ def test_it_serves_until_it_is_interrupted(store: str, tmp_path: Path) -> None:
         process.communicate()
 
 
-def refused(tmp_path: Path, *words: str) -> str:
-    done = subprocess.run(command(*words), capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 2, done
-    assert done.stderr.count("\n") == 1
-    return done.stderr
-
-
 @pytest.mark.slow
-def test_what_cannot_be_shown_is_one_line(store: str, tmp_path: Path) -> None:
+def test_what_cannot_be_shown_is_one_line(store: str, tmp_path: Path, programs: ProgramRunner) -> None:
+    def refused(*words: str) -> str:
+        done = programs.run(["-m", "lorahydra", "ui", *words], tmp_path)
+        assert done.returncode == 2, done
+        assert done.stderr.count("\n") == 1
+        return done.stderr
+
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert "is taken" in refused(tmp_path, "--uri", store, "--port", port)
-    assert "no experiment other: it has Default, lorahydra" in refused(
-        tmp_path, "--uri", store, "--experiment", "other"
-    )
-    assert "0 is not in the range" in refused(tmp_path, "--port", "0")
+        assert "is taken" in refused("--uri", store, "--port", port)
+    assert "no experiment other: it has Default, lorahydra" in refused("--uri", store, "--experiment", "other")
+    assert "0 is not in the range" in refused("--port", "0")

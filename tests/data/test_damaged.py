@@ -13,21 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.hypotheses import QUICK
 
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.ingest import Rows
 from lorahydra.data.splits import read_sources
 from lorahydra.errors import LorahydraError
 
-QUICK = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    max_examples=40,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 ROWS = [{"question": f'Вопрос {n}: "да", нет;\tили | и\nещё?', "answer": f"Réponse {n} 😀"} for n in range(8)]
 DOCUMENTS = [
     {"messages": [{"role": "user", "content": r["question"]}, {"role": "assistant", "content": r["answer"]}]}

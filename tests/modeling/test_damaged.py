@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.data.test_damaged import at_most_one_line, damage
+from tests.support.hypotheses import QUICK
 
 from lorahydra.config.schema import ModelConfig
 from lorahydra.data import ChatFormat, Example, Message
@@ -21,13 +22,7 @@ from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.modeling.origin import read_origin
 
 NUMBERS = count()
-QUICK = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    max_examples=10,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+FEW = settings(QUICK, max_examples=10)
 ODD = st.sampled_from([None, True, "abc", "", -1, 0, 10**12, 1.5, [], {}, ["x"], {"a": 1}, [1, 2]])
 EXAMPLE = Example((Message("user", "Hi é"), Message("assistant", "Yo")), 1)
 
@@ -70,7 +65,7 @@ def spoil(data: st.DataObject, folder: Path, name: str, target: Path) -> Path:
         "chat_template.jinja",
     ],
 )
-@QUICK
+@FEW
 @given(data=st.data())
 def test_a_damaged_model_answers_or_is_refused_in_one_line(
     tiny_model: Path, tmp_path: Path, name: str, data: st.DataObject
@@ -90,7 +85,7 @@ def test_a_damaged_model_answers_or_is_refused_in_one_line(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "lorahydra.json"])
-@QUICK
+@FEW
 @given(data=st.data())
 def test_a_damaged_adapter_is_attached_or_refused_in_one_line(
     tiny_model: Path, tiny_adapter: Path, tmp_path: Path, name: str, data: st.DataObject

@@ -13,7 +13,9 @@ import pytest
 import uvicorn
 from tests.postgres import postgresql as postgresql
 from tests.postgres import postgresql_server as postgresql_server
-from tests.service.served import Served, free_port, wait_for
+from tests.service.served import Served, free_port
+from tests.support.programs import ProgramRunner
+from tests.support.waiting import wait_for
 
 from lorahydra.modeling.packaged import fetch
 from lorahydra.service.access import Access
@@ -32,13 +34,13 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 
 @pytest.fixture
-def make_server(tmp_path: Path, models: Path) -> Iterator[Callable[..., Served]]:
+def make_server(tmp_path: Path, models: Path, programs: ProgramRunner) -> Iterator[Callable[..., Served]]:
     """Makes servers, which are gone after the test with all that they started."""
     fetch("all-minilm-l6-v2")
     made: list[Served] = []
 
     def make(*options: str, **environment: str) -> Served:
-        made.append(Served(tmp_path, models, options, environment))
+        made.append(Served(programs, tmp_path, models, options, environment))
         return made[-1]
 
     yield make

@@ -7,17 +7,15 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+from tests.support.programs import ProgramRunner, RunningProgram, environment
+from tests.support.waiting import wait_for
 
-SECONDS = 300
-"""Longest wait for anything."""
 OVERRIDES = (
     *("evaluation=minilm", "evaluation.max_new_tokens=4", "training.max_steps=2"),
     *("tracking.system_metrics=false", "model.device=cpu", "hydra/sweeper/pruner=none"),
@@ -25,13 +23,6 @@ OVERRIDES = (
 """Of all studies: short ones."""
 MODEL = {"use_llm_judge": False, "base_model_name": "tiny", "n_trials": 5}
 BODY = {"project_id": 123, "fine_tuning_params": MODEL}
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def free_port() -> int:
@@ -44,15 +35,22 @@ class Served:
     """The server.
 
     Args:
+        programs: What starts it; its jobs are processes that import everything themselves.
         place: Its folder is `service` in it.
         models: Its models folder.
         options: More of `lorahydra serve`.
-        environment: More variables.
+        variables: More variables.
     """
 
     def __init__(
-        self, place: Path, models: Path, options: Sequence[str] = (), environment: dict[str, str] | None = None
+        self,
+        programs: ProgramRunner,
+        place: Path,
+        models: Path,
+        options: Sequence[str] = (),
+        variables: dict[str, str] | None = None,
     ) -> None:
+        self._programs = programs
         self.port = free_port()
         self.folder = place / "service"
         self.log = place / "server.log"
@@ -63,25 +61,22 @@ class Served:
             trust_env=False,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
-        self.environment = environment or {}
+        kept = {key: value for key, value in environment().items() if not key.startswith("LORAHYDRA_API")}
+        self._variables = kept | (variables or {})
         self._options = [
             *("--port", str(self.port), "--folder", str(self.folder), "--no-mlflow", "--models", str(models)),
             *(word for override in OVERRIDES for word in ("--set", override)),
             *options,
         ]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def command(self, *options: str) -> list[str]:
-        return [sys.executable, "-m", "lorahydra", "serve", *self._options, *options]
-
-    def variables(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "LORAHYDRA_API"))}
-        return kept | {"OMP_NUM_THREADS": "1"} | self.environment
+        self._process: RunningProgram | None = None
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self.command(), env=self.variables(), stdout=log, stderr=log)
-        wait_for(self._answers)
+        self._process = self._programs.start(self._command(), self.log.parent, self._variables, output=self.log)
+        self._process.wait_for(self._answers)
+
+    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """Start it once more, with options with which it ends by itself."""
+        return self._programs.run(self._command(*options), self.log.parent, self._variables)
 
     def kill(self) -> None:
         assert self._process is not None
@@ -92,7 +87,7 @@ class Served:
         """End it as Ctrl-C does; returns the exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
-        return self._process.wait(timeout=30)
+        return self._process.wait()
 
     def close(self) -> None:
         """Leave nothing behind, whatever state it is in."""
@@ -128,9 +123,10 @@ class Served:
         file = self.folder / "jobs" / str(number) / "job.json"
         return int(json.loads(file.read_text())["attempt"]) if file.is_file() else 0
 
+    def _command(self, *options: str) -> list[str]:
+        return ["-m", "lorahydra", "serve", *self._options, *options]
+
     def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self.log.read_text()
         try:
             return self.client.get("/health").status_code == 200
         except httpx.TransportError:

@@ -13,7 +13,8 @@ import httpx
 import pyarrow
 import pytest
 from pyarrow import parquet
-from tests.service.served import BODY, MODEL, refused, wait_for
+from tests.service.served import BODY, MODEL, refused
+from tests.support.waiting import wait_for
 
 from lorahydra.errors import OutputError
 from lorahydra.service.choices import Choices

@@ -23,9 +23,7 @@ from lorahydra.service.views import FineTuneParams
 
 def ended(server: Served, *options: str) -> str:
     """Start it with options that it refuses; returns the one line."""
-    done = subprocess.run(
-        server.command(*options), env=server.variables(), capture_output=True, text=True, timeout=60, check=False
-    )
+    done = server.run(*options)
     assert done.returncode == 2, done.stderr
     [line] = done.stderr.strip().splitlines()
     return line

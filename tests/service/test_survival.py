@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,7 +13,8 @@ from typing import Any
 import pytest
 from tests.judges.wire import KEY, JudgeServer, judge_server
 from tests.judges.wire import MODEL as JUDGE_MODEL
-from tests.service.served import MODEL, Served, wait_for
+from tests.service.served import MODEL, Served
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
@@ -60,9 +60,7 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     assert server.post(f"/fine-tunes/{third}/cancel").json()["state"] == "cancelled"
 
     # Another server on the same folder by mistake.
-    other = subprocess.run(
-        server.command("--port", "1"), env=server.variables(), capture_output=True, text=True, check=False
-    )
+    other = server.run("--port", "1")
     assert other.returncode == 2
     assert len(other.stderr.strip().splitlines()) == 1
 
