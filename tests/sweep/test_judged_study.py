@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from tests.judges.wire import KEY, MODEL, JudgeServer, judge_server
+from tests.support.programs import ProgramRunner
 from tests.sweep.test_study import client_of, of_kind
-from tests.sweep.test_survival import until
 
 from lorahydra import LoRATuner
 from lorahydra.cli.commands import commands
@@ -157,19 +156,18 @@ def test_answers_are_kept_and_judged_again(tiny_model: Path, tmp_path: Path) -> 
 
 
 def test_a_study_that_is_killed_while_it_judges_pays_for_what_is_missing_only(
-    tiny_model: Path, tmp_path: Path, programs: Any
+    tiny_model: Path, tmp_path: Path, programs: ProgramRunner
 ) -> None:
-    app = tmp_path / "app.py"
-    app.write_text("import sys\nfrom lorahydra.cli.hydra_app import train_command\ntrain_command(sys.argv[1:])\n")
     # The second answer hangs until the process is gone.
     with judge_server(lambda request, attempt: "slow" if server.calls == 2 and attempt == 1 else "good") as server:
         judge = ("judge.n_examples=4", "judge.concurrency=1", "judge.finalists=1", "judge.self_test=false")
         study = tuner(tiny_model, server, *judge, "evaluation.baseline=false", n_trials=1)
-        pid = programs.start(app, "-m", *study.overrides)
-        until(lambda: server.calls == 2)
-        os.kill(pid, signal.SIGKILL)
-        assert programs.wait(pid) == -signal.SIGKILL
-        done = programs.call(["-m", "lorahydra", "studies", "resume", "judged"], tmp_path, os.environ)
+        running = programs.start(["-m", "lorahydra", "train", "-m", *study.overrides], tmp_path)
+        answers = tmp_path / "outputs" / "judged" / "0" / "answers.json"
+        running.wait_for(lambda: server.calls == 2 and answers.is_file())
+        running.kill()
+        assert running.wait() == -signal.SIGKILL
+        done = programs.run(["-m", "lorahydra", "studies", "resume", "judged"], tmp_path)
     assert done.returncode == 0, done.stderr
     asked = Counter(request.user for request in server.requests)
     assert sorted(asked.values(), reverse=True)[:2] == [2, 1], "only the answer that hung is asked about again"
@@ -180,7 +178,7 @@ def test_a_study_that_is_killed_while_it_judges_pays_for_what_is_missing_only(
 
     # A study that is refused to go on with other settings stays as it was, with workers of its own, too.
     other = ["hydra/launcher=joblib", "hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=3", "training.max_steps=3"]
-    refused = programs.call(["-m", "lorahydra", "studies", "resume", "judged", *other], tmp_path, os.environ)
+    refused = programs.run(["-m", "lorahydra", "studies", "resume", "judged", *other], tmp_path)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
     assert "training.max_steps" in refused.stderr
     [parent] = of_kind(tmp_path, "study")
