@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import sqlalchemy
 from tests.mlflow_server import Server
 from tests.postgres import execute, new_database
 from tests.support.programs import TRAIN, ProgramRunner, environment
+from tests.support.waiting import wait_for
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError
 from lorahydra.modeling.packaged import fetch
 from lorahydra.names import ADAPTER_DIR, Kind, State
 from lorahydra.tracking import check_store, read_run, start_run
+from lorahydra.tracking import database as database_module
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
@@ -127,6 +130,27 @@ def test_empty_database(postgresql: str, tmp_path: Path, programs: ProgramRunner
     ends = [program.finish() for program in running]
     assert [done.returncode for done in ends] == [0] * 3, ends
     assert [done.stdout + done.stderr for done in ends] == [""] * 3, "the logs of MLflow and alembic stay quiet"
+
+
+def test_tables_that_are_being_made_are_waited_for(postgresql: str) -> None:
+    engine, checked = sqlalchemy.create_engine(postgresql), threading.Event()
+
+    def check() -> None:
+        check_store(TrackingConfig(uri=postgresql))
+        checked.set()
+
+    checking = threading.Thread(target=check)
+    with engine.connect() as connection:
+        # As the process that makes the tables does, which is in the middle of it.
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({database_module.TABLES})")
+        execute(postgresql, "CREATE TABLE alembic_version (version_num varchar(32))")
+        checking.start()
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        wait_for(lambda: connection.exec_driver_sql(waits).scalar() == 1)
+        execute(postgresql, "DROP TABLE alembic_version")
+    engine.dispose()
+    checking.join()
+    assert checked.is_set()
 
 
 def test_read_only_database(server: Server, database: str) -> None:

@@ -133,6 +133,9 @@ def _check_database(uri: str, writes: bool) -> bool:
         if connection.dialect.name == "sqlite":
             # Waits for another program's lock; on a read-only file it is taken for a wish to read.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+        elif connection.dialect.name == "postgresql":
+            # While another process makes the tables, they look like those of an older version.
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({TABLES})")
         tables = _tables(connection)
         versions = "SELECT version_num FROM alembic_version"
         revision = connection.exec_driver_sql(versions).scalar() if "alembic_version" in tables else None
