@@ -88,7 +88,8 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     assert time.monotonic() - began < 15
     assert tree
     assert not server.processes(second)
-    assert server.post(f"/fine-tunes/{second}/resume").json()["state"] == "queued"
+    # Nothing is before it in the queue.
+    assert server.post(f"/fine-tunes/{second}/resume").json()["state"] in ("queued", "starting")
 
     # Then its processes are killed, which is not its end either.
     wait_for(lambda: len(server.processes(second)) > 1)
