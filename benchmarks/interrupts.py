@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.survival import prepare, trials_of  # noqa: E402
-from tests.sweep.nursery import Nursery  # noqa: E402
+from tests.conftest import WHOLE_PROGRAM  # noqa: E402
+from tests.support.programs import ProgramRunner, RunningProgram  # noqa: E402
 
 N_TRIALS = 2
-HEAVY = (
-    "torch",
-    "transformers.trainer",
-    "peft",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "lorahydra.sweep.conclusion",
-)
 
 
 def main() -> None:
@@ -47,23 +40,23 @@ def main() -> None:
     options = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(options.load)]
-    nursery = Nursery(HEAVY)
+    runner = ProgramRunner(WHOLE_PROGRAM)
     try:
         with tempfile.TemporaryDirectory() as name:
-            good = run(Path(name), nursery, options.moments, random.Random(options.seed))
+            good = run(Path(name), runner, options.moments, random.Random(options.seed))
     finally:
-        nursery.close()
+        runner.close()
         for process in load:
             process.kill()
     print(f"{good} of {options.moments}")
     sys.exit(good != options.moments)
 
 
-def run(folder: Path, nursery: Nursery, moments: int, drawn: random.Random) -> int:
+def run(folder: Path, runner: ProgramRunner, moments: int, drawn: random.Random) -> int:
     """All rounds: how many went well."""
     prepare(folder)
     began = time.perf_counter()
-    if code := nursery.wait(start(nursery, folder / "whole", folder)):
+    if code := start(runner, folder / "whole", folder).wait():
         sys.exit(f"exit code {code}: {(folder / 'whole' / 'output.txt').read_text()[-2000:]}")
     duration = time.perf_counter() - began
     first, last = lines_of(folder / "whole", "Study small begins"), lines_of(folder / "whole")
@@ -73,16 +66,15 @@ def run(folder: Path, nursery: Nursery, moments: int, drawn: random.Random) -> i
     while number < moments:
         line, later = drawn.randint(first, last), drawn.uniform(0, 2 * pause)
         place = folder / f"moment-{number}"
-        pid = start(nursery, place, folder)
-        wait_for(lambda place=place, pid=pid, line=line: lines_of(place) >= line or has_ended(pid))  # type: ignore[misc]
+        program = start(runner, place, folder)
+        program.wait_for(lambda: lines_of(place) >= line or program.poll() is not None)  # noqa: B023 (called at once)
         time.sleep(later)
-        if has_ended(pid):
-            nursery.wait(pid)
+        if program.poll() is not None:
             shutil.rmtree(place)
             continue  # too late to be one of the moments
-        os.kill(pid, signal.SIGINT)
+        program.send_signal(signal.SIGINT)
         sent = time.perf_counter()
-        code = nursery.wait(pid)
+        code = program.wait()
         faults = check(place, code)
         good += not faults
         seconds = time.perf_counter() - sent
@@ -91,29 +83,19 @@ def run(folder: Path, nursery: Nursery, moments: int, drawn: random.Random) -> i
     return good
 
 
-def start(nursery: Nursery, place: Path, folder: Path) -> int:
-    """Begin the study in `place`: the process."""
+def start(runner: ProgramRunner, place: Path, folder: Path) -> RunningProgram:
+    """Begin the study in `place`."""
     place.mkdir()
     (place / "train.py").write_text(
         f"import runpy\nrunpy.run_path({str(REPOSITORY / 'train.py')!r}, run_name='__main__')\n"
     )
-    return nursery.start(
-        place / "train.py",
+    words = (
         *("-m", "study=small", f"hydra.sweeper.n_trials={N_TRIALS}", "tracking.system_metrics=false"),
         *("model=local", f"model.name_or_path={folder / 'tiny'}", "model.device=cpu", "training.max_steps=2"),
         *("evaluation=minilm", "evaluation.max_new_tokens=6", "data=local", f"data.train_file={folder / 'rows.jsonl'}"),
         *("training.learning_rate=tag(log, interval(1e-4, 1e-1))", "lora.r=choice(2, 4, 8)"),
-        output=place / "output.txt",
     )
-
-
-def wait_for(happens: Callable[[], bool]) -> None:
-    """Wait, for two minutes at most."""
-    end = time.perf_counter() + 120
-    while not happens():
-        if time.perf_counter() > end:
-            sys.exit("the study does not go on")
-        time.sleep(0.005)
+    return runner.start([str(place / "train.py"), *words], place, output=place / "output.txt")
 
 
 def lines_of(place: Path, text: str = "") -> int:
@@ -121,11 +103,6 @@ def lines_of(place: Path, text: str = "") -> int:
     file = place / "output.txt"
     lines = file.read_text().splitlines() if file.is_file() else []
     return next((number for number, line in enumerate(lines, 1) if text and text in line), len(lines))
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process is dead and waits to be asked for its exit code."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def check(place: Path, code: int) -> list[str]:
