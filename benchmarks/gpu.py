@@ -7,6 +7,7 @@ The model has the shape of Qwen3-0.6B and random weights, so nothing is download
 """
 
 import argparse
+import copy
 import itertools
 import json
 import os
@@ -20,16 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    BertConfig,
-    BertModel,
-    BertTokenizer,
-    GenerationConfig,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import GenerationConfig, Qwen3ForCausalLM
 
 from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
 from lorahydra.modeling.base import BaseModel, load_base
@@ -38,72 +30,25 @@ from lorahydra.progress import Progress
 from lorahydra.training import TrainingJob, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+sys.path.insert(0, str(REPOSITORY))
+
+from benchmarks.packing import SHAPES, Rows  # noqa: E402
+from tests.support.models import make_tiny_encoder, write_byte_tokenizer  # noqa: E402
+
 QUIET = Progress(live=False)
-
-
-class Rows:
-    """Tokenised examples of one length, half of which carry loss."""
-
-    digest = "random"
-
-    def __init__(self, count: int, length: int) -> None:
-        random = torch.Generator().manual_seed(0)
-        self._ids = torch.randint(10, 250, (count, length), generator=random).tolist()
-        self.lengths = [length] * count
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        ids = self._ids[index]
-        half = len(ids) // 2
-        return {"input_ids": ids, "labels": [-100] * half + ids[half:]}
+BYTES = 256
+"""Tokens that rows are made of."""
 
 
 def write_model(folder: Path, device: str) -> None:
     """Qwen3-0.6B's shape with random weights in bfloat16, and a tokenizer of bytes."""
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {token: at for at, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>"
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    config = Qwen3Config(
-        vocab_size=151_936,
-        hidden_size=1024,
-        intermediate_size=3072,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=True,
-        max_position_embeddings=40_960,
-        bos_token_id=None,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    vocabulary = write_byte_tokenizer(folder)
+    config = copy.deepcopy(SHAPES["qwen3-0.6b"])
+    config.eos_token_id, config.pad_token_id = vocabulary["<|im_end|>"], vocabulary["<|endoftext|>"]
     torch.manual_seed(0)
     with torch.device(device):
         model = Qwen3ForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder)
-
-
-def write_encoder(folder: Path) -> None:
-    """A small BERT of characters with random weights: the scores mean nothing, and the time is a real one's."""
-    characters = [chr(code) for code in range(33, 127)]
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{char}" for char in characters)]
-    BertTokenizer(vocab={token: at for at, token in enumerate(tokens)}).save_pretrained(folder)
-    config = BertConfig(vocab_size=len(tokens), hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
-    BertModel(config).save_pretrained(folder)
 
 
 def synchronized() -> float:
@@ -117,7 +62,7 @@ def steps(base: BaseModel, work: Path) -> None:
     """Time of an optimiser step, how much of it the GPU computes, and memory."""
     print("optimiser steps (r 16, all-linear, 100 of 200 tokens with loss)")
     for batch in (4, 16):
-        rows = Rows(batch * 40, 200)
+        rows = Rows(batch * 40, 200, BYTES)
 
         def fit(count: int, rows: Rows = rows, batch: int = batch) -> list[float]:
             times: list[float] = []
@@ -129,7 +74,7 @@ def steps(base: BaseModel, work: Path) -> None:
                 work / "job",
                 lambda values, _: times.append(synchronized()) if "train/loss" in values else None,
             )
-            train(base, [job], rows, Rows(4, 200), QUIET)
+            train(base, [job], rows, Rows(4, 200, BYTES), QUIET)
             return times
 
         if torch.cuda.is_available():
@@ -157,8 +102,9 @@ def decode(base: BaseModel) -> None:
     print("decoding 64 tokens after prompts of 100 (greedy, no end)")
     new = 64
     for batch in (1, 8, 32, 128, 512):
-        prompts = [row["input_ids"] for row in map(Rows(batch, 100).__getitem__, range(batch))]
-        ids = torch.tensor(prompts, device=base.device)
+        rows = Rows(batch, 100, BYTES)
+        ids = torch.stack([rows[row]["input_ids"] for row in range(batch)]).to(base.device)
+        prompts = ids.tolist()
         mask = torch.ones_like(ids)
         settings = GenerationConfig(max_new_tokens=new, do_sample=False, pad_token_id=0)
 
@@ -187,27 +133,20 @@ def decode(base: BaseModel) -> None:
 
 def study(work: Path) -> None:
     """A study of four trials by the command, one batch size of which does not fit."""
-    write_encoder(work / "encoder")
+    # The scores mean nothing, and the time is that of a real small encoder.
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    make_tiny_encoder(work / "encoder", **sizes)
     text = "This sentence makes the request long. " * 45
     rows = [{"question": f"{text} What is {n}+{n}?", "answer": f"{n}+{n} is {2 * n}, of course."} for n in range(700)]
     (work / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     command = [
         *(sys.executable, str(REPOSITORY / "train.py"), "-m", "study=gpu"),
         *("model=local", f"model.name_or_path={work / 'model'}"),
-        *(
-            "data=local",
-            "data.train_file=rows.jsonl",
-            "data.max_length=2048",
-            "data.validation_fraction=0.03",
-            "data.test_fraction=0.03",
-        ),
+        *("data=local", "data.train_file=rows.jsonl", "data.max_length=2048"),
+        *("data.validation_fraction=0.03", "data.test_fraction=0.03"),
         *(f"evaluation.bertscore_model={work / 'encoder'}", "evaluation.bertscore_num_layers=6"),
-        *(
-            "evaluation.max_new_tokens=32",
-            "training.max_steps=8",
-            "hydra/sweeper/sampler=grid",
-            "hydra/sweeper/pruner=none",
-        ),
+        *("evaluation.max_new_tokens=32", "training.max_steps=8"),
+        *("hydra/sweeper/sampler=grid", "hydra/sweeper/pruner=none"),
         *("training.per_device_train_batch_size=choice(4, 512)", "lora.r=choice(8, 32)", "hydra.sweeper.n_trials=4"),
     ]
     environment = os.environ | {
