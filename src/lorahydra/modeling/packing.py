@@ -110,6 +110,8 @@ class Pack:
         dropout = [[[start.config.lora_dropout]] for start in self._starts]
         self.scaling = torch.tensor(scaling, dtype=weights.dtype, device=weights.device)
         self.dropout = torch.tensor(dropout, device=weights.device) if any(p[0][0] for p in dropout) else None
+        self.scaling_of_kept = self.scaling if self.dropout is None else self.scaling / (1 - self.dropout)
+        """What makes up for the inputs that dropout takes away."""
 
     @property
     def slots(self) -> int:
@@ -242,10 +244,8 @@ class PackedLinear(nn.Module):
         """As the base layer's; the first dimensions hold the adapters' rows one after the other."""
         pack, width = self._pack, inputs.shape[-1]
         a, b = (pack.leaves[name] for name in self._leaves)
-        scaling, kept = pack.scaling, None
-        if self.training and pack.dropout is not None:
-            kept = pack.keep_mask(self._name, (inputs.numel() // width // pack.slots, width))
-            scaling = scaling / (1 - pack.dropout)
+        kept = pack.keep_mask(self._name, (inputs.numel() // width // pack.slots, width)) if self.training else None
+        scaling = pack.scaling if kept is None else pack.scaling_of_kept
         result: Tensor = _LowRank.apply(self.base_layer(inputs), inputs, a, b, scaling, kept)  # type: ignore[no-untyped-call]
         return result
 
