@@ -45,7 +45,7 @@ class Alone:
         """The layers multiply with `weights` themselves."""
 
     def keep(self, slots: Sequence[int]) -> None:
-        """There is nobody else."""
+        """Does nothing: there are no other adapters to drop."""
 
     def take_gradients(self) -> Tensor:
         """Shape `(1, size)`."""

@@ -73,8 +73,8 @@ class EpochSampler(Sampler[int]):
 
 
 SHORT = 32
-"""Below this length attention on a CPU cuts its buffers by the length, and cuts that are no multiple of 8 lie in other
-places for other threads: then the last bits of a result depend on which thread computed it, so on the rows beside."""
+"""Below this length, attention on a CPU sizes its buffers by the length. If that is not a multiple of 8, the buffers of
+two threads are aligned differently: the last bits of a result then depend on the thread, and so on the other rows."""
 
 
 def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int = 0) -> dict[str, Tensor]:

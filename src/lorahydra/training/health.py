@@ -1,4 +1,4 @@
-"""Notices a training whose loss is no number or runs away."""
+"""Notices a training whose loss is not a number or diverges."""
 
 from __future__ import annotations
 

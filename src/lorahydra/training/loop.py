@@ -1,7 +1,7 @@
 """The training loop: one to k adapters on one frozen base model, all of which see the same batches.
 
 Each adapter is trained as if it were alone: with its own rate, schedule, decay, dropout, clipping and end. On a CPU
-that holds bit for bit, whoever else is in the pack.
+the result is the same bit for bit, regardless of which other adapters are in the pack.
 """
 
 from __future__ import annotations

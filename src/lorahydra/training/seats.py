@@ -233,7 +233,7 @@ class Seat:
         """Report a validation.
 
         Raises:
-            TrainingError: The loss is no number.
+            TrainingError: The loss is not a number.
             TrialPruned: The study ends the trial here.
         """
         self._health.check(step, {"eval_loss": eval_loss})
