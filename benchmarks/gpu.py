@@ -26,8 +26,8 @@ from transformers import GenerationConfig, Qwen3ForCausalLM
 from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
 from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.generation import generate
-from lorahydra.progress import Progress
 from lorahydra.training import TrainingJob, train
+from lorahydra.utils.progress import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))

@@ -486,7 +486,7 @@ def main() -> int:
     from lorahydra.config.schema import ModelConfig
     from lorahydra.data import ChatFormat
     from lorahydra.modeling.base import load_tokenizer
-    from lorahydra.storage import cache_dir
+    from lorahydra.utils.files import cache_dir
 
     folder = Path(tempfile.mkdtemp(prefix="odd-files-"))
     (folder / "cache").mkdir()

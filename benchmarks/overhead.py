@@ -18,8 +18,9 @@ from typing import Any
 
 import psutil
 
-from lorahydra import LoRATuner, experiment
+from lorahydra import LoRATuner
 from lorahydra.sweep import sweeper
+from lorahydra.trial import run as trial_run
 
 N_TRIALS = 12
 
@@ -43,7 +44,7 @@ def main() -> None:
         setattr(owner, name, call)
 
     for name in ("train", "answer", "answer_untuned", "finish_trial"):
-        timed(experiment, name)
+        timed(trial_run, name)
     settle = sweeper.StudySweeper._settle
     configure = sweeper.StudySweeper._configure
 

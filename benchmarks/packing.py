@@ -37,10 +37,10 @@ from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.cpu_linear import use_onednn
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
 from lorahydra.modeling.memory import release_memory
-from lorahydra.progress import Progress
 from lorahydra.training import TrainingJob, train_pack
 from lorahydra.training.batches import collate
 from lorahydra.training.loss import CompletionLoss
+from lorahydra.utils.progress import Progress
 
 SHAPES = {
     "qwen3-0.6b": Qwen3Config(

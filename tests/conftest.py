@@ -41,7 +41,7 @@ WHOLE_PROGRAM = (
     *("mlflow.store.tracking.sqlalchemy_store", "mlflow.data", "mlflow.tracking"),
     *("mlflow.cli", "mlflow.server.handlers", "uvicorn"),
     *("openai", "google.genai"),
-    *("lorahydra.experiment", "lorahydra.sweep.conclusion", "lorahydra.cli.commands"),
+    *("lorahydra.trial.run", "lorahydra.sweep.conclusion", "lorahydra.cli.commands"),
 )
 """What `train.py` and `lorahydra` import in a trial or a study with a judge, and what MLflow's programs do."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from lorahydra.config.judge_registry import register_judge
 from lorahydra.errors import JudgeNotFoundError, LorahydraError
-from lorahydra.registry import register_judge
 
 if TYPE_CHECKING:
-    from lorahydra.judges import Judge
+    from lorahydra.adapters.export import export_adapter
+    from lorahydra.adapters.find import find_adapter
+    from lorahydra.inference.adapted_model import conversations, open_adapter
+    from lorahydra.judges.loading import get_model_by_id
     from lorahydra.tuner import LoRATuner
 
 # Read when huggingface_hub is first imported: nothing about this machine is sent along with a download.
@@ -26,7 +30,11 @@ __all__ = [
     "LoRATuner",
     "LorahydraError",
     "__version__",
+    "conversations",
+    "export_adapter",
+    "find_adapter",
     "get_model_by_id",
+    "open_adapter",
     "register_judge",
 ]
 
@@ -36,22 +44,18 @@ except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0.0.0"
 
 
-def get_model_by_id(model_id: str) -> Judge:
-    """The judge with this name and its shipped settings; see `lorahydra.judges.get_model_by_id`.
-
-    Raises:
-        JudgeNotFoundError: No judge has this name.
-    """
-    # Imported here: it needs Hydra, and `import lorahydra` shall be quick.
-    from lorahydra.judges.loading import get_model_by_id as get
-
-    return get(model_id)
+_DEFERRED = {
+    "LoRATuner": "lorahydra.tuner",
+    "conversations": "lorahydra.inference.adapted_model",
+    "export_adapter": "lorahydra.adapters.export",
+    "find_adapter": "lorahydra.adapters.find",
+    "get_model_by_id": "lorahydra.judges.loading",
+    "open_adapter": "lorahydra.inference.adapted_model",
+}
+"""Where the names are that need Hydra, MLflow, Optuna or torch: `import lorahydra` stays quick."""
 
 
 def __getattr__(name: str) -> object:
-    # It needs Hydra, Optuna and torch, and `import lorahydra` shall be quick.
-    if name == "LoRATuner":
-        from lorahydra.tuner import LoRATuner
-
-        return LoRATuner
+    if name in _DEFERRED:
+        return getattr(importlib.import_module(_DEFERRED[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

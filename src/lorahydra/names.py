@@ -156,7 +156,7 @@ class State(StrEnum):
 CONFIG_FILE = "config/config.yaml"
 OVERRIDES_FILE = "config/overrides.yaml"
 ENVIRONMENT_FILE = "config/environment.json"
-"""Commit, packages, machine (`lorahydra.provenance`)."""
+"""Commit, packages, machine (`lorahydra.utils.environment`)."""
 CHANGES_FILE = "config/changes.diff"
 """What the code had beside its commit."""
 ADAPTER_DIR = "adapter"

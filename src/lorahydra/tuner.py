@@ -27,9 +27,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.config.compose import config_dir, explain, readable, register, without_password
 from lorahydra.errors import ConfigError, StudyError
-from lorahydra.interrupts import listening
 from lorahydra.sweep.result import StudyResult
 from lorahydra.sweep.trial import study_task
+from lorahydra.utils.interrupts import listening
 
 __all__ = ["LoRATuner"]
 

@@ -59,7 +59,7 @@ def test_whatever_names_an_adapter_is_looked_up(
         asked.append((name, uri))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lorahydra.lookup.find_adapter", look)
+    monkeypatch.setattr("lorahydra.adapters.find.find_adapter", look)
     monkeypatch.chdir(tmp_path)
     for words in (["demo"], ["demo", "--uri", "sqlite:///a.db"], ["demo", "tracking.uri=sqlite:///b.db", "lora.r=8"]):
         CliRunner().invoke(commands, ["evaluate", *words], standalone_mode=False)

@@ -19,12 +19,12 @@ from click.testing import CliRunner, Result
 from tests.support.programs import ProgramRunner, environment
 from tests.support.waiting import SECONDS
 
-from lorahydra.chatting import conversations, open_adapter
 from lorahydra.cli import chat as chat_module
 from lorahydra.cli.commands import commands
 from lorahydra.cli.showing import Answered, printable, show_answers
 from lorahydra.data.examples import Message
 from lorahydra.errors import ConfigError, DataError, LorahydraError, OutputError
+from lorahydra.inference.adapted_model import conversations, open_adapter
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.support.hypotheses import QUICK
 
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.ingest import Rows
-from lorahydra.data.splits import read_sources
+from lorahydra.data.loading import read_sources
 from lorahydra.errors import LorahydraError
 
 ROWS = [{"question": f'Вопрос {n}: "да", нет;\tили | и\nещё?', "answer": f"Réponse {n} 😀"} for n in range(8)]

@@ -11,7 +11,7 @@ from tests.data.conftest import Write
 from lorahydra.config.schema import DataConfig
 from lorahydra.data import check
 from lorahydra.data.ingest import Rows
-from lorahydra.data.splits import read_sources
+from lorahydra.data.loading import read_sources
 from lorahydra.errors import ConfigError, DataError
 
 RUSSIAN = ["Как оформить возврат товара?", "Напишите нам на почту, и мы вернём деньги.", "Где заказ?", "Ждите завтра."]

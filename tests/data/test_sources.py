@@ -17,8 +17,8 @@ from tests.data.conftest import Write, qa
 from lorahydra.config.schema import ColumnsConfig, DataConfig
 from lorahydra.data import load_splits
 from lorahydra.data.ingest import Rows
+from lorahydra.data.loading import read_sources
 from lorahydra.data.sources import locate
-from lorahydra.data.splits import read_sources
 from lorahydra.errors import DataError, OutputError, ServiceError
 
 ROWS = [*qa(5), {"question": 'a "quoted"; line\nand, more\t', "answer": "Ünï 😀"}]

@@ -8,10 +8,10 @@ from lorahydra.config.judge import JudgeConfig
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import JudgeError
 from lorahydra.evaluation import Answers, Evaluation, Verdicts, evaluate, judged_alike
-from lorahydra.evaluation.bertscore import BertScores
 from lorahydra.evaluation.judging import choose
 from lorahydra.evaluation.scoring import ExampleScores, combine, combined_interval, gain
 from lorahydra.judges import CaseVerdicts, Judgement, Usage, Verdict
+from lorahydra.metrics.bertscore import BertScores
 
 CONFIG = EvaluationConfig(bootstrap_samples=200)
 

@@ -13,12 +13,12 @@ from tests.judges.wire import KEY, MODEL, JudgeServer, judge_server
 from lorahydra import register_judge
 from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
+from lorahydra.config.judge_registry import unregister_judge
 from lorahydra.errors import JudgeError, JudgeSetupError
 from lorahydra.judges import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, JudgeSession, self_test
 from lorahydra.judges.cache import VerdictCache
 from lorahydra.judges.loading import make_judge
 from lorahydra.judges.selftest import TEXTS, ensure_usable
-from lorahydra.registry import unregister_judge
 
 Score = Callable[[JudgeCase], object]
 

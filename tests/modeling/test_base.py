@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.support.gpu import needs_gpu
 
-from lorahydra import progress
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.modeling.base import load_base, load_copy, load_tokenizer, resolve_device, resolve_dtype
 from lorahydra.modeling.generation import generate
 from lorahydra.modeling.gguf import tensor_count
+from lorahydra.utils import progress
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -22,7 +22,7 @@ from transformers import (
 from lorahydra.errors import ConfigError
 from lorahydra.modeling import generation
 from lorahydra.modeling.generation import generate, stop_tokens
-from lorahydra.progress import Progress
+from lorahydra.utils.progress import Progress
 
 SIZES = {
     "vocab_size": 61,

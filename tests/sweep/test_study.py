@@ -298,9 +298,9 @@ def test_a_winner_of_another_machine_comes_from_mlflow(
 def test_trials_that_fail_do_not_end_the_study(
     place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lorahydra import experiment
+    from lorahydra.trial import run
 
-    real, faults = experiment.train, iter(["raise", "nan", "memory"])
+    real, faults = run.train, iter(["raise", "nan", "memory"])
 
     def train(*arguments: Any, **options: Any) -> Any:
         match next(faults, None):
@@ -312,7 +312,7 @@ def test_trials_that_fail_do_not_end_the_study(
                 raise TrainingError("out of memory while training", reason="out_of_memory")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(run, "train", train)
     result = tuner(tiny_model, rows, n_trials=6).run()
     failures = {trial.number: trial.failure for trial in result.trials if trial.state is State.FAILED}
     assert failures == {
@@ -329,12 +329,12 @@ def test_trials_that_fail_do_not_end_the_study(
 def test_too_many_failures_end_the_study(
     place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lorahydra import experiment
+    from lorahydra.trial import run
 
     def train(*_: Any, **__: Any) -> Any:
         raise TrainingError("loss is nan", reason="nan")
 
-    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(run, "train", train)
     said = r"2 of 2 trials .* failed, .*max_failure_rate=0.5 .*nan: loss is nan; the study is kept, .* resume one$"
     with pytest.raises(StudyError, match=said):
         tuner(tiny_model, rows, n_trials=2).run()

@@ -18,9 +18,9 @@ import pytest
 import yaml
 from tests.support.waiting import wait_for
 
-from lorahydra.chatting import conversations, open_adapter
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ModelError
+from lorahydra.inference.adapted_model import conversations, open_adapter
 from lorahydra.names import ADAPTER_DIR
 from lorahydra.tracking import TrackedRun, add_model_files, register_model, write_model_files
 

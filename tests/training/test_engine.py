@@ -25,9 +25,9 @@ from lorahydra.errors import OutputError, TrainingError
 from lorahydra.modeling.adapters import weights_digest
 from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.packaged import fetch
-from lorahydra.progress import Progress
 from lorahydra.training import TrainedAdapter, TrainingJob, train
 from lorahydra.training.health import Health
+from lorahydra.utils.progress import Progress
 
 Examples = Any
 TRAINING = TrainingConfig(num_train_epochs=2, learning_rate=1e-2, per_device_train_batch_size=4, warmup_ratio=0.0)

@@ -13,11 +13,11 @@ from tests.training.conftest import Examples
 from lorahydra.config.schema import LoraConfig, TrainingConfig
 from lorahydra.modeling.adapters import load_adapter
 from lorahydra.modeling.base import BaseModel
-from lorahydra.progress import Progress
 from lorahydra.training import TrainedAdapter, TrainingJob, train, train_pack
 from lorahydra.training.batches import collate
 from lorahydra.training.loss import CompletionLoss
 from lorahydra.training.seats import Best
+from lorahydra.utils.progress import Progress
 
 TRAINING = TrainingConfig(num_train_epochs=6, learning_rate=1e-2, per_device_train_batch_size=4)
 LORA = LoraConfig(r=4, lora_alpha=8)

@@ -19,10 +19,10 @@ from lorahydra.errors import LorahydraError, TrainingError, TrialPruned
 from lorahydra.modeling import packing
 from lorahydra.modeling.adapters import adapter, save_adapter, weights_digest
 from lorahydra.modeling.base import BaseModel, load_base
-from lorahydra.progress import Progress
 from lorahydra.training import TrainedAdapter, TrainingJob, train_pack
 from lorahydra.training.batches import EpochSampler, collate
 from lorahydra.training.loss import CompletionLoss
+from lorahydra.utils.progress import Progress
 
 Examples = Any
 Setting = tuple[LoraConfig, TrainingConfig]

@@ -12,10 +12,10 @@ import click
 from lorahydra.cli.showing import note, printable
 from lorahydra.data.examples import Message
 from lorahydra.errors import LorahydraError
-from lorahydra.interrupts import forget, noticed
+from lorahydra.utils.interrupts import forget, noticed
 
 if TYPE_CHECKING:
-    from lorahydra.chatting import AdaptedModel, Conversation
+    from lorahydra.inference.adapted_model import AdaptedModel, Conversation
 
 __all__ = ["chat"]
 

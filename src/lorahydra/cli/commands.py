@@ -20,7 +20,7 @@ from lorahydra.cli.studies import studies
 from lorahydra.cli.sync import sync
 from lorahydra.cli.ui import ui
 from lorahydra.errors import LorahydraError
-from lorahydra.interrupts import listen, stop_listening
+from lorahydra.utils.interrupts import listen, stop_listening
 
 __all__ = ["main"]
 

@@ -36,7 +36,7 @@ def _names(known: Callable[[click.Context], Iterable[str]]) -> Completer:
 
 
 def _judges(_context: click.Context) -> Iterable[str]:
-    from lorahydra.registry import registered_judges
+    from lorahydra.config.judge_registry import registered_judges
 
     return registered_judges()
 

@@ -34,7 +34,7 @@ def evaluate(adapter: str, overrides: tuple[str, ...], uri: str | None) -> None:
     # Before the adapter is looked for: a typo in a key needs no store.
     stated = compose(overrides)
     named = any(override.partition("=")[0] == "tracking.uri" for override in overrides)
-    from lorahydra.lookup import find_adapter
+    from lorahydra.adapters.find import find_adapter
 
     with find_adapter(adapter, uri=uri or (stated.tracking.uri if named else None)) as found:
         given = _of_adapter(found.folder, overrides)
@@ -42,7 +42,7 @@ def evaluate(adapter: str, overrides: tuple[str, ...], uri: str | None) -> None:
         folder = Path("outputs") / f"evaluated-{datetime.now():%Y%m%d-%H%M%S-%f}"
         log_to_terminal()
         # Imported here: torch takes seconds, and a typo in a key should not.
-        from lorahydra.evaluating import evaluate_adapter
+        from lorahydra.trial.evaluate_adapter import evaluate_adapter
 
         evaluate_adapter(dataclasses.replace(config, output_dir=str(folder)), found.folder, overrides=given)
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from lorahydra.errors import LorahydraError, OutputError
-from lorahydra.interrupts import EXIT_INTERRUPTED, noticed
-from lorahydra.storage import REASONS
+from lorahydra.utils.files import REASONS
+from lorahydra.utils.interrupts import EXIT_INTERRUPTED, noticed
 
 __all__ = ["EXIT_DIFFERENT", "TRACEBACK", "exit_codes", "wants_traceback"]
 

@@ -28,14 +28,14 @@ def export(source: str, target: Path, merged: bool, dtype: str, base: str | None
     folder is one that PEFT loads, or with --merged one that transformers loads. With --dtype=auto a merged model has
     the precision in which the adapter was scored.
     """
-    from lorahydra.lookup import find_adapter
-    from lorahydra.storage import check_new
+    from lorahydra.adapters.find import find_adapter
+    from lorahydra.utils.files import check_new
 
     check_new(target)
     with find_adapter(source, uri=uri, record=True) as found:
         # Imported here: torch takes seconds, and a typo should not.
-        from lorahydra.exporting import export as write
+        from lorahydra.adapters.export import export_adapter
 
-        write(found.folder, target, merged=merged, dtype=dtype, base=base, run=found.run, study=found.study)
+        export_adapter(found.folder, target, merged=merged, dtype=dtype, base=base, run=found.run, study=found.study)
         kind = "merged model" if merged else "adapter"
         click.echo(f"{target}: {kind} of {found.name}; README.md says how to use it")

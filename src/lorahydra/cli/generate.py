@@ -15,10 +15,10 @@ from lorahydra.cli.completing import folders
 from lorahydra.cli.showing import Answered, note, prompt_text, show_answers, write_lines
 from lorahydra.cli.stores import uri_option
 from lorahydra.errors import ConfigError, DataError, OutputError
-from lorahydra.storage import writing
+from lorahydra.utils.files import writing
 
 if TYPE_CHECKING:
-    from lorahydra.chatting import AdaptedModel, Conversation
+    from lorahydra.inference.adapted_model import AdaptedModel, Conversation
 
 __all__ = ["generate"]
 
@@ -85,11 +85,11 @@ def generate(
     wanted = Wanted(_asked(prompts, file, encoding), out, compare, untuned, as_json, max_new_tokens)
     if wanted.prompts is None and (out is not None or as_json):
         raise ConfigError("--out and --json need prompts: a chat is shown only")
-    from lorahydra.lookup import find_adapter
+    from lorahydra.adapters.find import find_adapter
 
     with find_adapter(source, uri=uri) as found:
         # Imported here: torch takes seconds, and a typo should not.
-        from lorahydra.chatting import open_adapter
+        from lorahydra.inference.adapted_model import open_adapter
 
         with open_adapter(found.folder, base=base, device=device, dtype=dtype, system_prompt=system) as model:
             _answer(model, wanted)

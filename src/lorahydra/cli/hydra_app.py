@@ -24,9 +24,9 @@ from lorahydra.cli.hydra_options import program_name, shared_output, understood
 from lorahydra.config.compose import config_dir, explain, readable, register, to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, LorahydraError
-from lorahydra.interrupts import listen, stop_listening
 from lorahydra.names import ANSWERS_FILE, CHECKPOINTS_DIR, TRAINING_FILE
 from lorahydra.sweep.current import WORKER, current_trial, kept_study, remember_command, watch_parent
+from lorahydra.utils.interrupts import listen, stop_listening
 
 __all__ = ["launch", "run_task", "train_command"]
 
@@ -92,7 +92,7 @@ def run_task(tree: DictConfig) -> float | list[float]:
 
 def _run(config: ExperimentConfig, overrides: list[str]) -> float:
     # Imported here: torch takes seconds, and a typo in a key should not.
-    from lorahydra.experiment import run_trial
+    from lorahydra.trial.run import run_trial
 
     return run_trial(config, overrides=overrides).combined
 

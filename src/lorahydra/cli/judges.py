@@ -9,8 +9,8 @@ import click
 
 from lorahydra.cli.completing import judge_names
 from lorahydra.cli.logs import log_to_terminal
+from lorahydra.config.judge_registry import BUILT_IN, registered_judges
 from lorahydra.errors import JudgeNotFoundError, JudgeSetupError
-from lorahydra.registry import BUILT_IN, registered_judges
 
 if TYPE_CHECKING:
     from lorahydra.config.judge import JudgeConfig
@@ -113,10 +113,10 @@ def judge_again(folder: Path, overrides: tuple[str, ...], uri: str | None, stora
     is asked for twice. A trial of a study counts in it from then on. OVERRIDES are judge.KEY=VALUE of keys that do not
     change verdicts, for example judge.max_cost=2.
     """
-    from lorahydra.progress import console
-    from lorahydra.rejudging import find_trials
-    from lorahydra.summary import write_scores
     from lorahydra.sweep.rejudged import rejudge_trial
+    from lorahydra.trial.rejudge import find_trials
+    from lorahydra.trial.summary import write_scores
+    from lorahydra.utils.progress import console
 
     log_to_terminal()
     for trial in find_trials([folder]):
@@ -135,7 +135,7 @@ def rank_finalists(folders: tuple[Path, ...], uri: str | None, overrides: tuple[
     DIR is the output folder of a trial, or one that holds those of several, such as multirun/…. The best
     judge.finalists by their score so far are taken, and each example is judged judge.repeats times.
     """
-    from lorahydra.rejudging import find_trials, judge_finalists
+    from lorahydra.trial.rejudge import find_trials, judge_finalists
 
     ranking = judge_finalists(find_trials(folders), overrides=overrides, tracking_uri=uri)
     for place, finalist in enumerate(ranking, start=1):

@@ -18,7 +18,7 @@ from lorahydra.config.changes import PATHS
 from lorahydra.config.compose import literal
 
 if TYPE_CHECKING:
-    from lorahydra.reproduction import Compared, Recorded
+    from lorahydra.trial.reproduce import Compared, Recorded
 
 __all__ = ["reproduce"]
 
@@ -40,9 +40,9 @@ def reproduce(
 
     OVERRIDES say what is elsewhere now, for example data.train_file=there.jsonl. Exit code 1: a metric is different.
     """
-    from lorahydra.lookup import store_address
-    from lorahydra.reproduction import read_recorded
-    from lorahydra.reproduction import reproduce as run_again
+    from lorahydra.adapters.find import store_address
+    from lorahydra.trial.reproduce import read_recorded
+    from lorahydra.trial.reproduce import reproduce as run_again
 
     overrides = tuple(_from_here(override) for override in overrides)
     recorded = read_recorded(run_id, tracking_uri=store_address(uri), overrides=overrides)
@@ -79,8 +79,8 @@ def _show_comparison(compared: Sequence[Compared]) -> int:
     """Print the table; the exit code says whether a metric is different."""
     from rich.table import Table
 
-    from lorahydra.progress import console
-    from lorahydra.reproduction import Agreement
+    from lorahydra.trial.reproduce import Agreement
+    from lorahydra.utils.progress import console
 
     gaps = any(entry.agreement in (Agreement.CLOSE, Agreement.DIFFERENT) for entry in compared)
     table = Table("metric", "then", "now", *(["difference"] if gaps else []), "")

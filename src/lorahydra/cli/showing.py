@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorahydra.storage import atomic_file
+from lorahydra.utils.files import atomic_file
 
 if TYPE_CHECKING:
     from lorahydra.data.examples import Message
@@ -88,7 +88,7 @@ def _show_table(answered: Sequence[Answered]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lorahydra.progress import console
+    from lorahydra.utils.progress import console
 
     several = len(answered) > 1
     table = Table(show_lines=several)

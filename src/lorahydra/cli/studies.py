@@ -57,9 +57,9 @@ def _row(entry: StudyEntry) -> tuple[str, str, str, str, str]:
 @storage_option
 def show(name: str, storage: str) -> None:
     """Show the trials of study NAME, best first."""
-    from lorahydra.progress import console
     from lorahydra.sweep.catalog import find_study
     from lorahydra.sweep.leaderboard import write_leaderboard
+    from lorahydra.utils.progress import console
 
     entry = find_study(name, storage)
     screen = console()

@@ -26,7 +26,7 @@ def ui(uri: str | None, experiment: str, port: int) -> None:
 
     For a store that is a server, only says the address.
     """
-    from lorahydra.lookup import store_address
+    from lorahydra.adapters.find import store_address
     from lorahydra.tracking.address import is_server, shown
     from lorahydra.tracking.views import find_experiment, view_url
 

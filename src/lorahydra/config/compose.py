@@ -31,9 +31,9 @@ from omegaconf.errors import (
 
 from lorahydra.config.environment import register_resolver
 from lorahydra.config.judge import refuse_secret
+from lorahydra.config.judge_registry import registered_judges
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError, causes
-from lorahydra.registry import registered_judges
 
 __all__ = [
     "UNRECORDED",

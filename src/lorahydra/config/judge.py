@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lorahydra.config.checks import at_least, not_blank, one_of, within
+from lorahydra.config.judge_registry import NO_JUDGE, registered_judges
 from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError, JudgeNotFoundError
-from lorahydra.registry import NO_JUDGE, registered_judges
 
 __all__ = ["CriterionConfig", "JudgeConfig", "RubricConfig", "refuse_secret"]
 

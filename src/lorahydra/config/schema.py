@@ -427,7 +427,7 @@ class TrackingConfig:
 
 @dataclass
 class ExperimentConfig:
-    """One trial: everything that `lorahydra.experiment.run_trial` needs."""
+    """One trial: everything that `lorahydra.trial.run.run_trial` needs."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -10,8 +10,9 @@ train = tokenize(splits.train, chat, max_length=config.data.max_length, overlong
 from lorahydra.data.chat import ChatFormat, Encoded
 from lorahydra.data.checking import check
 from lorahydra.data.examples import Example, Message
+from lorahydra.data.loading import DataSplits, load_splits
 from lorahydra.data.report import DataReport
-from lorahydra.data.splits import DataSplits, Split, load_splits
+from lorahydra.data.splits import Split
 from lorahydra.data.templates import PLAIN_TEMPLATE
 from lorahydra.data.tokens import TokenizedSplit, tokenize
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.chat import ChatFormat
 from lorahydra.data.fitting import Fit
+from lorahydra.data.loading import find_leakage, read_sources, warn_of_small
 from lorahydra.data.problems import Problem
 from lorahydra.data.report import DataReport, describe_splits
-from lorahydra.data.splits import Split, cut, find_leakage, read_sources, warn_of_small
+from lorahydra.data.splits import Split, cut
 from lorahydra.data.tokens import encode_split, measure, warnings_about
 from lorahydra.errors import DataError
 

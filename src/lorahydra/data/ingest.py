@@ -21,7 +21,7 @@ from lorahydra.data.problems import Problem, Problems, one_line, reason
 from lorahydra.data.sources import HEADER_ROW, Row, Source
 from lorahydra.data.store import Store, Writer, cached
 from lorahydra.errors import DataError, library_errors
-from lorahydra.storage import cache_dir
+from lorahydra.utils.files import cache_dir
 
 __all__ = ["Rows", "data_cache", "ingest"]
 

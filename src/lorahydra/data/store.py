@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lorahydra.storage import atomic_dir, locked
+from lorahydra.utils.files import atomic_dir, locked
 
 __all__ = ["Store", "Writer", "cached"]
 

@@ -11,7 +11,7 @@ from lorahydra.data.encodings import refuse_other_files
 from lorahydra.data.messages import RowError
 from lorahydra.data.problems import Fault, Place, Problems, one_line, reading, reason
 from lorahydra.errors import DataError, ServiceError, library_errors
-from lorahydra.storage import writing
+from lorahydra.utils.files import writing
 
 if TYPE_CHECKING:
     from datasets import Dataset

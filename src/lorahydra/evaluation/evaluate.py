@@ -13,14 +13,14 @@ from transformers import PreTrainedModel
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.data import ChatFormat
 from lorahydra.errors import JudgeCoverageError
-from lorahydra.evaluation.bertscore import BertScorer, BertScores
 from lorahydra.evaluation.examples import EvaluationSet
 from lorahydra.evaluation.judging import Judging, Verdicts
 from lorahydra.evaluation.scoring import ExampleScores, Interval, combined_interval
+from lorahydra.metrics.bertscore import BertScorer, BertScores
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.names import Score
-from lorahydra.progress import Progress
+from lorahydra.utils.progress import Progress
 
 __all__ = ["Answers", "Evaluation", "answer", "answer_untuned", "evaluate", "judged_alike"]
 

@@ -12,7 +12,7 @@ from lorahydra.errors import JudgeCoverageError
 from lorahydra.evaluation.examples import EvaluationSet
 from lorahydra.judges import CaseVerdicts, JudgeCase, Judgement, JudgeSession, RunningJudgement
 from lorahydra.names import Score
-from lorahydra.progress import Progress
+from lorahydra.utils.progress import Progress
 
 __all__ = ["Judging", "Verdicts", "choose"]
 

@@ -23,7 +23,7 @@ import psutil
 
 from lorahydra.errors import OutputError
 from lorahydra.judges.base import JudgeCase, Verdict
-from lorahydra.storage import cache_dir, locked
+from lorahydra.utils.files import cache_dir, locked
 
 __all__ = ["VerdictCache", "new_owner", "verdict_key"]
 

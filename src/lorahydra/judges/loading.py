@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
+from lorahydra.config.judge_registry import NO_JUDGE, judge_factory, registered_judges
 from lorahydra.errors import ConfigError, JudgeNotFoundError
 from lorahydra.judges.base import Judge
 from lorahydra.judges.cache import VerdictCache
 from lorahydra.judges.selftest import ensure_usable
 from lorahydra.judges.service import find_key
 from lorahydra.judges.session import JudgeSession
-from lorahydra.registry import NO_JUDGE, judge_factory, registered_judges
-from lorahydra.storage import cache_dir
+from lorahydra.utils.files import cache_dir
 
 __all__ = ["get_model_by_id", "load_session", "make_judge", "ready_session"]
 

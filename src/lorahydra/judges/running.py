@@ -14,7 +14,7 @@ from lorahydra.judges.asking import LONGEST_WAIT, Asking, NoMoneyError, StoppedE
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, Verdict
 from lorahydra.judges.cache import new_owner
 from lorahydra.judges.judgement import Call, CaseVerdicts, Judgement, Usage
-from lorahydra.progress import Progress
+from lorahydra.utils.progress import Progress
 
 if TYPE_CHECKING:
     from lorahydra.judges.session import JudgeSession

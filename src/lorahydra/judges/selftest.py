@@ -12,14 +12,14 @@ import json
 import logging
 from dataclasses import dataclass
 
+from lorahydra.config.judge_registry import is_built_in
 from lorahydra.errors import JudgeError, JudgeSetupError, LorahydraError
 from lorahydra.judges.base import JudgeCase
 from lorahydra.judges.judgement import Judgement
 from lorahydra.judges.prompt import HIGHEST
 from lorahydra.judges.service import find_key
 from lorahydra.judges.session import JudgeSession
-from lorahydra.progress import Progress
-from lorahydra.registry import is_built_in
+from lorahydra.utils.progress import Progress
 
 __all__ = ["SelfTest", "ensure_usable", "self_test"]
 

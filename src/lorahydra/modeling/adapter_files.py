@@ -16,7 +16,7 @@ from lorahydra.errors import ModelError, OutputError
 from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.files import disk_errors
 from lorahydra.modeling.packaged import public_name
-from lorahydra.storage import atomic_dir, writing
+from lorahydra.utils.files import atomic_dir, writing
 
 if TYPE_CHECKING:
     import peft

@@ -23,7 +23,7 @@ from lorahydra.modeling.memory import keep_to_share
 from lorahydra.modeling.quiet import no_loading_report, no_progress_bars
 from lorahydra.modeling.sources import Source, check_tokenizer, check_weights, content_digest, locate, weight_files
 from lorahydra.modeling.vocabulary import check_vocabulary
-from lorahydra.progress import Progress
+from lorahydra.utils.progress import Progress
 
 if TYPE_CHECKING:
     import torch

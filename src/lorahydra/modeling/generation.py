@@ -16,8 +16,8 @@ from lorahydra.modeling.kv_cache import growing_cache, keep_rows
 from lorahydra.modeling.memory import ran_out_of_memory, release_memory
 from lorahydra.modeling.vocabulary import check_token_ids
 from lorahydra.names import GENERATION_FILE
-from lorahydra.progress import Advance, Progress
-from lorahydra.storage import writing
+from lorahydra.utils.files import writing
+from lorahydra.utils.progress import Advance, Progress
 
 __all__ = [
     "Ends",

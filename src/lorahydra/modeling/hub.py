@@ -12,7 +12,7 @@ from lorahydra.errors import ModelError, ServiceError
 from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.packaged import PACKAGED
 from lorahydra.modeling.quiet import no_hub_advice, no_progress_bars
-from lorahydra.storage import writing
+from lorahydra.utils.files import writing
 
 __all__ = ["snapshot"]
 

@@ -17,7 +17,7 @@ from lorahydra.config.schema import SPECIAL_TOKENS, EvaluationConfig, ModelConfi
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.modeling.adapter_files import check_adapter
 from lorahydra.names import ORIGIN_FILE
-from lorahydra.storage import atomic_file
+from lorahydra.utils.files import atomic_file
 
 __all__ = ["AdapterOrigin", "read_origin", "write_origin"]
 

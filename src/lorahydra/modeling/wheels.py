@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from lorahydra.errors import OutputError, ServiceError
-from lorahydra.storage import writing
+from lorahydra.utils.files import writing
 
 __all__ = ["download", "unpack"]
 

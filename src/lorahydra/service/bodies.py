@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Header, Path, Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from lorahydra.registry import registered_judges
+from lorahydra.config.judge_registry import registered_judges
 from lorahydra.service.choices import MODEL_NAME
 from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
 from lorahydra.service.rows import MOST

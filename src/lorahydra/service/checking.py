@@ -23,7 +23,7 @@ from typing import Any
 from lorahydra.errors import DataError, LorahydraError, OutputError, causes
 from lorahydra.service.errors import InvalidError
 from lorahydra.service.processes import NICENESS
-from lorahydra.storage import writing
+from lorahydra.utils.files import writing
 
 __all__ = ["INCOMING", "check_file"]
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lorahydra.config.judge import JudgeConfig
+from lorahydra.config.judge_registry import registered_judges
 from lorahydra.errors import JudgeNotFoundError, LorahydraError
 from lorahydra.modeling.packaged import PACKAGED, ModelKind, packaged_path
-from lorahydra.registry import registered_judges
 from lorahydra.service.composing import composed
 from lorahydra.service.errors import ConflictError, InvalidError
 from lorahydra.service.views import JudgeView, ModelView

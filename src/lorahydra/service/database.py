@@ -14,8 +14,8 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, String, Text, event, exc
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from lorahydra.errors import ConfigError, OutputError
-from lorahydra.storage import writing
 from lorahydra.tracking.address import sqlite_file, sqlite_uri, with_driver
+from lorahydra.utils.files import writing
 
 __all__ = ["Database", "Dataset", "Job", "Project"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.compose import literal
+from lorahydra.config.judge_registry import NO_JUDGE
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
-from lorahydra.registry import NO_JUDGE
 from lorahydra.service.choices import Choices, without
 from lorahydra.service.composing import composed
 from lorahydra.service.errors import InvalidError

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorahydra.storage import atomic_file, writing
+from lorahydra.utils.files import atomic_file, writing
 
 __all__ = [
     "ENDED_FILE",

@@ -55,7 +55,7 @@ from lorahydra.service.views import (
     Page,
     ProjectView,
 )
-from lorahydra.storage import writing
+from lorahydra.utils.files import writing
 
 __all__ = ["EXAMPLE_PROJECT", "LONGEST_LOG", "PAGE", "Service", "ServiceConfig"]
 

@@ -14,7 +14,7 @@ from typing import Any
 from lorahydra.config.compose import literal
 from lorahydra.service.checking import INCOMING, check_file
 from lorahydra.service.errors import InvalidError, TooLargeError
-from lorahydra.storage import writing
+from lorahydra.utils.files import writing
 
 __all__ = ["LONGEST_ENCODING", "SUFFIXES", "Upload", "readable_name", "remove_leftovers"]
 

@@ -13,8 +13,6 @@ from typing import Any
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import OutputError, StoreAwayError, StudyError, TrackingError
-from lorahydra.finishing import TrialScores
-from lorahydra.interrupts import postponed, raise_if_interrupted
 from lorahydra.names import (
     ADAPTER_DIR,
     LEADERBOARD_FILE,
@@ -23,8 +21,6 @@ from lorahydra.names import (
     State,
     Tag,
 )
-from lorahydra.progress import console
-from lorahydra.storage import atomic_file, replaced_dir
 from lorahydra.sweep.hosts import write_optimization_results
 from lorahydra.sweep.leaderboard import leaderboard_csv, ranked, write_leaderboard
 from lorahydra.sweep.ledger import Ledger
@@ -45,6 +41,10 @@ from lorahydra.tracking import (
     sync,
     write_model_files,
 )
+from lorahydra.trial.score import TrialScores
+from lorahydra.utils.files import atomic_file, replaced_dir
+from lorahydra.utils.interrupts import postponed, raise_if_interrupted
+from lorahydra.utils.progress import console
 
 __all__ = ["conclude"]
 
@@ -150,7 +150,7 @@ def _winner(run: StudyRun, records: list[TrialRecord], directions: list[str], ob
 
 def _best_finalist(run: StudyRun, complete: list[TrialRecord], best: TrialRecord) -> TrialRecord:
     """The best of the finalists, judged on all validation examples; `best` is the best one so far."""
-    from lorahydra.rejudging import judge_finalists
+    from lorahydra.trial.rejudge import judge_finalists
 
     places = {record.folder: record for record in complete if record.folder is not None and record.folder.is_dir()}
     if len(places) < len(complete):
@@ -277,7 +277,7 @@ def _register(
 def _show(
     result: StudyResult, run: StudyRun, directions: list[str], objectives: list[str], scores: TrialScores | None
 ) -> None:
-    from lorahydra.summary import write_scores
+    from lorahydra.trial.summary import write_scores
 
     screen = console()
     write_leaderboard(screen, result.trials, directions, objectives)

@@ -119,7 +119,7 @@ class ExperimentHost:
 
             ready_session(self.config.judge)
         if self.n_workers == 1 and not own:
-            from lorahydra.preparation import prepare
+            from lorahydra.trial.prepare import prepare
 
             prepared = prepare(self.config)
             self._warnings = prepared.splits.report.warnings

@@ -18,7 +18,6 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from lorahydra.errors import StudyError
-from lorahydra.interrupts import postponed, raise_if_interrupted
 from lorahydra.names import State
 from lorahydra.sweep.heartbeats import Heartbeat, Heartbeats
 from lorahydra.sweep.liveness import is_here, lives, this_worker
@@ -26,6 +25,7 @@ from lorahydra.sweep.records import ATTRIBUTE, TrialRecord, trial_records
 from lorahydra.sweep.running import RunningTrial, tell
 from lorahydra.sweep.samplers import restore_sampler, sampler_state
 from lorahydra.sweep.storage import study_lock
+from lorahydra.utils.interrupts import postponed, raise_if_interrupted
 
 __all__ = ["MOST_DEATHS", "Configure", "Ledger"]
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.finishing import TrialScores
-from lorahydra.markdown import code, experiment_link, model_link, run_link, table
 from lorahydra.names import Score, State, Tag
-from lorahydra.recording import data_warnings
-from lorahydra.summary import verdict
 from lorahydra.sweep.labels import duration, searched, short_names, value_text
 from lorahydra.sweep.leaderboard import ranked
 from lorahydra.sweep.records import TrialRecord
+from lorahydra.trial.record import data_warnings
+from lorahydra.trial.score import TrialScores
+from lorahydra.trial.summary import verdict
+from lorahydra.utils.markdown import code, experiment_link, model_link, run_link, table
 
 __all__ = ["model_description", "study_note"]
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.errors import ConfigError, StudyError
-from lorahydra.interrupts import EXIT_INTERRUPTED, raise_if_interrupted
 from lorahydra.sweep.current import WORKER, own_arguments
 from lorahydra.sweep.gpus import gpu_for
+from lorahydra.utils.interrupts import EXIT_INTERRUPTED, raise_if_interrupted
 
 if TYPE_CHECKING:
     from lorahydra.sweep.sweeper import StudySweeper

@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 from lorahydra.config.compose import flatten, to_yaml
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.names import CONFIG_FILE, OVERRIDES_FILE, Kind, Metric, State, Tag
-from lorahydra.recording import record_environment, without_secrets
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.notes import study_note
 from lorahydra.sweep.opening import COMMAND, STUDY_ID
@@ -30,6 +29,7 @@ from lorahydra.tracking import (
     sync,
     unfinished_children,
 )
+from lorahydra.trial.record import record_environment, without_secrets
 
 if TYPE_CHECKING:
     from lorahydra.sweep.sweeper import StudySweeper

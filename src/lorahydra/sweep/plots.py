@@ -20,10 +20,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from lorahydra.storage import atomic_file, writing
 from lorahydra.sweep.labels import number, value_text
 from lorahydra.sweep.pictures import PICTURES, Trials, read_trials
 from lorahydra.sweep.records import TrialRecord
+from lorahydra.utils.files import atomic_file, writing
 
 __all__ = ["write_plots"]
 

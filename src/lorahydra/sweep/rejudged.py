@@ -14,17 +14,17 @@ from pathlib import Path
 
 import optuna
 
-from lorahydra.answers import HomeStudy, SavedTrial, load_answers
 from lorahydra.errors import ConfigError, JudgeCoverageError, LorahydraError, NotRecordedError, StudyError
-from lorahydra.finishing import TrialScores, rejudge_hint
 from lorahydra.names import STUDY_STORE, State, Tag
-from lorahydra.progress import Progress
-from lorahydra.rejudging import judge_kept, rejudge, with_overrides
 from lorahydra.sweep.ledger import Ledger
 from lorahydra.sweep.opening import TRIALS
 from lorahydra.sweep.storage import open_storage, reading, shown
 from lorahydra.sweep.trial import place_of
 from lorahydra.tracking import close_run, read_run
+from lorahydra.trial.rejudge import judge_kept, rejudge, with_overrides
+from lorahydra.trial.saved_answers import HomeStudy, SavedTrial, load_answers
+from lorahydra.trial.score import TrialScores, rejudge_hint
+from lorahydra.utils.progress import Progress
 
 __all__ = ["rejudge_trial"]
 

@@ -20,11 +20,11 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from lorahydra.errors import JudgeSetupError, TrialPruned
-from lorahydra.interrupts import postponed
 from lorahydra.names import State
 from lorahydra.sweep.quiet import quietly
 from lorahydra.sweep.records import ATTRIBUTE
 from lorahydra.sweep.storage import address_of
+from lorahydra.utils.interrupts import postponed
 
 __all__ = ["RunningTrial", "tell"]
 

@@ -18,9 +18,9 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from sqlalchemy import exc
 
 from lorahydra.errors import ConfigError, StudyError, StudyStoreError, causes
-from lorahydra.storage import locked, writing
 from lorahydra.sweep.quiet import quietly
 from lorahydra.tracking.address import sqlite_file, sqlite_uri, with_driver
+from lorahydra.utils.files import locked, writing
 
 __all__ = ["HEARTBEAT_SECONDS", "absolute", "address_of", "open_storage", "reading", "shown", "study_lock"]
 

@@ -32,7 +32,6 @@ from lorahydra.errors import (
     TrialPruned,
     causes,
 )
-from lorahydra.interrupts import noticed, raise_if_interrupted
 from lorahydra.names import State
 from lorahydra.sweep.current import running_as
 from lorahydra.sweep.hosts import Host, PlainHost, is_experiment
@@ -43,6 +42,7 @@ from lorahydra.sweep.quiet import quietly
 from lorahydra.sweep.running import RunningTrial
 from lorahydra.sweep.space import SearchSpace, read_space, size
 from lorahydra.sweep.storage import reading, shown
+from lorahydra.utils.interrupts import noticed, raise_if_interrupted
 
 __all__ = ["StudySweeper"]
 

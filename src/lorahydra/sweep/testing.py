@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.evaluating import score_adapter
-from lorahydra.finishing import TrialScores
 from lorahydra.names import TEST
-from lorahydra.preparation import prepare
-from lorahydra.recording import record_data
 from lorahydra.sweep.parent import StudyRun
+from lorahydra.trial.evaluate_adapter import score_adapter
+from lorahydra.trial.prepare import prepare
+from lorahydra.trial.record import record_data
+from lorahydra.trial.score import TrialScores
 
 __all__ = ["score_winner"]
 

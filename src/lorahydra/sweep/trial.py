@@ -10,18 +10,18 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from lorahydra.answers import SavedTrial, load_answers
 from lorahydra.config.changes import IN_A_STUDY, differing
 from lorahydra.config.compose import to_config
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import objectives
 from lorahydra.errors import ConfigError, NotRecordedError, OutputError, StudyError
-from lorahydra.experiment import run_trial
-from lorahydra.finishing import StudyPlace, TrialResult, rejudge_hint
 from lorahydra.names import ADAPTER_DIR, State
-from lorahydra.rejudging import judge_kept
 from lorahydra.sweep.current import current_trial
 from lorahydra.sweep.running import RunningTrial
+from lorahydra.trial.rejudge import judge_kept
+from lorahydra.trial.run import run_trial
+from lorahydra.trial.saved_answers import SavedTrial, load_answers
+from lorahydra.trial.score import StudyPlace, TrialResult, rejudge_hint
 
 __all__ = ["place_of", "run_study_trial", "study_task"]
 
@@ -91,7 +91,7 @@ def place_of(trial: RunningTrial, config: ExperimentConfig) -> StudyPlace:
 
 
 class _Place:
-    """The trial's place in its study (`lorahydra.finishing.StudyPlace`)."""
+    """The trial's place in its study (`lorahydra.trial.score.StudyPlace`)."""
 
     def __init__(self, trial: RunningTrial, config: ExperimentConfig) -> None:
         self.trial = trial

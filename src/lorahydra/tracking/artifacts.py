@@ -9,10 +9,10 @@ from pathlib import Path
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.names import ADAPTER_DIR, GENERATION_FILE, ORIGIN_FILE
-from lorahydra.storage import replaced_dir
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.patience import patient
 from lorahydra.tracking.store import active_run, connect, talking_to, talking_to_artifacts
+from lorahydra.utils.files import replaced_dir
 
 __all__ = ["RegisteredVersion", "fetch_adapter", "fetch_folder", "find_version", "has_run"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.errors import ConfigError, NotRecordedError, OutputError, TrackingError
-from lorahydra.storage import atomic_file, locked
 from lorahydra.tracking.address import database_file, shown, sqlite_uri
 from lorahydra.tracking.faults import describe, store_fault
+from lorahydra.utils.files import atomic_file, locked
 
 __all__ = ["is_made", "prepare_database"]
 

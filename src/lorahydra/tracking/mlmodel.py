@@ -18,26 +18,20 @@ from lorahydra.config.schema import TrackingConfig
 from lorahydra.modeling.origin import AdapterOrigin, read_origin
 from lorahydra.modeling.sources import copy_model
 from lorahydra.names import ADAPTER_DIR, BASE_DIR
-from lorahydra.storage import writing
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.patience import patient
 from lorahydra.tracking.store import active_run, connect, quiet_environment, talking_to_artifacts
+from lorahydra.utils.files import writing
 
 __all__ = ["add_model_files", "write_model_files"]
 
-LOADER = "lorahydra.pyfunc"
+LOADER = "lorahydra.inference.pyfunc"
 SERVED = (
     "__init__.py",
-    "chatting.py",
     "errors.py",
-    "interrupts.py",
     "names.py",
-    "progress.py",
-    "pyfunc.py",
-    "registry.py",
-    "storage.py",
 )
-SERVED_PACKAGES = ("config", "data", "modeling")
+SERVED_PACKAGES = ("config", "data", "inference", "modeling", "utils")
 """What of lorahydra answers; imports point downwards, so nothing else is needed."""
 REQUIREMENTS = (
     *("mlflow", "torch", "transformers", "peft", "accelerate", "safetensors", "filelock", "Jinja2", "gguf"),

@@ -16,7 +16,6 @@ from typing import Any, Self
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import OutputError, TrialPruned
 from lorahydra.names import State, Tag
-from lorahydra.storage import writing
 from lorahydra.tracking import operations
 from lorahydra.tracking.address import run_url, shown
 from lorahydra.tracking.delivery import Delivery
@@ -24,6 +23,7 @@ from lorahydra.tracking.operations import Operation
 from lorahydra.tracking.sender import SECONDS_AFTER_INTERRUPT, Sender
 from lorahydra.tracking.spool import Header, Spool
 from lorahydra.tracking.system import SystemMetrics
+from lorahydra.utils.files import writing
 
 __all__ = ["STATUS", "TrackedRun", "Unsent"]
 

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Sequence
 
-from lorahydra.interrupts import interrupted
 from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.faults import describe
 from lorahydra.tracking.operations import Operation
 from lorahydra.tracking.spool import Spool
+from lorahydra.utils.interrupts import interrupted
 
 __all__ = ["SECONDS_AFTER_INTERRUPT", "Sender"]
 

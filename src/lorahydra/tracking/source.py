@@ -6,7 +6,7 @@ import contextlib
 import getpass
 import sys
 
-from lorahydra.provenance import git
+from lorahydra.utils.environment import git
 
 __all__ = ["source_tags"]
 

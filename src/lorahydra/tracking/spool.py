@@ -29,8 +29,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lorahydra.errors import OutputError
-from lorahydra.storage import atomic_file, writing
 from lorahydra.tracking.operations import Operation, encode
+from lorahydra.utils.files import atomic_file, writing
 
 __all__ = ["FOLDER", "Entry", "Header", "Spool", "SpoolBusyError", "read_header"]
 

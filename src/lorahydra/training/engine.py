@@ -12,12 +12,12 @@ from lorahydra.modeling.alone import attached
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.memory import keep_freed_memory, ran_out_of_memory, release_memory
 from lorahydra.names import ADAPTER_DIR, EVAL, Metric, Score, scored
-from lorahydra.progress import Progress
-from lorahydra.storage import writing
 from lorahydra.training.jobs import TokenizedExamples, TrainedAdapter, TrainingJob, total_steps
 from lorahydra.training.loop import fit
 from lorahydra.training.resuming import Settings, ended_training, forget, settings_of
 from lorahydra.training.seats import Seat
+from lorahydra.utils.files import writing
+from lorahydra.utils.progress import Progress
 
 logger = logging.getLogger(__name__)
 

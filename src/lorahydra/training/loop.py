@@ -17,11 +17,11 @@ from lorahydra.modeling.alone import Alone
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.devices import moved
 from lorahydra.modeling.packing import Pack
-from lorahydra.progress import Progress
 from lorahydra.training.batches import EpochSampler, collate, sorted_batches
 from lorahydra.training.jobs import TokenizedExamples, TrainingJob, steps_per_epoch, total_steps
 from lorahydra.training.loss import IGNORED, CompletionLoss
 from lorahydra.training.seats import Seat
+from lorahydra.utils.progress import Progress
 
 __all__ = ["fit"]
 

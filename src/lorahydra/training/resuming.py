@@ -24,7 +24,7 @@ from lorahydra.config.schema import LoraConfig, TrainingConfig
 from lorahydra.errors import ConfigError
 from lorahydra.modeling.base import BaseModel
 from lorahydra.names import ADAPTER_DIR, CHECKPOINTS_DIR, TRAINING_FILE
-from lorahydra.storage import atomic_file
+from lorahydra.utils.files import atomic_file
 
 __all__ = [
     "Ended",

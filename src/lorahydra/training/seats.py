@@ -23,10 +23,10 @@ from lorahydra.modeling.adapters import random_state, set_random_state
 from lorahydra.modeling.alone import Alone
 from lorahydra.modeling.packing import Pack
 from lorahydra.names import ADAPTER_DIR, EVAL, Metric, Score, scored
-from lorahydra.storage import writing
 from lorahydra.training.health import Health
 from lorahydra.training.jobs import TrainedAdapter, TrainingJob
 from lorahydra.training.resuming import Ended, Settings, newest_checkpoint, write_checkpoint, write_ended
+from lorahydra.utils.files import writing
 
 __all__ = ["Seat"]
 

@@ -1,0 +1,1 @@
+"""Adapters that exist: found by any name, exported, described."""

@@ -1,0 +1,156 @@
+"""Writes an adapter to a folder for others: as PEFT loads it, or merged into its base model, with a model card.
+
+```python
+with find_adapter("demo", record=True) as found:
+    export_adapter(found.folder, Path("my-adapter"), run=found.run, study=found.study)
+    export_adapter(found.folder, Path("my-model"), merged=True, dtype="bfloat16")
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorahydra.adapters.model_card import Facts, model_card
+from lorahydra.errors import ModelError, OutputError
+from lorahydra.inference.adapted_model import chat_format, model_at, place_of_base, warn_of_another_base
+from lorahydra.modeling.adapter_files import check_adapter
+from lorahydra.modeling.devices import resolve_device, resolve_dtype
+from lorahydra.modeling.files import disk_errors
+from lorahydra.modeling.merging import merge_adapter, save_merged
+from lorahydra.modeling.origin import AdapterOrigin, read_origin, write_origin
+from lorahydra.modeling.packaged import public_name
+from lorahydra.modeling.sources import check_weights, locate
+from lorahydra.names import GENERATION_FILE, ORIGIN_FILE
+from lorahydra.tracking import RecordedRun
+from lorahydra.utils.files import atomic_dir, check_new
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["export_adapter"]
+
+CARD = "README.md"
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def export_adapter(
+    folder: Path,
+    target: Path,
+    *,
+    merged: bool = False,
+    dtype: str = "auto",
+    base: str | None = None,
+    run: RecordedRun | None = None,
+    study: RecordedRun | None = None,
+) -> None:
+    """Write an adapter to `target`, as a whole or not at all.
+
+    Args:
+        folder: The adapter, in PEFT's format.
+        target: A new or empty folder.
+        merged: As one model, merged into a copy of its base; otherwise the adapter alone.
+        dtype: Of the weights; `auto` is the one in which the adapter was scored for a merged model, and the one that it
+            has for an adapter.
+        base: Where the base model is, when not where it was in training; written to an exported adapter.
+        run: The trial's run, for the model card.
+        study: The run of the study that it won, for the model card.
+
+    Raises:
+        ModelError: The adapter or its base model cannot be used.
+        ServiceError: The base model is on the hub, which cannot be reached.
+        OutputError: `target` is not empty, or cannot be written.
+    """
+    check_new(target)
+    target = target.resolve()
+    check_adapter(folder)
+    origin = read_origin(folder)
+    loaded = origin
+    if (place := place_of_base(folder, base)) is not None:
+        loaded = dataclasses.replace(origin, model=model_at(origin.model, place))
+    if base is not None:
+        origin = loaded  # a copy in the adapter's folder is nothing that others could be told of
+    if merged:
+        # Found before anything is written or loaded.
+        check_weights(locate(loaded.model))
+    with atomic_dir(target) as temporary:
+        texts: tuple[str, ...] = ()
+        if merged:
+            written, texts = _write_merged(folder, temporary, loaded, dtype)
+        else:
+            written = _write_adapter(folder, temporary, origin, dtype, moved=base is not None)
+        settings = json.loads((folder / CONFIG).read_text("utf-8"))
+        ends = (temporary / GENERATION_FILE).is_file()
+        facts = Facts(target.name, origin, settings, written, merged, run, study, ends, texts)
+        (temporary / CARD).write_text(model_card(facts), "utf-8", errors="replace")
+    if not (target / CARD).is_file():  # another process was quicker
+        raise OutputError(f"{target} was made by another program meanwhile: choose another folder")
+
+
+def _write_merged(folder: Path, target: Path, origin: AdapterOrigin, dtype: str) -> tuple[str, tuple[str, ...]]:
+    """Write it; gives the dtype of its weights, and texts that end its answers."""
+    wanted = _merged_dtype(origin, dtype)
+    base = merge_adapter(origin.model, folder, wanted)
+    warn_of_another_base(base, origin)
+    chat = chat_format(base, origin)
+    save_merged(base, target, chat_template=chat.template, ends=chat.end_tokens)
+    return _name(wanted), chat.end_texts
+
+
+def _merged_dtype(origin: AdapterOrigin, dtype: str) -> torch.dtype:
+    import torch
+
+    if dtype == "auto":
+        dtype = origin.model.dtype
+    if dtype == "auto":  # not an adapter of ours: as it would be asked here
+        return resolve_dtype("auto", resolve_device("auto"))
+    found: torch.dtype = getattr(torch, dtype)
+    return found
+
+
+def _write_adapter(folder: Path, target: Path, origin: AdapterOrigin, dtype: str, *, moved: bool) -> str:
+    settings = json.loads((folder / CONFIG).read_text("utf-8"))
+    if moved:
+        settings |= {"base_model_name_or_path": origin.model.name_or_path, "revision": None}
+    # Adapters of earlier versions name packaged models as only lorahydra does.
+    if isinstance(named := settings.get("base_model_name_or_path"), str):
+        settings["base_model_name_or_path"] = public_name(named)
+    (target / CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    if (folder / ORIGIN_FILE).is_file():
+        write_origin(target, origin)
+    if (folder / GENERATION_FILE).is_file():
+        shutil.copyfile(folder / GENERATION_FILE, target / GENERATION_FILE)
+    return _write_weights(folder / WEIGHTS, target / WEIGHTS, dtype)
+
+
+def _write_weights(source: Path, target: Path, dtype: str) -> str:
+    """Copy an adapter's weights, in another dtype where one is wanted, and say which they have."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(source)
+    if dtype == "auto":
+        shutil.copyfile(source, target)
+    else:
+        wanted = getattr(torch, dtype)
+        tensors = {name: value.to(wanted).contiguous() for name, value in tensors.items()}
+        if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+            raise ModelError(f"the adapter's weights are too large for {dtype}: choose another dtype")
+        with disk_errors():
+            save_file(tensors, target, metadata={"format": "pt"})
+    return _most_common(tensors)
+
+
+def _most_common(tensors: dict[str, Any]) -> str:
+    counts = Counter(_name(value.dtype) for value in tensors.values())
+    return counts.most_common(1)[0][0] if counts else "no weights"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

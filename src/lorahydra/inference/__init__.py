@@ -1,0 +1,1 @@
+"""Answers of a saved adapter, from Python and through MLflow."""

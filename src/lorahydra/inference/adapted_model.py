@@ -1,0 +1,210 @@
+"""Answers of an adapter and of its base model to prompts of any kind, as a trial generates them.
+
+```python
+with open_adapter(Path("outputs/study/best")) as model:
+    model.answer(conversations(["What is LoRA?"]))
+    model.answer(conversations(["What is LoRA?"]), tuned=False)   # the base model alone
+```
+`lorahydra generate`, exports and the MLflow model all answer through this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from lorahydra.config.schema import ModelConfig
+from lorahydra.data.chat import ChatFormat
+from lorahydra.data.examples import Example, Message
+from lorahydra.errors import ConfigError
+from lorahydra.modeling.adapters import load_adapter
+from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.devices import resolve_device, resolve_dtype
+from lorahydra.modeling.generation import generate, stop_tokens
+from lorahydra.modeling.origin import AdapterOrigin, read_origin
+from lorahydra.modeling.packaged import PACKAGED
+from lorahydra.names import BASE_DIR
+from lorahydra.utils.progress import Progress
+
+__all__ = [
+    "AdaptedModel",
+    "Conversation",
+    "chat_format",
+    "conversations",
+    "model_at",
+    "open_adapter",
+    "place_of_base",
+    "warn_of_another_base",
+]
+
+logger = logging.getLogger(__name__)
+
+Conversation = tuple[Message, ...]
+"""Messages up to the one that is to be answered."""
+BATCH_SIZE = 32
+
+
+def conversations(prompts: Sequence[str]) -> list[Conversation]:
+    """Each prompt as a conversation of one message."""
+    return [(Message("user", prompt),) for prompt in prompts]
+
+
+def chat_format(base: BaseModel, origin: AdapterOrigin) -> ChatFormat:
+    """How prompts are written for this adapter."""
+    return ChatFormat(
+        base.tokenizer,
+        chat_template=origin.model.chat_template,
+        system_prompt=origin.system_prompt,
+        special_tokens=origin.special_tokens,
+    )
+
+
+class AdaptedModel:
+    """A base model with an adapter attached, ready to answer; made by `open_adapter`.
+
+    Args:
+        base: The base model.
+        model: It with the adapter, a `peft.PeftModel`.
+        origin: What the adapter belongs to.
+    """
+
+    def __init__(self, base: BaseModel, model: Any, origin: AdapterOrigin) -> None:
+        self.base = base
+        self.origin = origin
+        self._model = model
+        self._chat = chat_format(base, origin)
+
+    def answer(
+        self,
+        asked: Sequence[Conversation],
+        *,
+        max_new_tokens: int | None = None,
+        tuned: bool = True,
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """The most likely answer to each conversation, in their order.
+
+        Args:
+            asked: Conversations whose last message is not the assistant's.
+            max_new_tokens: Longest answer; as in the adapter's trial when None.
+            tuned: With the adapter, or the base model alone.
+            progress: Where to show the progress.
+
+        Raises:
+            DataError: The chat template refuses a conversation.
+            ConfigError: A prompt leaves no room for an answer.
+        """
+        tokens = self.answer_tokens(asked, max_new_tokens=max_new_tokens, tuned=tuned, progress=progress)
+        return [self._chat.answer_text(answer) for answer in tokens]
+
+    def answer_tokens(
+        self,
+        asked: Sequence[Conversation],
+        *,
+        max_new_tokens: int | None = None,
+        tuned: bool = True,
+        progress: Progress | None = None,
+    ) -> list[list[int]]:
+        """The same as token ids, without what ends an answer."""
+        with nullcontext() if tuned else self._model.disable_adapter():
+            return generate(
+                self._model,
+                [self.prompt_ids(conversation) for conversation in asked],
+                stop=stop_tokens(self.base.model, self._chat.end_tokens),
+                ends=self._chat.text_end,
+                max_new_tokens=max_new_tokens or self.origin.max_new_tokens,
+                batch_size=BATCH_SIZE,
+                progress=progress,
+            )
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """Token ids of a conversation with the generation prompt after it."""
+        # The template is applied to everything before the last message, the answer.
+        return self._chat.prompt_ids(Example((*conversation, Message("assistant", "")), line=0))
+
+
+def model_at(model: ModelConfig, place: str) -> ModelConfig:
+    """The same base model, found elsewhere: packaged name, folder, GGUF file or hub id."""
+    return dataclasses.replace(model, name_or_path=place, revision=None, gguf_file=None)
+
+
+def warn_of_another_base(base: BaseModel, origin: AdapterOrigin) -> None:
+    """Say where a base model is not the one that an adapter was trained on."""
+    if origin.base_digest is not None and base.digest != origin.base_digest and _comparable(base, origin):
+        logger.warning(
+            "%s is not the base model that this adapter was trained on (%s, not %s): answers may be worse",
+            base.source,
+            base.digest,
+            origin.base_digest,
+        )
+
+
+def _comparable(base: BaseModel, origin: AdapterOrigin) -> bool:
+    """Whether both digests are of the same thing: a hub's commit, a package's wheel, or a folder's content."""
+    wheels = {f"sha256:{packaged.sha256}" for packaged in PACKAGED.values()}
+
+    def kind(digest: str | None) -> str:
+        return "wheel" if digest in wheels else str(digest).partition(":")[0]
+
+    return kind(base.digest) == kind(origin.base_digest)
+
+
+def place_of_base(folder: Path, base: str | None) -> str | None:
+    """Where an adapter's base model is, when not where it was in training: as stated, or the copy in its folder."""
+    own = folder / BASE_DIR
+    return base or (str(own) if own.is_dir() else None)
+
+
+@contextmanager
+def open_adapter(
+    folder: Path,
+    *,
+    base: str | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    system_prompt: str | None = None,
+) -> Iterator[AdaptedModel]:
+    """Load an adapter with the base model it belongs to, for as long as the block runs.
+
+    Args:
+        folder: In PEFT's format.
+        base: Where the base model is, when not where it was in training or in the adapter's folder: packaged name,
+            folder or hub id.
+        device: As `model.device`.
+        dtype: As `model.dtype`; when None the one in which the adapter was scored, or `auto` where the device lacks it.
+        system_prompt: Of conversations that have none, in place of the adapter's own; an empty one for none.
+
+    Raises:
+        ModelError: The adapter or its base model cannot be used.
+        ServiceError: The base model is on the hub, which cannot be reached.
+    """
+    origin = read_origin(folder)
+    if system_prompt is not None:
+        origin = dataclasses.replace(origin, system_prompt=system_prompt or None)
+    model = _on_this_machine(origin.model, device, dtype)
+    if (place := place_of_base(folder, base)) is not None:
+        model = model_at(model, place)
+    loaded = load_base(model)
+    warn_of_another_base(loaded, origin)
+    with load_adapter(loaded, folder) as adapted:
+        yield AdaptedModel(loaded, adapted, origin)
+
+
+def _on_this_machine(model: ModelConfig, device: str, dtype: str | None) -> ModelConfig:
+    """The settings of training, but for what this machine's device cannot do."""
+    here = resolve_device(device)
+    attention = model.attn_implementation
+    if attention is not None and "flash" in attention and here.type != "cuda":
+        attention = None
+    if dtype is None:
+        dtype = model.dtype
+        try:
+            resolve_dtype(dtype, here)
+        except ConfigError:
+            logger.warning("The adapter was scored in %s, which %s does not compute in: model.dtype=auto", dtype, here)
+            dtype = "auto"
+    return dataclasses.replace(model, device=device, dtype=dtype, attn_implementation=attention)

@@ -1,0 +1,258 @@
+"""BERTScore (arXiv 1904.09675) through the `bert-score` package, its encoder loaded once per process."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorahydra.config.schema import EvaluationConfig
+from lorahydra.errors import ConfigError, LorahydraError, ModelError, library_errors
+from lorahydra.metrics.windows import Encoder
+from lorahydra.modeling.failures import first_line
+from lorahydra.modeling.hub import snapshot
+from lorahydra.modeling.memory import ran_out_of_memory, with_a_batch_that_fits
+from lorahydra.modeling.packaged import PACKAGED, packaged_path
+from lorahydra.modeling.quiet import no_progress_bars
+
+__all__ = ["BertScorer", "BertScores", "load_scorer"]
+
+logger = logging.getLogger(__name__)
+
+ENCODER_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
+USUAL_WINDOW = 512
+"""Tokens that an encoder reads at once when neither it nor its tokenizer names a limit."""
+BASELINE_COLUMNS = ("LAYER", "P", "R", "F")
+
+
+@dataclass(frozen=True)
+class BertScores:
+    """Scores of each example, in order; 0…1 unless rescaled."""
+
+    precision: list[float]
+    recall: list[float]
+    f1: list[float]
+    lowest: float = 0.0
+    """The F1 of an answer that has nothing in common with the reference: below 0 when rescaled."""
+
+
+class BertScorer:
+    """Compares answers with references; `load_scorer` makes one."""
+
+    def __init__(self, scorer: Any, batch_size: int, name: str, baseline: Tensor | None = None) -> None:
+        self._scorer = scorer
+        self._batch_size = batch_size
+        self._name = name
+        self._baseline = torch.zeros(3) if baseline is None else baseline
+
+    def score(self, answers: Sequence[str], references: Sequence[str]) -> BertScores:
+        """Compare each answer with its reference.
+
+        Texts that are longer than the encoder's window are read in windows that overlap. Where one of the two is empty,
+        there is nothing to match: 0 before rescaling, as in `bert-score`.
+
+        Raises:
+            ModelError: The encoder gives numbers that are not finite, or memory does not suffice for one answer.
+        """
+        # A lone surrogate, which a JSON file can hold, is not text for a tokenizer.
+        left, right = ([text.encode("utf-8", "replace").decode() for text in side] for side in (answers, references))
+        try:
+            raw, self._batch_size = with_a_batch_that_fits(lambda size: self._raw(left, right, size), self._batch_size)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"out of memory while evaluation.bertscore_model={self._name} read one answer: choose a smaller encoder"
+            ) from error
+        # A harmonic mean is one of positive numbers: beside 0 it has a pole, and noise would score 12.
+        raw[(raw[:, :2] <= 0).any(dim=1), 2] = 0.0
+        if not raw.isfinite().all():
+            raise ModelError(
+                f"evaluation.bertscore_model={self._name} gives numbers that are not finite for "
+                f"{int((~raw.isfinite()).any(dim=1).sum())} of {len(answers)} answers: choose another encoder, or a "
+                "copy of it in float32"
+            )
+        precision, recall, f1 = ((raw - self._baseline) / (1 - self._baseline)).T.tolist()
+        lowest = float((0 - self._baseline[2]) / (1 - self._baseline[2]))
+        return BertScores(precision, recall, f1, lowest)
+
+    def _raw(self, answers: list[str], references: list[str], batch_size: int) -> Tensor:
+        """Precision, recall and F1 before rescaling, shape `(answers, 3)`."""
+        encoder = Encoder(self._scorer._model, self._scorer._tokenizer, batch_size)
+        tokens = [
+            (encoder.tokens(answer), encoder.tokens(reference))
+            for answer, reference in zip(answers, references, strict=True)
+        ]
+        longest = [max(map(len, pair)) for pair in tokens]
+        written = [at for at, pair in enumerate(tokens) if min(map(len, pair)) > encoder.head + encoder.tail]
+        short = [at for at in written if longest[at] <= encoder.window]
+        long = [at for at in written if longest[at] > encoder.window]
+        raw = torch.zeros(len(answers), 3)
+        if short:
+            sides = ([side[at] for at in short] for side in (answers, references))
+            raw[short] = torch.stack(self._scorer.score(*sides, batch_size=batch_size), dim=1)
+        if long:
+            logger.info(
+                "%d of %d examples are longer than the %d tokens that %s reads at once: read in parts that overlap",
+                len(long),
+                len(answers),
+                encoder.window,
+                self._name,
+            )
+            raw[long] = encoder.score([tokens[at] for at in long])
+        return raw
+
+
+def load_scorer(config: EvaluationConfig, device: torch.device) -> BertScorer:
+    """BERTScore with the encoder that `config` names, loaded once per process.
+
+    Raises:
+        ConfigError: The encoder's layer, or the baseline to rescale with, is not known.
+        ModelError: The encoder cannot be loaded.
+        ServiceError: The encoder is on the hub, and the hub cannot be reached.
+    """
+    name = config.bertscore_model
+    layers = _layers(config)
+    baseline = _baseline(config, layers) if config.rescale_with_baseline else None
+    return BertScorer(_scorer(name, layers, str(device)), config.bertscore_batch_size, name, baseline)
+
+
+def _layers(config: EvaluationConfig) -> int:
+    """The layer whose outputs are compared."""
+    from bert_score.utils import model2layers
+
+    name = config.bertscore_model
+    packaged = PACKAGED.get(name)
+    layers = config.bertscore_num_layers or (packaged.num_layers if packaged else model2layers.get(name))
+    if layers is None:
+        raise ConfigError(
+            f"evaluation.bertscore_num_layers is not set, and bert-score knows no best layer for {name}: give one"
+        )
+    return int(layers)
+
+
+@functools.lru_cache(maxsize=1)
+def _scorer(name: str, layers: int, device: str) -> Any:
+    from bert_score import BERTScorer
+
+    folder = _encoder_folder(name)
+    _check_safe(folder, name)
+
+    def unusable(error: Exception) -> LorahydraError:
+        if isinstance(error, AssertionError):  # bert-score's own check of the layer
+            return ConfigError(f"evaluation.bertscore_num_layers={layers} is not possible: {error}")
+        return ModelError(f"evaluation.bertscore_model={name} cannot be loaded: {first_line(error)}")
+
+    with library_errors(unusable), no_progress_bars():
+        scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
+    _check_weights(scorer._model, folder, name)
+    _limit_length(scorer)
+    # What looks like a special token in an answer is text: an answer of nothing else would have no score.
+    scorer._tokenizer.split_special_tokens = True
+    return scorer
+
+
+def _check_weights(model: torch.nn.Module, folder: Path, name: str) -> None:
+    """Refuse an encoder whose files hold another model's weights: transformers would take random ones instead."""
+    from safetensors import safe_open
+
+    stored: set[str] = set()
+    for path in folder.glob("model*.safetensors"):
+        with safe_open(str(path), framework="pt") as file:
+            # Old checkpoints call them gamma and beta.
+            stored |= {key.replace(".gamma", ".weight").replace(".beta", ".bias") for key in list(file.keys())}
+    # The checkpoint of a whole model has its encoder under a prefix.
+    stored |= {key.partition(".")[2] for key in stored}
+    wanted = list(model.state_dict())
+    # A pooler that BERTScore does not use may be missing.
+    if 2 * sum(key in stored for key in wanted) < len(wanted):
+        raise ModelError(
+            f"evaluation.bertscore_model={name} cannot be used: the weights in {folder} are not those of the model "
+            "that its config.json describes"
+        )
+
+
+def _encoder_folder(name: str) -> Path:
+    """Where the encoder's files are: packaged, local or from the hub."""
+    key = "evaluation.bertscore_model"
+    if name in PACKAGED:
+        folder = packaged_path(name)
+        if folder is None:
+            raise ModelError(f"{key}={name} is not fetched yet: run `lorahydra models fetch {name}`")
+        return folder
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    return snapshot(name, None, ENCODER_FILES, _is_complete, key)
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
+
+
+def _check_safe(folder: Path, name: str) -> None:
+    """Refuse an encoder that would be unpickled or brings code: bert-score's own loading would take both."""
+    key = f"evaluation.bertscore_model={name}"
+    if not any(folder.glob("model*.safetensors")):
+        raise ModelError(f"{key} cannot be loaded: {folder} has no safetensors weights")
+    for settings in ("config.json", "tokenizer_config.json"):
+        path = folder / settings
+        if path.is_file() and '"auto_map"' in path.read_text("utf-8", errors="replace"):
+            raise ModelError(f"{key} brings its own code ({settings}: auto_map), which is never run: choose another")
+
+
+def _baseline(config: EvaluationConfig, layers: int) -> Tensor:
+    """What unrelated texts score: precision, recall and F1, shape `(3,)`."""
+    if config.bertscore_baseline_file is not None:
+        key, path = "evaluation.bertscore_baseline_file", Path(config.bertscore_baseline_file).expanduser()
+    else:
+        key, path = "the baseline that bert-score ships", _shipped_baseline(config.bertscore_model, config.lang)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        [row] = [row for row in rows if int(row["LAYER"]) == layers]
+        values = torch.tensor([float(row[name]) for name in BASELINE_COLUMNS[1:]])
+    except OSError as error:
+        raise ConfigError(f"{key}={path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ConfigError(
+            f"{key}={path} has no numbers for layer {layers}: it needs the header {','.join(BASELINE_COLUMNS)} and one "
+            "row for each layer, as the files of bert-score have"
+        ) from error
+    if not ((values > -1) & (values < 1)).all():
+        raise ConfigError(f"{key}={path}: the numbers of layer {layers} are not between -1 and 1")
+    return values
+
+
+def _shipped_baseline(name: str, lang: str | None) -> Path:
+    """The baseline that bert-score ships for a model and language."""
+    import bert_score
+
+    folder = Path(bert_score.__file__).parent / "rescale_baseline"
+    path = folder / (lang or "") / f"{name}.tsv"
+    if not path.is_file():
+        known = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        raise ConfigError(
+            f"evaluation.rescale_with_baseline=true: bert-score ships no baseline of {name} for lang={lang} "
+            f"(languages: {', '.join(known)}); give one with evaluation.bertscore_baseline_file, choose another model, "
+            "or turn it off"
+        )
+    return path
+
+
+def _limit_length(scorer: Any) -> None:
+    """Make the tokenizer name the encoder's window: some name none, and longer texts would crash the encoder."""
+    positions = getattr(scorer._model.config, "max_position_embeddings", None)
+    tokenizer = scorer._tokenizer
+    if positions and tokenizer.model_max_length > positions:
+        # RoBERTa's position ids start behind its padding id.
+        tokenizer.model_max_length = positions - 2
+    elif tokenizer.model_max_length > 10**6:
+        tokenizer.model_max_length = USUAL_WINDOW

@@ -1,0 +1,1 @@
+"""One trial: it is run, scored, recorded, judged again, reproduced."""

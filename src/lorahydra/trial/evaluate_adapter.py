@@ -1,0 +1,119 @@
+"""Scores an adapter that is there already beside its base model: a study's winner, or one that a user names.
+
+```python
+scores = evaluate_adapter(compose(["data=local", "data.train_file=my.jsonl"]), Path("best"))
+```
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.evaluation import EvaluationSet, Judging, answer, answer_untuned
+from lorahydra.inference.adapted_model import warn_of_another_base
+from lorahydra.modeling.adapters import load_adapter
+from lorahydra.modeling.origin import read_origin
+from lorahydra.names import EVAL, TEST, Kind, Tag
+from lorahydra.tracking import TrackedRun, check_store, start_run
+from lorahydra.trial.prepare import Prepared, prepare
+from lorahydra.trial.record import record_answers, record_setup
+from lorahydra.trial.saved_answers import TrialAnswers
+from lorahydra.trial.score import TrialJudging, TrialScores, finish_trial
+from lorahydra.trial.summary import write_scores
+from lorahydra.utils.progress import Progress, console
+
+__all__ = ["evaluate_adapter", "score_adapter"]
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_adapter(
+    config: ExperimentConfig, adapter: Path, *, overrides: Sequence[str] = (), progress: Progress | None = None
+) -> TrialScores:
+    """Score an adapter on the test split, or the validation split where there is none, as a run of its own.
+
+    Args:
+        config: Data, base model, judge; nothing is trained.
+        adapter: Folder in PEFT's format.
+        overrides: What the user changed, for the record.
+        progress: Where to show the progress.
+
+    Raises:
+        LorahydraError: Data, model, adapter or judge cannot be used.
+    """
+    progress = progress or Progress()
+    check_store(config.tracking)
+    origin = read_origin(adapter)
+    prepared = prepare(config)
+    warn_of_another_base(prepared.base, origin)
+    examples, prefix = prepared.test_set, TEST
+    if examples is None:
+        examples, prefix = prepared.eval_set, EVAL
+    name = config.tracking.run_name or f"evaluation of {adapter.resolve().name}"
+    run = start_run(config.tracking, output_dir=Path(config.output_dir), kind=Kind.SINGLE, run_name=name)
+    with run:
+        run.tags({Tag.EVALUATES: origin.run_id or str(adapter.resolve())})
+        record_setup(run, config, overrides, prepared)
+        scores = score_adapter(run, config, prepared, examples, adapter, prefix, progress=progress)
+    split = "test" if prefix == TEST else "validation"
+    write_scores(console(), scores.tuned, scores.baseline, scores.gain, split=split)
+    logger.info("MLflow run %s: %s", run.run_id, run.url)
+    return scores
+
+
+def score_adapter(
+    run: TrackedRun,
+    config: ExperimentConfig,
+    prepared: Prepared,
+    examples: EvaluationSet,
+    adapter: Path,
+    prefix: str,
+    *,
+    progress: Progress | None = None,
+) -> TrialScores:
+    """Let the adapter and the untuned model answer, score both, and record the scores.
+
+    Args:
+        run: Where to record.
+        config: The experiment.
+        prepared: Its base model, scorer and judge.
+        examples: What is answered.
+        adapter: Folder in PEFT's format.
+        prefix: Of the metrics: `TEST` or `EVAL`.
+        progress: Where to show the progress.
+
+    Raises:
+        LorahydraError: The adapter or the judge cannot be used.
+    """
+    progress = progress or Progress()
+    base, chat, scorer, settings = prepared.base, prepared.chat, prepared.scorer, config.evaluation
+    judging = TrialJudging()
+    if prepared.session is not None:
+        n_examples = config.judge.test_examples if prefix == TEST else config.judge.n_examples
+        sides = [
+            Judging(prepared.session, examples, config.seed, n_examples=n_examples)
+            for _ in range(2 if settings.baseline else 1)
+        ]
+        judging = TrialJudging(*sides)
+    with load_adapter(base, adapter) as model:
+        tuned = answer(
+            model,
+            base,
+            chat,
+            examples,
+            scorer,
+            settings,
+            judging=judging.tuned,
+            progress=progress,
+            description="Testing",
+        )
+    untuned = None
+    if settings.baseline:
+        untuned = answer_untuned(base, chat, examples, scorer, settings, judging=judging.untuned, progress=progress)
+    answers = TrialAnswers(examples, tuned, untuned, steps=0)
+    if prefix == EVAL:
+        record_answers(run, answers)
+    return finish_trial(run, config, prepared.session, answers, judging, progress, prefix=prefix)

@@ -1,0 +1,169 @@
+"""Everything a trial needs before it can train: data, base model, tokens, prompts and the scorer."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import time
+from dataclasses import dataclass
+
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.data import ChatFormat, DataReport, DataSplits, Split, TokenizedSplit, load_splits, tokenize
+from lorahydra.evaluation import EvaluationSet
+from lorahydra.judges import JudgeSession, ready_session
+from lorahydra.metrics.bertscore import BertScorer, load_scorer
+from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.generation import context_window
+from lorahydra.modeling.origin import AdapterOrigin
+from lorahydra.modeling.vocabulary import check_token_ids
+
+__all__ = ["Prepared", "origin_of", "prepare"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` made; all of it may be shared by trials."""
+
+    splits: DataSplits
+    """The rows that are used: those that fit."""
+    base: BaseModel
+    scorer: BertScorer
+    train_tokens: TokenizedSplit
+    eval_tokens: TokenizedSplit
+    eval_set: EvaluationSet
+    test_set: EvaluationSet | None
+    """The test split, which only a study's winner sees; None where there is none."""
+    chat: ChatFormat
+    """How prompts are written."""
+    session: JudgeSession | None
+    """The judge; None without one."""
+    seconds: float
+    """Wall time of preparing."""
+
+    @property
+    def rows_digest(self) -> str:
+        """Digests of the training rows, of the validation rows, and of how many tokens of each are used."""
+        used = hashlib.sha256()
+        for tokens in (self.train_tokens, self.eval_tokens):
+            used.update(tokens.lengths.astype("<i8").tobytes())
+        digests = (self.splits.train.digest, self.splits.validation.digest, used.hexdigest())
+        return " ".join(digest[:12] for digest in digests)
+
+
+def prepare(config: ExperimentConfig) -> Prepared:
+    """Read, check and tokenise the data, load the models and set up the judge; what was loaded is not loaded again.
+
+    Raises:
+        DataError: The data cannot be used.
+        ModelError: The base model or the encoder cannot be used.
+        ServiceError: A hub is needed and cannot be reached.
+        JudgeSetupError: The judge's SDK or key is missing, its key is refused, or its scores would mislead.
+        JudgeError: The judge is away.
+    """
+    started = time.perf_counter()
+    # First: a missing or refused key is found within seconds.
+    session = ready_session(config.judge)
+    splits = load_splits(config.data, config.seed)
+    _say(splits.report)
+    base = load_base(config.model)
+    scorer = load_scorer(config.evaluation, base.device)
+    chat = _chat(base, config)
+    if chat.is_plain:
+        logger.info("%s has no chat template: using lorahydra's plain one (### User / ### Assistant)", base.source)
+    tokens = {split.name: _tokenized(split, chat, base, config) for split in splits}
+    for split in splits:
+        found = tokens[split.name]
+        check_token_ids(base.model, found.highest_id, f"a row of {split.source}")
+        splits.report.warnings += found.warnings
+        splits.report.add_fit(split.name, found.fit)
+    splits = splits.part({name: found.fit.used for name, found in tokens.items()})
+    sizes = (len(split) for split in (splits.train, splits.validation, splits.test or ()))
+    logger.info("Data: %d training, %d validation and %d test rows", *sizes)
+    _say(splits.report)
+    return Prepared(
+        splits=splits,
+        base=base,
+        scorer=scorer,
+        train_tokens=tokens["train"],
+        eval_tokens=tokens["validation"],
+        eval_set=_evaluation_set(splits.validation, tokens["validation"], chat),
+        test_set=None if splits.test is None else _evaluation_set(splits.test, tokens["test"], chat),
+        chat=chat,
+        session=session,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def origin_of(config: ExperimentConfig, prepared: Prepared, run_id: str) -> AdapterOrigin:
+    """What an adapter of this experiment belongs to.
+
+    Args:
+        config: The experiment.
+        prepared: Its base model and prompts.
+        run_id: MLflow's run of the trial.
+    """
+    base = prepared.base
+    model = dataclasses.replace(
+        config.model,
+        name_or_path=base.source,
+        gguf_file=None if base.source.endswith(".gguf") else config.model.gguf_file,
+        dtype=str(base.dtype).removeprefix("torch."),
+        chat_template=prepared.chat.template,
+    )
+    return AdapterOrigin(
+        model,
+        base.digest,
+        config.data.system_prompt,
+        config.evaluation.max_new_tokens,
+        run_id,
+        config.data.special_tokens,
+    )
+
+
+def _chat(base: BaseModel, config: ExperimentConfig) -> ChatFormat:
+    return ChatFormat(
+        base.tokenizer,
+        chat_template=config.model.chat_template,
+        system_prompt=config.data.system_prompt,
+        special_tokens=config.data.special_tokens,
+    )
+
+
+def _tokenized(split: Split, chat: ChatFormat, base: BaseModel, config: ExperimentConfig) -> TokenizedSplit:
+    return tokenize(
+        split,
+        chat,
+        max_length=config.data.max_length,
+        overlong=config.data.overlong,
+        window=context_window(base.model),
+        max_new_tokens=0 if split.name == "train" else config.evaluation.max_new_tokens,
+    )
+
+
+_said: set[object] = set()
+
+
+def _say(report: DataReport) -> None:
+    """Log what is to be known of the data once per process: the trials of a study share them."""
+    data = tuple(split.digest for split in report.splits)
+    for warning in report.warnings:
+        if (data, warning) not in _said:
+            _said.add((data, warning))
+            logger.warning("Data: %s", warning)
+
+
+def _evaluation_set(split: Split, tokens: TokenizedSplit, chat: ChatFormat) -> EvaluationSet:
+    examples = list(split)
+    content = f"{split.digest} {chat.fingerprint}"
+    if any(map(chat.hides, examples)):
+        # Such prompts and references were others before; all others were the same, and are known by the same digest.
+        content += " with names of control tokens as text"
+    return EvaluationSet(
+        prompts=tokens.prompts(),
+        texts=[chat.prompt_text(example) for example in examples],
+        references=[chat.answer_text(answer) for answer in tokens.answers()],
+        digest=hashlib.sha256(content.encode()).hexdigest(),
+    )

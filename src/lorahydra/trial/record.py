@@ -1,0 +1,285 @@
+"""What a trial leaves in MLflow, under the names of `lorahydra.names`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from omegaconf import OmegaConf
+
+from lorahydra.config.compose import flatten, to_yaml, without_password
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.data import DataSplits, Split
+from lorahydra.data.problems import one_line
+from lorahydra.evaluation import Evaluation, Verdicts
+from lorahydra.evaluation.scoring import Gain
+from lorahydra.judges import Call, JudgeSession, Usage
+from lorahydra.names import (
+    ADAPTER_DIR,
+    BASELINE,
+    CHANGES_FILE,
+    CONFIG_FILE,
+    DATA_REPORT_FILE,
+    ENVIRONMENT_FILE,
+    EVAL,
+    FINAL,
+    FINAL_PREDICTIONS_FILE,
+    OVERRIDES_FILE,
+    PREDICTIONS_FILE,
+    TEST,
+    TEST_PREDICTIONS_FILE,
+    Metric,
+    Score,
+    Tag,
+    scored,
+)
+from lorahydra.tracking import TrackedRun, write_model_files
+from lorahydra.tracking.address import shown
+from lorahydra.training import TrainedAdapter
+from lorahydra.trial.prepare import Prepared
+from lorahydra.trial.saved_answers import TrialAnswers
+from lorahydra.utils.environment import code_changes, environment
+from lorahydra.utils.markdown import code, table
+
+logger = logging.getLogger(__name__)
+
+LONGEST_MODEL = 100
+"""Characters of a model's name in that of a run; MLflow's databases keep 250 of a run's name."""
+CONTEXTS = {"train": "training", "validation": "validation", "test": "test"}
+"""What MLflow calls the use of a split."""
+SHOWN_WARNINGS = 8
+
+__all__ = [
+    "CONTEXTS",
+    "data_warnings",
+    "record_adapter",
+    "record_answers",
+    "record_data",
+    "record_description",
+    "record_environment",
+    "record_judging",
+    "record_scores",
+    "record_setup",
+    "run_name",
+    "without_secrets",
+]
+
+
+def run_name(config: ExperimentConfig) -> str:
+    """Name of a trial's run: what tells it from its neighbours."""
+    model = config.model.name_or_path.rstrip("/").rpartition("/")[2][:LONGEST_MODEL]
+    return config.tracking.run_name or f"r={config.lora.r} lr={config.training.learning_rate:.3g} {model}"
+
+
+def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[str], prepared: Prepared) -> None:
+    """Log what is known before training: config, overrides, data report and lineage."""
+    config = without_secrets(config)
+    overrides = [without_password(override) for override in overrides]
+    run.params(flatten(config))
+    run.text(to_yaml(config), CONFIG_FILE)
+    run.text(OmegaConf.to_yaml(OmegaConf.create(list(overrides))), OVERRIDES_FILE)
+    record_environment(run, str(prepared.base.device))
+    run.tags(
+        {
+            Tag.BASE_MODEL: prepared.base.source,
+            Tag.BASE_DIGEST: prepared.base.digest or "unknown",
+        }
+    )
+    record_data(run, prepared.splits, (prepared.splits.train, prepared.splits.validation))
+    run.metrics({Metric.TIME_LOAD: prepared.seconds})
+
+
+def record_data(run: TrackedRun, data: DataSplits, used: Iterable[Split]) -> None:
+    """Log the data report, and the splits that are used as inputs with the digest of their content."""
+    run.text(json.dumps(data.report.to_dict(), ensure_ascii=False, indent=2), DATA_REPORT_FILE)
+    for split in used:
+        run.dataset(split.name, split.digest, split.source, len(split), CONTEXTS[split.name])
+
+
+def data_warnings(warnings: Sequence[str]) -> list[str]:
+    """What is to be known of the data, for the description of a run."""
+    hidden = len(warnings) - SHOWN_WARNINGS
+    # They name columns and files, in which anything may stand.
+    texts = [f"**Data:** {code(one_line(warning))}" for warning in warnings[:SHOWN_WARNINGS]]
+    if hidden > 0:
+        texts.append(f"**Data:** {hidden} more warnings are in {code(DATA_REPORT_FILE)}")
+    return [line for text in texts for line in (text, "")]
+
+
+def record_description(run: TrackedRun, params: Mapping[str, object], warnings: Sequence[str]) -> None:
+    """Say in the run's description what tells this trial from its neighbours, and what is to be known of the data.
+
+    Args:
+        run: Where to.
+        params: What was searched, or given by the user: a run has a hundred params.
+        warnings: Of the data report.
+    """
+    rows = [[code(name), code(value)] for name, value in params.items()]
+    lines = [*data_warnings(warnings), *(table(["searched", "value"], rows) if rows else ())]
+    if lines:
+        run.note("\n".join(lines))
+
+
+def record_environment(run: TrackedRun, device: str) -> None:
+    """Log code, packages and machine.
+
+    Args:
+        run: Where to.
+        device: Where the model is.
+    """
+    run.text(json.dumps(environment(device), ensure_ascii=False, indent=2), ENVIRONMENT_FILE)
+    if changes := code_changes():
+        run.text(changes, CHANGES_FILE)
+
+
+def without_secrets(config: ExperimentConfig) -> ExperimentConfig:
+    """The config for others to read: a tracking address may hold a password."""
+    tracking = dataclasses.replace(config.tracking, uri=shown(config.tracking.uri))
+    return dataclasses.replace(config, tracking=tracking)
+
+
+def record_adapter(run: TrackedRun, config: ExperimentConfig, trained: TrainedAdapter) -> None:
+    """Log the trained adapter; before it is scored, so that a failure there does not lose it."""
+    logger.info("Adapter: %s", trained.folder)
+    run.metrics({Metric.TIME_TRAIN: trained.seconds})
+    if config.tracking.log_adapter:
+        if config.tracking.log_model == "all":
+            write_model_files(trained.folder, with_base=config.tracking.log_base)
+        run.artifact(trained.folder, ADAPTER_DIR)
+
+
+def record_answers(run: TrackedRun, answers: TrialAnswers) -> None:
+    """Log the answers and the scores that need no judge, before the judge is waited for."""
+    tuned = answers.tuned
+    run.metrics({Metric.TIME_GENERATE: tuned.generate_seconds, Metric.TIME_BERTSCORE: tuned.bertscore_seconds})
+    _record_means(run, EVAL, tuned.means, answers.steps)
+    if answers.untuned is not None:
+        _record_means(run, BASELINE, answers.untuned.means)
+    _record_predictions(run, answers, None, None, PREDICTIONS_FILE)
+
+
+def record_judging(run: TrackedRun, session: JudgeSession, verdicts: Sequence[Verdicts], prefix: str = EVAL) -> None:
+    """Log what judging took and each call as a trace; also when there are too few verdicts.
+
+    What was spent is added to what a run that goes on had spent before.
+
+    Args:
+        run: Where to.
+        session: The judge.
+        verdicts: On the answers of the tuned and, second, of the untuned model.
+        prefix: Of the tuned model's coverage.
+    """
+    judgements = [found.judgement for found in verdicts]
+    usage = sum((judgement.usage for judgement in judgements), Usage())
+    summed = {
+        Metric.TIME_JUDGE: max(judgement.seconds for judgement in judgements),
+        Metric.JUDGE_CALLS: usage.calls,
+        Metric.JUDGE_CACHE_HITS: usage.cache_hits,
+        Metric.JUDGE_RETRIES: usage.retries,
+        Metric.JUDGE_PROMPT_TOKENS: usage.prompt_tokens,
+        Metric.JUDGE_COMPLETION_TOKENS: usage.completion_tokens,
+        Metric.JUDGE_COST: usage.cost,
+    }
+    run.metrics({name: value + run.before.metrics.get(name, 0) for name, value in summed.items()})
+    run.metrics(
+        {
+            Metric.JUDGE_FAILURES: usage.failures,
+            scored(prefix, Score.JUDGE_COVERAGE): judgements[0].coverage,
+        }
+    )
+    models = sorted({model for judgement in judgements for model in judgement.models})
+    if len(models) > 1:
+        logger.warning("More than one model judged (%s): scores may not be comparable", ", ".join(models))
+    run.tags(
+        {
+            Tag.JUDGE: session.config.name,
+            Tag.JUDGE_MODEL: ", ".join(models) or session.judge.model,
+            Tag.JUDGE_PROMPT: session.prompt_version,
+        }
+    )
+    if session.config.trace:
+        for judgement in judgements:
+            for call in judgement.calls:
+                _record_call(run, session, call)
+
+
+def _record_call(run: TrackedRun, session: JudgeSession, call: Call) -> None:
+    run.trace(
+        f"judge {session.config.name}",
+        inputs={"system": call.prompt.system, "user": call.prompt.user},
+        outputs={"reply": call.reply, "score": call.score, "fault": call.fault},
+        attributes={
+            "model": call.model,
+            "attempt": call.attempt,
+            "prompt_version": session.prompt_version,
+            "prompt_tokens": call.prompt_tokens,
+            "completion_tokens": call.completion_tokens,
+        },
+        ok=call.fault is None,
+        start_ns=call.start_ns,
+        end_ns=call.end_ns,
+    )
+
+
+def record_scores(
+    run: TrackedRun,
+    answers: TrialAnswers,
+    tuned: Evaluation,
+    baseline: Evaluation | None,
+    gain: Gain | None,
+    prefix: str = EVAL,
+) -> None:
+    """Log the scores of the tuned and the untuned model, and the verdicts beside the answers.
+
+    Args:
+        run: Where to.
+        answers: What was scored.
+        tuned: Scores of the tuned model.
+        baseline: Scores of the untuned model.
+        gain: Their difference.
+        prefix: `EVAL`, `FINAL` for a finalist that was judged once more, or `TEST` for a winner on the test split.
+    """
+    _record_means(run, prefix, tuned.means, answers.steps)
+    if baseline is not None:
+        _record_means(run, f"{prefix}_{BASELINE}" if prefix == FINAL else BASELINE, baseline.means)
+    if gain is not None:
+        _record_means(run, prefix, gain.means)
+    if tuned.verdicts is not None or prefix == TEST:
+        file = {EVAL: PREDICTIONS_FILE, FINAL: FINAL_PREDICTIONS_FILE, TEST: TEST_PREDICTIONS_FILE}[prefix]
+        _record_predictions(run, answers, tuned.verdicts, baseline.verdicts if baseline else None, file)
+
+
+def _record_means(run: TrackedRun, prefix: str, means: Mapping[Score, float], step: int | None = None) -> None:
+    run.metrics({scored(prefix, score): value for score, value in means.items()}, step=step)
+
+
+def _record_predictions(
+    run: TrackedRun, answers: TrialAnswers, tuned: Verdicts | None, untuned: Verdicts | None, file: str
+) -> None:
+    columns: dict[str, Sequence[object]] = {
+        "prompt": answers.examples.texts,
+        "reference": answers.examples.references,
+        "prediction": answers.tuned.texts,
+        "bertscore_f1": answers.tuned.bertscore.f1,
+        "judge_score": _column(tuned, answers, "score"),
+        "judge_reason": _column(tuned, answers, "reasoning"),
+        "answer_length": [len(text) for text in answers.tuned.texts],
+    }
+    if tuned is not None:
+        columns["judge_criteria"] = _column(tuned, answers, "criteria")
+    if answers.untuned is not None:
+        columns |= {
+            "baseline_prediction": answers.untuned.texts,
+            "baseline_bertscore_f1": answers.untuned.bertscore.f1,
+        }
+        if tuned is not None:
+            columns["baseline_judge_score"] = _column(untuned, answers, "score")
+    run.table(list(columns), list(zip(*columns.values(), strict=True)), file)
+
+
+def _column(verdicts: Verdicts | None, answers: TrialAnswers, name: str) -> list[object]:
+    """One property of the verdict on each example; None where there is no verdict."""
+    cases = [None] * len(answers.tuned.texts) if verdicts is None else verdicts.by_example
+    return [None if case is None else getattr(case, name) for case in cases]

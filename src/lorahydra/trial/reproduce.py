@@ -1,0 +1,279 @@
+"""Running a recorded trial again from what MLflow knows of it, and comparing what comes out.
+
+```python
+recorded = read_recorded("3f2a…", tracking_uri="sqlite:///mlflow.db")
+for line in recorded.differences():   # in code, packages, machine
+    print(line)
+for metric in reproduce(recorded, output_dir=Path("outputs/again")):
+    print(metric.name, metric.agreement)
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lorahydra.config.changes import REPRODUCED, differing
+from lorahydra.config.compose import flatten, restored_config
+from lorahydra.config.schema import ExperimentConfig, TrackingConfig
+from lorahydra.data import load_splits
+from lorahydra.errors import ConfigError, DataError, TrackingError
+from lorahydra.names import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    OVERRIDES_FILE,
+    Kind,
+    Metric,
+    State,
+    Tag,
+)
+from lorahydra.tracking import Points, RecordedRun, read_metrics, read_run, read_text, set_tags
+from lorahydra.trial.record import CONTEXTS
+from lorahydra.utils.environment import differences, environment
+from lorahydra.utils.progress import Progress
+
+__all__ = ["Agreement", "Compared", "Recorded", "compare", "read_recorded", "reproduce"]
+
+logger = logging.getLogger(__name__)
+
+OTHERWISE = ("time/", "system/", "judge/", "study/", "final/")
+"""Metrics that say how long or how dear a run was, or were added after it."""
+
+
+class Agreement(StrEnum):
+    """How a metric came out again."""
+
+    EQUAL = "equal"
+    """To the last digit, at every step."""
+    CLOSE = "within tolerance"
+    DIFFERENT = "different"
+    MISSING = "missing"
+    """Only one of the runs has it, or not at the same steps."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One metric of both runs."""
+
+    name: str
+    agreement: Agreement
+    before: float | None
+    """The last value."""
+    again: float | None
+    difference: float
+    """The largest absolute difference at a step; NaN where there is none to compare."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run that can be run again."""
+
+    run: RecordedRun
+    store: TrackingConfig
+    """Where it is; the new run may be recorded elsewhere."""
+    config: ExperimentConfig
+    """As it was, but for where it is recorded."""
+    overrides: tuple[str, ...]
+    environment: Mapping[str, Any]
+    """Empty for a run of a lorahydra that did not record it."""
+    changed: tuple[str, ...] = ()
+    """Keys that the caller changed and that metrics depend on, such as `lora.r`."""
+
+    def differences(self) -> list[str]:
+        """What will not be as it was in settings, code, packages and machine, one line each."""
+        from lorahydra.modeling.devices import resolve_device
+
+        now = flatten(self.config)
+        changed = [f"config: {key} is {now.get(key)} now" for key in self.changed]
+        with _threads(self.environment):
+            found = differences(self.environment, environment(str(resolve_device(self.config.model.device))))
+        return [*changed, *found]
+
+
+def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = ()) -> Recorded:
+    """Read everything about a trial from MLflow.
+
+    Args:
+        run_id: MLflow's run of a trial, or of a single run.
+        tracking_uri: Where the store is.
+        overrides: Keys that are to be other than they were, as `key=value`, for example where the data lies now.
+
+    Raises:
+        ConfigError: The run is a study, or was not recorded by lorahydra.
+        TrackingError: The store cannot be reached, or does not have the run.
+    """
+    store = TrackingConfig(uri=tracking_uri, run_id=run_id)
+    run = read_run(store, run_id)
+    kind = run.tags.get(Tag.KIND)
+    if kind == Kind.STUDY:
+        best = run.tags.get(Tag.BEST_RUN)
+        hint = f", for example its best: lorahydra reproduce {best}" if best else ""
+        raise ConfigError(f"run {run_id} is the study {run.name}: give the run of one of its trials{hint}")
+    if adapter := run.tags.get(Tag.EVALUATES):
+        raise ConfigError(f"run {run_id} only scored an adapter: `lorahydra evaluate {adapter}` scores it again")
+    text = read_text(store, run_id, CONFIG_FILE)
+    if kind is None or text is None:
+        raise ConfigError(f"run {run_id} ({run.name}) has no {CONFIG_FILE}: it was not recorded by lorahydra")
+    tracking = {"uri": tracking_uri, "experiment_name": run.experiment, "run_id": None, "run_name": None}
+    config = _config(text, overrides, tracking, run_id)
+    return Recorded(
+        run=run,
+        store=store,
+        config=config,
+        overrides=tuple(_list(read_text(store, run_id, OVERRIDES_FILE))),
+        environment=_mapping(read_text(store, run_id, ENVIRONMENT_FILE)),
+        changed=tuple(differing(_config(text, (), tracking, run_id), config, REPRODUCED)),
+    )
+
+
+def reproduce(
+    recorded: Recorded, *, output_dir: Path, tolerance: float = 1e-3, progress: Progress | None = None
+) -> list[Compared]:
+    """Run a recorded trial again, as a new run beside it, and compare every metric.
+
+    Torch computes on as many threads as it did then: their number decides how sums are rounded.
+
+    Args:
+        recorded: The trial.
+        output_dir: Folder of the new run.
+        tolerance: Relative difference up to which a metric counts as `within tolerance`.
+        progress: Where to show the progress.
+
+    Raises:
+        DataError: The data are not those of the run; nothing was trained.
+        LorahydraError: The trial cannot be run again; the data, the model or the judge is not there.
+    """
+    from lorahydra.trial.run import run_trial
+
+    config = dataclasses.replace(recorded.config, output_dir=str(output_dir))
+    _check_data(recorded)
+    before = read_metrics(recorded.store, recorded.run.run_id)
+    with _threads(recorded.environment):
+        result = run_trial(config, overrides=recorded.overrides, progress=progress)
+    store = config.tracking
+    set_tags(store, result.run_id, {Tag.REPRODUCES: recorded.run.run_id})
+    _warn_of_other_inputs(recorded.run, read_run(store, result.run_id))
+    pruned = recorded.run.tags.get(Tag.STATE) == State.PRUNED
+    return compare(before, read_metrics(store, result.run_id), tolerance=tolerance, cut=pruned)
+
+
+def compare(
+    before: Mapping[str, Points], again: Mapping[str, Points], *, tolerance: float, cut: bool = False
+) -> list[Compared]:
+    """Compare the metrics of two runs, step by step; times and costs are left out.
+
+    Args:
+        before: Points by name.
+        again: The same of the second run.
+        tolerance: Relative difference up to which a point counts as close.
+        cut: The first run ended early, so that points which only the second one has say nothing.
+
+    Returns:
+        One entry per metric, by name.
+    """
+    names = [name for name in {**before, **again} if not name.startswith(OTHERWISE)]
+    names = [name for name in names if name != Metric.TRAIN_TOKENS_PER_SECOND and not (cut and name not in before)]
+    return [_compared(name, before.get(name, ()), again.get(name, ()), tolerance, cut) for name in sorted(names)]
+
+
+def _compared(name: str, before: Points, again: Points, tolerance: float, cut: bool) -> Compared:
+    last_before, last_again = (points[-1][1] if points else None for points in (before, again))
+    if cut:
+        again = again[: len(before)]
+    if not before or [step for step, _ in before] != [step for step, _ in again]:
+        return Compared(name, Agreement.MISSING, last_before, last_again, math.nan)
+    pairs = [(old, new) for (_, old), (_, new) in zip(before, again, strict=True)]
+    gaps = [0.0 if _same(old, new) else abs(old - new) for old, new in pairs]
+    if all(_same(old, new) for old, new in pairs):
+        agreement = Agreement.EQUAL
+    elif all(_same(old, new) or math.isclose(old, new, rel_tol=tolerance, abs_tol=1e-6) for old, new in pairs):
+        agreement = Agreement.CLOSE
+    else:
+        agreement = Agreement.DIFFERENT
+    return Compared(name, agreement, last_before, again[-1][1], max(gaps))
+
+
+def _same(old: float, new: float) -> bool:
+    return old == new or (math.isnan(old) and math.isnan(new))
+
+
+def _check_data(recorded: Recorded) -> None:
+    """Compare the digests of the data before hours are spent on others.
+
+    Raises:
+        DataError: They are not the same, and no setting that was changed explains it.
+    """
+    splits = load_splits(recorded.config.data, recorded.config.seed)
+    now = {CONTEXTS[split.name]: split.digest for split in (splits.train, splits.validation)}
+    for dataset in recorded.run.datasets:
+        digest = now.get(dataset.context)
+        if digest is None or digest.startswith(dataset.digest):
+            continue
+        found = f"the {dataset.context} data are not what they were: digest {dataset.digest} → {digest}"
+        if not any(key == "seed" or key.startswith("data.") for key in recorded.changed):
+            raise DataError(
+                f"{found}: give the rows of the run, for example with data.train_file=…, or a seed or key of data that "
+                "is meant to differ"
+            )
+        logger.warning("%s%s", found[0].upper(), found[1:])
+
+
+def _warn_of_other_inputs(before: RecordedRun, again: RecordedRun) -> None:
+    """Say where base model or judge are not the same: then no metric can be expected to be."""
+    for name in (Tag.BASE_DIGEST, Tag.JUDGE_MODEL, Tag.JUDGE_PROMPT):
+        old, new = before.tags.get(name), again.tags.get(name)
+        if old != new:
+            logger.warning("%s is not what it was: %s → %s", name, old, new)
+
+
+def _config(text: str, overrides: Sequence[str], tracking: Mapping[str, Any], run_id: str) -> ExperimentConfig:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the {CONFIG_FILE} of run {run_id} is not YAML: {error}") from error
+    if not isinstance(values, dict) or not all(isinstance(values.get(key), dict) for key in ("tracking", "training")):
+        raise ConfigError(f"the {CONFIG_FILE} of run {run_id} is not a configuration of lorahydra")
+    values |= {"study": None, "tracking": values["tracking"] | tracking}
+    values["training"]["resume"] = False
+    try:
+        return restored_config(values, overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (in {CONFIG_FILE} of run {run_id}, or in what was changed of it)") from error
+
+
+def _list(text: str | None) -> list[str]:
+    found = yaml.safe_load(text) if text else []
+    return [str(entry) for entry in found] if isinstance(found, list) else []
+
+
+def _mapping(text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError as error:
+        raise TrackingError(f"{ENVIRONMENT_FILE} is not valid JSON: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def _threads(recorded: Mapping[str, Any]) -> Iterator[None]:
+    """Compute on as many threads as the recorded run did."""
+    import torch
+
+    wanted = recorded.get("hardware", {}).get("threads")
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted if isinstance(wanted, int) and wanted > 0 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

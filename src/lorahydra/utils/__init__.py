@@ -1,0 +1,1 @@
+"""Files, progress, interrupts and the machine: nothing here knows of adapters."""
