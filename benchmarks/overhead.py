@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from lorahydra import LoRATuner
-from lorahydra.sweep import sweeper
+from lorahydra.sweep import study_sweeper
 from lorahydra.trial import run as trial_run
 
 N_TRIALS = 12
@@ -45,8 +45,8 @@ def main() -> None:
 
     for name in ("train", "answer", "answer_untuned", "finish_trial"):
         timed(trial_run, name)
-    settle = sweeper.StudySweeper._settle
-    configure = sweeper.StudySweeper._configure
+    settle = study_sweeper.StudySweeper._settle
+    configure = study_sweeper.StudySweeper._configure
 
     def begun(self: Any, *arguments: Any) -> Any:
         work.append(0.0)
@@ -57,8 +57,8 @@ def main() -> None:
         ends.append(time.perf_counter())
         memory.append(psutil.Process().memory_info().rss / 2**20)
 
-    sweeper.StudySweeper._configure = begun  # type: ignore[method-assign]
-    sweeper.StudySweeper._settle = settled  # type: ignore[method-assign]
+    study_sweeper.StudySweeper._configure = begun  # type: ignore[method-assign]
+    study_sweeper.StudySweeper._settle = settled  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         run()

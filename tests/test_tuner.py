@@ -12,8 +12,8 @@ from lorahydra import LoRATuner
 from lorahydra.config.compose import compose
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.names import State
-from lorahydra.sweep.records import TrialRecord
-from lorahydra.sweep.result import FinalScores, facts_of
+from lorahydra.sweep.study_result import FinalScores, facts_of
+from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.tuner import _printed_log
 
 logger = logging.getLogger("lorahydra.sweep")

@@ -27,8 +27,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.config.compose import config_dir, explain, readable, register, without_password
 from lorahydra.errors import ConfigError, StudyError
-from lorahydra.sweep.result import StudyResult
-from lorahydra.sweep.trial import study_task
+from lorahydra.sweep.study_result import StudyResult
+from lorahydra.sweep.study_trial import study_task
 from lorahydra.utils.interrupts import listening
 
 __all__ = ["LoRATuner"]

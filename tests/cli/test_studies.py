@@ -15,7 +15,7 @@ from tests.support.programs import TRAIN, ProgramRunner, RunningProgram
 from lorahydra.modeling.packaged import fetch
 from lorahydra.names import State
 from lorahydra.sweep.catalog import find_study
-from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.trial_record import TrialRecord
 
 pytestmark = pytest.mark.slow
 

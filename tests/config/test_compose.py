@@ -11,7 +11,7 @@ import pytest
 from lorahydra.config.compose import compose, config_dir, flatten, readable, to_yaml
 from lorahydra.config.schema import ExperimentConfig, SearchConfig
 from lorahydra.errors import ConfigError
-from lorahydra.sweep.space import read_space
+from lorahydra.sweep.search_space import read_space
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Choices that need a value from the user.

@@ -25,7 +25,7 @@ SWEEP = (
     *("alembic.command", "alembic.config", "alembic.migration", "alembic.script", "encodings.ascii"),
     *("filelock", "hydra._internal.logging_config", "hydra_plugins.hydra_optuna_sweeper._impl"),
     *("importlib.resources.readers", "optuna.storages._rdb.storage", "sqlalchemy.dialects.sqlite.aiosqlite"),
-    *("lorahydra.cli.hydra_app", "lorahydra.sweep.experiment_host", "lorahydra.sweep.sweeper"),
+    *("lorahydra.cli.hydra_app", "lorahydra.sweep.experiment_objective", "lorahydra.sweep.study_sweeper"),
 )
 """What every sweep imports."""
 

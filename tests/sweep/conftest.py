@@ -16,7 +16,7 @@ from tests.postgres import postgresql_server as postgresql_server
 from tests.support.programs import ProgramRunner, RunningProgram, environment
 
 from lorahydra.names import State
-from lorahydra.sweep.records import TrialRecord, trial_records
+from lorahydra.sweep.trial_record import TrialRecord, trial_records
 
 PROGRAM = '''
 import contextlib

@@ -17,10 +17,10 @@ from tests.sweep.conftest import installed
 from hydra_plugins.lorahydra_sweeper import config as plugin  # noqa: F401
 from lorahydra.config.compose import compose, config_dir
 from lorahydra.errors import ConfigError, TrialPruned
-from lorahydra.sweep.hosts import PlainHost
-from lorahydra.sweep.making import make_sampler
-from lorahydra.sweep.running import RunningTrial
-from lorahydra.sweep.sweeper import StudySweeper
+from lorahydra.sweep.objective import FunctionObjective
+from lorahydra.sweep.running_trial import RunningTrial
+from lorahydra.sweep.samplers import make_sampler
+from lorahydra.sweep.study_sweeper import StudySweeper
 
 GROUP = "hydra/sweeper"
 SAMPLERS = sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list(f"{GROUP}/sampler"))
@@ -60,14 +60,14 @@ class Sweeper(StudySweeper):
         for trial in claimed:
             self.seen.append(trial)
             job = JobReturn(status=JobStatus.COMPLETED)
-            job.return_value = [1.0 / (1 + trial.number)] * len(self.host.directions)
+            job.return_value = [1.0 / (1 + trial.number)] * len(self.objective.directions)
             try:
                 for step in range(3):
                     trial.measured(1.0 + trial.number / (1 + step))
             except TrialPruned as error:
                 job = JobReturn(status=JobStatus.FAILED)
                 job.return_value = error
-            if len(self.host.directions) == 1 and job.status is JobStatus.COMPLETED:
+            if len(self.objective.directions) == 1 and job.status is JobStatus.COMPLETED:
                 job.return_value = job.return_value[0]
             yield trial, job
 
@@ -78,7 +78,7 @@ def sweep(sampler: DictConfig, pruner: DictConfig, space: dict[str, str], folder
     sweeper = Sweeper(sampler=sampler, pruner=pruner, **options)
     sweeper.seen = []
     sweeper.config = OmegaConf.create({"seed": 1, "hydra": {"sweep": {"dir": str(folder)}, "job": {"name": "test"}}})
-    sweeper.host = PlainHost(sweeper)
+    sweeper.objective = FunctionObjective(sweeper)
     sweeper.sampler = make_sampler(sampler, sweeper.config)
     sweeper.sweep([f"{name}={values}" for name, values in space.items()])
     return sweeper

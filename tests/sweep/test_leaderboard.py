@@ -15,7 +15,7 @@ from rich.table import Table
 from lorahydra.names import State
 from lorahydra.sweep.labels import duration, number, short_names, value_text
 from lorahydra.sweep.leaderboard import leaderboard_csv, leaderboard_table, pareto_front, pareto_table, ranked
-from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.trial_record import TrialRecord
 
 BOTH = ["maximize", "minimize"]
 PARAMS = {

@@ -19,7 +19,7 @@ from lorahydra.errors import ConfigError, DataError, StudyError, TrainingError
 from lorahydra.modeling.packaged import fetch
 from lorahydra.names import State
 from lorahydra.sweep.catalog import find_study, list_studies
-from lorahydra.sweep.result import StudyResult
+from lorahydra.sweep.study_result import StudyResult
 
 pytestmark = pytest.mark.slow
 

@@ -17,10 +17,10 @@ from tests.support.waiting import wait_for
 from tests.sweep.conftest import Program, counted, make_program, samplers, states
 
 from lorahydra.names import State
-from lorahydra.sweep.ledger import MOST_DEATHS
 from lorahydra.sweep.liveness import this_worker
-from lorahydra.sweep.records import trial_records
 from lorahydra.sweep.storage import open_storage
+from lorahydra.sweep.trial_queue import MOST_DEATHS
+from lorahydra.sweep.trial_record import trial_records
 
 SPACE = ["x=interval(-5.5, 5.5)", "y=interval(0.0, 1.0)"]
 GRID = ["x=range(0, 6)", "y=choice(0.5, 0.75)"]
@@ -97,15 +97,15 @@ def test_twenty_kills_at_any_moment(tmp_path: Path, runner: ProgramRunner) -> No
     check_once(program, whole, n_trials)
 
 
-LEDGER = """
+QUEUE = """
 import sys
 from types import SimpleNamespace
 
 import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from lorahydra.sweep.ledger import Ledger
-from lorahydra.sweep.opening import open_study
+from lorahydra.sweep.trial_queue import TrialQueue
+from lorahydra.sweep.study_store import open_study
 
 name, batch, n_trials = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 space = {"x": IntDistribution(0, 5), "y": FloatDistribution(0.5, 1, step=0.25)}
@@ -118,13 +118,14 @@ sampler = {
     "qmc": lambda: optuna.samplers.QMCSampler(seed=11),
     "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=11, popsize=2),
 }[name]()
-host = SimpleNamespace(
-    study_name="s", directions=["minimize"], is_helper=False, spec=lambda space: {"a": "b"}, command=lambda: None
+objective = SimpleNamespace(
+    study_name="s", directions=["minimize"], is_worker=False, spec=lambda space: {"a": "b"}, command=lambda: None
 )
+pruner = optuna.pruners.NopPruner()
 sweeper = SimpleNamespace(
-    host=host, storage="sqlite:///studies.db", sampler=sampler, pruner=optuna.pruners.NopPruner(), n_trials=n_trials
+    objective=objective, storage="sqlite:///studies.db", sampler=sampler, pruner=pruner, n_trials=n_trials
 )
-ledger = Ledger(open_study(sweeper, None), n_trials)
+queue = TrialQueue(open_study(sweeper, None), n_trials)
 
 
 def configure(trials):
@@ -135,8 +136,8 @@ def configure(trials):
 
 
 while True:
-    ledger.close_dead()
-    claimed, _ = ledger.claim(batch, configure)
+    queue.close_dead()
+    claimed, _ = queue.claim(batch, configure)
     if not claimed:
         break
     for trial in claimed:
@@ -161,7 +162,7 @@ def test_killed_in_front_of_every_write(
 
     def new(name: str) -> Program:
         program = make_program(tmp_path / name, runner)
-        program.file.write_text(LEDGER)
+        program.file.write_text(QUEUE)
         shutil.copy(tables, program.file.with_name("studies.db"))
         return program
 
@@ -184,7 +185,7 @@ def test_killed_in_front_of_every_write(
 
 @pytest.mark.parametrize("write", range(5, 80, 25))
 def test_killed_while_the_tables_are_made(write: int, program: Program) -> None:
-    program.file.write_text(LEDGER)
+    program.file.write_text(QUEUE)
     assert program.begin("random", "1", "4", die_at_write=write).wait() == -signal.SIGKILL
     assert program.begin("random", "1", "4").wait() == 0, program.output
     assert [state for _, state, _ in counted(program.records())] == [State.COMPLETE] * 4
@@ -202,7 +203,7 @@ def test_killed_in_front_of_a_write(tmp_path: Path, runner: ProgramRunner) -> No
 
 
 @pytest.mark.slow
-def test_killed_while_the_dead_are_buried(tmp_path: Path, runner: ProgramRunner) -> None:
+def test_killed_while_dead_trials_are_closed(tmp_path: Path, runner: ProgramRunner) -> None:
     command = settings("random", 2)
     whole, killed = (make_program(tmp_path / name, runner) for name in ("whole", "killed"))
     assert whole.sweep(*command) == 0
@@ -245,13 +246,13 @@ def test_more_deaths_are_allowed_where_machines_are_taken_away(program: Program)
 SILENCE = """
 import sqlite3
 from types import SimpleNamespace
-from lorahydra.sweep import ledger
+from lorahydra.sweep import trial_queue
 
 def grow_old(seconds):
     with sqlite3.connect("studies.db") as connection:
         connection.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-91 seconds')")
 
-ledger.time = SimpleNamespace(sleep=grow_old)
+trial_queue.time = SimpleNamespace(sleep=grow_old)
 """
 
 

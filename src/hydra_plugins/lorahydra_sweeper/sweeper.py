@@ -21,7 +21,7 @@ class LorahydraSweeper(OptunaSweeper):
     """
 
     def __init__(self, pruner: Any, **settings: Any) -> None:
-        from lorahydra.sweep.sweeper import StudySweeper
+        from lorahydra.sweep.study_sweeper import StudySweeper
 
         self.sweeper = StudySweeper(pruner=pruner, **settings)
 

@@ -77,7 +77,7 @@ def run_task(tree: DictConfig) -> float | list[float]:
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     if current_trial() is not None:
-        from lorahydra.sweep.trial import study_task
+        from lorahydra.sweep.study_trial import study_task
 
         return study_task(tree)
     if hydra_config.mode == RunMode.MULTIRUN:

@@ -113,7 +113,7 @@ def judge_again(folder: Path, overrides: tuple[str, ...], uri: str | None, stora
     is asked for twice. A trial of a study counts in it from then on. OVERRIDES are judge.KEY=VALUE of keys that do not
     change verdicts, for example judge.max_cost=2.
     """
-    from lorahydra.sweep.rejudged import rejudge_trial
+    from lorahydra.sweep.rejudge_trial import rejudge_trial
     from lorahydra.trial.rejudge import find_trials
     from lorahydra.trial.summary import write_scores
     from lorahydra.utils.progress import console

@@ -1,7 +1,7 @@
 """Which keys may change between results that are compared with each other: the one list for all who compare.
 
-`IN_A_STUDY` is for later trials of a study and for its finalists, `JUDGED_AGAIN` for answers that are judged once more,
-`REPRODUCED` for a run that is run again. What is in none of them decides what a score means.
+`SCORE_NEUTRAL_KEYS` may change between the trials of a study and for its finalists, `REJUDGING_NEUTRAL_KEYS` where
+answers are judged again, `REPRODUCTION_NEUTRAL_KEYS` where a run is repeated. Any other key decides what a score means.
 """
 
 from __future__ import annotations
@@ -11,9 +11,16 @@ from collections.abc import Collection
 from lorahydra.config.compose import flatten
 from lorahydra.config.schema import ExperimentConfig
 
-__all__ = ["IN_A_STUDY", "JUDGED_AGAIN", "PATHS", "REPRODUCED", "differing", "may_change"]
+__all__ = [
+    "PATHS",
+    "REJUDGING_NEUTRAL_KEYS",
+    "REPRODUCTION_NEUTRAL_KEYS",
+    "SCORE_NEUTRAL_KEYS",
+    "differing",
+    "may_change",
+]
 
-OF_THE_JUDGE = frozenset(
+JUDGE_NEUTRAL_KEYS = frozenset(
     f"judge.{name}"
     for name in (
         *("base_url", "auth_url", "api_key_env", "ca_bundle_file", "verify_ssl_certs"),
@@ -25,7 +32,7 @@ OF_THE_JUDGE = frozenset(
 """How the judge is reached, how patiently and for how much. The last three are for the end of a study: finalists are
 compared anew, and the winner's score on the test split with none of a trial."""
 
-IN_A_STUDY = OF_THE_JUDGE | {
+SCORE_NEUTRAL_KEYS = JUDGE_NEUTRAL_KEYS | {
     *("tracking.", "search."),
     *("output_dir", "study", "model.device"),
     # Which rows they leave to train on and to choose by, the digests tell.
@@ -35,7 +42,7 @@ IN_A_STUDY = OF_THE_JUDGE | {
 }
 """No adapter, answer or verdict depends on these. A name that ends with a dot stands for its whole group."""
 
-JUDGED_AGAIN = OF_THE_JUDGE | {"judge.min_coverage"}
+REJUDGING_NEUTRAL_KEYS = JUDGE_NEUTRAL_KEYS | {"judge.min_coverage"}
 """With another coverage a trial that failed may count, which in a study would depend on when it was run."""
 
 PATHS = (
@@ -44,7 +51,7 @@ PATHS = (
 )
 """Keys whose value may be a file or folder."""
 
-REPRODUCED = IN_A_STUDY | set(PATHS)
+REPRODUCTION_NEUTRAL_KEYS = SCORE_NEUTRAL_KEYS | set(PATHS)
 """Data and model may lie elsewhere: whether they are the same is seen by their digests."""
 
 

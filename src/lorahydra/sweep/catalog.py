@@ -14,9 +14,9 @@ from lorahydra.config.search import OBJECTIVES
 from lorahydra.errors import StudyError
 from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.liveness import is_here, lives
-from lorahydra.sweep.opening import COMMAND, RESULT, SPEC, TRIALS
-from lorahydra.sweep.records import ATTRIBUTE, TrialRecord, best_so_far, trial_records
 from lorahydra.sweep.storage import open_storage, reading, shown
+from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS
+from lorahydra.sweep.trial_record import ATTRIBUTE, TrialRecord, best_so_far, trial_records
 
 __all__ = ["StudyEntry", "find_study", "list_studies"]
 

@@ -21,16 +21,16 @@ from lorahydra.names import (
     State,
     Tag,
 )
-from lorahydra.sweep.hosts import write_optimization_results
 from lorahydra.sweep.leaderboard import leaderboard_csv, ranked, write_leaderboard
-from lorahydra.sweep.ledger import Ledger
-from lorahydra.sweep.notes import model_description, study_note
-from lorahydra.sweep.opening import RESULT
-from lorahydra.sweep.parent import StudyRun
+from lorahydra.sweep.mlflow_notes import model_description, study_note
+from lorahydra.sweep.objective import write_optimization_results
 from lorahydra.sweep.plots import write_plots
-from lorahydra.sweep.records import TrialRecord, best_so_far
-from lorahydra.sweep.result import FinalScores, StudyResult, facts_of
 from lorahydra.sweep.storage import study_lock
+from lorahydra.sweep.study_result import FinalScores, StudyResult, facts_of
+from lorahydra.sweep.study_run import StudyRun
+from lorahydra.sweep.study_store import RESULT
+from lorahydra.sweep.trial_queue import TrialQueue
+from lorahydra.sweep.trial_record import TrialRecord, best_so_far
 from lorahydra.tracking import (
     add_model_files,
     fetch_folder,
@@ -64,7 +64,7 @@ class _Board:
 
 
 def conclude(
-    run: StudyRun, ledger: Ledger, objectives: list[str], directions: list[str], compose: Compose
+    run: StudyRun, queue: TrialQueue, objectives: list[str], directions: list[str], compose: Compose
 ) -> StudyResult:
     """Name the winner, score it on the test split beside the untuned model, and keep adapter, leaderboard and plots.
 
@@ -75,20 +75,20 @@ def conclude(
         LorahydraError: The winner cannot be scored.
     """
     # Two processes may have ended their last trials together; the second one finds everything done.
-    with study_lock(ledger.study._storage, f"the end of {ledger.study.study_name}"):
-        return _conclude(run, ledger, objectives, directions, compose)
+    with study_lock(queue.study._storage, f"the end of {queue.study.study_name}"):
+        return _conclude(run, queue, objectives, directions, compose)
 
 
 def _conclude(
-    run: StudyRun, ledger: Ledger, objectives: list[str], directions: list[str], compose: Compose
+    run: StudyRun, queue: TrialQueue, objectives: list[str], directions: list[str], compose: Compose
 ) -> StudyResult:
-    records = ledger.records()
-    known = ledger.study.user_attrs.get(RESULT, {})
+    records = queue.records()
+    known = queue.study.user_attrs.get(RESULT, {})
     finished = sum(record.counts for record in records)
     complete = sum(record.state is State.COMPLETE for record in records)
     # One that had failed may be complete since: its answers were judged again.
     if known.get("finished") == finished and known.get("complete", complete) == complete:
-        logger.info("Study %s has its %d trials: nothing is left to do", ledger.study.study_name, finished)
+        logger.info("Study %s has its %d trials: nothing is left to do", queue.study.study_name, finished)
         scores, best = None, next(record for record in records if record.number == known["best"])
     else:
         _wait_for_ends(run, records)
@@ -97,18 +97,18 @@ def _conclude(
         raise_if_interrupted()
         config = compose(best.params, run.folder)
         adapter = _kept_adapter(run, best)
-        from lorahydra.sweep.testing import score_winner
+        from lorahydra.sweep.winner import score_winner
 
         scores = score_winner(run, config, adapter)
         raise_if_interrupted()
         known = {"best": best.number, "finished": finished, "complete": complete, "test": facts_of(scores)}
-        _record(run, ledger, best, config, scores, _Board(records, directions, objectives))
+        _record(run, queue, best, config, scores, _Board(records, directions, objectives))
         raise_if_interrupted()
-        ledger.study.set_user_attr(RESULT, known)
+        queue.study.set_user_attr(RESULT, known)
     with postponed():
         run.close(State.COMPLETE)
     result = StudyResult(
-        study=ledger.study.study_name,
+        study=queue.study.study_name,
         folder=run.folder,
         best=best,
         trials=ranked(records, directions),
@@ -187,16 +187,16 @@ def _kept_adapter(run: StudyRun, best: TrialRecord) -> Path:
 
 def _record(
     run: StudyRun,
-    ledger: Ledger,
+    queue: TrialQueue,
     best: TrialRecord,
     config: ExperimentConfig,
     test: TrialScores | None,
     board: _Board,
 ) -> None:
-    folder, name = run.folder, ledger.study.study_name
+    folder, name = run.folder, queue.study.study_name
     with atomic_file(folder / LEADERBOARD_FILE) as temporary:
         temporary.write_text(leaderboard_csv(board.records, board.directions, board.objectives), encoding="utf-8")
-    write_optimization_results(ledger, folder, best)
+    write_optimization_results(queue, folder, best)
     for file in (LEADERBOARD_FILE, RESULTS_FILE):
         run.run.artifact(folder / file, file)
     # As tags: more trials may find a better one, and MLflow's params never change.
@@ -217,14 +217,14 @@ def _record(
             warnings=run.warnings,
         )
     )
-    _draw(run, ledger, board.objectives)
+    _draw(run, queue, board.objectives)
 
 
-def _draw(run: StudyRun, ledger: Ledger, objectives: list[str]) -> None:
+def _draw(run: StudyRun, queue: TrialQueue, objectives: list[str]) -> None:
     """Make the plots; a study has its winner without them."""
     try:
         with replaced_dir(run.folder / STUDY_DIR) as temporary:
-            write_plots(ledger.study, temporary, objectives)
+            write_plots(queue.study, temporary, objectives)
     except Exception as error:
         # Plotting libraries fail in ways of their own.
         logger.warning("The plots of the study are missing: %s: %s", type(error).__name__, error)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lorahydra.sweep.running import RunningTrial
+    from lorahydra.sweep.running_trial import RunningTrial
 
 __all__ = [
     "WORKER",

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.trial_record import TrialRecord
 
 __all__ = ["duration", "number", "searched", "short_names", "value_text"]
 

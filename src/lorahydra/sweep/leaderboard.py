@@ -22,7 +22,7 @@ from rich.text import Text
 
 from lorahydra.names import Score, State
 from lorahydra.sweep.labels import duration, number, searched, short_names, value_text
-from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.trial_record import TrialRecord
 
 __all__ = ["leaderboard_csv", "leaderboard_table", "pareto_front", "pareto_table", "ranked", "write_leaderboard"]
 

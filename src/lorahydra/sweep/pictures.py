@@ -21,7 +21,7 @@ from optuna.study import StudyDirection
 from lorahydra.names import State
 from lorahydra.sweep.labels import number, searched, short_names, value_text
 from lorahydra.sweep.leaderboard import pareto_front, ranked
-from lorahydra.sweep.records import TrialRecord, trial_records
+from lorahydra.sweep.trial_record import TrialRecord, trial_records
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

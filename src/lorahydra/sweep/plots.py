@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 
 from lorahydra.sweep.labels import number, value_text
 from lorahydra.sweep.pictures import PICTURES, Trials, read_trials
-from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.utils.files import atomic_file, writing
 
 __all__ = ["write_plots"]

@@ -1,123 +1,107 @@
-"""Optuna's samplers in studies that are interrupted: what they draw depends on the trials that count and on no others.
-
-Most samplers need no more for that than their random state. The others keep something else in memory (Gaussian
-processes: where their last fit ended), in the study (quasi Monte Carlo: the place in the sequence), or go by a trial's
-number, which interrupted trials use up (grid, CMA-ES).
-"""
+"""Samplers and pruners, from their configs and for a search space."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
+import functools
+import logging
+import math
+from collections.abc import Mapping
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler
-from optuna.trial import FrozenTrial, TrialState
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler, QMCSampler
 
-from lorahydra.sweep.randomness import random_state, restore_random_state
-from lorahydra.sweep.records import ATTRIBUTE
+from lorahydra.errors import ConfigError, causes
+from lorahydra.sweep.optuna_warnings import quietly
+from lorahydra.sweep.search_space import grid_values
 
-__all__ = ["counting", "restore_sampler", "sampler_state"]
+__all__ = ["UnfittedSampler", "fit_grid", "make_pruner", "make_sampler", "say_what_is_drawn"]
 
-SEQUENCE = "qmc:"
-"""Prefix of the study's system attributes that hold a place in a sequence."""
-FITS = ("_gprs_cache_list", "_constraints_gprs_cache_list")
+logger = logging.getLogger("lorahydra.sweep")
 
-
-def counting(sampler: BaseSampler) -> BaseSampler:
-    """The sampler, made to leave interrupted trials out when it goes by a trial's number."""
-    return _Counting(sampler) if isinstance(sampler, GridSampler | CmaEsSampler) else sampler
-
-
-def sampler_state(study: optuna.Study) -> dict[str, Any]:
-    """What decides the next draws beside the trials, as plain JSON."""
-    places = {name: place for name, place in _system_attrs(study).items() if name.startswith(SEQUENCE)}
-    fits = {name: _plain(found) for name in FITS if (found := getattr(study.sampler, name, None)) is not None}
-    return {"random": random_state(study.sampler), "places": places, "fits": fits}
+UnfittedSampler = BaseSampler | functools.partial[GridSampler]
+"""A grid sampler is made when the search space is known."""
+LARGEST_GRID = 100_000
+"""Settings; the grid sampler holds all of them in memory."""
 
 
-def restore_sampler(study: optuna.Study, state: Mapping[str, Any]) -> None:
-    """Take the study's sampler back to where it was."""
-    restore_random_state(study.sampler, state["random"])
-    for name, place in _system_attrs(study).items():
-        if name.startswith(SEQUENCE) and place != (kept := state["places"].get(name, -1)):
-            study._storage.set_study_system_attr(study._study_id, name, kept)
-    for name in FITS:
-        if hasattr(study.sampler, name):
-            found = state["fits"].get(name)
-            setattr(study.sampler, name, None if found is None else _fits(found))
+def make_pruner(settings: Any) -> BasePruner:
+    """The pruner.
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    pruner: BasePruner = _made("pruner", settings, ("optuna.pruners.*",))
+    return pruner
 
 
-class _Counting(BaseSampler):
-    """Hands trials to a sampler under the number that they would have had without interruptions."""
+def make_sampler(settings: Any, config: DictConfig) -> UnfittedSampler:
+    """The sampler; without a seed of its own it takes the experiment's, so that a study can be repeated.
 
-    def __init__(self, sampler: BaseSampler) -> None:
-        self._sampler = sampler
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._sampler.before_trial(study, _counted(study, trial))
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self._sampler.sample_relative(study, _counted(study, trial), search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        if not _is_interrupted(trial):
-            self._sampler.after_trial(study, trial, state, values)
-
-    def reseed_rng(self) -> None:
-        self._sampler.reseed_rng()
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    settings = OmegaConf.create(OmegaConf.to_container(settings) if isinstance(settings, DictConfig) else settings)
+    seed = OmegaConf.select(config, "seed")
+    if "seed" in settings and settings.seed is None and isinstance(seed, int):
+        settings.seed = seed
+    if settings.get("warn_independent_sampling"):
+        settings.warn_independent_sampling = False  # for each parameter of each trial; `say_what_is_drawn` does it once
+    sampler: UnfittedSampler
+    sampler = _made("sampler", settings, ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*"))
+    return sampler
 
 
-def _counted(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
-    earlier = (other for other in study._storage.get_all_trials(study._study_id, deepcopy=False))
-    counted = copy.copy(trial)
-    counted.number = sum(other.number < trial.number and not _is_interrupted(other) for other in earlier)
-    return counted
+def _made(kind: str, settings: Any, allowed: tuple[str, ...]) -> Any:
+    try:
+        with quietly():
+            return instantiate(settings, _execution_whitelist_=allowed)
+    except (HydraException, ImportError, ValueError, TypeError) as error:
+        found = [cause for cause in causes(error) if not isinstance(cause, HydraException)]
+        missing = [cause.name for cause in found if isinstance(cause, ImportError) and cause.name]
+        reason = f"it needs a package: pip install {missing[-1]}" if missing else str([*found, error][0])
+        name = str(settings.get("_target_", "")).rpartition(".")[2]
+        raise ConfigError(f"hydra/sweeper/{kind}: {name} cannot be used: {' '.join(reason.split())}") from error
 
 
-def _is_interrupted(trial: FrozenTrial) -> bool:
-    return bool(trial.user_attrs.get(ATTRIBUTE, {}).get("interrupted"))
+def fit_grid(
+    sampler: functools.partial[GridSampler], space: Mapping[str, BaseDistribution], steps: int
+) -> tuple[GridSampler, int]:
+    """The grid sampler of a search space, and the number of settings in its grid.
 
+    Args:
+        sampler: Without its space.
+        space: The distributions.
+        steps: Values of a continuous range.
 
-def _system_attrs(study: optuna.Study) -> dict[str, Any]:
-    return study._storage.get_study_system_attrs(study._study_id)
-
-
-def _plain(fits: Sequence[Any]) -> list[dict[str, Any]]:
-    return [
-        {
-            "lengthscales": fit.inverse_squared_lengthscales.tolist(),
-            "scale": float(fit.kernel_scale),
-            "noise": float(fit.noise_var),
-        }
-        for fit in fits
-    ]
-
-
-def _fits(plain: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What the sampler reads of its last fits: where the next ones begin."""
-    import torch
-
-    return [
-        SimpleNamespace(
-            inverse_squared_lengthscales=torch.tensor(fit["lengthscales"], dtype=torch.float64),
-            kernel_scale=torch.tensor(fit["scale"], dtype=torch.float64),
-            noise_var=torch.tensor(fit["noise"], dtype=torch.float64),
+    Raises:
+        ConfigError: The grid is too large.
+    """
+    grid = {name: grid_values(found, steps) for name, found in space.items()}
+    settings = math.prod(len(values) for values in grid.values())
+    if settings > LARGEST_GRID:
+        raise ConfigError(
+            f"hydra/sweeper/sampler=grid: the grid has {settings} settings, and {LARGEST_GRID} are the most: search "
+            "fewer values, or use another sampler"
         )
-        for fit in plain
-    ]
+    return sampler(grid), settings
+
+
+def say_what_is_drawn(sampler: UnfittedSampler, space: Mapping[str, BaseDistribution]) -> None:
+    """Warn of parameters that the sampler does not search but draws at random."""
+    if not isinstance(sampler, CmaEsSampler | QMCSampler):
+        return
+    drawn = [name for name, found in space.items() if isinstance(found, CategoricalDistribution)]
+    if isinstance(sampler, CmaEsSampler) and len(space) - len(drawn) == 1:
+        drawn = list(space)  # Optuna's CMA-ES needs two dimensions
+    if drawn:
+        logger.warning(
+            "%s searches ranges of numbers%s; drawn at random: %s",
+            type(sampler).__name__,
+            ", two or more of them" if isinstance(sampler, CmaEsSampler) else "",
+            ", ".join(drawn),
+        )

@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from sqlalchemy import exc
 
 from lorahydra.errors import ConfigError, StudyError, StudyStoreError, causes
-from lorahydra.sweep.quiet import quietly
+from lorahydra.sweep.optuna_warnings import quietly
 from lorahydra.tracking.address import sqlite_file, sqlite_uri, with_driver
 from lorahydra.utils.files import locked, writing
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorahydra.config.changes import IN_A_STUDY, JUDGED_AGAIN, differing
+from lorahydra.config.changes import REJUDGING_NEUTRAL_KEYS, SCORE_NEUTRAL_KEYS, differing
 from lorahydra.config.compose import restored_config
 from lorahydra.config.judge import refuse_secret
 from lorahydra.config.schema import ExperimentConfig
@@ -71,7 +71,7 @@ def rejudge(
     """Judge the answers of a trial that ended because of the judge, and complete its run.
 
     Verdicts that were given are in the cache and cost nothing. A study does not hear of it: for its trials there is
-    `lorahydra.sweep.rejudged.rejudge_trial`.
+    `lorahydra.sweep.rejudge_trial.rejudge_trial`.
 
     Args:
         folder: The trial's output folder.
@@ -262,8 +262,8 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
     for override in overrides:
         refuse_secret(override)
         key, equals, _ = override.partition("=")
-        if key not in JUDGED_AGAIN or not equals:
-            free = ", ".join(sorted(name.removeprefix("judge.") for name in JUDGED_AGAIN))
+        if key not in REJUDGING_NEUTRAL_KEYS or not equals:
+            free = ", ".join(sorted(name.removeprefix("judge.") for name in REJUDGING_NEUTRAL_KEYS))
             raise ConfigError(
                 f"{key} cannot be changed when answers are judged again, scores could not be compared; what can: "
                 f"judge.KEY=VALUE with {free}"
@@ -274,7 +274,7 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
 def _check_alike(trials: Sequence[SavedTrial], newest: ExperimentConfig) -> None:
     """Make sure that scores of the trials can be compared when they are judged as `newest` says."""
     for trial in trials:
-        keys = differing(trial.config, newest, IN_A_STUDY | JUDGED_AGAIN)
+        keys = differing(trial.config, newest, SCORE_NEUTRAL_KEYS | REJUDGING_NEUTRAL_KEYS)
         keys = [key for key in keys if key.startswith(("judge.", "evaluation.")) or key == "seed"]
         if keys:
             raise ConfigError(f"{trial.folder} differs from the others in {', '.join(keys)}: scores do not compare")

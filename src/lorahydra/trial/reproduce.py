@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from lorahydra.config.changes import REPRODUCED, differing
+from lorahydra.config.changes import REPRODUCTION_NEUTRAL_KEYS, differing
 from lorahydra.config.compose import flatten, restored_config
 from lorahydra.config.schema import ExperimentConfig, TrackingConfig
 from lorahydra.data import load_splits
@@ -47,7 +47,7 @@ __all__ = ["Agreement", "Compared", "Recorded", "compare", "read_recorded", "rep
 
 logger = logging.getLogger(__name__)
 
-OTHERWISE = ("time/", "system/", "judge/", "study/", "final/")
+NOT_COMPARED = ("time/", "system/", "judge/", "study/", "final/")
 """Metrics that say how long or how dear a run was, or were added after it."""
 
 
@@ -133,7 +133,7 @@ def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = 
         config=config,
         overrides=tuple(_list(read_text(store, run_id, OVERRIDES_FILE))),
         environment=_mapping(read_text(store, run_id, ENVIRONMENT_FILE)),
-        changed=tuple(differing(_config(text, (), tracking, run_id), config, REPRODUCED)),
+        changed=tuple(differing(_config(text, (), tracking, run_id), config, REPRODUCTION_NEUTRAL_KEYS)),
     )
 
 
@@ -182,7 +182,7 @@ def compare(
     Returns:
         One entry per metric, by name.
     """
-    names = [name for name in {**before, **again} if not name.startswith(OTHERWISE)]
+    names = [name for name in {**before, **again} if not name.startswith(NOT_COMPARED)]
     names = [name for name in names if name != Metric.TRAIN_TOKENS_PER_SECOND and not (cut and name not in before)]
     return [_compared(name, before.get(name, ()), again.get(name, ()), tolerance, cut) for name in sorted(names)]
 

@@ -9,7 +9,7 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.names import Score, State, Tag
 from lorahydra.sweep.labels import duration, searched, short_names, value_text
 from lorahydra.sweep.leaderboard import ranked
-from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.trial.record import data_warnings
 from lorahydra.trial.score import TrialScores
 from lorahydra.trial.summary import verdict

@@ -21,9 +21,9 @@ from lorahydra.sweep.gpus import gpu_for
 from lorahydra.utils.interrupts import EXIT_INTERRUPTED, raise_if_interrupted
 
 if TYPE_CHECKING:
-    from lorahydra.sweep.sweeper import StudySweeper
+    from lorahydra.sweep.study_sweeper import StudySweeper
 
-__all__ = ["is_helper", "run_helpers", "workers_wanted"]
+__all__ = ["is_worker", "run_workers", "workers_wanted"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -31,7 +31,7 @@ STORAGE = "LORAHYDRA_STUDY_STORE"
 SECONDS_TO_END = 60
 
 
-def is_helper() -> bool:
+def is_worker() -> bool:
     """Whether this process is a worker of another one."""
     return bool(os.environ.get(WORKER))
 
@@ -43,7 +43,7 @@ def workers_wanted(sweeper: StudySweeper) -> int:
         ConfigError: Several are wanted where they cannot share the study, or by a launcher that cannot do it.
     """
     launcher = str(sweeper.config.hydra.launcher.get("_target_", ""))
-    if is_helper():
+    if is_worker():
         return 1
     if not launcher.endswith(("BasicLauncher", "JoblibLauncher")):
         raise ConfigError(f"a study cannot be run with the launcher {launcher}: use hydra/launcher=joblib or basic")
@@ -62,7 +62,7 @@ Died = Callable[[int, int], bool]
 """Hears the process number of a worker that was killed and the signal; says whether another one takes its place."""
 
 
-def run_helpers(count: int, study: str, storage: str | None, overrides: Sequence[str], died: Died) -> None:
+def run_workers(count: int, study: str, storage: str | None, overrides: Sequence[str], died: Died) -> None:
     """Start worker processes and wait until the study has no trial left for them.
 
     Args:

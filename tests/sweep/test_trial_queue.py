@@ -14,12 +14,12 @@ import sqlalchemy
 from optuna.trial import Trial
 
 from lorahydra.names import State
-from lorahydra.sweep import ledger as ledger_module
-from lorahydra.sweep import running
-from lorahydra.sweep.ledger import Ledger
+from lorahydra.sweep import running_trial
+from lorahydra.sweep import trial_queue as queue_module
 from lorahydra.sweep.liveness import this_worker
-from lorahydra.sweep.running import RunningTrial
+from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.storage import open_storage
+from lorahydra.sweep.trial_queue import TrialQueue
 
 SetAge = Callable[[int], None]
 
@@ -33,14 +33,14 @@ def draw(trials: Sequence[Trial]) -> list[list[str]]:
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
     # Signs of life come from the tests alone.
-    monkeypatch.setattr(running._Heartbeat, "_beat", lambda *_: None)
+    monkeypatch.setattr(running_trial._Heartbeat, "_beat", lambda *_: None)
     storage = open_storage(f"sqlite:///{tmp_path}/studies.db")
     return optuna.create_study(storage=storage, study_name="s", sampler=optuna.samplers.RandomSampler(seed=1))
 
 
 def claim(study: optuna.Study, worker: dict[str, object]) -> RunningTrial:
     """A trial of another process, which gives no sign of life any more."""
-    [claimed], _ = Ledger(study, 9).claim(1, draw)
+    [claimed], _ = TrialQueue(study, 9).claim(1, draw)
     claimed.note(worker=worker)
     return claimed
 
@@ -69,9 +69,9 @@ def elsewhere() -> dict[str, object]:
 def test_a_process_that_cannot_be_seen_and_is_silent_for_too_long_is_dead(study: optuna.Study, set_age: SetAge) -> None:
     claim(study, elsewhere())
     set_age(91)
-    ledger = Ledger(study, 9)
-    assert [record.number for record in ledger.close_dead()] == [0]
-    assert [record.state for record in ledger.records()] == [State.INTERRUPTED]
+    queue = TrialQueue(study, 9)
+    assert [record.number for record in queue.close_dead()] == [0]
+    assert [record.state for record in queue.records()] == [State.INTERRUPTED]
 
 
 def test_silence_is_waited_out(
@@ -80,9 +80,9 @@ def test_silence_is_waited_out(
     claim(study, elsewhere())
     set_age(20)
     ages = iter([60, 89, 91])
-    monkeypatch.setattr(ledger_module.time, "sleep", lambda _: set_age(next(ages)))
+    monkeypatch.setattr(queue_module.time, "sleep", lambda _: set_age(next(ages)))
     caplog.set_level(logging.INFO)
-    assert [record.number for record in Ledger(study, 9).wait_for_signs()] == [0]
+    assert [record.number for record in TrialQueue(study, 9).wait_for_signs()] == [0]
     [line] = [record.getMessage() for record in caplog.records if "cannot be seen" in record.getMessage()]
     told = re.fullmatch(
         r"Study s: trial 0 ran in a process that cannot be seen from here, last heard of (\d+) s ago; waiting up to "
@@ -100,30 +100,30 @@ def test_a_new_sign_of_life_ends_the_waiting(
 ) -> None:
     claim(study, elsewhere())
     set_age(20)
-    ledger = Ledger(study, 9)
-    monkeypatch.setattr(ledger_module.time, "sleep", lambda _: set_age(0))
-    assert ledger.wait_for_signs() == []
-    assert ledger.others() == 1
-    monkeypatch.setattr(ledger_module.time, "sleep", lambda _: pytest.fail("it is known by now"))
-    assert ledger.wait_for_signs() == []
+    queue = TrialQueue(study, 9)
+    monkeypatch.setattr(queue_module.time, "sleep", lambda _: set_age(0))
+    assert queue.wait_for_signs() == []
+    assert queue.others() == 1
+    monkeypatch.setattr(queue_module.time, "sleep", lambda _: pytest.fail("it is known by now"))
+    assert queue.wait_for_signs() == []
 
 
 def test_the_signal_is_kept_where_it_is_known(study: optuna.Study) -> None:
     for expected in ([signal.SIGKILL], [signal.SIGKILL, signal.SIGSEGV]):
         claim(study, this_worker() | {"pid": 2**22 + 1})
-        ledger = Ledger(study, 9)
-        assert ledger.had_trial(2**22 + 1)
-        ledger.close_dead({2**22 + 1: expected[-1]})
-        assert ledger.records()[-1].deaths == expected
-    assert ledger.records()[-1].failure == "died: its process was killed 2 times (SIGSEGV)"
-    assert not ledger.had_trial(2**22 + 2)
+        queue = TrialQueue(study, 9)
+        assert queue.had_trial(2**22 + 1)
+        queue.close_dead({2**22 + 1: expected[-1]})
+        assert queue.records()[-1].deaths == expected
+    assert queue.records()[-1].failure == "died: its process was killed 2 times (SIGSEGV)"
+    assert not queue.had_trial(2**22 + 2)
 
 
 def test_an_interrupt_after_the_end_of_a_trial_queues_nothing(study: optuna.Study) -> None:
-    ledger = Ledger(study, 9)
-    [claimed], _ = ledger.claim(1, draw)
+    queue = TrialQueue(study, 9)
+    [claimed], _ = queue.claim(1, draw)
     claimed.complete([1.0])
     claimed.state = State.RUNNING  # as if it had come before this was known
-    ledger.interrupt_mine()
-    assert [record.state for record in ledger.records()] == [State.COMPLETE]
+    queue.interrupt_mine()
+    assert [record.state for record in queue.records()] == [State.COMPLETE]
     assert len(study.get_trials()) == 1

@@ -9,8 +9,8 @@ import optuna
 import pytest
 from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 
-from lorahydra.sweep.randomness import random_state, restore_random_state
-from lorahydra.sweep.samplers import restore_sampler, sampler_state
+from lorahydra.sweep.random_state import random_state, restore_random_state
+from lorahydra.sweep.sampler_state import restore_sampler, sampler_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -11,14 +11,14 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 
 from lorahydra.errors import StudyError
-from lorahydra.sweep.quiet import quietly
-from lorahydra.sweep.samplers import counting
-from lorahydra.sweep.space import SearchSpace
-from lorahydra.sweep.spec import check_same
+from lorahydra.sweep.optuna_warnings import quietly
+from lorahydra.sweep.sampler_state import counting
+from lorahydra.sweep.search_space import SearchSpace
 from lorahydra.sweep.storage import open_storage, reading, shown, study_lock
+from lorahydra.sweep.study_spec import check_same
 
 if TYPE_CHECKING:
-    from lorahydra.sweep.sweeper import StudySweeper
+    from lorahydra.sweep.study_sweeper import StudySweeper
 
 __all__ = ["COMMAND", "RESULT", "SPEC", "STUDY_ID", "TRIALS", "known_spec", "open_study", "unique_name"]
 
@@ -45,21 +45,21 @@ def open_study(sweeper: StudySweeper, space: SearchSpace) -> optuna.Study:
     Raises:
         StudyError: Other settings than those it was begun with, or its store is away.
     """
-    host, url = sweeper.host, sweeper.storage
+    objective, url = sweeper.objective, sweeper.storage
     storage = open_storage(url)
-    name = host.study_name
+    name = objective.study_name
     # Optuna prints on its own to stderr, beside the log.
     optuna.logging.disable_default_handler()
     arguments: Any = {"storage": storage, "sampler": counting(sweeper.sampler), "pruner": sweeper.pruner}
     with reading(url), study_lock(storage, name), quietly():
         try:
-            study = optuna.create_study(study_name=name, directions=host.directions, **arguments)  # type: ignore[arg-type]
+            study = optuna.create_study(study_name=name, directions=objective.directions, **arguments)  # type: ignore[arg-type]
             goes_on = False
         except DuplicatedStudyError:
             study = optuna.load_study(study_name=name, **arguments)
             goes_on = True
-        _check_directions(study, host.directions)
-        spec = host.spec(space)
+        _check_directions(study, objective.directions)
+        spec = objective.spec(space)
         known = study.user_attrs.get(SPEC)
         if known is None:
             study.set_user_attr(STUDY_ID, secrets.token_hex(8))
@@ -68,9 +68,9 @@ def open_study(sweeper: StudySweeper, space: SearchSpace) -> optuna.Study:
             check_same(name, known, spec)
             if not spec.keys() <= known.keys():  # digests that the first process did not know
                 study.set_user_attr(SPEC, spec | known)
-        if not host.is_helper:
+        if not objective.is_worker:
             study.set_user_attr(TRIALS, int(sweeper.n_trials))
-            if (command := host.command()) is not None and COMMAND not in study.user_attrs:
+            if (command := objective.command()) is not None and COMMAND not in study.user_attrs:
                 study.set_user_attr(COMMAND, command)
     logger.info("Study %s %s (%s)", name, "goes on" if goes_on else "begins", shown(url))
     return study

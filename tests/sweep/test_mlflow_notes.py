@@ -8,8 +8,8 @@ from typing import Any
 from lorahydra.config.compose import compose
 from lorahydra.evaluation.scoring import Gain, Interval
 from lorahydra.names import State
-from lorahydra.sweep.notes import model_description, study_note
-from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.mlflow_notes import model_description, study_note
+from lorahydra.sweep.trial_record import TrialRecord
 
 SCORES: Any = SimpleNamespace(
     tuned=SimpleNamespace(combined=Interval(0.7, 0.6, 0.8), answers=SimpleNamespace(texts=["a", "b"])),

@@ -21,9 +21,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lorahydra.errors import JudgeSetupError, TrialPruned
 from lorahydra.names import State
-from lorahydra.sweep.quiet import quietly
-from lorahydra.sweep.records import ATTRIBUTE
+from lorahydra.sweep.optuna_warnings import quietly
 from lorahydra.sweep.storage import address_of
+from lorahydra.sweep.trial_record import ATTRIBUTE
 from lorahydra.utils.interrupts import postponed
 
 __all__ = ["RunningTrial", "tell"]

@@ -10,14 +10,14 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from lorahydra.config.changes import IN_A_STUDY, differing
+from lorahydra.config.changes import SCORE_NEUTRAL_KEYS, differing
 from lorahydra.config.compose import to_config
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import objectives
 from lorahydra.errors import ConfigError, NotRecordedError, OutputError, StudyError
 from lorahydra.names import ADAPTER_DIR, State
 from lorahydra.sweep.current import current_trial
-from lorahydra.sweep.running import RunningTrial
+from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.trial.rejudge import judge_kept
 from lorahydra.trial.run import run_trial
 from lorahydra.trial.saved_answers import SavedTrial, load_answers
@@ -79,7 +79,7 @@ def _kept_answers(trial: RunningTrial, config: ExperimentConfig) -> SavedTrial |
             kept = load_answers(Path(folder), tracking_uri=config.tracking.uri)
         except (OutputError, ConfigError):
             continue  # there are none, another version wrote them, or they lie on another machine
-        is_same = kept.run_id == run_id and not differing(kept.config, config, IN_A_STUDY | LIMITS)
+        is_same = kept.run_id == run_id and not differing(kept.config, config, SCORE_NEUTRAL_KEYS | LIMITS)
         if is_same and any((kept.folder / ADAPTER_DIR).glob("*.safetensors")):
             return kept
     return None

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from lorahydra.errors import StudyError
-from lorahydra.sweep import parallel
+from lorahydra.sweep import workers as workers_module
 
 
 def shell(command: str) -> subprocess.Popen[str]:
@@ -28,7 +28,7 @@ def test_a_killed_worker_is_replaced_while_there_is_a_trial_for_it(room: bool) -
         started.append(number)
         return shell("exit 0")
 
-    parallel._wait(workers, died, start)
+    workers_module._wait(workers, died, start)
     assert heard == [(killed.pid, signal.SIGKILL)]
     assert started == ([1] if room else [])
     assert (workers[1] is not killed) is room
@@ -37,4 +37,4 @@ def test_a_killed_worker_is_replaced_while_there_is_a_trial_for_it(room: bool) -
 def test_a_worker_that_fails_or_is_interrupted_ends_the_study() -> None:
     for command, error in (("exit 3", StudyError), ("exit 130", KeyboardInterrupt)):
         with pytest.raises(error):
-            parallel._wait([shell(command)], lambda *_: True, lambda _: shell("exit 0"))
+            workers_module._wait([shell(command)], lambda *_: True, lambda _: shell("exit 0"))

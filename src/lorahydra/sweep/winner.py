@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.names import TEST
-from lorahydra.sweep.parent import StudyRun
+from lorahydra.sweep.study_run import StudyRun
 from lorahydra.trial.evaluate_adapter import score_adapter
 from lorahydra.trial.prepare import prepare
 from lorahydra.trial.record import record_data

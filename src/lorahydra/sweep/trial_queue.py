@@ -21,13 +21,13 @@ from lorahydra.errors import StudyError
 from lorahydra.names import State
 from lorahydra.sweep.heartbeats import Heartbeat, Heartbeats
 from lorahydra.sweep.liveness import is_here, lives, this_worker
-from lorahydra.sweep.records import ATTRIBUTE, TrialRecord, trial_records
-from lorahydra.sweep.running import RunningTrial, tell
-from lorahydra.sweep.samplers import restore_sampler, sampler_state
+from lorahydra.sweep.running_trial import RunningTrial, tell
+from lorahydra.sweep.sampler_state import restore_sampler, sampler_state
 from lorahydra.sweep.storage import study_lock
+from lorahydra.sweep.trial_record import ATTRIBUTE, TrialRecord, trial_records
 from lorahydra.utils.interrupts import postponed, raise_if_interrupted
 
-__all__ = ["MOST_DEATHS", "Configure", "Ledger"]
+__all__ = ["MOST_DEATHS", "Configure", "TrialQueue"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ MOST_DEATHS = 2
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
-class Ledger:
+class TrialQueue:
     """The trials of one study.
 
     Args:

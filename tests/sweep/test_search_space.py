@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lorahydra.errors import ConfigError
-from lorahydra.sweep.space import grid_values, read_space, size
+from lorahydra.sweep.search_space import grid_values, read_space, size
 
 SHIPPED = {"lora.r": "choice(8,16)", "training.learning_rate": "tag(log, interval(1e-5, 1e-3))"}
 FIRST = {"lora.r": 16, "training.learning_rate": 2e-4}

@@ -34,21 +34,21 @@ from lorahydra.errors import (
 )
 from lorahydra.names import State
 from lorahydra.sweep.current import running_as
-from lorahydra.sweep.hosts import Host, PlainHost, is_experiment
-from lorahydra.sweep.ledger import MOST_DEATHS, Ledger
-from lorahydra.sweep.making import fit_grid, make_pruner, make_sampler, say_what_is_drawn
-from lorahydra.sweep.opening import open_study
-from lorahydra.sweep.quiet import quietly
-from lorahydra.sweep.running import RunningTrial
-from lorahydra.sweep.space import SearchSpace, read_space, size
+from lorahydra.sweep.objective import FunctionObjective, Objective, is_experiment
+from lorahydra.sweep.optuna_warnings import quietly
+from lorahydra.sweep.running_trial import RunningTrial
+from lorahydra.sweep.samplers import fit_grid, make_pruner, make_sampler, say_what_is_drawn
+from lorahydra.sweep.search_space import SearchSpace, read_space, size
 from lorahydra.sweep.storage import reading, shown
+from lorahydra.sweep.study_store import open_study
+from lorahydra.sweep.trial_queue import MOST_DEATHS, TrialQueue
 from lorahydra.utils.interrupts import noticed, raise_if_interrupted
 
 __all__ = ["StudySweeper"]
 
 logger = logging.getLogger(__name__)
 
-EVERY_TRIAL_WOULD_MEET_IT = (ServiceError, OutputError, JudgeSetupError, JudgeBudgetError)
+FATAL_ERRORS = (ServiceError, OutputError, JudgeSetupError, JudgeBudgetError)
 """Faults that are not the trial's: the study stops and can go on later."""
 
 
@@ -80,19 +80,19 @@ class StudySweeper(OptunaSweeperImpl):
         self.sampler: Any
         self.n_trials: int
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.host = self._host()
+        self.objective = self._make_objective()
         self.sampler = make_sampler(self.sampler, config)
-        if len(self.host.directions) > 1 and isinstance(self.sampler, CmaEsSampler):
+        if len(self.objective.directions) > 1 and isinstance(self.sampler, CmaEsSampler):
             raise ConfigError(
                 "hydra/sweeper/sampler=cmaes searches for one objective: use multivariate_tpe, nsgaii or another one"
             )
 
-    def _host(self) -> Host:
+    def _make_objective(self) -> Objective:
         if not is_experiment(self.config):
-            return PlainHost(self)
-        from lorahydra.sweep.experiment_host import ExperimentHost
+            return FunctionObjective(self)
+        from lorahydra.sweep.experiment_objective import ExperimentObjective
 
-        return ExperimentHost(self)
+        return ExperimentObjective(self)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the study to its end, or this process's part of it."""
@@ -101,44 +101,44 @@ class StudySweeper(OptunaSweeperImpl):
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> Any:
-        host = self.host
+        objective = self.objective
         self._process_searchspace_config()
         space = read_space(
-            [*self._parse_sweeper_params_config(), *arguments, *host.kept_settings()],
-            {} if self.custom_search_space_extender and not host.adds_shipped_space else host.shipped_space,
-            host.first_trial,
-            add_shipped=host.adds_shipped_space,
+            [*self._parse_sweeper_params_config(), *arguments, *objective.kept_settings()],
+            {} if self.custom_search_space_extender and not objective.adds_shipped_space else objective.shipped_space,
+            objective.first_trial,
+            add_shipped=objective.adds_shipped_space,
         )
         self._fit_sampler(space)
         say_what_is_drawn(self.sampler, space.distributions)
-        host.prepare(space)
+        objective.prepare(space)
         study = open_study(self, space)
-        ledger = Ledger(study, int(self.n_trials), self.max_deaths)
+        queue = TrialQueue(study, int(self.n_trials), self.max_deaths)
         if space.first_trial and not isinstance(self.sampler, GridSampler):
-            ledger.enqueue_first(space.first_trial)
-        with host.attending(ledger), self._resumable(ledger):
-            host.run(ledger, functools.partial(self._run_trials, ledger, space))
-            return host.conclude(ledger)
+            queue.enqueue_first(space.first_trial)
+        with objective.attending(queue), self._resumable(queue):
+            objective.run(queue, functools.partial(self._run_trials, queue, space))
+            return objective.conclude(queue)
 
-    def _run_trials(self, ledger: Ledger, space: SearchSpace) -> None:
+    def _run_trials(self, queue: TrialQueue, space: SearchSpace) -> None:
         """Claim and run trials until none is left to claim."""
         configure = functools.partial(self._configure, space)
         while True:
-            self.host.bury(ledger.close_dead())
-            self._check_failures(ledger)
-            claimed, overrides = ledger.claim(self.host.batch, configure)
+            self.objective.close_dead_runs(queue.close_dead())
+            self._check_failures(queue)
+            claimed, overrides = queue.claim(self.objective.batch, configure)
             if not claimed:
-                dead = ledger.wait_for_signs()
-                self.host.bury(dead)
+                dead = queue.wait_for_signs()
+                self.objective.close_dead_runs(dead)
                 if not dead:
                     return
                 continue
             for trial in claimed:
-                trial.parent_run_id = self.host.run_id
-            self.host.begins(claimed)
+                trial.parent_run_id = self.objective.run_id
+            self.objective.begins(claimed)
             for trial, job in self._launched(claimed, overrides):
                 self._settle(trial, job)
-                self.host.progressed(ledger)
+                self.objective.progressed(queue)
                 raise_if_interrupted()
 
     def _launched(
@@ -173,7 +173,7 @@ class StudySweeper(OptunaSweeperImpl):
                 trial.failed(str(error), rejected=True)
         elif isinstance(found, TrialPruned | optuna.TrialPruned):
             trial.pruned()
-        elif isinstance(found, EVERY_TRIAL_WOULD_MEET_IT) and not isinstance(found, JudgeCoverageError):
+        elif isinstance(found, FATAL_ERRORS) and not isinstance(found, JudgeCoverageError):
             raise found
         else:
             if not getattr(found, "exit_code", None):
@@ -182,13 +182,13 @@ class StudySweeper(OptunaSweeperImpl):
             # Frames of the traceback hold what the trial held, models and batches too.
             for cause in causes(found):
                 traceback.clear_frames(cause.__traceback__)
-            self.host.release()
+            self.objective.release()
         if trial.state is State.FAILED:
             logger.warning("Trial %d failed: %s", trial.number, trial.failure)
 
     def _values(self, found: Any) -> list[float]:
         """The values of the objectives, as upstream reads them."""
-        count = len(self.host.directions)
+        count = len(self.objective.directions)
         if count == 1:
             try:
                 return [float(found)]
@@ -199,13 +199,13 @@ class StudySweeper(OptunaSweeperImpl):
             raise ValueError(f"the trial returned {len(values)} values, and there are {count} objectives")
         return values
 
-    def _check_failures(self, ledger: Ledger) -> None:
-        failed = [record for record in ledger.records() if record.state is State.FAILED]
-        if not self.host.counts_rejected:
+    def _check_failures(self, queue: TrialQueue) -> None:
+        failed = [record for record in queue.records() if record.state is State.FAILED]
+        if not self.objective.counts_rejected:
             failed = [record for record in failed if not record.rejected]
-        if len(failed) > self.max_failure_rate * ledger.n_trials:
+        if len(failed) > self.max_failure_rate * queue.n_trials:
             raise StudyError(
-                f"{len(failed)} of {ledger.n_trials} trials of study {ledger.study.study_name} failed, more than "
+                f"{len(failed)} of {queue.n_trials} trials of study {queue.study.study_name} failed, more than "
                 f"hydra.sweeper.max_failure_rate={self.max_failure_rate:g} allows; the last one: {failed[-1].failure}"
             )
 
@@ -223,24 +223,24 @@ class StudySweeper(OptunaSweeperImpl):
             self.sampler, settings = fit_grid(self.sampler, space.distributions, self.grid_steps)
             if settings > self.n_trials:
                 logger.info("The grid has %d settings: %d of them are tried", settings, self.n_trials)
-        elif not self.host.tries_all or self.custom_search_space_extender or not space.distributions:
+        elif not self.objective.tries_all or self.custom_search_space_extender or not space.distributions:
             return
         if settings <= self.n_trials:
             if not isinstance(self.sampler, GridSampler):
                 # Unlike the grid sampler it knows what other samplers have tried in this study.
                 with quietly():
-                    self.sampler = BruteForceSampler(seed=self.host.seed)
+                    self.sampler = BruteForceSampler(seed=self.objective.seed)
             self.n_trials = int(settings)
             logger.info("The search space has %d settings: each is tried once", self.n_trials)
 
     @contextmanager
-    def _resumable(self, ledger: Ledger) -> Iterator[None]:
+    def _resumable(self, queue: TrialQueue) -> Iterator[None]:
         """Give back the trials of a process that ends early."""
         try:
             with noticed():
                 yield
         except BaseException:
-            ledger.interrupt_mine()
+            queue.interrupt_mine()
             raise
 
 

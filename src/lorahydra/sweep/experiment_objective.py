@@ -22,21 +22,21 @@ from lorahydra.errors import ConfigError, LorahydraError, StudyError, StudyStore
 from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.current import remember_study
 from lorahydra.sweep.labels import value_text
-from lorahydra.sweep.ledger import Ledger
-from lorahydra.sweep.opening import known_spec, unique_name
-from lorahydra.sweep.parallel import is_helper, run_helpers, workers_wanted
-from lorahydra.sweep.records import TrialRecord
-from lorahydra.sweep.running import RunningTrial
-from lorahydra.sweep.space import SearchSpace, corners
-from lorahydra.sweep.spec import CONTENT, DATA_CONTENT, ROWS_CONTENT, experiment_spec, kept_settings
+from lorahydra.sweep.running_trial import RunningTrial
+from lorahydra.sweep.search_space import SearchSpace, corners
 from lorahydra.sweep.storage import reading, shown
+from lorahydra.sweep.study_spec import CONTENT, DATA_CONTENT, ROWS_CONTENT, experiment_spec, kept_settings
+from lorahydra.sweep.study_store import known_spec, unique_name
+from lorahydra.sweep.trial_queue import TrialQueue
+from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.sweep.workers import is_worker, run_workers, workers_wanted
 
 if TYPE_CHECKING:
-    from lorahydra.sweep.parent import StudyRun
-    from lorahydra.sweep.result import StudyResult
-    from lorahydra.sweep.sweeper import StudySweeper
+    from lorahydra.sweep.study_result import StudyResult
+    from lorahydra.sweep.study_run import StudyRun
+    from lorahydra.sweep.study_sweeper import StudySweeper
 
-__all__ = ["ExperimentHost"]
+__all__ = ["ExperimentObjective"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -48,7 +48,7 @@ NOT_REPEATED = {
 """Overrides that do not belong to a study but to one start of it."""
 
 
-class ExperimentHost:
+class ExperimentObjective:
     """The lorahydra experiment that a sweep is run for."""
 
     tries_all = True
@@ -72,7 +72,7 @@ class ExperimentHost:
         self.shipped_space: Mapping[str, str] = self.config.search.space
         self.first_trial: Mapping[str, Any] = self.config.search.first_trial
         self.adds_shipped_space = any(o.partition("=")[0].lstrip("+") == "search" for o in self._command_line)
-        self.is_helper = is_helper()
+        self.is_worker = is_worker()
         self.n_workers = workers_wanted(sweeper)
         _hide_password(tree, sweeper.storage)
         self._run: StudyRun | None = None
@@ -112,7 +112,7 @@ class ExperimentHost:
         from lorahydra.tracking import check_store
 
         # A worker is started by a process that has seen the store.
-        check_store(self.config.tracking, waits=self.is_helper)
+        check_store(self.config.tracking, waits=self.is_worker)
         if self.n_workers > 1 and not own and self.config.judge.name != "local":
             # Before there is a study; a model on this machine is loaded by the workers only.
             from lorahydra.judges import ready_session
@@ -144,12 +144,12 @@ class ExperimentHost:
         }
 
     @contextmanager
-    def attending(self, ledger: Ledger) -> Iterator[None]:
+    def attending(self, queue: TrialQueue) -> Iterator[None]:
         """Keep the study's MLflow run open around the trials."""
         # Imported here: torch takes seconds, and a typo in a key should not.
-        from lorahydra.sweep.parent import StudyRun
+        from lorahydra.sweep.study_run import StudyRun
 
-        self._run = StudyRun(self.config, ledger, self.folder)
+        self._run = StudyRun(self.config, queue, self.folder)
         remember_study(self._resume_command())
         self._run.warnings = self._warnings
         try:
@@ -159,17 +159,17 @@ class ExperimentHost:
             remember_study(None)
         except StudyStoreError as error:
             # Whether others work on the study cannot be asked; whoever does will close the run in the end.
-            self._run.close(None if self.is_helper else State.INTERRUPTED)
+            self._run.close(None if self.is_worker else State.INTERRUPTED)
             raise _with_hint(error, self._resume_command()) from error
         except LorahydraError as error:
-            if self.is_helper or ledger.others():
+            if self.is_worker or queue.others():
                 self._run.close(None)
             else:
                 self._close_interrupted(error)
                 self._run.give_up(State.FAILED, f"{type(error).__name__}: {error}")
             raise _with_hint(error, self._resume_command()) from error
         except BaseException:
-            if self.is_helper or ledger.others():
+            if self.is_worker or queue.others():
                 self._run.close(None)
             else:
                 self._run.give_up(State.INTERRUPTED)
@@ -181,40 +181,40 @@ class ExperimentHost:
             with contextlib.suppress(LorahydraError):
                 self._run.close_children(self._run.run_id)
 
-    def run(self, ledger: Ledger, trials: Callable[[], None]) -> None:
+    def run(self, queue: TrialQueue, trials: Callable[[], None]) -> None:
         """Run trials here, or in worker processes of their own."""
         if self.n_workers > 1:
-            self._run_helpers(ledger)
+            self._run_workers(queue)
         else:
             trials()
 
-    def _run_helpers(self, ledger: Ledger) -> None:
+    def _run_workers(self, queue: TrialQueue) -> None:
         own = [o for o in self._sweeper.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
-        self.bury(ledger.wait_for_signs())
-        while ledger.has_room():
-            died = functools.partial(self._helper_died, ledger, [])
-            run_helpers(self.n_workers, self.study_name, self._sweeper.storage, [*own, *self._command_line], died)
-            self.bury(ledger.wait_for_signs())
+        self.close_dead_runs(queue.wait_for_signs())
+        while queue.has_room():
+            died = functools.partial(self._worker_died, queue, [])
+            run_workers(self.n_workers, self.study_name, self._sweeper.storage, [*own, *self._command_line], died)
+            self.close_dead_runs(queue.wait_for_signs())
 
-    def _helper_died(self, ledger: Ledger, idle: list[int], pid: int, signal: int) -> bool:
+    def _worker_died(self, queue: TrialQueue, idle: list[int], pid: int, signal: int) -> bool:
         """Close the trial of a worker that was killed; whether another worker is to take its place.
 
         Raises:
             StudyError: Workers are killed before they have a trial.
         """
-        self.bury(ledger.close_dead({pid: signal}))
-        if not ledger.has_room():
+        self.close_dead_runs(queue.close_dead({pid: signal}))
+        if not queue.has_room():
             return False
-        if not ledger.had_trial(pid):
+        if not queue.had_trial(pid):
             idle.append(pid)
-        if len(idle) >= ledger.max_deaths:
+        if len(idle) >= queue.max_deaths:
             raise StudyError(
                 f"{len(idle)} workers of the study were killed before they had a trial (often: out of memory): lower "
                 "hydra.sweeper.n_jobs"
             )
         return True
 
-    def bury(self, dead: Sequence[TrialRecord]) -> None:
+    def close_dead_runs(self, dead: Sequence[TrialRecord]) -> None:
         """Close the MLflow runs of trials whose process died."""
         if dead and self._run is not None:
             self._run.close_children(self._run.run_id)
@@ -227,7 +227,7 @@ class ExperimentHost:
             params = ", ".join(f"{name}={value_text(value)}" for name, value in trial.params.items())
             logger.info("Trial %d begins: %s", trial.number, params)
 
-    def progressed(self, ledger: Ledger) -> None:
+    def progressed(self, queue: TrialQueue) -> None:
         """Say and record how far the study is."""
         if self._run is not None:
             self._run.progressed(self.objectives, self.directions)
@@ -238,15 +238,15 @@ class ExperimentHost:
 
         release_memory()
 
-    def conclude(self, ledger: Ledger) -> StudyResult | None:
+    def conclude(self, queue: TrialQueue) -> StudyResult | None:
         """Name the winner, where no other process still has a trial to run."""
         from lorahydra.sweep.conclusion import conclude
 
         assert self._run is not None
-        if self.is_helper:
+        if self.is_worker:
             self._run.close(None)
             return None
-        if (running := ledger.others()) > 0:
+        if (running := queue.others()) > 0:
             logger.info(
                 "Study %s: %d trials still run in other processes, and the last one of them names the winner",
                 self.study_name,
@@ -254,7 +254,7 @@ class ExperimentHost:
             )
             self._run.close(None)
             return None
-        return conclude(self._run, ledger, self.objectives, self.directions, self._compose)
+        return conclude(self._run, queue, self.objectives, self.directions, self._compose)
 
     def _compose(self, params: Mapping[str, Any], folder: Path) -> ExperimentConfig:
         """The experiment with the parameters of one trial."""

@@ -6,7 +6,7 @@ import pytest
 
 from lorahydra.config.compose import compose
 from lorahydra.errors import StudyError
-from lorahydra.sweep.spec import DATA_CONTENT, ROWS_CONTENT, check_same, experiment_spec, kept_settings
+from lorahydra.sweep.study_spec import DATA_CONTENT, ROWS_CONTENT, check_same, experiment_spec, kept_settings
 
 SPLITS = {DATA_CONTENT: "aaa bbb ccc"}
 FIT, OTHER, FEWER = ({ROWS_CONTENT: digests} for digests in ("aaa bbb fff", "aaa bbb ggg", "aaa eee fff"))

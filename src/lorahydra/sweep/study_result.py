@@ -10,7 +10,7 @@ from typing import Any
 from lorahydra.evaluation import Evaluation
 from lorahydra.evaluation.scoring import MINIMUM, Gain, Interval
 from lorahydra.names import BASELINE, TEST, Score, scored
-from lorahydra.sweep.records import TrialRecord
+from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.trial.score import TrialScores
 
 __all__ = ["FinalScores", "ModelScores", "StudyResult", "facts_of"]

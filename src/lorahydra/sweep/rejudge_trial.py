@@ -16,10 +16,10 @@ import optuna
 
 from lorahydra.errors import ConfigError, JudgeCoverageError, LorahydraError, NotRecordedError, StudyError
 from lorahydra.names import STUDY_STORE, State, Tag
-from lorahydra.sweep.ledger import Ledger
-from lorahydra.sweep.opening import TRIALS
 from lorahydra.sweep.storage import open_storage, reading, shown
-from lorahydra.sweep.trial import place_of
+from lorahydra.sweep.study_store import TRIALS
+from lorahydra.sweep.study_trial import place_of
+from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.tracking import close_run, read_run
 from lorahydra.trial.rejudge import judge_kept, rejudge, with_overrides
 from lorahydra.trial.saved_answers import HomeStudy, SavedTrial, load_answers
@@ -65,9 +65,9 @@ def rejudge_trial(
         reason = "was kept in memory" if url is None else f"is in {url}, whose password was not kept"
         raise ConfigError(f"study {home.name} {reason}: give its database with --storage")
     with reading(url):
-        ledger = _ledger(home.name, url)
-        ledger.close_dead()
-        running = ledger.take_again(trial.run_id)
+        queue = _queue(home.name, url)
+        queue.close_dead()
+        running = queue.take_again(trial.run_id)
         if running is None:
             logger.info("The trial in %s has its result in study %s: nothing is left to judge", folder, home.name)
             return None
@@ -79,7 +79,7 @@ def rejudge_trial(
             running.failed(f"{type(error).__name__}: {error}")
             raise
         except BaseException:
-            ledger.interrupt_mine()
+            queue.interrupt_mine()
             with contextlib.suppress(LorahydraError):  # as the study sees it
                 close_run(config.tracking, trial.run_id, State.INTERRUPTED)
             raise
@@ -100,7 +100,7 @@ def _by_tags(trial: SavedTrial) -> HomeStudy | None:
     return None
 
 
-def _ledger(name: str, url: str) -> Ledger:
+def _queue(name: str, url: str) -> TrialQueue:
     opened = open_storage(url, create=False)
     try:
         # Nothing is drawn: the parameters are those of the trial.
@@ -109,4 +109,4 @@ def _ledger(name: str, url: str) -> Ledger:
         raise StudyError(
             f"there is no study {name} in {shown(url)}: give the database that it is in with --storage"
         ) from error
-    return Ledger(study, int(study.user_attrs.get(TRIALS, 0)))
+    return TrialQueue(study, int(study.user_attrs.get(TRIALS, 0)))

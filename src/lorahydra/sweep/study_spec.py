@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
-from lorahydra.config.changes import IN_A_STUDY, may_change
+from lorahydra.config.changes import SCORE_NEUTRAL_KEYS, may_change
 from lorahydra.config.compose import UNRECORDED, flatten
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
@@ -58,7 +58,7 @@ def experiment_spec(
     own = set(searched)
     for key, value in flatten(config).items():
         varies = any(key == name or key.startswith(f"{name}.") for name in own)
-        if not may_change(key, IN_A_STUDY) and not varies and key != "objective":
+        if not may_change(key, SCORE_NEUTRAL_KEYS) and not varies and key != "objective":
             spec[key] = str(value)
     return spec
 
@@ -76,7 +76,7 @@ def check_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> 
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key, defaults.get(key)) != now.get(key)]
     # Not known to a process that only starts workers.
     keys = [key for key in keys if not key.startswith(CONTENT) or (key in before and key in now)]
-    keys = [key for key in keys if not may_change(key, IN_A_STUDY)]
+    keys = [key for key in keys if not may_change(key, SCORE_NEUTRAL_KEYS)]
     if _same_rows(before, now):
         keys = [key for key in keys if key not in (OVERLONG, MAX_LENGTH)]
     if DATA_CONTENT in before and DATA_CONTENT in now and DATA_CONTENT not in keys and SPLIT_VERSION in keys:

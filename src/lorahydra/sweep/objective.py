@@ -1,4 +1,4 @@
-"""For whom a sweep is run: a function of somebody's own here, a lorahydra experiment in `experiment_host`."""
+"""What a sweep optimises: here a function of a program of its own, in `experiment_objective` a lorahydra experiment."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
 from lorahydra.names import RESULTS_FILE
-from lorahydra.sweep.ledger import Ledger
-from lorahydra.sweep.opening import unique_name
-from lorahydra.sweep.records import TrialRecord
-from lorahydra.sweep.running import RunningTrial
-from lorahydra.sweep.space import SearchSpace
+from lorahydra.sweep.running_trial import RunningTrial
+from lorahydra.sweep.search_space import SearchSpace
+from lorahydra.sweep.study_store import unique_name
+from lorahydra.sweep.trial_queue import TrialQueue
+from lorahydra.sweep.trial_record import TrialRecord
 
 if TYPE_CHECKING:
-    from lorahydra.sweep.sweeper import StudySweeper
+    from lorahydra.sweep.study_sweeper import StudySweeper
 
-__all__ = ["Host", "PlainHost", "is_experiment", "write_optimization_results"]
+__all__ = ["FunctionObjective", "Objective", "is_experiment", "write_optimization_results"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -33,8 +33,8 @@ def is_experiment(tree: DictConfig) -> bool:
     return {field.name for field in fields(ExperimentConfig)} <= {str(key) for key in tree}
 
 
-class Host(Protocol):
-    """What a sweep asks of the one it is run for."""
+class Objective(Protocol):
+    """What a sweep asks of what it optimises."""
 
     study_name: str
     directions: list[str]
@@ -49,7 +49,7 @@ class Host(Protocol):
     """Whether a result that cannot be used counts for `max_failure_rate`, as an error does."""
     batch: int
     """Trials that are claimed together."""
-    is_helper: bool
+    is_worker: bool
     """One of several worker processes of one command."""
 
     @property
@@ -68,29 +68,29 @@ class Host(Protocol):
     def command(self) -> dict[str, Any] | None:
         """How the study was started, for going on by its name."""
 
-    def attending(self, ledger: Ledger) -> Any:
+    def attending(self, queue: TrialQueue) -> Any:
         """A context around all trials."""
 
-    def run(self, ledger: Ledger, trials: Callable[[], None]) -> None:
+    def run(self, queue: TrialQueue, trials: Callable[[], None]) -> None:
         """Run `trials` here, or as many as wanted of it side by side."""
 
-    def bury(self, dead: Sequence[TrialRecord]) -> None:
+    def close_dead_runs(self, dead: Sequence[TrialRecord]) -> None:
         """Close what trials of dead processes left open."""
 
     def begins(self, claimed: Sequence[RunningTrial]) -> None:
         """These trials are run next."""
 
-    def progressed(self, ledger: Ledger) -> None:
+    def progressed(self, queue: TrialQueue) -> None:
         """A trial ended."""
 
     def release(self) -> None:
         """Give back the memory of a trial that failed."""
 
-    def conclude(self, ledger: Ledger) -> Any:
+    def conclude(self, queue: TrialQueue) -> Any:
         """All trials are claimed: say what was found."""
 
 
-class PlainHost:
+class FunctionObjective:
     """A function of somebody's own, as under upstream's sweeper."""
 
     shipped_space: Mapping[str, str] = {}
@@ -99,7 +99,7 @@ class PlainHost:
     tries_all = False
     counts_rejected = False
     seed: int | None = None
-    is_helper = False
+    is_worker = False
     run_id: str | None = None
 
     def __init__(self, sweeper: StudySweeper) -> None:
@@ -126,48 +126,48 @@ class PlainHost:
         return None
 
     @contextmanager
-    def attending(self, ledger: Ledger) -> Iterator[None]:
+    def attending(self, queue: TrialQueue) -> Iterator[None]:
         """Nothing around the trials."""
         yield
 
-    def run(self, ledger: Ledger, trials: Callable[[], None]) -> None:
+    def run(self, queue: TrialQueue, trials: Callable[[], None]) -> None:
         """Here."""
         trials()
 
-    def bury(self, dead: Sequence[TrialRecord]) -> None:
+    def close_dead_runs(self, dead: Sequence[TrialRecord]) -> None:
         """Nothing is left open."""
 
     def begins(self, claimed: Sequence[RunningTrial]) -> None:
         """The launcher says it."""
 
-    def progressed(self, ledger: Ledger) -> None:
+    def progressed(self, queue: TrialQueue) -> None:
         """Upstream says nothing."""
 
     def release(self) -> None:
         """Nothing is known about it."""
 
-    def conclude(self, ledger: Ledger) -> None:
+    def conclude(self, queue: TrialQueue) -> None:
         """Upstream's summary and results file."""
-        if ledger.others():
+        if queue.others():
             logger.info("Study %s: the last trials run in other processes", self.study_name)
             return
-        records = ledger.records()
+        records = queue.records()
         if len(self.directions) == 1 and records and all(record.rejected for record in records):
             raise StudyError(
                 f"no trial of the study has a result that can be used; the last one: {records[-1].failure}"
             )
-        write_optimization_results(ledger, Path(self._sweeper.config.hydra.sweep.dir))
+        write_optimization_results(queue, Path(self._sweeper.config.hydra.sweep.dir))
 
 
-def write_optimization_results(ledger: Ledger, folder: Path, winner: TrialRecord | None = None) -> None:
+def write_optimization_results(queue: TrialQueue, folder: Path, winner: TrialRecord | None = None) -> None:
     """Write upstream's `optimization_results.yaml`; nothing where no trial was completed.
 
     Args:
-        ledger: The study.
+        queue: The study.
         folder: Where to.
         winner: The best trial, where it is not the one with the best value.
     """
-    study = ledger.study
+    study = queue.study
     if len(study.directions) > 1:
         front = [{"params": trial.params, "values": trial.values} for trial in study.best_trials]
         results: dict[str, Any] = {"name": "optuna", "solutions": front}

@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from lorahydra.config.compose import flatten, to_yaml
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.names import CONFIG_FILE, OVERRIDES_FILE, Kind, Metric, State, Tag
-from lorahydra.sweep.ledger import Ledger
-from lorahydra.sweep.notes import study_note
-from lorahydra.sweep.opening import COMMAND, STUDY_ID
-from lorahydra.sweep.records import best_so_far
+from lorahydra.sweep.mlflow_notes import study_note
 from lorahydra.sweep.storage import study_lock
+from lorahydra.sweep.study_store import COMMAND, STUDY_ID
+from lorahydra.sweep.trial_queue import TrialQueue
+from lorahydra.sweep.trial_record import best_so_far
 from lorahydra.tracking import (
     TrackedRun,
     close_run,
@@ -32,7 +32,7 @@ from lorahydra.tracking import (
 from lorahydra.trial.record import record_environment, without_secrets
 
 if TYPE_CHECKING:
-    from lorahydra.sweep.sweeper import StudySweeper
+    from lorahydra.sweep.study_sweeper import StudySweeper
 
 __all__ = ["StudyRun"]
 
@@ -44,12 +44,12 @@ RUN_ID = "lorahydra.run_id"
 class StudyRun:
     """The parent run of a study's trials, as this process sees it."""
 
-    def __init__(self, config: ExperimentConfig, ledger: Ledger, folder: Path) -> None:
+    def __init__(self, config: ExperimentConfig, queue: TrialQueue, folder: Path) -> None:
         self.config = config
         self.folder = folder
         self.warnings: Sequence[str] = ()
         """What is to be known of the data, where this process has read them."""
-        self._ledger = ledger
+        self._queue = queue
         self._run: TrackedRun | None = None
         self._begun = 0
         """Trials when this process began."""
@@ -72,11 +72,11 @@ class StudyRun:
 
     def open(self, sweeper: StudySweeper) -> None:
         """Make the run or join it, and close what dead processes left open."""
-        study = self._ledger.study
-        self._begun = len(self._ledger.records())
+        study = self._queue.study
+        self._begun = len(self._queue.records())
         known = study.user_attrs.get(RUN_ID)
         if known is not None:
-            self._ledger.close_dead()
+            self._queue.close_dead()
             # Before joining: an end that a dead process could not send would close the run again.
             self.close_children(known)
         with study_lock(study._storage, study.study_name):
@@ -101,7 +101,7 @@ class StudyRun:
         numbers = {child.run_id: child.trial_number for child in unfinished_children(self.config.tracking, run_id)}
         sent = patiently(self.config.tracking, lambda: sync(self.folder))
         closed = [run.run_id for run in sent.runs if run.interrupted]
-        records = self._ledger.records()
+        records = self._queue.records()
         by_run = {record.run_id: record for record in records if record.run_id is not None}
         by_number = {record.number: record for record in records if record.run_id is None}
         for child in dict.fromkeys([*numbers, *closed]):
@@ -120,7 +120,7 @@ class StudyRun:
 
     def progressed(self, objectives: list[str], directions: list[str]) -> None:
         """Record and say how far the study is."""
-        records = self._ledger.records()
+        records = self._queue.records()
         counts = {state: sum(r.state is state for r in records) for state in State}
         finished = sum(record.counts for record in records)
         metrics: dict[str, float] = {
@@ -134,11 +134,11 @@ class StudyRun:
             metrics[Metric.STUDY_BEST] = best.values[0]
             said = f", best {objectives[0]} {best.values[0]:.4f} (trial {best.number})"
         self.run.metrics(metrics, step=finished)
-        study = self._ledger.study.study_name
+        study = self._queue.study.study_name
         place = self.run.experiment_id
         note = study_note(records, directions, objectives, study=study, experiment_id=place, warnings=self.warnings)
         self.run.note(note)
-        logger.info("Study %s: %d of %d trials%s", self._ledger.study.study_name, finished, self._ledger.n_trials, said)
+        logger.info("Study %s: %d of %d trials%s", self._queue.study.study_name, finished, self._queue.n_trials, said)
 
     def close(self, state: State | None, failure: str | None = None) -> None:
         """Stop recording: end the run, or with None leave it to other processes."""
@@ -154,7 +154,7 @@ class StudyRun:
         if (
             self._run is not None
             and self._run.before.state is State.COMPLETE
-            and self._begun == len(self._ledger.records())
+            and self._begun == len(self._queue.records())
         ):
             state, failure = State.COMPLETE, None
         self.close(state, failure)
@@ -164,7 +164,7 @@ class StudyRun:
         return find_run(self.config.tracking, {Tag.STUDY_ID: study_id})
 
     def _start(self, study_id: str) -> TrackedRun:
-        name = self._ledger.study.study_name
+        name = self._queue.study.study_name
         return start_run(
             dataclasses.replace(self.config.tracking, system_metrics=False),
             output_dir=self.folder,
@@ -176,13 +176,13 @@ class StudyRun:
     def _describe(self, sweeper: StudySweeper) -> None:
         config = without_secrets(self.config)
         settings = {
-            "n_trials": self._ledger.n_trials,
+            "n_trials": self._queue.n_trials,
             "sampler": type(sweeper.sampler).__name__,
             "pruner": type(sweeper.pruner).__name__,
         }
         own = {name: value for name, value in flatten(config).items() if not name.startswith("search.first_trial")}
         self.run.params(settings | own)
         self.run.text(to_yaml(config), CONFIG_FILE)
-        command = self._ledger.study.user_attrs.get(COMMAND) or {}
+        command = self._queue.study.user_attrs.get(COMMAND) or {}
         self.run.text(OmegaConf.to_yaml(OmegaConf.create(command.get("overrides", []))), OVERRIDES_FILE)
         record_environment(self.run, config.model.device)

@@ -12,25 +12,25 @@ from optuna.distributions import IntDistribution
 
 from lorahydra.config.compose import compose
 from lorahydra.names import State
-from lorahydra.sweep.ledger import Ledger
-from lorahydra.sweep.opening import STUDY_ID
-from lorahydra.sweep.parent import StudyRun
+from lorahydra.sweep.study_run import StudyRun
+from lorahydra.sweep.study_store import STUDY_ID
+from lorahydra.sweep.trial_queue import TrialQueue
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 SWEEPER: Any = SimpleNamespace(sampler=None, pruner=None)
 
 
 @pytest.fixture
-def ledger() -> Ledger:
+def queue() -> TrialQueue:
     optuna.logging.disable_default_handler()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     study.set_user_attr(STUDY_ID, "an id")
-    return Ledger(study, 3)
+    return TrialQueue(study, 3)
 
 
-def opened(ledger: Ledger, folder: Path) -> StudyRun:
+def opened(queue: TrialQueue, folder: Path) -> StudyRun:
     config = compose(["data.train_file=demo", f"tracking.uri=sqlite:///{folder}/mlflow.db"])
-    run = StudyRun(config, ledger, folder / "study")
+    run = StudyRun(config, queue, folder / "study")
     run.open(SWEEPER)
     return run
 
@@ -42,19 +42,19 @@ def stored(run: StudyRun) -> tuple[str, str, int]:
     return found.info.status, found.data.tags["lorahydra.state"], found.info.end_time or 0
 
 
-def test_one_that_had_ended_stays_as_it_was_when_it_cannot_go_on(ledger: Ledger, place: Path) -> None:
-    first = opened(ledger, place)
+def test_one_that_had_ended_stays_as_it_was_when_it_cannot_go_on(queue: TrialQueue, place: Path) -> None:
+    first = opened(queue, place)
     first.close(State.COMPLETE)
     assert stored(first)[:2] == ("FINISHED", "complete")
     assert stored(first)[2] > 0
 
-    refused = opened(ledger, place)
+    refused = opened(queue, place)
     assert refused.run_id == first.run_id
     assert stored(refused) == ("RUNNING", "running", 0), "a run that goes on has no end"
     refused.give_up(State.FAILED, "StudyError: other data")
     assert stored(refused)[:2] == ("FINISHED", "complete")
 
-    longer = opened(ledger, place)
-    ledger.claim(1, lambda trials: [trial._suggest("x", IntDistribution(1, 9)) and () for trial in trials])
+    longer = opened(queue, place)
+    queue.claim(1, lambda trials: [trial._suggest("x", IntDistribution(1, 9)) and () for trial in trials])
     longer.give_up(State.FAILED, "JudgeError: away")
     assert stored(longer)[:2] == ("FAILED", "failed")

@@ -1,0 +1,123 @@
+"""Optuna's samplers in studies that are interrupted: what they draw depends on the trials that count and on no others.
+
+Most samplers need no more for that than their random state. The others keep something else in memory (Gaussian
+processes: where their last fit ended), in the study (quasi Monte Carlo: the place in the sequence), or go by a trial's
+number, which interrupted trials use up (grid, CMA-ES).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from lorahydra.sweep.random_state import random_state, restore_random_state
+from lorahydra.sweep.trial_record import ATTRIBUTE
+
+__all__ = ["counting", "restore_sampler", "sampler_state"]
+
+SEQUENCE = "qmc:"
+"""Prefix of the study's system attributes that hold a place in a sequence."""
+FITS = ("_gprs_cache_list", "_constraints_gprs_cache_list")
+
+
+def counting(sampler: BaseSampler) -> BaseSampler:
+    """The sampler, made to leave interrupted trials out when it goes by a trial's number."""
+    return _Counting(sampler) if isinstance(sampler, GridSampler | CmaEsSampler) else sampler
+
+
+def sampler_state(study: optuna.Study) -> dict[str, Any]:
+    """What decides the next draws beside the trials, as plain JSON."""
+    places = {name: place for name, place in _system_attrs(study).items() if name.startswith(SEQUENCE)}
+    fits = {name: _plain(found) for name in FITS if (found := getattr(study.sampler, name, None)) is not None}
+    return {"random": random_state(study.sampler), "places": places, "fits": fits}
+
+
+def restore_sampler(study: optuna.Study, state: Mapping[str, Any]) -> None:
+    """Take the study's sampler back to where it was."""
+    restore_random_state(study.sampler, state["random"])
+    for name, place in _system_attrs(study).items():
+        if name.startswith(SEQUENCE) and place != (kept := state["places"].get(name, -1)):
+            study._storage.set_study_system_attr(study._study_id, name, kept)
+    for name in FITS:
+        if hasattr(study.sampler, name):
+            found = state["fits"].get(name)
+            setattr(study.sampler, name, None if found is None else _fits(found))
+
+
+class _Counting(BaseSampler):
+    """Hands trials to a sampler under the number that they would have had without interruptions."""
+
+    def __init__(self, sampler: BaseSampler) -> None:
+        self._sampler = sampler
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._sampler.before_trial(study, _counted(study, trial))
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(study, _counted(study, trial), search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        if not _is_interrupted(trial):
+            self._sampler.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        self._sampler.reseed_rng()
+
+
+def _counted(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
+    earlier = (other for other in study._storage.get_all_trials(study._study_id, deepcopy=False))
+    counted = copy.copy(trial)
+    counted.number = sum(other.number < trial.number and not _is_interrupted(other) for other in earlier)
+    return counted
+
+
+def _is_interrupted(trial: FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get(ATTRIBUTE, {}).get("interrupted"))
+
+
+def _system_attrs(study: optuna.Study) -> dict[str, Any]:
+    return study._storage.get_study_system_attrs(study._study_id)
+
+
+def _plain(fits: Sequence[Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "lengthscales": fit.inverse_squared_lengthscales.tolist(),
+            "scale": float(fit.kernel_scale),
+            "noise": float(fit.noise_var),
+        }
+        for fit in fits
+    ]
+
+
+def _fits(plain: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What the sampler reads of its last fits: where the next ones begin."""
+    import torch
+
+    return [
+        SimpleNamespace(
+            inverse_squared_lengthscales=torch.tensor(fit["lengthscales"], dtype=torch.float64),
+            kernel_scale=torch.tensor(fit["scale"], dtype=torch.float64),
+            noise_var=torch.tensor(fit["noise"], dtype=torch.float64),
+        )
+        for fit in plain
+    ]
