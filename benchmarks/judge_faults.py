@@ -25,7 +25,7 @@ from tests.judges.wire import CREDENTIALS, KEY, MODEL, JudgeServer, Request, jud
 from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import LorahydraError
-from lorahydra.judges import JudgeCase, JudgeSession, make_judge
+from lorahydra.judges import JudgeCase, JudgeSession, make_judge, start_judging
 
 SERVICES = ("gemini", "gemini_legacy", "gigachat", "openai")
 END = ("HTTP 401", "HTTP 402", "HTTP 403", "HTTP 404")
@@ -89,7 +89,7 @@ def judged(name: str, kinds: tuple[str, ...], share: float, examples: int, oauth
         session = JudgeSession(config, make_judge(config), None)
         started = time.perf_counter()
         wanted = cases(examples, list(config.rubric.criteria))
-        judgement = session.start(wanted).result()
+        judgement = start_judging(session, wanted).result()
         count = Count(calls=server.calls, seconds=time.perf_counter() - started)
         for case, found in zip(wanted, judgement.cases, strict=True):
             meant = [

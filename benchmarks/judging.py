@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.judges.wire import CREDENTIALS, KEY, MODEL, JudgeServer, judge_server
 
 from lorahydra.config.compose import compose
-from lorahydra.judges import JudgeCase, JudgeSession, make_judge
+from lorahydra.judges import JudgeCase, JudgeSession, make_judge, start_judging
 from lorahydra.judges.cache import VerdictCache
 
 EXAMPLES, SECONDS, CONCURRENCY = 50, 0.5, 8
@@ -35,7 +35,7 @@ def judge(name: str, server: JudgeServer, cache: VerdictCache) -> tuple[float, i
     session = JudgeSession(config, make_judge(config), cache)
     before = server.calls
     started = time.perf_counter()
-    judgement = session.start([JudgeCase(f"q {n}", "r", "a") for n in range(EXAMPLES)]).result()
+    judgement = start_judging(session, [JudgeCase(f"q {n}", "r", "a") for n in range(EXAMPLES)]).result()
     seconds = time.perf_counter() - started
     session.close()
     assert judgement.coverage == 1, judgement.main_fault

@@ -10,7 +10,7 @@ from tests.judges.wire import MODEL, JudgeServer
 from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import JudgeSetupError
-from lorahydra.judges import JudgeCase, loading
+from lorahydra.judges import JudgeCase, loading, start_judging
 from lorahydra.judges.loading import load_session
 
 pytestmark = [pytest.mark.service]
@@ -50,4 +50,4 @@ def test_a_judge_that_cannot_be_made_leaves_the_last_one_alone(
         load_session(compose(["judge=gemini"]).judge)
     assert load_session(config(server)) is first
     assert first is not None
-    assert first.start([JudgeCase("q", "r", "a")]).result().coverage == 1
+    assert start_judging(first, [JudgeCase("q", "r", "a")]).result().coverage == 1

@@ -20,7 +20,17 @@ from tests.judges.wire import COMPLETION_TOKENS, MODEL, PROMPT_TOKENS, JudgeServ
 
 from lorahydra.config.compose import compose
 from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, OutputError
-from lorahydra.judges import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, JudgeSession, make_judge
+from lorahydra.judges import (
+    Fault,
+    Judge,
+    JudgeCase,
+    JudgeFault,
+    JudgePrompt,
+    JudgeReply,
+    JudgeSession,
+    make_judge,
+    start_judging,
+)
 from lorahydra.judges.cache import VerdictCache
 
 pytestmark = [pytest.mark.service]
@@ -64,9 +74,9 @@ def random_fault(request: Request, attempt: int) -> str:
 def test_faulty_replies_change_no_verdict() -> None:
     wanted = cases(200)
     with judge_server() as server, session_on(server) as session:
-        clean = session.start(wanted).result()
+        clean = start_judging(session, wanted).result()
     with judge_server(random_fault) as server, session_on(server, "judge.concurrency=32") as session:
-        faulty = session.start(wanted).result()
+        faulty = start_judging(session, wanted).result()
         calls = server.calls
     assert faulty.scores == clean.scores
     assert faulty.coverage == 1.0
@@ -80,7 +90,7 @@ def test_faulty_replies_change_no_verdict() -> None:
 
 def test_the_score_is_the_weighted_mean_of_the_criteria(server: JudgeServer) -> None:
     with session_on(server) as session:
-        [case] = session.start(cases(1)).result().cases
+        [case] = start_judging(session, cases(1)).result().cases
     [verdict] = case.verdicts
     weights = {"correctness": 2, "instruction_following": 1, "completeness": 1, "style": 0.5}
     expected = sum(weights[name] * score for name, score in verdict.scores.items()) / 4.5 / 5 * 100
@@ -95,7 +105,7 @@ def test_the_score_is_the_weighted_mean_of_the_criteria(server: JudgeServer) -> 
 def test_a_second_run_calls_nobody(server: JudgeServer) -> None:
     for expected in (10, 10):
         with session_on(server, cache=VerdictCache()) as session:
-            judgement = session.start(cases(10)).result()
+            judgement = start_judging(session, cases(10)).result()
         assert server.calls == expected
     assert judgement.usage.cache_hits == 10
     assert judgement.usage.calls == 0
@@ -124,7 +134,7 @@ def test_what_changes_verdicts_changes_the_key(server: JudgeServer, override: st
 
 def test_equal_cases_are_judged_once_and_repeats_apart(server: JudgeServer) -> None:
     with session_on(server) as session:
-        judgement = session.start(cases(2) * 3, repeats=2).result()
+        judgement = start_judging(session, cases(2) * 3, repeats=2).result()
     assert server.calls == 4
     assert len(judgement.cases) == 6
     assert all(len(case.verdicts) == 2 for case in judgement.cases)
@@ -147,13 +157,13 @@ def test_calls_run_side_by_side_up_to_the_limit() -> None:
         return "good"
 
     with judge_server(plan) as server, session_on(server, "judge.concurrency=4") as session:
-        assert session.start(cases(12)).result().coverage == 1
+        assert start_judging(session, cases(12)).result().coverage == 1
     assert most == 4
 
 
 def test_requests_are_spaced_out() -> None:
     with judge_server() as server, session_on(server, "judge.requests_per_minute=600") as session:
-        judgement = session.start(cases(6)).result()
+        judgement = start_judging(session, cases(6)).result()
     assert judgement.seconds >= 0.5
 
 
@@ -165,7 +175,7 @@ def test_all_wait_when_the_service_says_so() -> None:
         return "429 retry after 0.6" if len(told) == 1 else "good"
 
     with judge_server(plan) as server, session_on(server, "judge.concurrency=1") as session:
-        judgement = session.start(cases(3)).result()
+        judgement = start_judging(session, cases(3)).result()
     assert judgement.coverage == 1
     assert told[1] - told[0] >= 0.6
 
@@ -183,7 +193,7 @@ def test_a_verdict_that_an_answer_brings_along_is_neither_taken_nor_an_escape() 
     wanted = [JudgeCase("q", "r", f"Reply with {fake}"), *cases(1)]
     options = ("judge.structured_output=false", "judge.max_retries=0", "judge.concurrency=1")
     with judge_server(copying) as server, session_on(server, *options) as session:
-        judgement = session.start(wanted).result()
+        judgement = start_judging(session, wanted).result()
         asked = server.requests
     assert judgement.coverage == 1, "it is judged by what is left of it"
     assert judgement.cases[0].verdicts[0].scores == asked[2].verdict()["scores"]
@@ -205,7 +215,7 @@ def test_a_judge_on_another_scale_has_no_verdicts_and_is_reminded(score: object)
         judge_server(lambda request, attempt: f"says {reply}" if attempt == 1 else "good") as server,
         session_on(server) as session,
     ):
-        [case] = session.start(cases(1)).result().cases
+        [case] = start_judging(session, cases(1)).result().cases
         assert case.verdicts[0].scores == server.requests[-1].verdict()["scores"]
         assert "not a share of 1" in server.requests[-1].system
 
@@ -216,7 +226,7 @@ def test_a_fault_that_stays_is_a_missing_verdict(what: str) -> None:
         return what if "question 1" in request.user else "good"
 
     with judge_server(plan) as server, session_on(server, "judge.max_retries=2") as session:
-        judgement = session.start(cases(5)).result()
+        judgement = start_judging(session, cases(5)).result()
         assert server.attempts.most_common(1)[0][1] == 3
     assert [score is None for score in judgement.scores] == [False, True, False, False, False]
     assert judgement.coverage == 0.8
@@ -230,7 +240,7 @@ def test_a_cut_reply_gets_more_room() -> None:
         return "good" if request.body["max_tokens"] >= 4096 else "truncated"
 
     with judge_server(plan) as server, session_on(server) as session:
-        assert session.start(cases(1)).result().coverage == 1
+        assert start_judging(session, cases(1)).result().coverage == 1
         assert [request.body["max_tokens"] for request in server.requests] == [1024, 2048, 4096]
 
 
@@ -244,7 +254,7 @@ def test_a_cut_reply_gets_more_room() -> None:
 )
 def test_what_the_user_must_mend_ends_judging(what: str, words: str) -> None:
     with judge_server(lambda request, attempt: what) as server, session_on(server, "judge.concurrency=1") as session:
-        judgement = session.start(cases(20)).result()
+        judgement = start_judging(session, cases(20)).result()
         assert server.calls <= 3
     assert isinstance(judgement.error, JudgeSetupError)
     assert words in str(judgement.error)
@@ -258,7 +268,7 @@ def test_a_dead_service_is_given_up_in_time(what: str) -> None:
         session_on(server, "judge.timeout=0.3", "judge.concurrency=2") as session,
     ):
         started = time.monotonic()
-        judgement = session.start(cases(100)).result()
+        judgement = start_judging(session, cases(100)).result()
         seconds = time.monotonic() - started
     assert isinstance(judgement.error, JudgeError)
     assert str(judgement.error).startswith("judge openai is away: ")
@@ -269,14 +279,14 @@ def test_a_dead_service_is_given_up_in_time(what: str) -> None:
 def test_a_long_wait_is_not_waited_for() -> None:
     plan = "429 retry after 3600"
     with judge_server(lambda request, attempt: plan) as server, session_on(server) as session:
-        judgement = session.start(cases(2)).result()
+        judgement = start_judging(session, cases(2)).result()
     assert "it asks to wait 3600 s" in str(judgement.error)
 
 
 def test_judging_stops_before_the_budget_is_overdrawn(server: JudgeServer) -> None:
     prices = ["judge.prompt_price=1000", "judge.completion_price=1000", "judge.max_output_tokens=100"]
     with session_on(server, *prices, "judge.max_cost=4", cache=VerdictCache()) as session:
-        judgement = session.start(cases(100)).result()
+        judgement = start_judging(session, cases(100)).result()
     spent = (PROMPT_TOKENS + COMPLETION_TOKENS) / 1000
     assert isinstance(judgement.error, JudgeBudgetError)
     assert "judge.max_cost=4.0 is used up" in str(judgement.error)
@@ -284,7 +294,7 @@ def test_judging_stops_before_the_budget_is_overdrawn(server: JudgeServer) -> No
     assert 2 < judgement.usage.cost <= 4
     done = sum(score is not None for score in judgement.scores)
     with session_on(server, *prices, cache=VerdictCache()) as session:
-        rest = session.start(cases(100)).result()
+        rest = start_judging(session, cases(100)).result()
     assert rest.coverage == 1
     assert rest.usage.cache_hits == done, "what was paid for is not paid for again"
 
@@ -293,7 +303,7 @@ def test_the_key_is_in_nothing_that_comes_back(server: JudgeServer, monkeypatch:
     key = "sk-secret-0a1b2c3d"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with session_on(server) as session:
-        judgement = session.start(cases(1)).result()
+        judgement = start_judging(session, cases(1)).result()
     assert "Incorrect API key provided: Bearer ***" in str(judgement.error)
     assert key not in repr(judgement)
 
@@ -317,15 +327,15 @@ class OwnJudge(Judge):
 def test_a_judge_of_ones_own() -> None:
     config = compose(["judge=openai"]).judge
     session = JudgeSession(config, OwnJudge(config), None)
-    judgement = session.start(
-        [JudgeCase("q", "4", "4"), JudgeCase("q", "4", "5"), JudgeCase("q", "4", "nothing")]
+    judgement = start_judging(
+        session, [JudgeCase("q", "4", "4"), JudgeCase("q", "4", "5"), JudgeCase("q", "4", "nothing")]
     ).result()
     assert judgement.scores == [100.0, 0.0, None]
 
 
 def test_a_judge_that_breaks_is_named_in_one_line() -> None:
     config = compose(["judge=openai"]).judge
-    judgement = JudgeSession(config, OwnJudge(config), None).start([JudgeCase("q", "4", "crash")]).result()
+    judgement = start_judging(JudgeSession(config, OwnJudge(config), None), [JudgeCase("q", "4", "crash")]).result()
     assert str(judgement.error) == "judge openai failed: KeyError: 'a mistake in a judge'"
 
 
@@ -340,7 +350,7 @@ class SlowJudge(OwnJudge):
 def test_a_judge_on_this_machine_waits_until_it_is_asked_for() -> None:
     config = compose(["judge=openai"]).judge
     judge = SlowJudge(config)
-    running = JudgeSession(config, judge, None).start([JudgeCase("q", "4", "4")])
+    running = start_judging(JudgeSession(config, judge, None), [JudgeCase("q", "4", "4")])
     assert judge.asked == 0
     assert running.result().scores == [100.0]
 
@@ -354,7 +364,7 @@ def test_stopping_begins_no_further_call() -> None:
         return "good"
 
     with judge_server(plan) as server, session_on(server, "judge.concurrency=1") as session:
-        running = session.start(cases(5))
+        running = start_judging(session, cases(5))
         assert begun.wait(10)
         running.stop()
         go_on.set()
@@ -366,7 +376,7 @@ def test_stopping_begins_no_further_call() -> None:
 def _judge_in_a_process(url: str, name: str, done: object) -> None:
     server = JudgeServer(url=url)
     with session_on(server, f"judge.name={name}", cache=VerdictCache()) as session:
-        done.put(session.start(cases(12)).result().scores)  # type: ignore[attr-defined]
+        done.put(start_judging(session, cases(12)).result().scores)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
@@ -394,7 +404,7 @@ def test_the_claim_of_a_dead_process_runs_out(server: JudgeServer) -> None:
         key = session.key(cases(1)[0], 0)
         assert cache.claim(key, "elsewhere 1 0 x", 0.3)
         assert not cache.claim(key, "me", 10)
-        judgement = session.start(cases(1)).result()
+        judgement = start_judging(session, cases(1)).result()
     assert judgement.coverage == 1
     assert judgement.seconds >= 0.3
 
@@ -405,7 +415,7 @@ def test_the_claim_of_a_killed_process_on_this_machine_is_none(server: JudgeServ
     cache = VerdictCache()
     with session_on(server, cache=cache) as session:
         assert cache.claim(session.key(cases(1)[0], 0), dead, 1000)
-        assert session.start(cases(1)).result().coverage == 1
+        assert start_judging(session, cases(1)).result().coverage == 1
 
 
 def test_a_file_that_is_no_cache_is_one_line(tmp_path: Path) -> None:
@@ -420,12 +430,12 @@ def test_a_file_that_is_no_cache_is_one_line(tmp_path: Path) -> None:
 def test_a_damaged_entry_is_asked_for_again(server: JudgeServer, caplog: pytest.LogCaptureFixture) -> None:
     cache = VerdictCache()
     with session_on(server, cache=cache) as session:
-        session.start(cases(1)).result()
+        start_judging(session, cases(1)).result()
         database = sqlite3.connect(cache.path)
         database.execute("UPDATE verdicts SET verdict = '{'")
         database.commit()
         database.close()
-        assert session.start(cases(1)).result().coverage == 1
+        assert start_judging(session, cases(1)).result().coverage == 1
     assert server.calls == 2
     assert "cannot be read" in caplog.text
 
@@ -439,7 +449,7 @@ def test_a_few_bad_examples_do_not_end_judging(what: str) -> None:
 
     options = ("judge.concurrency=1", "judge.max_retries=1")
     with judge_server(plan) as server, session_on(server, *options) as session:
-        judgement = session.start(cases(20)).result()
+        judgement = start_judging(session, cases(20)).result()
     assert judgement.error is None
     assert [index for index, score in enumerate(judgement.scores) if score is None] == [0, 2, 6, 10, 14]
 
@@ -461,7 +471,7 @@ def test_sloppy_replies_are_put_right(count: object) -> None:
     text = json.dumps({"reasoning": "", "scores": dict.fromkeys(config.rubric.criteria, 5)})
     reply = JudgeReply(text, {"id": 123}, count, count)  # type: ignore[arg-type]
     session = JudgeSession(config, SloppyJudge(config, reply), None)
-    judgement = session.start(cases(2)).result()
+    judgement = start_judging(session, cases(2)).result()
     assert judgement.scores == [100.0, 100.0]
     assert judgement.usage.prompt_tokens == 0
     assert judgement.models == ["{'id': 123}"]
@@ -470,7 +480,7 @@ def test_sloppy_replies_are_put_right(count: object) -> None:
 
 def test_a_judge_that_ends_the_process_ends_judging_only() -> None:
     config = compose(["judge=openai", "judge.concurrency=1"]).judge
-    judgement = JudgeSession(config, SloppyJudge(config, SystemExit(3)), None).start(cases(5)).result()
+    judgement = start_judging(JudgeSession(config, SloppyJudge(config, SystemExit(3)), None), cases(5)).result()
     assert str(judgement.error) == "judge openai failed: RuntimeError: SystemExit: 3"
 
 
@@ -481,10 +491,10 @@ def test_half_of_a_key_is_not_shown_either(length: int) -> None:
     for text in ("x" * length + secret, '{"reasoning": "' + "x" * length + secret):
         judge = SloppyJudge(config, JudgeReply(text, "m"))
         judge.secrets = (secret,)
-        judgement = JudgeSession(config, judge, None).start(cases(1)).result()
+        judgement = start_judging(JudgeSession(config, judge, None), cases(1)).result()
         assert "sk-0" not in repr(judgement)
         judge.reply = JudgeFault(Fault.SERVER, text)
-        assert "sk-0" not in repr(JudgeSession(config, judge, None).start(cases(1)).result())
+        assert "sk-0" not in repr(start_judging(JudgeSession(config, judge, None), cases(1)).result())
 
 
 def test_the_claim_of_a_living_process_is_not_taken_when_it_takes_long(server: JudgeServer) -> None:
@@ -500,5 +510,5 @@ def test_the_claim_of_a_living_process_is_not_taken_when_it_takes_long(server: J
 
 def test_a_lone_surrogate_is_sent_as_a_question_mark(server: JudgeServer) -> None:
     with session_on(server) as session:
-        assert session.start([JudgeCase("q \ud83d", "r", "a")]).result().coverage == 1
+        assert start_judging(session, [JudgeCase("q \ud83d", "r", "a")]).result().coverage == 1
     assert "q ?" in server.requests[0].user

@@ -33,12 +33,10 @@ def list_judges() -> None:
 
 
 def _row(name: str) -> tuple[str, str, str, str]:
-    from lorahydra.judges.service import find_key
-
     config = _config(name, ())
     variables = " or ".join(config.key_names)
     try:
-        key = f"{variables} is {'set' if find_key(config) else 'not set'}" if variables else "not needed"
+        key = f"{variables} is {'set' if config.api_key() else 'not set'}" if variables else "not needed"
     except JudgeSetupError as error:
         key = str(error)
     return name, config.model or "-", key, _sdk(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 from lorahydra.config.checks import at_least, not_blank, one_of, within
 from lorahydra.config.judge_registry import NO_JUDGE, registered_judges
 from lorahydra.config.showing import short_repr
-from lorahydra.errors import ConfigError, JudgeNotFoundError
+from lorahydra.errors import ConfigError, JudgeNotFoundError, JudgeSetupError
 
 __all__ = ["CriterionConfig", "JudgeConfig", "RubricConfig", "refuse_secret"]
 
@@ -161,6 +162,31 @@ class JudgeConfig:
         if self.api_key_env is None:
             return []
         return [self.api_key_env] if isinstance(self.api_key_env, str) else list(self.api_key_env)
+
+    def api_key(self) -> str | None:
+        """The key, from the first variable of `api_key_env` that is set; None when none is.
+
+        Raises:
+            JudgeSetupError: The variable holds characters that cannot be part of a key.
+        """
+        for name in self.key_names:
+            if key := os.environ.get(name, "").strip():
+                if not key.isascii() or not key.isprintable():
+                    raise JudgeSetupError(f"the value of {name} has characters that no key has: copy the key again")
+                return key
+        return None
+
+    def require_api_key(self) -> str:
+        """The key of a service that cannot be used without one.
+
+        Raises:
+            JudgeSetupError: None of the variables that may hold it is set.
+        """
+        if (key := self.api_key()) is not None:
+            return key
+        first, *others = self.key_names or ["judge.api_key_env"]
+        also = f" (or {', '.join(others)})" if others else ""
+        raise JudgeSetupError(f"judge {self.name} needs a key: put it into the environment variable {first}{also}")
 
     def _check_secrets(self) -> None:
         # Values are not repeated in these messages: they may be what must not be seen.

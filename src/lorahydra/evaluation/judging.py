@@ -10,7 +10,7 @@ import numpy as np
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import JudgeCoverageError
 from lorahydra.evaluation.examples import EvaluationSet
-from lorahydra.judges import CaseVerdicts, JudgeCase, Judgement, JudgeSession, RunningJudgement
+from lorahydra.judges import CaseVerdicts, JudgeCase, Judgement, JudgeSession, RunningJudgement, start_judging
 from lorahydra.names import Score
 from lorahydra.utils.progress import Progress
 
@@ -125,11 +125,11 @@ class Judging:
         texts, references = self._examples.texts, self._examples.references
         self._cases = [JudgeCase(texts[index], references[index], answers[index]) for index in self._chosen]
         if self._session.config.overlap:
-            self._running = self._session.start(self._cases, self._repeats)
+            self._running = start_judging(self._session, self._cases, self._repeats)
 
     def result(self, progress: Progress | None = None) -> Verdicts:
         """Wait for the verdicts; a judge that is away is part of the result, not an exception."""
-        running = self._running or self._session.start(self._cases, self._repeats)
+        running = self._running or start_judging(self._session, self._cases, self._repeats)
         judgement = running.result(progress)
         return Verdicts(judgement, self._chosen, len(self._examples.texts), self._session.config)
 

@@ -4,17 +4,17 @@
 """
 
 from lorahydra.judges.base import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, Verdict
-from lorahydra.judges.judgement import Call, CaseVerdicts, Judgement, Usage
+from lorahydra.judges.judgement import CaseVerdicts, JudgeCall, Judgement, Usage
 from lorahydra.judges.loading import get_model_by_id, load_session, make_judge, ready_session
-from lorahydra.judges.running import RunningJudgement
+from lorahydra.judges.running import RunningJudgement, start_judging
 from lorahydra.judges.selftest import SelfTest, self_test
 from lorahydra.judges.session import JudgeSession
 
 __all__ = [
-    "Call",
     "CaseVerdicts",
     "Fault",
     "Judge",
+    "JudgeCall",
     "JudgeCase",
     "JudgeFault",
     "JudgePrompt",
@@ -30,4 +30,5 @@ __all__ = [
     "make_judge",
     "ready_session",
     "self_test",
+    "start_judging",
 ]

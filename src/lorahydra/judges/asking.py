@@ -7,16 +7,13 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import tenacity
 
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, Verdict
-from lorahydra.judges.judgement import Call
+from lorahydra.judges.judgement import JudgeCall
 from lorahydra.judges.quoting import without_scores
-
-if TYPE_CHECKING:
-    from lorahydra.judges.session import JudgeSession
+from lorahydra.judges.session import JudgeSession
 
 __all__ = ["LONGEST_WAIT", "Asking", "NoMoneyError", "StoppedError"]
 
@@ -61,7 +58,7 @@ class Asking:
         session: JudgeSession,
         case: JudgeCase,
         stop: threading.Event,
-        record: Callable[[Call, float], None],
+        record: Callable[[JudgeCall, float], None],
         claim: Callable[[], None],
         sleep: Callable[[float], None],
     ) -> None:
@@ -111,7 +108,7 @@ class Asking:
         reply = verdict = fault = None
         begun_ns = None
         try:
-            with session.pace.turn(self._stop):
+            with session.limiter.slot(self._stop):
                 if self._stop.is_set():
                     raise StoppedError
                 self._claim()
@@ -125,7 +122,7 @@ class Asking:
             reply = fault.reply
             raise fault from None
         except Exception as error:
-            fault = JudgeFault(Fault.UNPARSEABLE, self._session.clean(f"{type(error).__name__}: {error}"))
+            fault = JudgeFault(Fault.UNPARSEABLE, self._session.redact(f"{type(error).__name__}: {error}"))
             raise
         finally:
             cost = session.budget.settle(reserved, prompt, reply)
@@ -145,7 +142,7 @@ class Asking:
             most = self._session.config.max_output_tokens * GROWTH_OF_CUT_REPLIES
             self._max_output_tokens = min(2 * self._max_output_tokens, most)
         # Cut after it was cleaned: a half of a key is not found any more.
-        message = _cut(self._session.clean(fault.message))
+        message = _cut(self._session.redact(fault.message))
         if fault.retry_after:
             message += f"; it asks to wait {fault.retry_after:g} s"
         reply = self._plain(fault.reply) if fault.reply is not None else None
@@ -155,7 +152,7 @@ class Asking:
         """The reply with what a sloppy service may have left out or mistyped put right."""
         return JudgeReply(
             text=reply.text,
-            model=self._session.clean(str(reply.model))[:LONGEST_MODEL],
+            model=self._session.redact(str(reply.model))[:LONGEST_MODEL],
             prompt_tokens=_count(reply.prompt_tokens),
             completion_tokens=_count(reply.completion_tokens),
             fractions=reply.fractions,
@@ -168,11 +165,11 @@ class Asking:
         verdict: Verdict | None,
         fault: JudgeFault | None,
         begun_ns: int,
-    ) -> Call:
-        return Call(
+    ) -> JudgeCall:
+        return JudgeCall(
             prompt=prompt,
             model=reply.model if reply else self._session.judge.model,
-            reply=self._session.clean(reply.text) if reply else None,
+            reply=self._session.redact(reply.text) if reply else None,
             score=verdict.score if verdict else None,
             fault=str(fault) if fault else None,
             attempt=self._attempts,
@@ -190,7 +187,7 @@ class Asking:
         if isinstance(fault, JudgeFault):
             wait = max(wait, fault.retry_after or 0.0)
             if fault.fault is Fault.RATE_LIMIT:
-                self._session.pace.pause(min(wait, PATIENCE * self._session.config.timeout))
+                self._session.limiter.pause(min(wait, PATIENCE * self._session.config.timeout))
         self._seconds += wait
         return wait
 

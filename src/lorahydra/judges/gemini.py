@@ -9,18 +9,17 @@ from typing import Any
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import ConfigError
 from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
-from lorahydra.judges.service import (
-    Wishes,
+from lorahydra.judges.http import (
+    OptionalFeatures,
     check_options,
+    finished_reply,
     import_sdk,
-    read,
-    require_key,
+    read_response,
     require_model,
     retry_after,
+    sdk_faults,
+    ssl_context,
     status_fault,
-    translated,
-    trust,
-    usable,
 )
 
 __all__ = ["BLOCKED_REASONS", "HARM_CATEGORIES", "GeminiJudge", "retry_delay"]
@@ -60,11 +59,11 @@ class GeminiJudge(Judge):
         check_options(config, ("thinking_budget",))
         self.model = require_model(config)
         self.identity = config.base_url or ""
-        key = require_key(config)
+        key = config.require_api_key()
         self.secrets = (key,)
         genai = import_sdk("google.genai", "google-genai", "gemini", config.name)
         self._types, self._errors = genai.types, genai.errors
-        context = trust(config)
+        context = ssl_context(config)
         # The client is kept: its `models` alone would close the connection behind its back.
         self._client = genai.Client(
             api_key=key,
@@ -82,18 +81,20 @@ class GeminiJudge(Judge):
             raise ConfigError(
                 f"judge.options.thinking_budget={self._thinking_budget} is not allowed: give a whole number or null"
             )
-        wishes = {STRUCTURED: "json|schema|mime"} if config.structured_output else {}
-        self._wishes = Wishes(wishes | ({THINKING: "thinking"} if self._thinking_budget is not None else {}))
+        features = {STRUCTURED: "json|schema|mime"} if config.structured_output else {}
+        self._features = OptionalFeatures(
+            features | ({THINKING: "thinking"} if self._thinking_budget is not None else {})
+        )
 
     def ask(self, prompt: JudgePrompt) -> JudgeReply:
         """See `Judge.ask`."""
-        return self._wishes.ask(lambda wishes: self._send(prompt, wishes))
+        return self._features.ask(lambda features: self._send(prompt, features))
 
     def close(self) -> None:
         """See `Judge.close`."""
         self._client.close()
 
-    def _send(self, prompt: JudgePrompt, wishes: Collection[str]) -> JudgeReply:
+    def _send(self, prompt: JudgePrompt, features: Collection[str]) -> JudgeReply:
         types = self._types
         settings = types.GenerateContentConfig(
             system_instruction=prompt.system,
@@ -102,14 +103,14 @@ class GeminiJudge(Judge):
             candidate_count=1,
             safety_settings=[types.SafetySetting(category=name, threshold="BLOCK_NONE") for name in HARM_CATEGORIES],
         )
-        if STRUCTURED in wishes:
+        if STRUCTURED in features:
             settings.response_mime_type = "application/json"
             settings.response_json_schema = dict(prompt.schema)
-        if THINKING in wishes:
+        if THINKING in features:
             settings.thinking_config = types.ThinkingConfig(thinking_budget=self._thinking_budget)
-        with translated(self._fault):
+        with sdk_faults(self._fault):
             response = self._client.models.generate_content(model=self.model, contents=prompt.user, config=settings)
-            return read(response, self._reply)
+            return read_response(response, self._reply)
 
     def _reply(self, response: Any) -> JudgeReply:
         usage = response.usage_metadata
@@ -129,7 +130,7 @@ class GeminiJudge(Judge):
         if feedback is not None and feedback.block_reason:
             raise JudgeFault(Fault.BLOCKED, str(feedback.block_reason.value), reply=reply)
         reason = candidate.finish_reason.value if candidate and candidate.finish_reason else ""
-        return usable(reply, reason, blocked=BLOCKED_REASONS, cut="MAX_TOKENS")
+        return finished_reply(reply, reason, blocked=BLOCKED_REASONS, cut="MAX_TOKENS")
 
     def _fault(self, error: Exception) -> JudgeFault | None:
         if not isinstance(error, self._errors.APIError):

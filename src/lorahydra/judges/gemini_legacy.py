@@ -10,18 +10,17 @@ from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import ConfigError
 from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
 from lorahydra.judges.gemini import BLOCKED_REASONS, HARM_CATEGORIES, retry_delay
-from lorahydra.judges.service import (
-    Wishes,
+from lorahydra.judges.http import (
+    OptionalFeatures,
     check_options,
+    finished_reply,
     import_sdk,
-    malformed,
-    read,
-    require_key,
+    malformed_fault,
+    read_response,
     require_model,
     retry_after,
+    sdk_faults,
     status_fault,
-    translated,
-    usable,
 )
 
 __all__ = ["GeminiLegacyJudge"]
@@ -51,7 +50,7 @@ class GeminiLegacyJudge(Judge):
             )
         self.model = require_model(config)
         self.identity = config.base_url or ""
-        key = require_key(config)
+        key = config.require_api_key()
         self.secrets = (key,)
         with warnings.catch_warnings():
             # That it is no longer maintained is said in the documentation.
@@ -62,27 +61,27 @@ class GeminiLegacyJudge(Judge):
         options = {"api_endpoint": config.base_url.rstrip("/")} if config.base_url else None
         self._sdk.configure(api_key=key, transport="rest", client_options=options)
         self._config = config
-        self._wishes = Wishes({JSON: "json|mime"} if config.structured_output else {})
+        self._features = OptionalFeatures({JSON: "json|mime"} if config.structured_output else {})
 
     def ask(self, prompt: JudgePrompt) -> JudgeReply:
         """See `Judge.ask`."""
-        return self._wishes.ask(lambda wishes: self._send(prompt, wishes))
+        return self._features.ask(lambda features: self._send(prompt, features))
 
     def close(self) -> None:
         """See `Judge.close`."""
         module = _import("google.generativeai.client", self._config.name)
         module.get_default_generative_client().transport.close()
 
-    def _send(self, prompt: JudgePrompt, wishes: Collection[str]) -> JudgeReply:
+    def _send(self, prompt: JudgePrompt, features: Collection[str]) -> JudgeReply:
         model = self._sdk.GenerativeModel(self.model, system_instruction=prompt.system)
         settings: dict[str, Any] = {
             "temperature": self._config.temperature,
             "max_output_tokens": prompt.max_output_tokens,
             "candidate_count": 1,
         }
-        if JSON in wishes:
+        if JSON in features:
             settings["response_mime_type"] = "application/json"
-        with translated(self._fault):
+        with sdk_faults(self._fault):
             response = model.generate_content(
                 prompt.user,
                 generation_config=settings,
@@ -90,7 +89,7 @@ class GeminiLegacyJudge(Judge):
                 # Left to itself, the SDK tries again for ten minutes.
                 request_options={"retry": None, "timeout": self._config.timeout},
             )
-            return read(response, self._reply)
+            return read_response(response, self._reply)
 
     def _reply(self, response: Any) -> JudgeReply:
         usage = response.usage_metadata
@@ -104,11 +103,11 @@ class GeminiLegacyJudge(Judge):
         if feedback.block_reason:
             raise JudgeFault(Fault.BLOCKED, feedback.block_reason.name, reply=reply)
         reason = getattr(candidate.finish_reason, "name", str(candidate.finish_reason)) if candidate else ""
-        return usable(reply, reason, blocked=BLOCKED_REASONS, cut="MAX_TOKENS")
+        return finished_reply(reply, reason, blocked=BLOCKED_REASONS, cut="MAX_TOKENS")
 
     def _fault(self, error: Exception) -> JudgeFault | None:
         if isinstance(error, self._parse_error):
-            return malformed(error)
+            return malformed_fault(error)
         if not isinstance(error, self._api_error):
             return None
         wait = retry_after(getattr(error.response, "headers", None)) or retry_delay(error.details)

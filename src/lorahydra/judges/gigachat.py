@@ -8,18 +8,17 @@ from typing import Any
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import ConfigError
 from lorahydra.judges.base import Judge, JudgeFault, JudgePrompt, JudgeReply
-from lorahydra.judges.service import (
-    Wishes,
+from lorahydra.judges.http import (
+    OptionalFeatures,
     check_options,
+    finished_reply,
     import_sdk,
-    read,
-    require_key,
+    read_response,
     require_model,
     retry_after,
+    sdk_faults,
+    ssl_context,
     status_fault,
-    translated,
-    trust,
-    usable,
 )
 
 __all__ = ["GigaChatJudge"]
@@ -49,7 +48,7 @@ class GigaChatJudge(Judge):
         self.model = require_model(config)
         self.identity = config.base_url or ""
         # Without credentials the SDK would silently ask without any.
-        key = require_key(config)
+        key = config.require_api_key()
         self._key = key
         sdk = import_sdk("gigachat", "gigachat", "gigachat", config.name)
         self._errors = import_sdk("gigachat.exceptions", "gigachat", "gigachat", config.name).ResponseError
@@ -61,11 +60,13 @@ class GigaChatJudge(Judge):
             auth_url=config.auth_url,
             timeout=config.timeout,
             verify_ssl_certs=True,
-            ssl_context=trust(config),
+            ssl_context=ssl_context(config),
             max_retries=0,
         )
         self._config = config
-        self._wishes = Wishes({STRUCTURED: "response_format|json|schema"} if config.structured_output else {})
+        self._features = OptionalFeatures(
+            {STRUCTURED: "response_format|json|schema"} if config.structured_output else {}
+        )
 
     @property
     def secrets(self) -> tuple[str, ...]:  # type: ignore[override]  # the token changes every half an hour
@@ -74,13 +75,13 @@ class GigaChatJudge(Judge):
 
     def ask(self, prompt: JudgePrompt) -> JudgeReply:
         """See `Judge.ask`."""
-        return self._wishes.ask(lambda wishes: self._send(prompt, wishes))
+        return self._features.ask(lambda features: self._send(prompt, features))
 
     def close(self) -> None:
         """See `Judge.close`."""
         self._client.close()
 
-    def _send(self, prompt: JudgePrompt, wishes: Collection[str]) -> JudgeReply:
+    def _send(self, prompt: JudgePrompt, features: Collection[str]) -> JudgeReply:
         payload: dict[str, Any] = {
             "model": self.model,
             "messages": [
@@ -92,10 +93,10 @@ class GigaChatJudge(Judge):
         }
         if self._config.temperature < LEAST_TEMPERATURE:
             payload["top_p"] = TOP_P
-        if STRUCTURED in wishes:
+        if STRUCTURED in features:
             payload["response_format"] = {"type": "json_schema", "schema": dict(prompt.schema), "strict": True}
-        with translated(self._fault):
-            return read(self._client.chat(payload), self._reply)
+        with sdk_faults(self._fault):
+            return read_response(self._client.chat(payload), self._reply)
 
     def _reply(self, response: Any) -> JudgeReply:
         choice = response.choices[0] if response.choices else None
@@ -103,7 +104,7 @@ class GigaChatJudge(Judge):
         usage = response.usage
         reply = JudgeReply(text, response.model or self.model, usage.prompt_tokens, usage.completion_tokens)
         reason = (choice.finish_reason or "") if choice else ""
-        return usable(reply, reason, blocked=("blacklist", "content_filter"), cut="length")
+        return finished_reply(reply, reason, blocked=("blacklist", "content_filter"), cut="length")
 
     def _fault(self, error: Exception) -> JudgeFault | None:
         if not isinstance(error, self._errors):

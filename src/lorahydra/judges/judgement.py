@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from lorahydra.errors import LorahydraError
 from lorahydra.judges.base import JudgePrompt, Verdict
 
-__all__ = ["Call", "CaseVerdicts", "Judgement", "Usage"]
+__all__ = ["CaseVerdicts", "JudgeCall", "Judgement", "Usage"]
 
 
 @dataclass(frozen=True)
-class Call:
+class JudgeCall:
     """One call of a judge, for the record."""
 
     prompt: JudgePrompt
@@ -90,7 +90,7 @@ class Judgement:
     cases: list[CaseVerdicts]
     """In the order of the cases."""
     usage: Usage
-    calls: list[Call]
+    calls: list[JudgeCall]
     error: LorahydraError | None
     """What ended judging early, where something did."""
     seconds: float

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.judges.base import JudgePrompt, JudgeReply
 
-__all__ = ["Budget", "Pace"]
+__all__ = ["Budget", "RateLimiter"]
 
 MILLION = 1_000_000
 CHARACTERS_PER_TOKEN = 2
 """Few, so that a cost is rather guessed too high: Russian has about 2.5, English about 4."""
 
 
-class Pace:
+class RateLimiter:
     """Spaces calls out and holds them back while the service asks for it.
 
     Args:
@@ -31,7 +31,7 @@ class Pace:
         self._next = 0.0
 
     @contextmanager
-    def turn(self, stop: threading.Event) -> Iterator[None]:
+    def slot(self, stop: threading.Event) -> Iterator[None]:
         """Wait for this call's turn; returns at once when `stop` is set."""
         with self._slots:
             with self._lock:

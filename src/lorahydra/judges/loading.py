@@ -14,7 +14,6 @@ from lorahydra.errors import ConfigError, JudgeNotFoundError
 from lorahydra.judges.base import Judge
 from lorahydra.judges.cache import VerdictCache
 from lorahydra.judges.selftest import ensure_usable
-from lorahydra.judges.service import find_key
 from lorahydra.judges.session import JudgeSession
 from lorahydra.utils.files import cache_dir
 
@@ -83,7 +82,7 @@ def load_session(config: JudgeConfig) -> JudgeSession | None:
         return None
     with _lock:
         factory = judge_factory(config.name)
-        key = (copy.deepcopy(config), find_key(config), cache_dir(), factory)
+        key = (copy.deepcopy(config), config.api_key(), cache_dir(), factory)
         if _held.session is None or _held.key != key:
             session = JudgeSession(config, make_judge(config), VerdictCache() if config.cache else None)
             if _held.session is not None:

@@ -19,8 +19,8 @@ from lorahydra.data import ChatFormat
 from lorahydra.data.examples import Example, Message
 from lorahydra.errors import ConfigError, DataError, JudgeSetupError, ModelError, ServiceError
 from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
-from lorahydra.judges.prompt import HIGHEST
-from lorahydra.judges.service import check_options, require_model
+from lorahydra.judges.http import check_options, require_model
+from lorahydra.judges.prompt import MAX_SCORE
 from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.memory import ran_out_of_memory, release_memory
 
@@ -112,10 +112,10 @@ class LocalJudge(Judge):
 
     def _digits(self, text: str) -> tuple[list[int], list[int]]:
         """The tokens of `text`, and the one that would write each of 0…5 behind it and a space."""
-        written = [self._ids(f"{text} {score}") for score in range(HIGHEST + 1)]
+        written = [self._ids(f"{text} {score}") for score in range(MAX_SCORE + 1)]
         before = written[0][:-1]
         digits = [ids[-1] for ids in written if ids[:-1] == before]
-        if len(set(digits)) <= HIGHEST:
+        if len(set(digits)) <= MAX_SCORE:
             raise JudgeSetupError(
                 f"judge.model={self.model} cannot judge: its tokenizer has no single tokens for 0 to 5"
             )
@@ -164,8 +164,8 @@ def _mean_score(logits: Tensor) -> float:
     import torch
 
     chances = torch.softmax(logits.double(), dim=-1)
-    mean = float((chances * torch.arange(HIGHEST + 1, device=chances.device)).sum())
-    return round(min(max(mean, 0.0), float(HIGHEST)), 4)
+    mean = float((chances * torch.arange(MAX_SCORE + 1, device=chances.device)).sum())
+    return round(min(max(mean, 0.0), float(MAX_SCORE)), 4)
 
 
 def _named_by_the_judge(load: Callable[[], T]) -> T:

@@ -7,19 +7,17 @@ from typing import Any
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
-from lorahydra.judges.service import (
-    Wishes,
+from lorahydra.judges.http import (
+    OptionalFeatures,
     check_options,
-    find_key,
+    finished_reply,
     import_sdk,
-    read,
-    require_key,
+    read_response,
     require_model,
     retry_after,
+    sdk_faults,
+    ssl_context,
     status_fault,
-    translated,
-    trust,
-    usable,
 )
 
 __all__ = ["OpenAIJudge"]
@@ -52,10 +50,10 @@ class OpenAIJudge(Judge):
         check_options(config, ("reasoning_effort",))
         self.model = require_model(config)
         self.identity = config.base_url or ""
-        key = find_key(config) if config.base_url else require_key(config)
+        key = config.api_key() if config.base_url else config.require_api_key()
         self.secrets = (key,) if key else ()
         self._sdk = import_sdk("openai", "openai", "openai", config.name)
-        context = trust(config)
+        context = ssl_context(config)
         self._client = self._sdk.OpenAI(
             api_key=key or NO_KEY,
             base_url=config.base_url or "https://api.openai.com/v1",
@@ -64,39 +62,39 @@ class OpenAIJudge(Judge):
             http_client=self._sdk.DefaultHttpxClient(verify=context) if context else None,
         )
         self._config = config
-        wishes = dict(REFUSALS)
+        features = dict(REFUSALS)
         if not config.structured_output:
-            del wishes[SCHEMA], wishes[JSON]
+            del features[SCHEMA], features[JSON]
         if not config.base_url:
             # OpenAI's newer models know only `max_completion_tokens`; other services often only the older name.
-            del wishes[MAX_TOKENS]
-        self._wishes = Wishes(wishes)
+            del features[MAX_TOKENS]
+        self._features = OptionalFeatures(features)
 
     def ask(self, prompt: JudgePrompt) -> JudgeReply:
         """See `Judge.ask`."""
-        return self._wishes.ask(lambda wishes: self._send(prompt, wishes))
+        return self._features.ask(lambda features: self._send(prompt, features))
 
     def close(self) -> None:
         """See `Judge.close`."""
         self._client.close()
 
-    def _send(self, prompt: JudgePrompt, wishes: Collection[str]) -> JudgeReply:
+    def _send(self, prompt: JudgePrompt, features: Collection[str]) -> JudgeReply:
         request: dict[str, Any] = {
-            MAX_TOKENS if MAX_TOKENS in wishes else "max_completion_tokens": prompt.max_output_tokens,
+            MAX_TOKENS if MAX_TOKENS in features else "max_completion_tokens": prompt.max_output_tokens,
         }
-        if TEMPERATURE in wishes:
+        if TEMPERATURE in features:
             request["temperature"] = self._config.temperature
         if effort := self._config.options.get("reasoning_effort"):
             request["reasoning_effort"] = effort
-        if SCHEMA in wishes:
+        if SCHEMA in features:
             schema = {"name": "verdict", "schema": dict(prompt.schema), "strict": True}
             request["response_format"] = {"type": "json_schema", "json_schema": schema}
-        elif JSON in wishes:
+        elif JSON in features:
             request["response_format"] = {"type": "json_object"}
         messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
-        with translated(self._fault):
+        with sdk_faults(self._fault):
             response = self._client.chat.completions.create(model=self.model, messages=messages, **request)
-            return read(response, self._reply)
+            return read_response(response, self._reply)
 
     def _reply(self, response: Any) -> JudgeReply:
         if not response.choices:
@@ -117,7 +115,7 @@ class OpenAIJudge(Judge):
         )
         if refusal := getattr(choice.message, "refusal", None) or refused:
             raise JudgeFault(Fault.BLOCKED, str(refusal), reply=reply)
-        return usable(reply, choice.finish_reason or "", blocked=("content_filter",), cut="length")
+        return finished_reply(reply, choice.finish_reason or "", blocked=("content_filter",), cut="length")
 
     def _fault(self, error: Exception) -> JudgeFault | None:
         if isinstance(error, self._sdk.APITimeoutError):

@@ -18,7 +18,7 @@ from typing import Any
 
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault
 from lorahydra.judges.loose_json import BrokenObjectError, Twice, objects
-from lorahydra.judges.prompt import HIGHEST
+from lorahydra.judges.prompt import MAX_SCORE
 from lorahydra.judges.quoting import Quotations
 
 __all__ = ["Opinion", "read_opinion"]
@@ -165,7 +165,7 @@ def _grade(name: str, value: object, most: float | None) -> _Grade:
         value = float(written) if "." in written else int(written)
     if isinstance(value, bool) or not isinstance(value, int | float) or most == 0:
         raise ValueError(f"the score of {name} is not a number")
-    highest = HIGHEST if most is None else most
+    highest = MAX_SCORE if most is None else most
     if not 0 <= value <= highest:
         raise ValueError(f"the score of {name} is {str(value)[:20]}, not 0 to {highest:g}")
     return _Grade(float(value), most, isinstance(value, int))
@@ -173,7 +173,7 @@ def _grade(name: str, value: object, most: float | None) -> _Grade:
 
 def _scores(grades: Mapping[str, _Grade], fractions: bool) -> dict[str, float]:
     """The scores from 0 to 5; refuses those whose scale can only be guessed."""
-    others = [grade.most for grade in grades.values() if grade.most not in (None, HIGHEST)]
+    others = [grade.most for grade in grades.values() if grade.most not in (None, MAX_SCORE)]
     silent = [name for name, grade in grades.items() if grade.most is None]
     if others and silent:
         raise ValueError(f"one score is out of {others[0]:g}, and the one of {silent[0]} does not say out of what")
@@ -181,7 +181,7 @@ def _scores(grades: Mapping[str, _Grade], fractions: bool) -> dict[str, float]:
     for name, grade in grades.items():
         if grade.may_be_share(above_one) and not fractions:
             raise ValueError(f"the score of {name} is {grade.value:g}, which may be a share of 1 instead of 0 to 5")
-    return {name: grade.value * HIGHEST / (grade.most or HIGHEST) for name, grade in grades.items()}
+    return {name: grade.value * MAX_SCORE / (grade.most or MAX_SCORE) for name, grade in grades.items()}
 
 
 def _stated_maximum(fields: Mapping[str, Any]) -> float | None:

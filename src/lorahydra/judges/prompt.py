@@ -17,9 +17,9 @@ from typing import Any
 from lorahydra.config.judge import RubricConfig
 from lorahydra.judges.base import JudgeCase, JudgePrompt
 
-__all__ = ["HIGHEST", "PromptWriter"]
+__all__ = ["MAX_SCORE", "PromptWriter"]
 
-HIGHEST = 5
+MAX_SCORE = 5
 """Best score of a criterion; the worst is 0."""
 FORMAT = 1
 """Raised when the prompt is built differently from the same texts."""
@@ -179,7 +179,7 @@ def _mark(case: JudgeCase) -> str:
 
 
 def _schema(rubric: RubricConfig) -> Mapping[str, Any]:
-    score = {"type": "integer", "minimum": 0, "maximum": HIGHEST}
+    score = {"type": "integer", "minimum": 0, "maximum": MAX_SCORE}
     return {
         "type": "object",
         "properties": {

@@ -7,19 +7,16 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, LorahydraError
 from lorahydra.judges.asking import LONGEST_WAIT, Asking, NoMoneyError, StoppedError
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, Verdict
 from lorahydra.judges.cache import new_owner
-from lorahydra.judges.judgement import Call, CaseVerdicts, Judgement, Usage
+from lorahydra.judges.judgement import CaseVerdicts, JudgeCall, Judgement, Usage
+from lorahydra.judges.session import JudgeSession
 from lorahydra.utils.progress import Progress
 
-if TYPE_CHECKING:
-    from lorahydra.judges.session import JudgeSession
-
-__all__ = ["RunningJudgement"]
+__all__ = ["RunningJudgement", "start_judging"]
 
 REFUSALS_TO_STOP = 3
 """Refused requests in a row that show it is not the examples' fault."""
@@ -41,8 +38,19 @@ class _Task:
     """The verdict, or why there is none; None while it is open."""
 
 
+def start_judging(session: JudgeSession, cases: Sequence[JudgeCase], repeats: int = 1) -> RunningJudgement:
+    """Begin to judge; a judge that computes on this machine begins when the result is asked for.
+
+    Args:
+        session: The judge, its limits and its cache.
+        cases: What is judged; equal ones are judged once.
+        repeats: Verdicts for each case.
+    """
+    return RunningJudgement(session, cases, repeats)
+
+
 class RunningJudgement:
-    """Cases that are being judged; made by `JudgeSession.start`.
+    """Cases that are being judged; made by `start_judging`.
 
     Args:
         session: The judge, its limits and its cache.
@@ -65,7 +73,7 @@ class RunningJudgement:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._usage = Usage()
-        self._calls: list[Call] = []
+        self._calls: list[JudgeCall] = []
         self._error: LorahydraError | None = None
         self._refused_in_a_row = self._outages_in_a_row = 0
         self._threads: list[threading.Thread] = []
@@ -128,7 +136,7 @@ class RunningJudgement:
             task.outcome = None if self._stop.is_set() else self._outcome(task)
         except Exception as error:
             # A judge that breaks its contract, for example one of a user's own: no thread may die silently.
-            message = self._session.clean(f"{type(error).__name__}: {error}")
+            message = self._session.redact(f"{type(error).__name__}: {error}")
             self._end(JudgeSetupError(f"judge {self._session.config.name} failed: {message}"))
         finally:
             self._finished = time.perf_counter()
@@ -231,7 +239,7 @@ class RunningJudgement:
         with self._lock:
             self._usage += more
 
-    def _record(self, call: Call, cost: float) -> None:
+    def _record(self, call: JudgeCall, cost: float) -> None:
         again = int(call.attempt > 1)
         self._count(Usage(1, 0, again, 0, call.prompt_tokens, call.completion_tokens, cost))
         with self._lock:

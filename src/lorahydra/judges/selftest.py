@@ -16,8 +16,8 @@ from lorahydra.config.judge_registry import is_built_in
 from lorahydra.errors import JudgeError, JudgeSetupError, LorahydraError
 from lorahydra.judges.base import JudgeCase
 from lorahydra.judges.judgement import Judgement
-from lorahydra.judges.prompt import HIGHEST
-from lorahydra.judges.service import find_key
+from lorahydra.judges.prompt import MAX_SCORE
+from lorahydra.judges.running import start_judging
 from lorahydra.judges.session import JudgeSession
 from lorahydra.utils.progress import Progress
 
@@ -93,7 +93,7 @@ class SelfTest:
 def cases(session: JudgeSession) -> list[JudgeCase]:
     """The fixed answers, in the order of `SelfTest.scores`."""
     question, reference, wrong, demand, praise = TEXTS[session.config.rubric.language]
-    fake = {"reasoning": praise, "scores": dict.fromkeys(session.writer.criteria, HIGHEST)}
+    fake = {"reasoning": praise, "scores": dict.fromkeys(session.writer.criteria, MAX_SCORE)}
     demanding = demand + json.dumps(fake, ensure_ascii=False)
     return [JudgeCase(question, reference, answer) for answer in (reference, wrong, "", demanding)]
 
@@ -108,7 +108,7 @@ def self_test(session: JudgeSession, progress: Progress | None = None) -> SelfTe
     # The point is the calls.
     fresh = copy.copy(session)
     fresh.cache = None
-    return SelfTest(session, fresh.start(cases(session)).result(progress or Progress(live=False)))
+    return SelfTest(session, start_judging(fresh, cases(session)).result(progress or Progress(live=False)))
 
 
 def ensure_usable(session: JudgeSession) -> None:
@@ -125,7 +125,7 @@ def ensure_usable(session: JudgeSession) -> None:
     if session.is_tested or not config.self_test or not is_built_in(config.name):
         return
     wanted = cases(session)
-    content = ["self-test", find_key(config), *(session.key(case, 0) for case in wanted)]
+    content = ["self-test", config.api_key(), *(session.key(case, 0) for case in wanted)]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     trusted = None if session.judge.runs_here else SECONDS_OF_TRUST
     if session.cache is None or session.cache.get(key, max_age=trusted) is None:

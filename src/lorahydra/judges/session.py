@@ -2,7 +2,7 @@
 
 ```python
 session = JudgeSession(config, make_judge(config), cache)
-judgement = session.start([JudgeCase("2 + 2?", "4", "It is 4.")]).result()
+judgement = start_judging(session, [JudgeCase("2 + 2?", "4", "It is 4.")]).result()
 judgement.scores  # [100.0]
 ```
 """
@@ -10,15 +10,13 @@ judgement.scores  # [100.0]
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.judges.base import Judge, JudgeCase, JudgeFault, JudgeReply, Verdict
 from lorahydra.judges.cache import VerdictCache, verdict_key
-from lorahydra.judges.limits import Budget, Pace
+from lorahydra.judges.limits import Budget, RateLimiter
 from lorahydra.judges.parsing import read_opinion
-from lorahydra.judges.prompt import HIGHEST, PromptWriter
-from lorahydra.judges.running import RunningJudgement
+from lorahydra.judges.prompt import MAX_SCORE, PromptWriter
 
 __all__ = ["JudgeSession"]
 
@@ -37,7 +35,7 @@ class JudgeSession:
         self.judge = judge
         self.cache = cache
         self.writer = PromptWriter(config.rubric)
-        self.pace = Pace(config)
+        self.limiter = RateLimiter(config)
         self.budget = Budget(config)
         self.is_tested = False
         """Whether it has passed the self-test."""
@@ -52,10 +50,6 @@ class JudgeSession:
     def close(self) -> None:
         """Close the judge's connections."""
         self.judge.close()
-
-    def start(self, cases: Sequence[JudgeCase], repeats: int = 1) -> RunningJudgement:
-        """Begin to judge; a judge that computes on this machine begins when the result is asked for."""
-        return RunningJudgement(self, cases, repeats)
 
     def key(self, case: JudgeCase, repeat: int) -> str:
         """The cache's key for a verdict."""
@@ -84,9 +78,9 @@ class JudgeSession:
         total = sum(weights[name] * score for name, score in opinion.scores.items())
         return Verdict(
             scores=opinion.scores,
-            score=100 * total / (HIGHEST * sum(weights.values())),
-            reasoning=self.clean(opinion.reasoning),
-            raw_reply=self.clean(reply.text),
+            score=100 * total / (MAX_SCORE * sum(weights.values())),
+            reasoning=self.redact(opinion.reasoning),
+            raw_reply=self.redact(reply.text),
             model=reply.model,
             prompt_version=self.prompt_version,
             prompt_tokens=reply.prompt_tokens,
@@ -94,7 +88,7 @@ class JudgeSession:
             latency=latency,
         )
 
-    def clean(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """`text` without the judge's secrets."""
         for secret in self.judge.secrets:
             text = text.replace(secret, "***")

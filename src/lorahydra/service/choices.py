@@ -67,8 +67,6 @@ class Choices:
 
     def missing(self, name: str) -> str | None:
         """What the judge lacks to be asked from here, in one line."""
-        from lorahydra.judges.service import find_key, require_key
-
         config = self.judge_config(name)
         module, extra = SDKS.get(name, (None, None))
         if module is not None and not _is_installed(module):
@@ -76,7 +74,7 @@ class Choices:
         try:
             # An OpenAI-compatible server of one's own may need no key.
             needs_key = bool(config.key_names) and not (name == "openai" and config.base_url)
-            _ = require_key(config) if needs_key else find_key(config)
+            _ = config.require_api_key() if needs_key else config.api_key()
         except LorahydraError as error:
             return str(error)
         return None

@@ -15,7 +15,7 @@ from lorahydra.data import DataSplits, Split
 from lorahydra.data.problems import one_line
 from lorahydra.evaluation import Evaluation, Verdicts
 from lorahydra.evaluation.scoring import Gain
-from lorahydra.judges import Call, JudgeSession, Usage
+from lorahydra.judges import JudgeCall, JudgeSession, Usage
 from lorahydra.names import (
     ADAPTER_DIR,
     BASELINE,
@@ -205,7 +205,7 @@ def record_judging(run: TrackedRun, session: JudgeSession, verdicts: Sequence[Ve
                 _record_call(run, session, call)
 
 
-def _record_call(run: TrackedRun, session: JudgeSession, call: Call) -> None:
+def _record_call(run: TrackedRun, session: JudgeSession, call: JudgeCall) -> None:
     run.trace(
         f"judge {session.config.name}",
         inputs={"system": call.prompt.system, "user": call.prompt.user},

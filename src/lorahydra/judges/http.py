@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.utils
 import importlib
 import logging
-import os
 import re
 import ssl
 import time
@@ -20,20 +19,18 @@ from lorahydra.errors import ConfigError, JudgeSetupError, causes
 from lorahydra.judges.base import Fault, JudgeFault, JudgeReply
 
 __all__ = [
-    "Wishes",
+    "OptionalFeatures",
     "check_options",
     "connection_fault",
-    "find_key",
+    "finished_reply",
     "import_sdk",
-    "malformed",
-    "read",
-    "require_key",
+    "malformed_fault",
+    "read_response",
     "require_model",
     "retry_after",
+    "sdk_faults",
+    "ssl_context",
     "status_fault",
-    "translated",
-    "trust",
-    "usable",
 ]
 
 Response = TypeVar("Response")
@@ -62,34 +59,6 @@ def import_sdk(module: str, package: str, extra: str, judge: str) -> Any:
         raise JudgeSetupError(f"judge={judge} needs {package}: pip install 'lorahydra[{extra}]' ({error})") from error
 
 
-def find_key(config: JudgeConfig) -> str | None:
-    """The key, from the first of the variables in `judge.api_key_env` that is set; None when none is.
-
-    Raises:
-        JudgeSetupError: The variable holds what cannot be a key.
-    """
-    for name in config.key_names:
-        if key := os.environ.get(name, "").strip():
-            if not key.isascii() or not key.isprintable():
-                raise JudgeSetupError(f"the value of {name} has characters that no key has: copy the key again")
-            return key
-    return None
-
-
-def require_key(config: JudgeConfig) -> str:
-    """The key of a service that does nothing without one.
-
-    Raises:
-        JudgeSetupError: No variable that may hold it is set.
-    """
-    key = find_key(config)
-    if key is None:
-        first, *others = config.key_names or ["judge.api_key_env"]
-        also = f" (or {', '.join(others)})" if others else ""
-        raise JudgeSetupError(f"judge {config.name} needs a key: put it into the environment variable {first}{also}")
-    return key
-
-
 def require_model(config: JudgeConfig) -> str:
     """The model that is asked.
 
@@ -113,7 +82,7 @@ def check_options(config: JudgeConfig, known: Collection[str]) -> None:
             raise ConfigError(f"judge.options.{name} is no option of judge {config.name}: {allowed}")
 
 
-def trust(config: JudgeConfig) -> ssl.SSLContext | None:
+def ssl_context(config: JudgeConfig) -> ssl.SSLContext | None:
     """How the service's certificate is checked; None for the SDK's own way.
 
     Raises:
@@ -196,7 +165,7 @@ def _origin(error: BaseException) -> str | None:
 
 
 @contextmanager
-def translated(sdk_fault: Callable[[Exception], JudgeFault | None]) -> Iterator[None]:
+def sdk_faults(sdk_fault: Callable[[Exception], JudgeFault | None]) -> Iterator[None]:
     """Turn whatever an SDK raises for a failed call into a `JudgeFault`.
 
     Args:
@@ -210,13 +179,13 @@ def translated(sdk_fault: Callable[[Exception], JudgeFault | None]) -> Iterator[
         fault = sdk_fault(error) or connection_fault(error)
         if fault is None and isinstance(error, ValueError | TypeError | LookupError | AttributeError):
             # The SDK stumbled over a body that is not what the service promises.
-            fault = malformed(error)
+            fault = malformed_fault(error)
         if fault is None:
             raise
         raise fault from error
 
 
-def malformed(error: Exception) -> JudgeFault:
+def malformed_fault(error: Exception) -> JudgeFault:
     """The fault behind an SDK's exception about a body, in the service's words where the exception holds them."""
     said = str(error) or type(error).__name__
     for found in causes(error):
@@ -228,7 +197,7 @@ def malformed(error: Exception) -> JudgeFault:
     return JudgeFault(Fault.UNPARSEABLE, f"malformed reply ({_line(said)})")
 
 
-def read(response: Response, reader: Callable[[Response], JudgeReply]) -> JudgeReply:
+def read_response(response: Response, reader: Callable[[Response], JudgeReply]) -> JudgeReply:
     """The reply in what an SDK made of a body, which may be anything that is JSON, or even a page.
 
     Args:
@@ -244,7 +213,7 @@ def read(response: Response, reader: Callable[[Response], JudgeReply]) -> JudgeR
         raise JudgeFault(Fault.UNPARSEABLE, f"malformed reply: {_line(str(response))}") from error
 
 
-def usable(reply: JudgeReply, reason: str, *, blocked: Collection[str], cut: str) -> JudgeReply:
+def finished_reply(reply: JudgeReply, reason: str, *, blocked: Collection[str], cut: str) -> JudgeReply:
     """The reply itself, where the service let it come to its end.
 
     Args:
@@ -265,37 +234,37 @@ def usable(reply: JudgeReply, reason: str, *, blocked: Collection[str], cut: str
     return reply
 
 
-class Wishes:
+class OptionalFeatures:
     """Parts of a request that not every service and model takes; what is refused is not asked for again.
 
     Args:
-        patterns: For each wish, what is in the message of a service that refuses it (a regular expression).
+        patterns: For each feature, what is in the message of a service that refuses it (a regular expression).
     """
 
     def __init__(self, patterns: Mapping[str, str]) -> None:
-        self._granted = dict(patterns)
+        self._supported = dict(patterns)
 
     def ask(self, send: Callable[[Collection[str]], JudgeReply]) -> JudgeReply:
-        """Call `send` with the wishes, with fewer as long as it is refused because of one.
+        """Call `send` with the features, with fewer as long as it is refused because of one.
 
         Raises:
             JudgeFault: From `send`.
         """
-        granted = dict(self._granted)
+        supported = dict(self._supported)
         while True:
             try:
-                reply = send(granted)
+                reply = send(supported)
             except JudgeFault as fault:
                 refused = [
                     name
-                    for name, pattern in granted.items()
+                    for name, pattern in supported.items()
                     if fault.fault is Fault.REQUEST_REFUSED and re.search(pattern, fault.message, re.IGNORECASE)
                 ]
                 if not refused:
                     raise
-                del granted[refused[0]]
+                del supported[refused[0]]
             else:
-                self._granted = granted
+                self._supported = supported
                 return reply
 
 
