@@ -18,8 +18,8 @@ def step_seconds(keep: bool) -> float:
     import torch
 
     from lorahydra.config.schema import LoraConfig, ModelConfig
-    from lorahydra.modeling.adapters import adapter
     from lorahydra.modeling.base import load_base
+    from lorahydra.modeling.lora import adapter
     from lorahydra.modeling.memory import keep_freed_memory
     from lorahydra.training.loss import CompletionLoss
 

@@ -32,10 +32,10 @@ from transformers import (
 )
 
 from lorahydra.config.schema import LoraConfig, TrainingConfig
-from lorahydra.modeling.adapters import adapter, save_adapter
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.cpu_linear import use_onednn
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
+from lorahydra.modeling.lora import adapter, save_adapter
 from lorahydra.modeling.memory import release_memory
 from lorahydra.training import TrainingJob, train_pack
 from lorahydra.training.batches import collate

@@ -100,9 +100,9 @@ def make_tiny_adapter(model: Path, folder: Path, *, system_prompt: str | None = 
     import torch
 
     from lorahydra.config.schema import LoraConfig, ModelConfig
-    from lorahydra.modeling.adapters import adapter, save_adapter
     from lorahydra.modeling.base import load_base
-    from lorahydra.modeling.origin import AdapterOrigin, write_origin
+    from lorahydra.modeling.lora import adapter, save_adapter
+    from lorahydra.modeling.metadata import AdapterMetadata, write_metadata
 
     base = load_base(ModelConfig(name_or_path=str(model), device="cpu"))
     ids = base.tokenizer("What is one and one? It is two.", return_tensors="pt")["input_ids"]
@@ -114,7 +114,7 @@ def make_tiny_adapter(model: Path, folder: Path, *, system_prompt: str | None = 
             optimizer.zero_grad()
         save_adapter(tuned, folder)
     config = ModelConfig(name_or_path=base.source, dtype="float32", chat_template=CHAT_TEMPLATE)
-    write_origin(folder, AdapterOrigin(config, base.digest, system_prompt, max_new_tokens=12))
+    write_metadata(folder, AdapterMetadata(config, base.digest, system_prompt, max_new_tokens=12))
     return folder
 
 

@@ -22,9 +22,9 @@ from lorahydra.adapters.model_card import Facts, model_card
 from lorahydra.config.schema import LoraConfig, ModelConfig
 from lorahydra.errors import LorahydraError, ModelError, OutputError
 from lorahydra.inference.adapted_model import conversations, open_adapter
-from lorahydra.modeling.adapters import adapter, save_adapter, weights_digest
 from lorahydra.modeling.base import load_base
-from lorahydra.modeling.origin import AdapterOrigin, read_origin, write_origin
+from lorahydra.modeling.lora import adapter, save_adapter, weights_digest
+from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
 from lorahydra.names import ORIGIN_FILE
 from lorahydra.tracking import RecordedDataset, RecordedRun
 
@@ -111,7 +111,7 @@ def test_all_ways_give_the_same_answers_of_a_real_model(tmp_path: Path) -> None:
             optimizer.zero_grad()
         save_adapter(model, tmp_path / "trained")
     config = ModelConfig(name_or_path=base.source, dtype="float32", chat_template=base.tokenizer.chat_template)
-    write_origin(tmp_path / "trained", AdapterOrigin(config, base.digest, "Be brief.", max_new_tokens=16))
+    write_metadata(tmp_path / "trained", AdapterMetadata(config, base.digest, "Be brief.", max_new_tokens=16))
     # A few, because each answer takes a second: three lengths and two alphabets, padded in one batch.
     assert_same_answers(tmp_path / "trained", folder, tmp_path, PROMPTS[-4:])
 
@@ -125,7 +125,7 @@ def test_an_adapter_holds_no_base_weights(tiny_adapter: Path, tiny_model: Path, 
     size = (tmp_path / "new" / "adapter" / "adapter_model.safetensors").stat().st_size
     assert size < (tiny_model / "model.safetensors").stat().st_size / 2
     assert size == (tiny_adapter / "adapter_model.safetensors").stat().st_size
-    assert read_origin(tmp_path / "new" / "adapter") == read_origin(tiny_adapter)
+    assert read_metadata(tmp_path / "new" / "adapter") == read_metadata(tiny_adapter)
 
 
 def test_dtype_of_an_adapter(tiny_adapter: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_base_that_is_elsewhere(tiny_adapter: Path, tiny_model: Path, tmp_path
     export_adapter(tiny_adapter, tmp_path / "moved", base="someone/tiny")
     settings = json.loads((tmp_path / "moved" / "adapter_config.json").read_text("utf-8"))
     assert settings["base_model_name_or_path"] == "someone/tiny"
-    assert read_origin(tmp_path / "moved").model.name_or_path == "someone/tiny"
+    assert read_metadata(tmp_path / "moved").model.name_or_path == "someone/tiny"
     assert "base_model: someone/tiny" in (tmp_path / "moved" / "README.md").read_text("utf-8")
     copy = shutil.copytree(tiny_model, tmp_path / "copy")
     export_adapter(tmp_path / "moved", tmp_path / "merged", merged=True, base=str(copy))
@@ -165,10 +165,10 @@ def test_an_old_adapter_of_a_packaged_base_is_exported_for_plain_peft(tiny_adapt
     old = shutil.copytree(tiny_adapter, tmp_path / "old")
     for file in ("adapter_config.json", "lorahydra.json"):
         text = (old / file).read_text("utf-8")
-        name = read_origin(tiny_adapter).model.name_or_path
+        name = read_metadata(tiny_adapter).model.name_or_path
         (old / file).write_text(text.replace(json.dumps(name), '"smollm2-135m-instruct"'), "utf-8")
     export_adapter(old, tmp_path / "new")
-    assert read_origin(tmp_path / "new").model.name_or_path == "smollm2-135m-instruct", "what lorahydra loads"
+    assert read_metadata(tmp_path / "new").model.name_or_path == "smollm2-135m-instruct", "what lorahydra loads"
     settings = json.loads((tmp_path / "new" / "adapter_config.json").read_text("utf-8"))
     assert settings["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     card = (tmp_path / "new" / "README.md").read_text("utf-8")
@@ -178,9 +178,9 @@ def test_an_old_adapter_of_a_packaged_base_is_exported_for_plain_peft(tiny_adapt
 
 def test_a_thinking_mode_is_off_unless_it_is_asked_for(tiny_adapter: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_adapter, tmp_path / "thinking")
-    origin = read_origin(folder)
+    origin = read_metadata(folder)
     model = ModelConfig(origin.model.name_or_path, dtype="float32", chat_template=THINKING)
-    write_origin(folder, AdapterOrigin(model, origin.base_digest))
+    write_metadata(folder, AdapterMetadata(model, origin.base_digest))
     export_adapter(folder, tmp_path / "merged", merged=True)
     _, tokenizer = loaded(tmp_path / "merged")
     messages = [{"role": "user", "content": "Hi"}]
@@ -287,7 +287,7 @@ def recorded(**changes: Any) -> RecordedRun:
 
 
 def facts(**changes: Any) -> Facts:
-    origin = AdapterOrigin(
+    origin = AdapterMetadata(
         ModelConfig(name_or_path="Qwen/Qwen3-0.6B", revision="main", dtype="bfloat16", chat_template=CHAT_TEMPLATE),
         base_digest="git:abc",
         system_prompt="Be brief.",
@@ -351,7 +351,7 @@ def test_a_card_says_what_ends_an_answer() -> None:
 
 
 def test_hostile_text_stays_text() -> None:
-    origin = AdapterOrigin(
+    origin = AdapterMetadata(
         ModelConfig(name_or_path=HOSTILE, revision=HOSTILE, chat_template="{{ x }}"), HOSTILE, HOSTILE, 9, HOSTILE
     )
     tags = ("mlflow.source.git.commit", "lorahydra.study", "lorahydra.judge_model", "lorahydra.gain")

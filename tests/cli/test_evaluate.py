@@ -15,7 +15,7 @@ from lorahydra.cli import evaluate as evaluate_module
 from lorahydra.cli.commands import commands
 from lorahydra.config.compose import compose
 from lorahydra.config.schema import ModelConfig
-from lorahydra.modeling.origin import AdapterOrigin, read_origin, write_origin
+from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
 
 LORAHYDRA = str(Path(sys.executable).parent / "lorahydra")
 
@@ -44,10 +44,10 @@ def test_a_base_that_was_moved_keeps_the_template(tiny_adapter: Path) -> None:
 def test_hostile_text_is_a_value_and_nothing_else(tiny_adapter: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_adapter, tmp_path / "hostile")
     text = "{{ x }}\n'a\" ${oc.env:HOME} \\' lora.r=64,\\"
-    write_origin(folder, AdapterOrigin(ModelConfig(name_or_path="a b", chat_template=text), system_prompt=text))
+    write_metadata(folder, AdapterMetadata(ModelConfig(name_or_path="a b", chat_template=text), system_prompt=text))
     config = compose(evaluate_module._of_adapter(folder, []))
     assert (config.model.name_or_path, config.model.chat_template, config.data.system_prompt) == ("a b", text, text)
-    assert read_origin(folder).system_prompt == text
+    assert read_metadata(folder).system_prompt == text
 
 
 def test_whatever_names_an_adapter_is_looked_up(

@@ -10,7 +10,7 @@ from tests.conftest import CHAT_TEMPLATE
 from tests.data.conftest import make_tokenizer
 
 from lorahydra.data import ChatFormat, Example, Message
-from lorahydra.data.oddities import Oddity
+from lorahydra.data.chat.row_warnings import RowWarning
 from lorahydra.errors import DataError
 
 # The parts of the families' own templates that matter for tools.
@@ -178,7 +178,7 @@ def test_tools_are_passed_to_the_template_or_counted() -> None:
     assert '"name": "w"' in rendered("qwen", user("Q"), answer("A"), tools=TOOLS)
     chat = ChatFormat(make_tokenizer(**KINDS["tiny"]))
     example = Example((user("Q"), answer("A")), 7, TOOLS)
-    assert chat.encode_batch([example])[0].lost == (Oddity.NO_TOOLS,)
+    assert chat.encode_batch([example])[0].lost == (RowWarning.NO_TOOLS,)
     chat = ChatFormat(make_tokenizer(**KINDS["qwen"]))
     assert chat.encode_batch([example])[0].lost == ()
 
@@ -189,7 +189,7 @@ def test_thinking_is_learnt_where_the_template_puts_it_before_the_answer_and_cou
     assert learned("thinking", user("Q"), answer("A", "hm")) == ["<think>hm</think>A<|im_end|>"]
     for kind in ("tiny", "qwen"):
         chat = ChatFormat(make_tokenizer(**KINDS[kind]))
-        assert chat.encode_batch([Example(messages, 7)])[0].lost == (Oddity.NO_THINKING,)
+        assert chat.encode_batch([Example(messages, 7)])[0].lost == (RowWarning.NO_THINKING,)
         assert "h" not in learned(kind, *messages)[-1]
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.data.conftest import Write
 
-from lorahydra.data import text
-from lorahydra.data.csvfiles import read_csv
-from lorahydra.data.jsonfiles import read_json, read_json_lines
 from lorahydra.data.problems import MAX_PROBLEMS, Fault, Problems
+from lorahydra.data.readers import text
+from lorahydra.data.readers.csv_files import read_csv
+from lorahydra.data.readers.json_files import read_json, read_json_lines
 from lorahydra.errors import DataError
 
 READERS = {".jsonl": read_json_lines, ".json": read_json, ".csv": read_csv}

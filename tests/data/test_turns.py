@@ -9,7 +9,7 @@ from tests.data.conftest import make_tokenizer
 from tests.data.test_chat import IM, KINDS, conversation
 
 from lorahydra.data import ChatFormat
-from lorahydra.data.turns import TextEnd
+from lorahydra.data.chat.turns import TextEnd
 
 ALPACA = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ '### Instruction:\n' + m.content + '\n\n' }}"

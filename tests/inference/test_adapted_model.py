@@ -17,10 +17,10 @@ from lorahydra.config.schema import ModelConfig
 from lorahydra.data.examples import Message
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.inference.adapted_model import chat_format, conversations, open_adapter
-from lorahydra.modeling.adapters import weights_digest
 from lorahydra.modeling.base import load_base
 from lorahydra.modeling.generation import generate, stop_tokens
-from lorahydra.modeling.origin import read_origin, write_origin
+from lorahydra.modeling.lora import weights_digest
+from lorahydra.modeling.metadata import read_metadata, write_metadata
 from lorahydra.names import BASE_DIR, ORIGIN_FILE
 
 ASKED = conversations(["What is one and one?", "Name a colour, please.", "x"])
@@ -108,9 +108,9 @@ def test_a_copy_of_the_base_in_the_adapters_folder_is_taken(
     folder = shutil.copytree(tiny_adapter, tmp_path / "adapter")
     shutil.copytree(tiny_model, folder / BASE_DIR)
     # Trained on the hub's model, whose digest is a commit: nothing to compare a folder's content with.
-    origin = read_origin(folder)
+    origin = read_metadata(folder)
     elsewhere = dataclasses.replace(origin.model, name_or_path="nobody/nothing")
-    write_origin(folder, dataclasses.replace(origin, model=elsewhere, base_digest="git:abc"))
+    write_metadata(folder, dataclasses.replace(origin, model=elsewhere, base_digest="git:abc"))
     with open_adapter(tiny_adapter, device="cpu") as model:
         expected = model.answer_tokens(ASKED)
     with caplog.at_level(logging.WARNING), open_adapter(folder, device="cpu") as model:
@@ -126,9 +126,9 @@ def test_what_this_machine_cannot_do_is_done_otherwise(
     tiny_adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = shutil.copytree(tiny_adapter, tmp_path / "adapter")
-    origin = read_origin(folder)
+    origin = read_metadata(folder)
     of_a_gpu = dataclasses.replace(origin.model, dtype="float16", attn_implementation="flash_attention_2")
-    write_origin(folder, dataclasses.replace(origin, model=of_a_gpu))
+    write_metadata(folder, dataclasses.replace(origin, model=of_a_gpu))
     with caplog.at_level(logging.WARNING), open_adapter(folder, device="cpu") as model:
         assert model.base.dtype == torch.float32
         assert model.answer_tokens(ASKED)

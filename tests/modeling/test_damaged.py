@@ -16,10 +16,10 @@ from tests.support.hypotheses import QUICK
 
 from lorahydra.config.schema import ModelConfig
 from lorahydra.data import ChatFormat, Example, Message
-from lorahydra.modeling.adapters import load_adapter
 from lorahydra.modeling.base import load_base
 from lorahydra.modeling.generation import generate, stop_tokens
-from lorahydra.modeling.origin import read_origin
+from lorahydra.modeling.lora import load_adapter
+from lorahydra.modeling.metadata import read_metadata
 
 NUMBERS = count()
 FEW = settings(QUICK, max_examples=10)
@@ -93,6 +93,6 @@ def test_a_damaged_adapter_is_attached_or_refused_in_one_line(
     folder = spoil(data, tiny_adapter, name, tmp_path)
     base = load_base(ModelConfig(name_or_path=str(tiny_model), device="cpu"))
     with at_most_one_line(str(folder)):
-        read_origin(folder)
+        read_metadata(folder)
         with load_adapter(base, folder):
             pass

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from lorahydra.config.schema import LoraConfig, ModelConfig
 from lorahydra.errors import ModelError
-from lorahydra.modeling.adapters import adapter, load_adapter, save_adapter, weights_digest
 from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.lora import adapter, load_adapter, save_adapter, weights_digest
 from lorahydra.modeling.merging import merge_adapter, save_merged
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -22,8 +22,8 @@ from transformers import LlamaForCausalLM
 from lorahydra.config.schema import DataConfig, LoraConfig, ModelConfig, TrainingConfig
 from lorahydra.data import ChatFormat, load_splits, tokenize
 from lorahydra.errors import OutputError, TrainingError
-from lorahydra.modeling.adapters import weights_digest
 from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.lora import weights_digest
 from lorahydra.modeling.packaged import fetch
 from lorahydra.training import TrainedAdapter, TrainingJob, train
 from lorahydra.training.health import Health

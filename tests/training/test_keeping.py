@@ -11,12 +11,12 @@ import torch
 from tests.training.conftest import Examples
 
 from lorahydra.config.schema import LoraConfig, TrainingConfig
-from lorahydra.modeling.adapters import load_adapter
 from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.lora import load_adapter
 from lorahydra.training import TrainedAdapter, TrainingJob, train, train_pack
+from lorahydra.training.adapter_state import Best
 from lorahydra.training.batches import collate
 from lorahydra.training.loss import CompletionLoss
-from lorahydra.training.seats import Best
 from lorahydra.utils.progress import Progress
 
 TRAINING = TrainingConfig(num_train_epochs=6, learning_rate=1e-2, per_device_train_batch_size=4)

@@ -17,8 +17,8 @@ from transformers import get_scheduler
 from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
 from lorahydra.errors import LorahydraError, TrainingError, TrialPruned
 from lorahydra.modeling import packing
-from lorahydra.modeling.adapters import adapter, save_adapter, weights_digest
 from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.lora import adapter, save_adapter, weights_digest
 from lorahydra.training import TrainedAdapter, TrainingJob, train_pack
 from lorahydra.training.batches import EpochSampler, collate
 from lorahydra.training.loss import CompletionLoss

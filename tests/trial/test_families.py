@@ -31,10 +31,10 @@ from lorahydra.data import ChatFormat
 from lorahydra.errors import DataError
 from lorahydra.inference.adapted_model import AdaptedModel, chat_format, conversations, open_adapter
 from lorahydra.inference.pyfunc import _load_pyfunc
-from lorahydra.modeling.adapters import adapter, save_adapter
 from lorahydra.modeling.base import load_base
 from lorahydra.modeling.generation import write_greedy_settings
-from lorahydra.modeling.origin import AdapterOrigin, write_origin
+from lorahydra.modeling.lora import adapter, save_adapter
+from lorahydra.modeling.metadata import AdapterMetadata, write_metadata
 from lorahydra.training.batches import collate
 
 SIZES = {
@@ -117,7 +117,7 @@ def tune(folder: Path, base_folder: Path) -> None:
                 break
         save_adapter(model, folder)
     config = ModelConfig(name_or_path=base.source, dtype="float32", chat_template=chat.template)
-    write_origin(folder, AdapterOrigin(config, base.digest, max_new_tokens=40))
+    write_metadata(folder, AdapterMetadata(config, base.digest, max_new_tokens=40))
     write_greedy_settings(folder, base.model, base.tokenizer, chat.end_tokens)
 
 

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from lorahydra.adapters.model_card import Facts, model_card
 from lorahydra.errors import ModelError, OutputError
 from lorahydra.inference.adapted_model import chat_format, model_at, place_of_base, warn_of_another_base
-from lorahydra.modeling.adapter_files import check_adapter
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
 from lorahydra.modeling.files import disk_errors
 from lorahydra.modeling.merging import merge_adapter, save_merged
-from lorahydra.modeling.origin import AdapterOrigin, read_origin, write_origin
+from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
+from lorahydra.modeling.model_files import check_weights, locate
 from lorahydra.modeling.packaged import public_name
-from lorahydra.modeling.sources import check_weights, locate
+from lorahydra.modeling.peft_format import check_adapter
 from lorahydra.names import GENERATION_FILE, ORIGIN_FILE
 from lorahydra.tracking import RecordedRun
 from lorahydra.utils.files import atomic_dir, check_new
@@ -70,7 +70,7 @@ def export_adapter(
     check_new(target)
     target = target.resolve()
     check_adapter(folder)
-    origin = read_origin(folder)
+    origin = read_metadata(folder)
     loaded = origin
     if (place := place_of_base(folder, base)) is not None:
         loaded = dataclasses.replace(origin, model=model_at(origin.model, place))
@@ -93,7 +93,7 @@ def export_adapter(
         raise OutputError(f"{target} was made by another program meanwhile: choose another folder")
 
 
-def _write_merged(folder: Path, target: Path, origin: AdapterOrigin, dtype: str) -> tuple[str, tuple[str, ...]]:
+def _write_merged(folder: Path, target: Path, origin: AdapterMetadata, dtype: str) -> tuple[str, tuple[str, ...]]:
     """Write it; gives the dtype of its weights, and texts that end its answers."""
     wanted = _merged_dtype(origin, dtype)
     base = merge_adapter(origin.model, folder, wanted)
@@ -103,7 +103,7 @@ def _write_merged(folder: Path, target: Path, origin: AdapterOrigin, dtype: str)
     return _name(wanted), chat.end_texts
 
 
-def _merged_dtype(origin: AdapterOrigin, dtype: str) -> torch.dtype:
+def _merged_dtype(origin: AdapterMetadata, dtype: str) -> torch.dtype:
     import torch
 
     if dtype == "auto":
@@ -114,7 +114,7 @@ def _merged_dtype(origin: AdapterOrigin, dtype: str) -> torch.dtype:
     return found
 
 
-def _write_adapter(folder: Path, target: Path, origin: AdapterOrigin, dtype: str, *, moved: bool) -> str:
+def _write_adapter(folder: Path, target: Path, origin: AdapterMetadata, dtype: str, *, moved: bool) -> str:
     settings = json.loads((folder / CONFIG).read_text("utf-8"))
     if moved:
         settings |= {"base_model_name_or_path": origin.model.name_or_path, "revision": None}
@@ -123,7 +123,7 @@ def _write_adapter(folder: Path, target: Path, origin: AdapterOrigin, dtype: str
         settings["base_model_name_or_path"] = public_name(named)
     (target / CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if (folder / ORIGIN_FILE).is_file():
-        write_origin(target, origin)
+        write_metadata(target, origin)
     if (folder / GENERATION_FILE).is_file():
         shutil.copyfile(folder / GENERATION_FILE, target / GENERATION_FILE)
     return _write_weights(folder / WEIGHTS, target / WEIGHTS, dtype)

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from lorahydra.data.problems import one_line
-from lorahydra.modeling.origin import AdapterOrigin
+from lorahydra.modeling.metadata import AdapterMetadata
 from lorahydra.modeling.packaged import PACKAGED, public_name
 from lorahydra.names import BASELINE, EVAL, TEST, Score, Tag, scored
 from lorahydra.tracking import RecordedRun
@@ -54,7 +54,7 @@ class Facts:
     """What a card tells."""
 
     title: str
-    origin: AdapterOrigin
+    origin: AdapterMetadata
     lora: Mapping[str, Any]
     """PEFT's configuration of the adapter."""
     dtype: str

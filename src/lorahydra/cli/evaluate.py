@@ -50,9 +50,9 @@ def evaluate(adapter: str, overrides: tuple[str, ...], uri: str | None) -> None:
 def _of_adapter(adapter: Path, overrides: Sequence[str]) -> list[str]:
     """The overrides, and before them what the adapter belongs to where they say nothing else."""
     # Imported here: it needs more than a typo in a command should wait for.
-    from lorahydra.modeling.origin import read_origin
+    from lorahydra.modeling.metadata import read_metadata
 
-    origin = read_origin(adapter)
+    origin = read_metadata(adapter)
     keys = {override.partition("=")[0].lstrip("+") for override in overrides}
     own = []
     if "model" not in keys:

@@ -160,7 +160,7 @@ def _asked(prompts: Sequence[str], file: str | None, encoding: str) -> list[Conv
 
 
 def _of_file(file: str, encoding: str) -> list[Conversation]:
-    from lorahydra.data.prompts import read_prompts
+    from lorahydra.data.prompt_files import read_prompts
 
     try:
         return read_prompts(file, encoding)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lorahydra.config.schema import DataConfig
-from lorahydra.data.chat import ChatFormat
-from lorahydra.data.fitting import Fit
+from lorahydra.data.chat.chat_format import ChatFormat
+from lorahydra.data.length_limits import Fit
 from lorahydra.data.loading import find_leakage, read_sources, warn_of_small
 from lorahydra.data.problems import Problem
 from lorahydra.data.report import DataReport, describe_splits

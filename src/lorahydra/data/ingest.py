@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lorahydra.config.schema import DataConfig
+from lorahydra.data.arrow_cache import Store, Writer, cached
+from lorahydra.data.columns import Layout, describe, detect, known_columns
 from lorahydra.data.examples import KEY_BYTES, ROLES, Example, Message, example_keys
-from lorahydra.data.formats import Layout, RowError, describe, detect, known_columns
-from lorahydra.data.problems import Problem, Problems, one_line, reason
+from lorahydra.data.problems import Problem, Problems, RowError, one_line, reason
 from lorahydra.data.sources import HEADER_ROW, Row, Source
-from lorahydra.data.store import Store, Writer, cached
 from lorahydra.errors import DataError, library_errors
 from lorahydra.utils.files import cache_dir
 

@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorahydra.data.examples import ROLES, Message
-from lorahydra.data.jsonfiles import parse_json
-from lorahydra.data.problems import Fault
+from lorahydra.data.problems import Fault, RowError
+from lorahydra.data.readers.json_files import parse_json
 
-__all__ = ["RowError", "checked_text", "describe", "optional_text", "read_history", "read_message", "read_tools"]
+__all__ = ["checked_text", "describe", "optional_text", "read_history", "read_message", "read_tools"]
 
 SPEAKERS = {
     "system": "system",
@@ -45,16 +45,6 @@ USED = {
     "tool": ("tool_call_id", "name"),
 }
 """Keys that a message of a role may have beside its speaker and its text."""
-
-
-class RowError(Exception):
-    """A row does not make an example."""
-
-    def __init__(self, message: str, *, field: str | None = None, fault: Fault = Fault.OTHER) -> None:
-        super().__init__(message)
-        self.message = message
-        self.field = field
-        self.fault = fault
 
 
 def read_message(turn: object, where: str, keys: tuple[str, str], *, sharegpt: bool) -> tuple[Message, set[str]]:

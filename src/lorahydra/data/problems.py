@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lorahydra.errors import DataError, library_errors
 
-__all__ = ["MAX_PROBLEMS", "Fault", "Place", "Problem", "Problems", "one_line", "reading", "reason"]
+__all__ = ["MAX_PROBLEMS", "Fault", "Place", "Problem", "Problems", "RowError", "one_line", "reading", "reason"]
 
 MAX_PROBLEMS = 20
 """Problems kept with their text; all are counted."""
@@ -41,6 +41,16 @@ class Problem:
 
     def __str__(self) -> str:
         return str(DataError(self.message, path=self.source or None, line=self.line, field=self.field))
+
+
+class RowError(Exception):
+    """A row does not make an example."""
+
+    def __init__(self, message: str, *, field: str | None = None, fault: Fault = Fault.OTHER) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.fault = fault
 
 
 @dataclass

@@ -14,8 +14,8 @@ from lorahydra.data.problems import MAX_PROBLEMS, Fault, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from lorahydra.data.fitting import Fit
     from lorahydra.data.ingest import Rows
+    from lorahydra.data.length_limits import Fit
     from lorahydra.data.splits import Split
 
 __all__ = ["DataReport", "Leakage", "LengthStats", "SourceReport", "SplitReport", "describe_splits"]

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lorahydra.config.schema import DataConfig
-from lorahydra.data import tables
-from lorahydra.data.csvfiles import read_csv
-from lorahydra.data.jsonfiles import read_json, read_json_lines
 from lorahydra.data.problems import Problems, reading
-from lorahydra.data.text import UTF8, TextFile
+from lorahydra.data.readers import columnar
+from lorahydra.data.readers.csv_files import read_csv
+from lorahydra.data.readers.json_files import read_json, read_json_lines
+from lorahydra.data.readers.text import UTF8, TextFile
 from lorahydra.errors import DataError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class FileSource:
     def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
         suffix = self.path.suffix.lower()
         if suffix == ".parquet":
-            return tables.read_parquet(self.path, columns, problems)
+            return columnar.read_parquet(self.path, columns, problems)
         file = TextFile(self.path, self.encoding)
         return read_json(file, problems, columns) if suffix == ".json" else TEXT_READERS[suffix](file, problems)
 
@@ -92,7 +92,7 @@ class SavedSource:
         return _hash_files(files, f"saved:{self.split}")
 
     def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
-        return tables.read_dataset(tables.load_saved(self.path, self.split), columns, problems, self.label)
+        return columnar.read_dataset(columnar.load_saved(self.path, self.split), columns, problems, self.label)
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,14 @@ class HubSource:
     @cached_property
     def dataset(self) -> Dataset:
         """The dataset, asked for once."""
-        return tables.load_hub(self.name, self.config, self.revision, self.split)
+        return columnar.load_hub(self.name, self.config, self.revision, self.split)
 
     def content_hash(self) -> str:
         # A slice such as train[:10%] shares its files with the whole split.
-        return _hash_files(tables.stored_files(self.dataset), f"hub:{self.split}")
+        return _hash_files(columnar.stored_files(self.dataset), f"hub:{self.split}")
 
     def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
-        return tables.read_dataset(self.dataset, columns, problems, self.label)
+        return columnar.read_dataset(self.dataset, columns, problems, self.label)
 
 
 def _hash_files(paths: list[Path], how: str) -> str:
@@ -166,7 +166,7 @@ def _open(config: DataConfig, file: str, name: str, split: str) -> Source:
         path = Path(file).expanduser()
         _require_existing(path)
         if path.is_dir():
-            if tables.is_saved_dataset(path):
+            if columnar.is_saved_dataset(path):
                 return SavedSource(file, path, split)
             raise DataError(
                 "is a folder, and not one that `datasets` saved: name a file in it, for example train.jsonl",

@@ -11,12 +11,12 @@ from typing import Any, TypedDict, overload
 import numpy as np
 import numpy.typing as npt
 
-from lorahydra.data.chat import IGNORE_INDEX, ChatFormat
-from lorahydra.data.fitting import Fit
+from lorahydra.data.arrow_cache import Store, Writer, cached
+from lorahydra.data.chat.chat_format import IGNORE_INDEX, ChatFormat
+from lorahydra.data.chat.row_warnings import RowWarning
 from lorahydra.data.ingest import data_cache
-from lorahydra.data.oddities import Oddity
+from lorahydra.data.length_limits import Fit
 from lorahydra.data.splits import Split
-from lorahydra.data.store import Store, Writer, cached
 from lorahydra.errors import DataError
 
 __all__ = ["TokenizedExample", "TokenizedSplit", "encode_split", "measure", "tokenize", "warnings_about"]
@@ -186,7 +186,7 @@ def warnings_about(split: Split, store: Store, chat: ChatFormat) -> list[str]:
         chat: How they were tokenized.
     """
     return [
-        Oddity[name].warning(
+        RowWarning[name].warning(
             f"{split.name}: {count} of {len(split)} rows", f"{split.source}:{split.line(first)}", chat.special_tokens
         )
         for name, (first, count) in store.facts["odd"].items()

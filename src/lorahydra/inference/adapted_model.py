@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.schema import ModelConfig
-from lorahydra.data.chat import ChatFormat
+from lorahydra.data.chat.chat_format import ChatFormat
 from lorahydra.data.examples import Example, Message
 from lorahydra.errors import ConfigError
-from lorahydra.modeling.adapters import load_adapter
 from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
 from lorahydra.modeling.generation import generate, stop_tokens
-from lorahydra.modeling.origin import AdapterOrigin, read_origin
+from lorahydra.modeling.lora import load_adapter
+from lorahydra.modeling.metadata import AdapterMetadata, read_metadata
 from lorahydra.modeling.packaged import PACKAGED
 from lorahydra.names import BASE_DIR
 from lorahydra.utils.progress import Progress
@@ -53,7 +53,7 @@ def conversations(prompts: Sequence[str]) -> list[Conversation]:
     return [(Message("user", prompt),) for prompt in prompts]
 
 
-def chat_format(base: BaseModel, origin: AdapterOrigin) -> ChatFormat:
+def chat_format(base: BaseModel, origin: AdapterMetadata) -> ChatFormat:
     """How prompts are written for this adapter."""
     return ChatFormat(
         base.tokenizer,
@@ -72,7 +72,7 @@ class AdaptedModel:
         origin: What the adapter belongs to.
     """
 
-    def __init__(self, base: BaseModel, model: Any, origin: AdapterOrigin) -> None:
+    def __init__(self, base: BaseModel, model: Any, origin: AdapterMetadata) -> None:
         self.base = base
         self.origin = origin
         self._model = model
@@ -132,7 +132,7 @@ def model_at(model: ModelConfig, place: str) -> ModelConfig:
     return dataclasses.replace(model, name_or_path=place, revision=None, gguf_file=None)
 
 
-def warn_of_another_base(base: BaseModel, origin: AdapterOrigin) -> None:
+def warn_of_another_base(base: BaseModel, origin: AdapterMetadata) -> None:
     """Say where a base model is not the one that an adapter was trained on."""
     if origin.base_digest is not None and base.digest != origin.base_digest and _comparable(base, origin):
         logger.warning(
@@ -143,7 +143,7 @@ def warn_of_another_base(base: BaseModel, origin: AdapterOrigin) -> None:
         )
 
 
-def _comparable(base: BaseModel, origin: AdapterOrigin) -> bool:
+def _comparable(base: BaseModel, origin: AdapterMetadata) -> bool:
     """Whether both digests are of the same thing: a hub's commit, a package's wheel, or a folder's content."""
     wheels = {f"sha256:{packaged.sha256}" for packaged in PACKAGED.values()}
 
@@ -182,7 +182,7 @@ def open_adapter(
         ModelError: The adapter or its base model cannot be used.
         ServiceError: The base model is on the hub, which cannot be reached.
     """
-    origin = read_origin(folder)
+    origin = read_metadata(folder)
     if system_prompt is not None:
         origin = dataclasses.replace(origin, system_prompt=system_prompt or None)
     model = _on_this_machine(origin.model, device, dtype)

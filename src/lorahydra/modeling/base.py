@@ -20,8 +20,8 @@ from lorahydra.errors import ConfigError, LorahydraError, ModelError, library_er
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
 from lorahydra.modeling.failures import first_line, loading
 from lorahydra.modeling.memory import keep_to_share
+from lorahydra.modeling.model_files import Source, check_tokenizer, check_weights, content_digest, locate, weight_files
 from lorahydra.modeling.quiet import no_loading_report, no_progress_bars
-from lorahydra.modeling.sources import Source, check_tokenizer, check_weights, content_digest, locate, weight_files
 from lorahydra.modeling.vocabulary import check_vocabulary
 from lorahydra.utils.progress import Progress
 

@@ -17,12 +17,12 @@ import torch
 
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ModelError
-from lorahydra.modeling.adapter_files import check_adapter
-from lorahydra.modeling.adapters import attach_saved
 from lorahydra.modeling.base import BaseModel, load_copy
 from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.files import disk_errors, save_tokenizer
 from lorahydra.modeling.generation import greedy_settings
+from lorahydra.modeling.lora import attach_saved
+from lorahydra.modeling.peft_format import check_adapter
 from lorahydra.modeling.quiet import no_progress_bars
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from lorahydra.config.schema import LoraConfig
-from lorahydra.modeling.adapter_files import adapter_weights, write_adapter
-from lorahydra.modeling.adapters import adapter
 from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.lora import adapter
+from lorahydra.modeling.peft_format import adapter_weights, write_adapter
 from lorahydra.modeling.restoring import restored
 
 if TYPE_CHECKING:

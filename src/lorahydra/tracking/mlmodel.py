@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.modeling.origin import AdapterOrigin, read_origin
-from lorahydra.modeling.sources import copy_model
+from lorahydra.modeling.metadata import AdapterMetadata, read_metadata
+from lorahydra.modeling.model_files import copy_model
 from lorahydra.names import ADAPTER_DIR, BASE_DIR
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.patience import patient
@@ -51,7 +51,7 @@ def write_model_files(folder: Path, *, with_base: bool = False) -> None:
         ModelError: The folder holds no adapter, or its base model is not here to be copied.
         OutputError: The folder cannot be written.
     """
-    origin = read_origin(folder)
+    origin = read_metadata(folder)
     with writing(folder), tempfile.TemporaryDirectory(prefix=".mlmodel.", dir=folder.parent) as name:
         made = Path(name) / "model"
         _save(made, Path(name) / "lorahydra", origin)
@@ -90,7 +90,7 @@ def add_model_files(config: TrackingConfig, run_id: str, folder: Path, artifact:
             client.log_artifacts(run_id, str(folder / BASE_DIR), f"{artifact}/{BASE_DIR}")
 
 
-def _save(target: Path, code: Path, origin: AdapterOrigin) -> None:
+def _save(target: Path, code: Path, origin: AdapterMetadata) -> None:
     quiet_environment()
     with warnings.catch_warnings():
         # MLflow looks at type hints of its own while it is imported, and warns of them.
@@ -144,7 +144,7 @@ def _requirements() -> list[str]:
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
-def _facts(origin: AdapterOrigin) -> dict[str, Any]:
+def _facts(origin: AdapterMetadata) -> dict[str, Any]:
     known = {
         "base_model": origin.model.name_or_path,
         "base_revision": origin.model.revision,

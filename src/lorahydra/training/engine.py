@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 
 from lorahydra.errors import LorahydraError, TrainingError
-from lorahydra.modeling.alone import attached
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.memory import keep_freed_memory, ran_out_of_memory, release_memory
+from lorahydra.modeling.single import attached
 from lorahydra.names import ADAPTER_DIR, EVAL, Metric, Score, scored
+from lorahydra.training.adapter_state import AdapterState
+from lorahydra.training.checkpoints import Settings, ended_training, forget, settings_of
 from lorahydra.training.jobs import TokenizedExamples, TrainedAdapter, TrainingJob, total_steps
 from lorahydra.training.loop import fit
-from lorahydra.training.resuming import Settings, ended_training, forget, settings_of
-from lorahydra.training.seats import Seat
 from lorahydra.utils.files import writing
 from lorahydra.utils.progress import Progress
 
@@ -135,10 +135,10 @@ def _train_pack(
             with writing(job.output_dir):
                 forget(job.output_dir)
     with attached(base, [job.lora for job in jobs], jobs[0].seed) as pack:
-        seats = [Seat(job, settings[slot], pack, slot, total) for slot, job in enumerate(jobs)]
-        done = seats[0].resume() if resume else 0
-        fit(base, pack, seats, train_data, eval_data, progress, done)
-    return [seat.outcome for seat in seats if seat.outcome is not None]
+        adapters = [AdapterState(job, settings[slot], pack, slot, total) for slot, job in enumerate(jobs)]
+        done = adapters[0].resume() if resume else 0
+        fit(base, pack, adapters, train_data, eval_data, progress, done)
+    return [adapter.outcome for adapter in adapters if adapter.outcome is not None]
 
 
 def _ended(job: TrainingJob, settings: Settings) -> TrainedAdapter | None:

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lorahydra.modeling.alone import Alone
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.devices import moved
 from lorahydra.modeling.packing import Pack
+from lorahydra.modeling.single import SingleAdapter
+from lorahydra.training.adapter_state import AdapterState
 from lorahydra.training.batches import EpochSampler, collate, sorted_batches
 from lorahydra.training.jobs import TokenizedExamples, TrainingJob, steps_per_epoch, total_steps
 from lorahydra.training.loss import IGNORED, CompletionLoss
-from lorahydra.training.seats import Seat
 from lorahydra.utils.progress import Progress
 
 __all__ = ["fit"]
@@ -30,8 +30,8 @@ Batch = dict[str, Tensor]
 
 def fit(
     base: BaseModel,
-    pack: Pack | Alone,
-    seats: Sequence[Seat],
+    pack: Pack | SingleAdapter,
+    adapters: Sequence[AdapterState],
     train_data: TokenizedExamples,
     eval_data: TokenizedExamples,
     progress: Progress,
@@ -42,18 +42,18 @@ def fit(
     Args:
         base: The base model.
         pack: The adapters' weights.
-        seats: The adapters, in the order of the pack. Each gets its outcome: the trained adapter or the error that
+        adapters: The adapters, in the order of the pack. Each gets its outcome: the trained adapter or the error that
             ended it, after which the others went on.
         train_data: What all are trained on.
         eval_data: What all are validated on.
         progress: Where progress is shown.
         done: Optimiser steps that have been taken before.
     """
-    first = seats[0].job
+    first = adapters[0].job
     total, every = total_steps(first.training, len(train_data)), _validation_steps(first, len(train_data))
     if first.training.gradient_checkpointing:
         base.model.activation_checkpointing_enable()
-    run = _Run(base, pack, seats)
+    run = _Run(base, pack, adapters)
     with progress.task("Training", total) as advance:
         advance(done, "")
         for step, batches in enumerate(_steps(first, train_data, done, total), start=done + 1):
@@ -66,12 +66,12 @@ def fit(
             run.write_checkpoints(step, last=step == total)
             run.finish_patient(step)
             run.drop_ended()
-            if not run.seats:
+            if not run.adapters:
                 break
-            advance(1, run.seats[0].note)
-    for seat in run.seats:
-        with seat.ends_on_error():
-            seat.finish(total)
+            advance(1, run.adapters[0].note)
+    for adapter in run.adapters:
+        with adapter.ends_on_error():
+            adapter.finish(total)
 
 
 def _validation_steps(job: TrainingJob, examples: int) -> int:
@@ -100,11 +100,11 @@ class _Run:
     Args:
         base: The base model, with the pack attached.
         pack: The adapters' weights.
-        seats: The adapters, in the order of the pack.
+        adapters: The adapters, in the order of the pack.
     """
 
-    def __init__(self, base: BaseModel, pack: Pack | Alone, seats: Sequence[Seat]) -> None:
-        self.seats = seats
+    def __init__(self, base: BaseModel, pack: Pack | SingleAdapter, adapters: Sequence[AdapterState]) -> None:
+        self.adapters = adapters
         """Of the adapters that are still trained."""
         self._base = base
         self._pack = pack
@@ -133,74 +133,78 @@ class _Run:
     def clip(self, gradients: Tensor) -> Tensor:
         """Shorten each gradient that is longer than its adapter allows; returns the norms before."""
         norms = self._pack.norms(gradients)
-        allowed = torch.tensor([seat.job.training.max_grad_norm or math.inf for seat in self.seats], dtype=norms.dtype)
+        limits = [adapter.job.training.max_grad_norm or math.inf for adapter in self.adapters]
         # In the order of `clip_grad_norm_`.
-        factors = (norms + 1e-6).reciprocal() * moved(allowed, norms.device)
+        factors = (norms + 1e-6).reciprocal() * moved(torch.tensor(limits, dtype=norms.dtype), norms.device)
         gradients *= factors.clamp(max=1.0).unsqueeze(1)
         return norms
 
     def update(self, gradients: Tensor) -> None:
         """Take the optimiser step of each adapter."""
-        for seat in self.seats:
-            seat.update(gradients)
+        for adapter in self.adapters:
+            adapter.update(gradients)
         self._pack.refresh()
 
     def report(self, step: int, losses: Tensor, norms: Tensor, batches: Sequence[Batch]) -> None:
         """Pass on the figures of a step; on a GPU those of the step before, so that nothing waits for this one."""
         self._tokens += sum(int(batch["lengths"].sum()) for batch in batches)
-        rates = [seat.rate for seat in self.seats]
+        rates = [adapter.rate for adapter in self.adapters]
         self._arriving.append(_Figures(step, self._tokens, rates, torch.stack([losses, norms.to(losses.dtype)])))
         self._hear(late=1 if losses.is_cuda else 0)
 
     def _hear(self, late: int) -> None:
         while len(self._arriving) > late:
             figures = self._arriving.popleft()
-            for seat, rate, loss, norm in zip(self.seats, figures.rates, *figures.values(), strict=True):
-                with seat.ends_on_error():
-                    seat.stepped(figures.step, loss, norm, rate, figures.tokens)
+            for adapter, rate, loss, norm in zip(self.adapters, figures.rates, *figures.values(), strict=True):
+                with adapter.ends_on_error():
+                    adapter.stepped(figures.step, loss, norm, rate, figures.tokens)
 
     def validate(self, step: int, data: TokenizedExamples) -> None:
         """Measure the mean loss of each adapter over all labelled tokens of `data`, each token counting once."""
         self._hear(late=0)
         sums, items, model = [], 0, self._base.model.eval()
         with torch.no_grad():
-            size = self.seats[0].job.training.per_device_eval_batch_size
+            size = self.adapters[0].job.training.per_device_eval_batch_size
             for rows in sorted_batches([int(length) for length in data.lengths], size):
                 batch = collate([data[row] for row in rows])
                 sums.append(self._sums(batch))
                 items += _labelled(batch)
         model.train()
-        for seat, values in zip(self.seats, torch.stack(sums, dim=1).tolist(), strict=True):
-            with seat.ends_on_error():
-                seat.validated(step, sum(values) / items)
+        for adapter, values in zip(self.adapters, torch.stack(sums, dim=1).tolist(), strict=True):
+            with adapter.ends_on_error():
+                adapter.validated(step, sum(values) / items)
 
     def write_checkpoints(self, step: int, *, last: bool) -> None:
         """Write the checkpoints that are due."""
-        due = [seat for seat in self.seats if (every := seat.job.training.save_steps) and (last or step % every == 0)]
+        due = [
+            adapter
+            for adapter in self.adapters
+            if (every := adapter.job.training.save_steps) and (last or step % every == 0)
+        ]
         if due:
             self._hear(late=0)
-        for seat in due:
-            with seat.ends_on_error():
-                seat.write_checkpoint(step)
+        for adapter in due:
+            with adapter.ends_on_error():
+                adapter.write_checkpoint(step)
 
     def finish_patient(self, step: int) -> None:
         """Write the adapters whose validation loss has not fallen for as long as they may wait."""
-        for seat in self.seats:
-            if seat.outcome is None and seat.waited_enough:
-                with seat.ends_on_error():
-                    seat.finish(step)
+        for adapter in self.adapters:
+            if adapter.outcome is None and adapter.waited_enough:
+                with adapter.ends_on_error():
+                    adapter.finish(step)
 
     def drop_ended(self) -> None:
         """Go on without the adapters that have ended."""
-        left = [slot for slot, seat in enumerate(self.seats) if seat.outcome is None]
-        if len(left) == len(self.seats):
+        left = [slot for slot, adapter in enumerate(self.adapters) if adapter.outcome is None]
+        if len(left) == len(self.adapters):
             return
         self._hear(late=0)
-        self.seats = [self.seats[slot] for slot in left]
+        self.adapters = [self.adapters[slot] for slot in left]
         if left:
             self._pack.keep(left)
-        for slot, seat in enumerate(self.seats):
-            seat.move(slot)
+        for slot, adapter in enumerate(self.adapters):
+            adapter.move(slot)
 
 
 class _Figures:

@@ -14,8 +14,8 @@ from pathlib import Path
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation import EvaluationSet, Judging, answer, answer_untuned
 from lorahydra.inference.adapted_model import warn_of_another_base
-from lorahydra.modeling.adapters import load_adapter
-from lorahydra.modeling.origin import read_origin
+from lorahydra.modeling.lora import load_adapter
+from lorahydra.modeling.metadata import read_metadata
 from lorahydra.names import EVAL, TEST, Kind, Tag
 from lorahydra.tracking import TrackedRun, check_store, start_run
 from lorahydra.trial.prepare import Prepared, prepare
@@ -46,7 +46,7 @@ def evaluate_adapter(
     """
     progress = progress or Progress()
     check_store(config.tracking)
-    origin = read_origin(adapter)
+    origin = read_metadata(adapter)
     prepared = prepare(config)
     warn_of_another_base(prepared.base, origin)
     examples, prefix = prepared.test_set, TEST

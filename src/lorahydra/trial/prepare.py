@@ -15,7 +15,7 @@ from lorahydra.judges import JudgeSession, ready_session
 from lorahydra.metrics.bertscore import BertScorer, load_scorer
 from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.generation import context_window
-from lorahydra.modeling.origin import AdapterOrigin
+from lorahydra.modeling.metadata import AdapterMetadata
 from lorahydra.modeling.vocabulary import check_token_ids
 
 __all__ = ["Prepared", "origin_of", "prepare"]
@@ -97,7 +97,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     )
 
 
-def origin_of(config: ExperimentConfig, prepared: Prepared, run_id: str) -> AdapterOrigin:
+def origin_of(config: ExperimentConfig, prepared: Prepared, run_id: str) -> AdapterMetadata:
     """What an adapter of this experiment belongs to.
 
     Args:
@@ -113,7 +113,7 @@ def origin_of(config: ExperimentConfig, prepared: Prepared, run_id: str) -> Adap
         dtype=str(base.dtype).removeprefix("torch."),
         chat_template=prepared.chat.template,
     )
-    return AdapterOrigin(
+    return AdapterMetadata(
         model,
         base.digest,
         config.data.system_prompt,

@@ -17,9 +17,9 @@ from pathlib import Path
 from lorahydra.config.compose import flatten
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation import Judging, answer, answer_untuned
-from lorahydra.modeling.adapters import load_adapter
 from lorahydra.modeling.generation import write_greedy_settings
-from lorahydra.modeling.origin import write_origin
+from lorahydra.modeling.lora import load_adapter
+from lorahydra.modeling.metadata import write_metadata
 from lorahydra.names import EVAL, Kind, Metric, Score, State, Tag, scored
 from lorahydra.tracking import TrackedRun, check_store, start_run
 from lorahydra.training import OnMetrics, TrainedAdapter, TrainingJob, train
@@ -95,7 +95,7 @@ def begin_trial(
         [trained] = train(prepared.base, [job], prepared.train_tokens, prepared.eval_tokens, progress)
         base, chat, examples = prepared.base, prepared.chat, prepared.eval_set
         scorer, settings = prepared.scorer, config.evaluation
-        write_origin(trained.folder, origin_of(config, prepared, run.run_id))
+        write_metadata(trained.folder, origin_of(config, prepared, run.run_id))
         write_greedy_settings(trained.folder, base.model, base.tokenizer, chat.end_tokens)
         record_adapter(run, config, trained)
 

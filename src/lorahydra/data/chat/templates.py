@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorahydra.data.encodings import marked
 from lorahydra.data.problems import reading
+from lorahydra.data.readers.encodings import marked
 from lorahydra.errors import ModelError
 
 __all__ = ["PLAIN_TEMPLATE", "Template", "find_template"]

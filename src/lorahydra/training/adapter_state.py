@@ -19,16 +19,16 @@ from transformers.optimization import Adafactor
 
 from lorahydra.config.schema import TrainingConfig
 from lorahydra.errors import LorahydraError
-from lorahydra.modeling.adapters import random_state, set_random_state
-from lorahydra.modeling.alone import Alone
+from lorahydra.modeling.lora import random_state, set_random_state
 from lorahydra.modeling.packing import Pack
+from lorahydra.modeling.single import SingleAdapter
 from lorahydra.names import ADAPTER_DIR, EVAL, Metric, Score, scored
+from lorahydra.training.checkpoints import Ended, Settings, newest_checkpoint, write_checkpoint, write_ended
 from lorahydra.training.health import Health
 from lorahydra.training.jobs import TrainedAdapter, TrainingJob
-from lorahydra.training.resuming import Ended, Settings, newest_checkpoint, write_checkpoint, write_ended
 from lorahydra.utils.files import writing
 
-__all__ = ["Seat"]
+__all__ = ["AdapterState"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Best:
         )
 
 
-class Seat:
+class AdapterState:
     """One adapter of a pack.
 
     Args:
@@ -83,7 +83,7 @@ class Seat:
         total: Optimiser steps of the training.
     """
 
-    def __init__(self, job: TrainingJob, settings: Settings, pack: Pack | Alone, slot: int, total: int) -> None:
+    def __init__(self, job: TrainingJob, settings: Settings, pack: Pack | SingleAdapter, slot: int, total: int) -> None:
         self.job = job
         self._settings = settings
         self.outcome: TrainedAdapter | LorahydraError | None = None

@@ -5,15 +5,15 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from lorahydra.data.turns import Turns, alternatives
+from lorahydra.data.chat.turns import Turns, alternatives
 
 if TYPE_CHECKING:
     from lorahydra.data.examples import Example
 
-__all__ = ["Oddity", "Watch"]
+__all__ = ["RowWarning", "Watch"]
 
 
-class Oddity(StrEnum):
+class RowWarning(StrEnum):
     """Kinds of row that a report warns about; what each says about the rows that have it."""
 
     RENDERED = "hold text with which a chat template begins a turn"
@@ -32,14 +32,14 @@ class Oddity(StrEnum):
             special_tokens: What names of control tokens in messages are: `text` or `control`.
         """
         meaning = {
-            Oddity.RENDERED: "if they are rendered conversations, give the messages themselves (see docs/data.md)",
-            Oddity.CONTROL: "they stay text (data.special_tokens=control makes control tokens of them)"
+            RowWarning.RENDERED: "if they are rendered conversations, give the messages themselves (see docs/data.md)",
+            RowWarning.CONTROL: "they stay text (data.special_tokens=control makes control tokens of them)"
             if special_tokens == "text"
             else "they are control tokens, and an answer is over at the first that ends a turn",
-            Oddity.CUT: "what follows it is learnt, and neither scored nor shown",
-            Oddity.NO_SYSTEM: "nothing of it is learnt; put it into the user's message, or set model.chat_template",
-            Oddity.NO_TOOLS: "the model does not see them; set model.chat_template",
-            Oddity.NO_THINKING: "it is not learnt",
+            RowWarning.CUT: "what follows it is learnt, and neither scored nor shown",
+            RowWarning.NO_SYSTEM: "nothing of it is learnt; put it into the user's message, or set model.chat_template",
+            RowWarning.NO_TOOLS: "the model does not see them; set model.chat_template",
+            RowWarning.NO_THINKING: "it is not learnt",
         }[self]
         return f"{rows} {self.value} (first: {where}): {meaning}"
 
@@ -59,17 +59,17 @@ class Watch:
         self._keeps_system = turns.keeps_system
         self._system_prompt = bool(system_prompt)
 
-    def oddities(self, example: Example) -> list[Oddity]:
+    def oddities(self, example: Example) -> list[RowWarning]:
         """Those of an example; a rendered conversation is not also named for its control tokens."""
         found = []
         # Text may begin a turn where a message begins.
         texts = [f"\n{message.content}" for message in example.messages]
         if any(map(self._openings.search, texts)):
-            found.append(Oddity.RENDERED)
+            found.append(RowWarning.RENDERED)
         elif any(map(self._control.search, texts)):
-            found.append(Oddity.CONTROL)
+            found.append(RowWarning.CONTROL)
         if self._end_texts is not None and self._end_texts.search(texts[-1]):
-            found.append(Oddity.CUT)
+            found.append(RowWarning.CUT)
         if not self._keeps_system and (self._system_prompt or example.messages[0].role == "system"):
-            found.append(Oddity.NO_SYSTEM)
+            found.append(RowWarning.NO_SYSTEM)
         return found

@@ -17,7 +17,7 @@ import pytest
 
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ModelError
-from lorahydra.modeling.sources import locate
+from lorahydra.modeling.model_files import locate
 
 COMMIT = "a" * 40
 
@@ -25,7 +25,7 @@ LOAD = """
 import sys
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import LorahydraError
-from lorahydra.modeling.sources import locate
+from lorahydra.modeling.model_files import locate
 try:
     source = locate(ModelConfig(**{settings!r}))
     print(source.digest, *sorted(p.name for p in source.folder.iterdir()))

@@ -7,9 +7,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorahydra.data.encodings import refuse_other_files
-from lorahydra.data.messages import RowError
-from lorahydra.data.problems import Fault, Place, Problems, one_line, reading, reason
+from lorahydra.data.problems import Fault, Place, Problems, RowError, one_line, reading, reason
+from lorahydra.data.readers.encodings import refuse_other_files
 from lorahydra.errors import DataError, ServiceError, library_errors
 from lorahydra.utils.files import writing
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from lorahydra.data.chat.rendering import Rendered, Renderer, Text
+from lorahydra.data.chat.row_warnings import RowWarning, Watch
+from lorahydra.data.chat.spans import Span, token_span
+from lorahydra.data.chat.turns import TextEnd
 from lorahydra.data.examples import Example
-from lorahydra.data.oddities import Oddity, Watch
-from lorahydra.data.rendering import Rendered, Renderer, Text
-from lorahydra.data.spans import Span, token_span
-from lorahydra.data.turns import TextEnd
 from lorahydra.errors import ModelError
 
 __all__ = ["IGNORE_INDEX", "ChatFormat", "Encoded", "Tokens"]
@@ -44,7 +44,7 @@ class Tokens(NamedTuple):
 
     input_ids: list[int]
     spans: list[Span]
-    lost: tuple[Oddity, ...] = ()
+    lost: tuple[RowWarning, ...] = ()
     """What the example holds and the template has no place for."""
 
 
@@ -188,7 +188,7 @@ class ChatFormat:
         """Whether it has names of control tokens in messages that are to stay text."""
         return self._renderer.hides(example)
 
-    def oddities(self, example: Example) -> list[Oddity]:
+    def oddities(self, example: Example) -> list[RowWarning]:
         """What in its messages looks as if a chat template had put it there, or gets lost in it."""
         return self._watch.oddities(example)
 

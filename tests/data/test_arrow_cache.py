@@ -16,7 +16,7 @@ from tests.data.conftest import Write, qa
 
 from lorahydra.config.schema import DataConfig
 from lorahydra.data import Example, load_splits
-from lorahydra.data.store import FACTS, TABLE, Store, Writer, cached
+from lorahydra.data.arrow_cache import FACTS, TABLE, Store, Writer, cached
 
 
 def entry(cache: Path) -> Path:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from lorahydra.data.calling import answer_spans, holds_calls, missing_place
-from lorahydra.data.controls import Controls
+from lorahydra.data.chat.control_tokens import Controls
+from lorahydra.data.chat.row_warnings import RowWarning
+from lorahydra.data.chat.spans import Span, kept_form, unused_mark
+from lorahydra.data.chat.templates import find_template
+from lorahydra.data.chat.tool_calls import answer_spans, holds_calls, missing_place
+from lorahydra.data.chat.turns import alternatives, find_turns
 from lorahydra.data.examples import Example
-from lorahydra.data.oddities import Oddity
 from lorahydra.data.problems import one_line
-from lorahydra.data.spans import Span, kept_form, unused_mark
-from lorahydra.data.templates import find_template
-from lorahydra.data.turns import alternatives, find_turns
 from lorahydra.errors import DataError, ModelError, library_errors
 
 __all__ = ["Rendered", "Renderer", "Text"]
@@ -47,7 +47,7 @@ class Rendered:
     """How many characters of the completion carry loss: up to and with the end of the answer's turn."""
     hidden: bool = False
     """As in `Text`."""
-    lost: tuple[Oddity, ...] = ()
+    lost: tuple[RowWarning, ...] = ()
     """What the example holds and the template has no place for."""
 
     @property
@@ -115,9 +115,9 @@ class Renderer:
             rendered = self._whole(turns, example, source)
         lost = []
         if thoughts and not all(thought.strip() in rendered.learned_text for thought in thoughts):
-            lost.append(Oddity.NO_THINKING)
+            lost.append(RowWarning.NO_THINKING)
         if example.tools and rendered.prompt == self._render(turns[:-1], replace(example, tools=""), source):
-            lost.append(Oddity.NO_TOOLS)
+            lost.append(RowWarning.NO_TOOLS)
         learned = [message.learned for message in example.messages if message.role == "assistant"]
         earlier = [span for span, carries in zip(rendered.earlier, learned[:-1], strict=True) if carries]
         return replace(rendered, earlier=earlier, lost=tuple(lost), hidden=hidden)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.schema import DataConfig
+from lorahydra.data.columns import Layout, describe, detect_prompts, known_columns
 from lorahydra.data.examples import Message
-from lorahydra.data.formats import Layout, RowError, describe, detect_prompts, known_columns
-from lorahydra.data.problems import Problems, reading
+from lorahydra.data.problems import Problems, RowError, reading
+from lorahydra.data.readers.text import BYTE_ORDER_MARK, UTF8, TextFile
 from lorahydra.data.sources import HEADER_ROW, Row, locate
-from lorahydra.data.text import BYTE_ORDER_MARK, UTF8, TextFile
 from lorahydra.errors import DataError
 
 __all__ = ["read_prompts"]

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from lorahydra.data.turns import alternatives
+from lorahydra.data.chat.turns import alternatives
 
 __all__ = ["Controls"]
 

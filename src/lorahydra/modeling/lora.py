@@ -23,9 +23,9 @@ import torch
 
 from lorahydra.config.schema import LoraConfig
 from lorahydra.errors import ModelError, library_errors
-from lorahydra.modeling.adapter_files import check_adapter, remember_start, save_adapter
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.failures import first_line
+from lorahydra.modeling.peft_format import check_adapter, remember_start, save_adapter
 from lorahydra.modeling.restoring import restored
 from lorahydra.modeling.targets import check_targets
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from lorahydra.data.spans import Span, kept_form, unused_mark
+from lorahydra.data.chat.spans import Span, kept_form, unused_mark
 
 __all__ = ["Render", "answer_spans", "holds_calls", "missing_place"]
 

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lorahydra.config.schema import LoraConfig
-from lorahydra.modeling.adapters import adapter, save_adapter, seeded
 from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.lora import adapter, save_adapter, seeded
 from lorahydra.modeling.packing import NewAdapter, Pack, new_adapter, norms_of, packed
 
-__all__ = ["Alone", "attached"]
+__all__ = ["SingleAdapter", "attached"]
 
 logger = logging.getLogger(__name__)
 
 
-class Alone:
+class SingleAdapter:
     """The weights of one adapter in PEFT's layers; what each member means, `Pack` says.
 
     Args:
@@ -69,7 +69,7 @@ class Alone:
 
 
 @contextmanager
-def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iterator[Pack | Alone]:
+def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iterator[Pack | SingleAdapter]:
     """Attach new adapters in training mode, side by side, and take them off when the block ends, whatever ends it.
 
     Raises:
@@ -87,7 +87,7 @@ def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iter
         raise ValueError(f"{reason}: such an adapter can only be trained alone")
     logger.info("%s: the adapter is trained with PEFT's own layers, which can only be done alone", reason)
     with adapter(base, settings[0], seed) as model, seeded(seed, base.device):
-        yield Alone(model)
+        yield SingleAdapter(model)
 
 
 def _reason(base: BaseModel, lora: LoraConfig) -> str | None:

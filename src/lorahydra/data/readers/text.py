@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lorahydra.data import encodings
 from lorahydra.data.problems import MAX_PROBLEMS, Fault, Problems, one_line
+from lorahydra.data.readers import encodings
 from lorahydra.errors import DataError
 
 __all__ = ["BLOCK", "BYTE_ORDER_MARK", "MAX_LINE", "UTF8", "TextFile", "first_undecodable"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lorahydra.data.problems import Fault, Problems, one_line, reading
-from lorahydra.data.text import BYTE_ORDER_MARK, MAX_LINE, TextFile
+from lorahydra.data.readers.text import BYTE_ORDER_MARK, MAX_LINE, TextFile
 from lorahydra.errors import DataError
 
 __all__ = ["read_csv"]

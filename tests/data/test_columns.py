@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from lorahydra.data.columns import RowError, detect
 from lorahydra.data.examples import Message, example_keys
-from lorahydra.data.formats import RowError, detect
 from lorahydra.data.problems import Fault
 from lorahydra.errors import DataError
 

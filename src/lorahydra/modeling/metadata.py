@@ -15,11 +15,11 @@ from typing import Any
 
 from lorahydra.config.schema import SPECIAL_TOKENS, EvaluationConfig, ModelConfig
 from lorahydra.errors import ConfigError, ModelError
-from lorahydra.modeling.adapter_files import check_adapter
+from lorahydra.modeling.peft_format import check_adapter
 from lorahydra.names import ORIGIN_FILE
 from lorahydra.utils.files import atomic_file
 
-__all__ = ["AdapterOrigin", "read_origin", "write_origin"]
+__all__ = ["AdapterMetadata", "read_metadata", "write_metadata"]
 
 VERSION = 1
 KEPT = ("name_or_path", "revision", "gguf_file", "dtype", "attn_implementation", "chat_template")
@@ -27,7 +27,7 @@ KEPT = ("name_or_path", "revision", "gguf_file", "dtype", "attn_implementation",
 
 
 @dataclass(frozen=True)
-class AdapterOrigin:
+class AdapterMetadata:
     """How an adapter was trained and scored, and so how it is meant to be asked."""
 
     model: ModelConfig
@@ -44,7 +44,7 @@ class AdapterOrigin:
     """What names of control tokens in prompts are, as `data.special_tokens`."""
 
 
-def write_origin(folder: Path, origin: AdapterOrigin) -> None:
+def write_metadata(folder: Path, origin: AdapterMetadata) -> None:
     """Write it into the adapter's folder.
 
     Raises:
@@ -56,7 +56,7 @@ def write_origin(folder: Path, origin: AdapterOrigin) -> None:
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
 
 
-def read_origin(folder: Path) -> AdapterOrigin:
+def read_metadata(folder: Path) -> AdapterMetadata:
     """Read it; for an adapter that was not made by lorahydra, what PEFT's configuration says.
 
     Raises:
@@ -65,13 +65,13 @@ def read_origin(folder: Path) -> AdapterOrigin:
     check_adapter(folder)
     path = folder / ORIGIN_FILE
     if not path.is_file():
-        return AdapterOrigin(ModelConfig(name_or_path=_base_of(folder)))
+        return AdapterMetadata(ModelConfig(name_or_path=_base_of(folder)))
     try:
         content = json.loads(path.read_text("utf-8"))
         if content.pop("version") != VERSION:
             raise ModelError(f"{path} was written by another version of lorahydra")
         content["model"] = _model(content["model"])
-        return _checked(AdapterOrigin(**content))
+        return _checked(AdapterMetadata(**content))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise ModelError(f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or copy it again") from (
             error
@@ -95,7 +95,7 @@ def _model(values: Mapping[str, Any]) -> ModelConfig:
     return model
 
 
-def _checked(origin: AdapterOrigin) -> AdapterOrigin:
+def _checked(origin: AdapterMetadata) -> AdapterMetadata:
     _check_texts(origin.base_digest, origin.system_prompt, origin.run_id)
     if type(origin.max_new_tokens) is not int or origin.max_new_tokens < 1:
         raise ValueError("max_new_tokens is no length")

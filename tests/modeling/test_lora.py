@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from lorahydra.config.schema import LoraConfig, ModelConfig
 from lorahydra.errors import LorahydraError, ModelError, OutputError
-from lorahydra.modeling.adapters import (
+from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.lora import (
     adapter,
     load_adapter,
     save_adapter,
     trainable_parameters,
     weights_digest,
 )
-from lorahydra.modeling.base import BaseModel, load_base
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},

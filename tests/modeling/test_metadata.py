@@ -11,7 +11,7 @@ import pytest
 
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ModelError
-from lorahydra.modeling.origin import AdapterOrigin, read_origin, write_origin
+from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
 from lorahydra.names import ORIGIN_FILE
 
 TEMPLATE = "{{ messages[0]['content'] }}"
@@ -35,7 +35,7 @@ def changed(folder: Path, **values: Any) -> None:
 
 
 def test_it_comes_back_as_it_was_written(folder: Path) -> None:
-    origin = AdapterOrigin(
+    origin = AdapterMetadata(
         ModelConfig(name_or_path="имя", revision="main", dtype="bfloat16", chat_template=TEMPLATE),
         base_digest="git:abc",
         system_prompt='"Кратко"\n---\n',
@@ -43,25 +43,25 @@ def test_it_comes_back_as_it_was_written(folder: Path) -> None:
         run_id="0" * 32,
         special_tokens="control",
     )
-    write_origin(folder, origin)
-    assert read_origin(folder) == origin
+    write_metadata(folder, origin)
+    assert read_metadata(folder) == origin
 
 
 def test_adapters_of_before_are_asked_with_names_of_control_tokens_as_text(folder: Path) -> None:
     content = json.loads((folder / ORIGIN_FILE).read_text("utf-8"))
     content.pop("special_tokens")
     (folder / ORIGIN_FILE).write_text(json.dumps(content), "utf-8")
-    assert read_origin(folder).special_tokens == "text"
+    assert read_metadata(folder).special_tokens == "text"
 
 
 def test_the_device_of_another_machine_is_not_kept(folder: Path) -> None:
-    write_origin(folder, AdapterOrigin(ModelConfig(name_or_path="x", device="cuda:3")))
-    assert read_origin(folder).model.device == "auto"
+    write_metadata(folder, AdapterMetadata(ModelConfig(name_or_path="x", device="cuda:3")))
+    assert read_metadata(folder).model.device == "auto"
 
 
 def test_an_adapter_of_others_names_its_base_in_its_own_file(folder: Path, tiny_model: Path) -> None:
     (folder / ORIGIN_FILE).unlink()
-    assert read_origin(folder) == AdapterOrigin(ModelConfig(name_or_path=str(tiny_model)))
+    assert read_metadata(folder) == AdapterMetadata(ModelConfig(name_or_path=str(tiny_model)))
 
 
 @pytest.mark.parametrize("name", [None, 3, "", " "])
@@ -70,7 +70,7 @@ def test_an_adapter_of_others_that_names_none(folder: Path, name: object) -> Non
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": name}))
     with pytest.raises(ModelError, match="names no base model"):
-        read_origin(folder)
+        read_metadata(folder)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_an_adapter_of_others_that_names_none(folder: Path, name: object) -> Non
 def test_what_cannot_be_is_one_line(folder: Path, values: dict[str, Any]) -> None:
     changed(folder, **values)
     with pytest.raises(ModelError, match=ORIGIN_FILE) as error:
-        read_origin(folder)
+        read_metadata(folder)
     assert "\n" not in str(error.value)
 
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_is_one_line(folder: Path, values: dict[str, Any]) -> Non
 def test_what_is_no_such_file_is_one_line(folder: Path, content: str) -> None:
     (folder / ORIGIN_FILE).write_text(content, "utf-8")
     with pytest.raises(ModelError, match=ORIGIN_FILE):
-        read_origin(folder)
+        read_metadata(folder)
 
 
 def test_a_missing_key_is_one_line(folder: Path) -> None:
@@ -122,10 +122,10 @@ def test_a_missing_key_is_one_line(folder: Path) -> None:
     del content["model"]["dtype"]
     (folder / ORIGIN_FILE).write_text(json.dumps(content), "utf-8")
     with pytest.raises(ModelError, match="'dtype'"):
-        read_origin(folder)
+        read_metadata(folder)
 
 
 def test_bytes_that_are_no_text_are_one_line(folder: Path) -> None:
     (folder / ORIGIN_FILE).write_bytes(b'{"version": "\xff"}')
     with pytest.raises(ModelError, match="cannot be read"):
-        read_origin(folder)
+        read_metadata(folder)

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lorahydra.data.examples import Message
-from lorahydra.data.jsonfiles import parse_json
 from lorahydra.data.messages import (
-    RowError,
     checked_text,
     describe,
     optional_text,
@@ -17,10 +15,11 @@ from lorahydra.data.messages import (
     read_message,
     read_tools,
 )
-from lorahydra.data.problems import Fault, one_line
+from lorahydra.data.problems import Fault, RowError, one_line
+from lorahydra.data.readers.json_files import parse_json
 from lorahydra.errors import DataError
 
-__all__ = ["SCHEMES", "Layout", "RowError", "Scheme", "describe", "detect", "detect_prompts", "known_columns"]
+__all__ = ["SCHEMES", "Layout", "Scheme", "describe", "detect", "detect_prompts", "known_columns"]
 
 
 Read = TypeVar("Read")
