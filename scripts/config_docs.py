@@ -4,7 +4,9 @@ import ast
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SOURCES = [REPOSITORY / "src" / "lorahydra" / "config" / name for name in ("schema.py", "judge.py", "search.py")]
+SOURCES = [
+    REPOSITORY / "src" / "lorahydra" / "config" / name for name in ("schema.py", "data.py", "judge.py", "search.py")
+]
 PAGE = REPOSITORY / "docs" / "configuration.md"
 
 GROUPS = {
@@ -24,9 +26,22 @@ GROUPS = {
 
 HEAD = """# Configuration
 
-Every key, its type, the schema's default and what it does; written from `src/lorahydra/config/schema.py` and
-`judge.py` and `search.py` beside it by `scripts/config_docs.py`. The files in `conf/` choose other values where their
-names say so.
+Every key with its type, its default in the schema, and what it does. `scripts/config_docs.py` writes this page from the
+docstrings in `src/lorahydra/config`. Files in `conf/` may choose other values than the schema's defaults.
+
+## Your own defaults
+
+A file `conf/local/default.yaml` is read after all other choices and before `experiment=…` and the command line. Git
+ignores it. With an installed `lorahydra`, keep it anywhere as `FOLDER/local/default.yaml` and give
+`--config-dir FOLDER`.
+
+```yaml
+# @package _global_
+model:
+  name_or_path: Qwen/Qwen3-1.7B
+tracking:
+  uri: http://mlflow.example.com:5000
+```
 """
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from lorahydra.config.compose import compose, config_dir, flatten, readable, to_yaml
-from lorahydra.config.schema import ExperimentConfig, SearchConfig
+from lorahydra.config.schema import EvaluationConfig, ExperimentConfig, LoraConfig, SearchConfig, TrainingConfig
 from lorahydra.errors import ConfigError
 from lorahydra.sweep.search_space import read_space
 
@@ -41,6 +42,30 @@ def test_the_shipped_configs_are_found() -> None:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_shipped_file_composes(choice: str) -> None:
     assert isinstance(make(choice, *NEEDED.get(choice, [])), ExperimentConfig)
+
+
+@pytest.mark.parametrize(
+    ("file", "schema"),
+    [("training/default", TrainingConfig), ("lora/lora", LoraConfig), ("evaluation/default", EvaluationConfig)],
+)
+def test_the_files_show_every_key_with_its_meaning(file: str, schema: type) -> None:
+    lines = (config_dir() / f"{file}.yaml").read_text("utf-8").splitlines()
+    keys = [line.partition(":")[0] for line in lines if line and not line.startswith("#")]
+    assert sorted(keys) == sorted(field.name for field in dataclasses.fields(schema))
+    unexplained = [line for line in lines if line and "#" not in line]
+    assert unexplained in ([], ["judge_weight: 0.6"]), "it is explained with the other weight"
+
+
+def test_own_defaults_stand_between_the_shipped_ones_and_the_command_line(tmp_path: Path) -> None:
+    folder = shutil.copytree(config_dir(), tmp_path / "conf")
+    (folder / "local").mkdir(exist_ok=True)
+    (folder / "local" / "default.yaml").write_text(
+        "# @package _global_\nlora: {r: 4}\nevaluation: {max_new_tokens: 7}\n"
+    )
+    own = compose([], folder=folder)
+    assert (own.lora.r, own.evaluation.max_new_tokens) == (4, 7)
+    chosen = compose(["lora.r=5", "experiment=demo"], folder=folder)
+    assert (chosen.lora.r, chosen.evaluation.max_new_tokens) == (5, 80)
 
 
 @pytest.mark.parametrize("choice", NEEDED)

@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorahydra.config.checks import at_least, names_a_folder, not_blank, one_of, text_encoding, within
+from lorahydra.config.checks import at_least, names_a_folder, not_blank, one_of, within
+from lorahydra.config.data import ColumnsConfig, DataConfig
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.config.search import SearchConfig, objectives
 from lorahydra.config.showing import short_repr
@@ -188,139 +189,6 @@ class TrainingConfig:
         one_of("training.lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
         one_of("training.optim", self.optim, OPTIMIZERS)
         one_of("training.keep", self.keep, KEEP)
-
-
-FORMATS = ("auto", "prompt_completion", "instruction", "question_answer", "messages", "conversations")
-OVERLONG = ("error", "drop", "truncate")
-SPECIAL_TOKENS = ("text", "control")
-
-
-@dataclass
-class ColumnsConfig:
-    """The file's own names for the columns of the known schemes; unset means the scheme's name."""
-
-    prompt: str | None = None
-    """Of `prompt_completion`."""
-    completion: str | None = None
-    """Of `prompt_completion`."""
-    instruction: str | None = None
-    """Of `instruction`."""
-    input: str | None = None
-    """Of `instruction`; may be empty in a row."""
-    output: str | None = None
-    """Of `instruction`."""
-    question: str | None = None
-    """Of `question_answer`."""
-    answer: str | None = None
-    """Of `question_answer`."""
-    messages: str | None = None
-    """Of `messages`: a list of `{role, content}`."""
-    conversations: str | None = None
-    """Of `conversations`: a list of `{from, value}`."""
-    system: str | None = None
-    """Of all schemes: the system message."""
-    history: str | None = None
-    """Of schemes of a question and its answer: earlier turns, a list of `[question, answer]`."""
-    tools: str | None = None
-    """Of all schemes: tools that may be called, a list of objects or its JSON."""
-
-    __repr__ = short_repr
-
-    def __post_init__(self) -> None:
-        """Check each field."""
-        for scheme_name, file_name in self.renamed().items():
-            not_blank(f"data.columns.{scheme_name}", file_name)
-
-    def renamed(self) -> dict[str, str]:
-        """The names that are set, as `{scheme's name: file's name}`."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass
-class DataConfig:
-    """The examples (`conf/data`). Exactly one of `train_file` and `hub_name` names them."""
-
-    train_file: str | None = None
-    """JSONL, JSON, CSV or Parquet file, or a folder that `datasets` saved; `demo` is the shipped demo dataset."""
-    validation_file: str | None = None
-    """Same, for the validation split; without it the split is made from `train_file`."""
-    test_file: str | None = None
-    """Same, for the test split, which only a study's winner sees."""
-    hub_name: str | None = None
-    """Dataset on the hub, for example `openai/gsm8k`."""
-    hub_config: str | None = None
-    """Configuration of the hub dataset, for example `main`."""
-    hub_revision: str | None = None
-    """Branch, tag or commit of the hub dataset."""
-    train_split: str = "train"
-    """Split of a hub dataset (or saved `DatasetDict`) to train on."""
-    validation_split: str | None = None
-    """Split of a hub dataset (or saved `DatasetDict`) to validate on; made from the training rows when unset."""
-    test_split: str | None = None
-    """Split of a hub dataset (or saved `DatasetDict`) to test on."""
-    format: str = "auto"
-    """Column scheme; `auto` detects it."""
-    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    """Names of the columns in the file where they differ from the scheme's, for example `{question: q, answer: a}`."""
-    encoding: str = "utf-8"
-    """Character encoding of CSV, JSON and JSONL files, for example `windows-1251`; the error on a file in another one
-    names it."""
-    system_prompt: str | None = None
-    """System message put before conversations that have none; an empty one stays empty. The template decides when
-    unset."""
-    validation_fraction: float = 0.1
-    """Share of rows taken for validation where no validation file or split is given."""
-    test_fraction: float = 0.1
-    """Share of rows taken for the test where no test file or split is given."""
-    special_tokens: str = "text"
-    """What a message's text is that reads like a control token of the model (`<|im_end|>`): `text` like any other, or
-    `control`, the token itself, with which rows can end and begin turns of their own."""
-    split_version: int = 2
-    """How rows are divided: 2, or 1 as older versions did it, by chance in small data. What an older version began
-    keeps it by itself."""
-    max_leakage: float = 0.5
-    """Largest share of prompts of a validation or test file or split that may stand in the training rows as well."""
-    max_train_rows: int | None = None
-    """Use only the first rows of the training split."""
-    max_eval_rows: int | None = None
-    """Use only the first rows of the validation (and of the test) split."""
-    max_length: int = 1024
-    """Longest example in tokens, prompt and answer together."""
-    overlong: str = "error"
-    """What happens to examples that are longer, or do not fit into the model's context: `error` refuses the dataset
-    whatever split they are in, `drop` leaves them out, `truncate` cuts their end; both of the latter are counted and
-    warned about."""
-
-    __repr__ = short_repr
-
-    def __post_init__(self) -> None:
-        """Check each field and their combination."""
-        if (self.train_file is None) == (self.hub_name is None):
-            given = "neither is" if self.train_file is None else "both are"
-            raise ConfigError(
-                f"data.train_file or data.hub_name names the dataset, and {given} set: give one, for example "
-                "data=local data.train_file=my.jsonl"
-            )
-        for name in ("train_file", "validation_file", "test_file", "hub_name"):
-            value = getattr(self, name)
-            if value is not None:
-                not_blank(f"data.{name}", value)
-        one_of("data.format", self.format, FORMATS)
-        one_of("data.overlong", self.overlong, OVERLONG)
-        text_encoding("data.encoding", self.encoding)
-        one_of("data.special_tokens", self.special_tokens, SPECIAL_TOKENS)
-        within("data.validation_fraction", self.validation_fraction, 0, 1, below=True)
-        within("data.test_fraction", self.test_fraction, 0, 1, below=True)
-        if self.validation_fraction + self.test_fraction >= 1:
-            raise ConfigError(
-                f"data.validation_fraction={self.validation_fraction} and data.test_fraction={self.test_fraction} "
-                "leave nothing to train on: their sum must be below 1"
-            )
-        within("data.split_version", self.split_version, 1, 2)
-        within("data.max_leakage", self.max_leakage, 0, 1)
-        at_least("data.max_train_rows", self.max_train_rows, 1)
-        at_least("data.max_eval_rows", self.max_eval_rows, 1)
-        at_least("data.max_length", self.max_length, 8)
 
 
 @dataclass

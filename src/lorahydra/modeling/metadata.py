@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorahydra.config.schema import SPECIAL_TOKENS, EvaluationConfig, ModelConfig
+from lorahydra.config.data import SPECIAL_TOKENS
+from lorahydra.config.schema import EvaluationConfig, ModelConfig
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.modeling.peft_format import check_adapter
 from lorahydra.names import ORIGIN_FILE
