@@ -170,7 +170,7 @@ def test_hydras_and_optunas_own_sweepers_still_work(
 def test_unknown_studies_and_stores_are_one_line(tmp_path: Path, programs: ProgramRunner) -> None:
     for words, message in (
         (["list"], "there is no study store studies.db"),
-        (["show", "x", "--storage", "nonsense"], "hydra.sweeper.storage=nonsense is not allowed"),
+        (["show", "x", "--storage", "nonsense"], "hydra.sweeper.storage=nonsense is not the address of a database"),
         (["resume", "x"], "there is no study store studies.db"),
     ):
         done = programs.run(["-m", "lorahydra", "studies", *words], tmp_path)

@@ -377,7 +377,7 @@ def test_several_objectives_give_a_front(
         (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 is not allowed"),
         (["hydra.sweeper.max_failure_rate=2"], "hydra.sweeper.max_failure_rate=2.0 is not allowed"),
         (["hydra.sweeper.n_jobs=2"], "hydra.sweeper.n_jobs=2 needs hydra/launcher=joblib"),
-        (["hydra.sweeper.storage=nonsense"], "hydra.sweeper.storage=nonsense is not allowed"),
+        (["hydra.sweeper.storage=nonsense"], "hydra.sweeper.storage=nonsense is not the address of a database"),
         (["hydra.sweeper.direction=minimize"], "hydra.sweeper.direction=minimize does not fit objective=combined"),
         (["search=none"], "there is nothing to search"),
         (["lora.q=choice(1,2)"], "lora.q"),

@@ -36,7 +36,8 @@ from lorahydra.tracking import (
     read_run,
     registered_name,
 )
-from lorahydra.tracking.address import database_file, resolve, shown
+from lorahydra.tracking.address import resolve
+from lorahydra.utils.databases import shown, sqlite_file
 
 __all__ = ["FoundAdapter", "find_adapter", "store_address"]
 
@@ -133,7 +134,7 @@ def _what_it_is(folder: Path) -> str:
 
 def _existing_store(uri: str | None, name: str, folder: Path) -> TrackingConfig:
     address = store_address(uri)
-    file = database_file(address)
+    file = sqlite_file(address)
     if file is not None and not file.is_file():
         raise ModelError(
             f"there is no adapter {name}: {_no_folder(folder)}, and no MLflow store at {shown(address)}; name the "

@@ -81,7 +81,7 @@ def resume(name: str, overrides: tuple[str, ...], storage: str) -> None:
     """
     from lorahydra.cli.hydra_app import train_command
     from lorahydra.sweep.catalog import find_study
-    from lorahydra.sweep.storage import absolute
+    from lorahydra.utils.databases import absolute
 
     entry = find_study(name, storage)
     if entry.command is None:

@@ -27,8 +27,9 @@ def ui(uri: str | None, experiment: str, port: int) -> None:
     For a store that is a server, only says the address.
     """
     from lorahydra.adapters.find import store_address
-    from lorahydra.tracking.address import is_server, shown
+    from lorahydra.tracking.address import is_server
     from lorahydra.tracking.views import find_experiment, view_url
+    from lorahydra.utils.databases import shown
 
     store = store_address(uri)
     experiment_id = find_experiment(TrackingConfig(uri=store, experiment_name=experiment))

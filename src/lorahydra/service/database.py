@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import sqlalchemy
@@ -14,17 +13,18 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, String, Text, event, exc
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from lorahydra.errors import ConfigError, OutputError
-from lorahydra.tracking.address import sqlite_file, sqlite_uri, with_driver
-from lorahydra.utils.files import writing
+from lorahydra.utils.databases import checked_url, database_lock, describe, open_engine
 
 __all__ = ["Database", "Dataset", "Job", "Project"]
 
 VERSION = 1
 """Of the tables below; a database of another version is refused."""
 SECONDS_TO_WAIT = 30
-"""How long SQLite waits for another thread's write."""
+"""How long SQLite waits for another thread's write, and PostgreSQL's first answer may take."""
 SERVER_LOCK = 0x6C6F7262
-"""Number of PostgreSQL's advisory lock that the one server of a database holds."""
+"""Number of the lock that the one server of a database holds."""
+KEY = "--storage"
+ALLOWED = "sqlite:///service.db or postgresql://USER@HOST/NAME"
 
 
 class Table(DeclarativeBase):
@@ -123,8 +123,8 @@ class Database:
         self._versions = itertools.count(1)
         self.version = 0
         """Another number after each change; only this server makes changes."""
+        self._held = ExitStack()
         self._claim: sqlalchemy.Connection | None = None
-        self._file_lock: Any = None
         try:
             self._take()
             with self._talking():
@@ -136,10 +136,7 @@ class Database:
 
     def close(self) -> None:
         """Give it back."""
-        if self._claim is not None:
-            self._claim.close()
-        if self._file_lock is not None:
-            self._file_lock.release()
+        self._held.close()
         self._engine.dispose()
 
     @contextmanager
@@ -169,32 +166,17 @@ class Database:
         if self._claim is None:
             return True
         try:
-            self._claim.execute(sqlalchemy.text("SELECT 1"))
+            self._claim.exec_driver_sql("SELECT 1")
         except exc.SQLAlchemyError:
             return False
         return True
 
     def _take(self) -> None:
-        busy = ConfigError(f"another lorahydra server uses {self._name}: stop it first")
-        if self._engine.dialect.name == "sqlite":
-            from filelock import FileLock, Timeout
-
-            file = Path(str(self._engine.url.database))
-            with writing(file):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                lock = FileLock(file.with_name(f".{file.name}.server.lock"))
-                try:
-                    lock.acquire(timeout=0)
-                except Timeout:
-                    raise busy from None
-            self._file_lock = lock
-            return
-        with self._talking():
-            claim = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            taken = claim.execute(sqlalchemy.text(f"SELECT pg_try_advisory_lock({SERVER_LOCK})")).scalar()
-        self._claim = claim
-        if not taken:
-            raise busy
+        try:
+            with self._talking():
+                self._claim = self._held.enter_context(database_lock(self._engine, SERVER_LOCK, ".server", wait=False))
+        except TimeoutError:
+            raise ConfigError(f"another lorahydra server uses {self._name}: stop it first") from None
 
     def _check_version(self) -> None:
         with self.changing() as session:
@@ -214,29 +196,13 @@ class Database:
         except exc.IntegrityError:
             raise
         except exc.SQLAlchemyError as error:
-            found = str(getattr(error, "orig", None) or error).strip().splitlines()
-            message = found[0] if found else type(error).__name__
-            raise OutputError(f"the service's database {self._name} cannot be used: {message}") from error
+            raise OutputError(f"the service's database {self._name} cannot be used: {describe(error)}") from error
 
 
 def _engine(url: str) -> sqlalchemy.Engine:
-    example = "give sqlite:///service.db or postgresql://USER@HOST/NAME"
-    try:
-        file = sqlite_file(url)
-        address = sqlalchemy.make_url(with_driver(url) if file is None else sqlite_uri(file))
-    except (exc.ArgumentError, ValueError) as error:
-        raise ConfigError(f"--storage is not the URL of a database: {example}") from error
-    dialect = address.get_backend_name()
-    if dialect not in ("sqlite", "postgresql"):
-        raise ConfigError(f"--storage {dialect}://… is not possible: {example}")
-    if dialect == "sqlite" and (not address.database or address.database.startswith((":", "file:"))):
-        raise ConfigError(f"--storage names no file: {example}")
-    options = {"timeout": SECONDS_TO_WAIT} if dialect == "sqlite" else {}
-    try:
-        engine = sqlalchemy.create_engine(address, connect_args=options, pool_pre_ping=True, pool_size=20)
-    except ImportError as error:
-        raise ConfigError("--storage needs a driver: pip install 'lorahydra[postgresql]'") from error
-    if dialect == "sqlite":
+    url = checked_url(url, KEY, ALLOWED)
+    engine = open_engine(url, KEY, SECONDS_TO_WAIT, pool_pre_ping=True, pool_size=20)
+    if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
     return engine
 

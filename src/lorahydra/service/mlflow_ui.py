@@ -62,8 +62,8 @@ def end_ui(folder: Path) -> None:
 def main(folder: Path, port: str) -> None:
     """Become MLflow's UI."""
     from lorahydra.sweep.liveness import this_worker
-    from lorahydra.tracking.address import sqlite_uri
     from lorahydra.tracking.store import quiet_environment
+    from lorahydra.utils.databases import sqlite_uri
 
     quiet_environment()
     write_json(folder / PROCESS_FILE, this_worker())

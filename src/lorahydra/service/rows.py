@@ -16,7 +16,7 @@ from lorahydra.service.errors import NotFoundError
 from lorahydra.service.results import Stores
 from lorahydra.service.supervisor import ACTIVE, job_study
 from lorahydra.service.views import ENDED, DatasetView, FineTuneParams, JobState, JobView, MlflowLinks, ProjectView
-from lorahydra.tracking.address import shown
+from lorahydra.utils.databases import shown
 
 __all__ = ["DEMO_NAME", "MOST", "dataset_view", "found", "job_views", "part", "project_views"]
 

@@ -39,7 +39,7 @@ from lorahydra.sweep.optuna_warnings import quietly
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.samplers import fit_grid, make_pruner, make_sampler, say_what_is_drawn
 from lorahydra.sweep.search_space import SearchSpace, read_space, size
-from lorahydra.sweep.storage import reading, shown
+from lorahydra.sweep.storage import check_address, reading
 from lorahydra.sweep.study_store import open_study
 from lorahydra.sweep.trial_queue import MOST_DEATHS, TrialQueue
 from lorahydra.utils.interrupts import noticed, raise_if_interrupted
@@ -96,7 +96,8 @@ class StudySweeper(OptunaSweeperImpl):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the study to its end, or this process's part of it."""
-        shown(self.storage)  # an address that cannot be is found before the slow things
+        if self.storage is not None:
+            check_address(self.storage)  # before the slow things
         with reading(self.storage):
             return self._sweep(arguments)
 

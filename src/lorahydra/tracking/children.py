@@ -10,11 +10,12 @@ from typing import Any
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.names import State, Tag
 from lorahydra.tracking import operations
-from lorahydra.tracking.address import database_file, resolve
+from lorahydra.tracking.address import resolve
 from lorahydra.tracking.database import is_made
 from lorahydra.tracking.patience import patient
 from lorahydra.tracking.run import STATUS
 from lorahydra.tracking.store import active_run, connect, talking_to
+from lorahydra.utils.databases import sqlite_file
 
 __all__ = ["ChildRun", "close_run", "find_run", "set_tags", "unfinished_children"]
 
@@ -46,7 +47,7 @@ def find_run(config: TrackingConfig, tags: Mapping[str, str]) -> str | None:
         TrackingError: The store cannot be reached or read.
     """
     uri = resolve(config.uri)
-    file = database_file(uri)
+    file = sqlite_file(uri)
     if file is not None and not is_made(file):
         return None
     client = connect(uri, create=False)

@@ -9,9 +9,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lorahydra.errors import ConfigError, NotRecordedError, OutputError, TrackingError
-from lorahydra.tracking.address import database_file, shown, sqlite_uri
+from lorahydra.errors import NotRecordedError, OutputError, TrackingError
+from lorahydra.tracking.address import KEY
 from lorahydra.tracking.faults import describe, store_fault
+from lorahydra.utils.databases import open_engine, shown, sqlite_file, sqlite_uri
 from lorahydra.utils.files import atomic_file, locked
 
 __all__ = ["is_made", "prepare_database"]
@@ -20,14 +21,6 @@ TABLES = 0x6D6C666C
 """Number of the lock under which tables are made."""
 SECONDS_TO_ANSWER = 10
 """How long a database may take for its first answer."""
-DRIVERS = {
-    "psycopg2": "psycopg2-binary",
-    "psycopg": "psycopg2-binary",
-    "MySQLdb": "mysqlclient",
-    "pymysql": "pymysql",
-    "pyodbc": "pyodbc",
-}
-"""Package that brings the module a database needs."""
 
 
 def prepare_database(uri: str, artifact_root: Path | None, *, writes: bool = False) -> None:
@@ -42,7 +35,7 @@ def prepare_database(uri: str, artifact_root: Path | None, *, writes: bool = Fal
         ConfigError: The address names a database driver that is not there.
         TrackingError: The database cannot be reached, read, written or understood.
     """
-    file = database_file(uri)
+    file = sqlite_file(uri)
     if file is not None and not is_made(file):
         if artifact_root is None:
             raise NotRecordedError(f"the MLflow store {uri} is gone: there is no file {file}")
@@ -157,18 +150,7 @@ def _connected(uri: str) -> Iterator[Any]:
     import sqlalchemy
     from sqlalchemy import exc
 
-    argument = "timeout" if uri.startswith(("sqlite", "mssql")) else "connect_timeout"
-    try:
-        engine = sqlalchemy.create_engine(
-            uri, poolclass=sqlalchemy.pool.NullPool, connect_args={argument: SECONDS_TO_ANSWER}
-        )
-    except ImportError as error:
-        package = DRIVERS.get(error.name or "", error.name)
-        raise ConfigError(
-            f"tracking.uri={shown(uri)} needs a database driver that is not installed: pip install {package}"
-        ) from error
-    except (exc.ArgumentError, exc.NoSuchModuleError) as error:
-        raise ConfigError(f"tracking.uri={shown(uri)} is not allowed: {describe(error)}") from error
+    engine = open_engine(uri, KEY, SECONDS_TO_ANSWER, poolclass=sqlalchemy.pool.NullPool)
     try:
         with engine.connect() as connection:
             yield connection

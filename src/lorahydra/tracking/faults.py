@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from lorahydra.errors import LorahydraError, StoreAwayError, TrackingError
 from lorahydra.tracking.operations import one_line
+from lorahydra.utils import databases
 
 __all__ = ["describe", "is_passing", "is_refusal", "is_unknown_to_the_store", "store_fault"]
 
@@ -108,21 +109,9 @@ def describe(error: BaseException) -> str:
             return f"the server is in trouble ({cause})"
         if isinstance(cause, LorahydraError):
             return str(cause)
-        if type(cause).__module__ == "sqlite3":
-            return SQLITE.get(str(cause), one_line(cause))
-        if type(cause).__module__.partition(".")[0] in DRIVERS:
-            return one_line(cause)  # without what SQLAlchemy and MLflow add: the statement, a link
+        if databases.is_driver_error(cause):
+            return databases.describe(cause)
     return one_line(chain[-1] if isinstance(chain[-1], OSError) else error)
-
-
-DRIVERS = ("psycopg2", "psycopg", "pymysql", "MySQLdb", "pyodbc")
-SQLITE = {
-    "attempt to write a readonly database": "it is read-only: mend the permissions of file and folder",
-    "unable to open database file": "it cannot be opened: mend the permissions of file and folder",
-    "file is not a database": "the file is not a SQLite database: give another file",
-    "database is locked": "another program keeps it locked",
-    "database or disk is full": "the disk is full",
-}
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -10,10 +10,11 @@ from typing import Any
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError, library_errors
 from lorahydra.names import ADAPTER_DIR
-from lorahydra.tracking.address import resolve, shown
+from lorahydra.tracking.address import resolve
 from lorahydra.tracking.faults import store_fault
 from lorahydra.tracking.patience import patient
 from lorahydra.tracking.store import active_run, connect, talking_to
+from lorahydra.utils.databases import shown
 
 __all__ = ["register_model", "registered_name"]
 

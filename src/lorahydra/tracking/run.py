@@ -17,12 +17,13 @@ from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import OutputError, TrialPruned
 from lorahydra.names import State, Tag
 from lorahydra.tracking import operations
-from lorahydra.tracking.address import run_url, shown
+from lorahydra.tracking.address import run_url
 from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.operations import Operation
 from lorahydra.tracking.sender import SECONDS_AFTER_INTERRUPT, Sender
 from lorahydra.tracking.spool import Header, Spool
 from lorahydra.tracking.system import SystemMetrics
+from lorahydra.utils.databases import shown
 from lorahydra.utils.files import writing
 
 __all__ = ["STATUS", "TrackedRun", "Unsent"]

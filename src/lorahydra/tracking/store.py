@@ -25,9 +25,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from lorahydra.errors import ConfigError, NotRecordedError, StoreAwayError, TrackingError, library_errors
-from lorahydra.tracking.address import database_file, is_server, local_path, shown
+from lorahydra.tracking.address import is_server
 from lorahydra.tracking.database import prepare_database
 from lorahydra.tracking.faults import store_fault
+from lorahydra.utils.databases import local_path, shown, sqlite_file
 
 __all__ = [
     "active_run",
@@ -175,7 +176,7 @@ def _location(uri: str, name: str, wanted: str | None) -> str | None:
 
 
 def _artifact_root(uri: str) -> Path:
-    file = database_file(uri)
+    file = sqlite_file(uri)
     return (file.parent if file is not None else Path.cwd()) / "mlartifacts"
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from lorahydra.errors import NotRecordedError, TrackingError
 from lorahydra.names import State, Tag
 from lorahydra.tracking import operations
-from lorahydra.tracking.address import resolve, shown
+from lorahydra.tracking.address import resolve
 from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.faults import store_fault
 from lorahydra.tracking.run import STATUS
 from lorahydra.tracking.spool import FOLDER, Header, Spool, SpoolBusyError, read_header
 from lorahydra.tracking.store import active_run, connect, talking_to
+from lorahydra.utils.databases import shown
 
 __all__ = ["SyncResult", "SyncedRun", "find_unsent", "sync"]
 

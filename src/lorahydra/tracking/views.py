@@ -14,9 +14,10 @@ from typing import Any
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, TrackingError
 from lorahydra.names import EVAL, OBJECTIVE, Kind, Metric, Score, Tag, scored
-from lorahydra.tracking.address import resolve, shown
+from lorahydra.tracking.address import resolve
 from lorahydra.tracking.operations import encode, now
 from lorahydra.tracking.store import connect, talking_to
+from lorahydra.utils.databases import shown
 
 __all__ = ["VIEW_KEY", "find_experiment", "furnish", "view_url"]
 

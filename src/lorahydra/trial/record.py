@@ -36,10 +36,10 @@ from lorahydra.names import (
     scored,
 )
 from lorahydra.tracking import TrackedRun, write_model_files
-from lorahydra.tracking.address import shown
 from lorahydra.training import TrainedAdapter
 from lorahydra.trial.prepare import Prepared
 from lorahydra.trial.saved_answers import TrialAnswers
+from lorahydra.utils.databases import shown
 from lorahydra.utils.environment import code_changes, environment
 from lorahydra.utils.markdown import code, table
 

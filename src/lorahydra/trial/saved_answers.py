@@ -19,7 +19,8 @@ from lorahydra.errors import ConfigError, OutputError
 from lorahydra.evaluation import Answers, EvaluationSet
 from lorahydra.metrics.bertscore import BertScores
 from lorahydra.names import ANSWERS_FILE
-from lorahydra.tracking.address import resolve, shown
+from lorahydra.tracking.address import resolve
+from lorahydra.utils.databases import shown
 from lorahydra.utils.files import atomic_file, writing
 
 __all__ = [

@@ -130,15 +130,20 @@ def replaced_dir(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes, named after `path`; a crash of the holder frees it."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock between processes, named after `path`; a crash of the holder frees it.
+
+    Raises:
+        TimeoutError: Another process holds it and `wait` is false.
+        OutputError: The lock file cannot be made.
+    """
     from filelock import FileLock
 
-    lock = FileLock(path.parent / f".{path.name}.lock")
+    lock = FileLock(path.parent / f".{path.name}.lock", thread_local=False)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            lock.acquire(timeout=-1 if wait else 0)
         yield
     finally:
         # Also what an interrupt inside `acquire` has left: the same process may want the lock again to close things.
