@@ -89,19 +89,19 @@ def judged(name: str, kinds: tuple[str, ...], share: float, examples: int, oauth
         session = JudgeSession(config, make_judge(config), None)
         started = time.perf_counter()
         wanted = cases(examples, list(config.rubric.criteria))
-        judgement = start_judging(session, wanted).result()
+        judgement = start_judging(session, wanted).wait()
         count = Count(calls=server.calls, seconds=time.perf_counter() - started)
-        for case, found in zip(wanted, judgement.cases, strict=True):
+        for case, found in zip(wanted, judgement.verdicts, strict=True):
             meant = [
                 request.verdict()["scores"] for request in server.requests if f"\n{case.question}\n" in request.user
             ]
-            if not found.verdicts:
+            if not found:
                 count.missing += 1
-            elif dict(found.verdicts[0].scores) in meant:
+            elif dict(found[0].scores) in meant:
                 count.right += 1
             else:
                 count.wrong += 1
-                print(f"WRONG: {name}, {kinds if len(kinds) < 3 else 'mixed'}: {found.verdicts[0]}")
+                print(f"WRONG: {name}, {kinds if len(kinds) < 3 else 'mixed'}: {found[0]}")
         count.ended = "" if judgement.error is None else str(judgement.error)[:90]
         session.close()
     return count

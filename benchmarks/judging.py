@@ -35,7 +35,7 @@ def judge(name: str, server: JudgeServer, cache: VerdictCache) -> tuple[float, i
     session = JudgeSession(config, make_judge(config), cache)
     before = server.calls
     started = time.perf_counter()
-    judgement = start_judging(session, [JudgeCase(f"q {n}", "r", "a") for n in range(EXAMPLES)]).result()
+    judgement = start_judging(session, [JudgeCase(f"q {n}", "r", "a") for n in range(EXAMPLES)]).wait()
     seconds = time.perf_counter() - started
     session.close()
     assert judgement.coverage == 1, judgement.main_fault

@@ -64,7 +64,7 @@ def test_a_judge_that_is_away_is_exit_code_3(place: Path, tiny_model: Path, prog
         done = programs.run(arguments(tiny_model, server, "judge.max_retries=1"), place, variables(place))
     assert done.returncode == 3
     [line] = done.stderr.strip().splitlines()[-1:]
-    assert line.startswith("lorahydra: judge gemini is away: server error: HTTP 503")
+    assert line.startswith("lorahydra: judge gemini is unavailable: server error: HTTP 503")
     assert "Traceback" not in done.stdout + done.stderr
     assert KEY not in done.stdout + done.stderr
     assert (place / "out" / "adapter" / "adapter_model.safetensors").is_file()

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from lorahydra.config.judge import JudgeConfig
+from lorahydra.config.judge import CriterionConfig, JudgeConfig, RubricConfig
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import JudgeError
 from lorahydra.evaluation import Answers, Evaluation, Verdicts, evaluate, judged_alike
 from lorahydra.evaluation.judging import choose
 from lorahydra.evaluation.scoring import ExampleScores, combine, combined_interval, gain
-from lorahydra.judges import CaseVerdicts, Judgement, Usage, Verdict
+from lorahydra.judges import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, JudgeSession, start_judging
 from lorahydra.metrics.bertscore import BertScores
+from lorahydra.utils.progress import Progress
 
 CONFIG = EvaluationConfig(bootstrap_samples=200)
 
 
-def verdict(score: float) -> Verdict:
-    return Verdict({"c": score / 20}, score, "why", "{}", "m", "v", 1, 1, 0.1)
+class FixedJudge(Judge):
+    """Gives the score that the answer names; nothing for an answer of `None`."""
+
+    model = "m"
+    runs_here = True
+
+    def ask(self, prompt: JudgePrompt) -> JudgeReply:
+        if prompt.case.answer == "None":
+            raise JudgeFault(Fault.EMPTY)
+        reply = {"reasoning": "why", "scores": {"c": float(prompt.case.answer) / 20}}
+        return JudgeReply(json.dumps(reply), self.model, fractions=True)
 
 
 def verdicts(scores: list[float | None], chosen: list[int], count: int, coverage: float = 0.8) -> Verdicts:
-    cases = [CaseVerdicts((), "empty reply") if s is None else CaseVerdicts((verdict(s),), None) for s in scores]
-    return Verdicts(Judgement(cases, Usage(), [], None, 1.0), chosen, count, JudgeConfig(min_coverage=coverage))
+    rubric = RubricConfig(criteria={"c": CriterionConfig("Is it right?")})
+    config = JudgeConfig(min_coverage=coverage, max_retries=0, rubric=rubric)
+    cases = [JudgeCase("q", "r", str(score)) for score in scores]
+    judgement = start_judging(JudgeSession(config, FixedJudge(), None), cases).wait(Progress(live=False))
+    return Verdicts(judgement, chosen, count, config)
 
 
 def answers(f1: list[float]) -> Answers:

@@ -50,4 +50,4 @@ def test_a_judge_that_cannot_be_made_leaves_the_last_one_alone(
         load_session(compose(["judge=gemini"]).judge)
     assert load_session(config(server)) is first
     assert first is not None
-    assert start_judging(first, [JudgeCase("q", "r", "a")]).result().coverage == 1
+    assert start_judging(first, [JudgeCase("q", "r", "a")]).wait().coverage == 1

@@ -11,7 +11,7 @@ from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ConfigError, LorahydraError
 from lorahydra.judges import Fault, JudgeCase, JudgeFault, JudgeSession, make_judge, start_judging
 from lorahydra.judges.local import LocalJudge, _mean_score, _Writing
-from lorahydra.judges.parsing import read_opinion
+from lorahydra.judges.parsing import read_verdict
 from lorahydra.judges.prompt import PromptWriter
 from lorahydra.modeling.base import load_base
 
@@ -29,8 +29,8 @@ def test_any_model_gives_a_whole_verdict(tiny_model: Path) -> None:
     prompt = PromptWriter(settings.rubric).write(CASE, 8)  # type: ignore[attr-defined]
     replies = [judge.ask(prompt) for _ in range(2)]
     assert replies[0] == replies[1], "it judges alike each time"
-    opinion = read_opinion(replies[0].text, prompt.criteria)
-    assert all(0 <= score <= 5 for score in opinion.scores.values())
+    verdict = read_verdict(replies[0], settings.rubric)  # type: ignore[attr-defined]
+    assert all(0 <= score <= 5 for score in verdict.scores.values())
     assert replies[0].prompt_tokens > 100
     assert replies[0].completion_tokens > 10
     assert judge.runs_here
@@ -64,7 +64,7 @@ def test_it_does_not_replace_the_model_that_is_tuned(tiny_model: Path, tiny_base
 def test_a_session_judges_with_it(tiny_model: Path) -> None:
     settings = config(tiny_model)
     session = JudgeSession(settings, make_judge(settings), None)  # type: ignore[arg-type]
-    judgement = start_judging(session, [CASE, JudgeCase("q", "r", "")]).result()
+    judgement = start_judging(session, [CASE, JudgeCase("q", "r", "")]).wait()
     assert judgement.coverage == 1
     assert str(tiny_model) in judgement.models[0]
 

@@ -21,10 +21,10 @@ from tests.judges.wire import (
 )
 
 from lorahydra.config.compose import compose
-from lorahydra.config.judge import JudgeConfig
+from lorahydra.config.judge import JudgeConfig, RubricConfig
 from lorahydra.errors import ConfigError, JudgeSetupError, UserError
 from lorahydra.judges import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, make_judge
-from lorahydra.judges.parsing import read_opinion
+from lorahydra.judges.parsing import read_verdict
 from lorahydra.judges.prompt import PromptWriter
 
 pytestmark = [pytest.mark.service]
@@ -74,6 +74,10 @@ class JudgeContract:
     takes_certificates = True
     reads_parts = True
 
+    @property
+    def rubric(self) -> RubricConfig:
+        return compose([f"judge={self.name}"]).judge.rubric
+
     def judge(self, server: JudgeServer, *overrides: str) -> tuple[Judge, JudgePrompt]:
         config = config_for(self.name, server, *overrides)
         return make_judge(config), prompt_for(config)
@@ -95,7 +99,7 @@ class JudgeContract:
         judge, prompt = self.judge(server)
         reply = judge.ask(prompt)
         [request] = server.requests
-        assert read_opinion(reply.text, prompt.criteria).scores == request.verdict()["scores"]
+        assert read_verdict(reply, self.rubric).scores == request.verdict()["scores"]
         assert (reply.model, reply.prompt_tokens, reply.completion_tokens) == (
             ANSWERED,
             PROMPT_TOKENS,
@@ -140,8 +144,8 @@ class JudgeContract:
     def test_wrapped_verdicts_are_read(self, what: str) -> None:
         with judge_server(lambda request, attempt: what) as server:
             judge, prompt = self.judge(server)
-            opinion = read_opinion(judge.ask(prompt).text, prompt.criteria)
-            assert opinion.scores == server.requests[0].verdict()["scores"]
+            verdict = read_verdict(judge.ask(prompt), self.rubric)
+            assert verdict.scores == server.requests[0].verdict()["scores"]
 
     def test_text_in_parts_is_joined(self) -> None:
         if not self.reads_parts:
@@ -171,7 +175,7 @@ class JudgeContract:
             judge, prompt = self.judge(server)
             reply = judge.ask(prompt)
             with pytest.raises(JudgeFault) as caught:
-                read_opinion(reply.text, prompt.criteria)
+                read_verdict(reply, self.rubric)
         assert caught.value.fault is Fault.UNPARSEABLE
 
     @pytest.mark.parametrize(

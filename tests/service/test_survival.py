@@ -117,7 +117,7 @@ def test_a_study_that_cannot_run_says_why_and_the_server_leaves_it_running(make_
         assert answer.json()["id"] == number
     assert server.client.get(f"http://127.0.0.1:{server.port}/").headers["content-type"].startswith("text/html")
     # There is neither a judge nor a hub here.
-    for number, reason in ((1, "judge gemini is away: no connection"), (2, "Qwen/Qwen3-0.6B")):
+    for number, reason in ((1, "judge gemini is unavailable: no connection"), (2, "Qwen/Qwen3-0.6B")):
         failed = server.wait_for_state(number, "failed")
         assert reason in failed["failure"]
         assert "\n" not in failed["failure"]

@@ -198,11 +198,11 @@ def test_a_dead_judge_fails_the_trial_and_keeps_what_was_expensive(trials: Trial
         with pytest.raises(JudgeError) as caught:
             trials("one", server, "judge.max_retries=1")
         folder = trials.folder / "one"
-        assert str(caught.value).startswith("judge gemini is away: server error: HTTP 503")
+        assert str(caught.value).startswith("judge gemini is unavailable: server error: HTTP 503")
         assert f"go on with: lorahydra judges rejudge {folder}" in str(caught.value)
         [run] = runs_of(trials.client)
         assert run.info.status == "FAILED"
-        assert run.data.tags["lorahydra.failure"].startswith("JudgeError: judge gemini is away")
+        assert run.data.tags["lorahydra.failure"].startswith("JudgeError: judge gemini is unavailable")
         assert run.data.metrics["eval/bertscore_f1"] > 0
         assert run.data.metrics["eval/judge_coverage"] == 0
         assert "eval/combined" not in run.data.metrics
@@ -374,7 +374,7 @@ def test_finalists_are_judged_on_everything(trials: Trials) -> None:
     verdicts = ranking[0].tuned.verdicts
     assert verdicts is not None
     assert verdicts.judged == count > 5
-    assert all(len(case.verdicts) == 2 for case in verdicts.judgement.cases)
+    assert all(len(each) == 2 for each in verdicts.judgement.verdicts)
     assert done.output.startswith(f"1. {ranking[0].trial.folder}: combined {ranking[0].tuned.combined.mean:.4f}")
     metrics = trials.client.get_run(ranking[0].trial.run_id).data.metrics
     assert metrics["final/combined"] == ranking[0].tuned.combined.mean

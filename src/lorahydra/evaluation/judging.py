@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import JudgeCoverageError
 from lorahydra.evaluation.examples import EvaluationSet
-from lorahydra.judges import CaseVerdicts, JudgeCase, Judgement, JudgeSession, RunningJudgement, start_judging
+from lorahydra.judges import JudgeCase, Judgement, JudgeSession, start_judging
 from lorahydra.names import Score
 from lorahydra.utils.progress import Progress
 
 __all__ = ["Judging", "Verdicts", "choose"]
+
+
+T = TypeVar("T")
 
 
 def choose(count: int, n_examples: int | str, seed: int) -> list[int]:
@@ -46,18 +50,14 @@ class Verdicts:
     """Positions of verdicts that count for nothing, because what is compared has none there."""
 
     @property
-    def by_example(self) -> list[CaseVerdicts | None]:
-        """For every example; None where it was not chosen."""
-        found = dict(zip(self.chosen, self.judgement.cases, strict=True))
-        return [found.get(position) for position in range(self.count)]
+    def given(self) -> list[float | None]:
+        """0…100 for every example; None where there is no verdict."""
+        return self.by_example(self.judgement.scores)
 
     @property
     def scores(self) -> list[float | None]:
         """0…100 for every example; None where there is no verdict that counts."""
-        return [
-            None if case is None or position in self.left_out else case.score
-            for position, case in enumerate(self.by_example)
-        ]
+        return [None if position in self.left_out else score for position, score in enumerate(self.given)]
 
     @property
     def score(self) -> float | None:
@@ -75,6 +75,11 @@ class Verdicts:
         """Score and coverage; no score when there is no verdict."""
         found = {Score.JUDGE_COVERAGE: self.judgement.coverage}
         return found if self.score is None else {Score.JUDGE_SCORE: self.score, **found}
+
+    def by_example(self, of_chosen: Sequence[T]) -> list[T | None]:
+        """What there is for each chosen example, as a list over all of them."""
+        found = dict(zip(self.chosen, of_chosen, strict=True))
+        return [found.get(position) for position in range(self.count)]
 
     def check_coverage(self) -> None:
         """Make sure that there are enough verdicts to compare trials by.
@@ -117,7 +122,7 @@ class Judging:
         self._examples = examples
         self._repeats = repeats
         self._chosen = choose(len(examples.texts), n_examples or session.config.n_examples, seed)
-        self._running: RunningJudgement | None = None
+        self._running: Judgement | None = None
         self._cases: list[JudgeCase] = []
 
     def start(self, answers: Sequence[str]) -> None:
@@ -128,9 +133,9 @@ class Judging:
             self._running = start_judging(self._session, self._cases, self._repeats)
 
     def result(self, progress: Progress | None = None) -> Verdicts:
-        """Wait for the verdicts; a judge that is away is part of the result, not an exception."""
+        """Wait for the verdicts; a judge that is unavailable is part of the result, not an exception."""
         running = self._running or start_judging(self._session, self._cases, self._repeats)
-        judgement = running.result(progress)
+        judgement = running.wait(progress)
         return Verdicts(judgement, self._chosen, len(self._examples.texts), self._session.config)
 
     def stop(self) -> None:

@@ -3,15 +3,14 @@
 `get_model_by_id("gemini")` gives a judge with the shipped settings, `load_session(config)` what a trial uses.
 """
 
+from lorahydra.judges.asking import JudgeCall
 from lorahydra.judges.base import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, Verdict
-from lorahydra.judges.judgement import CaseVerdicts, JudgeCall, Judgement, Usage
 from lorahydra.judges.loading import get_model_by_id, load_session, make_judge, ready_session
-from lorahydra.judges.running import RunningJudgement, start_judging
+from lorahydra.judges.running import Judgement, start_judging
 from lorahydra.judges.selftest import SelfTest, self_test
 from lorahydra.judges.session import JudgeSession
 
 __all__ = [
-    "CaseVerdicts",
     "Fault",
     "Judge",
     "JudgeCall",
@@ -21,9 +20,7 @@ __all__ = [
     "JudgeReply",
     "JudgeSession",
     "Judgement",
-    "RunningJudgement",
     "SelfTest",
-    "Usage",
     "Verdict",
     "get_model_by_id",
     "load_session",

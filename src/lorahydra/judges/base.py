@@ -67,11 +67,11 @@ class Verdict:
     raw_reply: str
     model: str
     """The model that answered."""
-    prompt_version: str
-    """See `lorahydra.judges.prompt`."""
     prompt_tokens: int
     completion_tokens: int
-    latency: float
+    prompt_version: str = ""
+    """Digest of the prompt's fixed texts and the rubric, see `lorahydra.judges.prompt`."""
+    latency: float = 0.0
     """Seconds of the call that brought it; 0 when it came from the cache."""
 
 
@@ -93,7 +93,7 @@ class Fault(StrEnum):
     UNPARSEABLE = "reply without a verdict"
 
     @property
-    def may_pass(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether the same call may succeed later."""
         return not self.ends_judging and self is not Fault.REQUEST_REFUSED
 

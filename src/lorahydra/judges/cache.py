@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ __all__ = ["VerdictCache", "new_owner", "verdict_key"]
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_WAIT_FOR_A_WRITER = 30.0
+SECONDS_BETWEEN_LOOKS = 0.2
+"""At a verdict that another process has claimed."""
 TABLES = """
 CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, judge TEXT, model TEXT, created REAL, verdict TEXT);
 CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT, until REAL);
@@ -107,6 +110,26 @@ class VerdictCache:
         with self._safely("written"), self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?)", row)
             database.execute("DELETE FROM claims WHERE key = ?", (key,))
+
+    def get_or_claim(self, key: str, owner: str, seconds: float, stop: threading.Event) -> Verdict | None:
+        """The verdict, waiting for it where another process has claimed it.
+
+        Args:
+            key: Of the verdict.
+            owner: From `new_owner`.
+            seconds: For `claim`.
+            stop: Set when it is not worth waiting any more.
+
+        Returns:
+            None when `owner` has claimed it now, or `stop` was set.
+        """
+        while (verdict := self.get(key)) is None:
+            if self.claim(key, owner, seconds):
+                # Between the look and the claim, another process may have stored it.
+                return self.get(key)
+            if stop.wait(SECONDS_BETWEEN_LOOKS):
+                break
+        return verdict
 
     def claim(self, key: str, owner: str, seconds: float) -> bool:
         """Say that `owner` (from `new_owner`) will ask for the verdict within `seconds`; False when another has.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lorahydra.config.judge import JudgeConfig
+from lorahydra.errors import JudgeBudgetError
 from lorahydra.judges.base import JudgePrompt, JudgeReply
 
 __all__ = ["Budget", "RateLimiter"]
@@ -63,18 +64,23 @@ class Budget:
         self.spent = 0.0
         """Money of all replies so far."""
 
-    def reserve(self, prompt: JudgePrompt) -> float | None:
+    def reserve(self, prompt: JudgePrompt) -> float:
         """Set aside what a call may cost at most, waiting for running calls where that decides it.
 
         Returns:
-            The money set aside, for `settle`; None when it is not there.
+            The money set aside, for `settle`.
+
+        Raises:
+            JudgeBudgetError: It is more than what is left.
         """
         most = self._cost(_length(prompt), prompt.max_output_tokens)
         with self._changed:
             if self._limit is not None:
                 while self.spent + self._reserved + most > self._limit:
                     if not self._reserved:
-                        return None
+                        raise JudgeBudgetError(
+                            f"judge.max_cost={self._limit} is used up ({self.spent:.4f} spent): raise it to go on"
+                        )
                     self._changed.wait()
             self._reserved += most
         return most

@@ -95,7 +95,7 @@ def ready_session(config: JudgeConfig) -> JudgeSession | None:
     """The judge of `load_session`, which has shown that it answers and can tell answers apart; says which it is.
 
     Raises:
-        JudgeError: It is away, or gives no verdicts.
+        JudgeError: It is unavailable, or gives no verdicts.
         JudgeSetupError: Its key, model or certificate is refused, or its scores would mislead.
         LorahydraError: See `load_session`.
     """

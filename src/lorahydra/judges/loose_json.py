@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["BrokenObjectError", "Twice", "objects"]
+__all__ = ["BrokenObjectError", "DuplicateKeys", "objects"]
 
 LOOKS_LIKE_JSON = re.compile(r"\{\s*[\"'“”„«]")
 DEPTH = 50
@@ -32,12 +32,12 @@ class BrokenObjectError(ValueError):
     """An object begins and cannot be read to its end."""
 
 
-class Twice(dict[str, Any]):
+class DuplicateKeys(dict[str, Any]):
     """An object in which a key stands twice."""
 
 
 def objects(text: str) -> Iterator[dict[str, Any]]:
-    """The outermost objects in `text`; one with a key twice is a `Twice`.
+    """The outermost objects in `text`; one with a key twice is a `DuplicateKeys`.
 
     Raises:
         BrokenObjectError: What looks like an object is broken or cut; what stands inside it may be a quotation, so
@@ -64,7 +64,7 @@ def objects(text: str) -> Iterator[dict[str, Any]]:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    return found if len(found) == len(pairs) else Twice(found)
+    return found if len(found) == len(pairs) else DuplicateKeys(found)
 
 
 class _Reader:

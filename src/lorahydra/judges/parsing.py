@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorahydra.judges.base import Fault, JudgeCase, JudgeFault
-from lorahydra.judges.loose_json import BrokenObjectError, Twice, objects
+from lorahydra.config.judge import RubricConfig
+from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, JudgeReply, Verdict
+from lorahydra.judges.copied import is_copied
+from lorahydra.judges.loose_json import BrokenObjectError, DuplicateKeys, objects
 from lorahydra.judges.prompt import MAX_SCORE
-from lorahydra.judges.quoting import Quotations
 
-__all__ = ["Opinion", "read_opinion"]
+__all__ = ["read_verdict"]
 
 THOUGHTS = re.compile(r"^\s*<think(?:ing)?>.*?(?P<end></think(?:ing)?>|\Z)", re.DOTALL)
 LONGEST_REASONING = 10_000
@@ -33,17 +34,6 @@ WRITTEN = re.compile(
     re.IGNORECASE,
 )
 SCALE = re.compile(r"\s*(?:\d+\s*(?:-|–|…|\.\.\.?|to|до)\s*)?(?P<most>\d+(?:[.,]\d+)?)\s*")
-
-
-@dataclass(frozen=True)
-class Opinion:
-    """What a reply says."""
-
-    scores: dict[str, float]
-    """0…5 for each criterion, in the rubric's order."""
-    reasoning: str
-    written: dict[str, float]
-    """The same as numbers on the scale that the judge used."""
 
 
 @dataclass(frozen=True)
@@ -64,48 +54,39 @@ class _Grade:
         return not above_one or self.value not in (0.5, 1)
 
 
-def read_opinion(
-    text: str, criteria: Sequence[str], case: JudgeCase | None = None, *, fractions: bool = False
-) -> Opinion:
+def read_verdict(reply: JudgeReply, rubric: RubricConfig, shown: JudgeCase | None = None) -> Verdict:
     """Read a reply.
 
     Args:
-        text: The reply as it came.
-        criteria: The criteria that must be in it.
-        case: What the judge was shown: verdicts that stand in it are not the judge's.
-        fractions: Whether scores between 0 and 1 are meant, see `JudgeReply.fractions`.
+        reply: As it came; its secrets are still in it, and so in the verdict.
+        rubric: The criteria that must be scored, and their weights.
+        shown: What the judge was shown: verdicts that stand in it are not the judge's own.
 
     Raises:
         JudgeFault: `Fault.EMPTY` or `Fault.UNPARSEABLE`.
     """
-    if not text.strip():
+    if not reply.text.strip():
         raise JudgeFault(Fault.EMPTY)
-    if len(text) > LONGEST_REPLY:
-        raise JudgeFault(Fault.UNPARSEABLE, f"a reply of {len(text)} characters")
-    text = _without_thoughts(text)
-    opinions: list[Opinion] = []
+    if len(reply.text) > LONGEST_REPLY:
+        raise JudgeFault(Fault.UNPARSEABLE, f"a reply of {len(reply.text)} characters")
+    text = _without_thoughts(reply.text)
+    verdicts: list[Verdict] = []
     problem = "there is no JSON object in it"
-    quotations = Quotations(case, criteria)
     try:
         for found in objects(_unwrapped(text)):
             try:
-                opinion = _opinion(found, criteria, fractions)
+                verdicts.append(_verdict(found, reply, rubric, shown))
             except ValueError as error:
                 problem = str(error)
-                continue
-            if quotations.hold(opinion.written, opinion.reasoning):
-                problem = "its verdict is copied from the text that is judged"
-            else:
-                opinions.append(opinion)
     except BrokenObjectError:
-        if opinions:
+        if verdicts:
             # Whatever was read may be a part of something else.
-            opinions, problem = [], "a broken JSON object follows the verdict"
-    if not opinions:
+            verdicts, problem = [], "a broken JSON object follows the verdict"
+    if not verdicts:
         raise JudgeFault(Fault.UNPARSEABLE, f"{problem}: {_start(text)}")
-    if any(opinion.scores != opinions[0].scores for opinion in opinions):
+    if any(verdict.scores != verdicts[0].scores for verdict in verdicts):
         raise JudgeFault(Fault.UNPARSEABLE, f"it holds several different verdicts: {_start(text)}")
-    return opinions[0]
+    return verdicts[0]
 
 
 def _without_thoughts(text: str) -> str:
@@ -129,27 +110,41 @@ def _unwrapped(text: str) -> str:
     return text
 
 
-def _opinion(found: Mapping[str, Any], criteria: Sequence[str], fractions: bool) -> Opinion:
+def _verdict(found: Mapping[str, Any], reply: JudgeReply, rubric: RubricConfig, shown: JudgeCase | None) -> Verdict:
     fields = _by_lower_key(found)
-    scores = fields.get("scores", fields)
-    if not isinstance(scores, dict):
+    given = fields.get("scores", fields)
+    if not isinstance(given, dict):
         raise ValueError("its scores are not an object")
-    given = _by_lower_key(scores)
-    if any(isinstance(value, Twice) for value in scores.values()):
+    if any(isinstance(value, DuplicateKeys) for value in given.values()):
         raise ValueError("a key stands in it twice")
-    if missing := [name for name in criteria if name.lower() not in given]:
+    given = _by_lower_key(given)
+    criteria = {name: name.lower() for name in rubric.criteria}
+    if missing := [name for name, key in criteria.items() if key not in given]:
         raise ValueError(f"{missing[0]} has no score")
-    reasoning = next((str(fields[key]) for key in REASONING_KEYS if key in fields), "")
-    own = {name.lower() for name in criteria}
-    most = _stated_maximum({key: value for key, value in (fields | given).items() if key not in own})
-    grades = {name: _grade(name, given[name.lower()], most) for name in criteria}
+    others = {key: value for key, value in (fields | given).items() if key not in criteria.values()}
+    most = _stated_maximum(others)
+    grades = {name: _grade(name, given[key], most) for name, key in criteria.items()}
+    scores = _scores(grades, reply.fractions)
+    reasoning = next((str(fields[key]) for key in REASONING_KEYS if key in fields), "")[:LONGEST_REASONING]
+    # Scores that were computed are not copied from anywhere.
     written = {name: grade.value for name, grade in grades.items()}
-    return Opinion(_scores(grades, fractions), reasoning[:LONGEST_REASONING], written)
+    if shown is not None and not reply.fractions and is_copied(written, reasoning, shown):
+        raise ValueError("its verdict is copied from the text that is judged")
+    weights = {name: criterion.weight for name, criterion in rubric.criteria.items()}
+    return Verdict(
+        scores=scores,
+        score=100 * sum(weights[name] * score for name, score in scores.items()) / (MAX_SCORE * sum(weights.values())),
+        reasoning=reasoning,
+        raw_reply=reply.text,
+        model=reply.model,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+    )
 
 
 def _by_lower_key(found: Mapping[str, Any]) -> dict[str, Any]:
     lower = {str(key).strip().lower(): value for key, value in found.items()}
-    if len(lower) < len(found) or isinstance(found, Twice):
+    if len(lower) < len(found) or isinstance(found, DuplicateKeys):
         raise ValueError("a key stands in it twice")
     return lower
 

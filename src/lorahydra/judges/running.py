@@ -1,98 +1,180 @@
-"""Many cases judged at once by threads, with the cache in front, and an end when it makes no sense to go on."""
+"""Many answers judged at once by threads, with the cache in front, and an early end where going on makes no sense."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 
 from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, LorahydraError
-from lorahydra.judges.asking import LONGEST_WAIT, Asking, NoMoneyError, StoppedError
+from lorahydra.judges.asking import LONGEST_WAIT, JudgeCall, ask_for_verdict
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, Verdict
 from lorahydra.judges.cache import new_owner
-from lorahydra.judges.judgement import CaseVerdicts, JudgeCall, Judgement, Usage
 from lorahydra.judges.session import JudgeSession
 from lorahydra.utils.progress import Progress
 
-__all__ = ["RunningJudgement", "start_judging"]
+__all__ = ["Judgement", "start_judging"]
 
 REFUSALS_TO_STOP = 3
-"""Refused requests in a row that show it is not the examples' fault."""
+"""Refused requests in a row that show that the examples are not to blame."""
 OUTAGES_TO_STOP = 2
-"""Examples given up in a row, with no reply to anybody meanwhile, that show that the service is away."""
+"""Examples given up in a row, without any reply meanwhile, that show that the service is unavailable."""
 SECONDS_TO_END = 1.0
-"""How long calls that are running when judging ends early are waited for."""
-SECONDS_BETWEEN_LOOKS = 0.2
-"""At the verdict that another process has said it will ask for."""
+"""How long running calls are waited for when judging ends early: their verdicts are paid for."""
 
 
-@dataclass
-class _Task:
-    """One verdict that is wanted, for every case that is the same."""
+def start_judging(session: JudgeSession, cases: Sequence[JudgeCase | None], repeats: int = 1) -> Judgement:
+    """Begin to judge; the verdicts are there after `Judgement.wait`.
 
-    key: str
-    case: JudgeCase
-    outcome: Verdict | str | None = None
-    """The verdict, or why there is none; None while it is open."""
-
-
-def start_judging(session: JudgeSession, cases: Sequence[JudgeCase], repeats: int = 1) -> RunningJudgement:
-    """Begin to judge; a judge that computes on this machine begins when the result is asked for.
+    Calls begin at once, in threads. A judge that computes on this machine begins in `wait`, and so does any judge with
+    `judge.overlap=false`.
 
     Args:
         session: The judge, its limits and its cache.
-        cases: What is judged; equal ones are judged once.
+        cases: One for each example, None for those that are not judged; equal cases are judged once.
         repeats: Verdicts for each case.
     """
-    return RunningJudgement(session, cases, repeats)
+    judgement = Judgement(session, cases, repeats)
+    if session.config.overlap and not session.judge.runs_here:
+        judgement._start_threads()
+    return judgement
 
 
-class RunningJudgement:
-    """Cases that are being judged; made by `start_judging`.
+class Judgement:
+    """The judge at work on some examples, and what comes of it; made by `start_judging`, complete after `wait`.
 
-    Args:
-        session: The judge, its limits and its cache.
-        cases: What is judged; equal ones are judged once.
-        repeats: Verdicts for each case.
+    Lists have an entry for each example, in their order.
     """
 
-    def __init__(self, session: JudgeSession, cases: Sequence[JudgeCase], repeats: int) -> None:
-        self._session = session
+    verdicts: list[tuple[Verdict, ...]]
+    """As many as there are repeats, less those that are missing; none for an example that is not judged."""
+    missing: list[str | None]
+    """Why a verdict is missing; None where none is."""
+    calls: list[JudgeCall]
+    cache_hits: int
+    error: LorahydraError | None
+    """What ended judging early, where something did."""
+    failures: int
+    """Verdicts that are missing; equal cases count once."""
+    seconds: float
+    """Wall time from the first call to the last verdict."""
+
+    def __init__(self, session: JudgeSession, cases: Sequence[JudgeCase | None], repeats: int) -> None:
+        self.session = session
+        self._keys = [
+            [session.key(case, repeat) for repeat in range(repeats)] if case is not None else [] for case in cases
+        ]
+        self._cases = {key: case for case, keys in zip(cases, self._keys, strict=True) for key in keys if case}
+        self._open = queue.SimpleQueue[str]()
+        for key in self._cases:
+            self._open.put(key)
+        self._ended = queue.SimpleQueue[None]()
         self._owner = new_owner()
-        self._started = self._finished = time.perf_counter()
-        self._keys = [[session.key(case, repeat) for repeat in range(repeats)] for case in cases]
-        self._tasks: dict[str, _Task] = {}
-        for case, keys in zip(cases, self._keys, strict=True):
-            self._tasks |= {key: _Task(key, case) for key in keys if key not in self._tasks}
-        self._open: queue.SimpleQueue[_Task] = queue.SimpleQueue()
-        for task in self._tasks.values():
-            self._open.put(task)
-        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._usage = Usage()
-        self._calls: list[JudgeCall] = []
-        self._error: LorahydraError | None = None
-        self._refused_in_a_row = self._outages_in_a_row = 0
+        self._seconds_claimed = session.config.timeout + LONGEST_WAIT  # of one call
         self._threads: list[threading.Thread] = []
-        if not session.judge.runs_here:
-            self._start_threads()
+        self._stop = threading.Event()
+        self._started = self._finished = time.perf_counter()
+        # What threads write under the lock; `wait` copies it, so that a call that ends too late changes nothing.
+        self._lock = threading.Lock()
+        self._outcomes: dict[str, Verdict | str] = {}
+        self._calls: list[JudgeCall] = []
+        self._cache_hits = 0
+        self._error: LorahydraError | None = None
+        self._refusals_in_a_row = self._outages_in_a_row = 0
 
-    def result(self, progress: Progress | None = None) -> Judgement:
+    @property
+    def scores(self) -> list[float | None]:
+        """Mean score of each example, 0…100; None without a verdict."""
+        return [_mean([verdict.score for verdict in found]) if found else None for found in self.verdicts]
+
+    @property
+    def criteria(self) -> list[str | None]:
+        """Mean score of each criterion, 0…5, as text; None without a verdict."""
+        return [
+            ", ".join(f"{name} {_mean([verdict.scores[name] for verdict in found]):g}" for name in found[0].scores)
+            if found
+            else None
+            for found in self.verdicts
+        ]
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """What the judge said, or why it said nothing; None for an example that is not judged."""
+        return [
+            "\n".join(verdict.reasoning for verdict in found) or missing
+            for found, missing in zip(self.verdicts, self.missing, strict=True)
+        ]
+
+    @property
+    def chosen(self) -> int:
+        """Number of the examples to judge."""
+        return sum(bool(keys) for keys in self._keys)
+
+    @property
+    def judged(self) -> int:
+        """Number of the examples with a verdict."""
+        return sum(bool(found) for found in self.verdicts)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the examples to judge that have a verdict."""
+        return self.judged / self.chosen
+
+    @property
+    def models(self) -> list[str]:
+        """Models that gave the verdicts."""
+        return sorted({verdict.model for found in self.verdicts for verdict in found})
+
+    @property
+    def main_fault(self) -> str:
+        """The most frequent reason for missing verdicts; empty when none is missing."""
+        reasons = Counter(reason for reason in self.missing if reason)
+        return reasons.most_common(1)[0][0] if reasons else ""
+
+    @property
+    def retries(self) -> int:
+        """Calls that were not the first for their verdict."""
+        return sum(call.attempt > 1 for call in self.calls)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens sent."""
+        return sum(call.reply.prompt_tokens for call in self.calls if call.reply)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens received."""
+        return sum(call.reply.completion_tokens for call in self.calls if call.reply)
+
+    @property
+    def cost(self) -> float:
+        """Money that the calls cost, by the prices of the config."""
+        return sum(call.cost for call in self.calls)
+
+    def stop(self) -> None:
+        """Begin no further call."""
+        self._stop.set()
+
+    def wait(self, progress: Progress | None = None) -> Judgement:
         """Wait for the verdicts; missing ones are part of the result, not an exception.
 
         Args:
             progress: Where to show how far it is.
+
+        Returns:
+            The judgement itself.
         """
-        progress = progress or Progress()
-        if self._session.judge.runs_here:
+        runs_here = self.session.judge.runs_here
+        if not self._threads:
             self._started = time.perf_counter()
+            if not runs_here:
+                self._start_threads()
         try:
-            with progress.task("Judging", total=len(self._tasks)) as advance:
-                for _ in self._tasks:
-                    if self._session.judge.runs_here:
+            with (progress or Progress()).task("Judging", total=len(self._cases)) as advance:
+                for _ in self._cases:
+                    if runs_here:
                         self._work_once()
                     self._ended.get()
                     if self._stop.is_set():
@@ -101,132 +183,110 @@ class RunningJudgement:
         finally:
             # Also on Ctrl-C: running calls end by themselves, and no new ones begin.
             self._stop.set()
-        self._let_calls_end()
-        return self._judgement()
-
-    def stop(self) -> None:
-        """Begin no further call."""
-        self._stop.set()
-
-    def _start_threads(self) -> None:
-        for number in range(min(self._session.config.concurrency, len(self._tasks))):
-            # Daemons: a call that hangs must not hold up the end of the process.
-            name = f"lorahydra-judge-{number}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
-            thread.start()
-            self._threads.append(thread)
-
-    def _let_calls_end(self) -> None:
-        """Wait a moment for running calls, whose verdicts are paid for."""
         deadline = time.monotonic() + SECONDS_TO_END
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        self._sum_up()
+        return self
+
+    def _sum_up(self) -> None:
+        with self._lock:
+            outcomes = dict(self._outcomes)
+            self.calls, self.cache_hits, self.error = list(self._calls), self._cache_hits, self._error
+        self.seconds = self._finished - self._started
+        reason = str(self.error) if self.error is not None else "not judged"
+        self.verdicts, self.missing = [], []
+        for keys in self._keys:
+            found = [outcomes.get(key, reason) for key in keys]
+            self.verdicts.append(tuple(outcome for outcome in found if isinstance(outcome, Verdict)))
+            self.missing.append(next((outcome for outcome in found if isinstance(outcome, str)), None))
+        self.failures = sum(not isinstance(outcomes.get(key), Verdict) for key in self._cases)
+
+    def _start_threads(self) -> None:
+        for number in range(min(self.session.config.concurrency, len(self._cases))):
+            # A daemon: a call that hangs must not hold up the end of the process.
+            thread = threading.Thread(target=self._work, name=f"lorahydra-judge-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _work(self) -> None:
         while self._work_once():
             pass
 
     def _work_once(self) -> bool:
-        """Take one task to its end; False when there is none."""
+        """Bring one verdict to its end; False when none is left to begin."""
         try:
-            task = self._open.get_nowait()
+            key = self._open.get_nowait()
         except queue.Empty:
             return False
         try:
-            task.outcome = None if self._stop.is_set() else self._outcome(task)
+            outcome = None if self._stop.is_set() else self._verdict(key)
+            if outcome is not None:
+                with self._lock:
+                    self._outcomes[key] = outcome
         except Exception as error:
-            # A judge that breaks its contract, for example one of a user's own: no thread may die silently.
-            message = self._session.redact(f"{type(error).__name__}: {error}")
-            self._end(JudgeSetupError(f"judge {self._session.config.name} failed: {message}"))
+            # No thread may die silently.
+            self._end(self.session.crashed(error))
         finally:
             self._finished = time.perf_counter()
             self._ended.put(None)
         return True
 
-    def _outcome(self, task: _Task) -> Verdict | str | None:
-        """The verdict from the cache or the judge, or why there is none."""
-        cache = self._session.cache
+    def _verdict(self, key: str) -> Verdict | str | None:
+        """The verdict from the cache or the judge, or why there is none; None when judging was stopped before."""
+        cache = self.session.cache
         if cache is None:
-            return self._ask(task)
-        while True:
-            if (known := cache.get(task.key)) is not None:
-                break
-            if cache.claim(task.key, self._owner, self._lease()):
-                # Between the look and the claim, another process may have stored it.
-                known = cache.get(task.key)
-                break
-            if self._stop.wait(SECONDS_BETWEEN_LOOKS):
-                return None
-        if known is not None:
-            cache.release(task.key, self._owner)
-            self._count(Usage(cache_hits=1))
-            return known
+            return self._ask(key)
         try:
-            outcome = self._ask(task)
+            verdict = cache.get_or_claim(key, self._owner, self._seconds_claimed, self._stop)
+            if verdict is not None:
+                with self._lock:
+                    self._cache_hits += 1
+                return verdict
+            outcome = self._ask(key)
             if isinstance(outcome, Verdict):
-                cache.put(task.key, self._session.config.name, outcome)
+                cache.put(key, self.session.config.name, outcome)
             return outcome
         finally:
-            cache.release(task.key, self._owner)
+            cache.release(key, self._owner)
 
-    def _lease(self) -> float:
-        """Seconds that a claim must hold for one call."""
-        return self._session.config.timeout + LONGEST_WAIT
+    def _ask(self, key: str) -> Verdict | str | None:
+        def claim(wait: float) -> None:
+            if self.session.cache is not None:
+                self.session.cache.claim(key, self._owner, wait + self._seconds_claimed)
 
-    def _ask(self, task: _Task) -> Verdict | str | None:
-        def claim(seconds: float = 0.0) -> None:
-            if self._session.cache is not None:
-                self._session.cache.claim(task.key, self._owner, seconds + self._lease())
-
-        def sleep(seconds: float) -> None:
-            claim(seconds)
-            self._stop.wait(seconds)
-
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
-            verdict = Asking(self._session, task.case, self._stop, self._record, claim, sleep).verdict()
-            with self._lock:
-                self._refused_in_a_row = self._outages_in_a_row = 0
-            return verdict
+            verdict = ask_for_verdict(
+                self.session, self._cases[key], stop=self._stop, record=self._calls.append, claim=claim
+            )
         except JudgeFault as fault:
-            self._note_failure(fault, begun)
+            self._note_fault(fault, started)
             return str(fault)
-        except NoMoneyError:
-            spent, limit = self._session.budget.spent, self._session.config.max_cost
-            self._end(JudgeBudgetError(f"judge.max_cost={limit} is used up ({spent:.4f} spent): raise it to go on"))
-        except StoppedError:
-            pass
-        return None
+        except (JudgeBudgetError, JudgeSetupError) as error:
+            self._end(error)
+            return None
+        with self._lock:
+            self._refusals_in_a_row = self._outages_in_a_row = 0
+        return verdict
 
-    def _note_failure(self, fault: JudgeFault, begun: float) -> None:
+    def _note_fault(self, fault: JudgeFault, started: float) -> None:
         """Find out whether it is worth going on with other examples."""
-        name = self._session.config.name
-        last = self._session.last_reply
+        session, kind = self.session, fault.fault
         with self._lock:
             # A model on this machine refuses what is too long for it, which says nothing about the next example.
-            refused = fault.fault is Fault.REQUEST_REFUSED and not self._session.judge.runs_here
-            away = fault.fault.is_outage and last < begun
-            self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
-            self._outages_in_a_row = self._outages_in_a_row + 1 if away else 0
-            hopeless = fault.fault.ends_judging or self._refused_in_a_row >= REFUSALS_TO_STOP
+            refused = kind is Fault.REQUEST_REFUSED and not session.judge.runs_here
+            outage = kind.is_outage and session.last_reply < started
+            self._refusals_in_a_row = self._refusals_in_a_row + 1 if refused else 0
+            self._outages_in_a_row = self._outages_in_a_row + 1 if outage else 0
+            hopeless = kind.ends_judging or self._refusals_in_a_row >= REFUSALS_TO_STOP
             # One example may be more than a server can take; where there is no connection, the example is not to blame.
-            enough = 1 if fault.fault is Fault.CONNECTION or len(self._tasks) == 1 else OUTAGES_TO_STOP
-            dead = away and self._outages_in_a_row >= enough
+            enough = 1 if kind is Fault.CONNECTION or len(self._cases) == 1 else OUTAGES_TO_STOP
+            unavailable = outage and self._outages_in_a_row >= enough
         if hopeless:
-            self._end(JudgeSetupError(f"judge {name}: {fault}{self._advice(fault.fault)}"))
-        elif dead and not self._stop.is_set():
-            self._end(JudgeError(f"judge {name} is away: {fault}"))
-
-    def _advice(self, fault: Fault) -> str:
-        """What the user can do about it."""
-        config = self._session.config
-        where = f" and judge.base_url={config.base_url}" if config.base_url else ""
-        variables = " or ".join(config.key_names)
-        return {
-            Fault.KEY_REFUSED: f"; check the key in {variables}" if variables else "",
-            Fault.MODEL_UNKNOWN: f"; check judge.model={self._session.judge.model}{where}",
-            Fault.CERTIFICATE: "; name the issuer's certificate in judge.ca_bundle_file",
-        }.get(fault, "")
+            self._end(JudgeSetupError(f"judge {session.config.name}: {fault}{session.advice(kind)}"))
+        elif unavailable and not self._stop.is_set():
+            self._end(JudgeError(f"judge {session.config.name} is unavailable: {fault}"))
 
     def _end(self, error: LorahydraError) -> None:
         """End judging early; the first reason stays."""
@@ -235,28 +295,6 @@ class RunningJudgement:
         self._stop.set()
         self._ended.put(None)
 
-    def _count(self, more: Usage) -> None:
-        with self._lock:
-            self._usage += more
 
-    def _record(self, call: JudgeCall, cost: float) -> None:
-        again = int(call.attempt > 1)
-        self._count(Usage(1, 0, again, 0, call.prompt_tokens, call.completion_tokens, cost))
-        with self._lock:
-            self._calls.append(call)
-
-    def _judgement(self) -> Judgement:
-        outcomes = {key: task.outcome for key, task in self._tasks.items()}
-        with self._lock:
-            error, usage, calls = self._error, self._usage, list(self._calls)
-        reason = str(error) if error is not None else "not judged"
-        cases = [_case(outcomes[key] or reason for key in keys) for keys in self._keys]
-        usage += Usage(failures=sum(not isinstance(outcome, Verdict) for outcome in outcomes.values()))
-        return Judgement(cases, usage, calls, error, self._finished - self._started)
-
-
-def _case(outcomes: Iterable[Verdict | str]) -> CaseVerdicts:
-    found = list(outcomes)
-    verdicts = tuple(outcome for outcome in found if isinstance(outcome, Verdict))
-    reasons = [outcome for outcome in found if isinstance(outcome, str)]
-    return CaseVerdicts(verdicts, reasons[0] if reasons else None)
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from lorahydra.config.judge_registry import is_built_in
 from lorahydra.errors import JudgeError, JudgeSetupError, LorahydraError
 from lorahydra.judges.base import JudgeCase
-from lorahydra.judges.judgement import Judgement
 from lorahydra.judges.prompt import MAX_SCORE
-from lorahydra.judges.running import start_judging
+from lorahydra.judges.running import Judgement, start_judging
 from lorahydra.judges.session import JudgeSession
 from lorahydra.utils.progress import Progress
 
@@ -72,7 +71,7 @@ class SelfTest:
         right, *others = self.scores.values()
         name = session.config.name
         if right is None:
-            return JudgeError(f"judge {name} gave no verdict: {judgement.cases[0].missing}")
+            return JudgeError(f"judge {name} gave no verdict: {judgement.missing[0]}")
         highest = max((score for score in others if score is not None), default=0.0)
         # Scores that are computed are on the scale, and rarely near its ends.
         low = right < NEAR_TOP and not session.judge.runs_here
@@ -108,7 +107,7 @@ def self_test(session: JudgeSession, progress: Progress | None = None) -> SelfTe
     # The point is the calls.
     fresh = copy.copy(session)
     fresh.cache = None
-    return SelfTest(session, start_judging(fresh, cases(session)).result(progress or Progress(live=False)))
+    return SelfTest(session, start_judging(fresh, cases(session)).wait(progress or Progress(live=False)))
 
 
 def ensure_usable(session: JudgeSession) -> None:
@@ -118,7 +117,7 @@ def ensure_usable(session: JudgeSession) -> None:
 
     Raises:
         JudgeSetupError: Its scores would choose the wrong answers, or its key, model or certificate is refused.
-        JudgeError: It is away, or gives no verdict on a right answer.
+        JudgeError: It is unavailable, or gives no verdict on a right answer.
         JudgeBudgetError: `judge.max_cost` does not reach for the test.
     """
     config = session.config
@@ -132,8 +131,8 @@ def ensure_usable(session: JudgeSession) -> None:
         test = self_test(session)
         if test.error is not None:
             raise test.error
-        logger.info("Judge self-test: %s (%d calls)", test, test.judgement.usage.calls)
+        logger.info("Judge self-test: %s (%d calls)", test, len(test.judgement.calls))
         if session.cache is not None:
-            [verdict] = test.judgement.cases[0].verdicts
+            [verdict] = test.judgement.verdicts[0]
             session.cache.put(key, config.name, verdict)
     session.is_tested = True

@@ -2,7 +2,7 @@
 
 ```python
 session = JudgeSession(config, make_judge(config), cache)
-judgement = start_judging(session, [JudgeCase("2 + 2?", "4", "It is 4.")]).result()
+judgement = start_judging(session, [JudgeCase("2 + 2?", "4", "It is 4.")]).wait()
 judgement.scores  # [100.0]
 ```
 """
@@ -12,11 +12,11 @@ from __future__ import annotations
 import json
 
 from lorahydra.config.judge import JudgeConfig
-from lorahydra.judges.base import Judge, JudgeCase, JudgeFault, JudgeReply, Verdict
+from lorahydra.errors import JudgeSetupError
+from lorahydra.judges.base import Fault, Judge, JudgeCase
 from lorahydra.judges.cache import VerdictCache, verdict_key
 from lorahydra.judges.limits import Budget, RateLimiter
-from lorahydra.judges.parsing import read_opinion
-from lorahydra.judges.prompt import MAX_SCORE, PromptWriter
+from lorahydra.judges.prompt import PromptWriter
 
 __all__ = ["JudgeSession"]
 
@@ -57,39 +57,22 @@ class JudgeSession:
         settings = json.dumps([judge.identity, config.temperature, config.structured_output, config.options])
         return verdict_key(config.name, judge.model, settings, self.prompt_version, case, repeat)
 
-    def verdict(self, reply: JudgeReply, shown: JudgeCase, latency: float) -> Verdict:
-        """Read a reply.
-
-        Args:
-            reply: What came back.
-            shown: The texts that the judge was shown.
-            latency: Seconds of the call.
-
-        Raises:
-            JudgeFault: There is no verdict in it.
-        """
-        # Scores that were computed are not copied from anywhere.
-        quotable = None if reply.fractions else shown
-        try:
-            opinion = read_opinion(reply.text, self.writer.criteria, quotable, fractions=reply.fractions)
-        except JudgeFault as fault:
-            raise JudgeFault(fault.fault, fault.message, reply=reply) from fault
-        weights = {name: criterion.weight for name, criterion in self.config.rubric.criteria.items()}
-        total = sum(weights[name] * score for name, score in opinion.scores.items())
-        return Verdict(
-            scores=opinion.scores,
-            score=100 * total / (MAX_SCORE * sum(weights.values())),
-            reasoning=self.redact(opinion.reasoning),
-            raw_reply=self.redact(reply.text),
-            model=reply.model,
-            prompt_version=self.prompt_version,
-            prompt_tokens=reply.prompt_tokens,
-            completion_tokens=reply.completion_tokens,
-            latency=latency,
-        )
-
     def redact(self, text: str) -> str:
         """`text` without the judge's secrets."""
         for secret in self.judge.secrets:
             text = text.replace(secret, "***")
         return text
+
+    def advice(self, fault: Fault) -> str:
+        """What the user can do about a fault, to follow its message; empty where there is nothing."""
+        where = f" and judge.base_url={self.config.base_url}" if self.config.base_url else ""
+        variables = " or ".join(self.config.key_names)
+        return {
+            Fault.KEY_REFUSED: f"; check the key in {variables}" if variables else "",
+            Fault.MODEL_UNKNOWN: f"; check judge.model={self.judge.model}{where}",
+            Fault.CERTIFICATE: "; name the issuer's certificate in judge.ca_bundle_file",
+        }.get(fault, "")
+
+    def crashed(self, error: Exception) -> JudgeSetupError:
+        """The error to show where a judge breaks its contract, for example one of the user's own."""
+        return JudgeSetupError(f"judge {self.config.name} failed: {self.redact(f'{type(error).__name__}: {error}')}")

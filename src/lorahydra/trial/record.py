@@ -15,7 +15,7 @@ from lorahydra.data import DataSplits, Split
 from lorahydra.data.problems import one_line
 from lorahydra.evaluation import Evaluation, Verdicts
 from lorahydra.evaluation.scoring import Gain
-from lorahydra.judges import JudgeCall, JudgeSession, Usage
+from lorahydra.judges import JudgeCall, JudgeSession
 from lorahydra.names import (
     ADAPTER_DIR,
     BASELINE,
@@ -172,20 +172,20 @@ def record_judging(run: TrackedRun, session: JudgeSession, verdicts: Sequence[Ve
         prefix: Of the tuned model's coverage.
     """
     judgements = [found.judgement for found in verdicts]
-    usage = sum((judgement.usage for judgement in judgements), Usage())
+    calls = [call for judgement in judgements for call in judgement.calls]
     summed = {
         Metric.TIME_JUDGE: max(judgement.seconds for judgement in judgements),
-        Metric.JUDGE_CALLS: usage.calls,
-        Metric.JUDGE_CACHE_HITS: usage.cache_hits,
-        Metric.JUDGE_RETRIES: usage.retries,
-        Metric.JUDGE_PROMPT_TOKENS: usage.prompt_tokens,
-        Metric.JUDGE_COMPLETION_TOKENS: usage.completion_tokens,
-        Metric.JUDGE_COST: usage.cost,
+        Metric.JUDGE_CALLS: len(calls),
+        Metric.JUDGE_CACHE_HITS: sum(judgement.cache_hits for judgement in judgements),
+        Metric.JUDGE_RETRIES: sum(judgement.retries for judgement in judgements),
+        Metric.JUDGE_PROMPT_TOKENS: sum(judgement.prompt_tokens for judgement in judgements),
+        Metric.JUDGE_COMPLETION_TOKENS: sum(judgement.completion_tokens for judgement in judgements),
+        Metric.JUDGE_COST: sum(judgement.cost for judgement in judgements),
     }
     run.metrics({name: value + run.before.metrics.get(name, 0) for name, value in summed.items()})
     run.metrics(
         {
-            Metric.JUDGE_FAILURES: usage.failures,
+            Metric.JUDGE_FAILURES: sum(judgement.failures for judgement in judgements),
             scored(prefix, Score.JUDGE_COVERAGE): judgements[0].coverage,
         }
     )
@@ -200,26 +200,30 @@ def record_judging(run: TrackedRun, session: JudgeSession, verdicts: Sequence[Ve
         }
     )
     if session.config.trace:
-        for judgement in judgements:
-            for call in judgement.calls:
-                _record_call(run, session, call)
+        for call in calls:
+            _record_call(run, session, call)
 
 
 def _record_call(run: TrackedRun, session: JudgeSession, call: JudgeCall) -> None:
+    reply, verdict = call.reply, call.verdict
     run.trace(
         f"judge {session.config.name}",
         inputs={"system": call.prompt.system, "user": call.prompt.user},
-        outputs={"reply": call.reply, "score": call.score, "fault": call.fault},
+        outputs={
+            "reply": reply.text if reply else None,
+            "score": verdict.score if verdict else None,
+            "fault": str(call.error) if call.error else None,
+        },
         attributes={
-            "model": call.model,
+            "model": reply.model if reply else session.judge.model,
             "attempt": call.attempt,
             "prompt_version": session.prompt_version,
-            "prompt_tokens": call.prompt_tokens,
-            "completion_tokens": call.completion_tokens,
+            "prompt_tokens": reply.prompt_tokens if reply else 0,
+            "completion_tokens": reply.completion_tokens if reply else 0,
         },
-        ok=call.fault is None,
+        ok=call.error is None,
         start_ns=call.start_ns,
-        end_ns=call.end_ns,
+        end_ns=call.start_ns + int(call.seconds * 1e9),
     )
 
 
@@ -263,8 +267,8 @@ def _record_predictions(
         "reference": answers.examples.references,
         "prediction": answers.tuned.texts,
         "bertscore_f1": answers.tuned.bertscore.f1,
-        "judge_score": _column(tuned, answers, "score"),
-        "judge_reason": _column(tuned, answers, "reasoning"),
+        "judge_score": _column(tuned, answers, "scores"),
+        "judge_reason": _column(tuned, answers, "reasons"),
         "answer_length": [len(text) for text in answers.tuned.texts],
     }
     if tuned is not None:
@@ -275,11 +279,12 @@ def _record_predictions(
             "baseline_bertscore_f1": answers.untuned.bertscore.f1,
         }
         if tuned is not None:
-            columns["baseline_judge_score"] = _column(untuned, answers, "score")
+            columns["baseline_judge_score"] = _column(untuned, answers, "scores")
     run.table(list(columns), list(zip(*columns.values(), strict=True)), file)
 
 
 def _column(verdicts: Verdicts | None, answers: TrialAnswers, name: str) -> list[object]:
     """One property of the verdict on each example; None where there is no verdict."""
-    cases = [None] * len(answers.tuned.texts) if verdicts is None else verdicts.by_example
-    return [None if case is None else getattr(case, name) for case in cases]
+    if verdicts is None:
+        return [None] * len(answers.tuned.texts)
+    return verdicts.by_example(getattr(verdicts.judgement, name))
