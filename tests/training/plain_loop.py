@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from lorahydra.training.batches import EpochSampler
+from lorahydra.training.batches import epoch_order
 
 
 def plain_losses(
@@ -27,11 +27,9 @@ def plain_losses(
     torch.set_num_threads(threads)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
     total = epochs * -(-len(data) // batch)
-    sampler = EpochSampler(data.lengths, batch, seed, group_by_length=True)
     losses: list[float] = []
     for epoch in range(epochs):
-        sampler.set_epoch(epoch)
-        order = list(sampler)
+        order = epoch_order(data.lengths, batch, seed, epoch, group_by_length=True)
         for start in range(0, len(order), batch):
             ids, labels, mask = padded([data[index] for index in order[start : start + batch]])
             logits = model(input_ids=ids, attention_mask=mask).logits

@@ -26,7 +26,7 @@ from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.lora import weights_digest
 from lorahydra.modeling.packaged import fetch
 from lorahydra.training import TrainedAdapter, TrainingJob, train
-from lorahydra.training.health import Health
+from lorahydra.training.health import HealthCheck
 from lorahydra.utils.progress import Progress
 
 Examples = Any
@@ -170,7 +170,7 @@ def test_a_rate_that_explodes_ends_the_trial_with_a_reason(
 
 
 def test_a_loss_that_runs_away_is_divergence() -> None:
-    health = Health(divergence_factor=2.0)
+    health = HealthCheck(divergence_factor=2.0)
 
     def log(*losses: float) -> None:
         for loss in losses:

@@ -14,8 +14,8 @@ from lorahydra.config.schema import LoraConfig, TrainingConfig
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.lora import load_adapter
 from lorahydra.training import TrainedAdapter, TrainingJob, train, train_pack
-from lorahydra.training.adapter_state import Best
 from lorahydra.training.batches import collate
+from lorahydra.training.health import BestValidation
 from lorahydra.training.loss import CompletionLoss
 from lorahydra.utils.progress import Progress
 
@@ -116,9 +116,9 @@ def test_a_resumed_training_knows_the_best_of_before(base: BaseModel, tmp_path: 
     ],
 )
 def test_a_curve_without_a_valley_is_told(losses: list[float], told: str, caplog: pytest.LogCaptureFixture) -> None:
-    best = Best()
+    best = BestValidation()
     for step, loss in enumerate(losses, start=1):
-        best.measured(step, loss, None)
+        best.update(step, loss, None)
     best.warn(Path("trial"))
     assert told in caplog.text
     assert bool(caplog.text) == bool(told)

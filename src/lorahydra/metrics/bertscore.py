@@ -18,7 +18,7 @@ from lorahydra.errors import ConfigError, LorahydraError, ModelError, library_er
 from lorahydra.metrics.windows import Encoder
 from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.hub import snapshot
-from lorahydra.modeling.memory import ran_out_of_memory, with_a_batch_that_fits
+from lorahydra.modeling.memory import OutOfMemoryError, with_a_batch_that_fits
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
 from lorahydra.modeling.quiet import no_progress_bars
 
@@ -65,9 +65,7 @@ class BertScorer:
         left, right = ([text.encode("utf-8", "replace").decode() for text in side] for side in (answers, references))
         try:
             raw, self._batch_size = with_a_batch_that_fits(lambda size: self._raw(left, right, size), self._batch_size)
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out_of_memory(error):
-                raise
+        except OutOfMemoryError as error:
             raise ModelError(
                 f"out of memory while evaluation.bertscore_model={self._name} read one answer: choose a smaller encoder"
             ) from error

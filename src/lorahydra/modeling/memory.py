@@ -15,7 +15,14 @@ import torch
 
 from lorahydra.names import GPU_MEMORY
 
-__all__ = ["keep_freed_memory", "keep_to_share", "ran_out_of_memory", "release_memory", "with_a_batch_that_fits"]
+__all__ = [
+    "OutOfMemoryError",
+    "keep_freed_memory",
+    "keep_to_share",
+    "ran_out_of_memory",
+    "release_memory",
+    "with_a_batch_that_fits",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -83,23 +90,29 @@ def ran_out_of_memory(error: BaseException) -> bool:
     )
 
 
+class OutOfMemoryError(Exception):
+    """Memory does not suffice for a batch of one."""
+
+
 def with_a_batch_that_fits(run: Callable[[int], Result], batch_size: int) -> tuple[Result, int]:
     """Call `run` with a batch size, and again with half of it for as long as memory runs out.
 
     Returns:
-        What `run` gave, and the batch size that it was called with at last.
+        What `run` returned, and the batch size that it was last called with.
 
     Raises:
-        RuntimeError: Memory ran out with a batch of one.
-        MemoryError: The same, on the CPU.
+        OutOfMemoryError: Memory ran out with a batch of one.
     """
     while True:
         try:
             return run(batch_size), batch_size
         except (RuntimeError, MemoryError) as error:
-            if batch_size <= 1 or not ran_out_of_memory(error):
+            if not ran_out_of_memory(error):
                 raise
         # Only now, when nothing refers to the failed batch any more, is there memory to give back.
         release_memory()
-        logger.warning("Out of memory with a batch of %d: going on with %d", batch_size, batch_size // 2)
-        batch_size //= 2
+        if batch_size <= 1:
+            raise OutOfMemoryError
+        smaller = (batch_size + 1) // 2
+        logger.warning("Out of memory with a batch of %d: going on with %d", batch_size, smaller)
+        batch_size = smaller

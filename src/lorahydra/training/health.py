@@ -1,21 +1,31 @@
-"""Notices a training whose loss is not a number or diverges."""
+"""What the losses of a training say: that it has gone wrong, and which validation was the best."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
 
 from lorahydra.errors import TrainingError
 
-__all__ = ["Health"]
+__all__ = ["BestValidation", "HealthCheck"]
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_CURVE = 3
+"""Validations: of fewer, the best is always the first or the last."""
 
 
-class Health:
-    """Ends a training that has gone wrong.
+class HealthCheck:
+    """Ends a training whose loss is not a number or diverges.
 
     Args:
-        divergence_factor: Diverged means that the mean loss of the last `WINDOW` logged steps exceeds the mean of the
-            first `WINDOW` by this factor.
+        divergence_factor: A training has diverged when the mean loss of the last `WINDOW` logged steps exceeds the mean
+            of the first `WINDOW` by this factor.
     """
 
     WINDOW = 5
@@ -23,7 +33,7 @@ class Health:
     def __init__(self, divergence_factor: float) -> None:
         self._factor = divergence_factor
         self.losses: list[float] = []
-        """Of the logged steps."""
+        """The losses of the logged steps."""
 
     def check(self, step: int, values: Mapping[str, float]) -> None:
         """Judge what was logged at a step.
@@ -41,18 +51,51 @@ class Health:
                     f"training stopped at step {step}: {key} is {values[key]}; try a lower training.learning_rate",
                     reason="nan",
                 )
-        if "loss" in values:
-            self.losses.append(values["loss"])
-            self._check_divergence(step)
-
-    def _check_divergence(self, step: int) -> None:
+        if "loss" not in values:
+            return
+        self.losses.append(values["loss"])
         if len(self.losses) < 2 * self.WINDOW:
             return
-        first = sum(self.losses[: self.WINDOW]) / self.WINDOW
-        last = sum(self.losses[-self.WINDOW :]) / self.WINDOW
+        first, last = (sum(part) / self.WINDOW for part in (self.losses[: self.WINDOW], self.losses[-self.WINDOW :]))
         if last > self._factor * first:
             raise TrainingError(
                 f"training diverged at step {step}: the loss rose from {first:.3f} to {last:.3f}; try a lower "
                 "training.learning_rate",
                 reason="diverged",
             )
+
+
+@dataclass
+class BestValidation:
+    """The lowest validation loss so far."""
+
+    loss: float = math.inf
+    step: int = 0
+    weights: Tensor | None = None
+    """The adapter's weights at that step, if the best adapter is to be kept."""
+    validations: int = 0
+    """How many there were."""
+    since: int = 0
+    """How many came after the best."""
+
+    def update(self, step: int, loss: float, weights: Tensor | None) -> None:
+        """Take one validation into account."""
+        self.validations += 1
+        self.since += 1
+        if loss < self.loss:
+            self.loss, self.step, self.since = loss, step, 0
+            self.weights = None if weights is None else weights.clone()
+
+    def warn(self, folder: Path) -> None:
+        """Warn where the lowest loss is at an end of the curve."""
+        if self.validations < SHORTEST_CURVE or 0 < self.since < self.validations - 1:
+            return
+        which, advice = (
+            ("last", "more epochs may lower it")
+            if self.since == 0
+            else ("first", "fewer epochs or a lower training.learning_rate may do")
+        )
+        logger.warning(
+            "%s: of %d validations the %s, at step %d, has the lowest loss: %s",
+            *(folder, self.validations, which, self.step, advice),
+        )

@@ -34,10 +34,6 @@ class TokenizedExamples(Protocol):
         """`input_ids` and `labels`, sequences of the same length."""
 
 
-def _ignore(_: Mapping[str, float], __: int) -> None:
-    """Drop metrics."""
-
-
 @dataclass(frozen=True)
 class TrainingJob:
     """One adapter to train."""
@@ -46,26 +42,26 @@ class TrainingJob:
     training: TrainingConfig
     seed: int
     output_dir: Path
-    """The adapter goes to `output_dir/adapter`, checkpoints to `output_dir/checkpoints`. With `training.resume`, what
-    is there is used: a training that has ended is not repeated. Otherwise it is removed."""
-    on_metrics: OnMetrics = _ignore
-    """Receives training metrics while they arise."""
+    """The adapter is written to `output_dir/adapter`, checkpoints to `output_dir/checkpoints`. With `training.resume`,
+    what exists there is used: a training that has ended is not repeated. Otherwise it is removed."""
+    on_metrics: OnMetrics = lambda values, step: None
+    """Receives the metrics of the training as they arise."""
 
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """A finished training."""
+    """The adapter of a training that has ended, or has reached a checkpoint."""
 
     folder: Path
-    """PEFT's format; applies to the base model as it was."""
+    """In PEFT's format; it belongs on the base model as it was before the training."""
     eval_loss: float
-    """Mean loss per labelled token of the validation split."""
+    """Mean loss per labelled token of the validation split; of a checkpoint, the last that was measured."""
     steps: int
-    """Optimiser steps of the training."""
+    """Optimiser steps of the training so far."""
     seconds: float
     """Wall time of training, validating and saving."""
-    best_step: int
-    """Optimiser step of the lowest validation loss."""
+    best_step: int = 0
+    """Optimiser step of the lowest validation loss; 0 where none was measured, or an earlier version trained it."""
 
 
 def steps_per_epoch(config: TrainingConfig, examples: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,14 +18,12 @@ from lorahydra.modeling.devices import moved
 from lorahydra.modeling.packing import Pack
 from lorahydra.modeling.single import SingleAdapter
 from lorahydra.training.adapter_state import AdapterState
-from lorahydra.training.batches import EpochSampler, collate, sorted_batches
-from lorahydra.training.jobs import TokenizedExamples, TrainingJob, steps_per_epoch, total_steps
+from lorahydra.training.batches import Batch, collate, sorted_batches, step_batches
+from lorahydra.training.jobs import TokenizedExamples, steps_per_epoch, total_steps
 from lorahydra.training.loss import IGNORED, CompletionLoss
 from lorahydra.utils.progress import Progress
 
 __all__ = ["fit"]
-
-Batch = dict[str, Tensor]
 
 
 def fit(
@@ -35,28 +33,32 @@ def fit(
     train_data: TokenizedExamples,
     eval_data: TokenizedExamples,
     progress: Progress,
-    done: int = 0,
+    steps_done: int = 0,
 ) -> None:
-    """Train attached adapters, and write those that come to the end.
+    """Train attached adapters, and write those that reach the end.
 
     Args:
         base: The base model.
-        pack: The adapters' weights.
-        adapters: The adapters, in the order of the pack. Each gets its outcome: the trained adapter or the error that
+        pack: The weights of the adapters.
+        adapters: The adapters, in the order of the pack. Each gets its outcome: the trained adapter, or the error that
             ended it, after which the others went on.
         train_data: What all are trained on.
         eval_data: What all are validated on.
         progress: Where progress is shown.
-        done: Optimiser steps that have been taken before.
+        steps_done: Optimiser steps that were taken before.
     """
-    first = adapters[0].job
-    total, every = total_steps(first.training, len(train_data)), _validation_steps(first, len(train_data))
-    if first.training.gradient_checkpointing:
+    first, config = adapters[0].job, adapters[0].job.training
+    total = total_steps(config, len(train_data))
+    # 0: only at the end.
+    every = (
+        math.ceil(steps_per_epoch(config, len(train_data)) / config.evals_per_epoch) if config.evals_per_epoch else 0
+    )
+    if config.gradient_checkpointing:
         base.model.activation_checkpointing_enable()
     run = _Run(base, pack, adapters)
     with progress.task("Training", total) as advance:
-        advance(done, "")
-        for step, batches in enumerate(_steps(first, train_data, done, total), start=done + 1):
+        advance(steps_done, "")
+        for step, batches in enumerate(step_batches(first, train_data, steps_done, total), start=steps_done + 1):
             losses, gradients = run.losses_and_gradients(step, batches)
             norms = run.clip(gradients)
             run.update(gradients)
@@ -64,7 +66,7 @@ def fit(
             if step == total or (every and step % every == 0):
                 run.validate(step, eval_data)
             run.write_checkpoints(step, last=step == total)
-            run.finish_patient(step)
+            run.stop_early(step)
             run.drop_ended()
             if not run.adapters:
                 break
@@ -74,38 +76,18 @@ def fit(
             adapter.finish(total)
 
 
-def _validation_steps(job: TrainingJob, examples: int) -> int:
-    """Optimiser steps between validations; 0 for none before the end."""
-    evals = job.training.evals_per_epoch
-    return max(1, math.ceil(steps_per_epoch(job.training, examples) / evals)) if evals else 0
-
-
-def _steps(job: TrainingJob, data: TokenizedExamples, done: int, total: int) -> Iterator[list[Batch]]:
-    """The batches of each optimiser step after the first `done`; those of the last step of an epoch may be fewer."""
-    size, parts = job.training.per_device_train_batch_size, job.training.gradient_accumulation_steps
-    lengths = [int(length) for length in data.lengths]
-    sampler = EpochSampler(lengths, size * parts, job.seed, group_by_length=job.training.group_by_length)
-    for step in range(done, total):
-        epoch, place = divmod(step, steps_per_epoch(job.training, len(data)))
-        if place == 0 or step == done:
-            sampler.set_epoch(epoch)
-            order = list(sampler)
-        rows = order[place * size * parts : (place + 1) * size * parts]
-        yield [collate([data[row] for row in rows[at : at + size]]) for at in range(0, len(rows), size)]
-
-
 class _Run:
-    """A training that goes on.
+    """A training in progress.
 
     Args:
         base: The base model, with the pack attached.
-        pack: The adapters' weights.
+        pack: The weights of the adapters.
         adapters: The adapters, in the order of the pack.
     """
 
     def __init__(self, base: BaseModel, pack: Pack | SingleAdapter, adapters: Sequence[AdapterState]) -> None:
         self.adapters = adapters
-        """Of the adapters that are still trained."""
+        """The adapters that are still trained."""
         self._base = base
         self._pack = pack
         self._loss = CompletionLoss(base.model, pack.slots)
@@ -120,9 +102,9 @@ class _Run:
             self._pack.at(step, part)
             means = self._sums(batch) / items
             means.sum().backward()
-            found = self._pack.take_gradients()
+            new = self._pack.take_gradients()
             losses = losses + means.detach() if part else means.detach()
-            gradients = gradients.add_(found) if part else found
+            gradients = gradients.add_(new) if part else new
         return losses, gradients
 
     def _sums(self, batch: Batch) -> Tensor:
@@ -150,9 +132,9 @@ class _Run:
         self._tokens += sum(int(batch["lengths"].sum()) for batch in batches)
         rates = [adapter.rate for adapter in self.adapters]
         self._arriving.append(_Figures(step, self._tokens, rates, torch.stack([losses, norms.to(losses.dtype)])))
-        self._hear(late=1 if losses.is_cuda else 0)
+        self._receive(late=1 if losses.is_cuda else 0)
 
-    def _hear(self, late: int) -> None:
+    def _receive(self, late: int = 0) -> None:
         while len(self._arriving) > late:
             figures = self._arriving.popleft()
             for adapter, rate, loss, norm in zip(self.adapters, figures.rates, *figures.values(), strict=True):
@@ -161,7 +143,7 @@ class _Run:
 
     def validate(self, step: int, data: TokenizedExamples) -> None:
         """Measure the mean loss of each adapter over all labelled tokens of `data`, each token counting once."""
-        self._hear(late=0)
+        self._receive()
         sums, items, model = [], 0, self._base.model.eval()
         with torch.no_grad():
             size = self.adapters[0].job.training.per_device_eval_batch_size
@@ -176,30 +158,26 @@ class _Run:
 
     def write_checkpoints(self, step: int, *, last: bool) -> None:
         """Write the checkpoints that are due."""
-        due = [
-            adapter
-            for adapter in self.adapters
-            if (every := adapter.job.training.save_steps) and (last or step % every == 0)
-        ]
-        if due:
-            self._hear(late=0)
-        for adapter in due:
-            with adapter.ends_on_error():
-                adapter.write_checkpoint(step)
-
-    def finish_patient(self, step: int) -> None:
-        """Write the adapters whose validation loss has not fallen for as long as they may wait."""
         for adapter in self.adapters:
-            if adapter.outcome is None and adapter.waited_enough:
+            every = adapter.job.training.save_steps
+            if every and (last or step % every == 0):
+                self._receive()
+                with adapter.ends_on_error():
+                    adapter.write_checkpoint(step)
+
+    def stop_early(self, step: int) -> None:
+        """Write the adapters whose validation loss has not fallen for as long as their jobs allow."""
+        for adapter in self.adapters:
+            if adapter.outcome is None and adapter.out_of_patience:
                 with adapter.ends_on_error():
                     adapter.finish(step)
 
     def drop_ended(self) -> None:
-        """Go on without the adapters that have ended."""
+        """Go on without the adapters whose training has ended."""
         left = [slot for slot, adapter in enumerate(self.adapters) if adapter.outcome is None]
         if len(left) == len(self.adapters):
             return
-        self._hear(late=0)
+        self._receive()
         self.adapters = [self.adapters[slot] for slot in left]
         if left:
             self._pack.keep(left)
