@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
 from lorahydra.errors import ConfigError
 from lorahydra.modeling.kv_cache import growing_cache, keep_rows
-from lorahydra.modeling.memory import ran_out_of_memory, release_memory
+from lorahydra.modeling.memory import OutOfMemoryError, with_a_batch_that_fits
 from lorahydra.modeling.vocabulary import check_token_ids
 from lorahydra.names import GENERATION_FILE
 from lorahydra.utils.files import writing
@@ -97,39 +97,19 @@ def generate(
     """
     check_room(model, prompts, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
-    answers: list[list[int]] = [[] for _ in prompts]
+    answers: list[list[int]] = []
     with torch.inference_mode(), (progress or Progress()).task(description, len(prompts)) as advance:
-        while order:
-            part = order[:batch_size]
-            decoded = _try_batch(model, [prompts[i] for i in part], stop, ends, max_new_tokens, advance)
-            if decoded is None and len(part) == 1:
-                raise ConfigError("out of memory while generating one answer: use a smaller model")
-            if decoded is None:
-                # Only now, when nothing refers to the failed batch any more, is there memory to give back.
-                release_memory()
-                batch_size = max(1, len(part) // 2)
-                continue
-            for index, answer in zip(part, decoded, strict=True):
-                answers[index] = answer
-            order = order[batch_size:]
-    return answers
+        decoder = _Decoder(model, stop, ends, max_new_tokens, advance)
 
+        def answer_the_rest(size: int) -> None:
+            while rest := order[len(answers) :]:
+                answers.extend(decoder.decode([prompts[index] for index in rest[:size]]))
 
-def _try_batch(
-    model: PreTrainedModel,
-    prompts: list[Sequence[int]],
-    stop: frozenset[int],
-    ends: Ends | None,
-    max_new_tokens: int,
-    advance: Advance,
-) -> list[list[int]] | None:
-    """The answers to one batch, or None when memory ran out."""
-    try:
-        return _generate_batch(model, prompts, stop, ends, max_new_tokens, advance)
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out_of_memory(error):
-            raise
-        return None
+        try:
+            with_a_batch_that_fits(answer_the_rest, min(batch_size, len(prompts)))
+        except OutOfMemoryError:
+            raise ConfigError("out of memory while generating one answer: use a smaller model") from None
+    return [answers[place] for place in sorted(range(len(order)), key=order.__getitem__)]
 
 
 def context_window(model: PreTrainedModel) -> int | None:
@@ -170,76 +150,114 @@ class _Rows:
     """The rows of a batch that are still being written."""
 
     numbers: list[int]
-    """Position of each row in the answers."""
+    """Position of each row in the answers; -1 for one that is finished."""
     mask: Tensor
     """1 for real tokens, 0 for padding; shape `(rows, capacity)`, ones beyond the prompt."""
     positions: Tensor
     """Position of the next token, shape `(rows, 1)`."""
 
+    def drop_finished(self, cache: Any, token_ids: Tensor, live: list[int]) -> Tensor:
+        """Keep the rows `live` of the batch; returns their tokens."""
+        keep = torch.tensor(live, device=token_ids.device)
+        keep_rows(cache, keep)
+        self.numbers = [self.numbers[row] for row in live]
+        self.mask = self.mask[keep]
+        self.positions = self.positions[keep]
+        return token_ids[keep]
 
-def _generate_batch(
-    model: PreTrainedModel,
-    prompts: list[Sequence[int]],
-    stop: frozenset[int],
-    ends: Ends | None,
-    max_new_tokens: int,
-    advance: Advance,
-) -> list[list[int]]:
-    width = max(len(prompt) for prompt in prompts)
-    cache = growing_cache(model, width + max_new_tokens)
-    if cache is None:
-        return _generate_by_transformers(model, prompts, stop, ends, max_new_tokens, advance)
-    device = model.device
-    input_ids, mask = _pad_left(prompts, width, width + max_new_tokens, device)
-    positions = (mask[:, :width].cumsum(1) - 1).clamp(min=0)
-    rows = _Rows(list(range(len(prompts))), mask, positions[:, -1:] + 1)
-    answers: list[list[int]] = [[] for _ in prompts]
-    logits = model(
-        input_ids=input_ids,
-        attention_mask=_visible(mask, width),
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits
-    for step in range(max_new_tokens):
-        token_ids = logits[:, -1].argmax(-1)
-        tokens, logits = token_ids.tolist(), None
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Answers batches of prompts; the fields are those of `generate`."""
+
+    model: PreTrainedModel
+    stop: frozenset[int]
+    ends: Ends | None
+    max_new_tokens: int
+    advance: Advance
+
+    def decode(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The answers to one batch."""
+        width = max(len(prompt) for prompt in prompts)
+        cache = growing_cache(self.model, width + self.max_new_tokens)
+        if cache is None:
+            return self._decode_by_transformers(prompts, width)
+        input_ids, mask = _pad_left(prompts, width, width + self.max_new_tokens, self.model.device)
+        positions = (mask[:, :width].cumsum(1) - 1).clamp(min=0)
+        rows = _Rows(list(range(len(prompts))), mask, positions[:, -1:] + 1)
+        answers: list[list[int]] = [[] for _ in prompts]
+        settings: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        visible = _visible(mask, width)
+        logits = self.model(
+            input_ids=input_ids, attention_mask=visible, position_ids=positions, logits_to_keep=1, **settings
+        ).logits
+        for step in range(self.max_new_tokens):
+            token_ids = logits[:, -1].argmax(-1)
+            logits = None
+            live = self._take(token_ids.tolist(), rows, answers)
+            if not live or step == self.max_new_tokens - 1:
+                self.advance(len(live), "")
+                break
+            if len(live) <= len(token_ids) * (1 - COMPACT_SHARE):
+                token_ids = rows.drop_finished(cache, token_ids, live)
+            visible = _visible(rows.mask, width + step + 1)
+            logits = self.model(
+                input_ids=token_ids.unsqueeze(1), attention_mask=visible, position_ids=rows.positions, **settings
+            ).logits
+            rows.positions = rows.positions + 1
+        return answers
+
+    def _take(self, tokens: list[int], rows: _Rows, answers: list[list[int]]) -> list[int]:
+        """Add a token to the answer of each row; returns the rows that go on."""
         live = []
         for row, token in enumerate(tokens):
             number = rows.numbers[row]
             if number < 0:
                 continue
-            if _goes_on(answers[number], token, stop, ends):
+            if self._goes_on(answers[number], token):
                 live.append(row)
             else:
                 rows.numbers[row] = -1
-                advance(1, "")
-        if not live or step == max_new_tokens - 1:
-            advance(len(live), "")
-            break
-        if len(live) <= len(tokens) * (1 - COMPACT_SHARE):
-            token_ids = _drop_finished(rows, cache, token_ids, live)
-        logits = model(
-            input_ids=token_ids.unsqueeze(1),
-            attention_mask=_visible(rows.mask, width + step + 1),
-            position_ids=rows.positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-        rows.positions = rows.positions + 1
-    return answers
+                self.advance(1, "")
+        return live
 
+    def _goes_on(self, answer: list[int], token: int) -> bool:
+        """Add the token to the answer; False where that ends it."""
+        if token in self.stop:
+            return False
+        answer.append(token)
+        kept = self.ends(answer) if self.ends is not None else None
+        if kept is not None:
+            del answer[kept:]
+        return kept is None
 
-def _goes_on(answer: list[int], token: int, stop: frozenset[int], ends: Ends | None) -> bool:
-    """Add the token to the answer; False where that ends it."""
-    if token in stop:
-        return False
-    answer.append(token)
-    kept = ends(answer) if ends is not None else None
-    if kept is not None:
-        del answer[kept:]
-    return kept is None
+    def _decode_by_transformers(self, prompts: Sequence[Sequence[int]], width: int) -> list[list[int]]:
+        """The same by `model.generate`, for architectures with a state of their own (Mamba, hybrids, …)."""
+        input_ids, mask = _pad_left(prompts, width, width, self.model.device)
+        settings = GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            eos_token_id=sorted(self.stop) or None,
+            pad_token_id=min(self.stop, default=0),
+        )
+        ends = self.ends
+
+        def ended(ids: Tensor, _: Tensor, **__: Any) -> Tensor:
+            tokens = ids[:, width:].tolist()
+            over = [row[-1] not in self.stop and ends is not None and ends(row) is not None for row in tokens]
+            return torch.tensor(over, device=ids.device)
+
+        output = self.model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            generation_config=settings,
+            stopping_criteria=StoppingCriteriaList() if ends is None else StoppingCriteriaList([ended]),
+        )
+        self.advance(len(prompts), "")
+        answers: list[list[int]] = [[] for _ in prompts]
+        for answer, tokens in zip(answers, output[:, width:].tolist(), strict=True):
+            all(self._goes_on(answer, token) for token in tokens)
+        return answers
 
 
 def _visible(mask: Tensor, length: int) -> Tensor | None:
@@ -248,16 +266,9 @@ def _visible(mask: Tensor, length: int) -> Tensor | None:
     return None if bool(part.all()) else part
 
 
-def _drop_finished(rows: _Rows, cache: Any, token_ids: Tensor, live: list[int]) -> Tensor:
-    keep = torch.tensor(live, device=token_ids.device)
-    keep_rows(cache, keep)
-    rows.numbers = [rows.numbers[row] for row in live]
-    rows.mask = rows.mask[keep]
-    rows.positions = rows.positions[keep]
-    return token_ids[keep]
-
-
-def _pad_left(prompts: list[Sequence[int]], width: int, capacity: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _pad_left(
+    prompts: Sequence[Sequence[int]], width: int, capacity: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Prompts as ids of shape `(rows, width)` and their mask of shape `(rows, capacity)`."""
     input_ids = torch.zeros((len(prompts), width), dtype=torch.long)
     mask = torch.ones((len(prompts), capacity), dtype=torch.long)
@@ -265,50 +276,3 @@ def _pad_left(prompts: list[Sequence[int]], width: int, capacity: int, device: t
         input_ids[row, width - len(prompt) :] = torch.as_tensor(prompt, dtype=torch.long)
         mask[row, : width - len(prompt)] = 0
     return input_ids.to(device), mask.to(device)
-
-
-def _generate_by_transformers(
-    model: PreTrainedModel,
-    prompts: list[Sequence[int]],
-    stop: frozenset[int],
-    ends: Ends | None,
-    max_new_tokens: int,
-    advance: Advance,
-) -> list[list[int]]:
-    """The same by `model.generate`, for architectures with a state of their own (Mamba, hybrids, …)."""
-    width = max(len(prompt) for prompt in prompts)
-    input_ids, mask = _pad_left(prompts, width, width, model.device)
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=sorted(stop) or None,
-        pad_token_id=min(stop, default=0),
-    )
-    criteria = None if ends is None else StoppingCriteriaList([_EndsByText(width, stop, ends)])
-    output = model.generate(
-        input_ids=input_ids, attention_mask=mask, generation_config=settings, stopping_criteria=criteria
-    )
-    advance(len(prompts), "")
-    return [_until_end(row, stop, ends) for row in output[:, width:].tolist()]
-
-
-class _EndsByText(StoppingCriteria):  # type: ignore[misc]
-    """Tells transformers which rows of a batch are over."""
-
-    def __init__(self, width: int, stop: frozenset[int], ends: Ends) -> None:
-        self._width = width
-        self._stop = stop
-        self._ends = ends
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        rows = input_ids[:, self._width :].tolist()
-        over = [row[-1] not in self._stop and self._ends(row) is not None for row in rows]
-        return torch.tensor(over, device=input_ids.device)
-
-
-def _until_end(tokens: list[int], stop: frozenset[int], ends: Ends | None) -> list[int]:
-    answer: list[int] = []
-    for token in tokens:
-        if not _goes_on(answer, token, stop, ends):
-            break
-    return answer
