@@ -32,6 +32,8 @@ __all__ = [
     "UserError",
     "causes",
     "library_errors",
+    "one_line",
+    "reason",
 ]
 
 
@@ -90,7 +92,7 @@ class DataError(UserError):
         line: int | None = None,
         field: str | None = None,
     ) -> None:
-        where = _printable(str(path)) if path is not None else ""
+        where = _escaped(str(path)) if path is not None else ""
         if line is not None:
             where += f":{line}" if where else f"line {line}"
         if field is not None:
@@ -99,11 +101,6 @@ class DataError(UserError):
         self.path = path
         self.line = line
         self.field = field
-
-
-def _printable(name: str) -> str:
-    """A name of a file, which may hold line ends and bytes that are no text, as one line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
 class ModelError(UserError):
@@ -196,3 +193,23 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """A text from a file or a library as one printable line of at most `limit` characters."""
+    line = _escaped(" ".join(str(text)[: 4 * limit].split()))
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a library says, in one line; its kind too where the message says nothing on its own."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else ""
+    if not line or isinstance(error, LookupError | AttributeError | RecursionError):
+        line = f"{type(error).__name__}{': ' if line else ''}{line}"
+    return one_line(line)
+
+
+def _escaped(text: str) -> str:
+    """A text, which may hold line ends and bytes that are not text, with such characters as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

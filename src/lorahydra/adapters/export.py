@@ -20,7 +20,7 @@ from lorahydra.adapters.model_card import Facts, model_card
 from lorahydra.errors import ModelError, OutputError
 from lorahydra.inference.adapted_model import chat_format, model_at, place_of_base, warn_of_another_base
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
-from lorahydra.modeling.files import disk_errors
+from lorahydra.modeling.huggingface import disk_errors
 from lorahydra.modeling.merging import merge_adapter, save_merged
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
 from lorahydra.modeling.model_files import check_weights, locate

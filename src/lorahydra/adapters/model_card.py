@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from lorahydra.data.problems import one_line
+from lorahydra.errors import one_line
 from lorahydra.modeling.metadata import AdapterMetadata
 from lorahydra.modeling.packaged import PACKAGED, public_name
 from lorahydra.names import BASELINE, EVAL, TEST, Score, Tag, scored

@@ -15,9 +15,9 @@ from lorahydra.data.messages import (
     read_message,
     read_tools,
 )
-from lorahydra.data.problems import Fault, RowError, one_line
+from lorahydra.data.problems import Fault, RowError
 from lorahydra.data.readers.json_files import parse_json
-from lorahydra.errors import DataError
+from lorahydra.errors import DataError, one_line
 
 __all__ = ["SCHEMES", "Layout", "Scheme", "describe", "detect", "detect_prompts", "known_columns"]
 

@@ -18,9 +18,9 @@ from lorahydra.config.schema import DataConfig
 from lorahydra.data.arrow_cache import Store, Writer, cached
 from lorahydra.data.columns import Layout, describe, detect, known_columns
 from lorahydra.data.examples import KEY_BYTES, ROLES, Example, Message, example_keys
-from lorahydra.data.problems import Problem, Problems, RowError, one_line, reason
+from lorahydra.data.problems import Problem, Problems, RowError
 from lorahydra.data.sources import HEADER_ROW, Row, Source
-from lorahydra.errors import DataError, library_errors
+from lorahydra.errors import DataError, library_errors, one_line, reason
 from lorahydra.utils.files import cache_dir
 
 __all__ = ["Rows", "data_cache", "ingest"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from lorahydra.errors import DataError, library_errors
+from lorahydra.errors import DataError, library_errors, one_line, reason
 
-__all__ = ["MAX_PROBLEMS", "Fault", "Place", "Problem", "Problems", "RowError", "one_line", "reading", "reason"]
+__all__ = ["MAX_PROBLEMS", "Fault", "Place", "Problem", "Problems", "RowError", "reading"]
 
 MAX_PROBLEMS = 20
 """Problems kept with their text; all are counted."""
@@ -72,14 +72,6 @@ class Problems:
             self.first.append(Problem(line, field and one_line(field), one_line(message)))
 
 
-def one_line(text: object, limit: int = 300) -> str:
-    """A text from a file or a library as one printable line of at most `limit` characters."""
-    line = " ".join(str(text)[: 4 * limit].split())
-    if not line.isprintable():
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
 @dataclass
 class Place:
     """How far a reader has come."""
@@ -110,11 +102,3 @@ def reading(path: Path | str) -> Iterator[Place]:
 
     with library_errors(unreadable):
         yield place
-
-
-def reason(error: BaseException) -> str:
-    """What an error of a library says, in one line; its kind where it says nothing that can be understood alone."""
-    line = next((line for line in str(error).splitlines() if line.strip()), "")
-    if not line or isinstance(error, LookupError | AttributeError | RecursionError):
-        line = f"{type(error).__name__}{': ' if line else ''}{line}"
-    return one_line(line)

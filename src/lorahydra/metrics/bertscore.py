@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from lorahydra.config.schema import EvaluationConfig
-from lorahydra.errors import ConfigError, LorahydraError, ModelError, library_errors
+from lorahydra.errors import ConfigError, LorahydraError, ModelError, library_errors, reason
 from lorahydra.metrics.windows import Encoder
-from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.hub import snapshot
+from lorahydra.modeling.huggingface import no_progress_bars
 from lorahydra.modeling.memory import OutOfMemoryError, with_a_batch_that_fits
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
-from lorahydra.modeling.quiet import no_progress_bars
 
 __all__ = ["BertScorer", "BertScores", "load_scorer"]
 
@@ -146,7 +145,7 @@ def _scorer(name: str, layers: int, device: str) -> Any:
     def unusable(error: Exception) -> LorahydraError:
         if isinstance(error, AssertionError):  # bert-score's own check of the layer
             return ConfigError(f"evaluation.bertscore_num_layers={layers} is not possible: {error}")
-        return ModelError(f"evaluation.bertscore_model={name} cannot be loaded: {first_line(error)}")
+        return ModelError(f"evaluation.bertscore_model={name} cannot be loaded: {reason(error)}")
 
     with library_errors(unusable), no_progress_bars():
         scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)

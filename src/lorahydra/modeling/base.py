@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.config.schema import ModelConfig
-from lorahydra.errors import ConfigError, LorahydraError, ModelError, library_errors
+from lorahydra.errors import ConfigError, LorahydraError, ModelError, library_errors, reason
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
-from lorahydra.modeling.failures import first_line, loading
+from lorahydra.modeling.huggingface import loading, no_loading_report, no_progress_bars
 from lorahydra.modeling.memory import keep_to_share
 from lorahydra.modeling.model_files import Source, check_tokenizer, check_weights, content_digest, locate, weight_files
-from lorahydra.modeling.quiet import no_loading_report, no_progress_bars
 from lorahydra.modeling.vocabulary import check_vocabulary
 from lorahydra.utils.progress import Progress
 
@@ -268,13 +267,13 @@ def _pretrained(source: Source, dtype: torch.dtype, attention: str | None) -> Pr
 
     def unusable(error: Exception) -> LorahydraError:
         if attention and ("attn" in str(error) or "attention" in str(error).lower()):
-            return ConfigError(f"model.attn_implementation={attention} cannot be used: {first_line(error)}")
+            return ConfigError(f"model.attn_implementation={attention} cannot be used: {reason(error)}")
         if "ignore_mismatched_sizes" in str(error):
             return ModelError(
                 f"the weights of {source.name} have other shapes than its config.json says: copy or download the "
                 "model again"
             )
-        return ModelError(f"{source.name} cannot be loaded: {first_line(error)}")
+        return ModelError(f"{source.name} cannot be loaded: {reason(error)}")
 
     with library_errors(unusable), no_progress_bars(), no_loading_report():
         model, report = AutoModelForCausalLM.from_pretrained(

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.errors import ModelError
-from lorahydra.modeling.failures import loading
-from lorahydra.modeling.files import save_tokenizer
-from lorahydra.modeling.quiet import no_loading_report, no_progress_bars
+from lorahydra.modeling.huggingface import loading, no_loading_report, no_progress_bars, save_tokenizer
 
 if TYPE_CHECKING:
     import torch

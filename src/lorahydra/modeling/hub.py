@@ -8,10 +8,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from lorahydra.errors import ModelError, ServiceError
-from lorahydra.modeling.failures import first_line
+from lorahydra.errors import ModelError, ServiceError, reason
+from lorahydra.modeling.huggingface import no_hub_advice, no_progress_bars
 from lorahydra.modeling.packaged import PACKAGED
-from lorahydra.modeling.quiet import no_hub_advice, no_progress_bars
 from lorahydra.utils.files import writing
 
 __all__ = ["snapshot"]
@@ -119,4 +118,4 @@ def _instead(repo: str, key: str) -> str:
 
 def _cause(error: BaseException) -> str:
     """What went wrong on the wire: huggingface_hub wraps it in a longer text of its own."""
-    return first_line(error.__cause__ or error)
+    return reason(error.__cause__ or error)

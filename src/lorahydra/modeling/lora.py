@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from lorahydra.config.schema import LoraConfig
-from lorahydra.errors import ModelError, library_errors
+from lorahydra.errors import ModelError, library_errors, reason
 from lorahydra.modeling.base import BaseModel
-from lorahydra.modeling.failures import first_line
 from lorahydra.modeling.peft_format import check_adapter, remember_start, save_adapter
 from lorahydra.modeling.restoring import restored
 from lorahydra.modeling.targets import check_targets
@@ -109,7 +108,7 @@ def attach_saved(base: BaseModel, folder: Path) -> peft.PeftModel:
     from peft import PeftModel
 
     what = f"the adapter in {folder} does not fit the base model {base.source}: use the base model it was trained on"
-    with library_errors(lambda error: ModelError(f"{what} ({first_line(error)})")), _peft_warnings():
+    with library_errors(lambda error: ModelError(f"{what} ({reason(error)})")), _peft_warnings():
         model = PeftModel.from_pretrained(base.model, str(folder), torch_device=str(base.device))
     return model.eval()
 
@@ -200,4 +199,4 @@ def _attach(base: BaseModel, config: LoraConfig) -> peft.PeftModel:
         with _peft_warnings():
             return peft.get_peft_model(base.model, settings, autocast_adapter_dtype=True)
     except ValueError as error:
-        raise ModelError(f"this adapter cannot be put on {base.source}: {first_line(error)}") from error
+        raise ModelError(f"this adapter cannot be put on {base.source}: {reason(error)}") from error

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorahydra.config.schema import ModelConfig
-from lorahydra.errors import ModelError
+from lorahydra.errors import ModelError, reason
 from lorahydra.modeling.base import BaseModel, load_copy
-from lorahydra.modeling.failures import first_line
-from lorahydra.modeling.files import disk_errors, save_tokenizer
 from lorahydra.modeling.generation import greedy_settings
+from lorahydra.modeling.huggingface import disk_errors, no_progress_bars, save_tokenizer
 from lorahydra.modeling.lora import attach_saved
 from lorahydra.modeling.peft_format import check_adapter
-from lorahydra.modeling.quiet import no_progress_bars
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,7 +58,7 @@ def merge_adapter(config: ModelConfig, folder: Path, dtype: torch.dtype) -> Base
             _merge_layers(model, dtype)
             base.model = model.merge_and_unload(safe_merge=True).to(dtype)
     except (ValueError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"the adapter in {folder} cannot be merged into {base.source}: {first_line(error)}") from error
+        raise ModelError(f"the adapter in {folder} cannot be merged into {base.source}: {reason(error)}") from error
     return base
 
 

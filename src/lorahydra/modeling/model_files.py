@@ -12,8 +12,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from lorahydra.config.schema import ModelConfig
-from lorahydra.errors import ModelError
-from lorahydra.modeling.failures import first_line, loading
+from lorahydra.errors import ModelError, reason
+from lorahydra.modeling.huggingface import loading
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
 from lorahydra.utils.files import replaced_dir
 
@@ -90,9 +90,7 @@ def check_weights(source: Source) -> None:
             with safe_open(str(path), framework="numpy") as file:
                 file.keys()
         except (SafetensorError, OSError, ValueError) as error:
-            raise ModelError(
-                f"{path} is damaged or cut short ({first_line(error)}): copy or download it again"
-            ) from error
+            raise ModelError(f"{path} is damaged or cut short ({reason(error)}): copy or download it again") from error
 
 
 def check_tokenizer(source: Source) -> None:
@@ -214,7 +212,7 @@ def _check_settings(folder: Path) -> None:
             content = json.loads(path.read_text("utf-8"))
         except (ValueError, OSError, RecursionError) as error:
             raise ModelError(
-                f"{path} cannot be read as JSON ({first_line(error)}): copy or download the model again"
+                f"{path} cannot be read as JSON ({reason(error)}): copy or download the model again"
             ) from error
         if not isinstance(content, dict):
             raise ModelError(f"{path} holds no settings: copy or download the model again")

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lorahydra.errors import ModelError
-from lorahydra.modeling.files import disk_errors
+from lorahydra.modeling.huggingface import disk_errors
 from lorahydra.modeling.wheels import download, unpack
 from lorahydra.utils.files import atomic_dir, cache_dir, locked, writing
 from lorahydra.utils.progress import Progress

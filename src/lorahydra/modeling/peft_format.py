@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from lorahydra.errors import ModelError, OutputError
-from lorahydra.modeling.failures import first_line
-from lorahydra.modeling.files import disk_errors
+from lorahydra.errors import ModelError, OutputError, reason
+from lorahydra.modeling.huggingface import disk_errors
 from lorahydra.modeling.packaged import public_name
 from lorahydra.utils.files import atomic_dir, writing
 
@@ -124,7 +123,7 @@ def check_adapter(folder: Path) -> Path:
     try:
         settings = json.loads(config.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{config} is not valid JSON ({first_line(error)}): the adapter is broken") from error
+        raise ModelError(f"{config} is not valid JSON ({reason(error)}): the adapter is broken") from error
     kind = settings.get("peft_type") if isinstance(settings, dict) else None
     if kind != "LORA":
         raise ModelError(f"{config} describes an adapter of type {kind}: only LORA adapters can be used")
@@ -135,7 +134,7 @@ def check_adapter(folder: Path) -> Path:
         with safe_open(str(weights), framework="pt") as file:
             file.keys()
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{weights} is damaged ({first_line(error)}): save or download the adapter again") from error
+        raise ModelError(f"{weights} is damaged ({reason(error)}): save or download the adapter again") from error
     return folder
 
 

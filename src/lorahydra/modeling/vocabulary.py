@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.errors import ModelError
-from lorahydra.modeling.failures import loading
+from lorahydra.modeling.huggingface import loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

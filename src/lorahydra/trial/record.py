@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from lorahydra.config.compose import flatten, to_yaml, without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.data import DataSplits, Split
-from lorahydra.data.problems import one_line
+from lorahydra.errors import one_line
 from lorahydra.evaluation import Evaluation, Verdicts
 from lorahydra.evaluation.scoring import Gain
 from lorahydra.judges import JudgeCall, JudgeSession

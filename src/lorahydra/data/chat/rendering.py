@@ -14,8 +14,7 @@ from lorahydra.data.chat.templates import find_template
 from lorahydra.data.chat.tool_calls import answer_spans, holds_calls, missing_place
 from lorahydra.data.chat.turns import alternatives, find_turns
 from lorahydra.data.examples import Example
-from lorahydra.data.problems import one_line
-from lorahydra.errors import DataError, ModelError, library_errors
+from lorahydra.errors import DataError, ModelError, library_errors, one_line
 
 __all__ = ["Rendered", "Renderer", "Text"]
 

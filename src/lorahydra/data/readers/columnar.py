@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorahydra.data.problems import Fault, Place, Problems, RowError, one_line, reading, reason
+from lorahydra.data.problems import Fault, Place, Problems, RowError, reading
 from lorahydra.data.readers.encodings import refuse_other_files
-from lorahydra.errors import DataError, ServiceError, library_errors
+from lorahydra.errors import DataError, ServiceError, library_errors, one_line, reason
 from lorahydra.utils.files import writing
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorahydra.data.problems import Fault, Problems, one_line, reading
+from lorahydra.data.problems import Fault, Problems, reading
 from lorahydra.data.readers.text import BYTE_ORDER_MARK, MAX_LINE, TextFile
-from lorahydra.errors import DataError
+from lorahydra.errors import DataError, one_line
 
 __all__ = ["read_csv"]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Set
 from typing import Any
 
-from lorahydra.data.problems import one_line
+from lorahydra.errors import one_line
 
 __all__ = ["frame_rows"]
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lorahydra.data.problems import MAX_PROBLEMS, Fault, Problems, one_line
+from lorahydra.data.problems import MAX_PROBLEMS, Fault, Problems
 from lorahydra.data.readers import encodings
-from lorahydra.errors import DataError
+from lorahydra.errors import DataError, one_line
 
 __all__ = ["BLOCK", "BYTE_ORDER_MARK", "MAX_LINE", "UTF8", "TextFile", "first_undecodable"]
 

@@ -1,0 +1,103 @@
+"""What the libraries of Hugging Face need around them: less noise on the terminal, and errors of one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lorahydra.errors import ModelError, library_errors, reason
+
+__all__ = ["disk_errors", "loading", "no_hub_advice", "no_loading_report", "no_progress_bars", "save_tokenizer"]
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Turn whatever a library raises on a broken file into one clear line.
+
+    Args:
+        what: The beginning of the line, for example `the tokenizer of X cannot be read`.
+
+    Raises:
+        ModelError: Instead of any other error of the block: no library says beforehand which ones it raises.
+        MemoryError: There is not enough.
+    """
+    with library_errors(lambda error: ModelError(f"{what}: {reason(error)}")):
+        yield
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Raise an `OSError` where the safetensors library met one: its own error hides what the disk said."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer of transformers to `folder`, without traces of this machine.
+
+    Raises:
+        OSError: `folder` cannot be written.
+    """
+    tokenizer.save_pretrained(folder)
+    # transformers also writes how this tokenizer was read, which would be wrong for whoever loads it from here.
+    settings = json.loads((folder / TOKENIZER_CONFIG).read_text("utf-8"))
+    for key in ("is_local", "local_files_only", "name_or_path"):
+        settings.pop(key, None)
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Turn the libraries' own progress bars off inside the block: they would break up ours."""
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    was_on = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            enable_progress_bar()
+
+
+@contextmanager
+def no_hub_advice() -> Iterator[None]:
+    """Leave out what huggingface_hub remarks while it downloads (hints to log in, …); errors are raised."""
+    with _errors_only("huggingface_hub"):
+        yield
+
+
+@contextmanager
+def no_loading_report() -> Iterator[None]:
+    """Leave out transformers' table of weights that do not fit, which whoever loads them says in one line.
+
+    A remark on layers that are not spread over several GPUs goes with it.
+    """
+    with _errors_only("transformers.modeling_utils"), _errors_only("transformers.distributed.tensor_parallel"):
+        yield
+
+
+@contextmanager
+def _errors_only(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
