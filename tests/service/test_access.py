@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import httpx
@@ -49,15 +48,20 @@ def test_a_cookie_stands_for_the_token(client: httpx.Client) -> None:
     assert client.get("/projects").status_code == 401
 
 
-def test_sessions_are_signed_and_end() -> None:
-    access = Access(token=TOKEN)
+def test_sessions_are_signed_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    access, now = Access(token=TOKEN), [1_000_000_000]
+    monkeypatch.setattr("time.time", lambda: now[0])
     session = access.new_session()
     assert access.is_session(session)
     assert not Access(token="another").is_session(session)
-    assert not access.is_session(access.new_session(now=time.time() - 13 * 3600))
-    end, nonce, signature = session.split(".")
-    for forged in (f"{int(end) + 1}.{nonce}.{signature}", f"{end}.{nonce}.", "", "..", f"{end}.{nonce}.é"):
+    nonce, began, signature = session.split(".")
+    now[0] += 10
+    later = access.new_session().split(".")[1]
+    for forged in (f"{nonce}.{later}.{signature}", f"{nonce}.{began}.", "", "..", f"{nonce}.{began}.é"):
         assert not access.is_session(forged)
+    now[0] += 13 * 3600
+    assert not access.is_session(session)
+    assert not Access().is_session(Access().new_session())
 
 
 def test_guessing_is_limited(client: httpx.Client) -> None:

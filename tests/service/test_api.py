@@ -137,7 +137,7 @@ def test_idempotency_also_after_a_restart(
     again = Service(service.config)
     again.open()
     try:
-        assert again.start(123, service.job(job["id"]).params, idempotency_key="two").id == job["id"] + 1
+        assert again.jobs.start(123, service.jobs.get(job["id"]).params, idempotency_key="two").id == job["id"] + 1
     finally:
         again.close()
     service.__init__(service.config)  # type: ignore[misc]
@@ -189,7 +189,7 @@ def test_a_dataset_that_cannot_be_noted_is_not_kept(
     def full() -> Any:
         raise OutputError("the disk is full")
 
-    monkeypatch.setattr(service._database, "changing", full)
+    monkeypatch.setattr(service.datasets._database, "changing", full)
     assert refused(upload(client, "a.jsonl", rows), 503, "unavailable") == "the disk is full"
     assert list((service.config.folder / "datasets").iterdir()) == []
 
@@ -342,7 +342,7 @@ def test_a_mistake_of_the_server_shows_no_trace(
     make_client: Callable[..., httpx.Client], service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = make_client()
-    monkeypatch.setattr(service, "judges", lambda: 1 // 0)
+    monkeypatch.setattr(service.choices, "judges", lambda: 1 // 0)
     assert refused(client.get("/judges"), 500, "internal") == "the server made a mistake: see its log"
 
 
@@ -367,7 +367,7 @@ def test_health_says_when_no_fine_tune_can_start(
     def away() -> bool:
         raise OutputError("the database is away")
 
-    monkeypatch.setattr(service._database, "still_mine", away)
+    monkeypatch.setattr(service.supervisor._database, "still_mine", away)
     wait_for(lambda: client.get("/health").status_code == 503, 10)
     assert refused(client.get("/health"), 503, "unavailable") == "the database is away"
     monkeypatch.undo()
@@ -390,9 +390,10 @@ def test_what_the_server_is_set_to_is_only_a_default(models: Path) -> None:
 def test_judged_answers_come_first(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [["a", None], ["b", 80.0], ["c", None], ["d", 60.0]]
     table = json.dumps({"columns": ["prompt", "judge_score"], "data": rows})
-    monkeypatch.setattr(service._stores, "progress", lambda _: Progress(begun=True, best_run="1", best_trial=0))
+    monkeypatch.setattr(service.stores, "progress", lambda _: Progress(best_run="1", best_trial=0))
     monkeypatch.setattr("lorahydra.tracking.read_text", lambda *_: table)
-    found = service._stores.examples("fine-tune-1", "1", 3, 0)
+    job = service.jobs.start(123, FineTuneParams(False, None, "tiny", 5))
+    found = service.stores.examples(job, 3)
     assert [(one.prompt, one.judge_score) for one in found.items] == [("b", 80.0), ("d", 60.0), ("a", None)]
     assert found.total == 4
 

@@ -84,14 +84,14 @@ def test_postgresql(postgresql: str, service: Service) -> None:
     first = Service(config)
     first.open()
     params = FineTuneParams(use_llm_judge=False, base_model_name="tiny", n_trials=5)
-    job = first.start(123, params, idempotency_key="one")
-    assert first.create_project("Next").id == 124
+    job = first.jobs.start(123, params, idempotency_key="one")
+    assert first.projects.create("Next").id == 124
     with pytest.raises(ConfigError, match="another lorahydra server uses postgresql"):
         Service(dataclasses.replace(config, folder=service.config.folder / "third")).open()
     first.close()
     again = Service(config)
     again.open()
-    assert again.start(123, params, idempotency_key="one").id == job.id
-    assert again.cancel(job.id).state == "cancelled"
-    assert again.counts()["cancelled"] == 1
+    assert again.jobs.start(123, params, idempotency_key="one").id == job.id
+    assert again.jobs.cancel(job.id).state == "cancelled"
+    assert again.jobs.counts()["cancelled"] == 1
     again.close()

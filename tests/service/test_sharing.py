@@ -57,11 +57,11 @@ def test_a_change_while_an_answer_is_made_makes_it_outdated() -> None:
 
 def test_the_list_has_every_change_at_once(service: Service) -> None:
     for number in range(1, 4):
-        service.start(123, FineTuneParams(False, None, "tiny", 5))
-        assert [job.place for job in service.jobs().items] == list(range(number, 0, -1))
-    service.cancel(1)
-    assert [(job.id, job.state, job.place) for job in service.jobs().items] == [
+        service.jobs.start(123, FineTuneParams(False, None, "tiny", 5))
+        assert [job.place for job in service.jobs.page().items] == list(range(number, 0, -1))
+    service.jobs.cancel(1)
+    assert [(job.id, job.state, job.place) for job in service.jobs.page().items] == [
         (3, "queued", 2), (2, "queued", 1), (1, "cancelled", None),
     ]  # fmt: skip
-    service.resume(1)
-    assert [job.place for job in service.jobs().items] == [2, 1, 3]
+    service.jobs.resume(1)
+    assert [job.place for job in service.jobs.page().items] == [2, 1, 3]

@@ -125,4 +125,4 @@ def test_a_study_that_cannot_run_says_why_and_the_server_leaves_it_running(make_
     wait_for(lambda: bool(server.processes(running)))
     assert server.stop() == 0
     assert server.processes(running)
-    assert "go on without the server" in server.log.read_text()
+    assert "continue without the server" in server.log.read_text()

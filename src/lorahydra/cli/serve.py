@@ -1,4 +1,4 @@
-"""`lorahydra serve`: HTTP API and web page over studies."""
+"""`lorahydra serve`: the HTTP API and the web page."""
 
 from __future__ import annotations
 
@@ -15,32 +15,48 @@ from lorahydra.errors import ConfigError
 __all__ = ["serve"]
 
 UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-PACKAGES = ("fastapi", "uvicorn", "jinja2", "python_multipart")
+PACKAGES = ("fastapi", "uvicorn", "jinja2", "python_multipart", "itsdangerous")
 
 
 @click.command(short_help="Serve the HTTP API and the web page.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Another one needs LORAHYDRA_API_TOKEN.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Any address but loopback needs LORAHYDRA_API_TOKEN."
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("lorahydra-service"),
     show_default=True,
-    help="Database, datasets, jobs, MLflow's store.",
+    help="Holds the database, datasets, fine-tunes and MLflow's store.",
 )
-@click.option("--storage", metavar="URL", help="Database [default: service.db in the folder]; postgresql://… works.")
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Studies at the same time.")
-@click.option("--upload-limit", default="1GiB", show_default=True, metavar="SIZE", help="Largest dataset.")
+@click.option(
+    "--storage", metavar="URL", help="Database URL, for example postgresql://… [default: service.db in the folder]."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Number of studies that run at the same time.",
+)
+@click.option("--upload-limit", default="1GiB", show_default=True, metavar="SIZE", help="Largest size of a dataset.")
 @click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--no-mlflow", is_flag=True, help="Do not start MLflow's UI.")
-@click.option("--mlflow-url", metavar="URL", help="Where browsers find MLflow's UI, if not on this machine's port.")
+@click.option("--mlflow-url", metavar="URL", help="Where browsers find MLflow's UI, if not at --mlflow-port.")
 @click.option(
     "--models",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of base models that may be named [default: models in the folder].",
+    help="Folder whose folders may be named as base models [default: models in the folder].",
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override for every study.")
-@click.option("--allow-host", "names", multiple=True, metavar="NAME", help="Another name of this server in browsers.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Hydra override for every study.")
+@click.option(
+    "--allow-host",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Another host name by which browsers may address this server.",
+)
 def serve(
     host: str,
     port: int,
@@ -55,13 +71,12 @@ def serve(
     overrides: tuple[str, ...],
     names: tuple[str, ...],
 ) -> None:
-    """Serve the API and the web page, and run the studies that they start; end it with Ctrl-C.
+    """Serve the API and the web page, and run the studies that they start, until Ctrl-C.
 
-    Studies that run then go on without the server, and are found again when it is started the next time.
+    Running studies then continue without the server, which finds them again when it is started the next time.
     """
     _require_packages()
     from lorahydra.service.access import TOKEN_VARIABLE, Access
-    from lorahydra.service.pages import pages_router
     from lorahydra.service.server import ServerConfig
     from lorahydra.service.server import serve as run
     from lorahydra.service.service import ServiceConfig
@@ -76,9 +91,9 @@ def serve(
         overrides=overrides,
         mlflow_url=None if mlflow_url is None else _web_address(mlflow_url),
     )
-    # Taken out of the environment: studies and MLflow's UI have no use for it.
+    # Taken out of the environment, because studies and MLflow's UI have no use for it.
     access = Access(host=host, token=os.environ.pop(TOKEN_VARIABLE, None), names=names)
-    run(ServerConfig(access, port, None if no_mlflow else mlflow_port), config, [pages_router()])
+    run(ServerConfig(access, port, None if no_mlflow else mlflow_port), config)
 
 
 def _require_packages() -> None:
@@ -91,10 +106,10 @@ def _require_packages() -> None:
 
 def _bytes(text: str) -> int:
     """Read `500MB` or `1GiB`."""
-    found = re.fullmatch(r"(\d{1,12})\s*([a-z]*)", text.strip().lower())
-    if found is None or found[2] not in UNITS or not int(found[1]):
+    size = re.fullmatch(r"(\d{1,12})\s*([a-z]*)", text.strip().lower())
+    if size is None or size[2] not in UNITS or not int(size[1]):
         raise ConfigError(f"--upload-limit {text} is not a size: write for example 500MB or 1GiB")
-    return int(found[1]) * UNITS[found[2]]
+    return int(size[1]) * UNITS[size[2]]
 
 
 def _web_address(text: str) -> str:

@@ -14,7 +14,10 @@ from lorahydra.data.splits import Split, cut
 from lorahydra.data.tokens import encode_split, measure, warnings_about
 from lorahydra.errors import DataError
 
-__all__ = ["check"]
+__all__ = ["NO_LENGTHS", "check"]
+
+NO_LENGTHS = "no token lengths: name a model to have them measured with its tokenizer"
+"""Warning of a report that was made without a model."""
 
 
 def check(
@@ -58,7 +61,7 @@ def check(
     for fault in find_leakage(report, splits, sources, config):
         report.add_problem(_problem(fault))
     if chat is None:
-        report.warnings.append("no token lengths: name a model to have them measured with its tokenizer")
+        report.warnings.append(NO_LENGTHS)
         return report
     for split in splits.values():
         try:

@@ -6,13 +6,14 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from itsdangerous import BadSignature, TimestampSigner
+
 from lorahydra.errors import ConfigError
 
-__all__ = ["COOKIE", "TOKEN_VARIABLE", "Access", "is_loopback"]
+__all__ = ["COOKIE", "SESSION_SECONDS", "TOKEN_VARIABLE", "Access", "is_loopback"]
 
 TOKEN_VARIABLE = "LORAHYDRA_API_TOKEN"
 COOKIE = "lorahydra_session"
@@ -22,17 +23,17 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Access:
-    """Where the server listens, under which names it is asked, and by whom.
+    """Where the server listens, which names it answers to, and who may ask.
 
     Raises:
-        ConfigError: Others could reach it, and there is no token.
+        ConfigError: Other machines could reach the server, and there is no token.
     """
 
     host: str = "127.0.0.1"
     token: str | None = field(default=None, repr=False)
     """None lets everyone on this machine in."""
     names: Sequence[str] = ()
-    """Further host names under which browsers may ask for it."""
+    """Further host names by which browsers may address the server."""
 
     def __post_init__(self) -> None:
         """Check the token."""
@@ -42,53 +43,49 @@ class Access:
                 "or leave --host out"
             )
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
-            raise ConfigError(f"{TOKEN_VARIABLE} is empty or has characters that no header can carry: choose another")
+            raise ConfigError(f"{TOKEN_VARIABLE} is empty or has characters that a header cannot carry: choose another")
 
     def knows_host(self, header: str) -> bool:
-        """Whether a `Host` header names this server; another name may have been pointed here (DNS rebinding)."""
+        """Whether a `Host` header names this server; another name may have been pointed here (DNS rebinding).
+
+        Starlette's TrustedHostMiddleware knows names only: not "any address", and not our refusals.
+        """
         name = _host_of(header)
         if name is None:
             return False
-        if name in LOOPBACK_NAMES or name in (self.host.lower(), *(known.lower() for known in self.names)):
+        if name in LOOPBACK_NAMES or name in (self.host.lower(), *(other.lower() for other in self.names)):
             return True
-        # Listening on all addresses, any of them may be used; an address cannot be rebound.
-        return self.host in ("0.0.0.0", "::") and _is_address(name)
+        # A server that listens on all addresses may be asked by any of them: an address cannot be rebound.
+        return self.host in ("0.0.0.0", "::") and _address(name) is not None
 
     def is_token(self, given: bytes) -> bool:
         """Compare with the token in constant time."""
         return self.token is not None and hmac.compare_digest(given, self.token.encode())
 
-    def new_session(self, now: float | None = None) -> str:
-        """A cookie's value that stands for the token for half a day."""
-        end = int((time.time() if now is None else now) + SESSION_SECONDS)
-        content = f"{end}.{secrets.token_urlsafe(12)}"
-        return f"{content}.{self._signature(content)}"
+    def new_session(self) -> str:
+        """Value of a cookie that stands for the token for twelve hours."""
+        return self._signer().sign(secrets.token_urlsafe(12)).decode()
 
     def is_session(self, cookie: str) -> bool:
-        """Whether the value is one of `new_session` and still good; another token makes all of them void."""
-        content, _, signature = cookie.rpartition(".")
-        end = content.partition(".")[0]
-        if self.token is None or not hmac.compare_digest(signature.encode(), self._signature(content).encode()):
+        """Whether a cookie is from `new_session` and still valid; a change of the token ends all sessions."""
+        try:
+            self._signer().unsign(cookie, max_age=SESSION_SECONDS)
+        except BadSignature:
             return False
-        return end.isascii() and end.isdigit() and int(end) > time.time()
+        return self.token is not None
 
-    def _signature(self, content: str) -> str:
-        key = hashlib.sha256(b"lorahydra session " + (self.token or "").encode()).digest()
-        return hmac.new(key, content.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+    def _signer(self) -> TimestampSigner:
+        return TimestampSigner(self.token or "", salt="lorahydra session", digest_method=hashlib.sha256)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    """Whether only this machine can reach a host."""
+    address = _address(host)
+    return host.lower() == "localhost" or (address is not None and address.is_loopback)
 
 
 def _host_of(header: str) -> str | None:
-    """The name in a `Host` header, without port and brackets; None where there is none."""
+    """The name in a `Host` header, without port and brackets; None if there is none."""
     header = header.strip().lower()
     if header.startswith("["):
         name, bracket, port = header[1:].partition("]")
@@ -97,9 +94,8 @@ def _host_of(header: str) -> str | None:
     return name.rstrip(".") if name and (not colon or (port.isascii() and port.isdigit())) else None
 
 
-def _is_address(name: str) -> bool:
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(name)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None

@@ -1,4 +1,4 @@
-"""The HTTP API, `/api/v1`: each route is one method of `Service`."""
+"""The HTTP API, `/api/v1`: each route calls one method of the service."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
@@ -16,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from lorahydra import __version__
 from lorahydra.errors import LorahydraError, OutputError
+from lorahydra.service.archive import zipped
 from lorahydra.service.bodies import (
     EstimateBody,
     FineTuneBody,
@@ -29,12 +31,14 @@ from lorahydra.service.bodies import (
     Refusal,
     TextEncoding,
 )
-from lorahydra.service.errors import ServiceRefusal, TooLargeError
+from lorahydra.service.errors import ConflictError, ServiceRefusal
 from lorahydra.service.guard import API, AROUND_UPLOAD
 from lorahydra.service.limits import Allowance
 from lorahydra.service.receiving import FileReceiver
-from lorahydra.service.service import PAGE, Service
-from lorahydra.service.uploads import LONGEST_ENCODING, Upload
+from lorahydra.service.results import log_tail
+from lorahydra.service.rows import PAGE
+from lorahydra.service.service import Service
+from lorahydra.service.uploads import LONGEST_ENCODING
 from lorahydra.service.views import (
     ENDED,
     DatasetView,
@@ -54,36 +58,26 @@ __all__ = ["router"]
 EVENT_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15.0
 CHECKS_AT_ONCE = 2
-UPLOAD_FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "encoding": {
-                            "type": "string",
-                            "maxLength": LONGEST_ENCODING,
-                            "description": "As the query parameter `encoding`, which comes before it.",
-                        },
-                    },
-                }
-            }
-        },
-    }
+ENCODING_FIELD = {
+    "type": "string",
+    "maxLength": LONGEST_ENCODING,
+    "description": "The same as the query parameter `encoding`, which takes precedence.",
 }
+UPLOAD_SCHEMA = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {"file": {"type": "string", "format": "binary"}, "encoding": ENCODING_FIELD},
+}
+UPLOAD_FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_SCHEMA}}}}
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The answers that are no success, for OpenAPI."""
+    """The answers other than success, for OpenAPI."""
     return {status: {"model": Refusal} for status in statuses}
 
 
 def json_refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The same for routes whose success is no JSON."""
+    """The same for routes whose success is not JSON."""
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
     return {status: {"description": "Refused", "content": content} for status in (*ALWAYS, *statuses)}
 
@@ -109,20 +103,20 @@ Starts = Annotated[Allowance, Depends(_starts)]
 
 @router.post("/projects", status_code=201, responses=refusals(415))
 def create_project(body: ProjectBody, service: Served) -> ProjectView:
-    """Make a project."""
-    return service.create_project(body.name)
+    """Create a project."""
+    return service.projects.create(body.name)
 
 
 @router.get("/projects")
 def list_projects(service: Served, limit: Limit = PAGE, offset: Offset = 0) -> Page[ProjectView]:
-    """Projects, the newest first."""
-    return service.projects(limit, offset)
+    """Projects, newest first."""
+    return service.projects.page(limit, offset)
 
 
 @router.get("/projects/{project_id:int}", responses=refusals(404))
 def get_project(project_id: Number, service: Served) -> ProjectView:
     """One project."""
-    return service.project(project_id)
+    return service.projects.get(project_id)
 
 
 @router.post(
@@ -132,41 +126,35 @@ async def add_dataset(
     project_id: Number, request: Request, service: Served, encoding: TextEncoding = None
 ) -> DatasetView:
     """Upload a dataset (JSONL, JSON, CSV, TSV or Parquet), which is checked as `lorahydra data check` does."""
-    await run_in_threadpool(service.project, project_id)
+    await run_in_threadpool(service.projects.get, project_id)
     most = service.config.upload_limit + AROUND_UPLOAD
-    with ExitStack() as kept:
-        uploads: list[Upload] = []
-
-        def begin(name: str) -> Upload:
-            uploads.append(kept.enter_context(service.upload(project_id, name)))
-            return uploads[0]
-
-        receiver, received = FileReceiver(request.headers.get("content-type", ""), begin), 0
+    with ExitStack() as stack:
+        receiver = FileReceiver(
+            request.headers.get("content-type", ""),
+            most,
+            lambda name: stack.enter_context(service.datasets.upload(project_id, name)),
+        )
         try:
             async for chunk in request.stream():
-                received += len(chunk)
-                if received > most:
-                    raise TooLargeError(f"the request has more than {most} bytes")
                 await run_in_threadpool(receiver.feed, chunk)
         except ClientDisconnect:
             raise ServiceRefusal("the upload was broken off", "bad_form") from None
-        receiver.require_file()
-        said = encoding or receiver.encoding
+        upload, form_encoding = receiver.end()
         return await anyio.to_thread.run_sync(
-            service.keep_upload, project_id, uploads[0], said, limiter=request.app.state.checks
+            service.datasets.keep, project_id, upload, encoding or form_encoding, limiter=request.app.state.checks
         )
 
 
 @router.get("/projects/{project_id:int}/datasets", responses=refusals(404))
 def list_datasets(project_id: Number, service: Served, limit: Limit = PAGE, offset: Offset = 0) -> Page[DatasetView]:
-    """Datasets of a project, the newest first, without their reports."""
-    return service.datasets(project_id, limit, offset)
+    """Datasets of a project, newest first, without their reports."""
+    return service.datasets.page(project_id, limit, offset)
 
 
 @router.get("/datasets/{dataset_id:int}", responses=refusals(404))
 def get_dataset(dataset_id: Number, service: Served) -> DatasetView:
     """One dataset with its report."""
-    return service.dataset(dataset_id)
+    return service.datasets.get(dataset_id)
 
 
 @router.post("/fine-tunes", status_code=202, responses=refusals(404, 409, 415, 429))
@@ -174,62 +162,62 @@ def start_fine_tune(body: FineTuneBody, service: Served, starts: Starts, key: Id
     """Put a fine-tune into the queue."""
     params = body.fine_tuning_params.as_view()
     if key is not None:
-        known = service.repeated(key, body.project_id, params, body.dataset_id, body.name)
-        if known is not None:
-            return known
+        repeated = service.jobs.repeated(key, body.project_id, params, body.dataset_id, body.name)
+        if repeated is not None:
+            return repeated
     starts.take()
-    return service.start(body.project_id, params, dataset_id=body.dataset_id, name=body.name, idempotency_key=key)
+    return service.jobs.start(body.project_id, params, dataset_id=body.dataset_id, name=body.name, idempotency_key=key)
 
 
 @router.post("/fine-tunes/estimate", responses=refusals(404, 409, 415))
 def estimate_fine_tune(body: EstimateBody, service: Served) -> Estimate:
-    """What a fine-tune will take, roughly; nothing is started."""
-    return service.estimate(body.project_id, body.fine_tuning_params.as_view(), body.dataset_id)
+    """Roughly what a fine-tune will take; nothing is started."""
+    return service.jobs.estimate(body.project_id, body.fine_tuning_params.as_view(), body.dataset_id)
 
 
 @router.get("/fine-tunes", responses=refusals(404))
 def list_fine_tunes(
     service: Served, project_id: ProjectFilter = None, limit: Limit = PAGE, offset: Offset = 0
 ) -> Page[JobView]:
-    """Fine-tunes, the newest first."""
-    return service.jobs(project_id, limit, offset)
+    """Fine-tunes, newest first."""
+    return service.jobs.page(project_id, limit, offset)
 
 
 @router.get("/fine-tunes/{job_id:int}", responses=refusals(404))
 def get_fine_tune(job_id: Number, service: Served) -> JobView:
     """One fine-tune."""
-    return service.job(job_id)
+    return service.jobs.get(job_id)
 
 
 @router.post("/fine-tunes/{job_id:int}/cancel", status_code=202, responses=refusals(404, 415))
 def cancel_fine_tune(job_id: Number, service: Served) -> JobView:
-    """Take it out of the queue, or end it as by Ctrl-C; what has ended stays as it is."""
-    return service.cancel(job_id)
+    """Take a fine-tune out of the queue, or end it as Ctrl-C does; one that has ended stays as it is."""
+    return service.jobs.cancel(job_id)
 
 
 @router.post("/fine-tunes/{job_id:int}/resume", status_code=202, responses=refusals(404, 409, 415, 429))
 def resume_fine_tune(job_id: Number, service: Served, starts: Starts) -> JobView:
-    """Queue a cancelled or failed one again, to go on in the same study."""
+    """Queue a cancelled or failed fine-tune again, to continue its study."""
     starts.take()
-    return service.resume(job_id)
+    return service.jobs.resume(job_id)
 
 
 @router.get("/fine-tunes/{job_id:int}/leaderboard", responses=refusals(404))
 def get_leaderboard(job_id: Number, service: Served) -> list[LeaderboardRow]:
-    """Its trials, best first."""
-    return service.leaderboard(job_id)
+    """The trials of a fine-tune, best first."""
+    return service.stores.leaderboard(service.jobs.get(job_id))
 
 
 @router.get("/fine-tunes/{job_id:int}/log", responses=refusals(404))
 def get_log(job_id: Number, service: Served, lines: Lines = 200) -> LogTail:
-    """The end of its log."""
-    return service.log(job_id, lines)
+    """The end of a fine-tune's log."""
+    return log_tail(Path(service.jobs.get(job_id).folder), lines)
 
 
 @router.get("/fine-tunes/{job_id:int}/examples", responses=refusals(404))
 def get_examples(job_id: Number, service: Served, limit: Limit = PAGE, offset: Offset = 0) -> Examples:
-    """Answers of its best trial beside those of the untuned model."""
-    return service.examples(job_id, limit, offset)
+    """Predictions of the best trial beside those of the base model, with the judge's reasons."""
+    return service.stores.examples(service.jobs.get(job_id), limit, offset)
 
 
 class _Zip(StreamingResponse):
@@ -239,8 +227,12 @@ class _Zip(StreamingResponse):
 @router.get("/fine-tunes/{job_id:int}/adapter", responses=json_refusals(404, 409), response_class=_Zip)
 def get_adapter(job_id: Number, service: Served) -> StreamingResponse:
     """The best adapter as a ZIP archive, in PEFT's format."""
-    headers = {"Content-Disposition": f'attachment; filename="{service.job(job_id).study}.zip"'}
-    return _Zip(service.adapter(job_id), headers=headers)
+    job = service.jobs.get(job_id)
+    folder = service.stores.adapter(job)
+    if folder is None:
+        raise ConflictError(f"fine-tune {job_id} has no adapter yet: none of its trials is complete", "no_adapter")
+    headers = {"Content-Disposition": f'attachment; filename="{job.study}.zip"'}
+    return _Zip(zipped(folder, job.study), headers=headers)
 
 
 class _EventStream(StreamingResponse):
@@ -249,17 +241,17 @@ class _EventStream(StreamingResponse):
 
 @router.get("/fine-tunes/{job_id:int}/events", responses=json_refusals(404), response_class=_EventStream)
 def get_events(job_id: Number, service: Served) -> StreamingResponse:
-    """Server-sent events: `state` and `progress`, each with the job; ends when the job does."""
-    service.job(job_id)
+    """Server-sent events, `state` and `progress`, each with the fine-tune; they end when it does."""
+    service.jobs.get(job_id)
     return _EventStream(_events(service, job_id), headers={"Cache-Control": "no-cache"})
 
 
 async def _events(service: Service, job_id: int) -> AsyncIterator[str]:
     before: JobView | None = None
     said = time.monotonic()
-    while not service.is_closing:
+    while not service.closing.is_set():
         try:
-            job = await run_in_threadpool(service.job, job_id)
+            job = await run_in_threadpool(service.jobs.get, job_id)
         except LorahydraError as error:
             yield _event("error", {"detail": str(error)})
             return
@@ -292,29 +284,30 @@ def _event(name: str, content: Any) -> str:
 
 @router.get("/judges")
 def list_judges(service: Served) -> list[JudgeView]:
-    """The judges, and what each one lacks on this server."""
-    return service.judges()
+    """The judges, and what each of them lacks on this server."""
+    return service.choices.judges()
 
 
 @router.get("/models")
 def list_models(service: Served) -> list[ModelView]:
-    """Base models that can be named; other hub ids can be as well."""
-    return service.models()
+    """Base models that can be named; so can any other hub id."""
+    return service.choices.models()
 
 
 @router.get("/health")
 def get_health(service: Served) -> dict[str, str]:
-    """Whether the server and its database answer and fine-tunes are looked after; asks for no token."""
-    service.counts()
-    if service.fault is not None:
-        raise OutputError(service.fault)
+    """Whether the server and its database answer, and fine-tunes can be started; needs no token."""
+    service.jobs.counts()
+    if service.supervisor.fault is not None:
+        raise OutputError(service.supervisor.fault)
     return {"status": "ok", "version": __version__}
 
 
 @router.get("/metrics", responses=json_refusals(), response_class=PlainTextResponse)
 def get_metrics(request: Request, service: Served) -> str:
     """Numbers for Prometheus."""
-    counts = service.counts()
+    # To fill Prometheus' own library with these numbers takes as many lines as to write them.
+    counts = service.jobs.counts()
     trials = counts.pop("trials")
     answered = sorted(request.app.state.answered().items())
     groups = [
@@ -332,7 +325,7 @@ def get_metrics(request: Request, service: Served) -> str:
 
 @router.get("/docs", response_class=HTMLResponse, include_in_schema=False)
 def get_docs(request: Request) -> str:
-    """The routes as a plain page; loads nothing from anywhere."""
+    """The routes as a plain page that loads nothing from anywhere."""
     rows = "".join(
         f"<tr><td>{method.upper()}</td><td><code>{path}</code></td><td>{operation.get('description', '')}</td></tr>"
         for path, operations in request.app.openapi()["paths"].items()

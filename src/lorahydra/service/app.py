@@ -1,15 +1,14 @@
-"""The web application: API, log-in, errors, and the guard before all of them."""
+"""The web application: API, pages, log-in and errors, with the guard in front of all of them."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import anyio
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -22,6 +21,7 @@ from lorahydra.service.errors import ServiceRefusal, TooManyError
 from lorahydra.service.guard import API, Guard
 from lorahydra.service.limits import Allowance
 from lorahydra.service.login import login_router
+from lorahydra.service.pages import pages_router
 from lorahydra.service.service import Service
 from lorahydra.service.uploads import BadDatasetError
 
@@ -37,19 +37,12 @@ CODES = {
 }
 
 
-def create_app(
-    service: Service,
-    access: Access,
-    *,
-    pages: Sequence[APIRouter] = (),
-    starts_per_minute: int = STARTS_PER_MINUTE,
-) -> Guard:
-    """The ASGI application on an opened service.
+def create_app(service: Service, access: Access, *, starts_per_minute: int = STARTS_PER_MINUTE) -> Guard:
+    """The ASGI application of an open service.
 
     Args:
         service: What it shows.
         access: Who may ask.
-        pages: Routers of the web page; they come before the plain log-in form.
         starts_per_minute: How many fine-tunes may be started in a minute.
     """
     app = FastAPI(
@@ -67,9 +60,8 @@ def create_app(
     app.state.checks = anyio.CapacityLimiter(CHECKS_AT_ONCE)
     began = time.monotonic()
     app.state.uptime = lambda: round(time.monotonic() - began, 1)
-    app.include_router(router)
-    for own in (*pages, login_router(access)):
-        app.include_router(own)
+    for routes in (router, pages_router(), login_router(access)):
+        app.include_router(routes)
     app.add_exception_handler(LorahydraError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -82,7 +74,7 @@ def create_app(
 def _refused(request: Request, error: Exception) -> JSONResponse:
     detail = " ".join(str(error).split())
     if not isinstance(error, ServiceRefusal):
-        # A store that is away, a full disk: nothing that another request would do better.
+        # A store that cannot be reached, or a full disk: no other request would do better.
         return _json(503, detail, "unavailable")
     headers = {"Retry-After": str(max(1, round(error.wait)))} if isinstance(error, TooManyError) else None
     report = {"report": error.report} if isinstance(error, BadDatasetError) else {}
@@ -93,8 +85,8 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first, *others = error.errors()
     if first["type"] == "json_invalid":
-        return _json(422, "the body is no JSON", "invalid")
-    # Not what was sent itself: it may be anything.
+        return _json(422, "the body is not JSON", "invalid")
+    # What was sent is not repeated, because it may be anything.
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     more = f" (and {len(others)} more)" if others else ""
     said = "is not allowed here" if first["type"] == "string_pattern_mismatch" else first["msg"]
@@ -105,13 +97,13 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers) if error.headers else {}
     if error.status_code == 405 and (allowed := _methods(request)):
-        # Starlette names those of one route, and several may have one path.
+        # Starlette names those of one route, and several routes may share a path.
         headers["Allow"] = ", ".join(allowed)
     return _json(error.status_code, str(error.detail), CODES.get(error.status_code, "error"), headers)
 
 
 def _methods(request: Request) -> list[str]:
-    """Methods of the API that the path takes."""
+    """Methods of the API that a path accepts."""
     for template, operations in request.app.openapi()["paths"].items():
         if re.fullmatch(re.sub(r"\\{\w+\\}", "[0-9]+", re.escape(template)), request.url.path):
             return [method.upper() for method in operations]

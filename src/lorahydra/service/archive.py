@@ -1,8 +1,7 @@
-"""A folder as a ZIP archive, made while it is sent: nothing is written to disk or held in memory."""
+"""A folder as a ZIP archive that is made while it is sent: nothing of it is written to disk or held in memory."""
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,27 +11,26 @@ __all__ = ["zipped"]
 CHUNK = 1 << 18
 
 
-class _Outbox(io.RawIOBase):
-    """What the archive writes, until it is taken."""
+class _Outbox(list[bytes]):
+    """What the archive has written and nobody has taken yet; `zipfile` asks for no more of a stream than this."""
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        self._parts.append(bytes(data))
+    def write(self, data: bytes) -> int:
+        self.append(bytes(data))
         return len(data)
 
+    def flush(self) -> None:
+        pass
+
+    close = flush
+
     def take(self) -> bytes:
-        """Everything since the last time."""
-        content, self._parts = b"".join(self._parts), []
+        content = b"".join(self)
+        self.clear()
         return content
 
 
 def zipped(folder: Path, root: str) -> Iterator[bytes]:
-    """The regular files of a folder, by name, below `root` in the archive; weights do not get smaller, so none is."""
+    """The regular files of a folder, by name, below `root` in the archive; stored, because weights do not compress."""
     outbox = _Outbox()
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     with zipfile.ZipFile(outbox, "w", zipfile.ZIP_STORED) as archive:

@@ -1,4 +1,4 @@
-"""What requests of the API bring, as OpenAPI describes it."""
+"""What requests of the API contain, as OpenAPI describes it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from lorahydra.config.judge_registry import registered_judges
 from lorahydra.service.choices import MODEL_NAME
 from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
+from lorahydra.service.results import LONGEST_LOG
 from lorahydra.service.rows import MOST
-from lorahydra.service.service import LONGEST_LOG
 from lorahydra.service.uploads import LONGEST_ENCODING
 from lorahydra.service.views import FineTuneParams
 
@@ -31,19 +31,19 @@ __all__ = [
 
 LARGEST = 2**31 - 1
 LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\x00-\x20\x7f-\xa0\s][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
-"""A text that is one line and not blank."""
+"""A text of one line that is not blank."""
 
 Number = Annotated[int, Path(ge=1, le=LARGEST)]
 Limit = Annotated[int, Query(ge=1, le=MOST, description="Entries at a time.")]
 Offset = Annotated[int, Query(ge=0, le=LARGEST, description="Entries to skip.")]
 Lines = Annotated[int, Query(ge=1, le=LONGEST_LOG, description="Lines from the end.")]
-ProjectFilter = Annotated[int | None, Query(ge=1, le=LARGEST, description="Only those of this project.")]
+ProjectFilter = Annotated[int | None, Query(ge=1, le=LARGEST, description="Only the fine-tunes of this project.")]
 TextEncoding = Annotated[
     str | None,
     Query(
         max_length=LONGEST_ENCODING,
         pattern=r"^[A-Za-z0-9_.-]+$",
-        description="Character encoding of a text that is not UTF-8.",
+        description="Character encoding of a text file that is not UTF-8.",
     ),
 ]
 IdempotencyKey = Annotated[
@@ -53,13 +53,13 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[!-~]+$",
-        description="The same key with the same body gives the same job.",
+        description="The same key with the same body returns the same fine-tune.",
     ),
 ]
 
 
 def _whole(value: Any) -> Any:
-    """JSON does not tell 5.0 from 5, and neither does its schema."""
+    """Take 5.0 for 5, as JSON Schema does."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -81,19 +81,19 @@ def _with_judges(schema: dict[str, Any]) -> None:
 
 
 class FineTuningParams(_Body):
-    """How to fine-tune; what is left out takes the quick-start value."""
+    """How to fine-tune; a parameter that is left out takes its quick-start value."""
 
     use_llm_judge: bool = True
     judge_model_id: Annotated[
         str | None, Field(max_length=64, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", json_schema_extra=_with_judges)
     ] = None
-    """Not needed without a judge; the first one that is configured when left out."""
+    """Not needed without a judge; if left out, the first judge that is configured."""
     base_model_name: Annotated[str | None, Field(max_length=200, pattern=MODEL_NAME)] = None
-    """Packaged model, folder in the server's models folder, or hub id."""
+    """A packaged model, a folder of the server's models folder, or a hub id."""
     n_trials: Annotated[int, Field(ge=FEWEST_TRIALS, le=MOST_TRIALS), BeforeValidator(_whole)] = 20
 
     def as_view(self) -> FineTuneParams:
-        """The same for the service."""
+        """The same as the service takes it."""
         return FineTuneParams(**self.model_dump())
 
 
@@ -101,7 +101,7 @@ class EstimateBody(_Body):
     """What would be started."""
 
     project_id: Id | None = None
-    """Whose data; the demo dataset when left out."""
+    """The project whose data is used; if left out, the demo dataset."""
     fine_tuning_params: FineTuningParams = Field(default_factory=FineTuningParams)
     dataset_id: Id | None = None
 
@@ -112,7 +112,7 @@ class FineTuneBody(_Body):
     project_id: Id
     fine_tuning_params: FineTuningParams = Field(default_factory=FineTuningParams)
     dataset_id: Id | None = None
-    """A dataset of the project; its newest when left out, and the demo dataset where it has none."""
+    """A dataset of the project; if left out, its newest one, or the demo dataset if it has none."""
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=LINE)] | None = None
 
 
@@ -124,4 +124,4 @@ class Refusal(BaseModel):
     code: str
     """One word for programs."""
     report: dict[str, Any] | None = None
-    """Of a dataset that was refused: what `lorahydra data check` found."""
+    """Only for a dataset that was refused: what `lorahydra data check` says about it."""

@@ -1,8 +1,8 @@
-"""Checks an uploaded file as `lorahydra data check` does, in a process of its own with limits.
+"""Checks an uploaded file as `lorahydra data check` does, in a process of its own that has limits.
 
 `python -m lorahydra.service.checking FILE CACHE` prints `{"report": …}`, `{"error": one line}`, or `{"unavailable": one
-line}` where the fault is this machine's. A file that is made to swell when it is read costs that process its life, and
-not the server; what was read of it is removed with the folder CACHE.
+line}` if the fault is with this machine. A file that is made to swell when it is read kills that process and not the
+server, and the rows that were read are removed with the folder CACHE.
 """
 
 from __future__ import annotations
@@ -28,36 +28,35 @@ from lorahydra.utils.files import writing
 __all__ = ["INCOMING", "check_file"]
 
 INCOMING = "incoming-"
-"""How everything begins that is removed if the server is killed."""
+"""Prefix of the names of all files and folders that are removed after the server was killed."""
 
 SECONDS = 600
-"""Longest check."""
+"""Time limit of a check."""
 MEMORY = 4 << 30
-"""Bytes of address space."""
+"""Limit of the address space in bytes."""
 SWELLING = 16
-"""How many times larger than the file its rows may become: Parquet packs text well."""
+"""How many times larger than the file its rows may become: Parquet compresses text well."""
 ROOM = 256 << 20
-"""Bytes that the rows of any file may have."""
+"""Size in bytes that the rows of any file may have."""
 MOST_COLUMNS = 1000
 DELIMITERS = b",;\t|"
 HEADER_BYTES = 1 << 20
-SEED = 42
 
 
 def check_file(file: Path, shown: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The data report of a file.
 
     Args:
-        file: It, under a name that the service made.
-        shown: What the user calls it.
-        overrides: Those of every job, of which `data.…` decide how a file is read.
+        file: The file, under a name that the service made.
+        shown: The user's name of it.
+        overrides: Hydra overrides of every fine-tune; those of `data` decide how a file is read.
 
     Returns:
         `DataReport.to_dict()`.
 
     Raises:
-        InvalidError: It is no dataset, in one line.
-        OutputError: There is no room for what is read of it.
+        InvalidError: The file is not a dataset; one line says why.
+        OutputError: There is no space for the rows that are read.
     """
     with writing(file.parent), TemporaryDirectory(prefix=INCOMING, dir=file.parent) as cache:
         command = [sys.executable, "-m", "lorahydra.service.checking", file.name, cache]
@@ -71,9 +70,10 @@ def check_file(file: Path, shown: str, overrides: Sequence[str] = ()) -> dict[st
                 f"{shown} takes too long to be read: {SECONDS} s were not enough", "bad_dataset"
             ) from None
     try:
-        answer = _renamed(json.loads(done.stdout.decode("utf-8", "replace")), file.name, shown)
+        # The user's name of the file takes the place of the service's, wherever that stands.
+        answer = json.loads(done.stdout.decode("utf-8", "replace").replace(file.name, json.dumps(shown)[1:-1]))
     except ValueError:
-        # It was killed, or ran out of the memory that it may have.
+        # The process was killed, or ran out of the memory that it may use.
         raise InvalidError(f"{shown} cannot be read within {MEMORY >> 30} GiB of memory", "bad_dataset") from None
     if "error" in answer:
         raise InvalidError(str(answer["error"]), "bad_dataset")
@@ -83,22 +83,11 @@ def check_file(file: Path, shown: str, overrides: Sequence[str] = ()) -> dict[st
     return report
 
 
-def _renamed(value: Any, name: str, shown: str) -> Any:
-    """The value with the user's name of the file wherever the service's own stands in a text."""
-    if isinstance(value, str):
-        return value.replace(name, shown)
-    if isinstance(value, list):
-        return [_renamed(entry, name, shown) for entry in value]
-    if isinstance(value, dict):
-        return {key: _renamed(entry, name, shown) for key, entry in value.items()}
-    return value
-
-
 def main(name: str, cache: str, overrides: Sequence[str]) -> None:
-    """Print what is known of the file, as JSON."""
+    """Check the file and print the result as JSON."""
     most = max(ROOM, SWELLING * Path(name).stat().st_size)
     for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, most)):
-        with suppress(ValueError):  # a lower limit is set already
+        with suppress(ValueError):  # there is a lower limit already
             resource.setrlimit(kind, (limit, limit))
     os.nice(NICENESS)
     try:
@@ -124,19 +113,20 @@ def _line(error: LorahydraError) -> str:
 def _report(name: str, cache: Path, overrides: Sequence[str]) -> dict[str, Any]:
     from lorahydra.config.compose import compose, literal
     from lorahydra.data import check
+    from lorahydra.data.checking import NO_LENGTHS
 
     config = compose(["data=local", f"data.train_file={literal(name)}", *overrides])
     report = check(config.data, config.seed, chat=None, cache=cache)
-    # Which model it will be is not known yet.
-    report.warnings = [warning for warning in report.warnings if not warning.startswith("no token lengths")]
+    # The model is not chosen yet.
+    report.warnings = [warning for warning in report.warnings if warning != NO_LENGTHS]
     return report.to_dict()
 
 
 def _few_columns(file: Path) -> None:
-    """Refuse a table with so many columns that reading each of its rows would take long."""
+    """Refuse a table with so many columns that it would take long to read each of its rows."""
     if file.suffix in (".csv", ".tsv"):
         with file.open("rb") as stream:
-            # Lines may end with CR alone, and the first may be one for Excel that names the delimiter.
+            # Lines may end with CR alone, and the first may be a line for Excel that names the delimiter.
             first, *others = re.split(rb"[\r\n]+", stream.read(HEADER_BYTES), maxsplit=2)
         header = others[0] if others and b"sep=" in first[:16].lower() else first
         columns = 1 + max(header.count(delimiter) for delimiter in DELIMITERS)
@@ -156,7 +146,7 @@ def _parquet_columns(file: Path) -> int:
         with parquet.ParquetFile(file) as table:
             return int(table.metadata.num_columns)
     except (pyarrow.ArrowException, OSError, ValueError):
-        return 0  # the check itself says what is wrong
+        return 0  # the check says what is wrong
 
 
 if __name__ == "__main__":

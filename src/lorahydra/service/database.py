@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -120,6 +121,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
         self._name = self._engine.url.render_as_string(hide_password=True)
+        self._writing = threading.Lock()
         self._versions = itertools.count(1)
         self.version = 0
         """Another number after each change; only this server makes changes."""
@@ -151,12 +153,12 @@ class Database:
 
     @contextmanager
     def changing(self) -> Iterator[Session]:
-        """A transaction, committed when the block ends well.
+        """A transaction that is committed when the block ends without an error; there is one at a time.
 
         Raises:
             OutputError: The database failed.
         """
-        with self.reading() as session:
+        with self._writing, self.reading() as session:
             yield session
         # After the commit, and never the same twice: what was read under an older number may be outdated.
         self.version = next(self._versions)

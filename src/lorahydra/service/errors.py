@@ -7,11 +7,32 @@ from lorahydra.errors import UserError
 __all__ = [
     "ConflictError",
     "InvalidError",
+    "Message",
     "NotFoundError",
     "ServiceRefusal",
     "TooLargeError",
     "TooManyError",
+    "UnsupportedError",
 ]
+
+
+class Message(str):
+    """A line in English that also carries its code and its values, so that the page can say it in another language.
+
+    Args:
+        text: The line.
+        code: The page's message that says the same, without its prefix `said.`.
+        values: What that message is filled with.
+    """
+
+    code: str
+    values: dict[str, str]
+
+    def __new__(cls, text: str, code: str = "", **values: str) -> Message:
+        """A string with two more attributes."""
+        message = super().__new__(cls, text)
+        message.code, message.values = code, values
+        return message
 
 
 class ServiceRefusal(UserError):
@@ -19,7 +40,7 @@ class ServiceRefusal(UserError):
 
     Args:
         message: One line for people.
-        code: One word for programs; the class's by default.
+        code: One word for programs; that of the class by default.
     """
 
     status = 400
@@ -28,6 +49,7 @@ class ServiceRefusal(UserError):
 
     def __init__(self, message: str, code: str | None = None) -> None:
         super().__init__(message)
+        self.message = message
         self.code = code or type(self).code
 
 
@@ -38,25 +60,31 @@ class NotFoundError(ServiceRefusal):
 
 
 class ConflictError(ServiceRefusal):
-    """It does not go with the state that things are in."""
+    """The request does not fit the state that things are in."""
 
     status, code = 409, "conflict"
 
 
 class TooLargeError(ServiceRefusal):
-    """More bytes than are allowed."""
+    """More bytes were sent than are allowed."""
 
     status, code = 413, "too_large"
 
 
+class UnsupportedError(ServiceRefusal):
+    """The body has a type that is not accepted here."""
+
+    status, code = 415, "unsupported_media_type"
+
+
 class InvalidError(ServiceRefusal):
-    """A value cannot be."""
+    """A value is not valid."""
 
     status, code = 422, "invalid"
 
 
 class TooManyError(ServiceRefusal):
-    """Too many requests in a short time.
+    """There were too many requests in a short time.
 
     Args:
         message: One line for people.

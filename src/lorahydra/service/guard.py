@@ -1,35 +1,32 @@
-"""What stands before every request: its host, where it comes from, who asks, and how much is sent."""
+"""What is checked before every request: its host, its origin, who asks, and how much is sent."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import re
 from collections import Counter
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorahydra.service.access import COOKIE, Access
 
-__all__ = ["API", "Guard", "is_upload"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["API", "AROUND_UPLOAD", "Guard"]
 
 API = "/api/v1"
 OPEN = (f"{API}/health", "/login", "/logout", "/favicon.ico")
-"""Paths that are answered without a token."""
+"""Paths that need no token."""
 OPEN_FOLDER = "/static/"
 SAFE = ("GET", "HEAD", "OPTIONS")
 SMALL_BODY = 1 << 16
-"""Bytes of any request but an upload."""
+"""Largest body in bytes of any request that is not an upload."""
 AROUND_UPLOAD = 1 << 20
-"""Bytes of an upload beside its file."""
+"""Largest size in bytes of what an upload has beside its file."""
 REFUSAL_SECONDS = 0.3
-"""A wrong token is answered late, so that guessing takes long."""
+"""A wrong token is answered late, so that guessing takes a long time."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -44,25 +41,19 @@ HEADERS = {
 
 
 class _RefusedError(Exception):
-    """A request that goes no further."""
+    """The request goes no further."""
 
     def __init__(self, status: int, code: str, detail: str, **headers: str) -> None:
         self.status, self.code, self.detail, self.headers = status, code, detail, headers
 
 
-def is_upload(method: str, path: str) -> bool:
-    """Whether a request brings a dataset."""
-    # The page's form has the same path without the API's prefix.
-    return method == "POST" and re.fullmatch(rf"({API})?/projects/[^/]+/datasets", path) is not None
-
-
 class Guard:
-    """ASGI middleware, the outermost one.
+    """The outermost ASGI middleware.
 
     Args:
         app: What it guards.
-        access: Who may ask, and under which names.
-        upload_limit: Bytes of a dataset.
+        access: Who may ask, and by which names.
+        upload_limit: Largest size of a dataset in bytes.
     """
 
     def __init__(self, app: ASGIApp, access: Access, upload_limit: int) -> None:
@@ -70,7 +61,7 @@ class Guard:
         self._access = access
         self._upload_limit = upload_limit
         self.answered: Counter[int] = Counter()
-        """Answers by status."""
+        """Number of answers by status."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -93,7 +84,8 @@ class Guard:
             await self._check(scope)
             within = await self._bounded(scope, receive)
         except _RefusedError as refused:
-            await _answer(noted, scope["method"], refused)
+            content = {"detail": refused.detail, "code": refused.code}
+            await JSONResponse(content, refused.status, refused.headers)(scope, receive, noted)
             return
         await self._app(scope, within, noted)
 
@@ -117,13 +109,15 @@ class Guard:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._access.is_token(given.strip().encode("latin-1", "replace")):
             return True
-        # Cookies of other programs on this host come along, whatever they look like.
+        # Other programs on this host may have set cookies of any kind.
         return self._access.is_session(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
 
     async def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """The same body, of which there is no more than allowed; a small one is read here, an upload by its route."""
+        """The body, which is no larger than allowed: small ones are read here, an upload by its route."""
         headers = Headers(scope=scope)
-        upload = is_upload(scope["method"], scope["path"])
+        # The page's form has the same path without the API's prefix.
+        dataset = re.fullmatch(rf"({API})?/projects/[^/]+/datasets", scope["path"])
+        upload = scope["method"] == "POST" and dataset is not None
         most = self._upload_limit + AROUND_UPLOAD if upload else SMALL_BODY
         length = headers.get("content-length", "0")
         if (length.isascii() and length.isdigit() and int(length[:20]) > most) or len(length) > 20:
@@ -141,7 +135,8 @@ class Guard:
             more = message.get("more_body", False)
             if len(body) > most:
                 raise _too_large(most)
-        if body and scope["method"] == "POST" and scope["path"].startswith(API) and not _is_json(headers):
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if body and scope["method"] == "POST" and scope["path"].startswith(API) and kind != "application/json":
             raise _RefusedError(415, "unsupported_media_type", "send JSON, with Content-Type: application/json")
         given = False
 
@@ -156,7 +151,7 @@ class Guard:
 
 
 def _comes_from_here(headers: Headers) -> bool:
-    """Whether a page of this server, or no page at all, has sent the request."""
+    """Whether the request was sent by a page of this server, or by no page at all."""
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return False
     origin = headers.get("origin")
@@ -169,18 +164,5 @@ def _comes_from_here(headers: Headers) -> bool:
     return parts.scheme in ("http", "https") and parts.netloc.lower() == headers.get("host", "").strip().lower()
 
 
-def _is_json(headers: Headers) -> bool:
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return kind == "application/json"
-
-
 def _too_large(most: int) -> _RefusedError:
     return _RefusedError(413, "too_large", f"the request has more than {most} bytes", Connection="close")
-
-
-async def _answer(send: Send, method: str, refused: _RefusedError) -> None:
-    body = json.dumps({"detail": refused.detail, "code": refused.code}).encode()
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **refused.headers}
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": refused.status, "headers": raw})
-    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})

@@ -1,6 +1,6 @@
 """MLflow's UI beside the server, on loopback: `python -m lorahydra.service.mlflow_ui FOLDER PORT` becomes it.
 
-It notes which process it is, so that the next server can end the one of a server that was killed.
+It writes down which process it is, so that the next server can end the UI of a server that was killed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ SECONDS_TO_START = 60.0
 
 
 def start_ui(folder: Path, port: int) -> None:
-    """Start it; returns when `end_ui` can end it.
+    """Start the UI; returns as soon as `end_ui` can end it.
 
-    Its store must be there: two that make the tables would disturb each other.
+    MLflow's store must exist, because two processes that create its tables would disturb each other.
     """
     with (folder / LOG_FILE).open("ab") as log:
         process = subprocess.Popen(
@@ -46,7 +46,7 @@ def start_ui(folder: Path, port: int) -> None:
 
 
 def end_ui(folder: Path) -> None:
-    """End the one of this folder, whoever started it."""
+    """End the UI of this folder, whoever started it."""
     from lorahydra.sweep.liveness import is_here, lives
 
     process = read_json(folder / PROCESS_FILE)

@@ -1,21 +1,22 @@
-"""From what a request asks for to the overrides of a study, and to what it will take."""
+"""From what a request asks for to the overrides of its study, and to an estimate of what it will take."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from lorahydra.config.compose import literal
 from lorahydra.config.judge_registry import NO_JUDGE
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
-from lorahydra.service.choices import Choices, without
-from lorahydra.service.composing import composed
-from lorahydra.service.errors import InvalidError
+from lorahydra.service.choices import Choices
+from lorahydra.service.composing import composed, without
+from lorahydra.service.errors import InvalidError, Message
 from lorahydra.service.views import Estimate, FineTuneParams
 
 __all__ = ["DEMO_MODEL", "FEWEST_TRIALS", "MOST_TRIALS", "Data", "demo_data", "estimate", "overrides_of", "settled"]
@@ -23,38 +24,38 @@ __all__ = ["DEMO_MODEL", "FEWEST_TRIALS", "MOST_TRIALS", "Data", "demo_data", "e
 FEWEST_TRIALS, MOST_TRIALS = 5, 100
 DEMO_MODEL = "smollm2-135m-instruct"
 FEW_TRIALS = 10
-"""With so many or fewer, only the learning rate and the rank are searched."""
+"""Up to this number, only the learning rate and the rank are searched."""
 PROMPT_TOKENS = 650
-"""Of a judge's prompt, apart from request, reference and answer."""
+"""Length of a judge's prompt without the request, the reference and the prediction."""
 REPLY_TOKENS = 120
 CHARS_PER_TOKEN = 4
-OF_ONE_MODEL = ("model", "model.name_or_path", "model.revision", "model.gguf_file", "model.chat_template")
-"""Keys that say which model it is, and nothing about another one."""
+MODEL_KEYS = ("model", "model.name_or_path", "model.revision", "model.gguf_file", "model.chat_template")
+"""Keys that describe one model, and mean nothing for another one."""
 FLOPS = {"cpu": 8e10, "cuda": 4e13}
-"""Speed that training reaches. For a CPU, of one core with AVX-512: the demo takes 88 s a trial on two of them."""
+"""Speed of training. The CPU's is that of one core with AVX-512: the demo takes 88 s per trial on two of them."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is known of the data of a job."""
+    """The data of a fine-tune."""
 
     file: Path | None
     """None is the demo dataset."""
     rows: Mapping[str, int]
-    """Of each split."""
+    """Number of rows of each split."""
     size: int
-    """Bytes of all rows."""
+    """Size of all rows in bytes."""
 
 
 def settled(params: FineTuneParams, choices: Choices) -> FineTuneParams:
-    """The parameters with a choice for each that was left out, all of them checked.
+    """The parameters, checked, with a choice for each one that was left out.
 
     Raises:
-        InvalidError: One cannot be.
+        InvalidError: A parameter is not valid.
         ConflictError: The judge or the model is not set up here.
     """
     if not FEWEST_TRIALS <= params.n_trials <= MOST_TRIALS:
-        raise InvalidError(f"n_trials is from {FEWEST_TRIALS} to {MOST_TRIALS}, and not {params.n_trials}")
+        raise InvalidError(f"n_trials is {params.n_trials}, and must be from {FEWEST_TRIALS} to {MOST_TRIALS}")
     model = params.base_model_name or choices.default_model()
     if params.base_model_name is not None:
         choices.model_path(model)
@@ -64,14 +65,16 @@ def settled(params: FineTuneParams, choices: Choices) -> FineTuneParams:
     return replace(params, judge_model_id=judge, base_model_name=model)
 
 
-def overrides_of(params: FineTuneParams, choices: Choices, dataset: Path | None, own: Sequence[str]) -> tuple[str, ...]:
-    """Overrides of the study, apart from its name and its stores.
+def overrides_of(
+    params: FineTuneParams, choices: Choices, dataset: Path | None, always: Sequence[str]
+) -> tuple[str, ...]:
+    """Overrides of the study, without its name and its stores.
 
     Args:
-        params: Settled ones.
-        choices: What is here.
+        params: From `settled`.
+        choices: Judges and base models of this server.
         dataset: File of the dataset; None is the demo dataset.
-        own: Those of the server, which come last; its judge and its model are only defaults.
+        always: Overrides of every fine-tune, which come last; their judge and their model are only defaults.
     """
     model = str(params.base_model_name)
     if model == DEMO_MODEL and dataset is None:
@@ -79,33 +82,34 @@ def overrides_of(params: FineTuneParams, choices: Choices, dataset: Path | None,
     else:
         path = choices.model_path(model) if params.base_model_name != choices.default_model() else model
         chosen = ["model=local", f"model.name_or_path={literal(path)}"]
-        # Offline, and with a small model, the large encoder would be most of the work.
+        # With a small model the large encoder would be most of the work, and it may not be reachable.
         chosen += ["evaluation=minilm"] if model in PACKAGED else []
         chosen += ["data=demo"] if dataset is None else ["data=local", f"data.train_file={literal(str(dataset))}"]
         chosen += ["search=small"] if params.n_trials <= FEW_TRIALS else []
     chosen += [f"judge={params.judge_model_id or NO_JUDGE}"]
-    own = without(own, "judge", *(() if model == choices.default_model() else OF_ONE_MODEL))
-    # The server's choice of a group takes the place of this one: Hydra takes no two.
-    groups = {override.partition("=")[0] for override in own}
+    always = without(always, "judge", *(() if model == choices.default_model() else MODEL_KEYS))
+    # The server's choice of a group replaces ours, because Hydra does not accept two.
+    groups = {override.partition("=")[0] for override in always}
     kept = [override for override in chosen if override.partition("=")[0] not in groups]
-    return (*kept, *own, f"hydra.sweeper.n_trials={params.n_trials}")
+    return (*kept, *always, f"hydra.sweeper.n_trials={params.n_trials}")
 
 
 def estimate(params: FineTuneParams, overrides: Sequence[str], data: Data, measured: float | None) -> Estimate:
     """What a study will take.
 
     Args:
-        params: Settled ones.
+        params: From `settled`.
         overrides: From `overrides_of`.
-        data: What it is made with.
-        measured: Seconds per trial in an earlier job of the same model and data; None where there is none.
+        data: What the model is trained on.
+        measured: Seconds per trial of an earlier fine-tune with the same model and data; None without one.
     """
     config = composed(tuple(overrides))
     rows = {name: data.rows.get(name, 0) for name in ("train", "validation", "test")}
     calls = _judge_calls(params, config, rows) if config.judge.name != NO_JUDGE else 0
     row_tokens = data.size // CHARS_PER_TOKEN // max(1, sum(rows.values()))
     prompt, reply = calls * (PROMPT_TOKENS + 2 * row_tokens), calls * REPLY_TOKENS
-    per_trial, basis = (measured, "trials of an earlier fine-tune like this") if measured else _guess(config, data)
+    earlier = Message("trials of an earlier fine-tune like this", "earlier")
+    per_trial, basis = (measured, earlier) if measured else _guess(config, data)
     priced = bool(config.judge.prompt_price or config.judge.completion_price)
     cost = (prompt * config.judge.prompt_price + reply * config.judge.completion_price) / 1e6
     return Estimate(
@@ -124,7 +128,7 @@ def estimate(params: FineTuneParams, overrides: Sequence[str], data: Data, measu
 
 
 def _judge_calls(params: FineTuneParams, config: ExperimentConfig, rows: Mapping[str, int]) -> int:
-    """Each trial and the untuned model on the chosen examples; finalists on all; winner and untuned on the test."""
+    """At most this many: each trial and the base model on the chosen examples, finalists on all, two on the test."""
     judge = config.judge
     examples = rows["validation"] if judge.n_examples == "all" else min(judge.n_examples, rows["validation"])
     tested = rows["test"] if judge.test_examples == "all" else min(judge.test_examples, rows["test"])
@@ -132,11 +136,11 @@ def _judge_calls(params: FineTuneParams, config: ExperimentConfig, rows: Mapping
     return int((params.n_trials + 1) * examples + finalists + 2 * tested)
 
 
-def _guess(config: ExperimentConfig, data: Data) -> tuple[float | None, str]:
-    """Seconds per trial from the number of weights, as a forward and a backward pass cost; and how it was guessed."""
+def _guess(config: ExperimentConfig, data: Data) -> tuple[float | None, Message]:
+    """Seconds per trial from the cost of the passes through the model's weights, and how they were guessed."""
     weights = _weights(config.model.name_or_path)
     if weights is None:
-        return None, "nothing is known of the model's size"
+        return None, Message("nothing is known of the model's size", "nothing")
     row_tokens = data.size / CHARS_PER_TOKEN / max(1, sum(data.rows.values()))
     trained = row_tokens * data.rows.get("train", 0) * config.training.num_train_epochs
     validation = data.rows.get("validation", 0)
@@ -144,29 +148,25 @@ def _guess(config: ExperimentConfig, data: Data) -> tuple[float | None, str]:
     device = "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
     speed = FLOPS[device] * (1 if device == "cuda" else os.cpu_count() or 1)
     seconds = weights * (6 * trained + 2 * row_tokens * validation + 4 * answers) / speed + 5
-    return seconds, f"a rough guess from {weights / 1e6:.0f} million weights on {device}"
+    millions = f"{weights / 1e6:.0f}"
+    text = f"a rough guess from {millions} million weights on {device}"
+    return seconds, Message(text, "guess", weights=millions, device=device)
 
 
 def _weights(name: str) -> float | None:
-    """Number of weights: from the files where they are here, else from a name such as Qwen3-0.6B."""
+    """Number of weights: from the files if they are on this machine, else from a name such as Qwen3-0.6B."""
     folder = packaged_path(name) if name in PACKAGED else Path(name)
     if folder is not None and folder.is_dir():
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         return size / 4 if name in PACKAGED else size / 2 or None
-    found = re.search(r"(\d+(?:\.\d+)?)([bBmM])(?![a-zA-Z])", name)
-    return None if found is None else float(found[1]) * (1e9 if found[2] in "bB" else 1e6)
+    named = re.search(r"(\d+(?:\.\d+)?)([bBmM])(?![a-zA-Z])", name)
+    return None if named is None else float(named[1]) * (1e9 if named[2] in "bB" else 1e6)
 
 
+@functools.cache
 def demo_data() -> Data:
     """The shipped demo dataset."""
-    from importlib import resources
-
     folder = resources.files("lorahydra.data") / "demo"
-    texts: dict[str, Any] = {
-        name: (folder / f"{name}.jsonl").read_text("utf-8") for name in ("train", "validation", "test")
-    }
-    return Data(
-        file=None,
-        rows={name: len(text.splitlines()) for name, text in texts.items()},
-        size=sum(len(text.encode()) for text in texts.values()),
-    )
+    content = {name: (folder / f"{name}.jsonl").read_bytes() for name in ("train", "validation", "test")}
+    rows = {name: len(lines.splitlines()) for name, lines in content.items()}
+    return Data(file=None, rows=rows, size=sum(map(len, content.values())))

@@ -1,54 +1,51 @@
-"""An upload as browsers and curl send it (multipart/form-data), written to disk while it comes."""
+"""An upload as browsers and curl send it (multipart/form-data), written to disk while it arrives.
+
+The form parsers of Starlette and python-multipart know a file's name and size only when all of it has come, and keep it
+in the system's temporary folder meanwhile. Here it is refused at once, and goes where it stays.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from lorahydra.service.errors import InvalidError, ServiceRefusal, TooLargeError
+from lorahydra.service.errors import InvalidError, ServiceRefusal, TooLargeError, UnsupportedError
+from lorahydra.service.uploads import Upload
 
 __all__ = ["FileReceiver"]
 
-FIELD = "file"
-ENCODING_FIELD = "encoding"
+FIELD, ENCODING_FIELD = b"file", b"encoding"
 MOST_PARTS = 10
 MOST_BESIDE = 1 << 16
-"""Bytes of the form's other fields and headers."""
-
-
-class Sink(Protocol):
-    """Where the file's bytes go."""
-
-    def write(self, chunk: bytes) -> None:
-        """Add bytes."""
+"""Largest size of the form's other fields in bytes."""
 
 
 class FileReceiver:
-    """Finds the file in a form, and gives its bytes on.
+    """Finds the file in a form, and writes it into an upload.
 
     Args:
         content_type: The request's header.
-        begin: Called with the file's name; returns where its bytes go.
+        most: Largest size of the request in bytes.
+        begin: Called with the file's name; makes the upload.
 
     Raises:
-        ServiceRefusal: The request is no form (415).
+        ServiceRefusal: The request is not a form.
     """
 
-    def __init__(self, content_type: str, begin: Callable[[str], Sink]) -> None:
+    def __init__(self, content_type: str, most: int, begin: Callable[[str], Upload]) -> None:
         kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data" or not 0 < len(options.get(b"boundary", b"")) <= 200:
-            raise _NotAFormError(f"send the file as the field '{FIELD}' of a form (multipart/form-data)")
-        self.is_complete = False
-        """Whether the form's end has come, and a file before it."""
+            raise UnsupportedError("send the file as the field 'file' of a form (multipart/form-data)")
         self._begin = begin
-        self._sink: Sink | None = None
-        self._in_file = self._in_encoding = False
-        self._encoding = b""
-        self._name, self._value, self._headers = b"", b"", dict[bytes, bytes]()
-        self._parts = self._beside = 0
+        self._most = most
+        self._upload: Upload | None = None
+        self._is_complete = False
+        self._field: bytes | None = None
+        self._name, self._value, self._disposition, self._encoding = b"", b"", b"", b""
+        self._received = self._parts = self._beside = 0
         callbacks: Any = {
             "on_part_begin": self._part_begins,
             "on_part_data": self._data,
@@ -60,78 +57,66 @@ class FileReceiver:
         }
         self._parser = MultipartParser(options[b"boundary"], callbacks)
 
-    @property
-    def encoding(self) -> str | None:
-        """What the form's field `encoding` says; None where it says nothing."""
-        return self._encoding.decode("utf-8", "replace").strip() or None
-
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the request.
 
         Raises:
-            ServiceRefusal: They are no part of a form, or the file is refused.
+            ServiceRefusal: They do not belong to a form, there are too many of them, or the file is refused.
         """
+        self._received += len(chunk)
+        if self._received > self._most:
+            raise TooLargeError(f"the request has more than {self._most} bytes")
         try:
             self._parser.write(chunk)
         except FormParserError as error:
             raise ServiceRefusal("the form cannot be read: its boundary or a header is broken", "bad_form") from error
 
-    def require_file(self) -> None:
-        """Check that all of a file has come.
+    def end(self) -> tuple[Upload, str | None]:
+        """The file, and the encoding that the form names, once all of the request has come.
 
         Raises:
-            InvalidError: It has not.
+            ServiceRefusal: There is no file, or not all of the form has come.
         """
-        if self._sink is None:
-            raise InvalidError(f"the form has no file: send it as the field '{FIELD}'", "no_file")
-        if not self.is_complete:
+        if self._upload is None:
+            raise InvalidError("the form has no file: send it as the field 'file'", "no_file")
+        if not self._is_complete:
             raise ServiceRefusal("the form ends before its last boundary", "bad_form")
+        return self._upload, self._encoding.decode("utf-8", "replace").strip() or None
 
     def _part_begins(self) -> None:
-        self._headers, self._name, self._value = {}, b"", b""
-        self._in_file = self._in_encoding = False
+        self._field, self._disposition, self._name, self._value = None, b"", b"", b""
         self._parts += 1
         if self._parts > MOST_PARTS:
             raise ServiceRefusal(f"the form has more than {MOST_PARTS} parts", "bad_form")
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
-        self._count(end - start)
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
-        self._count(end - start)
 
     def _header_ends(self) -> None:
-        self._headers[self._name.lower()] = self._value
+        if self._name.lower() == b"content-disposition":
+            self._disposition = self._value
         self._name = self._value = b""
 
     def _headers_end(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        self._in_encoding = options.get(b"name") == ENCODING_FIELD.encode()
-        if options.get(b"name") != FIELD.encode():
-            return
-        if self._sink is not None:
-            raise InvalidError(f"the form has several fields '{FIELD}': send one file at a time", "several_files")
-        self._sink = self._begin(options.get(b"filename", b"").decode("utf-8", "replace"))
-        self._in_file = True
+        _, options = parse_options_header(self._disposition)
+        self._field = options.get(b"name")
+        if self._field == FIELD:
+            if self._upload is not None:
+                raise InvalidError("the form has several fields 'file': send one file at a time", "several_files")
+            self._upload = self._begin(options.get(b"filename", b"").decode("utf-8", "replace"))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._in_file and self._sink is not None:
-            self._sink.write(data[start:end])
-        else:
-            self._count(end - start)
-            if self._in_encoding:
-                self._encoding += data[start:end]
-
-    def _form_ends(self) -> None:
-        self.is_complete = True
-
-    def _count(self, size: int) -> None:
-        self._beside += size
+        if self._field == FIELD and self._upload is not None:
+            self._upload.write(data[start:end])
+            return
+        self._beside += end - start
         if self._beside > MOST_BESIDE:
             raise TooLargeError(f"the form has more than {MOST_BESIDE} bytes beside its file")
+        if self._field == ENCODING_FIELD:
+            self._encoding += data[start:end]
 
-
-class _NotAFormError(ServiceRefusal):
-    status, code = 415, "unsupported_media_type"
+    def _form_ends(self) -> None:
+        self._is_complete = True

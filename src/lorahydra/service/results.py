@@ -1,4 +1,4 @@
-"""What a job's study has found so far, read from the stores that it records to."""
+"""What the studies of fine-tunes have found so far, read from the stores that they record to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import LorahydraError, StudyError, TrackingError
+from lorahydra.errors import LorahydraError, StudyError, StudyStoreError, TrackingError
 from lorahydra.names import (
     ADAPTER_DIR,
     BASELINE,
@@ -24,35 +24,38 @@ from lorahydra.names import (
     scored,
 )
 from lorahydra.service.processes import LOG_FILE
-from lorahydra.service.views import Examples, ExampleView, LeaderboardRow, LogTail
+from lorahydra.service.views import Examples, ExampleView, JobView, LeaderboardRow, LogTail
 
-__all__ = ["Progress", "Stores", "log_tail"]
+__all__ = ["LONGEST_LOG", "Progress", "Stores", "log_tail"]
 
+LONGEST_LOG = 2000
+"""Largest number of lines of a log that can be asked for."""
 LOG_BYTES = 1 << 18
-"""Most of a log at a time."""
+"""Most of a log that is read at a time."""
+SCORES = ("combined", "combined_low", "combined_high", "bertscore_f1", "judge_score", "loss", "seconds")
+"""Numbers of a trial that the leaderboard shows."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a study is."""
+    """How far a study is; the last two fields are not kept in the row of its fine-tune."""
 
-    begun: bool = False
     finished: int = 0
     current: int | None = None
     trial_seconds: float | None = None
-    """Mean of the trials that were completed."""
+    """Mean of the complete trials."""
     best_score: float | None = None
     best_trial: int | None = None
     best_params: Mapping[str, Any] = field(default_factory=dict)
-    best_run: str | None = None
-    best_folder: Path | None = None
     baseline_score: float | None = None
     test_score: float | None = None
-    """Both on the test split, once the winner is named."""
+    """Both are measured on the test split, once the winner is known."""
+    best_run: str | None = None
+    best_folder: Path | None = None
 
 
 class Stores:
-    """The studies' store and MLflow's, as all jobs of a service have them.
+    """The studies' store and MLflow's, which all fine-tunes of a service share.
 
     Args:
         folder: The service's folder.
@@ -62,48 +65,50 @@ class Stores:
     def __init__(self, folder: Path, mlflow_url: str | None) -> None:
         self.studies = f"sqlite:///{folder / 'studies.db'}"
         self.tracking = TrackingConfig(uri=f"sqlite:///{folder / 'mlflow.db'}")
-        self._file = folder / "studies.db"
+        self._studies_file, self._mlflow_file = folder / "studies.db", folder / "mlflow.db"
         self._url = mlflow_url
-        self._experiment: str | None = None
+        self._experiment_id: str | None = None
 
     def prepare(self) -> None:
-        """Make MLflow's store, so that neither its UI nor two jobs make it at once.
+        """Create MLflow's store now, because its UI and two studies would disturb each other if they all tried.
 
         Raises:
-            LorahydraError: It cannot be made.
+            LorahydraError: It cannot be created.
         """
         from lorahydra.tracking import check_store
 
         check_store(self.tracking)
 
-    def progress(self, study: str) -> Progress:
-        """How far a study is; nothing where it has not begun."""
+    def progress(self, study: str) -> Progress | None:
+        """How far a study is; None if it has not begun."""
         entry = self._entry(study)
         if entry is None:
-            return Progress()
-        best = entry.best
+            return None
+        best, test = entry.best, entry.result.get("test", {})
         running = [trial.number for trial in entry.trials if trial.state is State.RUNNING]
         seconds = [t.seconds for t in entry.trials if t.state is State.COMPLETE and t.seconds is not None]
-        test = entry.result.get("test", {})
+        of_best: dict[str, Any] = {}
+        if best is not None:
+            of_best = {
+                "best_score": _finite(best.combined),
+                "best_trial": best.number,
+                "best_params": dict(best.params),
+            }
+            of_best |= {"best_run": best.run_id, "best_folder": best.folder}
         return Progress(
-            begun=True,
             finished=entry.finished,
             current=running[-1] if running else None,
             trial_seconds=sum(seconds) / len(seconds) if seconds else None,
-            best_score=None if best is None else _finite(best.combined),
-            best_trial=None if best is None else best.number,
-            best_params={} if best is None else best.params,
-            best_run=None if best is None else best.run_id,
-            best_folder=None if best is None else best.folder,
             baseline_score=_finite(test.get(scored(BASELINE, Score.COMBINED))),
             test_score=_finite(test.get(scored(TEST, Score.COMBINED))),
+            **of_best,
         )
 
-    def leaderboard(self, study: str) -> list[LeaderboardRow]:
-        """The trials, best first."""
+    def leaderboard(self, job: JobView) -> list[LeaderboardRow]:
+        """The trials of a fine-tune, best first; empty before the first one."""
         from lorahydra.sweep.leaderboard import ranked
 
-        entry = self._entry(study)
+        entry = self._entry(job.study)
         if entry is None:
             return []
         return [
@@ -112,13 +117,7 @@ class Stores:
                 number=trial.number,
                 state=trial.state.value,
                 params=trial.params,
-                combined=_finite(trial.combined),
-                combined_low=_finite(trial.combined_low),
-                combined_high=_finite(trial.combined_high),
-                bertscore_f1=_finite(trial.bertscore_f1),
-                judge_score=_finite(trial.judge_score),
-                loss=_finite(trial.loss),
-                seconds=_finite(trial.seconds),
+                **{name: _finite(getattr(trial, name)) for name in SCORES},
                 failure=None if trial.failure is None else " ".join(trial.failure.split()),
                 mlflow_url=self.run_url(trial.run_id),
             )
@@ -126,43 +125,47 @@ class Stores:
         ]
 
     def study_run(self, study: str) -> str | None:
-        """Id of the study's run in MLflow; None before it was opened."""
+        """Id of the study's run in MLflow; None if it was not opened yet."""
         from lorahydra.tracking import find_run
 
         return find_run(self.tracking, {Tag.STUDY: study, Tag.KIND: Kind.STUDY})
 
-    def examples(self, study: str, study_run: str | None, limit: int, offset: int) -> Examples:
-        """Answers of the winner to the test split; before it is named, of the best trial to the validation split.
+    def examples(self, job: JobView, limit: int, offset: int = 0) -> Examples:
+        """Predictions of the winner on the test split; before it is known, of the best trial on the validation split.
 
-        Judged answers come first.
+        Judged ones come first.
+
+        Raises:
+            TrackingError: MLflow's store cannot be read.
         """
         from lorahydra.tracking import read_text
 
-        found = self.progress(study)
-        places = [("test", study_run, TEST_PREDICTIONS_FILE)] if found.test_score is not None else []
-        places.append(("validation", found.best_run, PREDICTIONS_FILE))
+        progress = self.progress(job.study) or Progress()
+        places = [("validation", progress.best_run, PREDICTIONS_FILE)]
+        if progress.test_score is not None:
+            places.insert(0, ("test", job.mlflow.study_run, TEST_PREDICTIONS_FILE))
         for split, run, artifact in places:
             text = None if run is None else read_text(self.tracking, run, artifact)
             if text is not None:
-                # A judge sees some of them only: those have more to show.
+                # A judge sees only some of them, and those have more to show.
                 rows = sorted(_table(text), key=lambda row: row.get("judge_score") is None)
                 items = [_example(row) for row in rows[offset : offset + limit]]
-                return Examples(split, found.best_trial, items, len(rows))
-        return Examples("", found.best_trial, [], 0)
+                return Examples(split, progress.best_trial, items, len(rows))
+        return Examples("", progress.best_trial, [], 0)
 
-    def adapter(self, job_folder: Path, study: str, progress: Progress | None = None) -> Path | None:
-        """Folder of the winner's adapter, or of that of the best trial so far."""
-        winner = job_folder / "outputs" / study / "best"
+    def adapter(self, job: JobView) -> Path | None:
+        """Folder of the winner's adapter, or of that of the best trial so far; None if there is none yet."""
+        winner = Path(job.folder) / "outputs" / job.study / "best"
         if winner.is_dir():
             return winner
-        found = progress or self.progress(study)
-        folder = None if found.best_folder is None else found.best_folder / ADAPTER_DIR
-        return folder if folder is not None and folder.is_dir() else None
+        progress = self.progress(job.study)
+        folder = progress and progress.best_folder and progress.best_folder / ADAPTER_DIR
+        return folder if folder and folder.is_dir() else None
 
     def run_url(self, run_id: str | None) -> str | None:
         """Page of a run in MLflow's UI."""
-        experiment = self.experiment()
-        if self._url is None or run_id is None or experiment is None:
+        experiment = self._experiment()
+        if experiment is None or run_id is None:
             return None
         return f"{self._url}/#/experiments/{experiment}/runs/{run_id}"
 
@@ -170,26 +173,25 @@ class Stores:
         """Page of all trials, best first."""
         from lorahydra.tracking.views import view_url
 
-        experiment = self.experiment()
+        experiment = self._experiment()
         return None if self._url is None or experiment is None else view_url(self._url, experiment)
 
-    def experiment(self) -> str | None:
-        """Id of the experiment; None before MLflow's store was made."""
-        if self._experiment is None and self._url is not None and Path(self.tracking.uri[10:]).is_file():
+    def _experiment(self) -> str | None:
+        """Id of the experiment; None without MLflow's UI, or before its store was made."""
+        if self._experiment_id is None and self._url is not None and self._mlflow_file.is_file():
             from lorahydra.tracking.views import find_experiment
 
             try:
-                self._experiment = find_experiment(self.tracking)
+                self._experiment_id = find_experiment(self.tracking)
             except LorahydraError:
                 return None
-        return self._experiment
+        return self._experiment_id
 
     def _entry(self, study: str) -> Any:
-        """The study's `StudyEntry`; None where there is none yet."""
-        from lorahydra.errors import StudyStoreError
+        """The study's `StudyEntry`; None if there is none yet."""
         from lorahydra.sweep.catalog import find_study
 
-        if not self._file.is_file():
+        if not self._studies_file.is_file():
             return None
         try:
             return find_study(study, self.studies)
@@ -200,7 +202,7 @@ class Stores:
 
 
 def log_tail(folder: Path, lines: int) -> LogTail:
-    """The last lines of a job's log."""
+    """The last lines of the log in a job's folder, and never more than 256 KiB."""
     try:
         with (folder / LOG_FILE).open("rb") as stream:
             size = stream.seek(0, 2)
@@ -209,12 +211,12 @@ def log_tail(folder: Path, lines: int) -> LogTail:
             text = stream.read(LOG_BYTES).decode("utf-8", "replace")
     except FileNotFoundError:
         return LogTail("", 0, False)
-    # Not `splitlines`: a line that overwrites itself is one line.
-    found = text.removesuffix("\n").split("\n") if text else []
+    # Not `splitlines`: a line that overwrites itself, as a progress bar does, is one line.
+    every = text.removesuffix("\n").split("\n") if text else []
     if start:
-        found = found[1:]  # the first one is not whole
-    kept = found[-lines:]
-    return LogTail("\n".join(kept), size, bool(start) or len(kept) < len(found))
+        every = every[1:]  # the first one is not whole
+    last = every[-lines:]
+    return LogTail("\n".join(last), size, bool(start) or len(last) < len(every))
 
 
 def _table(text: str) -> Iterator[dict[str, Any]]:
@@ -223,29 +225,27 @@ def _table(text: str) -> Iterator[dict[str, Any]]:
         content = json.loads(text)
         columns, data = content["columns"], content["data"]
     except (ValueError, KeyError, TypeError) as error:
-        raise TrackingError("the table of answers in MLflow cannot be read") from error
+        raise TrackingError("the table of predictions in MLflow cannot be read") from error
     return (dict(zip(columns, row, strict=False)) for row in data)
 
 
 def _example(row: Mapping[str, Any]) -> ExampleView:
+    numbers = ("bertscore_f1", "judge_score", "baseline_bertscore_f1", "baseline_judge_score")
     return ExampleView(
         prompt=_sendable(row.get("prompt")) or "",
         reference=_sendable(row.get("reference")) or "",
         answer=_sendable(row.get("prediction")) or "",
-        bertscore_f1=_finite(row.get("bertscore_f1")),
-        judge_score=_finite(row.get("judge_score")),
         judge_reason=_sendable(row.get("judge_reason")),
         baseline_answer=_sendable(row.get("baseline_prediction")),
-        baseline_bertscore_f1=_finite(row.get("baseline_bertscore_f1")),
-        baseline_judge_score=_finite(row.get("baseline_judge_score")),
+        **{name: _finite(row.get(name)) for name in numbers},
     )
 
 
 def _finite(value: float | None) -> float | None:
-    """The number, where it is one: JSON knows no others."""
+    """The number if it is finite: JSON has no others."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def _sendable(text: object) -> str | None:
-    """A text of somebody's data, with a question mark for each lone surrogate."""
+    """Text of somebody's data, with a question mark for each lone surrogate."""
     return None if text is None else str(text).encode("utf-8", "replace").decode("utf-8")

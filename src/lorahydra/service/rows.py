@@ -1,4 +1,4 @@
-"""Rows of the database, found and shown: from tables to the values that the API and the page tell."""
+"""From rows of the database to what the API and the page show."""
 
 from __future__ import annotations
 
@@ -18,39 +18,44 @@ from lorahydra.service.supervisor import ACTIVE, job_study
 from lorahydra.service.views import ENDED, DatasetView, FineTuneParams, JobState, JobView, MlflowLinks, ProjectView
 from lorahydra.utils.databases import shown
 
-__all__ = ["DEMO_NAME", "MOST", "dataset_view", "found", "job_views", "part", "project_views"]
+__all__ = ["MOST", "PAGE", "dataset_view", "get_row", "job_views", "page_of", "project_views"]
 
 DEMO_NAME = "demo"
-"""Stands for the dataset of jobs that have none of their own."""
+"""Name of the dataset of fine-tunes that use the shipped one."""
+PAGE = 50
+"""Entries of a list at a time, unless asked otherwise."""
 MOST = 200
-"""Entries that can be asked for at a time."""
+"""Largest number of entries that can be asked for at a time."""
+NAMES: Mapping[Any, str] = {Project: "project", Dataset: "dataset", Job: "fine-tune"}
+SAME = ("id", "name", "best_score", "best_trial", "best_params", "baseline_score", "test_score", "failure")
+"""Columns of a job that are shown as they are."""
 Row = TypeVar("Row", Project, Dataset, Job)
 
 
-def found(session: Session, table: type[Row], number: int, what: str) -> Row:
-    """The row with a number.
+def get_row(session: Session, table: type[Row], number: int) -> Row:
+    """The row with an id.
 
     Raises:
         NotFoundError: There is none.
     """
     row = session.get(table, number)
     if row is None:
+        what = NAMES[table]
         raise NotFoundError(f"there is no {what} {number}", f"{what.replace('-', '_')}_not_found")
     return row
 
 
-def part(session: Session, table: type[Row], where: Any, limit: int, offset: int) -> tuple[list[Row], int]:
-    """Rows of a page, the newest first, and how many there are in all."""
+def page_of(session: Session, table: type[Row], where: Any, limit: int, offset: int) -> tuple[list[Row], int]:
+    """Rows of one page, newest first, and the number of rows on all pages."""
     rows, count = select(table), select(func.count()).select_from(table)
     if where is not None:
         rows, count = rows.where(where), count.where(where)
-    limit, offset = max(1, min(limit, MOST)), max(0, offset)
-    found = session.scalars(rows.order_by(table.id.desc()).limit(limit).offset(offset)).all()
-    return list(found), session.scalar(count) or 0
+    page = session.scalars(rows.order_by(table.id.desc()).limit(limit).offset(offset)).all()
+    return list(page), session.scalar(count) or 0
 
 
 def project_views(session: Session, rows: Sequence[Project]) -> list[ProjectView]:
-    """Projects with what they have, with two queries however many they are."""
+    """Projects with the numbers of their datasets and fine-tunes, read with two queries for all of them."""
     numbers = [row.id for row in rows]
     datasets, jobs = _counts(session, Dataset.project_id, numbers), _counts(session, Job.project_id, numbers)
     return [
@@ -59,80 +64,61 @@ def project_views(session: Session, rows: Sequence[Project]) -> list[ProjectView
 
 
 def _counts(session: Session, project: Any, numbers: Sequence[int]) -> dict[int, int]:
-    """How many rows of a table each project has; `project` is the column that says whose a row is."""
-    found = session.execute(select(project, func.count()).where(project.in_(numbers)).group_by(project))
-    return {number: count for number, count in found}
+    """Number of rows that each project has; `project` is the column with the id of a row's project."""
+    counted = session.execute(select(project, func.count()).where(project.in_(numbers)).group_by(project))
+    return {number: count for number, count in counted}
 
 
 def dataset_view(row: Dataset) -> DatasetView:
     """A dataset with its report."""
-    return DatasetView(
-        id=row.id,
-        project=row.project_id,
-        name=row.name,
-        size=row.size,
-        rows=row.rows,
-        format=row.format,
-        created=_time(row.created),
-        report=row.report,
-    )
+    columns = ("id", "name", "size", "rows", "format", "report")
+    same = {name: getattr(row, name) for name in columns}
+    return DatasetView(**same, project=row.project_id, created=_time(row.created))
 
 
 def job_views(session: Session, jobs: Sequence[Job], folder: Path, stores: Stores) -> list[JobView]:
-    """Fine-tunes as they are now, with three queries however many they are.
+    """Fine-tunes as they are now, read with three queries for all of them.
 
     Args:
         session: Where the rows are from.
         jobs: The rows.
-        folder: Of all jobs.
-        stores: What they record to.
+        folder: Parent of the folders of all jobs.
+        stores: What the studies record to.
     """
     projects = _names(session, Project, {job.project_id for job in jobs})
     datasets = _names(session, Dataset, {job.dataset_id for job in jobs if job.dataset_id is not None})
     places = _places(session) if any(job.state == JobState.QUEUED for job in jobs) else {}
-    now = time.time()
     return [
-        _job_view(job, projects.get(job.project_id, ""), datasets, places.get(job.id), folder, stores, now)
+        _job_view(
+            job,
+            folder,
+            project_name=projects.get(job.project_id, ""),
+            dataset_name=DEMO_NAME if job.dataset_id is None else datasets[job.dataset_id],
+            place=places.get(job.id),
+            mlflow=_links(job, stores),
+        )
         for job in jobs
     ]
 
 
-def _job_view(
-    job: Job,
-    project: str,
-    datasets: Mapping[int, str],
-    place: int | None,
-    folder: Path,
-    stores: Stores,
-    now: float,
-) -> JobView:
-    state, params = JobState(job.state), FineTuneParams(**job.params)
+def _job_view(job: Job, folder: Path, **looked_up: Any) -> JobView:
+    state, params, now = JobState(job.state), FineTuneParams(**job.params), time.time()
     running = 0.0 if job.attempt_started is None else max(0.0, now - job.attempt_started)
     return JobView(
-        id=job.id,
+        **{name: getattr(job, name) for name in SAME},
+        **looked_up,
         project=job.project_id,
-        project_name=project,
-        name=job.name,
         dataset=job.dataset_id,
-        dataset_name=DEMO_NAME if job.dataset_id is None else datasets[job.dataset_id],
         params=params,
         state=state,
-        place=place,
         study=job_study(job.id),
         folder=str(folder / str(job.id)),
         trials_finished=job.finished,
         trials_wanted=params.n_trials,
         trial_current=job.current if state in ACTIVE else None,
-        best_score=job.best_score,
-        best_trial=job.best_trial,
-        best_params=job.best_params,
-        baseline_score=job.baseline_score,
-        test_score=job.test_score,
         seconds=round(job.seconds_before + running, 1),
         seconds_left=_seconds_left(job, state, now),
         resumptions=job.crashes,
-        failure=job.failure,
-        mlflow=_links(job, stores),
         created=_time(job.created),
         started=None if job.started is None else _time(job.started),
         ended=None if job.ended is None else _time(job.ended),
@@ -143,18 +129,17 @@ def _job_view(
 
 
 def _names(session: Session, table: type[Project | Dataset], numbers: set[int]) -> dict[int, str]:
-    known = session.execute(select(table.id, table.name).where(table.id.in_(numbers)))
-    return {number: name for number, name in known}
+    return {number: name for number, name in session.execute(select(table.id, table.name).where(table.id.in_(numbers)))}
 
 
 def _places(session: Session) -> dict[int, int]:
-    """Places in the queue, from 1, by the job's number."""
+    """Places in the queue, from 1, by the job's id."""
     waiting = select(Job.id).where(Job.state == JobState.QUEUED).order_by(Job.queue, Job.id)
     return {number: place for place, number in enumerate(session.scalars(waiting), 1)}
 
 
 def _links(job: Job, stores: Stores) -> MlflowLinks:
-    # Looked up only where there is something to link to.
+    # MLflow is asked only when there is something to link to.
     begun = job.study_run is not None
     return MlflowLinks(
         store=shown(stores.tracking.uri),

@@ -6,14 +6,13 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import APIRouter
 
 from lorahydra.errors import ConfigError, LorahydraError
 from lorahydra.service.access import Access
@@ -27,7 +26,7 @@ __all__ = ["ServerConfig", "serve"]
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_CLOSE = 5
-"""For requests that are being answered when the server ends."""
+"""Time for requests that are being answered when the server ends."""
 SECONDS_FOR_STORES = 120
 
 
@@ -38,19 +37,18 @@ class ServerConfig:
     access: Access
     port: int = 8000
     mlflow_port: int | None = 5000
-    """Of MLflow's UI, on loopback; None starts none."""
+    """Port of MLflow's UI on loopback; None does not start it."""
 
 
-def serve(server: ServerConfig, config: ServiceConfig, pages: Sequence[APIRouter] = ()) -> None:
-    """Serve until Ctrl-C or SIGTERM; studies that run then go on.
+def serve(server: ServerConfig, config: ServiceConfig) -> None:
+    """Serve until Ctrl-C or SIGTERM; running studies then continue without the server.
 
     Args:
-        server: Where.
-        config: What.
-        pages: Routers of the web page.
+        server: Where the server listens.
+        config: How the service is set up.
 
     Raises:
-        ConfigError: A port is taken, or another server has the folder or the database.
+        ConfigError: A port is taken, or another server uses the folder or the database.
         LorahydraError: The folder or the database cannot be used.
     """
     folder = config.folder.absolute()
@@ -58,7 +56,7 @@ def serve(server: ServerConfig, config: ServiceConfig, pages: Sequence[APIRouter
         if server.mlflow_port is not None:
             config = replace(config, mlflow_url=config.mlflow_url or f"http://{LOOPBACK}:{server.mlflow_port}")
         service = Service(config)
-        service.open()  # the folder is this server's from here on, and so is the UI of one that was killed
+        service.open()  # from here on the folder is this server's, and so is the UI that a killed server left
         try:
             if server.mlflow_port is not None:
                 end_ui(folder)
@@ -66,25 +64,24 @@ def serve(server: ServerConfig, config: ServiceConfig, pages: Sequence[APIRouter
                     pass
                 threading.Thread(target=_show_mlflow, args=(service, server.mlflow_port), daemon=True).start()
             _say(server, folder)
-            _run(service, server, listener, pages)
+            _run(service, server, listener)
         finally:
             try:
-                _say_what_goes_on(service)
+                _say_what_continues(service)
             finally:
                 service.close()
                 end_ui(folder)
 
 
-def _run(service: Service, server: ServerConfig, listener: socket.socket, pages: Sequence[APIRouter]) -> None:
-    app = create_app(service, server.access, pages=pages)
+def _run(service: Service, server: ServerConfig, listener: socket.socket) -> None:
     settings = uvicorn.Config(
-        app,
+        create_app(service, server.access),
         log_config=None,
         log_level=logging.WARNING,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SECONDS_TO_CLOSE,
-        # The address of a proxy's client is not needed, and its headers could say anything.
+        # The address of a proxy's client is not needed, and the headers that name it could say anything.
         proxy_headers=False,
         ws="none",
     )
@@ -92,7 +89,7 @@ def _run(service: Service, server: ServerConfig, listener: socket.socket, pages:
 
 
 class _Server(uvicorn.Server):
-    """Tells streams of events that the end has come, so that it need not wait for them."""
+    """Tells streams of events that the end has come, so that it does not have to wait for them."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -100,12 +97,12 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Called on Ctrl-C and SIGTERM."""
-        self._service.announce_end()
+        self._service.closing.set()
         super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals here; uvicorn would raise them once more when it has ended."""
+        """Handle signals only here; uvicorn would raise them again when it has ended."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = [signal.signal(number, self.handle_exit) for number in numbers]
         try:
@@ -120,7 +117,7 @@ def _listening(host: str, port: int, option: str = "--port") -> Iterator[socket.
     """A socket on the address.
 
     Raises:
-        ConfigError: It is taken, or cannot be.
+        ConfigError: The address is taken, or not one of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listener:
@@ -140,17 +137,17 @@ def _say(server: ServerConfig, folder: Path) -> None:
     logger.info("lorahydra serves http://%s:%d (folder %s); end it with Ctrl-C", host, server.port, folder)
 
 
-def _say_what_goes_on(service: Service) -> None:
+def _say_what_continues(service: Service) -> None:
     try:
-        counts = service.counts()
+        counts = service.jobs.counts()
     except LorahydraError as error:
-        logger.warning("How many fine-tunes go on is not known: %s", error)
+        logger.warning("The number of fine-tunes that continue is not known: %s", error)
         return
     if running := sum(counts[state] for state in ACTIVE):
-        logger.info("%d fine-tunes go on without the server; start it again to see them", running)
+        logger.info("%d fine-tunes continue without the server; start it again to see them", running)
 
 
 def _show_mlflow(service: Service, port: int) -> None:
-    if service.wait_for_stores(SECONDS_FOR_STORES) and not service.is_closing:
+    if service.supervisor.ready.wait(SECONDS_FOR_STORES) and not service.closing.is_set():
         start_ui(service.config.folder, port)
         logger.info("MLflow's UI: http://%s:%d", LOOPBACK, port)

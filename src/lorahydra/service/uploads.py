@@ -1,4 +1,4 @@
-"""A dataset on its way in: written piece by piece, checked, and kept or removed without a trace."""
+"""An upload: written piece by piece, checked, and then kept, or removed without a trace."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 LONGEST_NAME = 200
 LONGEST_ENCODING = 40
 BLOCK = 1 << 20
-NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
-"""Control characters, lone surrogates, ends of lines."""
+NOT_TEXT = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories of control characters, lone surrogates, and ends of lines and paragraphs."""
 
 
 def readable_name(text: str, what: str) -> str:
-    """A name as it is kept and shown: one printable line.
+    """A name as it is kept and shown, one printable line.
 
     Raises:
-        InvalidError: It is empty, too long, or has characters that are no text.
+        InvalidError: It is empty or too long, or has characters that are not text.
     """
     name = " ".join(text.split())
-    if not name or len(name) > LONGEST_NAME or any(unicodedata.category(char) in NO_TEXT for char in name):
-        raise InvalidError(f"{what} is a line of 1 to {LONGEST_NAME} characters")
+    if not name or len(name) > LONGEST_NAME or any(unicodedata.category(char) in NOT_TEXT for char in name):
+        raise InvalidError(f"{what} must be one line of 1 to {LONGEST_NAME} characters")
     return name
 
 
 class Upload:
-    """One file on its way in; a context manager that leaves nothing behind unless it was kept.
+    """A file that is being uploaded; a context manager that leaves nothing behind unless the file was kept.
 
     Args:
         folder: Where datasets are kept.
-        name: What the user calls the file; its extension says what it is, and nothing else of it is used for a path.
-        limit: Most bytes.
+        name: The user's name of the file; only its extension, which tells the format, becomes part of a path.
+        limit: Largest size in bytes.
 
     Raises:
-        InvalidError: The name is none, or its extension is not known.
+        InvalidError: The name is not valid, or its extension is not that of a dataset.
     """
 
     def __init__(self, folder: Path, name: str, limit: int) -> None:
-        # Browsers of old sent the whole path.
+        # Old browsers sent the whole path.
         self.name = readable_name(name.replace("\\", "/").rpartition("/")[2], "the name of the file")
         suffix = "." + self.name.rpartition(".")[2].lower()
         if suffix not in SUFFIXES or self.name.lower() == suffix:
@@ -80,7 +80,7 @@ class Upload:
         """Add bytes.
 
         Raises:
-            TooLargeError: There are more than allowed.
+            TooLargeError: There are more bytes than allowed.
             OutputError: The disk is full.
         """
         self.size += len(chunk)
@@ -90,26 +90,26 @@ class Upload:
             self._stream.write(chunk)
 
     def check(self, overrides: Sequence[str], encoding: str | None = None) -> dict[str, Any]:
-        """End writing, and check what came; text in another encoding is then kept as UTF-8.
+        """Finish writing, and check the file; text in another encoding is then converted to UTF-8.
 
         Args:
-            overrides: Those of every job.
-            encoding: Of the text, where the user says one.
+            overrides: Hydra overrides of every fine-tune.
+            encoding: Encoding of the text, if the user named one.
 
         Returns:
             The data report.
 
         Raises:
-            InvalidError: It cannot be trained on.
+            InvalidError: The file cannot be trained on.
         """
         with writing(self.path.parent):
             self._stream.close()
         if encoding is not None and len(encoding) > LONGEST_ENCODING:
-            raise InvalidError(f"encoding is a name of at most {LONGEST_ENCODING} characters", "bad_encoding")
-        own = [] if encoding is None else [f"data.encoding={literal(encoding)}"]
-        if own and any(override.startswith("data.encoding=") for override in overrides):
+            raise InvalidError(f"encoding must be a name of at most {LONGEST_ENCODING} characters", "bad_encoding")
+        named = [] if encoding is None else [f"data.encoding={literal(encoding)}"]
+        if named and any(override.startswith("data.encoding=") for override in overrides):
             raise InvalidError("this server reads all files in one encoding: leave encoding out", "bad_encoding")
-        report = check_file(self.path, self.name, [*overrides, *own])
+        report = check_file(self.path, self.name, [*overrides, *named])
         if not report["ok"]:
             raise BadDatasetError(self.name, report)
         if encoding is not None and self.path.suffix != ".parquet":
@@ -117,7 +117,7 @@ class Upload:
         return report
 
     def _rewrite(self, encoding: str) -> None:
-        """Write text that has been checked as UTF-8, as every job reads it."""
+        """Convert text that passed the check to UTF-8, in which every fine-tune reads it."""
         rewritten = self.path.with_name(f"{self.path.name}.utf-8")
         try:
             with (
@@ -140,10 +140,10 @@ class Upload:
 
 
 class BadDatasetError(InvalidError):
-    """A file that can be read and not be trained on.
+    """A file that can be read but not trained on.
 
     Args:
-        name: Of the file.
+        name: Name of the file.
         report: The data report, which names each problem.
     """
 
@@ -159,9 +159,9 @@ class BadDatasetError(InvalidError):
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what uploads of a server that was killed left behind."""
-    for left in folder.glob(f"{INCOMING}*"):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove what uploads to a server that was killed left behind."""
+    for path in folder.glob(f"{INCOMING}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

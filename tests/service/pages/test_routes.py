@@ -17,7 +17,7 @@ from tests.service.pages.rows import row
 from lorahydra.errors import TrackingError
 from lorahydra.service.access import Access
 from lorahydra.service.errors import TooManyError
-from lorahydra.service.pages import pages_router
+from lorahydra.service.pages import routes
 from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.words import LANGUAGES, Words
 from lorahydra.service.service import Service
@@ -33,7 +33,7 @@ def make_site(make_client: Callable[..., httpx.Client]) -> Callable[..., httpx.C
     """Makes clients of pages and API, as a browser without JavaScript would ask."""
 
     def make(access: Access | None = None, **options: Any) -> httpx.Client:
-        client = make_client(access, pages=[pages_router()], **options)
+        client = make_client(access, **options)
         client.base_url = str(client.base_url).removesuffix("/api/v1/")
         client.headers["accept"] = "text/html"
         client.timeout = 30
@@ -72,14 +72,15 @@ def rich(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             HOSTILE, HOSTILE, "\x1b[31m<img src=x>", 0.8, 80.0 if judged else None, reason, "<b>base", 0.5, None
         )
         examples = Examples("test" if state is JobState.COMPLETE else "validation", 2, [answer], 12)
-        for name, value in {
-            "job": job,
-            "jobs": Page([job], 1, 20, 0),
-            "leaderboard": rows,
-            "log": LogTail(f"\x1b[32mline\x1b[0m\n{HOSTILE}\n10%\r100%", 4096, True),
-            "examples": examples,
-        }.items():
-            monkeypatch.setattr(service, name, lambda *_, given=value, **__: given)
+        log = LogTail(f"\x1b[32mline\x1b[0m\n{HOSTILE}\n10%\r100%", 4096, True)
+        for owner, name, value in (
+            (service.jobs, "get", job),
+            (service.jobs, "page", Page([job], 1, 20, 0)),
+            (service.stores, "leaderboard", rows),
+            (service.stores, "examples", examples),
+            (routes, "log_tail", log),
+        ):
+            monkeypatch.setattr(owner, name, lambda *_, given=value, **__: given)
         return job
 
     yield make
@@ -197,10 +198,10 @@ def test_the_form_starts_a_fine_tune_once(site: httpx.Client, service: Service) 
     for _ in range(2):
         answer = site.post("/configure", data=sent)
         assert (answer.status_code, answer.headers["location"]) == (303, "/fine-tunes/1")
-    job = service.job(1)
+    job = service.jobs.get(1)
     assert (job.name, job.params.n_trials, job.params.use_llm_judge) == ("Mine", 7, False)
     assert (job.params.base_model_name, job.project_name) == ("tiny", "My first project")
-    assert service.jobs().total == 1
+    assert service.jobs.page().total == 1
     # Changed after the browser's "back": told, and with a new key, so that the next press starts it.
     page = checked(site.post("/configure", data=sent | {"trials": "8"}), 409)
     assert EN("refusal.idempotency_key_reused") in page
@@ -261,8 +262,8 @@ def test_the_quick_start_asks_when_there_is_no_judge(site: httpx.Client, service
     assert "<code>gigachat</code>" in page
     answer = site.post("/quick-start", data={"key": key_in(page), "judge": "off", "project": "1"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/fine-tunes/1")
-    assert service.job(1).params.n_trials == 20
-    assert service.job(1).params.use_llm_judge is False
+    assert service.jobs.get(1).params.n_trials == 20
+    assert service.jobs.get(1).params.use_llm_judge is False
 
 
 def test_the_quick_start_takes_the_judge(site: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,21 +273,21 @@ def test_the_quick_start_takes_the_judge(site: httpx.Client, service: Service, m
     key = key_in(site.get("/").text)
     for _ in range(2):
         assert site.post("/quick-start", data={"project": "1", "key": key}).headers["location"] == "/fine-tunes/1"
-    assert service.job(1).params == FineTuneParams(True, "gemini", service.job(1).params.base_model_name, 20)
+    assert service.jobs.get(1).params == FineTuneParams(True, "gemini", service.jobs.get(1).params.base_model_name, 20)
     site.post("/quick-start", data={"project": "1", "key": key_in(site.get("/").text)})
-    assert service.jobs().total == 2
+    assert service.jobs.page().total == 2
     assert "key-of-nobody" not in site.get("/configure").text
 
 
 def test_data_of_a_project_that_came_meanwhile_are_not_taken_unseen(site: httpx.Client, service: Service) -> None:
     first = site.get("/configure").text
-    service.create_project("Somebody's")
+    service.projects.create("Somebody's")
     sent = {"judge": "off", "base_model": "tiny", "trials": "5", "key": key_in(first)}
     page = checked(site.post("/configure", data=sent), 409)
     assert EN("configure.project.new") in page
     assert 'name="project" value="1"' in page
     assert site.post("/quick-start", data={"judge": "off"}).headers["location"] == "/"
-    assert service.jobs().total == 0
+    assert service.jobs.page().total == 0
     assert 'name="project" value="1"' in site.get("/configure").text
 
 
@@ -298,7 +299,7 @@ def test_answers_that_cannot_be_read_do_not_take_the_page_with_them(
     def deleted(*_: Any) -> Any:
         raise TrackingError("run 1 was deleted")
 
-    monkeypatch.setattr(service, "examples", deleted)
+    monkeypatch.setattr(service.stores, "examples", deleted)
     page = checked(site.get("/fine-tunes/1"))
     assert EN("examples.unavailable") in page
     assert "run 1 was deleted" in page
@@ -320,13 +321,13 @@ def test_cancel_and_resume(site: httpx.Client, service: Service) -> None:
     assert EN("job.cancel") in page
     assert EN("list.place", n=1) in page
     assert site.post("/fine-tunes/1/cancel").headers["location"] == "/fine-tunes/1"
-    assert service.job(1).state is JobState.CANCELLED
+    assert service.jobs.get(1).state is JobState.CANCELLED
     page = checked(site.get("/fine-tunes/1"))
     assert EN("job.resume") in page
     assert "hx-trigger" not in page  # nothing changes any more
     assert EN("error.409") in checked(site.get("/fine-tunes/1/adapter"), 409)
     site.post("/fine-tunes/1/resume")
-    assert service.job(1).state is JobState.QUEUED
+    assert service.jobs.get(1).state is JobState.QUEUED
     assert EN("error.409") in checked(site.post("/fine-tunes/1/resume"), 409)
 
 
@@ -350,7 +351,7 @@ def test_problems_of_an_upload_are_named(site: httpx.Client, rows: bytes, servic
     page = checked(site.post("/projects/1/datasets", files={"file": ("bad.jsonl", rows + BAD)}), 422)
     assert EN("report.bad", n=3, name="bad.jsonl") in page
     assert '<td class="number">41</td><td><code>question</code></td>' in page
-    assert service.datasets(1).total == 0
+    assert service.datasets.page(1).total == 0
     page = checked(site.post("/projects/1/datasets", files={"file": ("my.exe", rows)}), 422)
     assert ".parquet" in page
     checked(site.post("/projects/9/datasets", files={"file": ("my.jsonl", rows)}), 404)
@@ -369,7 +370,7 @@ def test_an_upload_beside_the_form(site: httpx.Client, rows: bytes, service: Ser
     text = checked(site.post("/projects/1/datasets", files={"file": ("bad.jsonl", rows + BAD)}, headers=part), 422)
     assert EN("report.bad", n=3, name="bad.jsonl") in text
     assert "my.jsonl" in text  # the good one can still be chosen
-    assert service.projects().total == 1
+    assert service.projects.page().total == 1
 
 
 def test_an_upload_in_another_encoding(site: httpx.Client) -> None:

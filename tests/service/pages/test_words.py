@@ -18,7 +18,8 @@ EN, RU = Words("en"), Words("ru")
 
 def test_both_languages_say_everything() -> None:
     first, second = messages("en"), messages("ru")
-    assert set(first) == set(second)
+    # The service says in English what begins with `said.`.
+    assert set(first) == {key for key in second if not key.startswith("said.")}
     for key, message in first.items():
         other = second[key]
         assert isinstance(message, str) == isinstance(other, str), key
@@ -85,10 +86,10 @@ def test_the_language_is_chosen(cookie: str | None, accepted: str | None, langua
 
 
 def test_what_the_service_says_most_is_translated(service: Service) -> None:
-    lines = [judge.missing for judge in service.judges() if judge.missing]
-    lines += [service.estimate(None, FineTuneParams(False, None, model)).basis for model in ("tiny", "some/model")]
+    lines = [judge.missing for judge in service.choices.judges() if judge.missing]
+    lines += [service.jobs.estimate(None, FineTuneParams(False, None, model)).basis for model in ("tiny", "some/model")]
     assert len(lines) >= 5
     for line in lines:
-        assert (EN.said(line) or "").replace("`", "") == line.replace("`", "")
+        assert EN.said(line) is None  # it is shown as it is
         assert re.search("[а-я]", RU.said(line) or ""), line
     assert RU.said("something else") is None

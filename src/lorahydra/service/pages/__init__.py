@@ -1,4 +1,4 @@
-"""The web page: lists, studies and forms as HTML from the server, in English and Russian."""
+"""The web page: lists, fine-tunes and forms as HTML from the server, in English and Russian."""
 
 from lorahydra.service.pages.routes import pages_router
 

@@ -23,19 +23,19 @@ UNAVAILABLE = 503
 
 
 class PageRoute(APIRoute):
-    """A route whose refusals are pages for people, in their language."""
+    """A route whose refusals are pages in the reader's language."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The route's handler, with refusals answered."""
+        """The route's handler, which also answers refusals."""
         handler = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
             try:
                 return await handler(request)
             except RequestValidationError:
-                return error_page(request, 404)  # an address with something else where a number should be
+                return error_page(request, 404)  # the address has something else where a number should be
             except ServiceRefusal as refusal:
-                return error_page(request, refusal.status, str(refusal))
+                return error_page(request, refusal.status, refusal.message)
             except LorahydraError as error:
                 logger.warning("%s: %s", request.url.path, error)
                 return error_page(request, UNAVAILABLE, str(error))
@@ -44,11 +44,11 @@ class PageRoute(APIRoute):
 
 
 def error_page(request: Request, status: int, detail: str | None = None) -> Response:
-    """A page that says what was refused, what can be done, and leads back.
+    """A page that says what was refused and what can be done, and leads back.
 
     Args:
-        request: What was asked.
-        status: HTTP status; 404, 409, 413, 422, 429 and 503 have words of their own.
+        request: The request.
+        status: HTTP status; 404, 409, 413, 422, 429 and 503 have messages of their own.
         detail: The service's one line.
     """
     words = words_of(request)

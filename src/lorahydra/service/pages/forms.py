@@ -1,4 +1,4 @@
-"""What the form of a fine-tune holds, from the browser to the service's parameters and back into the form."""
+"""The form of a fine-tune: from the browser to the service's parameters, and back into the form."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lorahydra.service.views import FineTuneParams
 __all__ = ["NO_PARAMS", "ConfigureForm", "FormError", "whole_number"]
 
 LONGEST = 300
-"""Characters of a field that are looked at."""
+"""Number of characters of a field that are read."""
 NO_PARAMS = FineTuneParams()
 
 
 class FormError(Exception):
-    """A field that cannot be.
+    """A field is not valid.
 
     Args:
         field: Its name in the form.
-        key: Of the message that says why.
+        key: Key of the message that says why.
     """
 
     def __init__(self, field: str, key: str) -> None:
@@ -33,7 +33,7 @@ class FormError(Exception):
 
 @dataclass(frozen=True)
 class ConfigureForm:
-    """The fields as they were sent: text, which may be anything."""
+    """The fields as they were sent: text of any kind."""
 
     project: int | None = None
     name: str = ""
@@ -41,17 +41,17 @@ class ConfigureForm:
     judge_model: str = ""
     base_model: str = ""
     other_model: str = ""
-    """A hub id; counts more than `base_model`."""
+    """A hub id; takes precedence over `base_model`."""
     trials: str = str(NO_PARAMS.n_trials)
     dataset: str = ""
     key: str = field(default_factory=lambda: secrets.token_urlsafe(18))
-    """Pressing the button twice starts one fine-tune."""
+    """Idempotency key, so that pressing the button twice starts one fine-tune."""
     action: str = ""
     """The button that was pressed: `start` or `estimate`."""
 
     @classmethod
     def read(cls, sent: Mapping[str, Any]) -> ConfigureForm:
-        """The form from the fields of a request."""
+        """Make the form from the fields of a request."""
         text = {name: str(sent.get(name) or "").strip()[:LONGEST] for name in cls.__dataclass_fields__}
         project = whole_number(text.pop("project"))
         given: dict[str, Any] = {name: value for name, value in text.items() if name in sent}
@@ -61,7 +61,7 @@ class ConfigureForm:
         """What is asked for.
 
         Raises:
-            FormError: The number of trials is none.
+            FormError: The number of trials is not valid.
         """
         trials = whole_number(self.trials)
         if trials is None or not FEWEST_TRIALS <= trials <= MOST_TRIALS:
@@ -76,11 +76,11 @@ class ConfigureForm:
 
     @property
     def dataset_id(self) -> int | None:
-        """The chosen dataset; None is the newest, or the demo dataset."""
+        """The chosen dataset; None is the project's newest one, or the demo dataset."""
         return whole_number(self.dataset)
 
 
 def whole_number(text: str | None) -> int | None:
-    """A number from a field or an address; None where it is none that a database could hold."""
-    found = text.strip() if text else ""
-    return int(found) if found.isascii() and found.isdigit() and len(found) <= 9 else None
+    """The number in a field or an address; None if there is none, or a larger one than a database can hold."""
+    text = text.strip() if text else ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None

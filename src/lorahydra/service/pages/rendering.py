@@ -1,4 +1,4 @@
-"""Templates, and what all of them know: the reader's words, addresses, static files."""
+"""Templates, and what all of them use: messages in the reader's language, addresses, static files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STATIC_FILES = {
     "htmx.LICENSE.txt": "text/plain",
     "icon.svg": "image/svg+xml",
 }
-"""All that is served of the folder `static`."""
+"""The files of the folder `static` that are served, and their types."""
 
 
 @cache
@@ -47,7 +47,7 @@ def static_file(name: str) -> tuple[bytes, str]:
     """A static file's content, and a short digest of it.
 
     Raises:
-        KeyError: There is none of this name.
+        KeyError: There is no static file of this name.
     """
     if name not in STATIC_FILES:
         raise KeyError(name)
@@ -56,7 +56,7 @@ def static_file(name: str) -> tuple[bytes, str]:
 
 
 def words_of(request: Request) -> Words:
-    """The reader's language: what was just chosen, what was chosen once, or what the browser asks for."""
+    """Messages in the reader's language: the one just chosen, chosen earlier, or preferred by the browser."""
     if (chosen := request.query_params.get("lang")) in LANGUAGES:
         return Words(chosen)
     accepted = request.headers.get("accept-language")
@@ -64,7 +64,7 @@ def words_of(request: Request) -> Words:
 
 
 def is_fragment(request: Request) -> bool:
-    """Whether a part of a page is asked for, to be put into one that is shown."""
+    """Whether only a part of a page is asked for, to replace that part of the page that is shown."""
     return request.headers.get("hx-request") == "true"
 
 
@@ -78,26 +78,26 @@ def render(
     """A page or a part of one.
 
     Args:
-        request: Whose language and address it is for.
-        template: Its file.
-        values: What it shows.
+        request: Tells the language and the address.
+        template: File of the template.
+        values: What the template shows.
         status: HTTP status.
-        headers: More headers.
+        headers: Further headers.
     """
     words = words_of(request)
-    # A page that answers a form has no address of its own.
+    # A page that answers a form has no address that could be opened again.
     here = request.url if request.method == "GET" else URL("/")
-    known = {
+    common = {
         "t": words,
         "f": Shapes(words, datetime.now(UTC)),
         "languages": {code: (name, _here(here, code)) for code, name in LANGUAGES.items()},
         "static": lambda name: f"/static/{name}?v={static_file(name)[1]}",
         "most_bytes": request.app.state.service.config.upload_limit,
-        # Only who had to log in can log out.
+        # Only those who had to log in can log out.
         "may_log_out": request.app.state.access.token is not None,
     }
-    text = _environment().get_template(template).render({**known, **values})
-    # Pages say what is now, and differ by language; `Vary` also keeps parts and whole pages apart.
+    text = _environment().get_template(template).render({**common, **values})
+    # Pages show the present state and differ by language; `Vary` also separates parts from whole pages.
     fixed = {
         "Cache-Control": "no-store",
         "Vary": "Accept-Language, Cookie, HX-Request",
@@ -110,5 +110,5 @@ def render(
 
 
 def _here(page: URL, language: str) -> str:
-    found = page.include_query_params(lang=language)
-    return f"{found.path}?{found.query}"
+    address = page.include_query_params(lang=language)
+    return f"{address.path}?{address.query}"

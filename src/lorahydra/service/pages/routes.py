@@ -1,15 +1,13 @@
-"""The web page: lists, studies and forms as HTML from the server, in English and Russian.
+"""The pages that show something: lists, datasets, fine-tunes, and the log-in form.
 
-```python
-app.include_router(pages_router())      # beside the API, whose `app.state` it shares
-```
-Everything works by links and forms. Where there is JavaScript, htmx replaces parts of a page: the same addresses answer
-a request that has `HX-Request` with a part. What a page shows is escaped by the templates; it holds no script and no
-style of its own, so that the content policy can forbid both.
+Everything works by links and forms. If there is JavaScript, htmx replaces parts of a page: the same addresses answer a
+request with the header `HX-Request` with a part. The templates escape everything that a page shows. Pages have no
+inline scripts and styles, so that the content policy can forbid both.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -25,27 +23,29 @@ from lorahydra.service.pages.rendering import STATIC_FILES, is_fragment, render,
 from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.starting import Sent, quick_hint
 from lorahydra.service.pages.starting import router as starting
-from lorahydra.service.service import PAGE, Service
+from lorahydra.service.results import log_tail
+from lorahydra.service.rows import PAGE
+from lorahydra.service.service import Service
 from lorahydra.service.uploads import SUFFIXES
-from lorahydra.service.views import ENDED, Examples, JobView, ProjectView
+from lorahydra.service.views import ENDED, Examples, JobView, LogTail, ProjectView
 
 __all__ = ["pages_router"]
 
 PROJECTS = 40
-"""Projects to choose from at the top of a list."""
+"""Number of projects to choose from at the top of a list."""
 JOBS = 20
-"""Fine-tunes on a page."""
+"""Number of fine-tunes on a page."""
 EXAMPLES = 5
-"""Answers on a page."""
+"""Number of predictions on a page."""
 LOG_LINES = 300
 FOREVER = "public, max-age=31536000, immutable"
-"""For static files: their address has their digest."""
+"""For static files, whose address has their digest."""
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
 def pages_router() -> APIRouter:
-    """All pages; they come before the routes of others with the same paths, such as a plainer `/login`."""
+    """The routes of all pages."""
     every = APIRouter()
     every.include_router(router)
     every.include_router(starting)
@@ -54,8 +54,8 @@ def pages_router() -> APIRouter:
 
 @router.get("/", response_model=None)
 def home(request: Request, service: Served, offset: Offset = 0) -> Response:
-    """The newest project; without one, what to do first."""
-    newest = service.projects(1).items
+    """The newest project; if there is none, what to do first."""
+    newest = service.projects.page(1).items
     return _list(request, service, newest[0] if newest else None, offset)
 
 
@@ -68,29 +68,29 @@ def everything(request: Request, service: Served, offset: Offset = 0) -> Respons
 @router.get("/projects/{project_id}", response_model=None)
 def project_page(request: Request, project_id: Number, service: Served, offset: Offset = 0) -> Response:
     """Fine-tunes and datasets of a project."""
-    return _list(request, service, service.project(project_id), offset)
+    return _list(request, service, service.projects.get(project_id), offset)
 
 
 @router.get("/jobs", response_model=None)
 def jobs_part(request: Request, service: Served, project: ProjectFilter = None, offset: Offset = 0) -> Response:
-    """The list alone, as it is now."""
-    shown = None if project is None else service.project(project)
+    """Only the list, as it is now."""
+    shown = None if project is None else service.projects.get(project)
     return render(request, "_jobs.html", _jobs(service, shown, offset))
 
 
 @router.post("/projects", response_model=None)
 def new_project(request: Request, service: Served, sent: Sent) -> Response:
-    """Make a project."""
-    return go(request, f"/projects/{service.create_project(str(sent.get('name', ''))).id}")
+    """Create a project."""
+    return go(request, f"/projects/{service.projects.create(str(sent.get('name', ''))).id}")
 
 
 @router.get("/datasets/{dataset_id}", response_model=None)
 def dataset_page(request: Request, dataset_id: Number, service: Served) -> Response:
     """A dataset's report."""
-    dataset = service.dataset(dataset_id)
+    dataset = service.datasets.get(dataset_id)
     values = {
         "dataset": dataset,
-        "project": service.project(dataset.project),
+        "project": service.projects.get(dataset.project),
         "report": dataset.report,
         "report_name": dataset.name,
         "refusal": None,
@@ -100,56 +100,54 @@ def dataset_page(request: Request, dataset_id: Number, service: Served) -> Respo
 
 @router.get("/fine-tunes/{job_id}", response_model=None)
 def study_page(request: Request, job_id: Number, service: Served, examples: Offset = 0) -> Response:
-    """A fine-tune with everything known of it."""
-    job = service.job(job_id)
-    values = {**_live(service, job), **_examples(service, job, examples), "log": service.log(job_id, LOG_LINES)}
+    """Everything about a fine-tune."""
+    job = service.jobs.get(job_id)
+    values = {**_live(service, job), **_examples(service, job, examples), "log": _log(job)}
     return render(request, "study.html", values)
 
 
 @router.get("/fine-tunes/{job_id}/live", response_model=None)
 def live_part(request: Request, job_id: Number, service: Served) -> Response:
-    """The part of it that changes while it runs."""
-    return render(request, "_live.html", _live(service, service.job(job_id)))
+    """The part of a fine-tune's page that changes while it runs."""
+    return render(request, "_live.html", _live(service, service.jobs.get(job_id)))
 
 
 @router.get("/fine-tunes/{job_id}/examples", response_model=None)
 def examples_part(request: Request, job_id: Number, service: Served, examples: Offset = 0) -> Response:
-    """The part of it with answers."""
-    return render(request, "_examples.html", _examples(service, service.job(job_id), examples))
+    """The part with predictions."""
+    return render(request, "_examples.html", _examples(service, service.jobs.get(job_id), examples))
 
 
 @router.get("/fine-tunes/{job_id}/log", response_model=None)
 def log_part(request: Request, job_id: Number, service: Served) -> Response:
-    """The part of it with the log."""
-    job = service.job(job_id)
-    return render(
-        request, "_log.html", {"job": job, "ended": job.state in ENDED, "log": service.log(job_id, LOG_LINES)}
-    )
+    """The part with the log."""
+    job = service.jobs.get(job_id)
+    return render(request, "_log.html", {"job": job, "ended": job.state in ENDED, "log": _log(job)})
 
 
 @router.post("/fine-tunes/{job_id}/cancel", response_model=None)
 def cancel(request: Request, job_id: Number, service: Served) -> Response:
     """End a fine-tune."""
-    return go(request, f"/fine-tunes/{service.cancel(job_id).id}")
+    return go(request, f"/fine-tunes/{service.jobs.cancel(job_id).id}")
 
 
 @router.post("/fine-tunes/{job_id}/resume", response_model=None)
 def resume(request: Request, job_id: Number, service: Served, starts: Starts) -> Response:
-    """Go on with it."""
+    """Continue a fine-tune."""
     starts.take()
-    return go(request, f"/fine-tunes/{service.resume(job_id).id}")
+    return go(request, f"/fine-tunes/{service.jobs.resume(job_id).id}")
 
 
 @router.get("/fine-tunes/{job_id}/adapter", response_model=None)
 def adapter(job_id: Number, service: Served) -> Response:
-    """The best adapter, as a download; unlike the API's, it refuses with a page."""
+    """The best adapter, as a download; unlike the API's route, this one refuses with a page."""
     return get_adapter(job_id, service)
 
 
 @router.get("/login", response_model=None)
 def login(request: Request, failed: str | None = None) -> Response:
     """The form that asks for the token."""
-    # A part of a page that was asked for after the session's end: the browser loads the page again, and gets here.
+    # If a part of a page was asked for after the session had ended, the browser loads the page again and gets here.
     headers = {"HX-Refresh": "true"} if is_fragment(request) else {}
     return render(request, "login.html", {"failed": failed is not None}, headers=headers)
 
@@ -158,15 +156,15 @@ def login(request: Request, failed: str | None = None) -> Response:
 def static(name: str) -> Response:
     """A stylesheet, script or picture."""
     if name not in STATIC_FILES:
-        raise NotFoundError(f"there is no {name}")
+        raise NotFoundError(f"there is no file {name}")
     return Response(static_file(name)[0], media_type=STATIC_FILES[name], headers={"Cache-Control": FOREVER})
 
 
 def _list(request: Request, service: Service, project: ProjectView | None, offset: int) -> Response:
-    datasets = None if project is None else service.datasets(project.id, PAGE)
+    datasets = None if project is None else service.datasets.page(project.id, PAGE)
     newest = datasets.items[0].name if datasets and datasets.items else None
     values = {
-        "projects": service.projects(PROJECTS),
+        "projects": service.projects.page(PROJECTS),
         "datasets": datasets,
         "configure_path": "/configure" + (f"?project={project.id}" if project else ""),
         "key": ConfigureForm().key,
@@ -178,7 +176,7 @@ def _list(request: Request, service: Service, project: ProjectView | None, offse
 
 
 def _jobs(service: Service, project: ProjectView | None, offset: int) -> dict[str, Any]:
-    jobs = service.jobs(None if project is None else project.id, JOBS, offset)
+    jobs = service.jobs.page(None if project is None else project.id, JOBS, offset)
     return {
         "project": project,
         "jobs": jobs,
@@ -188,8 +186,12 @@ def _jobs(service: Service, project: ProjectView | None, offset: int) -> dict[st
     }
 
 
+def _log(job: JobView) -> LogTail:
+    return log_tail(Path(job.folder), LOG_LINES)
+
+
 def _live(service: Service, job: JobView) -> dict[str, Any]:
-    rows = service.leaderboard(job.id)
+    rows = service.stores.leaderboard(job)
     return {
         "job": job,
         "ended": job.state in ENDED,
@@ -201,9 +203,9 @@ def _live(service: Service, job: JobView) -> dict[str, Any]:
 
 def _examples(service: Service, job: JobView, offset: int) -> dict[str, Any]:
     try:
-        examples, problem = service.examples(job.id, EXAMPLES, offset), None
+        examples, problem = service.stores.examples(job, EXAMPLES, offset), None
     except LorahydraError as error:
-        # A run that was deleted in MLflow, or its store away: the rest of the page does not need them.
+        # The run was deleted, or MLflow's store cannot be read; the rest of the page does not need it.
         examples, problem = Examples("", None, [], 0), str(error)
     return {
         "job": job,

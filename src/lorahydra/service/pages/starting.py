@@ -1,4 +1,4 @@
-"""Pages from which a fine-tune is started: the form, the upload beside it, the estimate, and the quick start."""
+"""Pages that start a fine-tune: the form, the upload beside it, the estimate, and the quick start."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from lorahydra.service.views import DatasetView, FineTuneParams, JobView, Page
 __all__ = ["Sent", "quick_hint", "router"]
 
 NO_JUDGE = "judge_not_configured"
-"""Code of a refusal for which there is a page of its own."""
+"""Code of a refusal that has a page of its own."""
 USED_KEY = "idempotency_key_reused"
-"""Code of a refusal of a form that has started something else: it was changed after the browser's "back"."""
+"""Code of the refusal of a form that was changed after it had started a fine-tune (the browser's "back")."""
 TRIALS = {"fewest": FEWEST_TRIALS, "most": MOST_TRIALS}
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
@@ -43,27 +43,27 @@ Sent = Annotated[Mapping[str, Any], Depends(_sent)]
 
 @router.get("/configure", response_model=None)
 def configure(request: Request, service: Served) -> Response:
-    """The form, with what the address already says."""
+    """The form, filled in with what the address says."""
     asked = dict(request.query_params)
     if "project" not in asked and (newest := _newest(service)) is not None:
         asked["project"] = str(newest)
-    if not any(judge.is_default and judge.is_configured for judge in service.judges()):
+    if not any(judge.is_default and judge.is_configured for judge in service.choices.judges()):
         asked.setdefault("judge", "off")
     return _form(request, service, ConfigureForm.read(asked))
 
 
 @router.post("/configure", response_model=None)
 def start(request: Request, service: Served, starts: Starts, sent: Sent) -> Response:
-    """Start what the form says; with the other button only estimate it."""
+    """Start what the form says; with the other button, only estimate it."""
     form, words = ConfigureForm.read(sent), words_of(request)
     if form.action == "estimate":
         return _form(request, service, form)
     try:
         params = form.params()
         if form.project is None and (newest := _newest(service)) is not None:
-            # It was opened when there was none: whose data it would be trained on is to be seen first.
+            # The form was opened when there was no project: show first which data would be used.
             form = replace(form, project=newest)
-            if service.repeated(form.key, newest, params, form.dataset_id, form.name or None) is None:
+            if service.jobs.repeated(form.key, newest, params, form.dataset_id, form.name or None) is None:
                 return _form(request, service, form, 409, problem=words("configure.project.new"))
         project = _project_or_first(request, service, form.project)
         form = replace(form, project=project)
@@ -71,23 +71,23 @@ def start(request: Request, service: Served, starts: Starts, sent: Sent) -> Resp
     except FormError as error:
         return _form(request, service, form, 422, problem=words(error.key, **TRIALS), field=error.field)
     except ServiceRefusal as refusal:
-        known = f"refusal.{refusal.code}"
-        problem = words(known if known in words else "configure.refused")
+        key = f"refusal.{refusal.code}"
+        problem = words(key if key in words else "configure.refused")
         if refusal.code == USED_KEY:
             form = replace(form, key=ConfigureForm().key)
-        return _form(request, service, form, refusal.status, problem=problem, detail=str(refusal))
+        return _form(request, service, form, refusal.status, problem=problem, detail=refusal.message)
     return go(request, f"/fine-tunes/{job.id}")
 
 
 @router.post("/quick-start", response_model=None)
 def quick_start(request: Request, service: Served, starts: Starts, sent: Sent) -> Response:
-    """Start at once with the values that suit most; where there is no judge, ask first."""
+    """Start at once with values that suit most tasks; if no judge is set up, ask first."""
     named, key = whole_number(str(sent.get("project", ""))), str(sent.get("key", ""))
     params = FineTuneParams(use_llm_judge=sent.get("judge") != "off")
     if named is None and (newest := _newest(service)) is not None:
-        known = service.repeated(key, newest, params) if key else None
-        # The list is where it is seen whose data will be taken.
-        return go(request, "/" if known is None else f"/fine-tunes/{known.id}")
+        repeated = service.jobs.repeated(key, newest, params) if key else None
+        # The list shows which data will be used.
+        return go(request, "/" if repeated is None else f"/fine-tunes/{repeated.id}")
     project = _project_or_first(request, service, named)
     try:
         job = _start(service, starts, project, params, key)
@@ -100,19 +100,19 @@ def quick_start(request: Request, service: Served, starts: Starts, sent: Sent) -
 
 @router.get("/estimate", response_model=None)
 def estimate(request: Request, service: Served) -> Response:
-    """What the form's fine-tune would take."""
+    """Roughly what the form's fine-tune would take."""
     return render(request, "_estimate.html", _estimated(request, service, ConfigureForm.read(request.query_params)))
 
 
 @router.post("/projects/first/datasets", response_model=None)
 async def upload_first(request: Request, service: Served) -> Response:
-    """Take a dataset where there is no project yet."""
+    """Take a dataset when there is no project yet."""
     return await upload(request, await run_in_threadpool(_project_or_first, request, service, None), service)
 
 
 @router.post("/projects/{project_id}/datasets", response_model=None)
 async def upload(request: Request, project_id: Number, service: Served) -> Response:
-    """Take a dataset; beside the form the part with the data comes back, otherwise a page."""
+    """Take a dataset; the answer is the form's part with the data, or a page."""
     try:
         dataset = await add_dataset(project_id, request, service)
     except NotFoundError:
@@ -126,12 +126,12 @@ def quick_hint(request: Request, service: Service, dataset: str | None) -> str:
     """What the quick start will do, in one line.
 
     Args:
-        request: Whose language it is in.
-        service: Whose judge it asks.
-        dataset: The newest of the project; None is the demo dataset.
+        request: Tells the language.
+        service: Tells the judge.
+        dataset: Name of the project's newest dataset; None is the demo dataset.
     """
     words = words_of(request)
-    judge = next((judge for judge in service.judges() if judge.is_default and judge.is_configured), None)
+    judge = next((judge for judge in service.choices.judges() if judge.is_default and judge.is_configured), None)
     data = words("dataset.demo") if dataset is None else plain(dataset)
     if judge is None:
         return words("list.quick.nojudge", n=NO_PARAMS.n_trials, data=data)
@@ -147,11 +147,11 @@ def _start(
     dataset: int | None = None,
     name: str | None = None,
 ) -> JobView:
-    """Start one, or find the one that the same press of the button has started."""
-    if key and (known := service.repeated(key, project, params, dataset, name)) is not None:
-        return known
+    """Start a fine-tune, or return the one that the same press of the button has started."""
+    if key and (repeated := service.jobs.repeated(key, project, params, dataset, name)) is not None:
+        return repeated
     starts.take()
-    return service.start(project, params, dataset_id=dataset, name=name, idempotency_key=key or None)
+    return service.jobs.start(project, params, dataset_id=dataset, name=name, idempotency_key=key or None)
 
 
 def _taken(request: Request, service: Service, dataset: DatasetView) -> Response:
@@ -171,17 +171,17 @@ def _refused(request: Request, service: Service, project_id: int, refusal: Servi
     report = refusal.report if isinstance(refusal, BadDatasetError) else None
     sources = report["sources"] if report else []
     name = sources[0]["source"] if sources else words_of(request)("report.refused")
-    values = {"report": report, "report_name": name, "upload_name": name, "refusal": str(refusal), "dataset": None}
+    values = {"report": report, "report_name": name, "upload_name": name, "refusal": refusal.message, "dataset": None}
     if is_fragment(request):
         return render(request, "_data.html", {**_data(service, project_id), **values}, refusal.status)
-    return render(request, "dataset.html", {"project": service.project(project_id), **values}, refusal.status)
+    return render(request, "dataset.html", {"project": service.projects.get(project_id), **values}, refusal.status)
 
 
 def _data(service: Service, project_id: int | None) -> dict[str, Any]:
-    """What the part of the form with the data shows."""
+    """What the form's part with the data shows."""
     return {
-        "project": None if project_id is None else service.project(project_id),
-        "datasets": Page([], 0, MOST, 0) if project_id is None else service.datasets(project_id, MOST),
+        "project": None if project_id is None else service.projects.get(project_id),
+        "datasets": Page([], 0, MOST, 0) if project_id is None else service.datasets.page(project_id, MOST),
         "chosen_dataset": None,
         "suffixes": ",".join(SUFFIXES),
         "upload_name": None,
@@ -191,14 +191,14 @@ def _data(service: Service, project_id: int | None) -> dict[str, Any]:
 
 
 def _form(request: Request, service: Service, form: ConfigureForm, status: int = 200, **problem: str) -> Response:
-    judges = service.judges()
+    judges = service.choices.judges()
     values = {
         **_data(service, form.project),
         "chosen_dataset": form.dataset_id,
         "form": form,
         "judges": judges,
         "default_judge": next((judge.id for judge in judges if judge.is_default), ""),
-        "models": service.models(),
+        "models": service.choices.models(),
         "upload_path": f"/projects/{'first' if form.project is None else form.project}/datasets",
         "in_dialog": is_fragment(request),
         "problem": None,
@@ -214,32 +214,32 @@ def _form(request: Request, service: Service, form: ConfigureForm, status: int =
 def _estimated(request: Request, service: Service, form: ConfigureForm) -> dict[str, Any]:
     words = words_of(request)
     try:
-        return {"estimate": service.estimate(form.project, form.params(), form.dataset_id)}
+        return {"estimate": service.jobs.estimate(form.project, form.params(), form.dataset_id)}
     except FormError as error:
         said = words(error.key, **TRIALS)
     except ServiceRefusal as refusal:
-        known = f"refusal.{refusal.code}"
-        said = words(known) if known in words else str(refusal)
+        key = f"refusal.{refusal.code}"
+        said = words(key) if key in words else str(refusal)
     return {"estimate": None, "estimate_problem": said}
 
 
 def _without_judge(request: Request, service: Service, project_id: int) -> Response:
     values = {
-        "project": service.project(project_id),
+        "project": service.projects.get(project_id),
         "key": ConfigureForm().key,
-        "judges": service.judges(),
+        "judges": service.choices.judges(),
         "configure_path": f"/configure?project={project_id}",
     }
     return render(request, "no_judge.html", values, 409)
 
 
 def _project_or_first(request: Request, service: Service, project_id: int | None) -> int:
-    """The project; the newest where none is named, and a first one where there is none."""
+    """The project that is named, else the newest one, else a first one that is created now."""
     if project_id is not None:
         return project_id
-    return _newest(service) or service.create_project(words_of(request)("project.first")).id
+    return _newest(service) or service.projects.create(words_of(request)("project.first")).id
 
 
 def _newest(service: Service) -> int | None:
-    known = service.projects(1).items
-    return known[0].id if known else None
+    newest = service.projects.page(1).items
+    return newest[0].id if newest else None

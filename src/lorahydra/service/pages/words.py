@@ -1,26 +1,29 @@
-"""Words of the page in the reader's language.
+"""The page's messages in the reader's language.
 
 ```python
 words = Words("ru")
 words("unit.rows", n=5)      # "5 строк"
 ```
-Messages are in `messages/LANGUAGE.json`: a text with `{names}`, or one text for each plural form of `{n}`. What they
-give is plain text; templates escape it as everything else.
+Messages are in `messages/LANGUAGE.json`: a text with `{names}`, or one text for each plural form of `{n}`. They are
+plain text, which the templates escape like everything else.
+
+Babel would replace the few lines for numbers and plurals, but writes "1 234" where Russian typography has "1234".
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
 
+from lorahydra.service.errors import Message
+
 __all__ = ["LANGUAGES", "Words", "chosen_language", "messages"]
 
 LANGUAGES = {"en": "English", "ru": "Русский"}
-"""What there is, each under its own name; the first is taken where nothing fits."""
+"""The languages by code, each under its own name. The first one is used where the reader's is not among them."""
 
 
 @cache
@@ -29,25 +32,6 @@ def messages(language: str) -> Mapping[str, str | Mapping[str, str]]:
     file = resources.files("lorahydra.service.pages") / "messages" / f"{language}.json"
     content: dict[str, str | dict[str, str]] = json.loads(file.read_text(encoding="utf-8"))
     return content
-
-
-SAID = tuple(
-    (re.compile(pattern), key)
-    for pattern, key in (
-        (r"judge (?P<judge>\S+) needs a key: put it into the environment variable (?P<variable>\w+)", "said.key"),
-        (
-            r"judge (?P<judge>\S+) needs a key: put it into the environment variable (?P<variable>\w+) "
-            r"\(or (?P<other>\w+)\)",
-            "said.key.or",
-        ),
-        (r"judge (?P<judge>\S+) needs its SDK: (?P<command>.+)", "said.sdk"),
-        (r"(?P<model>\S+) is not on this machine yet: run `(?P<command>[^`]+)`", "said.fetch"),
-        (r"trials of an earlier fine-tune like this", "said.earlier"),
-        (r"a rough guess from (?P<weights>\d+) million weights on (?P<device>\w+)", "said.guess"),
-        (r"nothing is known of the model's size", "said.nothing"),
-    )
-)
-"""Lines of the service that are read most, and the messages that say the same."""
 
 
 class Words:
@@ -65,7 +49,7 @@ class Words:
         """The message with its values; `n` chooses the plural form.
 
         Raises:
-            KeyError: There is no such message, or a value is missing: a fault of the page.
+            KeyError: There is no such message, or a value is missing, which is a fault of the page.
         """
         message = self._messages[key]
         if not isinstance(message, str):
@@ -74,10 +58,9 @@ class Words:
         return message.format(**shown)
 
     def said(self, line: str) -> str | None:
-        """A line of the service in this language; None where there are no words for it."""
-        for pattern, key in SAID:
-            if (found := pattern.fullmatch(line)) is not None:
-                return self(key, **found.groupdict())
+        """A line of the service in this language; None if it can only be shown as it is, in English."""
+        if isinstance(line, Message) and (key := f"said.{line.code}") in self:
+            return self(key, **line.values)
         return None
 
     def __contains__(self, key: str) -> bool:
@@ -89,7 +72,7 @@ class Words:
         if self.language != "ru":
             return text
         whole, point, rest = text.partition(".")
-        # Four digits are written together in Russian.
+        # Russian does not separate four digits.
         whole = whole.replace(",", "" if abs(value) < 10_000 else "\N{NO-BREAK SPACE}")
         return f"{whole},{rest}" if point else whole
 
@@ -100,9 +83,7 @@ def plural(language: str, n: int) -> str:
         return "one" if n == 1 else "other"
     if n % 10 == 1 and n % 100 != 11:
         return "one"
-    if 2 <= n % 10 <= 4 and not 12 <= n % 100 <= 14:
-        return "few"
-    return "many"
+    return "few" if 2 <= n % 10 <= 4 and not 12 <= n % 100 <= 14 else "many"
 
 
 def chosen_language(cookie: str | None, accepted: str | None) -> str:
@@ -116,18 +97,16 @@ def chosen_language(cookie: str | None, accepted: str | None) -> str:
         return cookie
     wishes = []
     for part in (accepted or "")[:1000].split(","):
-        tag, _, quality = part.strip().partition(";")
-        wishes.append((_quality(quality), tag.strip().lower().partition("-")[0]))
-    # Sorting is stable: of equal wishes the first one counts.
-    known = [tag for quality, tag in sorted(wishes, key=lambda wish: -wish[0]) if quality > 0 and tag in LANGUAGES]
-    return known[0] if known else next(iter(LANGUAGES))
+        tag, _, parameter = part.strip().partition(";")
+        wishes.append((_quality(parameter), tag.strip().lower().partition("-")[0]))
+    # Sorting is stable, so the first of equal wishes counts.
+    spoken = [tag for quality, tag in sorted(wishes, key=lambda wish: -wish[0]) if quality > 0 and tag in LANGUAGES]
+    return next(iter(spoken or LANGUAGES))
 
 
-def _quality(text: str) -> float:
-    name, _, value = text.partition("=")
-    if name.strip() != "q":
-        return 1.0
+def _quality(parameter: str) -> float:
+    name, _, value = parameter.partition("=")
     try:
-        return float(value)
+        return float(value) if name.strip() == "q" else 1.0
     except ValueError:
         return 0.0

@@ -1,0 +1,257 @@
+"""Fine-tunes: started, watched, cancelled and resumed. The supervisor runs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from lorahydra.service.choices import Choices
+from lorahydra.service.database import Database, Dataset, Job, Project
+from lorahydra.service.datasets import chosen_dataset
+from lorahydra.service.errors import ConflictError
+from lorahydra.service.planning import Data, demo_data, estimate, overrides_of, settled
+from lorahydra.service.projects import require_project
+from lorahydra.service.results import Stores
+from lorahydra.service.rows import PAGE, get_row, job_views, page_of
+from lorahydra.service.sharing import Shared
+from lorahydra.service.uploads import readable_name
+from lorahydra.service.views import Estimate, FineTuneParams, JobState, JobView, Page
+
+__all__ = ["Jobs"]
+
+
+class Jobs:
+    """The fine-tunes of one server; the methods may be called from any thread.
+
+    Args:
+        database: Where they are kept.
+        folder: The service's folder.
+        choices: Judges and base models of this server.
+        stores: What the studies record to.
+        overrides: Hydra overrides of every fine-tune.
+        wake: Called when there is something to start or to end.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        choices: Choices,
+        stores: Stores,
+        overrides: Sequence[str],
+        wake: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._folder = folder
+        self._choices = choices
+        self._stores = stores
+        self._overrides = overrides
+        self._wake = wake
+        self._lists: Shared[Page[JobView]] = Shared()
+
+    def start(
+        self,
+        project_id: int,
+        params: FineTuneParams,
+        *,
+        dataset_id: int | None = None,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> JobView:
+        """Put a fine-tune into the queue.
+
+        Args:
+            project_id: Its project; 123, the project of the documentation's examples, is created on first use.
+            params: What was asked for.
+            dataset_id: A dataset of the project; None is its newest one, or the demo dataset if it has none.
+            name: A name for people; None makes one from the model and the id.
+            idempotency_key: The same key with the same request returns the same fine-tune.
+
+        Raises:
+            NotFoundError: There is no such project or dataset.
+            InvalidError: A parameter is not valid.
+            ConflictError: The judge or the model is not set up here, or the key was used for another request.
+        """
+        digest = _digest(project_id, params, dataset_id, name)
+        with self._database.changing() as session:
+            if (repeated := _repeated(session, idempotency_key, digest)) is not None:
+                return self._views(session, [repeated])[0]
+            chosen = settled(params, self._choices)
+            self._choices.require_judge(chosen.judge_model_id)
+            label = None if name is None else readable_name(name, "the name of a fine-tune")
+            require_project(session, project_id, create=True)
+            dataset = chosen_dataset(session, project_id, dataset_id)
+            job = Job(
+                project_id=project_id,
+                dataset_id=None if dataset is None else dataset.id,
+                name=label or str(chosen.base_model_name).rpartition("/")[2],
+                params=dataclasses.asdict(chosen),
+                overrides=self._study_overrides(chosen, self._data(dataset)),
+                environment={key: value for key, value in os.environ.items() if key.startswith("LORA_")},
+                idempotency_key=idempotency_key,
+                request_digest=digest,
+                state=JobState.QUEUED,
+                queue=_last_place(session),
+            )
+            session.add(job)
+            session.flush()
+            if label is None:
+                job.name = f"{job.name} #{job.id}"
+            view = self._views(session, [job])[0]
+        self._wake()
+        return view
+
+    def repeated(
+        self, key: str, project_id: int, params: FineTuneParams, dataset_id: int | None = None, name: str | None = None
+    ) -> JobView | None:
+        """The fine-tune that the same request with this key has started; None if there is none.
+
+        Raises:
+            ConflictError: The key was used for another request.
+        """
+        with self._database.reading() as session:
+            job = _repeated(session, key, _digest(project_id, params, dataset_id, name))
+            return None if job is None else self._views(session, [job])[0]
+
+    def get(self, job_id: int) -> JobView:
+        """One fine-tune.
+
+        Raises:
+            NotFoundError: There is no such fine-tune.
+        """
+        with self._database.reading() as session:
+            return self._views(session, [get_row(session, Job, job_id)])[0]
+
+    def page(self, project_id: int | None = None, limit: int = PAGE, offset: int = 0) -> Page[JobView]:
+        """Fine-tunes of a project or of all projects, newest first.
+
+        Raises:
+            NotFoundError: There is no such project.
+        """
+
+        def make() -> Page[JobView]:
+            with self._database.reading() as session:
+                if project_id is not None:
+                    get_row(session, Project, project_id)
+                where = None if project_id is None else Job.project_id == project_id
+                rows, total = page_of(session, Job, where, limit, offset)
+                return Page(self._views(session, rows), total, limit, offset)
+
+        return self._lists.get((project_id, limit, offset), lambda: self._database.version, make)
+
+    def cancel(self, job_id: int) -> JobView:
+        """Take a fine-tune out of the queue, or end it as Ctrl-C does; one that has ended stays as it is.
+
+        Raises:
+            NotFoundError: There is no such fine-tune.
+        """
+        with self._database.changing() as session:
+            this = update(Job).where(Job.id == job_id)
+            cancelled = {"state": JobState.CANCELLED, "ended": time.time()}
+            session.execute(this.where(Job.state == JobState.QUEUED).values(**cancelled))
+            running = Job.state.in_((JobState.STARTING, JobState.RUNNING))
+            session.execute(this.where(running).values(state=JobState.CANCELLING))
+        self._wake()
+        return self.get(job_id)
+
+    def resume(self, job_id: int) -> JobView:
+        """Queue a fine-tune again, to continue its study.
+
+        Raises:
+            NotFoundError: There is no such fine-tune.
+            ConflictError: It is neither cancelled nor failed, or its judge is no longer set up.
+        """
+        job = self.get(job_id)
+        if not job.can_resume:
+            raise ConflictError(f"fine-tune {job_id} is {job.state}: only a cancelled or failed one can be resumed")
+        self._choices.require_judge(job.params.judge_model_id)
+        with self._database.changing() as session:
+            ended = Job.state.in_((JobState.CANCELLED, JobState.FAILED))
+            queued = {"state": JobState.QUEUED, "ended": None, "failure": None, "crashes": 0}
+            last = _last_place(session)
+            session.execute(update(Job).where(Job.id == job_id, ended).values(**queued, queue=last))
+        self._wake()
+        return self.get(job_id)
+
+    def estimate(self, project_id: int | None, params: FineTuneParams, dataset_id: int | None = None) -> Estimate:
+        """Roughly what a fine-tune will take; nothing is started and no judge is asked.
+
+        Args:
+            project_id: The project whose data would be used; None is the demo dataset.
+            params: What would be asked for.
+            dataset_id: A dataset of the project, as for `start`.
+
+        Raises:
+            NotFoundError: There is no such project or dataset.
+            InvalidError: A parameter is not valid.
+            ConflictError: The model is not set up here.
+        """
+        chosen = settled(params, self._choices)
+        dataset = None
+        with self._database.reading() as session:
+            if project_id is not None:
+                require_project(session, project_id)
+                dataset = chosen_dataset(session, project_id, dataset_id)
+            measured = _measured(session, chosen, None if dataset is None else dataset.id)
+        data = self._data(dataset)
+        return estimate(chosen, self._study_overrides(chosen, data), data, measured)
+
+    def counts(self) -> dict[str, int]:
+        """Number of fine-tunes in each `JobState`, and `trials`, the number of finished trials of all of them."""
+        with self._database.reading() as session:
+            by_state = {
+                str(row[0]): row[1] for row in session.execute(select(Job.state, func.count()).group_by(Job.state))
+            }
+            trials = session.scalar(select(func.sum(Job.finished))) or 0
+        return {**{state.value: int(by_state.get(state, 0)) for state in JobState}, "trials": int(trials)}
+
+    def _study_overrides(self, chosen: FineTuneParams, data: Data) -> list[str]:
+        return list(overrides_of(chosen, self._choices, data.file, self._overrides))
+
+    def _data(self, dataset: Dataset | None) -> Data:
+        if dataset is None:
+            return demo_data()
+        rows = {split["name"]: int(split["rows"]) for split in dataset.report["splits"]}
+        return Data(self._folder / "datasets" / dataset.file, rows, dataset.size)
+
+    def _views(self, session: Session, jobs: Sequence[Job]) -> list[JobView]:
+        return job_views(session, jobs, self._folder / "jobs", self._stores)
+
+
+def _repeated(session: Session, key: str | None, digest: str) -> Job | None:
+    """The job that was made with an idempotency key.
+
+    Raises:
+        ConflictError: It was made by another request.
+    """
+    if key is None:
+        return None
+    job = session.scalars(select(Job).where(Job.idempotency_key == key)).first()
+    if job is not None and job.request_digest != digest:
+        raise ConflictError("this Idempotency-Key was used for another request", "idempotency_key_reused")
+    return job
+
+
+def _last_place(session: Session) -> int:
+    return (session.scalar(select(func.max(Job.queue))) or 0) + 1
+
+
+def _measured(session: Session, params: FineTuneParams, dataset_id: int | None) -> float | None:
+    """Mean seconds per trial of the newest job with the same model and data."""
+    same_data = Job.dataset_id.is_(None) if dataset_id is None else Job.dataset_id == dataset_id
+    timed = select(Job).where(same_data, Job.trial_seconds.is_not(None)).order_by(Job.id.desc()).limit(20)
+    same = (job for job in session.scalars(timed) if job.params["base_model_name"] == params.base_model_name)
+    return next((job.trial_seconds for job in same), None)
+
+
+def _digest(project_id: int, params: FineTuneParams, dataset_id: int | None, name: str | None) -> str:
+    content = [project_id, dataclasses.asdict(params), dataset_id, name]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,76 @@
+"""Projects: each one keeps datasets and the fine-tunes made with them together."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from lorahydra.service.database import Database, Project
+from lorahydra.service.errors import NotFoundError
+from lorahydra.service.rows import PAGE, get_row, page_of, project_views
+from lorahydra.service.uploads import readable_name
+from lorahydra.service.views import Page, ProjectView
+
+__all__ = ["EXAMPLE_PROJECT", "Projects", "require_project"]
+
+EXAMPLE_PROJECT = 123
+"""The project of the documentation's examples. It is created when the first fine-tune asks for it."""
+
+
+class Projects:
+    """The projects of one server; the methods may be called from any thread.
+
+    Args:
+        database: Where they are kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, name: str) -> ProjectView:
+        """Create a project; several projects may have the same name.
+
+        Raises:
+            InvalidError: The name is empty, longer than 200 characters, or not printable text.
+        """
+        name = readable_name(name, "the name of a project")
+        with self._database.changing() as session:
+            # The database does not choose the id, because that of the example project is fixed.
+            project = Project(id=(session.scalar(select(func.max(Project.id))) or 0) + 1, name=name)
+            session.add(project)
+            session.flush()
+            return project_views(session, [project])[0]
+
+    def get(self, project_id: int) -> ProjectView:
+        """One project.
+
+        Raises:
+            NotFoundError: There is no such project.
+        """
+        with self._database.reading() as session:
+            return project_views(session, [get_row(session, Project, project_id)])[0]
+
+    def page(self, limit: int = PAGE, offset: int = 0) -> Page[ProjectView]:
+        """Projects, newest first."""
+        with self._database.reading() as session:
+            rows, total = page_of(session, Project, None, limit, offset)
+            return Page(project_views(session, rows), total, limit, offset)
+
+
+def require_project(session: Session, project_id: int, *, create: bool = False) -> None:
+    """Check that a project exists; the example project always counts as existing.
+
+    Args:
+        session: Where to look.
+        project_id: Its id.
+        create: Create the example project if it is asked for and not there yet.
+
+    Raises:
+        NotFoundError: There is no such project.
+    """
+    if session.get(Project, project_id) is None:
+        if project_id != EXAMPLE_PROJECT:
+            raise NotFoundError(f"there is no project {project_id}", "project_not_found")
+        if create:
+            session.add(Project(id=EXAMPLE_PROJECT, name="Example"))
+            session.flush()
