@@ -94,8 +94,8 @@ class Score(StrEnum):
     GAIN_LOW = "gain_low"
     GAIN_HIGH = "gain_high"
     GAIN_EXAMPLES = "gain_examples"
-    CUT_ANSWERS = "cut_answers"
-    ANSWER_LENGTH = "answer_length"
+    TRUNCATED = "cut_answers"
+    LENGTH = "answer_length"
 
 
 def scored(prefix: str, score: Score) -> str:

@@ -9,7 +9,7 @@ import pytest
 from lorahydra.config.judge import CriterionConfig, JudgeConfig, RubricConfig
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import JudgeError
-from lorahydra.evaluation import Answers, Evaluation, Verdicts, evaluate, judged_alike
+from lorahydra.evaluation import Evaluation, Predictions, Verdicts, evaluate, judged_alike
 from lorahydra.evaluation.judging import choose
 from lorahydra.evaluation.scoring import ExampleScores, combine, combined_interval, gain
 from lorahydra.judges import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, JudgeSession, start_judging
@@ -40,13 +40,13 @@ def verdicts(scores: list[float | None], chosen: list[int], count: int, coverage
     return Verdicts(judgement, chosen, count, config)
 
 
-def answers(f1: list[float]) -> Answers:
-    return Answers(["text"] * len(f1), BertScores(f1, f1, f1), 0, 1.0, 1.0)
+def predictions(f1: list[float]) -> Predictions:
+    return Predictions(["text"] * len(f1), BertScores(f1, f1, f1), 0, 1.0, 1.0)
 
 
 def test_the_documented_example() -> None:
     assert round(combine(0.8234, 78.50, CONFIG), 4) == 0.8004
-    result = evaluate(answers([0.8234] * 4), verdicts([78.0, 79.0], [0, 2], 4), CONFIG, 1)
+    result = evaluate(predictions([0.8234] * 4), verdicts([78.0, 79.0], [0, 2], 4), CONFIG, 1)
     assert round(result.combined.mean, 4) == 0.8004
     assert result.means["judge_score"] == 78.5
     assert result.means["judge_coverage"] == 1
@@ -60,7 +60,9 @@ def test_the_same_examples_for_every_trial() -> None:
 
 
 def test_missing_verdicts_count_for_nothing() -> None:
-    result = evaluate(answers([0.5] * 5), verdicts([100.0, 100.0, None, 100.0, 100.0], [0, 1, 2, 3, 4], 5), CONFIG, 1)
+    result = evaluate(
+        predictions([0.5] * 5), verdicts([100.0, 100.0, None, 100.0, 100.0], [0, 1, 2, 3, 4], 5), CONFIG, 1
+    )
     assert result.verdicts is not None
     assert result.verdicts.score == 100
     assert result.verdicts.judged == 4
@@ -70,7 +72,7 @@ def test_missing_verdicts_count_for_nothing() -> None:
 @pytest.mark.parametrize(("scores", "coverage"), [([100.0, None], 0.8), ([None, None], 0.0)])
 def test_too_few_verdicts_are_an_error(scores: list[float | None], coverage: float) -> None:
     with pytest.raises(JudgeError, match="of 2 answers, fewer than judge.min_coverage=.* most often: empty reply"):
-        evaluate(answers([0.5, 0.5]), verdicts(scores, [0, 1], 2, coverage), CONFIG, 1)
+        evaluate(predictions([0.5, 0.5]), verdicts(scores, [0, 1], 2, coverage), CONFIG, 1)
 
 
 def test_verdicts_that_are_missing_widen_the_interval_and_one_tells_nothing() -> None:
@@ -94,8 +96,8 @@ def test_a_gain_compares_what_was_judged_on_both_sides() -> None:
 
 def test_what_is_compared_is_judged_on_the_same_examples(caplog: pytest.LogCaptureFixture) -> None:
     """A filter that stops the worst answer would lift the mean of the model that gave it."""
-    after = evaluate(answers([0.5] * 6), verdicts([60.0, None, 80.0, 70.0, 90.0], [0, 1, 2, 3, 5], 6), CONFIG, 1)
-    before = evaluate(answers([0.4] * 6), verdicts([50.0, 20.0, 60.0, 80.0, None], [0, 1, 2, 3, 5], 6), CONFIG, 1)
+    after = evaluate(predictions([0.5] * 6), verdicts([60.0, None, 80.0, 70.0, 90.0], [0, 1, 2, 3, 5], 6), CONFIG, 1)
+    before = evaluate(predictions([0.4] * 6), verdicts([50.0, 20.0, 60.0, 80.0, None], [0, 1, 2, 3, 5], 6), CONFIG, 1)
     alike = judged_alike([after, before], CONFIG, 1)
     assert [each.means["judge_score"] for each in alike] == [pytest.approx(70), pytest.approx(190 / 3)]
     assert [each.means["judge_coverage"] for each in alike] == [0.8, 0.8]
@@ -110,4 +112,4 @@ def test_what_is_compared_is_judged_on_the_same_examples(caplog: pytest.LogCaptu
 
 
 def _one(*scores: float | None) -> Evaluation:
-    return evaluate(answers([0.5, 0.5]), verdicts(list(scores), [0, 1], 2, coverage=0.5), CONFIG, 1)
+    return evaluate(predictions([0.5, 0.5]), verdicts(list(scores), [0, 1], 2, coverage=0.5), CONFIG, 1)

@@ -12,7 +12,7 @@ from lorahydra.sweep.mlflow_notes import model_description, study_note
 from lorahydra.sweep.trial_record import TrialRecord
 
 SCORES: Any = SimpleNamespace(
-    tuned=SimpleNamespace(combined=Interval(0.7, 0.6, 0.8), answers=SimpleNamespace(texts=["a", "b"])),
+    tuned=SimpleNamespace(combined=Interval(0.7, 0.6, 0.8), predictions=SimpleNamespace(texts=["a", "b"])),
     gain=Gain(0.3, 0.2, 0.4, 12),
 )
 

@@ -17,8 +17,9 @@ from tests.trial.test_run import client_of, runs_of
 from lorahydra.cli.commands import commands
 from lorahydra.config.compose import compose
 from lorahydra.errors import ConfigError, JudgeBudgetError, JudgeError, JudgeSetupError, OutputError, TrainingError
-from lorahydra.trial.rejudge import judge_finalists, rejudge
-from lorahydra.trial.run import TrialResult, begin_trial, run_trial
+from lorahydra.trial.finalists import judge_finalists
+from lorahydra.trial.rejudge import rejudge
+from lorahydra.trial.run import TrialResult, run_trial
 from lorahydra.utils.progress import Progress
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
@@ -246,11 +247,18 @@ def test_a_spent_budget_says_how_to_go_on_and_what_judging_took_adds_up(trials: 
 
 
 def test_a_trial_that_is_going_on_is_left_alone(trials: Trials) -> None:
-    with judge_server() as server:
-        pending = begin_trial(compose(trials.overrides("one", server)), progress=Progress(live=False))
-        with pytest.raises(OutputError, match="is still going on: wait for its end"):
+    refusals: list[str] = []
+
+    def plan(request: Request, attempt: int) -> str:
+        with pytest.raises(OutputError) as caught:
             rejudge(trials.folder / "one")
-        pending.result()
+        refusals.append(str(caught.value))
+        return "good"
+
+    with judge_server(plan) as server:
+        trials("one", server, "judge.overlap=false", "judge.n_examples=1", "evaluation.baseline=false")
+    assert len(refusals) == 1
+    assert "is still going on: wait for its end" in refusals[0]
 
 
 def test_overrides_that_cannot_be_read(trials: Trials) -> None:
@@ -333,28 +341,6 @@ def test_a_refused_key_is_found_before_anything_is_loaded(trials: Trials) -> Non
     assert runs_of(trials.client) == []
 
 
-def test_one_trial_is_judged_while_the_next_one_trains(trials: Trials) -> None:
-    import threading
-
-    go_on = threading.Event()
-
-    def plan(request: Request, attempt: int) -> str:
-        go_on.wait(60)
-        return "good"
-
-    with judge_server(plan) as server:
-        first = begin_trial(compose(trials.overrides("one", server)), progress=Progress(live=False))
-        second = begin_trial(compose(trials.overrides("two", server, "lora.r=2")), progress=Progress(live=False))
-        assert trials.client.get_run(first.run.run_id).info.status == "RUNNING"
-        go_on.set()
-        results = [first.result(), second.result()]
-    for result in results:
-        run = trials.client.get_run(result.run_id)
-        assert run.info.status == "FINISHED"
-        assert run.data.metrics["eval/combined"] == result.combined
-    assert len({result.run_id for result in results}) == 2
-
-
 def test_finalists_are_judged_on_everything(trials: Trials) -> None:
     with judge_server() as server:
         for number in range(3):
@@ -362,7 +348,7 @@ def test_finalists_are_judged_on_everything(trials: Trials) -> None:
         asked = server.calls
         folders = [trials.folder / "study" / str(number) for number in range(3)]
         ranking = judge_finalists(folders, overrides=["judge.finalists=2", "judge.repeats=2"])
-        count = len(ranking[0].trial.answers.examples.texts)
+        count = len(ranking[0].trial.predictions.examples.texts)
         assert server.calls > asked
         asked = server.calls
         command = ["judges", "finalists", str(trials.folder / "study"), "--set", "judge.finalists=2", "--set"]

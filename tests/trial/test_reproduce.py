@@ -31,12 +31,14 @@ def test_metrics_are_compared_step_by_step() -> None:
         "eval/loss": ((2, 1.5),),
         "gone": ((0, 1.0),),
         "nan": ((0, math.nan),),
+        "twice": ((0, 1.0), (0, 2.0)),
     }
     again = {
         "train/loss": ((1, 2.0), (2, 1.0004)),
         "eval/loss": ((2, 1.6),),
         "new": ((0, 1.0),),
         "nan": ((0, math.nan),),
+        "twice": ((0, 2.0),),
     }
     found = {entry.name: entry for entry in compare(before, again, tolerance=1e-3)}
     assert {name: entry.agreement for name, entry in found.items()} == {
@@ -45,6 +47,7 @@ def test_metrics_are_compared_step_by_step() -> None:
         "gone": Agreement.MISSING,
         "new": Agreement.MISSING,
         "nan": Agreement.EQUAL,
+        "twice": Agreement.EQUAL,
     }
     assert found["train/loss"].difference == pytest.approx(4e-4)
     assert (found["eval/loss"].before, found["eval/loss"].again) == (1.5, 1.6)

@@ -95,6 +95,7 @@ def test_a_trial_leaves_everything_in_mlflow(
     assert all(metrics[f"time/{name}"] > 0 for name in times)
     steps = client.get_metric_history(run.info.run_id, "train/loss")
     assert [point.step for point in steps] == list(range(1, len(steps) + 1))
+    assert len(client.get_metric_history(run.info.run_id, "eval/bertscore_f1")) == 1
     assert {dataset.dataset.name for dataset in run.inputs.dataset_inputs} == {"train", "validation"}
 
     assert {
@@ -109,11 +110,11 @@ def test_a_trial_leaves_everything_in_mlflow(
     assert table["columns"][:6] == [
         "prompt", "reference", "prediction", "bertscore_f1", "judge_score", "judge_reason",
     ]  # fmt: skip
-    assert len(table["data"]) == len(result.scores.tuned.answers.texts) > 1
+    assert len(table["data"]) == len(result.scores.tuned.predictions.texts) > 1
     assert not (place / "one" / "tracking").exists() or not any((place / "one" / "tracking").glob("run-*"))
 
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("lorahydra.")]
-    score = f"{result.scores.tuned.answers.bertscore_f1:.4f}"
+    score = f"{result.scores.tuned.predictions.bertscore_f1:.4f}"
     assert "LLM judge off: BERTScore only" in lines
     assert f"Evaluation (no LLM judge): BERTScore={score}" in lines
     searched = {"training.num_train_epochs": 1.0, "training.learning_rate": 0.01, "lora.r": 4}
@@ -139,7 +140,7 @@ def test_the_untuned_model_is_scored_once_per_process(
     first = trial(place, tiny_model, rows, "one", "seed=5")
     second = trial(place, tiny_model, rows, "two", "seed=5", "lora.r=2")
     other = trial(place, tiny_model, rows, "three", "seed=5", "evaluation.max_new_tokens=4")
-    answers = [result.scores.baseline.answers for result in (first, second, other) if result.scores.baseline]
+    answers = [result.scores.baseline.predictions for result in (first, second, other) if result.scores.baseline]
     assert answers[1] is answers[0]
     assert answers[2] is not answers[0]
 
@@ -234,12 +235,12 @@ def test_a_prompt_that_leaves_no_room_is_found_before_training(place: Path, tiny
 def test_an_adapter_is_kept_when_scoring_fails(
     place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lorahydra.trial import run
+    from lorahydra.trial import predict
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no scores today")
 
-    monkeypatch.setattr(run, "answer", fail)
+    monkeypatch.setattr(predict, "predict", fail)
     with pytest.raises(RuntimeError, match="no scores today"):
         trial(place, tiny_model, rows, "one")
     client = client_of(place)
@@ -248,7 +249,7 @@ def test_an_adapter_is_kept_when_scoring_fails(
     assert "adapter/adapter_model.safetensors" in artifacts(client, run.info.run_id)
 
 
-@pytest.mark.parametrize("dies", ["lorahydra.trial.run.answer", "lorahydra.metrics.bertscore.BertScorer.score"])
+@pytest.mark.parametrize("dies", ["lorahydra.trial.predict.predict", "lorahydra.metrics.bertscore.BertScorer.score"])
 def test_a_trial_that_died_after_its_training_goes_on_to_the_same_scores(
     dies: str, place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +265,7 @@ def test_a_trial_that_died_after_its_training_goes_on_to_the_same_scores(
     again = trial(place, tiny_model, rows, "died", *short, "training.resume=true")
     files = [(one.adapter / "adapter_model.safetensors").read_bytes() for one in (whole, again)]
     assert files[0] == files[1]
-    assert again.scores.tuned.answers.texts == whole.scores.tuned.answers.texts
+    assert again.scores.tuned.predictions.texts == whole.scores.tuned.predictions.texts
     assert (again.scores.tuned.means, again.loss) == (whole.scores.tuned.means, whole.loss)
     with pytest.raises(ConfigError, match=r"training.resume=true cannot go on from .*\(lora.r: 4 → 8\)"):
         trial(place, tiny_model, rows, "died", *short, "training.resume=true", "lora.r=8")

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from lorahydra.evaluation import Answers, Evaluation, EvaluationSet
+from lorahydra.evaluation import Evaluation, EvaluationSet, Predictions
 from lorahydra.evaluation.scoring import Gain, Interval
 from lorahydra.metrics.bertscore import BertScores
 from lorahydra.trial.summary import verdict, write_scores, write_summary
@@ -31,8 +31,8 @@ def test_the_verdict_is_honest(gain: Gain, words: str) -> None:
 
 
 def evaluation(answer: str, score: float) -> Evaluation:
-    answers = Answers([answer], BertScores([score], [score], [score]), 0, 1.0, 1.0)
-    return Evaluation(answers, None, Interval(score, score, score))
+    predictions = Predictions([answer], BertScores([score], [score], [score]), 0, 1.0, 1.0)
+    return Evaluation(predictions, None, Interval(score, score, score))
 
 
 def written(baseline: Evaluation | None, gain: Gain | None) -> str:

@@ -112,7 +112,7 @@ def judge_again(folder: Path, overrides: tuple[str, ...], uri: str | None, stora
     change verdicts, for example judge.max_cost=2.
     """
     from lorahydra.sweep.rejudge_trial import rejudge_trial
-    from lorahydra.trial.rejudge import find_trials
+    from lorahydra.trial.finalists import find_trials
     from lorahydra.trial.summary import write_scores
     from lorahydra.utils.progress import console
 
@@ -133,7 +133,7 @@ def rank_finalists(folders: tuple[Path, ...], uri: str | None, overrides: tuple[
     DIR is the output folder of a trial, or one that holds those of several, such as multirun/…. The best
     judge.finalists by their score so far are taken, and each example is judged judge.repeats times.
     """
-    from lorahydra.trial.rejudge import find_trials, judge_finalists
+    from lorahydra.trial.finalists import find_trials, judge_finalists
 
     ranking = judge_finalists(find_trials(folders), overrides=overrides, tracking_uri=uri)
     for place, finalist in enumerate(ranking, start=1):

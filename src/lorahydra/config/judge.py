@@ -103,8 +103,7 @@ class JudgeConfig:
     repeats: int = 1
     """Verdicts for each example of a finalist; their mean counts."""
     overlap: bool = True
-    """Judge while the processor is busy with other work: scoring, the untuned model's answers, and a next trial where
-    one is begun before this one's result is asked for."""
+    """Judge while the processor is busy with other work: BERTScore, and the untuned model's predictions."""
     concurrency: int = 8
     """Calls at the same time."""
     requests_per_minute: float | None = None

@@ -1,10 +1,10 @@
-"""Which answers are judged, and what their verdicts say about all of them."""
+"""Which predictions are judged, and what the verdicts say about all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def choose(count: int, n_examples: int | str, seed: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a judge said about the chosen ones of some answers."""
+    """What a judge said about the chosen ones of a model's predictions."""
 
     judgement: Judgement
     """In the order of `chosen`."""
@@ -47,7 +47,7 @@ class Verdicts:
     """Number of all examples."""
     config: JudgeConfig
     left_out: frozenset[int] = frozenset()
-    """Positions of verdicts that count for nothing, because what is compared has none there."""
+    """Positions whose verdict does not count, because another model that is compared has none there."""
 
     @property
     def given(self) -> list[float | None]:
@@ -78,8 +78,8 @@ class Verdicts:
 
     def by_example(self, of_chosen: Sequence[T]) -> list[T | None]:
         """What there is for each chosen example, as a list over all of them."""
-        found = dict(zip(self.chosen, of_chosen, strict=True))
-        return [found.get(position) for position in range(self.count)]
+        values = dict(zip(self.chosen, of_chosen, strict=True))
+        return [values.get(position) for position in range(self.count)]
 
     def check_coverage(self) -> None:
         """Make sure that there are enough verdicts to compare trials by.
@@ -99,46 +99,64 @@ class Verdicts:
 
 
 class Judging:
-    """The judge at work on one set of answers.
+    """The judge at work on what models predict for the same examples, one set of predictions after another.
+
+    At the end of its block no further call begins.
 
     Args:
-        session: The judge.
-        examples: What was asked.
-        seed: Draws the examples.
+        session: The judge; None without one.
+        examples: The prompts and references.
+        seed: Draws the examples that are judged.
         n_examples: How many are judged; `judge.n_examples` when left out.
         repeats: Verdicts for each.
     """
 
     def __init__(
         self,
-        session: JudgeSession,
+        session: JudgeSession | None,
         examples: EvaluationSet,
         seed: int,
         *,
         n_examples: int | str | None = None,
         repeats: int = 1,
     ) -> None:
-        self._session = session
+        self.session = session
         self._examples = examples
         self._repeats = repeats
-        self._chosen = choose(len(examples.texts), n_examples or session.config.n_examples, seed)
-        self._running: Judgement | None = None
-        self._cases: list[JudgeCase] = []
+        count = len(examples.texts)
+        self._chosen = choose(count, n_examples or session.config.n_examples, seed) if session is not None else []
+        self._sets: list[tuple[list[JudgeCase], Judgement | None]] = []
 
-    def start(self, answers: Sequence[str]) -> None:
-        """Begin with the answers to all examples; with `judge.overlap=false`, not before `result`."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for _, running in self._sets:
+            if running is not None:
+                running.stop()
+
+    def start(self, predictions: Sequence[str]) -> None:
+        """Begin with a model's predictions for all examples; with `judge.overlap=false`, not before `verdicts`."""
         texts, references = self._examples.texts, self._examples.references
-        self._cases = [JudgeCase(texts[index], references[index], answers[index]) for index in self._chosen]
-        if self._session.config.overlap:
-            self._running = start_judging(self._session, self._cases, self._repeats)
+        cases = [JudgeCase(texts[index], references[index], predictions[index]) for index in self._chosen]
+        begins = self.session is not None and self.session.config.overlap
+        self._sets.append((cases, self._begin(cases) if begins else None))
 
-    def result(self, progress: Progress | None = None) -> Verdicts:
-        """Wait for the verdicts; a judge that is unavailable is part of the result, not an exception."""
-        running = self._running or start_judging(self._session, self._cases, self._repeats)
-        judgement = running.wait(progress)
-        return Verdicts(judgement, self._chosen, len(self._examples.texts), self._session.config)
+    def verdicts(self, progress: Progress | None = None) -> list[Verdicts | None]:
+        """Wait for the verdicts on each set of predictions, in the order of `start`; None without a judge.
 
-    def stop(self) -> None:
-        """Begin no further call."""
-        if self._running is not None:
-            self._running.stop()
+        A judge that cannot be reached is part of the result, not an exception.
+        """
+        return [self._verdicts(cases, running, progress) for cases, running in self._sets]
+
+    def _verdicts(
+        self, cases: list[JudgeCase], running: Judgement | None, progress: Progress | None
+    ) -> Verdicts | None:
+        if self.session is None:
+            return None
+        judgement = (running or self._begin(cases)).wait(progress)
+        return Verdicts(judgement, self._chosen, len(self._examples.texts), self.session.config)
+
+    def _begin(self, cases: list[JudgeCase]) -> Judgement:
+        assert self.session is not None
+        return start_judging(self.session, cases, self._repeats)

@@ -150,7 +150,7 @@ def _winner(run: StudyRun, records: list[TrialRecord], directions: list[str], ob
 
 def _best_finalist(run: StudyRun, complete: list[TrialRecord], best: TrialRecord) -> TrialRecord:
     """The best of the finalists, judged on all validation examples; `best` is the best one so far."""
-    from lorahydra.trial.rejudge import judge_finalists
+    from lorahydra.trial.finalists import judge_finalists
 
     places = {record.folder: record for record in complete if record.folder is not None and record.folder.is_dir()}
     if len(places) < len(complete):

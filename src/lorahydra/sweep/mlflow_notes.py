@@ -92,7 +92,7 @@ def _row(
 
 
 def _on_test(test: TrialScores) -> str:
-    said = f"combined {test.tuned.combined.mean:.4f} on {len(test.tuned.answers.texts)} examples."
+    said = f"combined {test.tuned.combined.mean:.4f} on {len(test.tuned.predictions.texts)} examples."
     return said if test.gain is None else f"{said} {verdict(test.gain)}."
 
 

@@ -21,9 +21,9 @@ from lorahydra.sweep.study_store import TRIALS
 from lorahydra.sweep.study_trial import place_of
 from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.tracking import close_run, read_run
-from lorahydra.trial.rejudge import judge_kept, rejudge, with_overrides
-from lorahydra.trial.saved_answers import HomeStudy, SavedTrial, load_answers
-from lorahydra.trial.score import TrialScores, rejudge_hint
+from lorahydra.trial.rejudge import judge_saved, rejudge, rejudge_hint, with_overrides
+from lorahydra.trial.saved import SavedTrial, load_trial
+from lorahydra.trial.score import TrialScores
 from lorahydra.utils.progress import Progress
 
 __all__ = ["rejudge_trial"]
@@ -55,26 +55,26 @@ def rejudge_trial(
         StudyError: The study is not there, is at work on the trial, or has run its parameters again.
         LorahydraError: The judge fails again, or the trial cannot be read.
     """
-    trial = load_answers(folder, tracking_uri=tracking_uri)
-    home = trial.study or _by_tags(trial)
-    if home is None:
+    trial = load_trial(folder, tracking_uri=tracking_uri)
+    name, kept_in = (trial.study, trial.storage) if trial.study is not None else (_by_tag(trial), STUDY_STORE)
+    if name is None:
         return rejudge(folder, overrides=overrides, tracking_uri=tracking_uri, progress=progress)
     config = with_overrides(trial.config, overrides)
-    url = storage or home.storage
+    url = storage or kept_in
     if url is None or ":***@" in url:
         reason = "was kept in memory" if url is None else f"is in {url}, whose password was not kept"
-        raise ConfigError(f"study {home.name} {reason}: give its database with --storage")
+        raise ConfigError(f"study {name} {reason}: give its database with --storage")
     with reading(url):
-        queue = _queue(home.name, url)
+        queue = _queue(name, url)
         queue.close_dead()
         running = queue.take_again(trial.run_id)
         if running is None:
-            logger.info("The trial in %s has its result in study %s: nothing is left to judge", folder, home.name)
+            logger.info("The trial in %s has its result in study %s: nothing is left to judge", folder, name)
             return None
         try:
             with rejudge_hint(folder):
                 place = place_of(running, config)
-                result = judge_kept(trial, config, place=place, tracking_uri=tracking_uri, progress=progress)
+                result = judge_saved(trial, config, place=place, tracking_uri=tracking_uri, progress=progress)
         except JudgeCoverageError as error:
             running.failed(f"{type(error).__name__}: {error}")
             raise
@@ -86,17 +86,16 @@ def rejudge_trial(
     logger.info(
         "Trial %d of study %s is complete; its winner is named by: lorahydra studies resume %s",
         running.number,
-        home.name,
-        home.name,
+        name,
+        name,
     )
     return result.scores
 
 
-def _by_tags(trial: SavedTrial) -> HomeStudy | None:
-    """The study by the tags of the trial's run, where an earlier version kept the answers without it."""
+def _by_tag(trial: SavedTrial) -> str | None:
+    """The study by the tag of the trial's run, where an earlier version kept the predictions without it."""
     with contextlib.suppress(NotRecordedError):
-        name = read_run(trial.config.tracking, trial.run_id).tags.get(Tag.STUDY)
-        return None if name is None else HomeStudy(name, STUDY_STORE)
+        return read_run(trial.config.tracking, trial.run_id).tags.get(Tag.STUDY)
     return None
 
 

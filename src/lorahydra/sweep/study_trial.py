@@ -18,10 +18,10 @@ from lorahydra.errors import ConfigError, NotRecordedError, OutputError, StudyEr
 from lorahydra.names import ADAPTER_DIR, State
 from lorahydra.sweep.current import current_trial
 from lorahydra.sweep.running_trial import RunningTrial
-from lorahydra.trial.rejudge import judge_kept
+from lorahydra.trial.place import StudyPlace, TrialResult
+from lorahydra.trial.rejudge import judge_saved, rejudge_hint
 from lorahydra.trial.run import run_trial
-from lorahydra.trial.saved_answers import SavedTrial, load_answers
-from lorahydra.trial.score import StudyPlace, TrialResult, rejudge_hint
+from lorahydra.trial.saved import SavedTrial, load_trial
 
 __all__ = ["place_of", "run_study_trial", "study_task"]
 
@@ -64,7 +64,7 @@ def _result_of_kept_answers(place: _Place, config: ExperimentConfig) -> TrialRes
     logger.info("Trial %d: the adapter and the answers are kept in %s; they are judged", place.number, kept.folder)
     try:
         with rejudge_hint(kept.folder, in_study=True):
-            return judge_kept(kept, config, place=place, tracking_uri=config.tracking.uri)
+            return judge_saved(kept, config, place=place, tracking_uri=config.tracking.uri)
     except NotRecordedError as error:
         logger.warning("Trial %d is trained again: %s", place.number, error)
         return None
@@ -76,7 +76,7 @@ def _kept_answers(trial: RunningTrial, config: ExperimentConfig) -> SavedTrial |
         if folder is None or config.judge.name == "none":
             continue
         try:
-            kept = load_answers(Path(folder), tracking_uri=config.tracking.uri)
+            kept = load_trial(Path(folder), tracking_uri=config.tracking.uri)
         except (OutputError, ConfigError):
             continue  # there are none, another version wrote them, or they lie on another machine
         is_same = kept.run_id == run_id and not differing(kept.config, config, SCORE_NEUTRAL_KEYS | LIMITS)
@@ -91,7 +91,7 @@ def place_of(trial: RunningTrial, config: ExperimentConfig) -> StudyPlace:
 
 
 class _Place:
-    """The trial's place in its study (`lorahydra.trial.score.StudyPlace`)."""
+    """The trial's place in its study (`lorahydra.trial.place.StudyPlace`)."""
 
     def __init__(self, trial: RunningTrial, config: ExperimentConfig) -> None:
         self.trial = trial
@@ -132,7 +132,7 @@ class _Place:
             "combined": tuned.combined.mean,
             "combined_low": tuned.combined.low,
             "combined_high": tuned.combined.high,
-            "bertscore_f1": tuned.answers.bertscore_f1,
+            "bertscore_f1": tuned.predictions.bertscore_f1,
             "judge_score": None if verdicts is None else verdicts.score,
             "seconds": result.seconds,
         }
@@ -145,7 +145,7 @@ def _values(result: TrialResult, config: ExperimentConfig) -> list[float]:
     tuned = result.scores.tuned
     known: dict[str, Callable[[], float | None]] = {
         "combined": lambda: tuned.combined.mean,
-        "bertscore_f1": lambda: tuned.answers.bertscore_f1,
+        "bertscore_f1": lambda: tuned.predictions.bertscore_f1,
         "judge_score": lambda: tuned.verdicts.score if tuned.verdicts is not None else None,
         "loss": lambda: result.loss,
         "time": lambda: result.seconds,

@@ -6,8 +6,7 @@ import logging
 import shlex
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -244,16 +243,6 @@ class TrackedRun:
             end_ns: Nanoseconds since the epoch.
         """
         self._log([operations.trace(name, inputs, outputs, attributes, ok=ok, start_ns=start_ns, end_ns=end_ns)])
-
-    @contextmanager
-    def closed_on_error(self, cleanup: Callable[[], object]) -> Iterator[None]:
-        """Call `cleanup` and close the run as failed, pruned or interrupted when the block raises."""
-        try:
-            yield
-        except BaseException as error:
-            cleanup()
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
 
     def __enter__(self) -> Self:
         return self

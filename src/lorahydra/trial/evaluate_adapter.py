@@ -1,4 +1,4 @@
-"""Scores an adapter that is there already beside its base model: a study's winner, or one that a user names.
+"""Scores an adapter that already exists beside its base model: a study's winner, or one that a user names.
 
 ```python
 scores = evaluate_adapter(compose(["data=local", "data.train_file=my.jsonl"]), Path("best"))
@@ -12,16 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.evaluation import EvaluationSet, Judging, answer, answer_untuned
+from lorahydra.evaluation import EvaluationSet, Judging
 from lorahydra.inference.adapted_model import warn_of_another_base
-from lorahydra.modeling.lora import load_adapter
 from lorahydra.modeling.metadata import read_metadata
 from lorahydra.names import EVAL, TEST, Kind, Tag
 from lorahydra.tracking import TrackedRun, check_store, start_run
+from lorahydra.trial.predict import predict_both
 from lorahydra.trial.prepare import Prepared, prepare
-from lorahydra.trial.record import record_answers, record_setup
-from lorahydra.trial.saved_answers import TrialAnswers
-from lorahydra.trial.score import TrialJudging, TrialScores, finish_trial
+from lorahydra.trial.record import record_setup
+from lorahydra.trial.score import TrialScores, score
 from lorahydra.trial.summary import write_scores
 from lorahydra.utils.progress import Progress, console
 
@@ -44,17 +43,13 @@ def evaluate_adapter(
     Raises:
         LorahydraError: Data, model, adapter or judge cannot be used.
     """
-    progress = progress or Progress()
     check_store(config.tracking)
     origin = read_metadata(adapter)
     prepared = prepare(config)
     warn_of_another_base(prepared.base, origin)
-    examples, prefix = prepared.test_set, TEST
-    if examples is None:
-        examples, prefix = prepared.eval_set, EVAL
+    examples, prefix = (prepared.test_set, TEST) if prepared.test_set is not None else (prepared.eval_set, EVAL)
     name = config.tracking.run_name or f"evaluation of {adapter.resolve().name}"
-    run = start_run(config.tracking, output_dir=Path(config.output_dir), kind=Kind.SINGLE, run_name=name)
-    with run:
+    with start_run(config.tracking, output_dir=Path(config.output_dir), kind=Kind.SINGLE, run_name=name) as run:
         run.tags({Tag.EVALUATES: origin.run_id or str(adapter.resolve())})
         record_setup(run, config, overrides, prepared)
         scores = score_adapter(run, config, prepared, examples, adapter, prefix, progress=progress)
@@ -74,13 +69,13 @@ def score_adapter(
     *,
     progress: Progress | None = None,
 ) -> TrialScores:
-    """Let the adapter and the untuned model answer, score both, and record the scores.
+    """Let the adapter and the untuned baseline answer, score both, and record the scores.
 
     Args:
         run: Where to record.
         config: The experiment.
         prepared: Its base model, scorer and judge.
-        examples: What is answered.
+        examples: The prompts and references.
         adapter: Folder in PEFT's format.
         prefix: Of the metrics: `TEST` or `EVAL`.
         progress: Where to show the progress.
@@ -89,31 +84,7 @@ def score_adapter(
         LorahydraError: The adapter or the judge cannot be used.
     """
     progress = progress or Progress()
-    base, chat, scorer, settings = prepared.base, prepared.chat, prepared.scorer, config.evaluation
-    judging = TrialJudging()
-    if prepared.session is not None:
-        n_examples = config.judge.test_examples if prefix == TEST else config.judge.n_examples
-        sides = [
-            Judging(prepared.session, examples, config.seed, n_examples=n_examples)
-            for _ in range(2 if settings.baseline else 1)
-        ]
-        judging = TrialJudging(*sides)
-    with load_adapter(base, adapter) as model:
-        tuned = answer(
-            model,
-            base,
-            chat,
-            examples,
-            scorer,
-            settings,
-            judging=judging.tuned,
-            progress=progress,
-            description="Testing",
-        )
-    untuned = None
-    if settings.baseline:
-        untuned = answer_untuned(base, chat, examples, scorer, settings, judging=judging.untuned, progress=progress)
-    answers = TrialAnswers(examples, tuned, untuned, steps=0)
-    if prefix == EVAL:
-        record_answers(run, answers)
-    return finish_trial(run, config, prepared.session, answers, judging, progress, prefix=prefix)
+    n_examples = config.judge.test_examples if prefix == TEST else config.judge.n_examples
+    with Judging(prepared.session, examples, config.seed, n_examples=n_examples) as judging:
+        predictions = predict_both(config, prepared, examples, adapter, judging, progress, description="Testing")
+        return score(run, config, predictions, judging, progress, prefix)

@@ -13,23 +13,16 @@ from lorahydra.config.compose import flatten, to_yaml, without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.data import DataSplits, Split
 from lorahydra.errors import one_line
-from lorahydra.evaluation import Evaluation, Verdicts
-from lorahydra.evaluation.scoring import Gain
+from lorahydra.evaluation import Verdicts
 from lorahydra.judges import JudgeCall, JudgeSession
 from lorahydra.names import (
     ADAPTER_DIR,
-    BASELINE,
     CHANGES_FILE,
     CONFIG_FILE,
     DATA_REPORT_FILE,
     ENVIRONMENT_FILE,
     EVAL,
-    FINAL,
-    FINAL_PREDICTIONS_FILE,
     OVERRIDES_FILE,
-    PREDICTIONS_FILE,
-    TEST,
-    TEST_PREDICTIONS_FILE,
     Metric,
     Score,
     Tag,
@@ -38,15 +31,12 @@ from lorahydra.names import (
 from lorahydra.tracking import TrackedRun, write_model_files
 from lorahydra.training import TrainedAdapter
 from lorahydra.trial.prepare import Prepared
-from lorahydra.trial.saved_answers import TrialAnswers
 from lorahydra.utils.databases import shown
 from lorahydra.utils.environment import code_changes, environment
 from lorahydra.utils.markdown import code, table
 
 logger = logging.getLogger(__name__)
 
-LONGEST_MODEL = 100
-"""Characters of a model's name in that of a run; MLflow's databases keep 250 of a run's name."""
 CONTEXTS = {"train": "training", "validation": "validation", "test": "test"}
 """What MLflow calls the use of a split."""
 SHOWN_WARNINGS = 8
@@ -55,22 +45,13 @@ __all__ = [
     "CONTEXTS",
     "data_warnings",
     "record_adapter",
-    "record_answers",
     "record_data",
     "record_description",
     "record_environment",
     "record_judging",
-    "record_scores",
     "record_setup",
-    "run_name",
     "without_secrets",
 ]
-
-
-def run_name(config: ExperimentConfig) -> str:
-    """Name of a trial's run: what tells it from its neighbours."""
-    model = config.model.name_or_path.rstrip("/").rpartition("/")[2][:LONGEST_MODEL]
-    return config.tracking.run_name or f"r={config.lora.r} lr={config.training.learning_rate:.3g} {model}"
 
 
 def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[str], prepared: Prepared) -> None:
@@ -150,16 +131,6 @@ def record_adapter(run: TrackedRun, config: ExperimentConfig, trained: TrainedAd
         run.artifact(trained.folder, ADAPTER_DIR)
 
 
-def record_answers(run: TrackedRun, answers: TrialAnswers) -> None:
-    """Log the answers and the scores that need no judge, before the judge is waited for."""
-    tuned = answers.tuned
-    run.metrics({Metric.TIME_GENERATE: tuned.generate_seconds, Metric.TIME_BERTSCORE: tuned.bertscore_seconds})
-    _record_means(run, EVAL, tuned.means, answers.steps)
-    if answers.untuned is not None:
-        _record_means(run, BASELINE, answers.untuned.means)
-    _record_predictions(run, answers, None, None, PREDICTIONS_FILE)
-
-
 def record_judging(run: TrackedRun, session: JudgeSession, verdicts: Sequence[Verdicts], prefix: str = EVAL) -> None:
     """Log what judging took and each call as a trace; also when there are too few verdicts.
 
@@ -225,66 +196,3 @@ def _record_call(run: TrackedRun, session: JudgeSession, call: JudgeCall) -> Non
         start_ns=call.start_ns,
         end_ns=call.start_ns + int(call.seconds * 1e9),
     )
-
-
-def record_scores(
-    run: TrackedRun,
-    answers: TrialAnswers,
-    tuned: Evaluation,
-    baseline: Evaluation | None,
-    gain: Gain | None,
-    prefix: str = EVAL,
-) -> None:
-    """Log the scores of the tuned and the untuned model, and the verdicts beside the answers.
-
-    Args:
-        run: Where to.
-        answers: What was scored.
-        tuned: Scores of the tuned model.
-        baseline: Scores of the untuned model.
-        gain: Their difference.
-        prefix: `EVAL`, `FINAL` for a finalist that was judged once more, or `TEST` for a winner on the test split.
-    """
-    _record_means(run, prefix, tuned.means, answers.steps)
-    if baseline is not None:
-        _record_means(run, f"{prefix}_{BASELINE}" if prefix == FINAL else BASELINE, baseline.means)
-    if gain is not None:
-        _record_means(run, prefix, gain.means)
-    if tuned.verdicts is not None or prefix == TEST:
-        file = {EVAL: PREDICTIONS_FILE, FINAL: FINAL_PREDICTIONS_FILE, TEST: TEST_PREDICTIONS_FILE}[prefix]
-        _record_predictions(run, answers, tuned.verdicts, baseline.verdicts if baseline else None, file)
-
-
-def _record_means(run: TrackedRun, prefix: str, means: Mapping[Score, float], step: int | None = None) -> None:
-    run.metrics({scored(prefix, score): value for score, value in means.items()}, step=step)
-
-
-def _record_predictions(
-    run: TrackedRun, answers: TrialAnswers, tuned: Verdicts | None, untuned: Verdicts | None, file: str
-) -> None:
-    columns: dict[str, Sequence[object]] = {
-        "prompt": answers.examples.texts,
-        "reference": answers.examples.references,
-        "prediction": answers.tuned.texts,
-        "bertscore_f1": answers.tuned.bertscore.f1,
-        "judge_score": _column(tuned, answers, "scores"),
-        "judge_reason": _column(tuned, answers, "reasons"),
-        "answer_length": [len(text) for text in answers.tuned.texts],
-    }
-    if tuned is not None:
-        columns["judge_criteria"] = _column(tuned, answers, "criteria")
-    if answers.untuned is not None:
-        columns |= {
-            "baseline_prediction": answers.untuned.texts,
-            "baseline_bertscore_f1": answers.untuned.bertscore.f1,
-        }
-        if tuned is not None:
-            columns["baseline_judge_score"] = _column(untuned, answers, "scores")
-    run.table(list(columns), list(zip(*columns.values(), strict=True)), file)
-
-
-def _column(verdicts: Verdicts | None, answers: TrialAnswers, name: str) -> list[object]:
-    """One property of the verdict on each example; None where there is no verdict."""
-    if verdicts is None:
-        return [None] * len(answers.tuned.texts)
-    return verdicts.by_example(getattr(verdicts.judgement, name))

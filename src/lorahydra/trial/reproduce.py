@@ -184,7 +184,15 @@ def compare(
     """
     names = [name for name in {**before, **again} if not name.startswith(NOT_COMPARED)]
     names = [name for name in names if name != Metric.TRAIN_TOKENS_PER_SECOND and not (cut and name not in before)]
-    return [_compared(name, before.get(name, ()), again.get(name, ()), tolerance, cut) for name in sorted(names)]
+    return [
+        _compared(name, _last_points(before.get(name, ())), _last_points(again.get(name, ())), tolerance, cut)
+        for name in sorted(names)
+    ]
+
+
+def _last_points(points: Points) -> Points:
+    """The last point of each step: a run that went on, or one of an older version, may have several."""
+    return tuple(dict(points).items())
 
 
 def _compared(name: str, before: Points, again: Points, tolerance: float, cut: bool) -> Compared:

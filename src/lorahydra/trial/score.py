@@ -1,219 +1,196 @@
-"""The end of a trial: wait for the verdicts, combine the scores, record them and say what came out."""
+"""From predictions and verdicts to recorded scores.
+
+```
+predictions → means of BERTScore → verdicts → table of predictions → combined, beside the baseline → gain
+```
+What is known is recorded at once, so that a judge that fails costs the run nothing but its verdicts.
+"""
 
 from __future__ import annotations
 
 import logging
-import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import JudgeBudgetError, JudgeCoverageError, JudgeError, JudgeSetupError, LorahydraError
-from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
+from lorahydra.errors import LorahydraError
+from lorahydra.evaluation import Evaluation, Judging, Verdicts, evaluate, judged_alike
 from lorahydra.evaluation.scoring import Gain, gain
-from lorahydra.judges import JudgeSession
-from lorahydra.names import EVAL, Tag
+from lorahydra.names import (
+    BASELINE,
+    EVAL,
+    FINAL,
+    FINAL_PREDICTIONS_FILE,
+    PREDICTIONS_FILE,
+    TEST,
+    TEST_PREDICTIONS_FILE,
+    Metric,
+    Score,
+    Tag,
+    scored,
+)
 from lorahydra.tracking import TrackedRun
-from lorahydra.trial.record import record_judging, record_scores
-from lorahydra.trial.saved_answers import TrialAnswers
+from lorahydra.trial.predict import TrialPredictions
+from lorahydra.trial.record import record_judging
 from lorahydra.trial.summary import verdict
 from lorahydra.utils.progress import Progress
 
-__all__ = [
-    "StudyPlace",
-    "TrialJudging",
-    "TrialResult",
-    "TrialScores",
-    "finish_trial",
-    "rejudge_hint",
-]
+__all__ = ["TrialScores", "record_finalist", "score"]
 
 logger = logging.getLogger(__name__)
+
+TABLES = {EVAL: PREDICTIONS_FILE, FINAL: FINAL_PREDICTIONS_FILE, TEST: TEST_PREDICTIONS_FILE}
 
 
 @dataclass(frozen=True)
 class TrialScores:
-    """What a trial's answers are worth."""
+    """What the predictions are worth."""
 
     tuned: Evaluation
     baseline: Evaluation | None
-    """The untuned model on the same examples; None when it was not asked for."""
+    """The untuned model on the same examples; None where it was not asked, or cannot be compared."""
     gain: Gain | None
     """Tuned minus untuned `combined`."""
 
 
-@dataclass(frozen=True)
-class TrialResult:
-    """What a trial found."""
-
-    run_id: str
-    """MLflow run."""
-    adapter: Path
-    """Folder of the adapter, in PEFT's format."""
-    scores: TrialScores
-    loss: float
-    """Validation loss after training, per labelled token."""
-    seconds: float
-    """Wall time."""
-
-    @property
-    def combined(self) -> float:
-        """The objective of a study."""
-        return self.scores.tuned.combined.mean
-
-
-class StudyPlace(Protocol):
-    """The trial's place in a study, which hears of it before MLflow's run is closed."""
-
-    @property
-    def study_name(self) -> str:
-        """The study."""
-
-    @property
-    def storage(self) -> str | None:
-        """Address of the study's database, without a password; None for one in memory."""
-
-    @property
-    def number(self) -> int:
-        """Number of the trial."""
-
-    @property
-    def params(self) -> Mapping[str, object]:
-        """What was searched."""
-
-    @property
-    def parent_run_id(self) -> str | None:
-        """The study's MLflow run."""
-
-    def started(self, run_id: str, output_dir: Path) -> None:
-        """The trial has a run, and a folder with what it leaves."""
-
-    def measured(self, loss: float) -> None:
-        """Hear an intermediate validation loss; raises `TrialPruned` to end the trial."""
-
-    def finished(self, result: TrialResult) -> None:
-        """Hear the result."""
-
-
-@dataclass(frozen=True)
-class TrialJudging:
-    """The judge at work on the answers of the tuned and of the untuned model; both None without a judge."""
-
-    tuned: Judging | None = None
-    untuned: Judging | None = None
-
-    def start(self, answers: TrialAnswers) -> None:
-        """Begin with answers that are there already."""
-        if self.tuned is not None:
-            self.tuned.start(answers.tuned.texts)
-        if self.untuned is not None and answers.untuned is not None:
-            self.untuned.start(answers.untuned.texts)
-
-    def stop(self) -> None:
-        """Begin no further call."""
-        for judging in (self.tuned, self.untuned):
-            if judging is not None:
-                judging.stop()
-
-
-def finish_trial(
+def score(
     run: TrackedRun,
     config: ExperimentConfig,
-    session: JudgeSession | None,
-    answers: TrialAnswers,
-    judging: TrialJudging,
+    predictions: TrialPredictions,
+    judging: Judging,
     progress: Progress,
     prefix: str = EVAL,
 ) -> TrialScores:
-    """Score the answers and record the scores.
+    """Score predictions, and record them and their scores.
 
     Args:
         run: Where to record.
         config: Weights and seed.
-        session: The judge; None without one.
-        answers: What is scored.
-        judging: The judge at work on them.
+        predictions: What is scored.
+        judging: The judge, which has received them.
         progress: Where to show the waiting.
-        prefix: Of the metrics: `EVAL`, or `TEST` for a study's winner.
+        prefix: Of the metrics: `EVAL`, or `TEST` on the test split.
 
     Raises:
-        LorahydraError: Too few verdicts on the tuned model's answers; what there is was recorded.
+        LorahydraError: Too few verdicts on the tuned model's predictions; what is known by then was recorded.
     """
-    verdicts = judging.tuned.result(progress) if judging.tuned is not None else None
-    untuned_verdicts = judging.untuned.result(progress) if judging.untuned is not None else None
-    given = [found for found in (verdicts, untuned_verdicts) if found is not None]
-    if session is not None and given:
-        record_judging(run, session, given, prefix)
+    tuned = predictions.tuned
+    run.metrics({Metric.TIME_GENERATE: tuned.generate_seconds, Metric.TIME_BERTSCORE: tuned.bertscore_seconds})
+    _record_means(run, prefix, tuned.means, predictions.steps)
+    if predictions.baseline is not None:
+        _record_means(run, BASELINE, predictions.baseline.means)
 
-    for found in given:
-        if found.judgement.error is not None:
-            logger.warning("Judging ended early: %s", found.judgement.error)
-        elif found.judged < len(found.chosen):
-            logger.warning(
-                "The judge gave no verdict on %d of %d answers, which are not in its mean; most often: %s",
-                len(found.chosen) - found.judged,
-                len(found.chosen),
-                found.judgement.main_fault,
-            )
+    verdicts, *of_baseline = judging.verdicts(progress)
+    baseline_verdicts = of_baseline[0] if of_baseline else None
+    given = [each for each in (verdicts, baseline_verdicts) if each is not None]
+    if judging.session is not None:
+        record_judging(run, judging.session, given, prefix)
+    for each in given:
+        _warn_of_missing(each)
+    _record_table(run, predictions, verdicts, baseline_verdicts, prefix)
 
-    tuned = evaluate(answers.tuned, verdicts, config.evaluation, config.seed)
-    baseline = None
-    if answers.untuned is not None:
-        try:
-            baseline = evaluate(answers.untuned, untuned_verdicts, config.evaluation, config.seed)
-            tuned, baseline = judged_alike([tuned, baseline], config.evaluation, config.seed)
-        except LorahydraError as error:
-            baseline = None
-            logger.warning("The untuned model is left out of the comparison: %s", error)
-    scores = TrialScores(tuned, baseline, _gain(tuned, baseline, config))
-    _log_scores(tuned)
-    record_scores(run, answers, scores.tuned, scores.baseline, scores.gain, prefix)
+    scores = _compare(config, predictions, verdicts, baseline_verdicts)
+    _log(scores.tuned)
+    _record_means(run, prefix, scores.tuned.judged_means, predictions.steps)
+    if scores.baseline is not None:
+        _record_means(run, BASELINE, scores.baseline.judged_means)
     if scores.gain is not None:
+        _record_means(run, prefix, scores.gain.means)
         run.tags({Tag.GAIN: verdict(scores.gain)})
     return scores
 
 
-@contextmanager
-def rejudge_hint(output_dir: Path, *, in_study: bool = False) -> Iterator[None]:
-    """Say in a judge's error how to go on without training again.
+def record_finalist(run: TrackedRun, predictions: TrialPredictions, tuned: Evaluation) -> None:
+    """Record the scores of a trial that was judged once more, on all validation examples."""
+    _record_means(run, FINAL, tuned.means, predictions.steps)
+    _record_table(run, predictions, tuned.verdicts, None, FINAL)
 
-    Args:
-        output_dir: The trial's folder.
-        in_study: A fault that stops the whole study is not repeated for one trial: the study says how it goes on.
-    """
+
+def _compare(
+    config: ExperimentConfig,
+    predictions: TrialPredictions,
+    verdicts: Verdicts | None,
+    baseline_verdicts: Verdicts | None,
+) -> TrialScores:
+    """The scores of both models; without the baseline where the judge has too few verdicts on it."""
+    settings, seed = config.evaluation, config.seed
+    tuned = evaluate(predictions.tuned, verdicts, settings, seed)
+    if predictions.baseline is None:
+        return TrialScores(tuned, None, None)
     try:
-        yield
-    except (JudgeError, JudgeSetupError, JudgeBudgetError) as error:
-        kept = f"{str(error).rstrip('.')}. The adapter and the answers are kept"
-        if not in_study or isinstance(error, JudgeCoverageError):
-            kept += f"; go on with: lorahydra judges rejudge {shlex.quote(str(output_dir))}"
-        raise type(error)(kept) from error
+        baseline = evaluate(predictions.baseline, baseline_verdicts, settings, seed)
+        tuned, baseline = judged_alike([tuned, baseline], settings, seed)
+    except LorahydraError as error:
+        logger.warning("The untuned model is left out of the comparison: %s", error)
+        return TrialScores(tuned, None, None)
+    return TrialScores(tuned, baseline, gain(tuned.example_scores, baseline.example_scores, settings, seed))
 
 
-def _gain(tuned: Evaluation, baseline: Evaluation | None, config: ExperimentConfig) -> Gain | None:
-    if baseline is None:
-        return None
-    return gain(tuned.example_scores, baseline.example_scores, config.evaluation, config.seed)
+def _warn_of_missing(verdicts: Verdicts) -> None:
+    count, judgement = len(verdicts.chosen), verdicts.judgement
+    if judgement.error is not None:
+        logger.warning("Judging ended early: %s", judgement.error)
+    elif verdicts.judged < count:
+        logger.warning(
+            "The judge gave no verdict on %d of %d answers, which are not in its mean; most often: %s",
+            count - verdicts.judged,
+            count,
+            judgement.main_fault,
+        )
 
 
-def _log_scores(tuned: Evaluation) -> None:
-    answers, verdicts = tuned.answers, tuned.verdicts
+def _log(tuned: Evaluation) -> None:
+    predictions, verdicts = tuned.predictions, tuned.verdicts
     if verdicts is None or verdicts.score is None:
-        logger.info("Evaluation (no LLM judge): BERTScore=%.4f", answers.bertscore_f1)
+        logger.info("Evaluation (no LLM judge): BERTScore=%.4f", predictions.bertscore_f1)
     else:
         logger.info("LLM judge mean score: %.2f (on %d examples)", verdicts.score, verdicts.judged)
         logger.info(
             "Evaluation: BERTScore=%.4f, LLM judge=%.2f, combined=%.4f",
-            answers.bertscore_f1,
+            predictions.bertscore_f1,
             verdicts.score,
             tuned.combined.mean,
         )
-    if answers.cut:
+    if predictions.truncated:
         logger.warning(
             "%d of %d answers were cut at evaluation.max_new_tokens: raise it if answers are meant to be longer",
-            answers.cut,
-            len(answers.texts),
+            predictions.truncated,
+            len(predictions.texts),
         )
+
+
+def _record_means(run: TrackedRun, prefix: str, means: Mapping[Score, float], step: int | None = None) -> None:
+    run.metrics({scored(prefix, name): value for name, value in means.items()}, step=step)
+
+
+def _record_table(
+    run: TrackedRun,
+    predictions: TrialPredictions,
+    verdicts: Verdicts | None,
+    baseline_verdicts: Verdicts | None,
+    prefix: str,
+) -> None:
+    tuned, baseline = predictions.tuned, predictions.baseline
+    columns: dict[str, Sequence[object]] = {
+        "prompt": predictions.examples.texts,
+        "reference": predictions.examples.references,
+        "prediction": tuned.texts,
+        "bertscore_f1": tuned.bertscore.f1,
+        "judge_score": _column(verdicts, predictions, "scores"),
+        "judge_reason": _column(verdicts, predictions, "reasons"),
+        "answer_length": [len(text) for text in tuned.texts],
+    }
+    if verdicts is not None:
+        columns["judge_criteria"] = _column(verdicts, predictions, "criteria")
+    if baseline is not None:
+        columns |= {"baseline_prediction": baseline.texts, "baseline_bertscore_f1": baseline.bertscore.f1}
+        if verdicts is not None:
+            columns["baseline_judge_score"] = _column(baseline_verdicts, predictions, "scores")
+    run.table(list(columns), list(zip(*columns.values(), strict=True)), TABLES[prefix])
+
+
+def _column(verdicts: Verdicts | None, predictions: TrialPredictions, name: str) -> list[object]:
+    """One property of the verdict on each example; None where there is no verdict."""
+    if verdicts is None:
+        return [None] * len(predictions.tuned.texts)
+    return verdicts.by_example(getattr(verdicts.judgement, name))

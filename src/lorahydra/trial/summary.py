@@ -61,7 +61,7 @@ def write_scores(
 
 
 def _scores(tuned: Evaluation, baseline: Evaluation | None, split: str) -> RenderableType:
-    title = f"Scores on {len(tuned.answers.texts)} {split} examples"
+    title = f"Scores on {len(tuned.predictions.texts)} {split} examples"
     if tuned.verdicts is not None:
         title += f", {tuned.verdicts.judged} of them judged by {tuned.verdicts.config.name}"
     table = Table(title=title)
@@ -84,7 +84,7 @@ def _answers(examples: EvaluationSet, tuned: Evaluation, baseline: Evaluation) -
     table = Table(title="The same prompt before and after", show_lines=True)
     for name in ("prompt", "reference", "untuned", "tuned"):
         table.add_column(name, ratio=1, overflow="fold")
-    cells = zip(examples.texts, examples.references, baseline.answers.texts, tuned.answers.texts, strict=True)
+    cells = zip(examples.texts, examples.references, baseline.predictions.texts, tuned.predictions.texts, strict=True)
     for _, row in zip(range(EXAMPLES), cells, strict=False):
         table.add_row(*(_plain(cell) for cell in row))
     return table

@@ -1,0 +1,160 @@
+"""Judges the best trials on all validation examples before a winner is named.
+
+```python
+ranking = judge_finalists(find_trials([Path("multirun/2026-01-01")]))
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorahydra.config.changes import REJUDGING_NEUTRAL_KEYS, SCORE_NEUTRAL_KEYS, differing
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.errors import ConfigError, JudgeCoverageError, OutputError
+from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
+from lorahydra.judges import JudgeSession
+from lorahydra.names import ANSWERS_FILE, FINAL, OBJECTIVE
+from lorahydra.tracking import read_run
+from lorahydra.trial.record import record_judging
+from lorahydra.trial.rejudge import judge_session, reopened, with_overrides
+from lorahydra.trial.saved import SavedTrial, load_trial, not_saved
+from lorahydra.trial.score import record_finalist
+from lorahydra.utils.progress import Progress
+
+__all__ = ["Finalist", "find_trials", "judge_finalists"]
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial whose predictions for all validation examples were judged."""
+
+    trial: SavedTrial
+    tuned: Evaluation
+
+
+def find_trials(folders: Sequence[Path]) -> list[Path]:
+    """Output folders of trials that have saved predictions: the folders themselves, or those below them.
+
+    Raises:
+        OutputError: A folder does not exist, or holds none.
+    """
+    trials: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise OutputError(f"there is no folder {folder}: give the output folder of a trial or of several")
+        here = sorted(path.parent for path in folder.rglob(ANSWERS_FILE))
+        if not here:
+            raise not_saved(folder)
+        trials += here
+    return list(dict.fromkeys(trials))
+
+
+def judge_finalists(
+    folders: Sequence[Path],
+    *,
+    overrides: Sequence[str] = (),
+    settings: ExperimentConfig | None = None,
+    scores: Mapping[Path, float] | None = None,
+    tracking_uri: str | None = None,
+    progress: Progress | None = None,
+) -> list[Finalist]:
+    """Judge the best trials on all validation examples, `judge.repeats` times each, and rank them.
+
+    The best `judge.finalists` by what they scored in their trial are taken. Their new scores are over the examples
+    that have a verdict in each of them, and are recorded in their runs as `final/…`.
+
+    Args:
+        folders: Output folders of trials, judged alike on the same examples. What may change in a study may differ:
+            all finalists are judged in the same way.
+        overrides: As for `rejudge`.
+        settings: The experiment whose judge judges now; that of the newest trial when left out.
+        scores: `combined` of the trials by folder, where the caller knows it.
+        tracking_uri: Where the MLflow store is, if it has moved.
+        progress: Where to show the progress.
+
+    Returns:
+        Best first.
+
+    Raises:
+        ConfigError: The trials were not judged alike.
+        LorahydraError: The judge gives too few verdicts.
+    """
+    progress = progress or Progress()
+    trials = [load_trial(folder, tracking_uri=tracking_uri) for folder in folders]
+    newest = with_overrides(settings or max(trials, key=_written).config, overrides)
+    _check_alike(trials, newest)
+    trials = [_judged_as(trial, newest) for trial in trials]
+    session = judge_session(newest)
+    known = dict(scores or {})
+    for trial in trials:
+        if trial.folder not in known:
+            known[trial.folder] = _first_score(session, trial, progress)
+    ranked = sorted(trials, key=lambda trial: -known[trial.folder])
+    finalists = []
+    for trial in ranked[: session.config.finalists]:
+        finalist = Finalist(trial, _judged(session, trial, progress, "all", session.config.repeats))
+        _record(finalist, tracking_uri, session)
+        finalists.append(finalist)
+    try:
+        alike = judged_alike([finalist.tuned for finalist in finalists], newest.evaluation, newest.seed)
+    except JudgeCoverageError as error:
+        raise JudgeCoverageError(f"{error}: judge the finalists again, or fewer of them (judge.finalists)") from error
+    for number, (finalist, tuned) in enumerate(zip(finalists, alike, strict=True)):
+        if tuned is not finalist.tuned:
+            finalists[number] = Finalist(finalist.trial, tuned)
+            _record(finalists[number], tracking_uri, None)
+    return sorted(finalists, key=lambda finalist: -finalist.tuned.combined.mean)
+
+
+def _judged_as(trial: SavedTrial, newest: ExperimentConfig) -> SavedTrial:
+    """The trial with the settings that all finalists are judged by; its run stays where it is."""
+    tracking = dataclasses.replace(newest.tracking, uri=trial.config.tracking.uri)
+    config = dataclasses.replace(trial.config, judge=newest.judge, evaluation=newest.evaluation, tracking=tracking)
+    return dataclasses.replace(trial, config=config)
+
+
+def _record(finalist: Finalist, tracking_uri: str | None, session: JudgeSession | None) -> None:
+    """Add the scores to the trial's run, and what judging took where `session` is given."""
+    trial, verdicts = finalist.trial, finalist.tuned.verdicts
+    with reopened(trial, trial.config, tracking_uri, forget_failure=False) as run:
+        if session is not None and verdicts is not None:
+            record_judging(run, session, [verdicts], FINAL)
+        record_finalist(run, trial.predictions, finalist.tuned)
+        run.finish(run.before.state)
+
+
+def _written(trial: SavedTrial) -> float:
+    return (trial.folder / ANSWERS_FILE).stat().st_mtime
+
+
+def _first_score(session: JudgeSession, trial: SavedTrial, progress: Progress) -> float:
+    """What the trial scored; judged anew only where its run does not say, with the cache's verdicts."""
+    recorded = read_run(trial.config.tracking, trial.run_id).metrics.get(OBJECTIVE)
+    return _judged(session, trial, progress).combined.mean if recorded is None else recorded
+
+
+def _judged(
+    session: JudgeSession, trial: SavedTrial, progress: Progress, n_examples: str | None = None, repeats: int = 1
+) -> Evaluation:
+    """The tuned model's predictions with verdicts on the trial's own examples, or on `all`."""
+    config, predictions = trial.config, trial.predictions
+    judging = Judging(session, predictions.examples, config.seed, n_examples=n_examples, repeats=repeats)
+    with judging:
+        judging.start(predictions.tuned.texts)
+        [verdicts] = judging.verdicts(progress)
+    return evaluate(predictions.tuned, verdicts, config.evaluation, config.seed)
+
+
+def _check_alike(trials: Sequence[SavedTrial], newest: ExperimentConfig) -> None:
+    """Make sure that scores of the trials can be compared when they are judged as `newest` says."""
+    for trial in trials:
+        keys = differing(trial.config, newest, SCORE_NEUTRAL_KEYS | REJUDGING_NEUTRAL_KEYS)
+        keys = [key for key in keys if key.startswith(("judge.", "evaluation.")) or key == "seed"]
+        if keys:
+            raise ConfigError(f"{trial.folder} differs from the others in {', '.join(keys)}: scores do not compare")
+        if trial.predictions.examples.digest != trials[0].predictions.examples.digest:
+            raise ConfigError(f"{trial.folder} and {trials[0].folder} answered different examples")

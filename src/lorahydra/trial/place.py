@@ -1,0 +1,119 @@
+"""A trial's run in MLflow, and its place in a study where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.names import EVAL, Kind, Metric, Score, State, Tag, scored
+from lorahydra.tracking import TrackedRun, start_run
+from lorahydra.training import OnMetrics
+from lorahydra.trial.score import TrialScores
+from lorahydra.utils.interrupts import postponed, raise_if_interrupted
+
+__all__ = ["StudyPlace", "TrialResult", "end_trial", "metrics_of", "run_name", "start_trial"]
+
+LONGEST_MODEL = 100
+"""Characters of a model's name in that of a run; MLflow's databases keep 250 of a run's name."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What came of a trial."""
+
+    run_id: str
+    """MLflow run."""
+    adapter: Path
+    """Folder of the adapter, in PEFT's format."""
+    scores: TrialScores
+    loss: float
+    """Validation loss after training, per labelled token."""
+    seconds: float
+    """Wall time."""
+
+    @property
+    def combined(self) -> float:
+        """The objective of a study."""
+        return self.scores.tuned.combined.mean
+
+
+class StudyPlace(Protocol):
+    """The trial's place in a study, which hears of the trial before MLflow's run is closed."""
+
+    @property
+    def study_name(self) -> str:
+        """The study."""
+
+    @property
+    def storage(self) -> str | None:
+        """Address of the study's database, without a password; None for one in memory."""
+
+    @property
+    def number(self) -> int:
+        """Number of the trial."""
+
+    @property
+    def params(self) -> Mapping[str, object]:
+        """What was searched."""
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The study's MLflow run."""
+
+    def started(self, run_id: str, output_dir: Path) -> None:
+        """Hear that the trial has a run, and a folder for what it leaves."""
+
+    def measured(self, loss: float) -> None:
+        """Hear an intermediate validation loss; raises `TrialPruned` to end the trial."""
+
+    def finished(self, result: TrialResult) -> None:
+        """Hear the result."""
+
+
+def run_name(config: ExperimentConfig, place: StudyPlace | None = None) -> str:
+    """Name of a trial's run: what tells it from its neighbours."""
+    model = config.model.name_or_path.rstrip("/").rpartition("/")[2][:LONGEST_MODEL]
+    name = config.tracking.run_name or f"r={config.lora.r} lr={config.training.learning_rate:.3g} {model}"
+    return name if place is None else f"{place.number}: {name}"
+
+
+def start_trial(config: ExperimentConfig, place: StudyPlace | None) -> TrackedRun:
+    """Open the trial's run, nested under the study's where it belongs to one."""
+    tags, parent = {}, None
+    if place is not None:
+        tags = {Tag.STUDY.value: place.study_name, Tag.TRIAL_NUMBER.value: str(place.number)}
+        parent = place.parent_run_id
+    return start_run(
+        config.tracking,
+        output_dir=Path(config.output_dir),
+        kind=Kind.SINGLE if place is None else Kind.TRIAL,
+        run_name=run_name(config, place),
+        tags=tags,
+        parent_run_id=parent,
+    )
+
+
+def metrics_of(run: TrackedRun, place: StudyPlace | None) -> OnMetrics:
+    """Where training metrics go: to MLflow, and validation losses to the study as well."""
+
+    def on_metrics(values: Mapping[str, float], step: int) -> None:
+        run.metrics(values, step)
+        loss = values.get(scored(EVAL, Score.LOSS))
+        if place is not None and loss is not None:
+            place.measured(loss)
+
+    return on_metrics
+
+
+def end_trial(run: TrackedRun, result: TrialResult, place: StudyPlace | None) -> None:
+    """Close the run of a trial that is complete, after its study has heard of it."""
+    run.metrics({Metric.TIME_TOTAL: result.seconds})
+    raise_if_interrupted()
+    # Together, so that the study and MLflow say the same.
+    with postponed():
+        if place is not None:
+            place.finished(result)
+        run.finish(State.COMPLETE)
