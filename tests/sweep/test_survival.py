@@ -17,10 +17,10 @@ from tests.support.waiting import wait_for
 from tests.sweep.conftest import Program, counted, make_program, samplers, states
 
 from lorahydra.names import State
-from lorahydra.sweep.liveness import this_worker
 from lorahydra.sweep.storage import open_storage
 from lorahydra.sweep.trial_queue import MOST_DEATHS
 from lorahydra.sweep.trial_record import trial_records
+from lorahydra.utils.processes import this_process
 
 SPACE = ["x=interval(-5.5, 5.5)", "y=interval(0.0, 1.0)"]
 GRID = ["x=range(0, 6)", "y=choice(0.5, 0.75)"]
@@ -265,7 +265,7 @@ def test_a_container_that_is_restarted(program: Program) -> None:
             "INSERT INTO trial_heartbeats (trial_id, heartbeat) SELECT 2, datetime('now', '-30 seconds')"
         )
         [[facts]] = connection.execute("SELECT value_json FROM trial_user_attributes WHERE trial_id = 2")
-        moved = json.loads(facts) | {"worker": this_worker() | {"namespace": 0}}
+        moved = json.loads(facts) | {"worker": this_process() | {"namespace": 0}}
         connection.execute("UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = 2", [json.dumps(moved)])
     program.file.write_text(SILENCE + program.file.read_text())
     assert program.sweep(*command) == 0, program.output

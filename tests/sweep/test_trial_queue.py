@@ -16,10 +16,10 @@ from optuna.trial import Trial
 from lorahydra.names import State
 from lorahydra.sweep import running_trial
 from lorahydra.sweep import trial_queue as queue_module
-from lorahydra.sweep.liveness import this_worker
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.storage import open_storage
 from lorahydra.sweep.trial_queue import TrialQueue
+from lorahydra.utils.processes import this_process
 
 SetAge = Callable[[int], None]
 
@@ -63,7 +63,7 @@ def set_age(study: optuna.Study) -> SetAge:
 
 
 def elsewhere() -> dict[str, object]:
-    return this_worker() | {"namespace": 0}
+    return this_process() | {"namespace": 0}
 
 
 def test_a_process_that_cannot_be_seen_and_is_silent_for_too_long_is_dead(study: optuna.Study, set_age: SetAge) -> None:
@@ -110,7 +110,7 @@ def test_a_new_sign_of_life_ends_the_waiting(
 
 def test_the_signal_is_kept_where_it_is_known(study: optuna.Study) -> None:
     for expected in ([signal.SIGKILL], [signal.SIGKILL, signal.SIGSEGV]):
-        claim(study, this_worker() | {"pid": 2**22 + 1})
+        claim(study, this_process() | {"pid": 2**22 + 1})
         queue = TrialQueue(study, 9)
         assert queue.had_trial(2**22 + 1)
         queue.close_dead({2**22 + 1: expected[-1]})

@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import socket
 import sqlite3
 import threading
 import time
@@ -20,11 +18,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import psutil
-
 from lorahydra.errors import OutputError
 from lorahydra.judges.base import JudgeCase, Verdict
 from lorahydra.utils.files import cache_dir, locked
+from lorahydra.utils.processes import is_alive, this_process
 
 __all__ = ["VerdictCache", "new_owner", "verdict_key"]
 
@@ -41,18 +38,15 @@ CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT, until REAL)
 
 def new_owner() -> str:
     """A name for who claims, which tells others on this machine whether the process lives."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f} {uuid.uuid4().hex}"
+    return json.dumps({**this_process(), "id": uuid.uuid4().hex})
 
 
 def _is_alive(owner: str) -> bool | None:
-    """Whether the process that claims lives; None when it is on another machine."""
-    host, pid, born, _ = owner.rsplit(" ", 3)
-    if host != socket.gethostname():
-        return None
+    """Whether the process that claims lives; None where it cannot be seen from here."""
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(born)) < 2
-    except psutil.Error:
-        return False
+        return is_alive(json.loads(owner))
+    except ValueError:  # what an earlier version wrote runs out by itself
+        return None
 
 
 def verdict_key(judge: str, model: str, identity: str, prompt_version: str, case: JudgeCase, repeat: int) -> str:

@@ -25,6 +25,7 @@ from lorahydra.service.processes import (
     read_json,
     write_json,
 )
+from lorahydra.utils.processes import this_process
 
 __all__ = ["main"]
 
@@ -47,17 +48,11 @@ def main(folder: Path) -> None:
         attempt = job.get("attempt")
         if descriptor is None or attempt is None or read_json(folder / ENDED_FILE).get("attempt") == attempt:
             return
-        write_json(folder / PROCESS_FILE, {"attempt": attempt, **_this_process()})
+        write_json(folder / PROCESS_FILE, {"attempt": attempt, **this_process()})
         begin = (folder / LOG_FILE).stat().st_size  # what stands before is of earlier attempts
         code = _study(job, descriptor)
         failure = None if code == 0 else _last_word(folder / LOG_FILE, begin)
         write_json(folder / ENDED_FILE, {"attempt": attempt, "exit_code": code, "failure": failure, "at": time.time()})
-
-
-def _this_process() -> dict[str, Any]:
-    from lorahydra.sweep.liveness import this_worker
-
-    return this_worker()
 
 
 def _study(job: dict[str, Any], descriptor: int) -> int:

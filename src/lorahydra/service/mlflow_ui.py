@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lorahydra.service.processes import read_json, write_json
+from lorahydra.utils.processes import is_alive, this_process
 
 __all__ = ["LOOPBACK", "end_ui", "start_ui"]
 
@@ -47,11 +48,9 @@ def start_ui(folder: Path, port: int) -> None:
 
 def end_ui(folder: Path) -> None:
     """End the UI of this folder, whoever started it."""
-    from lorahydra.sweep.liveness import is_here, lives
-
     process = read_json(folder / PROCESS_FILE)
     deadline = time.monotonic() + SECONDS_TO_END
-    while process and is_here(process) and lives(process):
+    while process and is_alive(process):
         late = time.monotonic() > deadline
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(int(process["pid"]), signal.SIGKILL if late else signal.SIGTERM)
@@ -61,12 +60,11 @@ def end_ui(folder: Path) -> None:
 
 def main(folder: Path, port: str) -> None:
     """Become MLflow's UI."""
-    from lorahydra.sweep.liveness import this_worker
     from lorahydra.tracking.store import quiet_environment
     from lorahydra.utils.databases import sqlite_uri
 
     quiet_environment()
-    write_json(folder / PROCESS_FILE, this_worker())
+    write_json(folder / PROCESS_FILE, this_process())
     os.environ["MLFLOW_BACKEND_STORE_URI"] = sqlite_uri(folder / "mlflow.db")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", LOOPBACK, "--port", port, "--workers", "1"]
     os.execv(command[0], command)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.utils.files import atomic_file, writing
+from lorahydra.utils.processes import has_its_number
 
 __all__ = [
     "ENDED_FILE",
@@ -207,21 +208,7 @@ class JobProcess:
         content = read_json(self.folder / PROCESS_FILE)
         if content.get("attempt") != attempt:
             return self._child.pid if self._child is not None and self._attempt == attempt else None
-        return int(content["pid"]) if _still_its_own(content) else None
-
-
-def _still_its_own(process: Mapping[str, Any]) -> bool:
-    """Whether a process number is of the process that wrote it down, or of none."""
-    import psutil
-
-    from lorahydra.sweep.liveness import is_here, lives
-
-    if not is_here(process):
-        return False
-    try:
-        return lives(process) or psutil.Process(int(process["pid"])).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+        return int(content["pid"]) if has_its_number(content) else None
 
 
 def _leader_of(pid: int) -> int | None:

@@ -13,10 +13,10 @@ import optuna
 from lorahydra.config.search import OBJECTIVES
 from lorahydra.errors import StudyError
 from lorahydra.names import STUDY_STORE, State
-from lorahydra.sweep.liveness import is_here, lives
 from lorahydra.sweep.storage import open_storage, reading, shown
 from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS
 from lorahydra.sweep.trial_record import ATTRIBUTE, TrialRecord, best_so_far, trial_records
+from lorahydra.utils.processes import is_alive
 
 __all__ = ["StudyEntry", "find_study", "list_studies"]
 
@@ -112,5 +112,5 @@ def _entry(study: optuna.Study) -> StudyEntry:
         trials=trial_records(trials),
         command=study.user_attrs.get(COMMAND),
         result=study.user_attrs.get(RESULT, {}),
-        alive=any(worker is not None and is_here(worker) and lives(worker) for worker in workers),
+        alive=any(worker is not None and is_alive(worker) for worker in workers),
     )

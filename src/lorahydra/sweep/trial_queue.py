@@ -20,12 +20,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from lorahydra.errors import StudyError
 from lorahydra.names import State
 from lorahydra.sweep.heartbeats import Heartbeat, Heartbeats
-from lorahydra.sweep.liveness import is_here, lives, this_worker
 from lorahydra.sweep.running_trial import RunningTrial, tell
 from lorahydra.sweep.sampler_state import restore_sampler, sampler_state
 from lorahydra.sweep.storage import study_lock
 from lorahydra.sweep.trial_record import ATTRIBUTE, TrialRecord, trial_records
 from lorahydra.utils.interrupts import postponed, raise_if_interrupted
+from lorahydra.utils.processes import is_alive, is_here, this_process
 
 __all__ = ["MOST_DEATHS", "Configure", "TrialQueue"]
 
@@ -156,7 +156,7 @@ class TrialQueue:
             claimed = [RunningTrial(self.study, trial) for trial in trials]
             self._mine += claimed
             for running in claimed:
-                running.note(worker=this_worker())
+                running.note(worker=this_process())
         return claimed, overrides
 
     def take_again(self, run_id: str) -> RunningTrial | None:
@@ -197,7 +197,7 @@ class TrialQueue:
                 trial._suggest(key, distribution)  # what waits has the parameters fixed
             running = RunningTrial(self.study, trial)
             self._mine.append(running)
-            running.note(worker=this_worker())
+            running.note(worker=this_process())
             return running
 
     def _waiting(self, trial: FrozenTrial) -> FrozenTrial:
@@ -321,7 +321,7 @@ def _is_dead(trial: FrozenTrial, sign: Heartbeat | None) -> bool:
         return True  # died between two steps of a claim, which holds the lock that is held here
     if is_here(worker):
         # One of this process that is not among its own: a run before, in a notebook, was stopped twice.
-        return worker.get("pid") == os.getpid() or not lives(worker)
+        return worker.get("pid") == os.getpid() or not is_alive(worker)
     return sign is not None and sign.dead
 
 

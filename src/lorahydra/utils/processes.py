@@ -1,7 +1,8 @@
-"""Which process works on a trial, and whether it still lives.
+"""Which process has something in hand, and whether it still lives.
 
-On the machine where it runs this is known at once and for sure. Of another machine's process only its heartbeat is
-seen (Optuna's, in the study's database).
+A process writes `this_process()` beside what it works on, and others ask `is_alive`. On the machine where it runs the
+answer is immediate and certain. A process of another machine or container cannot be seen: there a heartbeat or a lock
+has to tell.
 """
 
 from __future__ import annotations
@@ -12,25 +13,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-__all__ = ["is_here", "lives", "this_worker"]
+__all__ = ["has_its_number", "is_alive", "is_here", "this_process"]
 
 
-def this_worker() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
     """What tells this process from all others, as plain JSON."""
     return {**_machine(), "host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
-def is_here(worker: Mapping[str, Any]) -> bool:
+def is_here(process: Mapping[str, Any]) -> bool:
     """Whether the process can be seen from here: same machine, same boot, same container."""
-    return all(worker.get(name) == value for name, value in _machine().items())
+    return all(process.get(name) == value for name, value in _machine().items())
 
 
-def lives(worker: Mapping[str, Any]) -> bool:
-    """Whether the process, one of this machine, is still there; its number may belong to another by now."""
-    started = _started(int(worker.get("pid", 0)))
-    return started is not None and started == worker.get("started")
+def is_alive(process: Mapping[str, Any]) -> bool | None:
+    """Whether the process still runs; None where it cannot be seen from here. A zombie counts as dead."""
+    if not is_here(process):
+        return None
+    started = _started(int(process.get("pid", 0)))
+    return started is not None and started == process.get("started")
+
+
+def has_its_number(process: Mapping[str, Any]) -> bool:
+    """Whether the number of a process is still its own, alive or dead, and not another's or unknown."""
+    return is_here(process) and _started(int(process["pid"])) in (None, process.get("started"))
 
 
 def _machine() -> dict[str, Any]:
@@ -39,22 +45,26 @@ def _machine() -> dict[str, Any]:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         return {"boot": boot, "namespace": Path("/proc/self/ns/pid").stat().st_ino}
     except OSError:
+        import psutil
+
         return {"boot": f"{socket.gethostname()} {psutil.boot_time():.0f}", "namespace": 0}
 
 
 def _started(pid: int) -> float | None:
-    """When the process began; None when there is none (a zombie counts as none).
+    """When the process began; None where there is none (a zombie counts as none).
 
     On Linux in clock ticks since boot, which a change of the clock does not touch; else in s since the epoch.
     """
-    stat = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
         try:
             # The name of the program, in brackets, may hold anything.
-            state, *fields = stat.read_text("utf-8", errors="replace").rpartition(")")[2].split()
+            stat = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
         except OSError:
             return None
+        state, *fields = stat.rpartition(")")[2].split()
         return None if state == "Z" else float(fields[18])
+    import psutil
+
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time(), 2)
