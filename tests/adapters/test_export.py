@@ -16,6 +16,7 @@ import yaml
 from markdown_it import MarkdownIt
 from safetensors.torch import load_file, save_file
 from tests.conftest import CHAT_TEMPLATE
+from tests.support.models import weights_digest
 
 from lorahydra.adapters.export import export_adapter
 from lorahydra.adapters.model_card import Facts, model_card
@@ -23,7 +24,7 @@ from lorahydra.config.schema import LoraConfig, ModelConfig
 from lorahydra.errors import LorahydraError, ModelError, OutputError
 from lorahydra.inference.adapted_model import conversations, open_adapter
 from lorahydra.modeling.base import load_base
-from lorahydra.modeling.lora import adapter, save_adapter, weights_digest
+from lorahydra.modeling.lora import adapter, save_adapter
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
 from lorahydra.names import ORIGIN_FILE
 from lorahydra.tracking import RecordedDataset, RecordedRun

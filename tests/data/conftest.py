@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lorahydra.data import ChatFormat, Example
+from lorahydra.data.chat.chat_format import IGNORE_INDEX
 
 Write = Callable[[str, Any], Path]
 
@@ -64,3 +68,25 @@ def make_tokenizer(
     tokenizer.add_special_tokens({"additional_special_tokens": [t for t in special if t not in (eos, bos)]})
     tokenizer.chat_template = template
     return tokenizer
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example as the model sees it in training; labels are the tokens themselves where they carry loss."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def encode(chat: ChatFormat, example: Example) -> Encoded:
+    """Tokenize one example."""
+    [(ids, spans, _)] = chat.encode_batch([example])
+    labels = [IGNORE_INDEX] * len(ids)
+    for start, end in spans:
+        labels[start:end] = ids[start:end]
+    return Encoded(ids, labels)
+
+
+def reference(chat: ChatFormat, example: Example) -> str:
+    """The last answer as a model would give it that has learnt its tokens perfectly."""
+    return chat.answer_text(encode(chat, example).input_ids[len(chat.prompt_ids(example)) :])

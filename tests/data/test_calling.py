@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import CHAT_TEMPLATE
-from tests.data.conftest import make_tokenizer
+from tests.data.conftest import encode, make_tokenizer
 
 from lorahydra.data import ChatFormat, Example, Message
 from lorahydra.data.chat.row_warnings import RowWarning
@@ -124,7 +124,7 @@ def learned(kind: str, *messages: Message, tools: str = "", **options: Any) -> l
 
 def rendered(kind: str, *messages: Message, tools: str = "", **options: Any) -> str:
     tokenizer = make_tokenizer(**KINDS[kind])
-    text: str = tokenizer.decode(ChatFormat(tokenizer, **options).encode(Example(messages, 7, tools)).input_ids)
+    text: str = tokenizer.decode(encode(ChatFormat(tokenizer, **options), Example(messages, 7, tools)).input_ids)
     return text
 
 
@@ -166,7 +166,7 @@ def test_a_template_that_leaves_results_out_is_refused() -> None:
         IM, template="{% for m in messages if m.role != 'tool' %}" + CHAT_TEMPLATE.partition("%}")[2]
     )
     with pytest.raises(DataError, match="has no place for results of tools"):
-        ChatFormat(tokenizer).encode(Example((user("Q"), answer("A"), TOOL, answer("B")), 7))
+        encode(ChatFormat(tokenizer), Example((user("Q"), answer("A"), TOOL, answer("B")), 7))
 
 
 def test_a_template_that_drops_the_text_beside_a_call_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import CHAT_TEMPLATE
-from tests.data.conftest import make_tokenizer
+from tests.data.conftest import encode, make_tokenizer, reference
 
 from lorahydra.data import PLAIN_TEMPLATE, ChatFormat, Example, Message
 from lorahydra.errors import DataError, ModelError
@@ -119,7 +119,7 @@ def conversation(*texts: str, line: int = 1) -> Example:
 
 def learned(chat: ChatFormat, tokenizer: Any, example: Example) -> list[str]:
     """The texts that carry loss, one for each unbroken span."""
-    encoded = chat.encode(example)
+    encoded = encode(chat, example)
     assert len(encoded.input_ids) == len(encoded.labels)
     spans: list[list[int]] = []
     before = -100
@@ -143,7 +143,7 @@ def test_the_last_answer_and_its_end_are_learned_after_the_very_prompt(kind: str
     tokenizer = make_tokenizer(**KINDS[kind])
     chat = ChatFormat(tokenizer)
     example = conversation("Capital of France?", answer)
-    encoded = chat.encode(example)
+    encoded = encode(chat, example)
     prompt = chat.prompt_ids(example)
     assert encoded.input_ids[: len(prompt)] == prompt
     assert encoded.labels[: len(prompt)] == [-100] * len(prompt)
@@ -169,7 +169,7 @@ def test_the_whole_is_what_transformers_makes(kind: str) -> None:
     tokenizer = make_tokenizer(**KINDS[kind])
     example = conversation("Q", "A", "Why?", "Because A")
     expected = tokenizer.apply_chat_template(as_dicts(example), return_dict=False)
-    assert ChatFormat(tokenizer).encode(example).input_ids == expected
+    assert encode(ChatFormat(tokenizer), example).input_ids == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -190,7 +190,7 @@ def test_every_answer_of_a_long_conversation_is_learned(kind: str) -> None:
 def test_no_second_bos() -> None:
     for kind in ("llama3", "mistral", "gemma", "plain with bos"):
         tokenizer = make_tokenizer(**{**KINDS[kind], "adds_bos": True})
-        ids = ChatFormat(tokenizer).encode(conversation("Q", "A")).input_ids
+        ids = encode(ChatFormat(tokenizer), conversation("Q", "A")).input_ids
         assert ids.count(tokenizer.bos_token_id) == 1
         assert ids[0] == tokenizer.bos_token_id
 
@@ -199,7 +199,7 @@ def test_a_token_across_the_border_is_not_made() -> None:
     # A tokenizer that would join the end of the generation prompt with the start of the answer.
     tokenizer = make_tokenizer(IM, merges=[("Ċ", "P"), ("P", "a")], template=CHAT_TEMPLATE)
     joined = tokenizer.apply_chat_template(as_dicts(conversation("Q", "Paris")), return_dict=False)
-    encoded = ChatFormat(tokenizer).encode(conversation("Q", "Paris"))
+    encoded = encode(ChatFormat(tokenizer), conversation("Q", "Paris"))
     assert encoded.input_ids != joined
     assert tokenizer.decode(encoded.input_ids) == tokenizer.decode(joined)
     [text] = learned(ChatFormat(tokenizer), tokenizer, conversation("Q", "Paris"))
@@ -227,7 +227,7 @@ def make_sentencepiece_tokenizer() -> Any:
 def test_no_space_is_made_up_where_the_answer_begins() -> None:
     tokenizer = make_sentencepiece_tokenizer()
     chat, example = ChatFormat(tokenizer), conversation("Q", "AB", "Q", "AB")
-    encoded = chat.encode(example)
+    encoded = encode(chat, example)
     whole = tokenizer.apply_chat_template(as_dicts(example), return_dict=False)
     assert encoded.input_ids == whole
     # Both answers are the same token, the space before them in it, and both carry loss.
@@ -264,7 +264,7 @@ class TestThinking:
 
     def test_a_generation_prompt_that_history_lacks_is_trained_with(self) -> None:
         tokenizer = make_tokenizer(**KINDS["thinker"])
-        ids = ChatFormat(tokenizer).encode(conversation("Q", "A")).input_ids
+        ids = encode(ChatFormat(tokenizer), conversation("Q", "A")).input_ids
         assert tokenizer.decode(ids) == "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n<think>\nA<|im_end|>\n"
 
 
@@ -285,7 +285,7 @@ class TestSystemPrompt:
         with pytest.raises(
             DataError, match=r"line 4: the model's chat template refuses .*unset data\.system_prompt"
         ) as caught:
-            chat.encode(conversation("Q", "A", line=4))
+            encode(chat, conversation("Q", "A", line=4))
         assert "\n" not in str(caught.value)
 
     def test_roles_that_a_template_refuses_are_named_by_line(self) -> None:
@@ -300,7 +300,7 @@ class TestTemplate:
         tokenizer = make_tokenizer(("</s>",), eos="</s>")
         chat = ChatFormat(tokenizer)
         assert chat.is_plain
-        assert tokenizer.decode(chat.encode(conversation("S:Be brief.", "Q", "A", "P", "B")).input_ids) == (
+        assert tokenizer.decode(encode(chat, conversation("S:Be brief.", "Q", "A", "P", "B")).input_ids) == (
             "### System:\nBe brief.\n\n### User:\nQ\n\n### Assistant:\nA</s>\n\n### User:\nP\n\n### Assistant:\nB</s>"
         )
 
@@ -358,7 +358,7 @@ class TestTemplate:
         with pytest.raises(ModelError, match="several chat templates"):
             ChatFormat(tokenizer)
         tokenizer.chat_template = {"default": CHAT_TEMPLATE, "tool_use": "{{ x }}"}
-        assert ChatFormat(tokenizer).encode(conversation("Q", "A"))
+        assert encode(ChatFormat(tokenizer), conversation("Q", "A"))
 
 
 def test_a_tokenizer_without_eos_is_refused() -> None:
@@ -390,11 +390,11 @@ def test_texts_for_people() -> None:
     assert chat.prompt_text(conversation("S:Be brief.", "Q", "A", "P", "B")) == (
         "system: Be brief.\nuser: Q\nassistant: A\nuser: P"
     )
-    assert chat.reference(conversation("Q", "A", "P", " B\n")) == "B", "as a model says it"
+    assert reference(chat, conversation("Q", "A", "P", " B\n")) == "B", "as a model says it"
 
 
 def test_the_length_limit_of_a_tokenizer_is_not_applied(recwarn: pytest.WarningsRecorder) -> None:
     tokenizer = make_tokenizer(**KINDS["tiny"])
     tokenizer.model_max_length = 8
-    assert len(ChatFormat(tokenizer).encode(conversation("Q" * 500, "A" * 500)).input_ids) > 1000
+    assert len(encode(ChatFormat(tokenizer), conversation("Q" * 500, "A" * 500)).input_ids) > 1000
     assert not recwarn.list

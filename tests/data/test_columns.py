@@ -153,10 +153,10 @@ S, U, A = ({"role": role, "content": "x"} for role in ("system", "user", "assist
 @pytest.mark.parametrize(
     ("turns", "field", "message"),
     [
-        ([U], "messages", "the last one must be the assistant's answer"),
+        ([U], "messages", "the last message must be the assistant's answer"),
         ([U, A, U], "messages", "ends with a message of the user"),
         ([S], "messages", "ends with a message of the system"),
-        ([A], "messages", "has no message of the user"),
+        ([A], "messages", "has no user message"),
         ([S, S, U, A], "messages[1]", "a second system message"),
         ([U, S, A], "messages[1]", "a system message after others"),
         ([], "messages", "is an empty list"),
@@ -175,7 +175,7 @@ S, U, A = ({"role": role, "content": "x"} for role in ("system", "user", "assist
         ),
         ([U, {"role": "assistant", "content": "A", "train": "no"}], "messages[1].train", "text where 0 or 1 is"),
         ([U, {"role": "assistant", "content": "A", "weight": 0}], "messages", "every answer has the weight 0"),
-        ([U, {"role": "assistant", "tool_calls": [{}]}], "messages[1].tool_calls[0]", "names no function"),
+        ([U, {"role": "assistant", "tool_calls": [{}]}], "messages[1].tool_calls[0]", "does not name a function"),
         ([U, {"role": "assistant", "tool_calls": "w"}], "messages[1].tool_calls", "broken JSON"),
         ([U, {"role": "assistant", "content": "", "tool_calls": []}], "messages[1].content", "is empty"),
         (

@@ -67,9 +67,9 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     SAVERS[name](tmp_path / name)
     rows = train_rows(train_file=str(tmp_path / name))
     assert pairs(rows) == [tuple(row.values()) for row in ROWS]
-    assert rows.format == "question_answer"
+    assert rows.report.format == "question_answer"
     assert rows.source == str(tmp_path / name)
-    assert rows.columns_ignored == (["image"] if name == "a.parquet" else [])
+    assert rows.report.columns_ignored == (["image"] if name == "a.parquet" else [])
 
 
 def test_every_format_has_the_same_digest(tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_mapped_columns_of_parquet_are_read(tmp_path: Path) -> None:
     path = str(tmp_path / "a.parquet")
     rows = train_rows(train_file=path, columns=ColumnsConfig(question="q", answer="a"))
     assert pairs(rows) == [("Q", "A")]
-    assert rows.columns_used == {"question": "q", "answer": "a"}
-    assert rows.columns_ignored == ["x"]
+    assert rows.report.columns_used == {"question": "q", "answer": "a"}
+    assert rows.report.columns_ignored == ["x"]
     with pytest.raises(DataError, match=r"columns found \(a, q, x\)"):
         train_rows(train_file=path)
 
@@ -178,7 +178,7 @@ class TestOddColumns:
         rows = self.parquet(tmp_path, question=["P", "Q", "R"], answer=broken)
         assert pairs(rows) == [("P", "a"), ("R", "c")]
         assert [problem.line for problem in rows.problems] == [2]
-        assert rows.counts == {"undecodable": 1}
+        assert rows.report.undecodable_lines == rows.report.problems == 1
 
     def test_a_column_that_is_there_twice_is_refused_where_it_matters(self, tmp_path: Path) -> None:
         import pyarrow as pa
@@ -199,7 +199,7 @@ class TestOddColumns:
 
         read = pq.ParquetFile.iter_batches
         monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *args, **options: list(read(*args, **options))[:1])
-        with pytest.raises(DataError, match="is damaged: it says it has 600 rows, and 256 are there"):
+        with pytest.raises(DataError, match="is damaged: it says that it has 600 rows, but there are 256"):
             self.parquet(tmp_path, question=["Q"] * 600, answer=["A"] * 600)
 
     def test_a_flipped_bit_in_the_data_is_seen_where_the_file_has_checksums(self, tmp_path: Path) -> None:
@@ -361,11 +361,11 @@ class TestProblems:
 
     def test_columns_of_a_file_with_other_keys_in_each_row_are_bounded(self, write: Write) -> None:
         rows = train_rows(train_file=str(write("a.jsonl", [{**row, f"k{n}": n} for n, row in enumerate(qa(3000))])))
-        assert len(rows.columns_ignored) < 1100
+        assert len(rows.report.columns_ignored) < 1100
 
     def test_a_key_that_is_not_printable_does_not_break_the_report(self, write: Write) -> None:
         rows = train_rows(train_file=str(write("a.jsonl", '{"prompt": "P", "completion": "C", "\\ud800\\n": 1}')))
-        assert rows.columns_ignored == ["\\ud800"]
+        assert rows.report.columns_ignored == ["\\ud800"]
 
 
 class TestHub:

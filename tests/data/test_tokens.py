@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.conftest import CHAT_TEMPLATE
-from tests.data.conftest import Write, make_tokenizer, qa
+from tests.data.conftest import Write, encode, make_tokenizer, qa
 
 from lorahydra.config.schema import DataConfig
 from lorahydra.data import ChatFormat, Split, TokenizedSplit, load_splits, tokenize
@@ -37,6 +37,14 @@ def split(write: Write) -> Split:
     return load_splits(DataConfig(train_file=str(write("a.jsonl", [*qa(600), *qa(5)]))), 0).train
 
 
+def dropped(tokens: TokenizedSplit) -> int:
+    return len(tokens.fit.lengths) - len(tokens)
+
+
+def loss_tokens(tokens: TokenizedSplit) -> int:
+    return int(tokens.fit.loss[tokens.fit.learned].sum())
+
+
 def long_split(write: Write) -> Split:
     """Rows of 60 to 79 tokens, of which the prompt has 50 to 59 and the answer, with its end, 10 to 20."""
     rows = [{"question": "q" * (20 + n), "answer": "a" * (8 + n)} for n in range(10)]
@@ -48,13 +56,13 @@ def test_rows_are_those_of_the_chat_format(split: Split, chat: ChatFormat) -> No
     tokens = tokenize(split, chat, max_length=1024, overlong="error")
     assert len(tokens) == len(split)
     for example, row in zip(split, tokens, strict=True):
-        encoded = chat.encode(example)
+        encoded = encode(chat, example)
         assert row["input_ids"].tolist() == encoded.input_ids
         assert row["labels"].tolist() == encoded.labels
         assert row["input_ids"].dtype == row["labels"].dtype == np.int64
     assert tokens.lengths.tolist() == [len(row["input_ids"]) for row in tokens]
-    assert tokens.loss_tokens == sum(int((row["labels"] != -100).sum()) for row in tokens)
-    assert (tokens.dropped, tokens.truncated) == (0, 0)
+    assert loss_tokens(tokens) == sum(int((row["labels"] != -100).sum()) for row in tokens)
+    assert (dropped(tokens), tokens.fit.cut) == (0, 0)
     assert tokens[-1]["input_ids"].tolist() == tokens[len(tokens) - 1]["input_ids"].tolist()
     with pytest.raises(IndexError):
         tokens[len(tokens)]
@@ -65,7 +73,7 @@ def test_every_turn_of_long_conversations_has_loss(write: Write, chat: ChatForma
     split = load_splits(config, 0).train
     tokens = tokenize(split, chat, max_length=1024, overlong="error")
     assert [int((row["labels"] != -100).sum()) for row in tokens] == [2 * (n + 1) for n in range(1, 40)]
-    assert tokens.loss_tokens == sum(2 * (n + 1) for n in range(1, 40))
+    assert loss_tokens(tokens) == sum(2 * (n + 1) for n in range(1, 40))
 
 
 def test_a_torch_loader_reads_it(split: Split, chat: ChatFormat) -> None:
@@ -89,7 +97,7 @@ def test_it_can_be_sent_to_another_process(split: Split, chat: ChatFormat) -> No
 class TestOverlong:
     def test_error_names_file_line_count_and_ways_out(self, write: Write, chat: ChatFormat) -> None:
         split = long_split(write)
-        lengths = [len(chat.encode(example).input_ids) for example in split]
+        lengths = [len(encode(chat, example).input_ids) for example in split]
         limit = lengths[6]
         with pytest.raises(DataError) as caught:
             tokenize(split, chat, max_length=limit, overlong="error")
@@ -100,33 +108,33 @@ class TestOverlong:
 
     def test_drop_leaves_them_out(self, write: Write, chat: ChatFormat) -> None:
         split = long_split(write)
-        limit = len(chat.encode(split[6]).input_ids)
+        limit = len(encode(chat, split[6]).input_ids)
         tokens = tokenize(split, chat, max_length=limit, overlong="drop")
-        assert (len(tokens), tokens.dropped, tokens.truncated) == (7, 3, 0)
+        assert (len(tokens), dropped(tokens), tokens.fit.cut) == (7, 3, 0)
         assert max(tokens.lengths) == limit
         assert tokens.indices.tolist() == list(range(7))
-        assert len(tokens.source_lengths) == 10
-        assert tokens.loss_tokens == sum(len(example.messages[1].content) + 1 for example in split[:7])
+        assert len(tokens.fit.lengths) == 10
+        assert loss_tokens(tokens) == sum(len(example.messages[1].content) + 1 for example in split[:7])
 
     def test_truncate_cuts_the_end(self, write: Write, chat: ChatFormat) -> None:
         split = long_split(write)
-        limit = len(chat.encode(split[6]).input_ids)
+        limit = len(encode(chat, split[6]).input_ids)
         tokens = tokenize(split, chat, max_length=limit, overlong="truncate")
-        assert (len(tokens), tokens.dropped, tokens.truncated) == (10, 0, 3)
+        assert (len(tokens), dropped(tokens), tokens.fit.cut) == (10, 0, 3)
         for example, row in zip(split, tokens, strict=True):
-            encoded = chat.encode(example)
+            encoded = encode(chat, example)
             assert row["input_ids"].tolist() == encoded.input_ids[:limit]
             assert row["labels"].tolist() == encoded.labels[:limit]
-        assert tokens.loss_tokens == sum(int((row["labels"] != -100).sum()) for row in tokens)
+        assert loss_tokens(tokens) == sum(int((row["labels"] != -100).sum()) for row in tokens)
 
     def test_truncate_drops_what_would_have_no_loss(self, write: Write, chat: ChatFormat) -> None:
         split = long_split(write)
         prompts = [len(chat.prompt_ids(example)) for example in split]
         tokens = tokenize(split, chat, max_length=prompts[4] + 1, overlong="truncate")
-        assert (len(tokens), tokens.dropped, tokens.truncated) == (5, 5, 5)
+        assert (len(tokens), dropped(tokens), tokens.fit.cut) == (5, 5, 5)
         assert all((row["labels"] != -100).any() for row in tokens)
         tokens = tokenize(split, chat, max_length=prompts[4], overlong="truncate")
-        assert (len(tokens), tokens.dropped) == (4, 6)
+        assert (len(tokens), dropped(tokens)) == (4, 6)
 
     @pytest.mark.parametrize("overlong", ["drop", "truncate"])
     def test_nothing_left_is_refused(self, write: Write, chat: ChatFormat, overlong: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.data.conftest import make_tokenizer
+from tests.data.conftest import encode, make_tokenizer, reference
 from tests.data.test_chat import IM, KINDS, conversation
 
 from lorahydra.data import ChatFormat
@@ -95,10 +95,10 @@ def test_texts_that_end_an_answer(kind: str) -> None:
 def test_what_is_learnt_last_ends_generation(kind: str) -> None:
     chat = ChatFormat(make_tokenizer(**(KINDS | MORE)[kind]))
     for example in (conversation("Q", "A"), conversation("Q", "A", "P", "B")):
-        learnt = [token for token in chat.encode(example).labels if token != -100]
+        learnt = [token for token in encode(chat, example).labels if token != -100]
         assert learnt[-1] in chat.end_tokens
         # The channel's name is learnt, too.
-        assert chat.reference(example).removeprefix("final") == example.messages[-1].content
+        assert reference(chat, example).removeprefix("final") == example.messages[-1].content
 
 
 def test_a_turns_mark_that_is_not_special_ends_it() -> None:
@@ -108,7 +108,7 @@ def test_a_turns_mark_that_is_not_special_ends_it() -> None:
     tokenizer.add_tokens([AddedToken(name, normalized=False) for name in IM])
     chat = ChatFormat(tokenizer)
     assert set(tokenizer.convert_ids_to_tokens(list(chat.end_tokens))) == {*IM, "</s>"}
-    encoded = chat.encode(conversation("Q<|im_end|>", "A"))
+    encoded = encode(chat, conversation("Q<|im_end|>", "A"))
     assert [label for label in encoded.labels if label != -100] == tokenizer.convert_tokens_to_ids(["A", "<|im_end|>"])
     assert encoded.input_ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.models import CHAT_TEMPLATE, make_tiny_model
+from tests.support.models import CHAT_TEMPLATE, make_tiny_model, weights_digest
 
 from lorahydra.adapters.export import export_adapter
 from lorahydra.config.schema import ModelConfig
@@ -19,7 +19,6 @@ from lorahydra.errors import ConfigError, ModelError
 from lorahydra.inference.adapted_model import chat_format, conversations, open_adapter
 from lorahydra.modeling.base import load_base
 from lorahydra.modeling.generation import generate, stop_tokens
-from lorahydra.modeling.lora import weights_digest
 from lorahydra.modeling.metadata import read_metadata, write_metadata
 from lorahydra.names import BASE_DIR, ORIGIN_FILE
 

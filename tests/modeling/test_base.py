@@ -15,7 +15,8 @@ from tests.support.gpu import needs_gpu
 
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ConfigError, ModelError
-from lorahydra.modeling.base import load_base, load_copy, load_tokenizer, resolve_device, resolve_dtype
+from lorahydra.modeling.base import load_base, load_copy, load_tokenizer
+from lorahydra.modeling.devices import resolve_device, resolve_dtype
 from lorahydra.modeling.generation import generate
 from lorahydra.modeling.gguf import tensor_count
 from lorahydra.utils import progress
@@ -165,7 +166,7 @@ def make_seq2seq(folder: Path) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), "cannot be read as JSON"),
-    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "holds no settings"),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "does not hold settings"),
     "config missing": (lambda f: (f / "config.json").unlink(), "no config.json and no .gguf"),
     "unknown architecture": (
         write_config(model_type="nonsense", architectures=["Nonsense"]),

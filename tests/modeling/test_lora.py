@@ -12,17 +12,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.support.models import weights_digest
 
 from lorahydra.config.schema import LoraConfig, ModelConfig
 from lorahydra.errors import LorahydraError, ModelError, OutputError
 from lorahydra.modeling.base import BaseModel, load_base
-from lorahydra.modeling.lora import (
-    adapter,
-    load_adapter,
-    save_adapter,
-    trainable_parameters,
-    weights_digest,
-)
+from lorahydra.modeling.lora import adapter, load_adapter, save_adapter
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -36,6 +31,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 INPUT = torch.arange(3, 23)[None]
 TARGET = torch.arange(4, 24)[None]
+
+
+def trainable_parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.fixture(params=VARIANTS)

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.support.models import weights_digest
 
 from lorahydra.config.schema import LoraConfig, ModelConfig
 from lorahydra.errors import ModelError
 from lorahydra.modeling.base import BaseModel, load_base
-from lorahydra.modeling.lora import adapter, load_adapter, save_adapter, weights_digest
+from lorahydra.modeling.lora import adapter, load_adapter, save_adapter
 from lorahydra.modeling.merging import merge_adapter, save_merged
 
 VARIANTS: dict[str, dict[str, Any]] = {

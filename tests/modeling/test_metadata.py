@@ -69,7 +69,7 @@ def test_an_adapter_of_others_that_names_none(folder: Path, name: object) -> Non
     (folder / ORIGIN_FILE).unlink()
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": name}))
-    with pytest.raises(ModelError, match="names no base model"):
+    with pytest.raises(ModelError, match="does not name a base model"):
         read_metadata(folder)
 
 

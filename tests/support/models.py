@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -72,3 +77,14 @@ def make_tiny_encoder(folder: Path, *, seed: int = 0, **sizes: int) -> Path:
     config = BertConfig(vocab_size=len(tokens), **(tiny | sizes))
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+def weights_digest(model: Module) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers: the same only if all are."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.support.gpu import almost_full_gpu, needs_gpu
+from tests.support.models import weights_digest
 from tests.training.plain_loop import plain_losses
 from transformers import LlamaForCausalLM
 
@@ -23,7 +24,6 @@ from lorahydra.config.schema import DataConfig, LoraConfig, ModelConfig, Trainin
 from lorahydra.data import ChatFormat, load_splits, tokenize
 from lorahydra.errors import OutputError, TrainingError
 from lorahydra.modeling.base import BaseModel, load_base
-from lorahydra.modeling.lora import weights_digest
 from lorahydra.modeling.packaged import fetch
 from lorahydra.training import TrainedAdapter, TrainingJob, train
 from lorahydra.training.health import HealthCheck

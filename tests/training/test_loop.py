@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.support.models import weights_digest
 from transformers import get_scheduler
 
 from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
 from lorahydra.errors import LorahydraError, TrainingError, TrialPruned
 from lorahydra.modeling import packing
 from lorahydra.modeling.base import BaseModel, load_base
-from lorahydra.modeling.lora import adapter, save_adapter, weights_digest
+from lorahydra.modeling.lora import adapter, save_adapter
 from lorahydra.training import TrainedAdapter, TrainingJob, train_pack
 from lorahydra.training.batches import collate, epoch_order
 from lorahydra.training.loss import CompletionLoss

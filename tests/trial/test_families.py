@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.data.conftest import make_tokenizer
+from tests.data.conftest import make_tokenizer, reference
 from tests.data.test_chat import GEMMA, LLAMA3, QWEN3, conversation
 from transformers import (
     AutoModelForCausalLM,
@@ -147,7 +147,7 @@ def test_tuned_answers_end_with_their_turn(model: AdaptedModel) -> None:
 
 def test_references_are_what_a_perfect_model_says(model: AdaptedModel) -> None:
     chat = chat_format(model.base, model.origin)
-    assert [chat.reference(conversation(*row)) for row in ROWS.items()] == model.answer(conversations(list(ROWS)))
+    assert [reference(chat, conversation(*row)) for row in ROWS.items()] == model.answer(conversations(list(ROWS)))
 
 
 def test_the_mlflow_model_ends_too(tuned: Path) -> None:

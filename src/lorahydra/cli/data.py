@@ -113,12 +113,12 @@ def _columns(text: str | None) -> ColumnsConfig:
     """Read `a=b,c=d`."""
     from lorahydra.config.schema import ColumnsConfig
 
-    known = [field.name for field in fields(ColumnsConfig)]
+    names = [field.name for field in fields(ColumnsConfig)]
     pairs = [pair.partition("=") for pair in text.split(",")] if text else []
     for name, _, column in pairs:
-        if name.strip() not in known or not column.strip():
+        if name.strip() not in names or not column.strip():
             raise click.BadParameter(
-                f"'{name}={column}': write question=q,answer=a with first names of {', '.join(known)}",
+                f"'{name}={column}': write question=q,answer=a with first names of {', '.join(names)}",
                 click.get_current_context(),
                 param_hint="--columns",
             )

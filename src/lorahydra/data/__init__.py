@@ -7,11 +7,10 @@ train = tokenize(splits.train, chat, max_length=config.data.max_length, overlong
 ```
 """
 
-from lorahydra.data.chat.chat_format import ChatFormat, Encoded
+from lorahydra.data.chat.chat_format import ChatFormat
 from lorahydra.data.chat.templates import PLAIN_TEMPLATE
-from lorahydra.data.checking import check
 from lorahydra.data.examples import Example, Message
-from lorahydra.data.loading import DataSplits, load_splits
+from lorahydra.data.loading import DataSplits, check, load_splits
 from lorahydra.data.report import DataReport
 from lorahydra.data.splits import Split
 from lorahydra.data.tokens import TokenizedSplit, tokenize
@@ -21,7 +20,6 @@ __all__ = [
     "ChatFormat",
     "DataReport",
     "DataSplits",
-    "Encoded",
     "Example",
     "Message",
     "Split",

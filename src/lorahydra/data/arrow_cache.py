@@ -1,7 +1,8 @@
 """Cache entries: a table in an Arrow file, memory-mapped on reading, and facts about it in JSON beside it.
 
-An entry is a folder named after what it was made from. It appears at once or not at all, is made by one
-process at a time, and is checked against its checksum on opening, so that a damaged one is made again.
+An entry is a folder named after what it was made from. It appears at once or not at all, is made by one process at a
+time, and is checked against its checksum on opening, so that a damaged one is made again. (The cache of `datasets` has
+no checksum and no place for facts, and trusts what a killed process left.)
 """
 
 from __future__ import annotations
@@ -9,24 +10,25 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from bisect import bisect_right
-from collections.abc import Callable, Mapping
-from itertools import accumulate
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from lorahydra.utils.files import atomic_dir, locked
+from lorahydra.utils.files import atomic_dir, cache_dir, locked
 
-__all__ = ["Store", "Writer", "cached"]
+__all__ = ["RowSequence", "Store", "Writer", "cached", "data_cache"]
 
 TABLE = "table.arrow"
 FACTS = "facts.json"
 BLOCK_BYTES = 1024 * 1024
 BATCH_ROWS = 4096
 BATCH_BYTES = 4 * 1024 * 1024
+
+Item = TypeVar("Item")
 
 
 class Writer:
@@ -53,10 +55,8 @@ class Writer:
 
         if not self._rows:
             return
-        columns = [
-            pa.array(column, type=field.type)
-            for column, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
-        ]
+        pairs = zip(zip(*self._rows, strict=True), self._schema, strict=True)
+        columns = [pa.array(column, type=field.type) for column, field in pairs]
         self._sink.write_batch(pa.record_batch(columns, schema=self._schema))
         self._rows.clear()
         self._bytes = 0
@@ -83,72 +83,85 @@ class Store:
         self.facts: dict[str, Any] = facts["facts"]
         # The memory map stays valid even if another process removes the entry.
         with pa.ipc.open_file(pa.memory_map(str(folder / TABLE))) as file:
-            self._batches = [file.get_batch(number) for number in range(file.num_record_batches)]
-        self._starts: list[int] = [0, *accumulate(batch.num_rows for batch in self._batches)]
+            self._table = file.read_all()
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
         return Store, (self.folder,)
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return int(self._table.num_rows)
 
     def row(self, index: int) -> tuple[Any, ...]:
         """Values of one row as Python objects, in the order of the schema."""
-        batch, offset = self._find(index)
-        return tuple(column[offset].as_py() for column in batch.columns)
+        return tuple(column[index].as_py() for column in self._table.columns)
 
     def value(self, column: int, index: int) -> Any:
         """One value as an Arrow scalar."""
-        batch, offset = self._find(index)
-        return batch.column(column)[offset]
+        return self._table.column(column)[index]
 
     def hashes(self, column: int, width: int) -> npt.NDArray[np.bytes_]:
         """A column of fixed-size binary values, whole, as an array of `S<width>`."""
-        parts = [
-            np.frombuffer(batch.column(column).buffers()[1], f"S{width}", batch.num_rows) for batch in self._batches
-        ]
+        chunks = self._table.column(column).chunks
+        parts = [np.frombuffer(chunk.buffers()[1], f"S{width}", len(chunk)) for chunk in chunks]
         return np.concatenate(parts) if parts else np.empty(0, f"S{width}")
 
     def lengths(self, column: int) -> npt.NDArray[np.int64]:
         """How long each row's list is, for a column of lists."""
-        parts = [batch.column(column).value_lengths().to_numpy() for batch in self._batches]
+        parts = [chunk.value_lengths().to_numpy() for chunk in self._table.column(column).chunks]
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
 
     def items(self, column: int) -> npt.NDArray[Any]:
         """A column of lists of numbers: all numbers of all rows in one array, in memory."""
-        parts = [batch.column(column).flatten().to_numpy() for batch in self._batches]
+        parts = [chunk.flatten().to_numpy() for chunk in self._table.column(column).chunks]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def highest(self, column: int) -> int:
         """The largest number in a column of lists of them; 0 where there is none."""
-        parts = (batch.column(column).flatten().to_numpy() for batch in self._batches)
+        parts = (chunk.flatten().to_numpy() for chunk in self._table.column(column).chunks)
         return max((int(part.max()) for part in parts if len(part)), default=0)
 
-    def _find(self, index: int) -> tuple[Any, int]:
-        batch = bisect_right(self._starts, index) - 1
-        return self._batches[batch], index - self._starts[batch]
+
+class RowSequence(Sequence[Item]):
+    """Some rows of a `Store`, each made into an object when it is asked for.
+
+    Args:
+        indices: Which rows, ascending; shape (number of items,).
+    """
+
+    def __init__(self, indices: npt.NDArray[np.int64]) -> None:
+        self.indices = indices
+        """Which rows are here, ascending; shape (number of items,)."""
+
+    @abstractmethod
+    def _read(self, row: int) -> Item:
+        """Make the object of one row."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        if isinstance(index, slice):
+            return [self._read(int(row)) for row in self.indices[index]]
+        return self._read(int(self.indices[index]))
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self._read(int(row)) for row in self.indices)
 
 
-def _checksum(path: Path) -> int:
-    checksum = 0
-    with path.open("rb") as stream:
-        while block := stream.read(BLOCK_BYTES):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
-
-
-def _try_open(folder: Path) -> Store | None:
-    try:
-        return Store(folder)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def data_cache(cache: Path | None) -> Path:
+    """Folder of cached rows and tokens: the given one, else the user's."""
+    return cache_dir() / "data" if cache is None else cache
 
 
 def cached(folder: Path, schema: Any, build: Callable[[Writer], Mapping[str, Any]]) -> Store:
-    """Open the cache entry `folder`, made by `build` if it is not there or damaged.
+    """Open the cache entry `folder`, which `build` makes if it does not exist or is damaged.
 
     Args:
-        folder: The entry; its name tells everything that its content depends on.
+        folder: The entry; its name says everything that its content depends on.
         schema: Arrow schema of the table.
         build: Adds all rows to the writer and returns facts for the JSON file.
 
@@ -170,6 +183,13 @@ def cached(folder: Path, schema: Any, build: Callable[[Writer], Mapping[str, Any
         return Store(folder)
 
 
+def _try_open(folder: Path) -> Store | None:
+    try:
+        return Store(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _write(folder: Path, schema: Any, build: Callable[[Writer], Mapping[str, Any]]) -> None:
     import pyarrow as pa
 
@@ -179,3 +199,11 @@ def _write(folder: Path, schema: Any, build: Callable[[Writer], Mapping[str, Any
         writer.flush()
     content = {"checksum": _checksum(folder / TABLE), "facts": facts}
     (folder / FACTS).write_text(json.dumps(content), "utf-8")
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum

@@ -82,11 +82,11 @@ def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], so
     fitting = [layout for layout in layouts if all(layout.column(name) in columns for name in layout.scheme.required)]
     if len(fitting) == 1:
         return fitting[0]
-    found = one_line(", ".join(sorted(columns))) or "none"
+    present = one_line(", ".join(sorted(columns))) or "none"
     if fitting:
         names = " and ".join(layout.scheme.name for layout in fitting)
-        raise DataError(f"{names} both fit the columns {found}: set data.format to one of them", path=source)
-    raise DataError(f"no column scheme fits the columns found ({found}): {_needs(layouts, columns)}", path=source)
+        raise DataError(f"{names} both fit the columns {present}: set data.format to one of them", path=source)
+    raise DataError(f"no column scheme fits the columns found ({present}): {_needs(layouts, columns)}", path=source)
 
 
 def detect_prompts(columns: Collection[str], source: str) -> Layout:
@@ -103,12 +103,12 @@ def detect_prompts(columns: Collection[str], source: str) -> Layout:
     fitting = whole or [scheme for scheme in SCHEMES.values() if scheme.required[0] in columns]
     if len(fitting) == 1:
         return Layout(fitting[0], {})
-    found = one_line(", ".join(sorted(columns))) or "none"
+    present = one_line(", ".join(sorted(columns))) or "none"
     if fitting:
         names = " and ".join(scheme.required[0] for scheme in fitting)
-        raise DataError(f"{names} could all be the prompts: keep one of them (columns: {found})", path=source)
+        raise DataError(f"{names} could all be the prompts: keep one of them (columns: {present})", path=source)
     wanted = " or ".join(scheme.required[0] for scheme in SCHEMES.values())
-    raise DataError(f"no column of prompts among those found ({found}): name one {wanted}", path=source)
+    raise DataError(f"none of the columns found ({present}) holds prompts: name one {wanted}", path=source)
 
 
 def _check_mapping(mapping: Mapping[str, str], wanted: str) -> None:
@@ -180,7 +180,7 @@ class Layout:
         if messages and messages[-1].role == "assistant":
             messages = messages[:-1]
         if not messages or messages[-1].role != "user":
-            raise RowError("has no message of the user to answer", field=self.column(self.scheme.required[0]))
+            raise RowError("has no user message to answer", field=self.column(self.scheme.required[0]))
         return messages
 
     def tools(self, row: Mapping[str, Any]) -> str:
@@ -269,6 +269,8 @@ def _turns(value: object, column: str) -> list[object]:
 def _check_order(messages: tuple[Message, ...], column: str) -> None:
     if not messages or messages[-1].role != "assistant":
         last = messages[-1].role if messages else "system"
-        raise RowError(f"ends with a message of the {last}: the last one must be the assistant's answer", field=column)
+        raise RowError(
+            f"ends with a message of the {last}: the last message must be the assistant's answer", field=column
+        )
     if all(message.role != "user" for message in messages):
-        raise RowError("has no message of the user", field=column)
+        raise RowError("has no user message", field=column)

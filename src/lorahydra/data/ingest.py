@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lorahydra.config.schema import DataConfig
-from lorahydra.data.arrow_cache import Store, Writer, cached
+from lorahydra.data.arrow_cache import Store, Writer, cached, data_cache
 from lorahydra.data.columns import Layout, describe, detect, known_columns
 from lorahydra.data.examples import KEY_BYTES, ROLES, Example, Message, example_keys
-from lorahydra.data.problems import Problem, Problems, RowError
+from lorahydra.data.problems import Fault, Problem, Problems, RowError
+from lorahydra.data.report import SourceReport
 from lorahydra.data.sources import HEADER_ROW, Row, Source
 from lorahydra.errors import DataError, library_errors, one_line, reason
-from lorahydra.utils.files import cache_dir
 
-__all__ = ["Rows", "data_cache", "ingest"]
+__all__ = ["Rows", "ingest"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ ROWS_TO_DETECT = 16
 MAX_COLUMNS = 1000
 """Names remembered from a file whose rows all have other keys."""
 LINE, ROLE_CODES, CONTENTS, PROMPT_KEY, EXAMPLE_KEY, EXTRAS, UNLEARNED, TOOLS = range(8)
+SHOWN = 20
+"""Names in a warning."""
+SYNONYMS = {"system_prompt": "system", "system_message": "system", "functions": "tools"}
+"""Other names of columns that are used where `data.columns` says so."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +44,11 @@ class Rows:
     """All valid rows of a source, on disk, and what was found in reading them."""
 
     source: str
+    """The source as the user named it."""
     store: Store
-    format: str
-    columns_used: dict[str, str]
-    columns_ignored: list[str]
-    keys_ignored: list[str]
-    """Keys of messages that hold something and are not used."""
-    rows_cut: int
-    """Rows of which answers at the end are left out, since they carry no loss."""
+    report: SourceReport
     problems: list[Problem]
-    """The first problems; `counts` has them all."""
-    counts: dict[str, int]
-    """Number of problems by `Fault`."""
-
-    @property
-    def total_problems(self) -> int:
-        """Number of problems, the ones without text included."""
-        return sum(self.counts.values())
+    """The first problems; `report` counts them all."""
 
     def __len__(self) -> int:
         return len(self.store)
@@ -90,14 +82,23 @@ class Rows:
         """
         if not self.problems:
             return
-        first, others = self.problems[0], self.total_problems - 1
+        first, others = self.problems[0], self.report.problems - 1
         more = f" (and {others} more; run `lorahydra data check` to list them)" if others else ""
         raise DataError(first.message + more, path=self.source, line=first.line, field=first.field)
 
-
-def data_cache(cache: Path | None) -> Path:
-    """Folder of cached rows and tokens: the given one, else the user's."""
-    return cache_dir() / "data" if cache is None else cache
+    def warnings(self) -> Iterator[str]:
+        """What the source holds that is not used, one line each."""
+        if ignored := self.report.columns_ignored:
+            hints = [f"data.columns.{SYNONYMS[c.lower()]}={c} uses it" for c in ignored if c.lower() in SYNONYMS]
+            shown = ", ".join(ignored[:SHOWN])
+            yield f"{self.source}: columns not used: {shown}" + (f" ({', '.join(hints)})" if hints else "")
+        if keys := self.report.keys_ignored:
+            yield f"{self.source}: keys of messages not used: {', '.join(keys[:SHOWN])}"
+        if self.report.rows_cut:
+            yield (
+                f"{self.source}: answers of weight 0 at the end of {self.report.rows_cut} of {len(self)} rows are left "
+                "out, with the turns that lead to them"
+            )
 
 
 def ingest(source: Source, config: DataConfig, cache: Path | None = None) -> Rows:
@@ -124,7 +125,16 @@ def ingest(source: Source, config: DataConfig, cache: Path | None = None) -> Row
     store = cached(data_cache(cache) / "rows" / key, _schema(), build)
     facts = dict(store.facts)
     problems = [replace(Problem(**problem), source=source.label) for problem in facts.pop("problems")]
-    return Rows(source.label, store, problems=problems, **facts)
+    counts = facts.pop("counts")
+    report = SourceReport(
+        source.label,
+        len(store),
+        **facts,
+        empty_answers=counts.get(Fault.EMPTY_ANSWER, 0),
+        undecodable_lines=counts.get(Fault.UNDECODABLE, 0),
+        problems=sum(counts.values()),
+    )
+    return Rows(source.label, store, report, problems)
 
 
 def _schema() -> Any:
@@ -194,20 +204,9 @@ def _add(writer: Writer, layout: Layout, number: int, row: dict[str, Any], probl
         problems.add(number, error.message, field=error.field, fault=error.fault)
         return
     keys = example_keys(messages, tools)
-    contents = [message.content for message in messages]
     codes = [ROLES.index(message.role) for message in messages]
-    extras = [message.extras for message in messages]
+    contents, extras = [message.content for message in messages], [message.extras for message in messages]
     unlearned = [number for number, message in enumerate(messages) if not message.learned]
-    writer.add(
-        (
-            number,
-            codes,
-            contents,
-            keys.prompt,
-            keys.example,
-            extras if any(extras) else None,
-            unlearned or None,
-            tools or None,
-        ),
-        sum(map(len, (*contents, *extras, tools))),
-    )
+    optional = (extras if any(extras) else None, unlearned or None, tools or None)
+    size = sum(map(len, (*contents, *extras, tools)))
+    writer.add((number, codes, contents, keys.prompt, keys.example, *optional), size)

@@ -1,25 +1,31 @@
-"""From a config to the splits of one dataset, read, checked and reported on."""
+"""From a configuration to the splits of one dataset: `load_splits` refuses rows with problems, `check` reports them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from lorahydra.config.schema import DataConfig
+from lorahydra.data.chat.chat_format import ChatFormat
 from lorahydra.data.ingest import Rows, ingest
-from lorahydra.data.report import DataReport, describe_splits
+from lorahydra.data.problems import Problem
+from lorahydra.data.report import DataReport, Leakage, SplitReport
 from lorahydra.data.sources import locate
 from lorahydra.data.splits import Split, cut
+from lorahydra.data.tokens import encode_split, measure, row_warnings
 from lorahydra.errors import DataError
 
-__all__ = ["DataSplits", "find_leakage", "load_splits", "read_sources", "warn_of_small"]
+__all__ = ["NO_LENGTHS", "DataSplits", "check", "load_splits", "read_sources"]
 
 FEW = 8
 """A split of fewer rows than these is warned about."""
+NO_LENGTHS = "no token lengths: name a model to have them measured with its tokenizer"
+"""Warning of a report that was made without a model."""
 
 
 @dataclass
@@ -58,45 +64,120 @@ def load_splits(config: DataConfig, seed: int, *, cache: Path | None = None) -> 
     sources = read_sources(config, cache)
     for rows in sources.values():
         rows.require_valid()
+    report = _report_on(sources)
     splits = cut(sources, config, seed)
-    report = DataReport()
-    report.add_sources(sources.values())
-    describe_splits(report, splits)
-    warn_of_small(report, splits, sources, config)
-    for fault in find_leakage(report, splits, sources, config):
+    for fault in _describe_splits(report, splits, sources, config):
         raise fault
     return DataSplits(splits["train"], splits["validation"], splits.get("test"), report)
 
 
-def warn_of_small(
-    report: DataReport, splits: Mapping[str, Split], sources: Collection[str], config: DataConfig
-) -> None:
-    """Say which splits have too few rows for what they are there for, unless the user wants so few."""
-    for name, purpose in (("validation", "to tell trials apart"), ("test", "to say whether tuning helped")):
-        rows = len(splits[name]) if name in splits else 0
-        if rows < FEW and rows != config.max_eval_rows and (rows or config.test_fraction):
-            others = "" if name in sources else f", raise data.{name}_fraction, or give data.{name}_file"
-            report.warnings.append(
-                f"{name} has {rows} row{'' if rows == 1 else 's'}, too few {purpose}: scores will differ by chance; "
-                f"add rows{others}"
-            )
+def check(
+    config: DataConfig,
+    seed: int,
+    *,
+    chat: ChatFormat | None,
+    window: int | None = None,
+    max_new_tokens: int = 0,
+    cache: Path | None = None,
+) -> DataReport:
+    """Read, split and (with a tokenizer) measure a dataset; what loading would refuse is collected instead of raised.
 
+    Args:
+        config: What to read and how.
+        seed: Decides which rows are cut off for validation and test.
+        chat: The model's chat format; without it there are no token lengths.
+        window: Tokens that the model takes at most; None where it is not known.
+        max_new_tokens: Room for an answer that the prompts of validation and test have to leave.
+        cache: Folder of read rows and tokens; by default in the user's cache.
 
-def find_leakage(
-    report: DataReport, splits: Mapping[str, Split], sources: Collection[str], config: DataConfig
-) -> Iterator[DataError]:
-    """Splits from a source of their own whose prompts stand in the training rows more often than is allowed."""
-    for leak in report.leakage:
-        rows = len(splits[leak.of])
-        if leak.into == "train" and leak.of in sources and leak.same_prompt > config.max_leakage * rows:
-            yield DataError(
-                f"{leak.same_prompt} of {rows} {leak.of} prompts are also in train ({leak.same_example} with the same "
-                f"answer), a larger share than data.max_leakage={config.max_leakage:g}: scores would tell what was "
-                "remembered; use other rows, or raise data.max_leakage",
-                path=splits[leak.of].source,
-            )
+    Raises:
+        DataError: A source as a whole cannot be used: missing, not text, of unknown columns.
+        ServiceError: The hub is needed and cannot be reached.
+        OutputError: The cache cannot be written.
+    """
+    sources = read_sources(config, cache)
+    report = _report_on(sources)
+    if not all(len(rows) for rows in sources.values()):
+        # Every row of a source has a problem, and there is nothing else to look at.
+        return report
+    try:
+        splits = cut(sources, config, seed)
+    except DataError as error:
+        # Rows with problems have been left out, so that there may be nothing to split.
+        report.add_problem(Problem.of(error))
+        return report
+    for fault in _describe_splits(report, splits, sources, config):
+        report.add_problem(Problem.of(fault))
+    if chat is None:
+        report.warnings.append(NO_LENGTHS)
+        return report
+    for split in splits.values():
+        try:
+            store = encode_split(split, chat, cache)
+        except DataError as error:
+            report.add_problem(Problem.of(error))
+            continue
+        report.warnings += row_warnings(split, store, chat)
+        room = 0 if split.name == "train" else max_new_tokens
+        fit = measure(store, config.max_length, config.overlong, window, room)
+        report.add_fit(split.name, fit)
+        if fit.overlong == "error":
+            for row in fit.faults.tolist():
+                report.add_problem(Problem(split.line(row), None, fit.fault(row), split.source))
+    return report
 
 
 def read_sources(config: DataConfig, cache: Path | None) -> dict[str, Rows]:
     """Read the source of each split that has one of its own; all are located before the first is read."""
     return {name: ingest(source, config, cache) for name, source in locate(config).items()}
+
+
+def _report_on(sources: Mapping[str, Rows]) -> DataReport:
+    """A report of what was found in reading."""
+    report = DataReport()
+    for rows in sources.values():
+        report.sources.append(rows.report)
+        report.problems += rows.problems
+        report.total_problems += rows.report.problems
+        report.warnings += rows.warnings()
+    return report
+
+
+def _describe_splits(
+    report: DataReport, splits: Mapping[str, Split], sources: Mapping[str, Rows], config: DataConfig
+) -> list[DataError]:
+    """Add the splits to a report; returns those whose rows are in the training split more often than is allowed."""
+    for split in splits.values():
+        keys = split.example_keys()
+        duplicates = len(keys) - len(np.unique(keys))
+        report.splits.append(SplitReport(split.name, split.source, split.digest, len(split), duplicates))
+        if duplicates:
+            report.warnings.append(f"{split.name}: {duplicates} of {len(split)} rows are duplicates")
+    faults = []
+    for seen, held in combinations(splits.values(), 2):
+        prompts = int(np.isin(held.prompt_keys(), seen.prompt_keys()).sum())
+        examples = int(np.isin(held.example_keys(), seen.example_keys()).sum())
+        report.leakage.append(Leakage(held.name, seen.name, prompts, examples))
+        what = f"{prompts} of {len(held)} {held.name} prompts are also in {seen.name} ({examples} with the same answer)"
+        if prompts:
+            report.warnings.append(what)
+        if seen.name == "train" and held.name in sources and prompts > config.max_leakage * len(held):
+            message = (
+                f"{what}, a larger share than data.max_leakage={config.max_leakage:g}: scores would "
+                "reward what was memorised; use other rows, or raise data.max_leakage"
+            )
+            faults.append(DataError(message, path=held.source))
+    report.warnings += _small_splits(splits, sources, config)
+    return faults
+
+
+def _small_splits(splits: Mapping[str, Split], sources: Mapping[str, Rows], config: DataConfig) -> Iterator[str]:
+    """Which splits have too few rows for their purpose, unless the user wants so few; one line each."""
+    for name, purpose in (("validation", "to tell trials apart"), ("test", "to say whether tuning helped")):
+        rows = len(splits[name]) if name in splits else 0
+        if rows < FEW and rows != config.max_eval_rows and (rows or config.test_fraction):
+            others = "" if name in sources else f", raise data.{name}_fraction, or give data.{name}_file"
+            yield (
+                f"{name} has {rows} row{'' if rows == 1 else 's'}, too few {purpose}: scores will differ by chance; "
+                f"add rows{others}"
+            )

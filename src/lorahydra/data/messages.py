@@ -144,7 +144,7 @@ def _call(entry: object, field: str) -> dict[str, Any]:
     if function is None:
         function = {key: entry.pop(key) for key in ("name", "arguments") if key in entry}
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise RowError("names no function", field=field)
+        raise RowError("does not name a function", field=field)
     arguments = parsed(function.get("arguments", {}), f"{field}.arguments")
     if not isinstance(arguments, dict):
         raise RowError(f"holds {describe(arguments)} where an object is expected", field=f"{field}.arguments")

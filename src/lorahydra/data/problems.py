@@ -39,6 +39,13 @@ class Problem:
     source: str = ""
     """The file as the user named it."""
 
+    @classmethod
+    def of(cls, error: DataError) -> Problem:
+        """An error about a source as a problem."""
+        where = str(DataError("", path=error.path, line=error.line, field=error.field))
+        source = "" if error.path is None else str(error.path)
+        return cls(error.line, error.field, str(error).removeprefix(where), source)
+
     def __str__(self) -> str:
         return str(DataError(self.message, path=self.source or None, line=self.line, field=self.field))
 

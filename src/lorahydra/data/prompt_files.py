@@ -40,16 +40,16 @@ def read_prompts(file: str, encoding: str = UTF8) -> list[tuple[Message, ...]]:
     problems = Problems()
     config = DataConfig(train_file=file, encoding=encoding)
     if path.suffix.lower() == TEXT:
-        found = list(_lines(TextFile(path, encoding), problems))
+        prompts = list(_lines(TextFile(path, encoding), problems))
     else:
         source = locate(config)["train"]
-        found = list(_rows(source.rows(known_columns({}), problems), source.label))
+        prompts = list(_rows(source.rows(known_columns({}), problems), source.label))
     if problems.total:
         first = problems.first[0]
         raise DataError(first.message, path=file, line=first.line, field=first.field)
-    if not found:
+    if not prompts:
         raise DataError("there is no prompt in it", path=file)
-    return found
+    return prompts
 
 
 def _lines(file: TextFile, problems: Problems) -> Iterator[tuple[Message, ...]]:

@@ -133,21 +133,21 @@ def locate(config: DataConfig) -> dict[str, Source]:
         DataError: A file is missing, is of an unknown kind or is no regular file.
     """
     if config.hub_name is not None:
-        found: dict[str, Source] = {"train": _hub(config, config.train_split)}
+        sources: dict[str, Source] = {"train": _hub(config, config.train_split)}
     else:
-        found = {"train": _open(config, config.train_file or DEMO, "train", config.train_split)}
+        sources = {"train": _open(config, config.train_file or DEMO, "train", config.train_split)}
     for name in SPLITS[1:]:
         file = getattr(config, f"{name}_file")
         split = getattr(config, f"{name}_split")
         if file is None and config.train_file == DEMO:
             file = DEMO
         if file is not None:
-            found[name] = _open(config, file, name, split or name)
+            sources[name] = _open(config, file, name, split or name)
         elif split is not None:
-            found[name] = (
+            sources[name] = (
                 _hub(config, split) if config.hub_name else _open(config, config.train_file or DEMO, name, split)
             )
-    return found
+    return sources
 
 
 def _hub(config: DataConfig, split: str) -> HubSource:

@@ -8,13 +8,12 @@ there are only hundreds), and equal rows are never on both sides, nor are those 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
 from lorahydra.config.schema import DataConfig
+from lorahydra.data.arrow_cache import RowSequence
 from lorahydra.data.examples import Example
 from lorahydra.data.ingest import Rows
 from lorahydra.data.sources import SPLITS
@@ -26,7 +25,7 @@ EXACT = 32
 """Rows up to which a split that is cut off has exactly its fraction."""
 
 
-class Split(Sequence[Example]):
+class Split(RowSequence[Example]):
     """Examples of one split in the order of their source, read from disk when asked for.
 
     Args:
@@ -36,44 +35,32 @@ class Split(Sequence[Example]):
     """
 
     def __init__(self, name: str, rows: Rows, indices: npt.NDArray[np.int64]) -> None:
+        super().__init__(indices)
         self.name = name
         self.source = rows.source
         """The source as the user named it."""
         self._rows = rows
-        self._indices = indices
         self.digest = hashlib.sha256(self.example_keys().tobytes()).hexdigest()
         """Hex SHA-256 of the content in order; equal content has an equal digest on every machine."""
 
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self._rows.example(int(row)) for row in self._indices[index]]
-        return self._rows.example(int(self._indices[index]))
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self._rows.example(int(row)) for row in self._indices)
+    def _read(self, row: int) -> Example:
+        return self._rows.example(row)
 
     def part(self, indices: npt.NDArray[np.int64]) -> Split:
         """The split with these of its examples only; the indices ascend, shape (number of examples kept,)."""
-        return self if len(indices) == len(self) else Split(self.name, self._rows, self._indices[indices])
+        return self if len(indices) == len(self) else Split(self.name, self._rows, self.indices[indices])
 
     def line(self, index: int) -> int:
         """Line (or row) number of an example in the source."""
-        return self._rows.line(int(self._indices[index]))
+        return self._rows.line(int(self.indices[index]))
 
     def prompt_keys(self) -> npt.NDArray[np.bytes_]:
         """Hash of everything before the last answer, for each example; shape (number of examples,)."""
-        return self._rows.prompt_keys()[self._indices]
+        return self._rows.prompt_keys()[self.indices]
 
     def example_keys(self) -> npt.NDArray[np.bytes_]:
         """Hash of the whole conversation, for each example; shape (number of examples,)."""
-        return self._rows.example_keys()[self._indices]
+        return self._rows.example_keys()[self.indices]
 
 
 def cut(sources: dict[str, Rows], config: DataConfig, seed: int) -> dict[str, Split]:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict, overload
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from lorahydra.data.arrow_cache import Store, Writer, cached
+from lorahydra.data.arrow_cache import RowSequence, Store, Writer, cached, data_cache
 from lorahydra.data.chat.chat_format import IGNORE_INDEX, ChatFormat
 from lorahydra.data.chat.row_warnings import RowWarning
-from lorahydra.data.ingest import data_cache
 from lorahydra.data.length_limits import Fit
 from lorahydra.data.splits import Split
 from lorahydra.errors import DataError
 
-__all__ = ["TokenizedExample", "TokenizedSplit", "encode_split", "measure", "tokenize", "warnings_about"]
+__all__ = ["TokenizedExample", "TokenizedSplit", "encode_split", "measure", "row_warnings", "tokenize"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,52 +35,27 @@ class TokenizedExample(TypedDict):
     labels: npt.NDArray[np.int64]
 
 
-class TokenizedSplit(Sequence[TokenizedExample]):
+class TokenizedSplit(RowSequence[TokenizedExample]):
     """Examples of a split as tokens, read from disk when asked for; a map-style dataset for torch.
 
     Made by `tokenize`.
     """
 
     def __init__(self, store: Store, fit: Fit, content: str, warnings: list[str]) -> None:
+        super().__init__(fit.learned)
         self._store = store
-        self.warnings = warnings
-        """What is odd about rows of the split, one line each; see `warnings_about`."""
-        self._indices = fit.learned
         self._limit = Fit.limit(fit.max_length, fit.window)
+        self.warnings = warnings
+        """What is unusual about rows of the split, one line each; see `row_warnings`."""
         self.fit = fit
         """How the rows of the split fit the limits."""
-        self.source_lengths = fit.lengths
-        """Tokens of every example of the split, before any is dropped or cut; shape (rows of the split,)."""
-        self.indices = fit.learned
-        """Which examples of the split are here, ascending; shape (number of examples,)."""
         self.lengths = np.minimum(fit.lengths[fit.learned], self._limit)
         """Tokens of each example; shape (number of examples,)."""
-        self.dropped = len(fit.lengths) - len(fit.learned)
-        """Examples left out: too long, or without a token of an answer after cutting."""
-        self.truncated = fit.cut
-        """Examples that were cut."""
-        cut = f" {self._limit}" if self.truncated else ""
+        cut = f" {self._limit}" if fit.cut else ""
         self.digest = hashlib.sha256(f"{content}{cut} ".encode() + fit.learned.tobytes()).hexdigest()
         """Digest of the examples."""
         self.highest_id = store.highest(INPUT_IDS)
         """The largest token id, in whatever row."""
-        self.loss_tokens = int(fit.loss[fit.learned].sum())
-        """Tokens with loss, all examples together."""
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> TokenizedExample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[TokenizedExample]: ...
-    def __getitem__(self, index: int | slice) -> TokenizedExample | list[TokenizedExample]:
-        if isinstance(index, slice):
-            return [self._example(int(row)) for row in self._indices[index]]
-        return self._example(int(self._indices[index]))
-
-    def __iter__(self) -> Iterator[TokenizedExample]:
-        return (self._example(int(row)) for row in self._indices)
 
     def prompts(self) -> list[list[int]]:
         """Tokens of the prompts that are answered, each as it begins its example."""
@@ -95,7 +69,7 @@ class TokenizedSplit(Sequence[TokenizedExample]):
         ids: npt.NDArray[np.int32] = self._store.value(INPUT_IDS, row).values.to_numpy()
         return ids
 
-    def _example(self, row: int) -> TokenizedExample:
+    def _read(self, row: int) -> TokenizedExample:
         ids = self._ids(row)[: self._limit].astype(np.int64)
         labels = np.full_like(ids, IGNORE_INDEX)
         for start, end in self._store.value(SPANS, row).values.to_numpy().reshape(-1, 2):
@@ -142,7 +116,7 @@ def tokenize(
     # A study can do without a test split, but not without the others.
     if not len(fit.learned) and split.name != "test":
         raise DataError(f"no row of the {split.name} split is left: {fit.nothing_left()}", path=split.source)
-    return TokenizedSplit(store, fit, _content(split, chat), warnings_about(split, store, chat))
+    return TokenizedSplit(store, fit, _content(split, chat), row_warnings(split, store, chat))
 
 
 def measure(store: Store, max_length: int, overlong: str, window: int | None, max_new_tokens: int) -> Fit:
@@ -169,16 +143,16 @@ def encode_split(split: Split, chat: ChatFormat, cache: Path | None) -> Store:
             tokens = chat.encode_batch(examples, split.source)
             for number, (example, (ids, spans, lost)) in enumerate(zip(examples, tokens, strict=True), start):
                 writer.add((ids, [place for span in spans for place in span]), 4 * len(ids))
-                for oddity in (*chat.oddities(example), *lost):
-                    first, count = odd.get(oddity.name, (number, 0))
-                    odd[oddity.name] = (first, count + 1)
+                for warning in (*chat.row_warnings(example), *lost):
+                    first, count = odd.get(warning.name, (number, 0))
+                    odd[warning.name] = (first, count + 1)
         return {"rows": len(split), "odd": odd}
 
     return cached(data_cache(cache) / "tokens" / key, schema, build)
 
 
-def warnings_about(split: Split, store: Store, chat: ChatFormat) -> list[str]:
-    """What is odd about rows of a split, one line each.
+def row_warnings(split: Split, store: Store, chat: ChatFormat) -> list[str]:
+    """What is unusual about rows of a split, one line each.
 
     Args:
         split: The rows.

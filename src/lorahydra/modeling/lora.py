@@ -12,7 +12,6 @@ with load_adapter(base, folder) as peft_model:
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,8 +38,6 @@ __all__ = [
     "save_adapter",
     "seeded",
     "set_random_state",
-    "trainable_parameters",
-    "weights_digest",
 ]
 
 
@@ -54,8 +51,8 @@ def adapter(base: BaseModel, config: LoraConfig, seed: int) -> Iterator[peft.Pef
     as before.
 
     Afterwards `base` is as it was: module tree, weights (bit for bit, also after PiSSA, which replaces them),
-    hooks, flags and configuration. The model that was yielded is of no use then. Merging into the base in
-    place is not undone: work on a copy for that.
+    hooks, flags and configuration. The yielded model cannot be used afterwards. Merging into the base in
+    place is not undone: use a copy for that.
 
     Args:
         base: The base model; one adapter at a time.
@@ -88,7 +85,7 @@ def load_adapter(base: BaseModel, folder: Path | str) -> Iterator[peft.PeftModel
         The model with the adapter, in evaluation mode, nothing trainable.
 
     Raises:
-        ModelError: The folder holds no LoRA adapter, a broken one, or one for another base model.
+        ModelError: The folder does not hold a LoRA adapter, or a broken one, or one for another base model.
     """
     path = check_adapter(Path(folder))
     with restored(base.model):
@@ -113,24 +110,6 @@ def attach_saved(base: BaseModel, folder: Path) -> peft.PeftModel:
     return model.eval()
 
 
-def trainable_parameters(model: torch.nn.Module) -> int:
-    """Number of parameters that training changes."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, as 64 hexadecimal digits.
-
-    Two models have the same digest only if they are bit for bit the same. Reads about 1 GB per second.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(data.numpy().data)
-    return digest.hexdigest()
-
-
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch inside the block and put its random state back afterwards."""
@@ -140,12 +119,12 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def random_state(device: torch.device) -> list[torch.Tensor]:
-    """Torch's random state on the CPU and, if it is another, on `device`."""
+    """Torch's random state on the CPU and, if that is another device, on `device`."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
-    """Put back what `random_state` gave."""
+    """Put back what `random_state` returned."""
     torch.set_rng_state(states[0])
     for state in states[1:]:
         torch.cuda.set_rng_state(state, device)

@@ -76,7 +76,7 @@ def release_memory() -> None:
 
 
 def keep_to_share(device: torch.device) -> None:
-    """Let this process take no more of a GPU than the share that a study gave it beside other workers."""
+    """Let this process use no more of a GPU than the share that a study gave it beside other workers."""
     share = os.environ.get(GPU_MEMORY, "")
     if device.type == "cuda" and share.isdecimal():
         total = torch.cuda.get_device_properties(device).total_memory

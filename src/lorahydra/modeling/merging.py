@@ -53,7 +53,7 @@ def merge_adapter(config: ModelConfig, folder: Path, dtype: torch.dtype) -> Base
     _untie(model)
     try:
         with warnings.catch_warnings():
-            # That the layers are merged already is what is meant.
+            # The layers are merged already on purpose.
             warnings.filterwarnings("ignore", "(All adapters are already|Already following adapters were) merged")
             _merge_layers(model, dtype)
             base.model = model.merge_and_unload(safe_merge=True).to(dtype)

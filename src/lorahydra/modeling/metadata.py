@@ -1,4 +1,4 @@
-"""What an adapter belongs to: `lorahydra.json` beside its weights, so that a copied folder still knows how to answer.
+"""The metadata of an adapter: `lorahydra.json` beside its weights, so that a copied folder still knows how to answer.
 
 PEFT's own files name the base model and nothing else. The prompts' template, system message, precision and length of
 answers decide what the adapter says just as much.
@@ -24,7 +24,7 @@ __all__ = ["AdapterMetadata", "read_metadata", "write_metadata"]
 
 VERSION = 1
 KEPT = ("name_or_path", "revision", "gguf_file", "dtype", "attn_implementation", "chat_template")
-"""Settings of the base model that are kept; the device is this machine's matter."""
+"""Settings of the base model that are kept; the device depends on the machine."""
 
 
 @dataclass(frozen=True)
@@ -34,31 +34,31 @@ class AdapterMetadata:
     model: ModelConfig
     """The base model, with the chat template as text and the precision in which the adapter was scored."""
     base_digest: str | None = None
-    """Of the base model's content; None where it is not known."""
+    """Digest of the base model's content; None where it is not known."""
     system_prompt: str | None = None
     """Put before conversations that have no system message."""
     max_new_tokens: int = EvaluationConfig.max_new_tokens
     """Longest answer in tokens."""
     run_id: str | None = None
-    """MLflow's run of the trial."""
+    """The MLflow run of the trial."""
     special_tokens: str = "text"
-    """What names of control tokens in prompts are, as `data.special_tokens`."""
+    """What names of control tokens in prompts mean, as `data.special_tokens`."""
 
 
-def write_metadata(folder: Path, origin: AdapterMetadata) -> None:
-    """Write it into the adapter's folder.
+def write_metadata(folder: Path, metadata: AdapterMetadata) -> None:
+    """Write the metadata into the adapter's folder.
 
     Raises:
         OutputError: The folder cannot be written.
     """
-    values = dataclasses.asdict(origin)
+    values = dataclasses.asdict(metadata)
     content = {"version": VERSION, **values, "model": {name: values["model"][name] for name in KEPT}}
     with atomic_file(folder / ORIGIN_FILE) as temporary:
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
 
 
 def read_metadata(folder: Path) -> AdapterMetadata:
-    """Read it; for an adapter that was not made by lorahydra, what PEFT's configuration says.
+    """Read the metadata; for an adapter that lorahydra did not train, what PEFT's configuration says.
 
     Raises:
         ModelError: The folder holds no adapter, or what it belongs to cannot be read.
@@ -83,7 +83,7 @@ def _base_of(folder: Path) -> str:
     """The base model that PEFT's configuration names."""
     name = json.loads((folder / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
     if not isinstance(name, str) or not name.strip():
-        raise ModelError(f"{folder / 'adapter_config.json'} names no base model: give one")
+        raise ModelError(f"{folder / 'adapter_config.json'} does not name a base model: give one")
     return name
 
 
@@ -92,17 +92,17 @@ def _model(values: Mapping[str, Any]) -> ModelConfig:
     _check_texts(*vars(model).values())
     if model.chat_template is not None and "{" not in model.chat_template:
         # A path would name a file of this machine, whoever wrote it.
-        raise ValueError("the chat template is no template")
+        raise ValueError("the chat template is not a template")
     return model
 
 
-def _checked(origin: AdapterMetadata) -> AdapterMetadata:
-    _check_texts(origin.base_digest, origin.system_prompt, origin.run_id)
-    if type(origin.max_new_tokens) is not int or origin.max_new_tokens < 1:
-        raise ValueError("max_new_tokens is no length")
-    if origin.special_tokens not in SPECIAL_TOKENS:
-        raise ValueError(f"special_tokens is none of {', '.join(SPECIAL_TOKENS)}")
-    return origin
+def _checked(metadata: AdapterMetadata) -> AdapterMetadata:
+    _check_texts(metadata.base_digest, metadata.system_prompt, metadata.run_id)
+    if type(metadata.max_new_tokens) is not int or metadata.max_new_tokens < 1:
+        raise ValueError("max_new_tokens is not a valid length")
+    if metadata.special_tokens not in SPECIAL_TOKENS:
+        raise ValueError(f"special_tokens is not one of {', '.join(SPECIAL_TOKENS)}")
+    return metadata
 
 
 def _check_texts(*values: object) -> None:
@@ -110,4 +110,4 @@ def _check_texts(*values: object) -> None:
         if not isinstance(value, str | None):
             raise TypeError("a text is expected")
         if value is not None:
-            value.encode()  # half of a character, which JSON can hold, is no text
+            value.encode()  # half of a character, which JSON can hold, is not text

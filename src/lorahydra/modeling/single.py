@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class SingleAdapter:
-    """The weights of one adapter in PEFT's layers; what each member means, `Pack` says.
+    """The weights of one adapter in PEFT's layers; `Pack` says what each member means.
 
     Args:
         model: With the adapter attached.
@@ -49,10 +49,10 @@ class SingleAdapter:
 
     def take_gradients(self) -> Tensor:
         """Shape `(1, size)`."""
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
-        return torch.cat([gradient.flatten() for gradient in found]).unsqueeze(0)
+        return torch.cat([gradient.flatten() for gradient in gradients]).unsqueeze(0)
 
     def matrices(self, rows: Tensor, slot: int) -> list[Tensor]:
         """Views in the shapes of the parameters."""
@@ -74,7 +74,7 @@ def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iter
 
     Raises:
         ModelError: Settings do not fit the base model.
-        ValueError: Of several adapters one can only be trained alone, or they are of different layers.
+        ValueError: One of several adapters can only be trained alone, or they are on different layers.
     """
     reason = next(filter(None, (_reason(base, lora) for lora in settings)), None)
     starts = [] if reason else [new_adapter(base, lora, seed) for lora in settings]
@@ -91,7 +91,7 @@ def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iter
 
 
 def _reason(base: BaseModel, lora: LoraConfig) -> str | None:
-    """What keeps adapters from being packed, that is known beforehand."""
+    """What prevents an adapter from being packed, as far as its settings and the base model tell."""
     if lora.use_dora:
         return "lora.use_dora=true changes how a layer computes"
     if str(lora.init_lora_weights).startswith("pissa"):

@@ -47,14 +47,14 @@ def _matching(base: BaseModel, pattern: str, *, shown: str | None = None) -> dic
             f"lora.target_modules={pattern} is not a regular expression ({error}); for one module name write "
             f"lora.target_modules=[NAME], for all layers all-linear"
         ) from error
-    found = {name: module for name, module in base.model.named_modules() if expression.fullmatch(name)}
-    if not found:
-        known = sorted({name.rpartition(".")[2] for name in _linear_layers(base.model)})
+    matching = {name: module for name, module in base.model.named_modules() if expression.fullmatch(name)}
+    if not matching:
+        names = sorted({name.rpartition(".")[2] for name in _linear_layers(base.model)})
         raise ModelError(
             f"lora.target_modules: {shown or pattern} matches no module of {base.source}; it has "
-            f"{', '.join(known[:NAMES_SHOWN])}{', …' if len(known) > NAMES_SHOWN else ''}"
+            f"{', '.join(names[:NAMES_SHOWN])}{', …' if len(names) > NAMES_SHOWN else ''}"
         )
-    return found
+    return matching
 
 
 def _linear_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:

@@ -110,10 +110,10 @@ def _failure(wanted: str, folder: Path, output: str) -> ServiceError | OutputErr
 
 def _verify(wheel: Path, wanted: str, sha256: str) -> None:
     with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
         raise ServiceError(
-            f"the wheel of {wanted} has SHA-256 {found} instead of {sha256}: it was changed on its way, "
+            f"the wheel of {wanted} has SHA-256 {digest} instead of {sha256}: it was changed on its way, "
             "nothing was installed; check the package index in your pip settings"
         )
 

@@ -113,7 +113,7 @@ def _line(error: LorahydraError) -> str:
 def _report(name: str, cache: Path, overrides: Sequence[str]) -> dict[str, Any]:
     from lorahydra.config.compose import compose, literal
     from lorahydra.data import check
-    from lorahydra.data.checking import NO_LENGTHS
+    from lorahydra.data.loading import NO_LENGTHS
 
     config = compose(["data=local", f"data.train_file={literal(name)}", *overrides])
     report = check(config.data, config.seed, chat=None, cache=cache)

@@ -11,18 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from lorahydra.data.chat.rendering import Rendered, Renderer, Text
-from lorahydra.data.chat.row_warnings import RowWarning, Watch
+from lorahydra.data.chat.conversation import Conversation, Rendered
+from lorahydra.data.chat.rendering import Renderer
+from lorahydra.data.chat.row_warnings import RowChecker, RowWarning
 from lorahydra.data.chat.spans import Span, token_span
 from lorahydra.data.chat.turns import TextEnd
 from lorahydra.data.examples import Example
 from lorahydra.errors import ModelError
 
-__all__ = ["IGNORE_INDEX", "ChatFormat", "Encoded", "Tokens"]
+__all__ = ["IGNORE_INDEX", "ChatFormat", "Tokens"]
 
 IGNORE_INDEX = -100
 """Label of a token without loss, as torch's cross entropy has it."""
@@ -30,20 +30,12 @@ VERSION = 1
 """Part of the fingerprint: raise it when the same conversation is tokenized differently."""
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Tokens(NamedTuple):
     """An example as the model sees it in training."""
 
     input_ids: list[int]
-    labels: list[int]
-    """The token itself where it carries loss, else `IGNORE_INDEX`; not shifted."""
-
-
-class Tokens(NamedTuple):
-    """The same, with the loss as spans of token positions."""
-
-    input_ids: list[int]
     spans: list[Span]
+    """Positions of the tokens that carry loss."""
     lost: tuple[RowWarning, ...] = ()
     """What the example holds and the template has no place for."""
 
@@ -96,7 +88,7 @@ class ChatFormat:
         """Plain text that ends an answer, in templates that begin the next turn with it."""
         self.text_end = TextEnd(tokenizer, turns.end_texts) if turns.end_texts else None
         """Finds such text."""
-        self._watch = Watch(turns, system_prompt)
+        self._row_checker = RowChecker(turns, system_prompt)
         self.template = self._renderer.template.text
         """The template in use, as Jinja text."""
         self.is_plain = self._renderer.template.is_plain
@@ -120,44 +112,36 @@ class ChatFormat:
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def encode(self, example: Example) -> Encoded:
-        """Tokenize an example for training; every assistant turn carries loss, with its end-of-turn token.
+    def encode_batch(self, examples: Sequence[Example], source: str | None = None) -> list[Tokens]:
+        """Tokenize examples for training; every assistant turn carries loss, with its end-of-turn token.
 
         Raises:
-            DataError: The template refuses the conversation or changes an answer.
+            DataError: The template refuses a conversation or changes an answer; `source` is named.
         """
-        ids, spans, _ = self.encode_batch([example])[0]
-        labels = [IGNORE_INDEX] * len(ids)
-        for start, end in spans:
-            labels[start:end] = ids[start:end]
-        return Encoded(ids, labels)
+        conversations = [Conversation(self._renderer, example, source) for example in examples]
+        hidden = [conversation.hidden for conversation in conversations]
+        texts = [conversation.whole() for conversation in conversations]
+        prompts = self._tokenize([text.prompt for text in texts], hidden)
+        wholes = self._tokenize([text.prompt + text.completion for text in texts], hidden, offsets=True)
+        return [self._join(*parts) for parts in zip(texts, hidden, prompts, wholes, strict=True)]
 
-    def encode_batch(self, examples: Sequence[Example], source: str | None = None) -> list[Tokens]:
-        """Tokenize examples together, which is faster; `source` is named in errors."""
-        texts = [self._renderer.whole(example, source) for example in examples]
-        prompts = self._tokenize([Text(text.prompt, text.hidden) for text in texts])
-        wholes = self._tokenize([Text(text.prompt + text.completion, text.hidden) for text in texts], offsets=True)
-        return [
-            self._join(text, prompt.ids, whole.ids, whole.offsets)
-            for text, prompt, whole in zip(texts, prompts, wholes, strict=True)
-        ]
-
-    def _join(self, text: Rendered, prompt: list[int], ids: list[int], offsets: list[Span]) -> Tokens:
+    def _join(self, text: Rendered, hidden: bool, prompt: _Encoding, whole: _Encoding) -> Tokens:
         """Tokens of an example, given those of its prompt and those of all its text in one piece."""
         end = len(text.prompt) + text.learned
-        if ids[: len(prompt)] != prompt:
-            parts = [Text(part, text.hidden) for part in (text.prompt, text.completion)]
-            before, after = self._tokenize(parts, offsets=True)
-            ids = prompt + after.ids
+        start, (ids, offsets) = len(prompt.ids), whole
+        if ids[:start] != prompt.ids:
+            before, after = self._tokenize([text.prompt, text.completion], [hidden] * 2, offsets=True)
+            ids = prompt.ids + after.ids
             shift = len(text.prompt)
-            offsets = before.offsets + [(start + shift, stop + shift) for start, stop in after.offsets]
+            offsets = before.offsets + [(first + shift, last + shift) for first, last in after.offsets]
         spans = [token_span(text.prompt, offsets, span) for span in text.earlier]
-        spans.append((len(prompt), token_span(text.prompt, offsets, (0, end))[1]))
+        spans.append((start, token_span(text.prompt, offsets, (0, end))[1]))
         return Tokens(ids, spans, text.lost)
 
     def prompt_ids(self, example: Example) -> list[int]:
-        """Tokens of everything before the last answer, and the generation prompt: the start of `encode`."""
-        return self._tokenize([self._renderer.prompt(example)])[0].ids
+        """Tokens of everything before the last answer, and the generation prompt: the start of `encode_batch`."""
+        conversation = Conversation(self._renderer, example)
+        return self._tokenize([conversation.prompt()], [conversation.hidden])[0].ids
 
     def prompt_text(self, example: Example) -> str:
         """The prompt for people: the question alone, or all turns before the answer with their roles."""
@@ -175,27 +159,19 @@ class ChatFormat:
         text: str = self._tokenizer.decode(answer, skip_special_tokens=True)
         return text.strip()
 
-    def reference(self, example: Example, source: str | None = None) -> str:
-        """The last answer as a model would give it that has learnt its tokens perfectly; `source` is named in errors.
-
-        Raises:
-            DataError: The template refuses the conversation or changes an answer.
-        """
-        [tokens] = self.encode_batch([example], source)
-        return self.answer_text(tokens.input_ids[len(self.prompt_ids(example)) :])
-
     def hides(self, example: Example) -> bool:
         """Whether it has names of control tokens in messages that are to stay text."""
-        return self._renderer.hides(example)
+        return Conversation(self._renderer, example).hidden
 
-    def oddities(self, example: Example) -> list[RowWarning]:
+    def row_warnings(self, example: Example) -> list[RowWarning]:
         """What in its messages looks as if a chat template had put it there, or gets lost in it."""
-        return self._watch.oddities(example)
+        return self._row_checker.find(example)
 
-    def _tokenize(self, texts: list[Text], *, offsets: bool = False) -> list[_Encoding]:
+    def _tokenize(self, texts: list[str], hidden: list[bool], *, offsets: bool = False) -> list[_Encoding]:
+        """Texts as tokens; `hidden` says in which of them names of control tokens are hidden."""
         # The template has put in all special tokens that belong there.
         encodings = self._tokenizer(
-            [text.content for text in texts],
+            texts,
             add_special_tokens=False,
             return_attention_mask=False,
             return_token_type_ids=False,
@@ -203,9 +179,8 @@ class ChatFormat:
             verbose=False,
         )
         places = encodings["offset_mapping"] if offsets else [[]] * len(texts)
-        found = list(map(_Encoding, encodings["input_ids"], places))
-        for number, text in enumerate(texts):
-            if text.hidden:
-                encoding = self._renderer.controls.encode(text.content)
-                found[number] = _Encoding(encoding.ids, encoding.offsets)
-        return found
+        tokens = list(map(_Encoding, encodings["input_ids"], places))
+        for number in (number for number, hides in enumerate(hidden) if hides):
+            encoding = self._renderer.controls.encode(texts[number])
+            tokens[number] = _Encoding(encoding.ids, encoding.offsets)
+        return tokens

@@ -1,4 +1,4 @@
-"""What in messages looks as if a chat template had put it there, and what the template loses; counted, not refused."""
+"""What looks as if a chat template had put it into a message, and what the template loses: counted, not refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lorahydra.data.chat.turns import Turns, alternatives
 if TYPE_CHECKING:
     from lorahydra.data.examples import Example
 
-__all__ = ["RowWarning", "Watch"]
+__all__ = ["RowChecker", "RowWarning"]
 
 
 class RowWarning(StrEnum):
@@ -44,8 +44,8 @@ class RowWarning(StrEnum):
         return f"{rows} {self.value} (first: {where}): {meaning}"
 
 
-class Watch:
-    """Finds oddities.
+class RowChecker:
+    """Finds what a report warns about in the messages of an example.
 
     Args:
         turns: What the template puts around turns.
@@ -59,17 +59,17 @@ class Watch:
         self._keeps_system = turns.keeps_system
         self._system_prompt = bool(system_prompt)
 
-    def oddities(self, example: Example) -> list[RowWarning]:
-        """Those of an example; a rendered conversation is not also named for its control tokens."""
-        found = []
+    def find(self, example: Example) -> list[RowWarning]:
+        """The warnings about an example; a rendered conversation gets none for its control tokens."""
+        warnings = []
         # Text may begin a turn where a message begins.
         texts = [f"\n{message.content}" for message in example.messages]
         if any(map(self._openings.search, texts)):
-            found.append(RowWarning.RENDERED)
+            warnings.append(RowWarning.RENDERED)
         elif any(map(self._control.search, texts)):
-            found.append(RowWarning.CONTROL)
+            warnings.append(RowWarning.CONTROL)
         if self._end_texts is not None and self._end_texts.search(texts[-1]):
-            found.append(RowWarning.CUT)
+            warnings.append(RowWarning.CUT)
         if not self._keeps_system and (self._system_prompt or example.messages[0].role == "system"):
-            found.append(RowWarning.NO_SYSTEM)
-        return found
+            warnings.append(RowWarning.NO_SYSTEM)
+        return warnings

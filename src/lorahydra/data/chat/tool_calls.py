@@ -76,8 +76,8 @@ def answer_spans(
         if start is None:
             return None
         if end_of_turn:
-            found = text.find(end_of_turn, start)
-            end = found + len(end_of_turn) if found >= 0 else start
+            place = text.find(end_of_turn, start)
+            end = place + len(end_of_turn) if place >= 0 else start
         else:
             end = start + len(first_control(text[start:])) or len(text)
         if end == start or (turn["content"] and kept_form(turn["content"], text[start:end].__contains__) is None):

@@ -108,14 +108,14 @@ def _tried(render: Render, turns: list[dict[str, Any]], prompting: bool) -> str:
 
 def _after(text: str, mark: str) -> str:
     """What stands after the last of a mark; empty where there is none."""
-    _, found, rest = text.rpartition(mark)
-    return rest if found else ""
+    _, separator, rest = text.rpartition(mark)
+    return rest if separator else ""
 
 
 def _between(text: str, start: str, end: str) -> str:
     """What stands between two marks; empty where they do not."""
-    inside, found, _ = text.partition(start)[2].partition(end)
-    return inside if found else ""
+    inside, closing, _ = text.partition(start)[2].partition(end)
+    return inside if closing else ""
 
 
 def _first_line(literal: str, pattern: re.Pattern[str]) -> str:

@@ -52,7 +52,7 @@ def read_parquet(path: Path, columns: Collection[str], problems: Problems) -> It
             yield from _batch_rows(batch, place, problems)
         if place.line != file.metadata.num_rows:
             raise DataError(
-                f"is damaged: it says it has {file.metadata.num_rows} rows, and {place.line} are there", path=path
+                f"is damaged: it says that it has {file.metadata.num_rows} rows, but there are {place.line}", path=path
             )
 
 

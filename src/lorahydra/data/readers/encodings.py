@@ -150,15 +150,15 @@ def _is_binary(content: bytes) -> bool:
 
 def non_ascii_lines(path: Path) -> bytes:
     """The first lines of a file that are not plain ASCII, at most about 32 KiB of them."""
-    found, size, scanned = [], 0, 0
+    lines, size, scanned = [], 0, 0
     with path.open("rb") as stream:
         while size < SAMPLE_BYTES and scanned < SCANNED_BYTES and (line := stream.readline(SAMPLE_BYTES)):
             scanned += len(line)
             if not line.isascii():
                 size += len(line)
                 # Where a long line is cut, a character may be.
-                found += (line if line.endswith(b"\n") else re.sub(rb"[\x80-\xff]+$", b"", line)).splitlines()
-    return b"\n".join(line for line in found if not line.isascii())
+                lines += (line if line.endswith(b"\n") else re.sub(rb"[\x80-\xff]+$", b"", line)).splitlines()
+    return b"\n".join(line for line in lines if not line.isascii())
 
 
 def is_utf8(lines: bytes) -> bool:

@@ -111,19 +111,19 @@ def _first_character(file: TextFile) -> str:
     """The first character that is neither white space nor a byte order mark, or nothing."""
     with file.open() as stream:
         while block := stream.read(BLOCK):
-            if found := block.lstrip(WHITESPACE + BYTE_ORDER_MARK):
-                return found[0]
+            if text := block.lstrip(WHITESPACE + BYTE_ORDER_MARK):
+                return text[0]
     return ""
 
 
 def _is_json_lines(file: TextFile) -> bool:
     """Whether the first two non-blank lines look like one object each."""
-    found: list[str] = []
+    lines: list[str] = []
     with file.open() as stream:
-        while len(found) < 2 and (line := stream.readline(MAX_LINE)):
+        while len(lines) < 2 and (line := stream.readline(MAX_LINE)):
             if stripped := line.strip(WHITESPACE + BYTE_ORDER_MARK):
-                found.append(stripped)
-    return len(found) == 2 and found[0].endswith("}") and found[1].startswith("{")
+                lines.append(stripped)
+    return len(lines) == 2 and lines[0].endswith("}") and lines[1].startswith("{")
 
 
 def _object(file: TextFile, problems: Problems, columns: Collection[str]) -> Iterator[Row]:

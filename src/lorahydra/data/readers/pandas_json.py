@@ -18,14 +18,14 @@ SPEAKERS = {"role", "from"}
 Rows = list[dict[str, Any]]
 
 
-def frame_rows(value: Mapping[str, Any], known: Set[str]) -> Rows | None:
+def frame_rows(value: Mapping[str, Any], columns: Set[str]) -> Rows | None:
     """The rows of an object that is a table; None if it is not one.
 
     Read are `orient='split'`, `'columns'` and `'index'`, and an object with a list for each column.
 
     Args:
         value: The object.
-        known: Names that columns may have: they tell a column of rows from a row of columns.
+        columns: Names that columns may have: they tell a column of rows from a row of columns.
 
     Raises:
         ValueError: It is a table, and a broken one; the message is for the user.
@@ -33,9 +33,9 @@ def frame_rows(value: Mapping[str, Any], known: Set[str]) -> Rows | None:
     if {"columns", "data"} <= set(value) <= SPLIT_KEYS:
         return _split(value["columns"], value["data"])
     parts = list(value.values())
-    named = not known.isdisjoint(value)
+    named = not columns.isdisjoint(value)
     if parts and all(isinstance(part, Mapping) and part for part in parts):
-        inside = any(not known.isdisjoint(part) for part in parts)
+        inside = any(not columns.isdisjoint(part) for part in parts)
         if inside and not named:
             return [dict(part) for part in parts]
         # Not the form in which `datasets` may store one conversation.
@@ -73,6 +73,6 @@ def _columns(value: Mapping[str, Mapping[str, Any]]) -> Rows:
 def _lists(value: Mapping[str, list[Any]]) -> Rows:
     lengths = {name: len(part) for name, part in value.items()}
     if len(set(lengths.values())) > 1:
-        found = one_line(", ".join(f"{name} {length}" for name, length in lengths.items()))
-        raise ValueError(f"the columns of the table have different lengths ({found}): {ADVICE}")
+        shown = one_line(", ".join(f"{name} {length}" for name, length in lengths.items()))
+        raise ValueError(f"the columns of the table have different lengths ({shown}): {ADVICE}")
     return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]

@@ -1,0 +1,223 @@
+"""One conversation as text under a chat template, and where in that text the answers are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from lorahydra.data.chat.rendering import Renderer, Turn
+from lorahydra.data.chat.row_warnings import RowWarning
+from lorahydra.data.chat.spans import Span, kept_form, unused_mark
+from lorahydra.data.chat.tool_calls import answer_spans, holds_calls, missing_place
+from lorahydra.data.examples import Example
+from lorahydra.errors import DataError, library_errors, one_line
+
+__all__ = ["Conversation", "Rendered"]
+
+REASONING = "reasoning_content"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A rendered example; spans are in characters."""
+
+    prompt: str
+    earlier: list[Span]
+    """Answers inside the prompt, each with its end of turn."""
+    completion: str
+    """The last answer with what the template puts around it beyond the prompt."""
+    learned: int
+    """How many characters of the completion carry loss: up to and with the end of the answer's turn."""
+    lost: tuple[RowWarning, ...] = ()
+    """What the example holds and the template has no place for."""
+
+    @property
+    def learned_text(self) -> str:
+        """All that carries loss."""
+        return "".join(self.prompt[start:end] for start, end in self.earlier) + self.completion[: self.learned]
+
+
+class Conversation:
+    """One example under a template.
+
+    Args:
+        renderer: The template.
+        example: The conversation.
+        source: Where it comes from, for messages.
+    """
+
+    def __init__(self, renderer: Renderer, example: Example, source: str | None = None) -> None:
+        self._renderer = renderer
+        self._example = example
+        self._source = source
+        self.turns: list[Turn] = [
+            {"role": message.role, "content": message.content, **message.fields} for message in example.messages
+        ]
+        """The turns as the template gets them."""
+        if renderer.system_prompt is not None and self.turns[0]["role"] != "system":
+            self.turns.insert(0, {"role": "system", "content": renderer.system_prompt})
+        first = self.turns[0]
+        if first["role"] == "system" and not first["content"].strip() and not renderer.takes_empty_system:
+            del self.turns[0]
+        self._tools = example.tools
+        self.hidden = False
+        """Whether names of control tokens are hidden in the turns or the tools: `Controls.encode` tokenizes it then."""
+        if renderer.hides_names:
+            before = (self.turns, self._tools)
+            try:
+                self.turns, self._tools = renderer.controls.hide(before)
+            except ValueError as error:
+                raise self._error(f"cannot be read as text: {error}") from error
+            self.hidden = (self.turns, self._tools) != before
+
+    def prompt(self) -> str:
+        """Everything before the last answer, with the generation prompt.
+
+        Raises:
+            DataError: The template refuses the conversation.
+        """
+        if any(REASONING in turn for turn in self.turns):
+            # The whole conversation decides whether the prompt holds any reasoning.
+            return self.whole().prompt
+        return self.render(self.turns[:-1])
+
+    def whole(self) -> Rendered:
+        """The example as text.
+
+        Raises:
+            DataError: The template refuses the conversation, changes an answer, or has no place for calls of tools.
+        """
+        turns = self.turns
+        thoughts = [turn[REASONING] for turn in turns if REASONING in turn]
+        rendered = self._with_thoughts() if thoughts else None
+        if rendered is None:
+            turns = [{key: value for key, value in turn.items() if key != REASONING} for turn in turns]
+            rendered = self._rendered(turns)
+        lost = []
+        if thoughts and not all(thought.strip() in rendered.learned_text for thought in thoughts):
+            lost.append(RowWarning.NO_THINKING)
+        if self._tools and rendered.prompt == self.render(turns[:-1], tools=""):
+            lost.append(RowWarning.NO_TOOLS)
+        learned = [message.learned for message in self._example.messages if message.role == "assistant"]
+        earlier = [span for span, carries in zip(rendered.earlier, learned[:-1], strict=True) if carries]
+        return replace(rendered, earlier=earlier, lost=tuple(lost))
+
+    def _with_thoughts(self) -> Rendered | None:
+        """The example with the reasoning before its answers; None where that of the last one would not be learnt."""
+        try:
+            rendered = self._rendered(self.turns)
+        except DataError:
+            return None
+        last = self.turns[-1].get(REASONING, "").strip()
+        return rendered if last in rendered.completion[: rendered.learned] else None
+
+    def _rendered(self, turns: list[Turn]) -> Rendered:
+        prompt = self.render(turns[:-1])
+        if holds_calls(turns):
+            return self._with_calls(turns, prompt)
+        answer, ending = self._answer(turns, prompt)
+        end_of_turn = self._renderer.end_of_turn(ending)
+        if not end_of_turn:
+            # Nothing in the template says that the answer is over, so the model could not learn to stop.
+            end_of_turn = self._renderer.tokenizer.eos_token
+            ending = end_of_turn + ending
+        earlier = self._earlier(turns[:-1], prompt, end_of_turn)
+        return Rendered(prompt, earlier, completion=answer + ending, learned=len(answer) + len(end_of_turn))
+
+    def _with_calls(self, turns: list[Turn], prompt: str) -> Rendered:
+        if missing := missing_place(turns, self.render):
+            raise self._error(
+                f"the model's chat template has no place for {missing}, which this conversation holds: set "
+                "model.chat_template to one that has, or leave such rows out"
+            )
+        renderer = self._renderer
+        text = self.render(turns, prompting=False)
+        end_of_turn = renderer.end_of_turn(renderer.plain_ending)
+        spans = answer_spans(turns, text, self.render, end_of_turn, renderer.end_of_turn)
+        if spans is None:
+            raise self._changed()
+        completion, learned = text[len(prompt) :], spans[-1][1] - len(prompt)
+        if not renderer.end_of_turn(completion):
+            completion += renderer.tokenizer.eos_token
+            learned = len(completion)
+        return Rendered(prompt, spans[:-1], completion, learned)
+
+    def _answer(self, turns: list[Turn], prompt: str) -> tuple[str, str]:
+        """The last answer as it follows the prompt, and what the template puts after it."""
+        whole = self.render(turns, prompting=False)
+        answer, mark = turns[-1]["content"], unused_mark(whole)
+        marked = [*turns[:-1], {**turns[-1], "content": mark}]
+        ending = self.render(marked, prompting=False).rpartition(mark)[2]
+        if whole.startswith(prompt):
+            rest = whole[len(prompt) :]
+            if kept_form(answer, lambda form: rest.endswith(form + ending)) is not None:
+                # With whatever stands before the answer and not in the prompt: the model has to write it too.
+                return rest.removesuffix(ending), ending
+        elif "<think>" not in answer:
+            # The generation prompt holds more than the history: the beginning of a thinking block.
+            kept = kept_form(answer, lambda form: whole.endswith(form + ending))
+            if kept is not None:
+                return kept, ending
+        raise self._changed()
+
+    def _earlier(self, turns: list[Turn], prompt: str, end_of_turn: str) -> list[Span]:
+        """Where in the prompt the earlier answers are, found by rendering with marks in their place."""
+        answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        if not answers:
+            return []
+        mark = unused_mark(prompt)
+        marked = [{**turn, "content": mark} if turn["role"] == "assistant" else turn for turn in turns]
+        first, *literals = self.render(marked).split(mark)
+        if len(literals) != len(answers) or not prompt.startswith(first):
+            raise self._changed()
+        spans = []
+        place = len(first)
+        for answer, literal in zip(answers, literals, strict=True):
+            fits = _follows(prompt, place, literal)
+            # Some templates leave the thinking out of all answers but the last.
+            kept = kept_form(answer, fits) or kept_form(answer.rpartition("</think>")[2], fits)
+            if kept is None:
+                raise self._changed()
+            end = place + len(kept)
+            if literal.startswith(end_of_turn):
+                spans.append((place, end + len(end_of_turn)))
+            else:
+                directly_after = self._renderer.control.match(literal)
+                spans.append((place, end + (directly_after.end() if directly_after else 0)))
+            place = end + len(literal)
+        return spans
+
+    def render(
+        self, turns: list[Turn], *, prompting: bool = True, thinking: bool = False, tools: str | None = None
+    ) -> str:
+        """Turns of the conversation as text; `tools` in place of its own.
+
+        Raises:
+            DataError: The template refuses them.
+        """
+        offered = self._tools if tools is None else tools
+
+        def refused(error: Exception) -> DataError:
+            hint = ", or unset data.system_prompt" if self._renderer.system_prompt else ""
+            return self._error(
+                f"the model's chat template refuses this conversation ({one_line(error)}): change it{hint}"
+            )
+
+        with library_errors(refused):
+            parsed = json.loads(offered) if offered else None
+            return self._renderer.apply(turns, prompting, tools=parsed, thinking=thinking)
+
+    def _error(self, message: str) -> DataError:
+        return DataError(message, path=self._source, line=self._example.line)
+
+    def _changed(self) -> DataError:
+        return self._error(
+            "the model's chat template changes an answer of this conversation (does it hold a thinking block?), so "
+            "training would differ from generation: change the answer, or set model.chat_template"
+        )
+
+
+def _follows(prompt: str, place: int, literal: str) -> Callable[[str], bool]:
+    """Whether a text stands at a place of the prompt with the literal behind it."""
+    return lambda form: prompt.startswith(form + literal, place)
