@@ -78,7 +78,7 @@ def test_a_damaged_model_answers_or_is_refused_in_one_line(
         return
     with at_most_one_line():
         chat = ChatFormat(base.tokenizer)
-        chat.encode(EXAMPLE)
+        chat.encode_batch([EXAMPLE])
         stop = stop_tokens(base.model, chat.end_tokens)
         generate(base.model, [chat.prompt_ids(EXAMPLE)], stop=stop, max_new_tokens=2, batch_size=1)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.data.conftest import make_tokenizer, reference
+from tests.data.conftest import encode, make_tokenizer, reference
 from tests.data.test_chat import GEMMA, LLAMA3, QWEN3, conversation
 from transformers import (
     AutoModelForCausalLM,
@@ -103,7 +103,7 @@ def tune(folder: Path, base_folder: Path) -> None:
     """An adapter that has learnt the rows by heart."""
     base = load_base(ModelConfig(name_or_path=str(base_folder), device="cpu"))
     chat = ChatFormat(base.tokenizer)
-    encoded = [chat.encode(conversation(*row)) for row in ROWS.items()]
+    encoded = [encode(chat, conversation(*row)) for row in ROWS.items()]
     batch = collate([{"input_ids": row.input_ids, "labels": row.labels} for row in encoded])
     with adapter(base, LoraConfig(r=16, lora_alpha=32), seed=1) as model:
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
