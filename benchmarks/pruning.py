@@ -19,7 +19,8 @@ from pathlib import Path
 
 from lorahydra.names import State
 from lorahydra.sweep.catalog import find_study
-from lorahydra.sweep.trial_record import TrialRecord, best_so_far
+from lorahydra.sweep.ranking import best_so_far
+from lorahydra.sweep.trial_record import TrialRecord
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PRUNERS = ("none", "median")

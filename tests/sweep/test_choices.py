@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -17,7 +18,6 @@ from tests.sweep.conftest import installed
 from hydra_plugins.lorahydra_sweeper import config as plugin  # noqa: F401
 from lorahydra.config.compose import compose, config_dir
 from lorahydra.errors import ConfigError, TrialPruned
-from lorahydra.sweep.objective import FunctionObjective
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.samplers import make_sampler
 from lorahydra.sweep.study_sweeper import StudySweeper
@@ -73,13 +73,13 @@ class Sweeper(StudySweeper):
 
 
 def sweep(sampler: DictConfig, pruner: DictConfig, space: dict[str, str], folder: Path, **own: Any) -> Sweeper:
-    options: dict[str, Any] = {"direction": "minimize", "n_trials": N_TRIALS, "n_jobs": 1, "max_failure_rate": 0.0}
-    options |= {"storage": None, "study_name": "s", "custom_search_space": None, "params": None} | own
-    sweeper = Sweeper(sampler=sampler, pruner=pruner, **options)
+    keys: dict[str, Any] = {"direction": "minimize", "n_trials": N_TRIALS, "n_jobs": 1, "max_failure_rate": 0.0}
+    keys |= {"storage": None, "study_name": "s", "custom_search_space": None, "params": None} | own
+    keys |= {"sampler": sampler, "pruner": pruner}
+    config = OmegaConf.create({"seed": 1, "hydra": {"sweep": {"dir": str(folder)}, "job": {"name": "test"}}})
+    hydra: Any = SimpleNamespace(config_loader=None)
+    sweeper = Sweeper(keys, hydra_context=hydra, task_function=lambda _: None, config=config)
     sweeper.seen = []
-    sweeper.config = OmegaConf.create({"seed": 1, "hydra": {"sweep": {"dir": str(folder)}, "job": {"name": "test"}}})
-    sweeper.objective = FunctionObjective(sweeper)
-    sweeper.sampler = make_sampler(sampler, sweeper.config)
     sweeper.sweep([f"{name}={values}" for name, values in space.items()])
     return sweeper
 

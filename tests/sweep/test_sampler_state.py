@@ -10,7 +10,7 @@ import pytest
 from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 
 from lorahydra.sweep.random_state import random_state, restore_random_state
-from lorahydra.sweep.sampler_state import restore_sampler, sampler_state
+from lorahydra.sweep.sampler_state import SAMPLER, keep_sampler, restore_sampler
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -40,7 +40,7 @@ def draw(study: optuna.Study, count: int) -> list[dict[str, float]]:
 def test_the_next_draws_are_those_of_the_first_sampler(name: str) -> None:
     study = optuna.create_study(sampler=SAMPLERS[name]())
     draw(study, 5)
-    kept = json.loads(json.dumps(sampler_state(study)))
+    keep_sampler(study, 4)
     other = optuna.create_study(sampler=SAMPLERS[name]())
     other.add_trials(study.trials)
     for key, value in study._storage.get_study_system_attrs(study._study_id).items():
@@ -49,18 +49,19 @@ def test_the_next_draws_are_those_of_the_first_sampler(name: str) -> None:
     expected = draw(study, 4)
     # As if it had drawn what was lost.
     other.sampler.reseed_rng()
-    restore_sampler(other, kept)
+    other.set_user_attr(SAMPLER, json.loads(json.dumps(study.user_attrs[SAMPLER])))
+    restore_sampler(other)
     assert draw(other, 4) == expected
 
 
 def test_a_place_in_a_sequence_that_was_lost_is_taken_again() -> None:
     study = optuna.create_study(sampler=QMCSampler(seed=1))
     draw(study, 3)
-    kept = sampler_state(study)
+    keep_sampler(study, 2)
     lost = study.ask()
     lost.suggest_float("x", 0, 1)
     study.tell(lost, state=optuna.trial.TrialState.FAIL)
-    restore_sampler(study, kept)
+    restore_sampler(study)
     again = study.ask()
     assert again.suggest_float("x", 0, 1) == lost.params["x"]
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import optuna
 import pytest
@@ -17,7 +15,6 @@ from lorahydra.sweep.study_store import STUDY_ID
 from lorahydra.sweep.trial_queue import TrialQueue
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-SWEEPER: Any = SimpleNamespace(sampler=None, pruner=None)
 
 
 @pytest.fixture
@@ -31,7 +28,7 @@ def queue() -> TrialQueue:
 def opened(queue: TrialQueue, folder: Path) -> StudyRun:
     config = compose(["data.train_file=demo", f"tracking.uri=sqlite:///{folder}/mlflow.db"])
     run = StudyRun(config, queue, folder / "study")
-    run.open(SWEEPER)
+    run.open()
     return run
 
 

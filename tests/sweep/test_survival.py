@@ -17,8 +17,8 @@ from tests.support.waiting import wait_for
 from tests.sweep.conftest import Program, counted, make_program, samplers, states
 
 from lorahydra.names import State
+from lorahydra.sweep.settings import MOST_DEATHS
 from lorahydra.sweep.storage import open_storage
-from lorahydra.sweep.trial_queue import MOST_DEATHS
 from lorahydra.sweep.trial_record import trial_records
 from lorahydra.utils.processes import this_process
 
@@ -122,10 +122,8 @@ objective = SimpleNamespace(
     study_name="s", directions=["minimize"], is_worker=False, spec=lambda space: {"a": "b"}, command=lambda: None
 )
 pruner = optuna.pruners.NopPruner()
-sweeper = SimpleNamespace(
-    objective=objective, storage="sqlite:///studies.db", sampler=sampler, pruner=pruner, n_trials=n_trials
-)
-queue = TrialQueue(open_study(sweeper, None), n_trials)
+settings = SimpleNamespace(storage="sqlite:///studies.db", sampler=sampler, pruner=pruner, n_trials=n_trials)
+queue = TrialQueue(open_study(settings, objective, None), n_trials)
 
 
 def configure(trials):

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
-import subprocess
+from pathlib import Path
 
 import pytest
 
 from lorahydra.errors import StudyError
-from lorahydra.sweep import workers as workers_module
-
-
-def shell(command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(["sh", "-c", command], text=True)
+from lorahydra.sweep.workers import WorkerPool
 
 
 @pytest.mark.parametrize("room", [True, False])
-def test_a_killed_worker_is_replaced_while_there_is_a_trial_for_it(room: bool) -> None:
-    workers = [shell("exit 0"), shell("kill -9 $$")]
-    killed, heard, started = workers[1], [], []
+def test_a_killed_worker_is_replaced_while_there_is_a_trial_for_it(room: bool, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    script = (
+        f"echo $LORAHYDRA_WORKER $$ >> {shlex.quote(str(started))}; [ $(grep -c ^2 {shlex.quote(str(started))}) = 1 ]"
+    )
+    told = []
 
-    def died(pid: int, number: int) -> bool:
-        heard.append((pid, number))
+    def replaces(pid: int, number: int) -> bool:
+        told.append((pid, number))
         return room
 
-    def start(number: int) -> subprocess.Popen[str]:
-        started.append(number)
-        return shell("exit 0")
-
-    workers_module._wait(workers, died, start)
-    assert heard == [(killed.pid, signal.SIGKILL)]
-    assert started == ([1] if room else [])
-    assert (workers[1] is not killed) is room
+    WorkerPool(["sh", "-c", f"{script} && [ $LORAHYDRA_WORKER = 2 ] && kill -9 $$; exit 0"], 2, replaces).run()
+    second = [int(pid) for worker, pid in map(str.split, started.read_text().splitlines()) if worker == "2"]
+    assert told == [(second[0], signal.SIGKILL)]
+    assert len(second) == 1 + room
 
 
 def test_a_worker_that_fails_or_is_interrupted_ends_the_study() -> None:
-    for command, error in (("exit 3", StudyError), ("exit 130", KeyboardInterrupt)):
-        with pytest.raises(error):
-            workers_module._wait([shell(command)], lambda *_: True, lambda _: shell("exit 0"))
+    command = "echo 'lorahydra: why'; exit 3"
+    with pytest.raises(StudyError, match="a worker of the study ended with exit code 3: why") as caught:
+        WorkerPool(["sh", "-c", command], 1, lambda *_: True).run()
+    assert caught.value.exit_code == 3
+    with pytest.raises(KeyboardInterrupt):
+        WorkerPool(["sh", "-c", "exit 130"], 1, lambda *_: True).run()

@@ -15,19 +15,18 @@ class LorahydraSweeper(OptunaSweeper):
     """Upstream's Optuna sweeper with pruning, durable studies and MLflow.
 
     Args:
-        pruner: A class of `optuna.pruners`, as a config.
-        settings: Upstream's keys: sampler, direction, storage, study_name, n_trials, n_jobs, max_failure_rate,
-            custom_search_space, params.
+        keys: Upstream's (sampler, direction, storage, study_name, n_trials, n_jobs, max_failure_rate,
+            custom_search_space, params) and ours (pruner, max_deaths, grid_steps).
     """
 
-    def __init__(self, pruner: Any, **settings: Any) -> None:
-        from lorahydra.sweep.study_sweeper import StudySweeper
-
-        self.sweeper = StudySweeper(pruner=pruner, **settings)
+    def __init__(self, **keys: Any) -> None:
+        self._keys = keys
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Receive what Hydra composed."""
-        self.sweeper.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        from lorahydra.sweep.study_sweeper import StudySweeper
+
+        self.sweeper = StudySweeper(self._keys, hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the study.

@@ -25,7 +25,8 @@ from lorahydra.config.compose import config_dir, explain, readable, register, to
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, LorahydraError
 from lorahydra.names import ANSWERS_FILE, CHECKPOINTS_DIR, TRAINING_FILE
-from lorahydra.sweep.current import WORKER, current_trial, kept_study, remember_command, watch_parent
+from lorahydra.sweep.current import context, current_trial
+from lorahydra.sweep.workers import is_worker, watch_parent
 from lorahydra.utils.interrupts import listen, stop_listening
 
 __all__ = ["launch", "run_task", "train_command"]
@@ -37,7 +38,7 @@ def launch(app: Callable[[], object]) -> None:
     Raises:
         SystemExit: With 2, 3 or 130, after one line on stderr, for everything a user can cause or meet.
     """
-    listen(_study_hint, always=bool(os.environ.get(WORKER)))
+    listen(_study_hint, always=is_worker())
     try:
         _launch(app)
     finally:
@@ -54,7 +55,7 @@ def _launch(app: Callable[[], object]) -> None:
     watch_parent()
     with exit_codes(_study_hint):
         sys.argv[1:] = understood(readable(sys.argv[1:]))
-        remember_command(list(sys.argv))
+        context.arguments = list(sys.argv)
         try:
             with shared_output(sys.argv[1:]):
                 app()
@@ -118,7 +119,7 @@ def _nothing_left(folder: Path) -> Iterator[None]:
 
 def _study_hint() -> str:
     """How a study goes on after an interruption."""
-    command = kept_study()
+    command = context.resume_command
     return "" if command is None else f"; the study is kept, go on with: {command}"
 
 

@@ -106,7 +106,7 @@ class Stores:
 
     def leaderboard(self, job: JobView) -> list[LeaderboardRow]:
         """The trials of a fine-tune, best first; empty before the first one."""
-        from lorahydra.sweep.leaderboard import ranked
+        from lorahydra.sweep.ranking import ranked
 
         entry = self._entry(job.study)
         if entry is None:

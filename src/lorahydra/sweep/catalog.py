@@ -13,9 +13,10 @@ import optuna
 from lorahydra.config.search import OBJECTIVES
 from lorahydra.errors import StudyError
 from lorahydra.names import STUDY_STORE, State
+from lorahydra.sweep.ranking import best_so_far
 from lorahydra.sweep.storage import open_storage, reading, shown
 from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS
-from lorahydra.sweep.trial_record import ATTRIBUTE, TrialRecord, best_so_far, trial_records
+from lorahydra.sweep.trial_record import TrialRecord, trial_facts, trial_records
 from lorahydra.utils.processes import is_alive
 
 __all__ = ["StudyEntry", "find_study", "list_studies"]
@@ -99,7 +100,7 @@ def find_study(name: str, storage: str = STUDY_STORE) -> StudyEntry:
 
 def _entry(study: optuna.Study) -> StudyEntry:
     trials = study.get_trials(deepcopy=False)
-    workers = [trial.user_attrs.get(ATTRIBUTE, {}).get("worker") for trial in trials if not trial.state.is_finished()]
+    workers = [trial_facts(trial).get("worker") for trial in trials if not trial.state.is_finished()]
     spec = study.user_attrs.get(SPEC, {})
     directions = [direction.name.lower() for direction in study.directions]
     known = [name for name in str(spec.get("objective", "")).split(", ") if name in OBJECTIVES]

@@ -21,16 +21,17 @@ from lorahydra.names import (
     State,
     Tag,
 )
-from lorahydra.sweep.leaderboard import leaderboard_csv, ranked, write_leaderboard
+from lorahydra.sweep.leaderboard import leaderboard_csv, write_leaderboard
 from lorahydra.sweep.mlflow_notes import model_description, study_note
 from lorahydra.sweep.objective import write_optimization_results
 from lorahydra.sweep.plots import write_plots
+from lorahydra.sweep.ranking import best_so_far, ranked
 from lorahydra.sweep.storage import study_lock
 from lorahydra.sweep.study_result import FinalScores, StudyResult, facts_of
 from lorahydra.sweep.study_run import StudyRun
 from lorahydra.sweep.study_store import RESULT
 from lorahydra.sweep.trial_queue import TrialQueue
-from lorahydra.sweep.trial_record import TrialRecord, best_so_far
+from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.tracking import (
     add_model_files,
     fetch_folder,

@@ -1,6 +1,6 @@
-"""The trial that a sweep is running in this process, for the function that Hydra calls; imports no Optuna.
+"""What this process knows of the sweep that it runs; imports no Optuna.
 
-A function of one's own under `hydra/sweeper=lorahydra` may use it to be pruned:
+A function of a program of its own under `hydra/sweeper=lorahydra` may use it to be pruned:
 
 ```python
 trial = current_trial()
@@ -11,82 +11,36 @@ if trial is not None:
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 if TYPE_CHECKING:
     from lorahydra.sweep.running_trial import RunningTrial
 
-__all__ = [
-    "WORKER",
-    "current_trial",
-    "kept_study",
-    "own_arguments",
-    "remember_command",
-    "remember_study",
-    "running_as",
-    "watch_parent",
-]
+__all__ = ["context", "current_trial"]
 
-WORKER = "LORAHYDRA_WORKER"
-"""Environment variable that is set in the worker processes of a study, to their number."""
 
-_current: RunningTrial | None = None
-_kept: str | None = None
-_arguments: list[str] | None = None
+@dataclass
+class ProcessContext:
+    """What Hydra does not pass from the program to the sweep, and from the sweep to the function of a trial."""
+
+    arguments: list[str] | None = None
+    """`sys.argv` of a program that is nothing but one experiment, so that workers can be started with it."""
+    resume_command: str | None = None
+    """Continues the study that runs now; None where no study runs."""
+    trials: dict[int, RunningTrial] = field(default_factory=dict)
+    """The trials that this process runs, by their number, which is also Hydra's job number."""
+
+
+context = ProcessContext()
 
 
 def current_trial() -> RunningTrial | None:
-    """The trial; None outside of a sweep."""
-    return _current
-
-
-@contextmanager
-def running_as(trial: RunningTrial) -> Iterator[None]:
-    """Make `trial` the current one."""
-    global _current
-    before, _current = _current, trial
-    try:
-        yield
-    finally:
-        _current = before
-
-
-def remember_study(command: str | None) -> None:
-    """Keep what continues the study that runs now; None when it has ended."""
-    global _kept
-    _kept = command
-
-
-def kept_study() -> str | None:
-    """The command that continues the study of this process, when it is interrupted."""
-    return _kept
-
-
-def remember_command(arguments: list[str]) -> None:
-    """Keep the arguments of the program, which is nothing but one experiment."""
-    global _arguments
-    _arguments = arguments
-
-
-def own_arguments() -> list[str] | None:
-    """The arguments of the program, where it is nothing but one experiment."""
-    return _arguments
-
-
-def watch_parent() -> None:
-    """In a worker process of a study: stop as by Ctrl-C when the process that started it is gone."""
-    if os.environ.get(WORKER) and not sys.stdin.isatty():
-        threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-
-
-def _stop_at_end_of_input() -> None:
-    # Not through sys.stdin, whose lock a thread that waits would hold at the interpreter's end.
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGINT)
+    """The trial that belongs to the Hydra job that runs now; None outside of a sweep."""
+    if not HydraConfig.initialized():
+        return None
+    job = HydraConfig.get().job
+    return None if OmegaConf.is_missing(job, "num") else context.trials.get(job.num)

@@ -20,21 +20,22 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
 from lorahydra.errors import ConfigError, LorahydraError, StudyError, StudyStoreError, TrackingError
 from lorahydra.names import STUDY_STORE, State
-from lorahydra.sweep.current import remember_study
+from lorahydra.sweep.current import context
 from lorahydra.sweep.labels import value_text
+from lorahydra.sweep.objective import Objective, unique_name
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.search_space import SearchSpace, corners
+from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.storage import reading, shown
 from lorahydra.sweep.study_spec import CONTENT, DATA_CONTENT, ROWS_CONTENT, experiment_spec, kept_settings
-from lorahydra.sweep.study_store import known_spec, unique_name
+from lorahydra.sweep.study_store import known_spec
 from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.sweep.trial_record import TrialRecord
-from lorahydra.sweep.workers import is_worker, run_workers, workers_wanted
+from lorahydra.sweep.workers import WorkerPool, is_worker, worker_command, workers_wanted
 
 if TYPE_CHECKING:
     from lorahydra.sweep.study_result import StudyResult
     from lorahydra.sweep.study_run import StudyRun
-    from lorahydra.sweep.study_sweeper import StudySweeper
 
 __all__ = ["ExperimentObjective"]
 
@@ -48,48 +49,50 @@ NOT_REPEATED = {
 """Overrides that do not belong to a study but to one start of it."""
 
 
-class ExperimentObjective:
-    """The lorahydra experiment that a sweep is run for."""
+class ExperimentObjective(Objective):
+    """A lorahydra experiment.
+
+    Args:
+        settings: What the sweep was started with.
+
+    Raises:
+        ConfigError: The experiment, or a key of the sweep, has a value that is not allowed.
+    """
 
     tries_all = True
     counts_rejected = True
-    batch = 1
 
-    def __init__(self, sweeper: StudySweeper) -> None:
-        self._sweeper = sweeper
-        tree = sweeper.config
+    def __init__(self, settings: SweepSettings) -> None:
+        self.settings = settings
+        tree = settings.config
         self._command_line = list(tree.hydra.overrides.task)
         self._fixed = self._command_line
         """Overrides that all trials share."""
         self.config = _typed(tree)
-        self.seed: int | None = self.config.seed
+        self.seed = self.config.seed
+        self.batch = 1
         self.objectives = objectives(self.config.objective)
         self.directions = self._directions()
         model = self.config.model.name_or_path.rstrip("/").rpartition("/")[2]
-        self.study_name = sweeper.study_name or self.config.study or unique_name(model)
+        self.study_name = settings.study_name or self.config.study or unique_name(model)
         names_a_folder("hydra.sweeper.study_name", self.study_name)
         self.folder = self._folder(tree)
-        self.shipped_space: Mapping[str, str] = self.config.search.space
-        self.first_trial: Mapping[str, Any] = self.config.search.first_trial
+        self.shipped_space = self.config.search.space
+        self.first_trial = self.config.search.first_trial
         self.adds_shipped_space = any(o.partition("=")[0].lstrip("+") == "search" for o in self._command_line)
         self.is_worker = is_worker()
-        self.n_workers = workers_wanted(sweeper)
-        _hide_password(tree, sweeper.storage)
+        self.n_workers = workers_wanted(settings)
+        _hide_password(tree, settings.storage)
         self._run: StudyRun | None = None
         self._content: dict[str, str] = {}
         """Digests of data and model, where this process has loaded them."""
         self._warnings: Sequence[str] = ()
 
-    @property
-    def run_id(self) -> str | None:
-        """The study's MLflow run."""
-        return None if self._run is None else self._run.run_id
-
     def kept_settings(self) -> list[str]:
-        """Overrides that keep a study of an older version as it was."""
-        if not (self._sweeper.study_name or self.config.study):
+        """Overrides with which a study of an older version goes on as it began."""
+        if not (self.settings.study_name or self.config.study):
             return []
-        return kept_settings(known_spec(self.study_name, self._sweeper.storage), self._command_line)
+        return kept_settings(known_spec(self.study_name, self.settings.storage), self._command_line)
 
     def prepare(self, space: SearchSpace) -> None:
         """Load data and models, which trials share, so that a fault in them is found before there is a study.
@@ -97,7 +100,7 @@ class ExperimentObjective:
         Raises:
             LorahydraError: They cannot be used.
         """
-        if not space.distributions and self._sweeper.custom_search_space_extender is None:
+        if not space.distributions and not self.settings.extends_space:
             raise ConfigError(
                 "there is nothing to search: every key of the search space has a fixed value; give a sweep, for "
                 "example training.learning_rate='tag(log, interval(1e-5, 1e-3))', or leave -m out for one trial"
@@ -135,7 +138,7 @@ class ExperimentObjective:
 
     def command(self) -> dict[str, Any] | None:
         """What `lorahydra studies resume` needs to start the study again."""
-        own = (*self._sweeper.config.hydra.overrides.hydra, *self._command_line)
+        own = (*self.settings.config.hydra.overrides.hydra, *self._command_line)
         return {
             "overrides": [without_password(o) for o in own if o.partition("=")[0].lstrip("+") not in NOT_REPEATED],
             "environment": {name: value for name, value in os.environ.items() if name.startswith("LORA_")},
@@ -150,13 +153,14 @@ class ExperimentObjective:
         from lorahydra.sweep.study_run import StudyRun
 
         self._run = StudyRun(self.config, queue, self.folder)
-        remember_study(self._resume_command())
+        context.resume_command = self._resume_command()
         self._run.warnings = self._warnings
         try:
-            with reading(self._sweeper.storage):
-                self._run.open(self._sweeper)
+            with reading(self.settings.storage):
+                self._run.open()
+                self.run_id = self._run.run_id
                 yield
-            remember_study(None)
+            context.resume_command = None
         except StudyStoreError as error:
             # Whether others work on the study cannot be asked; whoever does will close the run in the end.
             self._run.close(None if self.is_worker else State.INTERRUPTED)
@@ -181,19 +185,16 @@ class ExperimentObjective:
             with contextlib.suppress(LorahydraError):
                 self._run.close_children(self._run.run_id)
 
-    def run(self, queue: TrialQueue, trials: Callable[[], None]) -> None:
-        """Run trials here, or in worker processes of their own."""
-        if self.n_workers > 1:
-            self._run_workers(queue)
-        else:
-            trials()
-
-    def _run_workers(self, queue: TrialQueue) -> None:
-        own = [o for o in self._sweeper.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
+    def run(self, queue: TrialQueue, run_trials: Callable[[], None]) -> None:
+        """Run trials here, or in worker processes."""
+        if self.n_workers == 1:
+            run_trials()
+            return
+        shared = [o for o in self.settings.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
+        command = worker_command(self.study_name, self.settings.storage, [*shared, *self._command_line])
         self.close_dead_runs(queue.wait_for_signs())
         while queue.has_room():
-            died = functools.partial(self._worker_died, queue, [])
-            run_workers(self.n_workers, self.study_name, self._sweeper.storage, [*own, *self._command_line], died)
+            WorkerPool(command, self.n_workers, functools.partial(self._worker_died, queue, [])).run()
             self.close_dead_runs(queue.wait_for_signs())
 
     def _worker_died(self, queue: TrialQueue, idle: list[int], pid: int, signal: int) -> bool:
@@ -227,7 +228,7 @@ class ExperimentObjective:
             params = ", ".join(f"{name}={value_text(value)}" for name, value in trial.params.items())
             logger.info("Trial %d begins: %s", trial.number, params)
 
-    def progressed(self, queue: TrialQueue) -> None:
+    def progressed(self) -> None:
         """Say and record how far the study is."""
         if self._run is not None:
             self._run.progressed(self.objectives, self.directions)
@@ -240,8 +241,6 @@ class ExperimentObjective:
 
     def conclude(self, queue: TrialQueue) -> StudyResult | None:
         """Name the winner, where no other process still has a trial to run."""
-        from lorahydra.sweep.conclusion import conclude
-
         assert self._run is not None
         if self.is_worker:
             self._run.close(None)
@@ -254,21 +253,22 @@ class ExperimentObjective:
             )
             self._run.close(None)
             return None
+        from lorahydra.sweep.conclusion import conclude
+
         return conclude(self._run, queue, self.objectives, self.directions, self._compose)
 
     def _compose(self, params: Mapping[str, Any], folder: Path) -> ExperimentConfig:
         """The experiment with the parameters of one trial."""
         fixed = [override for override in self._fixed if override.partition("=")[0] not in params]
         overrides = [*fixed, *(f"{name}={value}" for name, value in params.items())]
-        loader = self._sweeper.hydra_context.config_loader
-        tree = loader.load_sweep_config(self._sweeper.config, overrides)
+        tree = self.settings.config_loader.load_sweep_config(self.settings.config, overrides)
         return _typed(tree, str(folder))
 
     def _directions(self) -> list[str]:
         wanted = [OBJECTIVES[name] for name in self.objectives]
-        if self._sweeper.direction is not None and self._sweeper._get_directions() != wanted:
+        if self.settings.directions not in (None, wanted):
             raise ConfigError(
-                f"hydra.sweeper.direction={', '.join(self._sweeper._get_directions())} does not fit "
+                f"hydra.sweeper.direction={', '.join(self.settings.directions or [])} does not fit "
                 f"objective={', '.join(self.objectives)}: leave the direction out"
             )
         return wanted
@@ -283,7 +283,7 @@ class ExperimentObjective:
         return Path(str(tree.hydra.sweep.dir))
 
     def _resume_command(self) -> str:
-        storage = self._sweeper.storage
+        storage = self.settings.storage
         where = "" if storage == STUDY_STORE else f" --storage {shlex.quote(shown(storage))}"
         return f"lorahydra studies resume {shlex.quote(self.study_name)}{where}"
 

@@ -1,13 +1,15 @@
-"""What a sweep optimises: here a function of a program of its own, in `experiment_objective` a lorahydra experiment."""
+"""What a sweep optimises: here any function that Hydra calls, in `experiment_objective` a lorahydra experiment."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,138 +18,94 @@ from lorahydra.errors import StudyError
 from lorahydra.names import RESULTS_FILE
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.search_space import SearchSpace
-from lorahydra.sweep.study_store import unique_name
+from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.sweep.trial_record import TrialRecord
 
-if TYPE_CHECKING:
-    from lorahydra.sweep.study_sweeper import StudySweeper
-
-__all__ = ["FunctionObjective", "Objective", "is_experiment", "write_optimization_results"]
+__all__ = ["Objective", "is_experiment", "unique_name", "write_optimization_results"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
 
 def is_experiment(tree: DictConfig) -> bool:
-    """Whether Hydra composed a lorahydra experiment, and not the config of somebody's own program."""
+    """Whether Hydra composed a lorahydra experiment, and not the configuration of another program."""
     return {field.name for field in fields(ExperimentConfig)} <= {str(key) for key in tree}
 
 
-class Objective(Protocol):
-    """What a sweep asks of what it optimises."""
+def unique_name(*parts: str) -> str:
+    """A name for a new study: what it is about, when it began, and what tells two of the same second apart."""
+    words = "-".join(part for part in parts if part)
+    kept = "".join(char if char.isalnum() or char in ".-" else "-" for char in words).strip("-.")[:60].lower()
+    return f"{kept or 'study'}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
-    study_name: str
-    directions: list[str]
-    """`minimize` or `maximize`, one per objective."""
-    shipped_space: Mapping[str, str]
-    first_trial: Mapping[str, Any]
-    adds_shipped_space: bool
-    tries_all: bool
+
+class Objective:
+    """A function of a program of its own, treated as upstream's sweeper treats it.
+
+    Args:
+        settings: What the sweep was started with.
+    """
+
+    shipped_space: Mapping[str, str] = {}
+    """The sweeps that are searched where the user gives none."""
+    first_trial: Mapping[str, Any] = {}
+    """Parameters of trial 0 for `shipped_space`."""
+    adds_shipped_space = False
+    """Whether `shipped_space` is searched beside the sweeps of the user."""
+    tries_all = False
     """Whether equal parameters give equal results, so that a small space is tried setting by setting."""
-    seed: int | None
-    counts_rejected: bool
+    counts_rejected = False
     """Whether a result that cannot be used counts for `max_failure_rate`, as an error does."""
-    batch: int
-    """Trials that are claimed together."""
-    is_worker: bool
-    """One of several worker processes of one command."""
+    seed: int | None = None
+    is_worker = False
+    """Whether this process is one of several workers of one command."""
+    run_id: str | None = None
+    """MLflow run of the study."""
 
-    @property
-    def run_id(self) -> str | None:
-        """MLflow run of the study."""
+    def __init__(self, settings: SweepSettings) -> None:
+        self.settings = settings
+        self.directions = settings.directions or ["minimize"]
+        self.batch = settings.n_jobs
+        """Trials that are claimed together."""
+        self.study_name = settings.study_name or unique_name(str(settings.config.hydra.job.name))
 
     def kept_settings(self) -> list[str]:
-        """Overrides that keep a study of an older version as it was."""
+        """Overrides with which a study of an older version goes on as it began."""
+        return []
 
     def prepare(self, space: SearchSpace) -> None:
         """Find what is wrong before there is a study."""
 
     def spec(self, space: SearchSpace) -> dict[str, str]:
         """What must stay the same while the study goes on."""
-
-    def command(self) -> dict[str, Any] | None:
-        """How the study was started, for going on by its name."""
-
-    def attending(self, queue: TrialQueue) -> Any:
-        """A context around all trials."""
-
-    def run(self, queue: TrialQueue, trials: Callable[[], None]) -> None:
-        """Run `trials` here, or as many as wanted of it side by side."""
-
-    def close_dead_runs(self, dead: Sequence[TrialRecord]) -> None:
-        """Close what trials of dead processes left open."""
-
-    def begins(self, claimed: Sequence[RunningTrial]) -> None:
-        """These trials are run next."""
-
-    def progressed(self, queue: TrialQueue) -> None:
-        """A trial ended."""
-
-    def release(self) -> None:
-        """Give back the memory of a trial that failed."""
-
-    def conclude(self, queue: TrialQueue) -> Any:
-        """All trials are claimed: say what was found."""
-
-
-class FunctionObjective:
-    """A function of somebody's own, as under upstream's sweeper."""
-
-    shipped_space: Mapping[str, str] = {}
-    first_trial: Mapping[str, Any] = {}
-    adds_shipped_space = False
-    tries_all = False
-    counts_rejected = False
-    seed: int | None = None
-    is_worker = False
-    run_id: str | None = None
-
-    def __init__(self, sweeper: StudySweeper) -> None:
-        self._sweeper = sweeper
-        if sweeper.direction is None:
-            sweeper.direction = "minimize"
-        self.directions = sweeper._get_directions()
-        self.batch = sweeper.n_jobs
-        self.study_name = sweeper.study_name or unique_name(str(sweeper.config.hydra.job.name))
-
-    def kept_settings(self) -> list[str]:
-        """Its program's own matter."""
-        return []
-
-    def prepare(self, space: SearchSpace) -> None:
-        """Nothing is known about it."""
-
-    def spec(self, space: SearchSpace) -> dict[str, str]:
-        """The space; with one that a function defines, nothing."""
         return {f"search of {name}": text for name, text in space.describe().items()}
 
     def command(self) -> dict[str, Any] | None:
-        """Only its own program can start it."""
+        """How the study was started; None where `lorahydra studies resume` cannot start it again."""
         return None
 
-    @contextmanager
-    def attending(self, queue: TrialQueue) -> Iterator[None]:
-        """Nothing around the trials."""
-        yield
+    def attending(self, queue: TrialQueue) -> AbstractContextManager[None]:
+        """A context around all trials."""
+        return nullcontext()
 
-    def run(self, queue: TrialQueue, trials: Callable[[], None]) -> None:
-        """Here."""
-        trials()
+    def run(self, queue: TrialQueue, run_trials: Callable[[], None]) -> None:
+        """Call `run_trials` here, or let workers do it."""
+        run_trials()
 
     def close_dead_runs(self, dead: Sequence[TrialRecord]) -> None:
-        """Nothing is left open."""
+        """Close what trials left open whose process died."""
 
     def begins(self, claimed: Sequence[RunningTrial]) -> None:
-        """The launcher says it."""
+        """Say which trials are run next; Hydra's launcher does so as well."""
 
-    def progressed(self, queue: TrialQueue) -> None:
-        """Upstream says nothing."""
+    def progressed(self) -> None:
+        """Say and record how far the study is, after the end of a trial."""
 
     def release(self) -> None:
-        """Nothing is known about it."""
+        """Free the memory of a trial that failed."""
 
-    def conclude(self, queue: TrialQueue) -> None:
-        """Upstream's summary and results file."""
+    def conclude(self, queue: TrialQueue) -> Any:
+        """Write what the study found, when no trial is left to be claimed."""
         if queue.others():
             logger.info("Study %s: the last trials run in other processes", self.study_name)
             return
@@ -156,15 +114,15 @@ class FunctionObjective:
             raise StudyError(
                 f"no trial of the study has a result that can be used; the last one: {records[-1].failure}"
             )
-        write_optimization_results(queue, Path(self._sweeper.config.hydra.sweep.dir))
+        write_optimization_results(queue, Path(self.settings.config.hydra.sweep.dir))
 
 
 def write_optimization_results(queue: TrialQueue, folder: Path, winner: TrialRecord | None = None) -> None:
-    """Write upstream's `optimization_results.yaml`; nothing where no trial was completed.
+    """Write upstream's `optimization_results.yaml`, unless no trial was completed.
 
     Args:
-        queue: The study.
-        folder: Where to.
+        queue: The trials of the study.
+        folder: Where the file goes.
         winner: The best trial, where it is not the one with the best value.
     """
     study = queue.study

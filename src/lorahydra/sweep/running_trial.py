@@ -23,7 +23,7 @@ from lorahydra.errors import JudgeSetupError, TrialPruned
 from lorahydra.names import State
 from lorahydra.sweep.optuna_warnings import quietly
 from lorahydra.sweep.storage import address_of
-from lorahydra.sweep.trial_record import ATTRIBUTE
+from lorahydra.sweep.trial_record import ATTRIBUTE, trial_facts
 from lorahydra.utils.interrupts import postponed
 
 __all__ = ["RunningTrial", "tell"]
@@ -46,7 +46,7 @@ class RunningTrial:
         self.parent_run_id: str | None = None
         """MLflow run of the study."""
         self._study = study
-        self._facts: dict[str, Any] = dict(trial.user_attrs.get(ATTRIBUTE, {}))
+        self._facts: dict[str, Any] = dict(trial_facts(trial))
         self._started = time.perf_counter()
         self._measurements = 0
         self._heartbeat = _Heartbeat(study._storage, trial._trial_id)
@@ -76,7 +76,7 @@ class RunningTrial:
         trials = self._study.get_trials(deepcopy=False)
         facts: Mapping[str, Any] = self._facts
         while (number := facts.get("retry_of")) is not None:
-            facts = trials[number].user_attrs.get(ATTRIBUTE, {})
+            facts = trial_facts(trials[number])
             yield facts
 
     @property

@@ -18,10 +18,11 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from lorahydra.sweep.random_state import random_state, restore_random_state
-from lorahydra.sweep.trial_record import ATTRIBUTE
+from lorahydra.sweep.trial_record import trial_facts
 
-__all__ = ["counting", "restore_sampler", "sampler_state"]
+__all__ = ["counting", "keep_sampler", "last_drawn", "restore_sampler", "sampler_name"]
 
+SAMPLER = "lorahydra.sampler"
 SEQUENCE = "qmc:"
 """Prefix of the study's system attributes that hold a place in a sequence."""
 FITS = ("_gprs_cache_list", "_constraints_gprs_cache_list")
@@ -32,23 +33,43 @@ def counting(sampler: BaseSampler) -> BaseSampler:
     return _Counting(sampler) if isinstance(sampler, GridSampler | CmaEsSampler) else sampler
 
 
-def sampler_state(study: optuna.Study) -> dict[str, Any]:
-    """What decides the next draws beside the trials, as plain JSON."""
+def sampler_name(sampler: BaseSampler) -> str:
+    """The name of Optuna's class."""
+    return type(sampler._sampler if isinstance(sampler, _Counting) else sampler).__name__
+
+
+def keep_sampler(study: optuna.Study, last: int) -> None:
+    """Keep in the study what decides the next draws beside the trials.
+
+    Args:
+        study: The study.
+        last: Number of the last trial whose parameters are drawn.
+    """
     places = {name: place for name, place in _system_attrs(study).items() if name.startswith(SEQUENCE)}
-    fits = {name: _plain(found) for name in FITS if (found := getattr(study.sampler, name, None)) is not None}
-    return {"random": random_state(study.sampler), "places": places, "fits": fits}
+    fits = {name: _plain(kept) for name in FITS if (kept := getattr(study.sampler, name, None)) is not None}
+    state = {"random": random_state(study.sampler), "places": places, "fits": fits}
+    study.set_user_attr(SAMPLER, {"trial": last, "state": state})
 
 
-def restore_sampler(study: optuna.Study, state: Mapping[str, Any]) -> None:
-    """Take the study's sampler back to where it was."""
+def restore_sampler(study: optuna.Study) -> None:
+    """Take the study's sampler back to where it was when it was last kept; a new study keeps it first."""
+    if SAMPLER not in study.user_attrs:
+        keep_sampler(study, -1)
+        return
+    state = study.user_attrs[SAMPLER]["state"]
     restore_random_state(study.sampler, state["random"])
     for name, place in _system_attrs(study).items():
         if name.startswith(SEQUENCE) and place != (kept := state["places"].get(name, -1)):
             study._storage.set_study_system_attr(study._study_id, name, kept)
     for name in FITS:
         if hasattr(study.sampler, name):
-            found = state["fits"].get(name)
-            setattr(study.sampler, name, None if found is None else _fits(found))
+            fits = state["fits"].get(name)
+            setattr(study.sampler, name, None if fits is None else _fits(fits))
+
+
+def last_drawn(study: optuna.Study) -> int:
+    """Number of the last trial whose parameters are drawn, and cannot be drawn again; -1 where there is none."""
+    return int(study.user_attrs.get(SAMPLER, {}).get("trial", -1))
 
 
 class _Counting(BaseSampler):
@@ -91,7 +112,7 @@ def _counted(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
 
 
 def _is_interrupted(trial: FrozenTrial) -> bool:
-    return bool(trial.user_attrs.get(ATTRIBUTE, {}).get("interrupted"))
+    return bool(trial_facts(trial).get("interrupted"))
 
 
 def _system_attrs(study: optuna.Study) -> dict[str, Any]:

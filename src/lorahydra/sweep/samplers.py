@@ -1,4 +1,4 @@
-"""Samplers and pruners, from their configs and for a search space."""
+"""Samplers and pruners, made from their configurations and fitted to a search space."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hydra.errors import HydraException
@@ -13,18 +14,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler, QMCSampler
+from optuna.samplers import BaseSampler, BruteForceSampler, CmaEsSampler, GridSampler, QMCSampler
 
 from lorahydra.errors import ConfigError, causes
 from lorahydra.sweep.optuna_warnings import quietly
-from lorahydra.sweep.search_space import grid_values
+from lorahydra.sweep.search_space import grid_values, size
+from lorahydra.sweep.settings import SweepSettings, UnfittedSampler
 
-__all__ = ["UnfittedSampler", "fit_grid", "make_pruner", "make_sampler", "say_what_is_drawn"]
+__all__ = ["fit_sampler", "make_pruner", "make_sampler", "warn_of_random_draws"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
-UnfittedSampler = BaseSampler | functools.partial[GridSampler]
-"""A grid sampler is made when the search space is known."""
 LARGEST_GRID = 100_000
 """Settings; the grid sampler holds all of them in memory."""
 
@@ -50,7 +50,8 @@ def make_sampler(settings: Any, config: DictConfig) -> UnfittedSampler:
     if "seed" in settings and settings.seed is None and isinstance(seed, int):
         settings.seed = seed
     if settings.get("warn_independent_sampling"):
-        settings.warn_independent_sampling = False  # for each parameter of each trial; `say_what_is_drawn` does it once
+        # Optuna warns for each parameter of each trial; `warn_of_random_draws` does it once.
+        settings.warn_independent_sampling = False
     sampler: UnfittedSampler
     sampler = _made("sampler", settings, ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*"))
     return sampler
@@ -61,41 +62,63 @@ def _made(kind: str, settings: Any, allowed: tuple[str, ...]) -> Any:
         with quietly():
             return instantiate(settings, _execution_whitelist_=allowed)
     except (HydraException, ImportError, ValueError, TypeError) as error:
-        found = [cause for cause in causes(error) if not isinstance(cause, HydraException)]
-        missing = [cause.name for cause in found if isinstance(cause, ImportError) and cause.name]
-        reason = f"it needs a package: pip install {missing[-1]}" if missing else str([*found, error][0])
+        reasons = [cause for cause in causes(error) if not isinstance(cause, HydraException)]
+        missing = [cause.name for cause in reasons if isinstance(cause, ImportError) and cause.name]
+        reason = f"it needs a package: pip install {missing[-1]}" if missing else str([*reasons, error][0])
         name = str(settings.get("_target_", "")).rpartition(".")[2]
         raise ConfigError(f"hydra/sweeper/{kind}: {name} cannot be used: {' '.join(reason.split())}") from error
 
 
-def fit_grid(
-    sampler: functools.partial[GridSampler], space: Mapping[str, BaseDistribution], steps: int
-) -> tuple[GridSampler, int]:
-    """The grid sampler of a search space, and the number of settings in its grid.
+def fit_sampler(
+    settings: SweepSettings, space: Mapping[str, BaseDistribution], *, tries_all: bool, seed: int | None
+) -> SweepSettings:
+    """The settings with a sampler that suits the search space: a complete grid, or every setting of a small space.
 
     Args:
-        sampler: Without its space.
+        settings: What the sweep was started with.
         space: The distributions.
-        steps: Values of a continuous range.
+        tries_all: Whether a small finite space is tried setting by setting.
+        seed: Of the order in which that is done.
 
     Raises:
         ConfigError: The grid is too large.
     """
-    grid = {name: grid_values(found, steps) for name, found in space.items()}
-    settings = math.prod(len(values) for values in grid.values())
-    if settings > LARGEST_GRID:
+    sampler, count = settings.sampler, size(space)
+    if isinstance(sampler, functools.partial):
+        sampler, count = _grid(sampler, space, settings.grid_steps)
+        if count > settings.n_trials:
+            logger.info("The grid has %d settings: %d of them are tried", count, settings.n_trials)
+    elif not tries_all or settings.extends_space or not space:
+        return settings
+    if count > settings.n_trials:
+        return replace(settings, sampler=sampler)
+    if not isinstance(sampler, GridSampler):
+        # Unlike the grid sampler it takes into account what other samplers have tried in this study.
+        with quietly():
+            sampler = BruteForceSampler(seed=seed)
+    logger.info("The search space has %d settings: each is tried once", count)
+    return replace(settings, sampler=sampler, n_trials=int(count))
+
+
+def _grid(
+    sampler: functools.partial[GridSampler], space: Mapping[str, BaseDistribution], steps: int
+) -> tuple[GridSampler, int]:
+    """The grid sampler of a search space, and the number of settings in its grid."""
+    grid = {name: grid_values(distribution, steps) for name, distribution in space.items()}
+    count = math.prod(len(values) for values in grid.values())
+    if count > LARGEST_GRID:
         raise ConfigError(
-            f"hydra/sweeper/sampler=grid: the grid has {settings} settings, and {LARGEST_GRID} are the most: search "
+            f"hydra/sweeper/sampler=grid: the grid has {count} settings, and {LARGEST_GRID} are the most: search "
             "fewer values, or use another sampler"
         )
-    return sampler(grid), settings
+    return sampler(grid), count
 
 
-def say_what_is_drawn(sampler: UnfittedSampler, space: Mapping[str, BaseDistribution]) -> None:
+def warn_of_random_draws(sampler: BaseSampler | UnfittedSampler, space: Mapping[str, BaseDistribution]) -> None:
     """Warn of parameters that the sampler does not search but draws at random."""
     if not isinstance(sampler, CmaEsSampler | QMCSampler):
         return
-    drawn = [name for name, found in space.items() if isinstance(found, CategoricalDistribution)]
+    drawn = [name for name, distribution in space.items() if isinstance(distribution, CategoricalDistribution)]
     if isinstance(sampler, CmaEsSampler) and len(space) - len(drawn) == 1:
         drawn = list(space)  # Optuna's CMA-ES needs two dimensions
     if drawn:

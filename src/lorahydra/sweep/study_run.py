@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
@@ -14,10 +13,11 @@ from lorahydra.config.compose import flatten, to_yaml
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.names import CONFIG_FILE, OVERRIDES_FILE, Kind, Metric, State, Tag
 from lorahydra.sweep.mlflow_notes import study_note
+from lorahydra.sweep.ranking import best_so_far
+from lorahydra.sweep.sampler_state import sampler_name
 from lorahydra.sweep.storage import study_lock
 from lorahydra.sweep.study_store import COMMAND, STUDY_ID
 from lorahydra.sweep.trial_queue import TrialQueue
-from lorahydra.sweep.trial_record import best_so_far
 from lorahydra.tracking import (
     TrackedRun,
     close_run,
@@ -30,9 +30,6 @@ from lorahydra.tracking import (
     unfinished_children,
 )
 from lorahydra.trial.record import record_environment, without_secrets
-
-if TYPE_CHECKING:
-    from lorahydra.sweep.study_sweeper import StudySweeper
 
 __all__ = ["StudyRun"]
 
@@ -70,7 +67,7 @@ class StudyRun:
         assert self._run is not None
         return self._run
 
-    def open(self, sweeper: StudySweeper) -> None:
+    def open(self) -> None:
         """Make the run or join it, and close what dead processes left open."""
         study = self._queue.study
         self._begun = len(self._queue.records())
@@ -87,7 +84,7 @@ class StudyRun:
                 self._run = join_run(self.config.tracking, output_dir=self.folder, run_id=known)
             study.set_user_attr(RUN_ID, self._run.run_id)
         if known is None:
-            self._describe(sweeper)
+            self._describe()
         elif self.config.tracking.run_id not in (None, known):
             # `mlflow run` has opened a run for a study that has one.
             set_tags(self.config.tracking, str(self.config.tracking.run_id), {Tag.CONTINUES: known})
@@ -173,16 +170,16 @@ class StudyRun:
             tags={Tag.STUDY: name, Tag.STUDY_ID: study_id},
         )
 
-    def _describe(self, sweeper: StudySweeper) -> None:
-        config = without_secrets(self.config)
+    def _describe(self) -> None:
+        config, study = without_secrets(self.config), self._queue.study
         settings = {
             "n_trials": self._queue.n_trials,
-            "sampler": type(sweeper.sampler).__name__,
-            "pruner": type(sweeper.pruner).__name__,
+            "sampler": sampler_name(study.sampler),
+            "pruner": type(study.pruner).__name__,
         }
         own = {name: value for name, value in flatten(config).items() if not name.startswith("search.first_trial")}
         self.run.params(settings | own)
         self.run.text(to_yaml(config), CONFIG_FILE)
-        command = self._queue.study.user_attrs.get(COMMAND) or {}
+        command = study.user_attrs.get(COMMAND) or {}
         self.run.text(OmegaConf.to_yaml(OmegaConf.create(command.get("overrides", []))), OVERRIDES_FILE)
         record_environment(self.run, config.model.device)

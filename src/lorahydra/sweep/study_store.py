@@ -1,26 +1,25 @@
-"""Making a study, or finding the one that goes on."""
+"""Studies in their database: making one, or opening the one that goes on."""
 
 from __future__ import annotations
 
 import logging
 import secrets
-import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError
+from optuna.samplers import BaseSampler
 
 from lorahydra.errors import StudyError
+from lorahydra.sweep.objective import Objective
 from lorahydra.sweep.optuna_warnings import quietly
 from lorahydra.sweep.sampler_state import counting
 from lorahydra.sweep.search_space import SearchSpace
+from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.storage import open_storage, reading, shown, study_lock
 from lorahydra.sweep.study_spec import check_same
 
-if TYPE_CHECKING:
-    from lorahydra.sweep.study_sweeper import StudySweeper
-
-__all__ = ["COMMAND", "RESULT", "SPEC", "STUDY_ID", "TRIALS", "known_spec", "open_study", "unique_name"]
+__all__ = ["COMMAND", "RESULT", "SPEC", "STUDY_ID", "TRIALS", "known_spec", "open_study"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,44 +31,43 @@ RESULT = "lorahydra.result"
 """User attribute of a study that has ended: its winner and the test scores, as plain JSON."""
 
 
-def unique_name(*parts: str) -> str:
-    """A name for a new study: what it is about, when it began, and what keeps two of one second apart."""
-    words = "-".join(part for part in parts if part)
-    kept = "".join(char if char.isalnum() or char in ".-" else "-" for char in words).strip("-.")[:60].lower()
-    return f"{kept or 'study'}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+def open_study(settings: SweepSettings, objective: Objective, space: SearchSpace) -> optuna.Study:
+    """Make the study, or open it and check that its trials and the new ones can be compared.
 
-
-def open_study(sweeper: StudySweeper, space: SearchSpace) -> optuna.Study:
-    """Make the study, or find it and check that its trials and the new ones can be compared.
+    Args:
+        settings: What the sweep was started with; its sampler has been fitted to `space`.
+        objective: What is optimised.
+        space: What is searched.
 
     Raises:
-        StudyError: Other settings than those it was begun with, or its store is away.
+        StudyError: The study was begun with other settings, or its database cannot be used.
     """
-    objective, url = sweeper.objective, sweeper.storage
+    url, name = settings.storage, objective.study_name
     storage = open_storage(url)
-    name = objective.study_name
-    # Optuna prints on its own to stderr, beside the log.
+    # Optuna prints to stderr by itself, beside the log.
     optuna.logging.disable_default_handler()
-    arguments: Any = {"storage": storage, "sampler": counting(sweeper.sampler), "pruner": sweeper.pruner}
+    assert isinstance(settings.sampler, BaseSampler), "the sampler has been fitted"
+    arguments: Any = {"storage": storage, "sampler": counting(settings.sampler), "pruner": settings.pruner}
+    directions: Any = objective.directions
     with reading(url), study_lock(storage, name), quietly():
         try:
-            study = optuna.create_study(study_name=name, directions=objective.directions, **arguments)  # type: ignore[arg-type]
+            study = optuna.create_study(study_name=name, directions=directions, **arguments)
             goes_on = False
         except DuplicatedStudyError:
             study = optuna.load_study(study_name=name, **arguments)
             goes_on = True
         _check_directions(study, objective.directions)
         spec = objective.spec(space)
-        known = study.user_attrs.get(SPEC)
-        if known is None:
+        begun_with = study.user_attrs.get(SPEC)
+        if begun_with is None:
             study.set_user_attr(STUDY_ID, secrets.token_hex(8))
             study.set_user_attr(SPEC, spec)
         else:
-            check_same(name, known, spec)
-            if not spec.keys() <= known.keys():  # digests that the first process did not know
-                study.set_user_attr(SPEC, spec | known)
+            check_same(name, begun_with, spec)
+            if not spec.keys() <= begun_with.keys():  # digests that the first process did not compute
+                study.set_user_attr(SPEC, spec | begun_with)
         if not objective.is_worker:
-            study.set_user_attr(TRIALS, int(sweeper.n_trials))
+            study.set_user_attr(TRIALS, settings.n_trials)
             if (command := objective.command()) is not None and COMMAND not in study.user_attrs:
                 study.set_user_attr(COMMAND, command)
     logger.info("Study %s %s (%s)", name, "goes on" if goes_on else "begins", shown(url))
@@ -77,14 +75,14 @@ def open_study(sweeper: StudySweeper, space: SearchSpace) -> optuna.Study:
 
 
 def known_spec(name: str, url: str | None) -> dict[str, str]:
-    """What a study began with; empty where there is none of that name yet, or its store is away."""
+    """What a study began with; empty where no study has that name yet, or its database cannot be used."""
     try:
         with reading(url), quietly():
             storage = open_storage(url, create=False)
-            found: dict[str, str] = storage.get_study_user_attrs(storage.get_study_id_from_name(name)).get(SPEC, {})
+            attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+            return dict(attributes.get(SPEC, {}))
     except (KeyError, StudyError):
         return {}
-    return found
 
 
 def _check_directions(study: optuna.Study, wanted: list[str]) -> None:

@@ -7,38 +7,33 @@ sampler's state in the study, and the worker beside the trial; each step tells t
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorahydra.errors import StudyError
 from lorahydra.names import State
+from lorahydra.sweep.dead_trials import close_trials, is_dead, queue_again, retry_of, worker_of
 from lorahydra.sweep.heartbeats import Heartbeat, Heartbeats
-from lorahydra.sweep.running_trial import RunningTrial, tell
-from lorahydra.sweep.sampler_state import restore_sampler, sampler_state
+from lorahydra.sweep.running_trial import RunningTrial
+from lorahydra.sweep.sampler_state import keep_sampler, restore_sampler
+from lorahydra.sweep.settings import MOST_DEATHS
 from lorahydra.sweep.storage import study_lock
-from lorahydra.sweep.trial_record import ATTRIBUTE, TrialRecord, trial_records
+from lorahydra.sweep.trial_record import TrialRecord, trial_facts, trial_records
 from lorahydra.utils.interrupts import postponed, raise_if_interrupted
-from lorahydra.utils.processes import is_alive, is_here, this_process
+from lorahydra.utils.processes import is_here, this_process
 
-__all__ = ["MOST_DEATHS", "Configure", "TrialQueue"]
+__all__ = ["Configure", "TrialQueue"]
 
 logger = logging.getLogger(__name__)
 
 Configure = Callable[[list[Trial]], Sequence[Sequence[str]]]
 """Draws the parameters of trials and returns the overrides of each."""
 
-SAMPLER = "lorahydra.sampler"
-FIXED = "fixed_params"
-"""System attribute in which Optuna keeps the parameters of a trial that waits."""
-MOST_DEATHS = 2
-"""Parameters whose process died so often make a failed trial: they may be what kills it (by the memory they need)."""
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -93,7 +88,7 @@ class TrialQueue:
         with self._lock():
             dead = self._dead()
             records = trial_records(dead)
-            self._give_up(dead, killed or {})
+            close_trials(self.study, dead, self.max_deaths, killed)
             return records
 
     def wait_for_signs(self) -> list[TrialRecord]:
@@ -120,7 +115,7 @@ class TrialQueue:
 
     def had_trial(self, pid: int) -> bool:
         """Whether a process of this machine ever had a trial of the study."""
-        workers = [_worker(trial) for trial in self.study.get_trials(deepcopy=False)]
+        workers = [worker_of(trial) for trial in self.study.get_trials(deepcopy=False)]
         return any(worker is not None and worker.get("pid") == pid and is_here(worker) for worker in workers)
 
     def claim(self, most: int, configure: Configure) -> tuple[list[RunningTrial], Sequence[Sequence[str]]]:
@@ -130,16 +125,13 @@ class TrialQueue:
             The trials and the overrides of each.
         """
         with postponed(), self._lock():
-            # What a sampler draws depends on the trials there are: one that died in its claim is none.
-            self._give_up([trial for trial in self._running_elsewhere() if _worker(trial) is None], {})
+            # A sampler goes by the trials that there are, so those that died in their claim are closed first.
+            undrawn = [trial for trial in self._running_elsewhere() if worker_of(trial) is None]
+            close_trials(self.study, undrawn, self.max_deaths)
             room = self.n_trials - sum(record.counts or record.state is State.RUNNING for record in self.records())
             if room <= 0:
                 return [], []
-            kept = self.study.user_attrs.get(SAMPLER)
-            if kept is None:
-                self._remember_sampler(-1)
-            else:
-                restore_sampler(self.study, kept["state"])
+            restore_sampler(self.study)
             with warnings.catch_warnings():
                 # Optuna expects heartbeats from its own loop only; `RunningTrial` sends them here.
                 warnings.filterwarnings("ignore", "Heartbeat of storage")
@@ -147,11 +139,11 @@ class TrialQueue:
             try:
                 overrides = configure(trials)
             except Exception:
-                self._give_up([self.study._storage.get_trial(trial._trial_id) for trial in trials], {})
+                close_trials(self.study, [_stored(self.study, trial) for trial in trials], self.max_deaths)
                 raise
             # A trial that is run again drew its parameters before.
-            if not all(trial.user_attrs.get(ATTRIBUTE, {}).get("drawn") for trial in trials):
-                self._remember_sampler(max(trial.number for trial in trials))
+            if not all(trial_facts(trial).get("drawn") for trial in trials):
+                keep_sampler(self.study, max(trial.number for trial in trials))
             self._mine = [running for running in self._mine if running.state is State.RUNNING]
             claimed = [RunningTrial(self.study, trial) for trial in trials]
             self._mine += claimed
@@ -177,7 +169,7 @@ class TrialQueue:
         with postponed(), self._lock():
             trials = self.study.get_trials(deepcopy=False)
             name = self.study.study_name
-            before = [trial for trial in trials if trial.user_attrs.get(ATTRIBUTE, {}).get("run_id") == run_id]
+            before = [trial for trial in trials if trial_facts(trial).get("run_id") == run_id]
             if not before:
                 raise StudyError(f"study {name} has no trial whose MLflow run is {run_id}")
             first = before[-1]
@@ -202,22 +194,20 @@ class TrialQueue:
 
     def _waiting(self, trial: FrozenTrial) -> FrozenTrial:
         """The last attempt at the parameters of a trial that ended without a result; queued where there is none."""
-        self._queue_again(trial, [])
-        last = trial
-        for other in self.study.get_trials(deepcopy=False):
-            if other.user_attrs.get(ATTRIBUTE, {}).get("retry_of") == last.number:
-                last = other
-        return last
+        queue_again(self.study, trial, [])
+        while (again := retry_of(self.study, trial)) is not None:
+            trial = again
+        return trial
 
     def interrupt_mine(self) -> None:
         """End this process's running trials as interrupted and queue their parameters again."""
         try:
             with self._lock():
                 for running in self._mine:
-                    stored = self.study._storage.get_trial(running.trial._trial_id)
+                    stored = _stored(self.study, running.trial)
                     # The interrupt may have come between the trial's end in the store and here.
                     if running.state is State.RUNNING and not stored.state.is_finished():
-                        self._queue_again(stored, stored.user_attrs.get(ATTRIBUTE, {}).get("deaths", []))
+                        queue_again(self.study, stored, trial_facts(stored).get("deaths", []))
                         running.interrupted()
         finally:
             for running in self._mine:
@@ -225,10 +215,6 @@ class TrialQueue:
 
     def _lock(self) -> Any:
         return study_lock(self.study._storage, self.study.study_name)
-
-    def _remember_sampler(self, last: int) -> None:
-        """Keep the sampler's state as it is after the draws of trial `last`."""
-        self.study.set_user_attr(SAMPLER, {"trial": last, "state": sampler_state(self.study)})
 
     def _running_elsewhere(self) -> list[FrozenTrial]:
         mine = {trial.number for trial in self._mine}
@@ -238,69 +224,16 @@ class TrialQueue:
     def _dead(self) -> list[FrozenTrial]:
         candidates = self._running_elsewhere()
         signs = self._signs(candidates)
-        return [trial for trial in candidates if _is_dead(trial, signs.get(trial.number))]
+        return [trial for trial in candidates if is_dead(trial, signs.get(trial.number))]
 
     def _signs(self, trials: Sequence[FrozenTrial]) -> dict[int, Heartbeat]:
         """The last signs of life of those trials whose process cannot be seen from here, by number."""
         unseen = {
             trial._trial_id: trial.number
             for trial in trials
-            if (worker := _worker(trial)) is not None and not is_here(worker)
+            if (worker := worker_of(trial)) is not None and not is_here(worker)
         }
         return {unseen[trial_id]: beat for trial_id, beat in self._heartbeats.look(unseen).items()}
-
-    def _give_up(self, trials: Sequence[FrozenTrial], killed: Mapping[int, int]) -> None:
-        for trial in trials:
-            deaths = list(trial.user_attrs.get(ATTRIBUTE, {}).get("deaths", []))
-            if (worker := _worker(trial)) is not None:  # else it died in its claim, and not of its parameters
-                deaths.append(killed.get(worker.get("pid", 0)) if is_here(worker) else None)
-            too_often = worker is not None and len(deaths) >= self.max_deaths
-            if not too_often:
-                self._queue_again(trial, deaths)
-            self._close(trial, deaths, too_often=too_often)
-
-    def _queue_again(self, trial: FrozenTrial, deaths: Sequence[int | None]) -> None:
-        facts = trial.user_attrs.get(ATTRIBUTE, {})
-        for other in self.study.get_trials(deepcopy=False):
-            if other.user_attrs.get(ATTRIBUTE, {}).get("retry_of") == trial.number:
-                return  # its closing was cut short
-        fixed = trial.system_attrs.get(FIXED, {})
-        drawn = bool(facts.get("drawn")) or trial.number <= self.study.user_attrs.get(SAMPLER, {}).get("trial", -1)
-        if not drawn and not fixed:
-            return  # it died before its parameters were drawn: the next claim draws them
-        again = {"retry_of": trial.number, "deaths": list(deaths), "drawn": drawn}
-        # Samplers keep beside a trial what its parameters are part of: a place in the grid, a generation.
-        system = {**trial.system_attrs, FIXED: {**fixed, **trial.params}} if drawn else {FIXED: fixed}
-        self.study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=system, user_attrs={ATTRIBUTE: again}))
-
-    def _close(self, trial: FrozenTrial, deaths: Sequence[int | None], *, too_often: bool) -> None:
-        facts = {**trial.user_attrs.get(ATTRIBUTE, {}), "deaths": list(deaths)}
-        if too_often:
-            facts["failure"] = f"died: its process was killed {_count(deaths)} ({_cause(deaths)})"
-            logger.warning("Trial %d counts as failed, %s", trial.number, facts["failure"])
-        else:
-            facts["interrupted"] = True
-            if _worker(trial) is not None:
-                logger.warning(
-                    "Trial %d was killed with its process (%s), %s with these parameters; they are run again",
-                    trial.number,
-                    _cause(deaths),
-                    _count(deaths),
-                )
-        self.study._storage.set_trial_user_attr(trial._trial_id, ATTRIBUTE, facts)
-        tell(self.study, trial.number, TrialState.FAIL)
-
-
-def _count(deaths: Sequence[object]) -> str:
-    return "once" if len(deaths) == 1 else f"{len(deaths)} times"
-
-
-def _cause(deaths: Sequence[int | None]) -> str:
-    """What is known of the last death, and what is often behind it."""
-    known = deaths[-1]
-    if known in (None, signal.SIGKILL):
-        return "often: out of memory" if known is None else "SIGKILL, often: out of memory"
-    return signal.Signals(known).name if known in set(signal.Signals) else f"signal {known}"
 
 
 def _say_waiting(study: str, unsure: Mapping[int, Heartbeat]) -> None:
@@ -315,16 +248,5 @@ def _say_waiting(study: str, unsure: Mapping[int, Heartbeat]) -> None:
     )
 
 
-def _is_dead(trial: FrozenTrial, sign: Heartbeat | None) -> bool:
-    worker = _worker(trial)
-    if worker is None:
-        return True  # died between two steps of a claim, which holds the lock that is held here
-    if is_here(worker):
-        # One of this process that is not among its own: a run before, in a notebook, was stopped twice.
-        return worker.get("pid") == os.getpid() or not is_alive(worker)
-    return sign is not None and sign.dead
-
-
-def _worker(trial: FrozenTrial) -> Mapping[str, Any] | None:
-    worker: Mapping[str, Any] | None = trial.user_attrs.get(ATTRIBUTE, {}).get("worker")
-    return worker
+def _stored(study: optuna.Study, trial: Trial) -> FrozenTrial:
+    return study._storage.get_trial(trial._trial_id)

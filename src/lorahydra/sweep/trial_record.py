@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorahydra.names import State
 
-__all__ = ["ATTRIBUTE", "TrialRecord", "best_so_far", "trial_record", "trial_records"]
+__all__ = ["ATTRIBUTE", "TrialRecord", "trial_facts", "trial_records"]
 
 ATTRIBUTE = "lorahydra"
 """User attribute of a trial under which all of these are kept, as one mapping."""
@@ -71,20 +71,26 @@ STATES = {
 }
 
 
+def trial_facts(trial: FrozenTrial | Trial) -> Mapping[str, Any]:
+    """What is kept beside a trial: fields of its record, its worker, and which trial it repeats."""
+    facts: Mapping[str, Any] = trial.user_attrs.get(ATTRIBUTE, {})
+    return facts
+
+
 def trial_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
     """All trials that were begun, by number.
 
     A trial that another one repeats does not count, whatever it ended as, and a run belongs to the last trial that
     recorded to it: answers of a failed trial may have been judged again.
     """
-    kept = {trial.number: trial.user_attrs.get(ATTRIBUTE, {}) for trial in trials}
+    kept = {trial.number: trial_facts(trial) for trial in trials}
     repeated = {facts.get("retry_of") for facts in kept.values()}
     owner = {facts.get("run_id"): number for number, facts in kept.items()}
     records = []
     for trial in trials:
         if trial.state is TrialState.WAITING:
             continue
-        record = trial_record(trial)
+        record = _record(trial)
         if record.state is State.FAILED and record.number in repeated:
             record = replace(record, state=State.INTERRUPTED)
         if owner[record.run_id] != record.number:
@@ -93,9 +99,8 @@ def trial_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
     return records
 
 
-def trial_record(trial: FrozenTrial) -> TrialRecord:
-    """One trial."""
-    kept = dict(trial.user_attrs.get(ATTRIBUTE, {}))
+def _record(trial: FrozenTrial) -> TrialRecord:
+    kept = dict(trial_facts(trial))
     interrupted = bool(kept.pop("interrupted", False))
     folder = kept.pop("folder", None)
     known = {name: value for name, value in kept.items() if name in TrialRecord.__dataclass_fields__}
@@ -113,10 +118,3 @@ def trial_record(trial: FrozenTrial) -> TrialRecord:
         folder=None if folder is None else Path(folder),
         **known,
     )
-
-
-def best_so_far(records: list[TrialRecord], directions: list[str]) -> TrialRecord | None:
-    """The complete trial with the best first objective; the earlier one of equals."""
-    complete = [record for record in records if record.values is not None]
-    sign = -1 if directions[0] == "maximize" else 1
-    return min(complete, key=lambda record: (sign * record.values[0], record.number), default=None)  # type: ignore[index]

@@ -1,6 +1,6 @@
 """Several trials at once on this machine: worker processes that share the study.
 
-Each is the same program with the same arguments, on the same study, as if it had been started by hand; so a worker
+Each worker is the same program with the same arguments, on the same study, as if it had been started by hand. So it
 takes its next trial when it has finished one, and nobody waits for the slowest of a batch.
 """
 
@@ -16,19 +16,24 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.errors import ConfigError, StudyError
-from lorahydra.sweep.current import WORKER, own_arguments
+from lorahydra.sweep.current import context
 from lorahydra.sweep.gpus import gpu_for
 from lorahydra.utils.interrupts import EXIT_INTERRUPTED, raise_if_interrupted
 
 if TYPE_CHECKING:
-    from lorahydra.sweep.study_sweeper import StudySweeper
+    from lorahydra.sweep.settings import SweepSettings
 
-__all__ = ["is_worker", "run_workers", "workers_wanted"]
+__all__ = ["WorkerPool", "is_worker", "watch_parent", "worker_command", "workers_wanted"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
+WORKER = "LORAHYDRA_WORKER"
+"""Environment variable that holds the number of a worker process, from 1."""
 STORAGE = "LORAHYDRA_STUDY_STORE"
 SECONDS_TO_END = 60
+
+Replaces = Callable[[int, int], bool]
+"""Is told the process number of a worker that was killed and the signal; says whether another one takes its place."""
 
 
 def is_worker() -> bool:
@@ -36,140 +41,166 @@ def is_worker() -> bool:
     return bool(os.environ.get(WORKER))
 
 
-def workers_wanted(sweeper: StudySweeper) -> int:
+def workers_wanted(settings: SweepSettings) -> int:
     """Number of processes that run trials.
 
     Raises:
-        ConfigError: Several are wanted where they cannot share the study, or by a launcher that cannot do it.
+        ConfigError: Several are wanted where they cannot share the study, or from a launcher that cannot start them.
     """
-    launcher = str(sweeper.config.hydra.launcher.get("_target_", ""))
+    launcher = settings.config.hydra.launcher
+    name = str(launcher.get("_target_", ""))
     if is_worker():
         return 1
-    if not launcher.endswith(("BasicLauncher", "JoblibLauncher")):
-        raise ConfigError(f"a study cannot be run with the launcher {launcher}: use hydra/launcher=joblib or basic")
-    if launcher.endswith("BasicLauncher"):
-        if sweeper.n_jobs > 1:
-            raise ConfigError(f"hydra.sweeper.n_jobs={sweeper.n_jobs} needs hydra/launcher=joblib")
+    if not name.endswith(("BasicLauncher", "JoblibLauncher")):
+        raise ConfigError(f"a study cannot be run with the launcher {name}: use hydra/launcher=joblib or basic")
+    if name.endswith("BasicLauncher"):
+        if settings.n_jobs > 1:
+            raise ConfigError(f"hydra.sweeper.n_jobs={settings.n_jobs} needs hydra/launcher=joblib")
         return 1
-    jobs = sweeper.n_jobs if sweeper.n_jobs > 1 else int(sweeper.config.hydra.launcher.n_jobs)
+    jobs = settings.n_jobs if settings.n_jobs > 1 else int(launcher.n_jobs)
     jobs = (os.cpu_count() or 1) if jobs < 0 else max(1, jobs)
-    if jobs > 1 and sweeper.storage is None:
+    if jobs > 1 and settings.storage is None:
         raise ConfigError("hydra.sweeper.storage=null keeps the study in memory, and several workers cannot share it")
-    return min(jobs, int(sweeper.n_trials))
+    return min(jobs, settings.n_trials)
 
 
-Died = Callable[[int, int], bool]
-"""Hears the process number of a worker that was killed and the signal; says whether another one takes its place."""
-
-
-def run_workers(count: int, study: str, storage: str | None, overrides: Sequence[str], died: Died) -> None:
-    """Start worker processes and wait until the study has no trial left for them.
+def worker_command(study: str, storage: str | None, overrides: Sequence[str]) -> list[str]:
+    """The program and the arguments of a worker: this program, or `lorahydra train` where it is not an experiment.
 
     Args:
-        count: Number of processes.
-        study: The study.
-        storage: Its database.
-        overrides: Of this run, for where this program was not started by a command.
-        died: Asked for each worker that was killed.
-
-    Raises:
-        StudyError: A worker ended with an error; the others have been stopped.
+        study: Name of the study.
+        storage: Address of its database.
+        overrides: What this sweep was started with.
     """
-    # By the environment, which other users of the machine cannot read as they can a command line.
+    # Other users of the machine can read a command line, but not the environment of a process.
     os.environ[STORAGE] = storage or ""
-    store = f"hydra.sweeper.storage=${{oc.env:{STORAGE}}}"
-    command = [*_own_command(overrides), store, "hydra/launcher=basic", "hydra.sweeper.n_jobs=1", f"study='{study}'"]
-    logger.info("Starting %d workers", count)
-    workers = [_start(command, number, count) for number in range(count)]
-    try:
-        _wait(workers, died, lambda number: _start(command, number, count))
-    finally:
-        _stop(workers)
+    if context.arguments is None:
+        start = ["-m", "lorahydra", "train", "-m", *overrides]
+    else:
+        program, *rest = context.arguments
+        start = ["-m", "lorahydra", "train"] if program.startswith("lorahydra") else [program]
+        start += [word for word in rest if not word.startswith(("study=", "hydra/launcher=", "hydra.launcher."))]
+    shared = [f"hydra.sweeper.storage=${{oc.env:{STORAGE}}}", f"study='{study}'"]
+    return [sys.executable, *start, *shared, "hydra/launcher=basic", "hydra.sweeper.n_jobs=1"]
 
 
-def _own_command(overrides: Sequence[str]) -> list[str]:
-    """This program with its arguments; where it is more than one experiment, `lorahydra train`."""
-    arguments = own_arguments()
-    if arguments is None:
-        return [sys.executable, "-m", "lorahydra", "train", "-m", *overrides]
-    program, *rest = arguments
-    own = [word for word in rest if not word.startswith(("study=", "hydra/launcher=", "hydra.launcher."))]
-    start = ["-m", "lorahydra", "train"] if program.startswith("lorahydra") else [program]
-    return [sys.executable, *start, *own]
+class WorkerPool:
+    """Worker processes that run until the study has no trial left for them.
 
+    Args:
+        command: Program and arguments of every worker.
+        count: Number of workers.
+        replaces: Asked about each worker that was killed.
+    """
 
-def _start(command: Sequence[str], number: int, count: int) -> subprocess.Popen[str]:
-    cores = max(1, (os.cpu_count() or 1) // count)
-    # Threads of several torch processes on the same cores slow each other by far more than their number.
-    environment = os.environ | {
-        WORKER: str(number + 1),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores)),
-    }
-    if "model.device" not in " ".join(command):
-        environment |= gpu_for(number, count)
-    worker = subprocess.Popen(
-        command,
-        env=environment,
-        # Closed by the system when this process dies: then the worker stops as by Ctrl-C.
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        # Ctrl-C reaches this process, which passes it on once.
-        start_new_session=True,
-    )
-    threading.Thread(target=_echo, args=(worker, number + 1), daemon=True).start()
-    return worker
+    def __init__(self, command: Sequence[str], count: int, replaces: Replaces) -> None:
+        self._command = command
+        self._count = count
+        self._replaces = replaces
+        self._workers: dict[int, subprocess.Popen[str]] = {}
+        self._echoes: dict[int, threading.Thread] = {}
+        self._last_lines: dict[int, str] = {}
+        """What each process printed last, by process number."""
 
+    def run(self) -> None:
+        """Start the workers and wait for their end.
 
-def _echo(worker: subprocess.Popen[str], number: int) -> None:
-    assert worker.stdout is not None
-    for line in worker.stdout:
-        sys.stderr.write(f"[worker {number}] {line}")
-        worker.last_line = line.strip()  # type: ignore[attr-defined]
-
-
-def _wait(workers: list[subprocess.Popen[str]], died: Died, start: Callable[[int], subprocess.Popen[str]]) -> None:
-    """Wait for all workers; one that is started in the place of another takes its place in `workers`."""
-    working = set(range(len(workers)))
-    while working:
-        raise_if_interrupted()
-        for number in sorted(working):
-            worker = workers[number]
-            try:
-                worker.wait(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                continue
-            if worker.returncode < 0:
-                # Such as the kernel's SIGKILL, when memory ran out.
-                logger.warning("Worker %d of the study was killed by signal %d", number + 1, -worker.returncode)
-                if died(worker.pid, -worker.returncode):
-                    workers[number] = start(number)
-                    continue
-            _check_end(worker)
-            working.remove(number)
-
-
-def _check_end(worker: subprocess.Popen[str]) -> None:
-    if worker.returncode == EXIT_INTERRUPTED:
-        raise KeyboardInterrupt
-    if worker.returncode > 0:
-        said = getattr(worker, "last_line", "").removeprefix("lorahydra: ")
-        error: Any = StudyError(f"a worker of the study ended with exit code {worker.returncode}: {said}")
-        error.exit_code = worker.returncode if worker.returncode in (2, 3) else StudyError.exit_code
-        raise error
-
-
-def _stop(workers: list[subprocess.Popen[str]]) -> None:
-    for worker in workers:
-        if worker.poll() is None:
-            worker.send_signal(signal.SIGINT)
-    for worker in workers:
+        Raises:
+            StudyError: A worker ended with an error; the others have been stopped.
+        """
+        logger.info("Starting %d workers", self._count)
         try:
-            worker.wait(timeout=SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
-        if worker.stdin is not None:
-            worker.stdin.close()
+            for number in range(self._count):
+                self._workers[number] = self._start(number)
+            self._wait()
+        finally:
+            self._stop()
+
+    def _start(self, number: int) -> subprocess.Popen[str]:
+        cores = max(1, (os.cpu_count() or 1) // self._count)
+        # Threads of several torch processes on the same cores slow each other by far more than their number.
+        environment = os.environ | {
+            WORKER: str(number + 1),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores)),
+        }
+        if "model.device" not in " ".join(self._command):
+            environment |= gpu_for(number, self._count)
+        worker = subprocess.Popen(
+            self._command,
+            env=environment,
+            # The system closes it when this process dies: then the worker stops as by Ctrl-C.
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # Ctrl-C reaches this process, which passes it on once.
+            start_new_session=True,
+        )
+        echo = self._echoes[worker.pid] = threading.Thread(target=self._echo, args=(worker, number + 1), daemon=True)
+        echo.start()
+        return worker
+
+    def _echo(self, worker: subprocess.Popen[str], number: int) -> None:
+        assert worker.stdout is not None
+        with worker.stdout as lines:
+            for line in lines:
+                sys.stderr.write(f"[worker {number}] {line}")
+                self._last_lines[worker.pid] = line.strip()
+
+    def _wait(self) -> None:
+        working = set(self._workers)
+        while working:
+            raise_if_interrupted()
+            for number in sorted(working):
+                worker = self._workers[number]
+                try:
+                    worker.wait(timeout=0.2)
+                except subprocess.TimeoutExpired:
+                    continue
+                if worker.stdin is not None:
+                    worker.stdin.close()
+                if worker.returncode < 0:
+                    # The kernel sends SIGKILL when memory runs out.
+                    logger.warning("Worker %d of the study was killed by signal %d", number + 1, -worker.returncode)
+                    if self._replaces(worker.pid, -worker.returncode):
+                        self._workers[number] = self._start(number)
+                        continue
+                self._check_end(worker)
+                working.remove(number)
+
+    def _check_end(self, worker: subprocess.Popen[str]) -> None:
+        if worker.returncode == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        if worker.returncode > 0:
+            self._echoes[worker.pid].join(timeout=5)
+            said = self._last_lines.get(worker.pid, "").removeprefix("lorahydra: ")
+            error: Any = StudyError(f"a worker of the study ended with exit code {worker.returncode}: {said}")
+            error.exit_code = worker.returncode if worker.returncode in (2, 3) else StudyError.exit_code
+            raise error
+
+    def _stop(self) -> None:
+        for worker in self._workers.values():
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGINT)
+        for worker in self._workers.values():
+            try:
+                worker.wait(timeout=SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+            if worker.stdin is not None:
+                worker.stdin.close()
+
+
+def watch_parent() -> None:
+    """In a worker: stop as by Ctrl-C when the process that started it is gone."""
+    if is_worker() and not sys.stdin.isatty():
+        threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+
+
+def _stop_at_end_of_input() -> None:
+    # Not through sys.stdin: a thread that waits there would hold its lock when the interpreter ends.
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)

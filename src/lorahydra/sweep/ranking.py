@@ -1,0 +1,71 @@
+"""The order of a study's trials.
+
+Directions are `maximize` or `minimize`, in the order of `TrialRecord.values`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lorahydra.names import State
+from lorahydra.sweep.trial_record import TrialRecord
+
+__all__ = ["best_so_far", "pareto_front", "ranked"]
+
+SIGNS = {"maximize": -1.0, "minimize": 1.0}
+STATES = (State.COMPLETE, State.PRUNED, State.FAILED, State.RUNNING, State.INTERRUPTED)
+
+
+def best_so_far(records: Sequence[TrialRecord], directions: Sequence[str]) -> TrialRecord | None:
+    """The complete trial with the best first objective; the earlier one of equals."""
+    complete = [record for record in records if record.values]
+    sign = SIGNS[directions[0]]
+    return min(complete, key=lambda record: (sign * (record.values or (0,))[0], record.number), default=None)
+
+
+def ranked(records: Sequence[TrialRecord], directions: Sequence[str]) -> list[TrialRecord]:
+    """All trials: complete ones best first, then pruned by their last loss, failed, running and interrupted ones.
+
+    With several objectives the Pareto front comes first; it and the rest are ordered by the first objective. Trials
+    that are equal are ordered by number, and a NaN is worse than any number.
+    """
+    front = {record.number for record in pareto_front(records, directions)}
+
+    def place(record: TrialRecord) -> tuple[int, bool, bool, float, int]:
+        if record.state is State.COMPLETE:
+            losses = _losses(record, directions)
+            loss = losses[0] if losses else None
+        else:
+            loss = record.loss if record.state is State.PRUNED else None
+        # Infinity is a number, and better than no number at all.
+        missing = loss is None or math.isnan(loss)
+        order = 0.0 if loss is None or missing else loss
+        return STATES.index(record.state), record.number not in front, missing, order, record.number
+
+    return sorted(records, key=place)
+
+
+def pareto_front(records: Sequence[TrialRecord], directions: Sequence[str]) -> list[TrialRecord]:
+    """Complete trials that no other beats in one objective without being worse in another, by the first objective.
+
+    With one objective these are the best trial and those equal to it.
+    """
+    points = [
+        (losses, record)
+        for record in records
+        if record.state is State.COMPLETE and (losses := _losses(record, directions)) is not None
+    ]
+    front = [(losses, record) for losses, record in points if not any(_dominates(other, losses) for other, _ in points)]
+    return [record for _, record in sorted(front, key=lambda point: (point[0][0], point[1].number))]
+
+
+def _losses(record: TrialRecord, directions: Sequence[str]) -> tuple[float, ...] | None:
+    """Values turned so that less is better, or None where they cannot be compared."""
+    if record.values is None or len(record.values) != len(directions) or any(map(math.isnan, record.values)):
+        return None
+    return tuple(SIGNS[direction] * value for direction, value in zip(directions, record.values, strict=True))
+
+
+def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
