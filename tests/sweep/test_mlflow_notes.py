@@ -101,7 +101,8 @@ def test_other_objectives_have_columns() -> None:
     header, _, row = cells(
         study_note([record], ["maximize", "minimize"], ["combined", "time"], study="s", experiment_id="7")
     )
-    assert row[header.index("time")] == "12.34"
+    assert header == ["#", "trial", "combined", "95 %", "time"]
+    assert row[header.index("time")] == "12.3 s"
 
 
 def test_where_a_model_comes_from() -> None:

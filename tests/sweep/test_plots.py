@@ -8,6 +8,7 @@ import random
 import re
 import threading
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lorahydra.errors import OutputError
+from lorahydra.sweep import pictures as pictures_module
+from lorahydra.sweep.plot_data import PlotData
 from lorahydra.sweep.plots import write_plots
 
 SPACE: Mapping[str, BaseDistribution] = {
@@ -25,6 +28,7 @@ SPACE: Mapping[str, BaseDistribution] = {
     "lora.r": CategoricalDistribution([8, 4, 16]),
     "lora.bias": CategoricalDistribution(["none", "$all$", "<b>lora</b>", None]),
 }
+PARAMS = {"training.learning_rate": 1e-4, "lora.r": 8}
 ALL = ["history", "importance", "parallel_coordinates", "slices", "intermediate", "time_against_score"]
 PNG = b"\x89PNG"
 
@@ -113,6 +117,25 @@ def test_time_against_score_tells_trial_and_parameters(written: list[Path]) -> N
     assert "<b>lora" not in data
 
 
+def test_losses_of_a_study_that_maximizes_are_shown_as_they_are() -> None:
+    # Optuna's pruners read losses in the study's direction, so they are stored with the opposite sign.
+    reported = trial(0.5, params=PARAMS, losses={1: -2.5, 2: -1.5})
+    data = PlotData(study(reported, trial(0.6, params=PARAMS)), ["combined"])
+    assert data.study.trials[0].intermediate_values == {1: 2.5, 2: 1.5}
+    [axes] = pictures_module.intermediate(data).axes
+    assert axes.lines[0].get_ydata().tolist() == [2.5, 1.5]  # type: ignore[union-attr]
+
+
+def test_labels_of_parameters_are_short_and_do_not_overlap() -> None:
+    narrow = [trial(0.5 + rate, params=PARAMS | {"training.learning_rate": rate}) for rate in (1e-4, 2e-4, 6e-4)]
+    figure = pictures_module.slices(PlotData(study(*narrow), ["combined"]))
+    figure.canvas.draw()
+    rate = next(axes for axes in figure.axes if axes.get_xlabel() == "learning_rate")
+    boxes = [label.get_window_extent() for label in rate.get_xticklabels() if label.get_text()]
+    assert len(boxes) > 1
+    assert all(left.x1 < right.x0 for left, right in pairwise(sorted(boxes, key=lambda box: box.x0)))
+
+
 def test_several_objectives_have_a_front_and_no_history(tmp_path: Path) -> None:
     made = study(*sixteen(2), directions=("maximize", "minimize"))
     paths = write_plots(made, tmp_path, ["combined", "time"])
@@ -123,9 +146,6 @@ def test_several_objectives_have_a_front_and_no_history(tmp_path: Path) -> None:
 def test_three_objectives_have_a_front(tmp_path: Path) -> None:
     made = study(*sixteen(3), directions=("maximize", "minimize", "minimize"))
     assert "pareto_front" in pictures(write_plots(made, tmp_path, ["combined", "time", "size"]))
-
-
-PARAMS = {"training.learning_rate": 1e-4, "lora.r": 8}
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.names import Score, State, Tag
-from lorahydra.sweep.labels import duration, searched, short_names, value_text
-from lorahydra.sweep.leaderboard import ranked
+from lorahydra.names import Tag
+from lorahydra.sweep.labels import value_text
+from lorahydra.sweep.leaderboard import Column, leaderboard_columns
+from lorahydra.sweep.ranking import ranked
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.trial.record import data_warnings
 from lorahydra.trial.score import TrialScores
@@ -53,42 +54,21 @@ def study_note(
         name, version = registered
         lines += [f"**Winner:** {model_link(name, version)}, `models:/{name}@champion`", ""]
     lines += data_warnings(warnings)
-    params = searched(records)
-    short = short_names(params)
-    others = [objective for objective in objectives if objective != Score.COMBINED]
-    header = ["#", "trial", "combined", "95 %", *others, "time", *(short[name] for name in params)]
-    rows = [
-        _row(rank, record, experiment_id, objectives, others, params)
-        for rank, record in enumerate(ranked(records, directions), start=1)
-    ]
-    shown = table(header, rows)
+    ordered = ranked(records, directions)
+    columns = leaderboard_columns(ordered, objectives)
+    rows = [[_cell(column, record, experiment_id) for column in columns] for record in ordered]
+    shown = table([column.header for column in columns], rows)
     while len(shown) > 3 and len("\n".join([*lines, *shown])) > LONGEST:
         shown.pop()
     hidden = len(rows) - (len(shown) - 2)
     return "\n".join([*lines, *shown, *([f"\n{hidden} more are not shown."] if hidden else [])])
 
 
-def _row(
-    rank: int,
-    record: TrialRecord,
-    experiment_id: str,
-    objectives: Sequence[str],
-    others: Sequence[str],
-    params: Sequence[str],
-) -> list[str]:
-    complete = record.state is State.COMPLETE
-    trial = run_link(str(record.number), experiment_id, record.run_id) if record.run_id else str(record.number)
-    values = dict(zip(objectives, record.values or (), strict=False))
-    interval = "" if record.combined_low is None else f"{record.combined_low:.3f}–{record.combined_high:.3f}"
-    return [
-        str(rank) if complete else "",
-        trial,
-        record.state.value if record.combined is None else f"{record.combined:.4f}",
-        interval,
-        *("" if name not in values else f"{values[name]:.4g}" for name in others),
-        duration(record.seconds),
-        *(code(value_text(record.params[name])) if name in record.params else "" for name in params),
-    ]
+def _cell(column: Column, record: TrialRecord, experiment_id: str) -> str:
+    text = column.cell(record)
+    if column.header == "trial" and record.run_id:
+        return run_link(text, experiment_id, record.run_id)
+    return code(text) if column.param in record.params else text
 
 
 def _on_test(test: TrialScores) -> str:

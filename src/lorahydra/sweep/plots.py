@@ -11,17 +11,20 @@ import html
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from matplotlib.figure import Figure
+from optuna import visualization
+from plotly import graph_objects
 
+from lorahydra.sweep import pictures
 from lorahydra.sweep.labels import number, value_text
-from lorahydra.sweep.pictures import PICTURES, Trials, read_trials
+from lorahydra.sweep.plot_data import PlotData
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.utils.files import atomic_file, writing
 
@@ -37,20 +40,15 @@ HEAD = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title
 
 
 @dataclass(frozen=True)
-class _Source:
-    """The study in the two forms that plots are drawn from."""
+class _Plot:
+    """One plot in its two forms."""
 
-    study: optuna.Study
-    trials: Trials
-    objectives: Sequence[str]
-
-    @property
-    def target(self) -> dict[str, Any]:
-        """What to plot, as Optuna's keyword arguments."""
-        # Without a function Optuna knows the direction, and shows the best so far in the history.
-        if len(self.objectives) == 1:
-            return {"target_name": self.objectives[0]}
-        return {"target_name": self.objectives[0], "target": _first_value}
+    name: str
+    """Of its file, and of its section on the page."""
+    fits: Callable[[PlotData], bool]
+    """Whether a study has enough for it."""
+    picture: Callable[[PlotData], Figure]
+    section: Callable[[PlotData], Any]
 
 
 def write_plots(study: optuna.Study, folder: Path, objectives: Sequence[str]) -> list[Path]:
@@ -74,67 +72,49 @@ def write_plots(study: optuna.Study, folder: Path, objectives: Sequence[str]) ->
         OutputError: The folder cannot be written to.
     """
     with ONE_AT_A_TIME, _quiet_optuna():
-        source = _Source(study, read_trials(study, objectives), objectives)
-        names = [name for name in PICTURES if _fits(name, source)]
-        drawn = (_page(names, source, folder), *(_picture(name, source, folder) for name in names))
-        return [path for path in drawn if path is not None]
+        data = PlotData(study, objectives)
+        plots = [plot for plot in PLOTS if plot.fits(data)]
+        written = (_write_page(plots, data, folder), *(_write_picture(plot, data, folder) for plot in plots))
+        return [path for path in written if path is not None]
 
 
-def _fits(name: str, source: _Source) -> bool:
-    """Whether the study has what a plot shows."""
-    trials = source.trials
-    several = len(source.objectives) > 1
-    enough = len(trials.scored) > 1
-    drawable = {
-        "history": enough and not several,
-        "pareto_front": enough and len(source.objectives) in (2, 3),
-        "importance": enough and len(trials.axes) > 1 and len({trials.score(one) for one in trials.scored}) > 1,
-        "parallel_coordinates": enough and len(trials.axes) > 0,
-        "slices": enough and len(trials.axes) > 0,
-        "intermediate": len(trials.measured) > 0,
-        "time_against_score": len(trials.timed) > 1,
-    }[name]
-    if not drawable and name != ("history" if several else "pareto_front"):
-        logger.debug("Plot %s left out: the study has too little for it", name)
-    return drawable
-
-
-def _page(names: Sequence[str], source: _Source, folder: Path) -> Path | None:
+def _write_page(plots: Sequence[_Plot], data: PlotData, folder: Path) -> Path | None:
     sections: list[str] = []
-    for name in names:
+    for plot in plots:
         try:
-            figure = PAGES[name](source)
-            figure.update_layout(title=name.replace("_", " ").capitalize())
-            plot = figure.to_html(include_plotlyjs=not sections, full_html=False)
+            figure = plot.section(data)
+            figure.update_layout(title=plot.name.replace("_", " ").capitalize())
+            drawn = figure.to_html(include_plotlyjs=not sections, full_html=False)
         except UNDRAWABLE as error:
-            logger.debug("Plot %s left out of the page: %s", name, error)
+            logger.debug("Plot %s left out of the page: %s", plot.name, error)
             continue
-        sections.append(f'<section id="{name}">{plot}</section>')
+        sections.append(f'<section id="{plot.name}">{drawn}</section>')
     if not sections:
         return None
-    title = html.escape(source.study.study_name)
     path = folder / PAGE
+    head = HEAD.format(title=html.escape(data.name))
     with atomic_file(path) as temporary, writing(path):
-        temporary.write_text("\n".join([HEAD.format(title=title), *sections, "</body></html>\n"]), encoding="utf-8")
+        temporary.write_text("\n".join([head, *sections, "</body></html>\n"]), encoding="utf-8")
     return path
 
 
-def _picture(name: str, source: _Source, folder: Path) -> Path | None:
-    path = folder / f"{name}.png"
+def _write_picture(plot: _Plot, data: PlotData, folder: Path) -> Path | None:
+    path = folder / f"{plot.name}.png"
     try:
-        figure = PICTURES[name](source.trials)
+        figure = plot.picture(data)
         with atomic_file(path) as temporary:
             figure.savefig(temporary, format="png", dpi=150)
     except UNDRAWABLE as error:
-        logger.debug("Plot %s.png left out: %s", name, error)
+        logger.debug("Plot %s.png left out: %s", plot.name, error)
         return None
     return path
 
 
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
-    """Keep from the user what Optuna says about drawing; its words on trials that run meanwhile still pass."""
-    loggers = [logging.getLogger(name) for name in ("optuna.visualization", "optuna.importance")]
+    """Keep from the user what Optuna says about drawing; what it says about trials that run meanwhile still passes."""
+    names = ("optuna.visualization", "optuna.importance", "optuna.storages._in_memory")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [one.level for one in loggers]
     for one in loggers:
         one.setLevel(logging.CRITICAL)
@@ -147,77 +127,75 @@ def _quiet_optuna() -> Iterator[None]:
             one.setLevel(level)
 
 
-def _first_value(trial: FrozenTrial) -> float:
-    return float(trial.values[0])
+def _by_optuna(name: str) -> Callable[[PlotData], Any]:
+    """The plot of that name of `optuna.visualization`, for the first objective."""
+
+    def draw(data: PlotData) -> Any:
+        target: dict[str, Any] = {"target_name": data.objective}
+        if len(data.objectives) > 1:
+            # Without a function Optuna knows the direction, and shows the best so far in the history.
+            target["target"] = lambda trial: float(trial.values[0])
+        return getattr(visualization, name)(data.study, **target)
+
+    return draw
 
 
-def _history_page(source: _Source) -> Any:
-    from optuna.visualization import plot_optimization_history
-
-    return plot_optimization_history(source.study, **source.target)
-
-
-def _front_page(source: _Source) -> Any:
-    from optuna.visualization import plot_pareto_front
-
-    return plot_pareto_front(source.study, target_names=list(source.objectives))
-
-
-def _importance_page(source: _Source) -> Any:
-    from optuna.visualization import plot_param_importances
-
-    return plot_param_importances(source.study, **source.target)
-
-
-def _parallel_page(source: _Source) -> Any:
-    from optuna.visualization import plot_parallel_coordinate
-
-    return plot_parallel_coordinate(source.study, **source.target)
-
-
-def _slices_page(source: _Source) -> Any:
-    from optuna.visualization import plot_slice
-
-    return plot_slice(source.study, **source.target)
-
-
-def _intermediate_page(source: _Source) -> Any:
-    from optuna.visualization import plot_intermediate_values
-
-    figure = plot_intermediate_values(source.study)
+def _intermediate_section(data: PlotData) -> Any:
+    figure = visualization.plot_intermediate_values(data.study)
     return figure.update_layout(xaxis_title="evaluation", yaxis_title="validation loss")
 
 
-def _time_page(source: _Source) -> Any:
-    from plotly import graph_objects
-
-    trials = source.trials
+def _time_section(data: PlotData) -> Any:
     points = graph_objects.Scatter(
-        x=[one.seconds for one in trials.timed],
-        y=[trials.score(one) for one in trials.timed],
+        x=[record.seconds for record in data.timed],
+        y=[data.score(record) for record in data.timed],
         mode="markers",
         marker={"size": 10},
-        hovertext=[_hover(one, trials) for one in trials.timed],
+        hovertext=[_hover(record, data) for record in data.timed],
         hoverinfo="text",
     )
-    layout = {"xaxis_title": "wall time, s", "yaxis_title": html.escape(trials.objective)}
+    layout = {"xaxis_title": "wall time, s", "yaxis_title": html.escape(data.objective)}
     return graph_objects.Figure(points, layout=layout)
 
 
-def _hover(record: TrialRecord, trials: Trials) -> str:
-    lines = [f"trial {record.number}", f"{trials.objective} {number(trials.score(record))}"]
-    lines += [f"time {record.seconds:.1f} s"]
+def _hover(record: TrialRecord, data: PlotData) -> str:
+    lines = [f"trial {record.number}", f"{data.objective} {number(data.score(record))}", f"time {record.seconds:.1f} s"]
     lines += [f"{name} {value_text(value)}" for name, value in record.params.items()]
     # Plotly reads some tags in texts.
     return "<br>".join(html.escape(line) for line in lines)
 
 
-PAGES: Mapping[str, Callable[[_Source], Any]] = {
-    "history": _history_page,
-    "pareto_front": _front_page,
-    "importance": _importance_page,
-    "parallel_coordinates": _parallel_page,
-    "slices": _slices_page,
-    "intermediate": _intermediate_page,
-    "time_against_score": _time_page,
-}
+def _several(data: PlotData) -> bool:
+    return len(data.scored) > 1
+
+
+def _has_parameters(data: PlotData) -> bool:
+    return _several(data) and bool(data.axes)
+
+
+def _varies(data: PlotData) -> bool:
+    return len(data.axes) > 1 and len({data.score(record) for record in data.scored}) > 1
+
+
+PLOTS = (
+    _Plot(
+        "history",
+        lambda data: _several(data) and len(data.objectives) == 1,
+        pictures.history,
+        _by_optuna("plot_optimization_history"),
+    ),
+    _Plot(
+        "pareto_front",
+        lambda data: _several(data) and len(data.objectives) in (2, 3),
+        pictures.pareto,
+        lambda data: visualization.plot_pareto_front(data.study, target_names=list(data.objectives)),
+    ),
+    _Plot("importance", _varies, pictures.importance, _by_optuna("plot_param_importances")),
+    _Plot(
+        "parallel_coordinates", _has_parameters, pictures.parallel_coordinates, _by_optuna("plot_parallel_coordinate")
+    ),
+    _Plot("slices", _has_parameters, pictures.slices, _by_optuna("plot_slice")),
+    _Plot("intermediate", lambda data: bool(data.measured), pictures.intermediate, _intermediate_section),
+    _Plot("time_against_score", lambda data: len(data.timed) > 1, pictures.time_against_score, _time_section),
+)
+"""In the order in which they are written."""
