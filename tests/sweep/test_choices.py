@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 from tests.sweep.conftest import installed
 
-from hydra_plugins.lorahydra_sweeper import config as plugin  # noqa: F401
+from hydra_plugins.lorahydra_sweeper import config as plugin
 from lorahydra.config.compose import compose, config_dir
 from lorahydra.errors import ConfigError, TrialPruned
 from lorahydra.sweep.running_trial import RunningTrial
@@ -82,6 +83,22 @@ def sweep(sampler: DictConfig, pruner: DictConfig, space: dict[str, str], folder
     sweeper.seen = []
     sweeper.sweep([f"{name}={values}" for name, values in space.items()])
     return sweeper
+
+
+def test_conf_shows_every_key_and_every_choice() -> None:
+    conf = config_dir() / "hydra"
+    shown = (conf / "sweeper" / "lorahydra.yaml").read_text("utf-8")
+    keys = OmegaConf.create(shown)
+    assert isinstance(keys, DictConfig)
+    node = OmegaConf.structured(plugin.LorahydraSweeperConf)
+    assert set(keys) - {"defaults"} == set(node) - {"_target_", "defaults", "sampler", "pruner"}
+    for key in set(keys) - {"defaults"}:
+        assert OmegaConf.to_container(keys)[key] == OmegaConf.to_container(node)[key], key  # type: ignore[call-overload,index]
+    described = (conf / "help" / "lorahydra.yaml").read_text("utf-8")
+    for text in (shown, described):
+        for group, choices in (("sampler", set(SAMPLERS) - {"motpe"}), ("pruner", set(PRUNERS))):
+            line = next(line for line in text.splitlines() if re.search(rf"{group}(: |=)\w", line))
+            assert choices <= set(re.findall(r"\w+", line)), (group, line)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -1,7 +1,8 @@
 """Settings of the sweeper and of its pruners, for Hydra's config store.
 
-Every key of `hydra/sweeper=optuna` is there with its meaning; `hydra/sweeper/sampler` is upstream's group. Hydra
-imports this whenever it starts, so nothing heavy is imported here.
+Every key of `hydra/sweeper=optuna` is there with its meaning; `hydra/sweeper/sampler` is upstream's group. The
+experiments of lorahydra take the values from `conf/hydra/sweeper/lorahydra.yaml`, any other program from here. Hydra
+imports this module whenever it starts, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -87,11 +88,11 @@ class WilcoxonPrunerConfig(PrunerConfig):
 
 
 @dataclass
-class LorahydraSweeperConf(OptunaSweeperConf):
-    """`hydra/sweeper=lorahydra`."""
+class BaseLorahydraSweeperConf(OptunaSweeperConf):
+    """The keys of `hydra/sweeper=lorahydra`, without a choice of sampler and pruner."""
 
     _target_: str = "hydra_plugins.lorahydra_sweeper.sweeper.LorahydraSweeper"
-    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "multivariate_tpe"}, {"pruner": "median"}])
+    defaults: list[Any] = field(default_factory=list)
     # An experiment's objectives say their direction; for any other function it is upstream's default, minimize.
     direction: Any = None
     # null keeps a study in memory: it ends with its process.
@@ -109,11 +110,19 @@ class LorahydraSweeperConf(OptunaSweeperConf):
     pruner: PrunerConfig = MISSING
 
 
+@dataclass
+class LorahydraSweeperConf(BaseLorahydraSweeperConf):
+    """`hydra/sweeper=lorahydra` in a program of its own."""
+
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "multivariate_tpe"}, {"pruner": "median"}])
+
+
 def _store() -> None:
     register_resolver()
     store = ConfigStore.instance()
     provider = "lorahydra_sweeper"
     store.store(group="hydra/sweeper", name="lorahydra", node=LorahydraSweeperConf, provider=provider)
+    store.store(group="hydra/sweeper", name="base_lorahydra", node=BaseLorahydraSweeperConf, provider=provider)
     store.store(group="hydra/sweeper/sampler", name="multivariate_tpe", node=MultivariateTPEConfig, provider=provider)
     pruners = {
         "none": NopPrunerConfig,
