@@ -189,7 +189,7 @@ def test_what_trials_share_is_loaded_once(
     import transformers
 
     from lorahydra.data import tokens
-    from lorahydra.evaluation import bertscore
+    from lorahydra.trial import prepare as preparing
 
     loaded: list[str] = []
 
@@ -204,7 +204,7 @@ def test_what_trials_share_is_loaded_once(
 
     counted(transformers.AutoModelForCausalLM, "from_pretrained")
     counted(transformers.AutoTokenizer, "from_pretrained")
-    counted(bertscore, "load_scorer")
+    counted(preparing, "load_scorer")
     counted(tokens, "tokenize")
     tuner(tiny_model, rows, n_trials=1).run()
     first = len(loaded)
