@@ -10,7 +10,7 @@ from lorahydra.config.compose import compose
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ConfigError, LorahydraError
 from lorahydra.judges import Fault, JudgeCase, JudgeFault, JudgeSession, make_judge, start_judging
-from lorahydra.judges.local import LocalJudge, _mean_score, _Writing
+from lorahydra.judges.builtin.local import LocalJudge, _mean_score, _Writing
 from lorahydra.judges.parsing import read_verdict
 from lorahydra.judges.prompt import PromptWriter
 from lorahydra.modeling.base import load_base
@@ -97,5 +97,5 @@ def test_a_bad_option_is_named(tiny_model: Path, override: str, message: str) ->
 
 
 def test_unknown_options_are_refused(tiny_model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"judge.options.magic is no option of judge local: it knows device, dtype"):
+    with pytest.raises(ConfigError, match=r"judge.options.magic is not an option of judge local: it has device, dtype"):
         make_judge(config(tiny_model, "+judge.options.magic=1"))  # type: ignore[arg-type]

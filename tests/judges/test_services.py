@@ -268,7 +268,7 @@ class JudgeContract:
 
     def test_unknown_options_are_refused(self, server: JudgeServer) -> None:
         config = config_for(self.name, server, "+judge.options.magic=1")
-        with pytest.raises(ConfigError, match="judge.options.magic is no option of judge"):
+        with pytest.raises(ConfigError, match="judge.options.magic is not an option of judge"):
             make_judge(config)
 
 

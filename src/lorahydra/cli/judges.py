@@ -9,7 +9,13 @@ import click
 
 from lorahydra.cli.completing import judge_names
 from lorahydra.cli.logs import log_to_terminal
-from lorahydra.config.judge_registry import BUILT_IN, registered_judges
+from lorahydra.config.judge_registry import (
+    install_command,
+    is_built_in,
+    registered_judges,
+    sdk_package,
+    sdk_version,
+)
 from lorahydra.errors import JudgeNotFoundError, JudgeSetupError
 
 if TYPE_CHECKING:
@@ -43,21 +49,12 @@ def _row(name: str) -> tuple[str, str, str, str]:
 
 
 def _sdk(name: str) -> str:
-    """Whether the package is installed, found out without importing it."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    packages = {
-        "gemini": "google-genai",
-        "gemini_legacy": "google-generativeai",
-        "gigachat": "gigachat",
-        "openai": "openai",
-    }
-    if name not in packages:
-        return "built in" if name in BUILT_IN else "own"
-    try:
-        return f"{packages[name]} {version(packages[name])}"
-    except PackageNotFoundError:
-        return f"missing: pip install 'lorahydra[{name.replace('_', '-')}]'"
+    """Whether the SDK is installed, found out without importing it."""
+    package = sdk_package(name)
+    if package is None:
+        return "built in" if is_built_in(name) else "own"
+    version = sdk_version(name)
+    return f"{package} {version}" if version else f"missing: {install_command(name)}"
 
 
 @judges.command(short_help="Let a judge score four fixed answers.")

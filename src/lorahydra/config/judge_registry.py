@@ -3,33 +3,43 @@
 ```python
 register_judge("mine", make_mine)  # make_mine(config: JudgeConfig) -> Judge
 ```
-An installed package adds one with an entry point in group `lorahydra.judges`. Nothing is imported before a judge is
-asked for, so that the SDK of one service is never loaded for another.
+An installed package adds one with an entry point in group `lorahydra.judges`. No judge is imported before it is asked
+for, so the SDK of one service is never loaded for another.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import pkgutil
 import re
 from collections.abc import Callable
+from importlib import metadata
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from lorahydra.errors import ConfigError, JudgeNotFoundError
 
-__all__ = ["NO_JUDGE", "is_built_in", "judge_factory", "register_judge", "registered_judges", "unregister_judge"]
+__all__ = [
+    "NO_JUDGE",
+    "install_command",
+    "is_built_in",
+    "judge_factory",
+    "register_judge",
+    "registered_judges",
+    "sdk_package",
+    "sdk_version",
+    "unregister_judge",
+]
 
 NO_JUDGE = "none"
 """Name in configs for scoring without a judge."""
 GROUP = "lorahydra.judges"
-BUILT_IN = {
-    "gemini": "lorahydra.judges.gemini:GeminiJudge",
-    "gemini_legacy": "lorahydra.judges.gemini_legacy:GeminiLegacyJudge",
-    "gigachat": "lorahydra.judges.gigachat:GigaChatJudge",
-    "local": "lorahydra.judges.local:LocalJudge",
-    "openai": "lorahydra.judges.openai:OpenAIJudge",
-}
+BUILT_IN = frozenset(
+    module.name for module in pkgutil.iter_modules([str(Path(__file__).parents[1] / "judges" / "builtin")])
+)
+"""Judges that come with lorahydra: the modules of `lorahydra.judges.builtin`."""
 
 Factory = Callable[..., Any]
 """Called with a `JudgeConfig`, returns a `lorahydra.judges.Judge`."""
@@ -45,7 +55,7 @@ def register_judge(name: str, factory: Factory) -> None:
         factory: Makes the judge from a `lorahydra.config.judge.JudgeConfig`.
 
     Raises:
-        ConfigError: The name cannot be one.
+        ConfigError: The name is not valid.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name == NO_JUDGE:
         raise ConfigError(f"{name!r} cannot be the name of a judge: use letters, digits and _, and not {NO_JUDGE!r}")
@@ -53,7 +63,7 @@ def register_judge(name: str, factory: Factory) -> None:
 
 
 def unregister_judge(name: str) -> None:
-    """Take back what `register_judge` added; unknown names are no error."""
+    """Take back what `register_judge` added; does nothing for other names."""
     _registered.pop(name, None)
 
 
@@ -72,7 +82,7 @@ def judge_factory(name: str) -> Factory:
 
     Raises:
         JudgeNotFoundError: No judge has this name.
-        ConfigError: It is that of another package, which cannot be imported.
+        ConfigError: The judge belongs to another package, which cannot be imported.
     """
     if name in _registered:
         return _registered[name]
@@ -84,9 +94,38 @@ def judge_factory(name: str) -> Factory:
         return factory
     if name not in BUILT_IN:
         raise JudgeNotFoundError(name, registered_judges())
-    module, _, attribute = BUILT_IN[name].partition(":")
-    built_in: Factory = getattr(importlib.import_module(module), attribute)
+    module = importlib.import_module(f"lorahydra.judges.builtin.{name}")
+    [attribute] = module.__all__
+    built_in: Factory = getattr(module, attribute)
     return built_in
+
+
+@functools.cache
+def sdk_package(name: str) -> str | None:
+    """The package with the SDK of a built-in judge: what the extra of its name installs; None where it needs none."""
+    if not is_built_in(name):
+        return None
+    requirement = re.compile(rf"([\w.-]+)[^;]*;\s*extra\s*==\s*[\"']{_extra(name)}[\"']")
+    found = filter(None, map(requirement.match, metadata.requires("lorahydra") or ()))
+    return next((match[1] for match in found), None)
+
+
+def sdk_version(name: str) -> str | None:
+    """The installed version of a judge's SDK; None where it is not installed. The SDK is not imported."""
+    package = sdk_package(name)
+    try:
+        return metadata.version(package) if package else None
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def install_command(name: str) -> str:
+    """What installs the SDK of a built-in judge."""
+    return f"pip install 'lorahydra[{_extra(name)}]'"
+
+
+def _extra(name: str) -> str:
+    return name.replace("_", "-")
 
 
 @functools.cache

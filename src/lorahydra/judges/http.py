@@ -1,62 +1,137 @@
-"""What the judges behind HTTP services share: keys, SDKs, and faults from statuses and broken connections."""
+"""What the judges behind HTTP services share: how they are set up and asked."""
 
 from __future__ import annotations
 
-import email.utils
 import importlib
 import logging
 import re
 import ssl
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
 from lorahydra.config.judge import JudgeConfig
-from lorahydra.errors import ConfigError, JudgeSetupError, causes
-from lorahydra.judges.base import Fault, JudgeFault, JudgeReply
+from lorahydra.config.judge_registry import install_command, sdk_package
+from lorahydra.errors import ConfigError, JudgeSetupError
+from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
+from lorahydra.judges.faults import connection_fault, malformed_fault, one_line
 
-__all__ = [
-    "OptionalFeatures",
-    "check_options",
-    "connection_fault",
-    "finished_reply",
-    "import_sdk",
-    "malformed_fault",
-    "read_response",
-    "require_model",
-    "retry_after",
-    "sdk_faults",
-    "ssl_context",
-    "status_fault",
-]
+__all__ = ["HttpJudge", "check_options", "import_sdk", "require_model", "ssl_context"]
 
-Response = TypeVar("Response")
-
-TALKATIVE = ("httpx", "httpx2", "google_genai", "gigachat", "openai")
-"""Loggers of SDKs."""
-TRANSPORT = {
-    *("TransportError", "RequestError", "RequestException"),
-    *("APIConnectionError", "ConnectionError", "ProtocolError"),
-}
-"""Classes of HTTP libraries for a connection that failed."""
+HTTP_LIBRARIES = ("httpx", "httpx2")
 
 
-def import_sdk(module: str, package: str, extra: str, judge: str) -> Any:
-    """Import a service's SDK.
+class HttpJudge(Judge):
+    """A judge behind an HTTP service that has an SDK; a subclass says how its SDK is used.
+
+    Args:
+        config: The address, model and limits.
+        needs_key: Whether it is an error when no key is set.
+        options: Names that `judge.options` may have.
+        features: Parts of a request that not every service and model takes, each with a regular expression for the
+            message of a service that refuses it. What is refused is not asked for again.
+
+    Raises:
+        ConfigError: No model, or an unknown option.
+        JudgeSetupError: The key is missing.
+    """
+
+    def __init__(
+        self,
+        config: JudgeConfig,
+        *,
+        features: Mapping[str, str],
+        options: Collection[str] = (),
+        needs_key: bool = True,
+    ) -> None:
+        check_options(config, options)
+        self.model = require_model(config)
+        self.identity = config.base_url or ""
+        self._key = config.require_api_key() if needs_key else config.api_key()
+        self._config = config
+        self._features = dict(features)
+        self._client: Any
+
+    @property
+    def secrets(self) -> tuple[str, ...]:  # type: ignore[override]  # those of GigaChat change
+        """See `Judge.secrets`."""
+        return (self._key,) if self._key else ()
+
+    def ask(self, prompt: JudgePrompt) -> JudgeReply:
+        """See `Judge.ask`."""
+        features = dict(self._features)
+        while True:
+            try:
+                with self._faults():
+                    response = self._send(prompt, features)
+                    reply = self._read(response)
+            except JudgeFault as fault:
+                if fault.fault is not Fault.REQUEST_REFUSED:
+                    raise
+                refused = [name for name, said in features.items() if re.search(said, fault.message, re.IGNORECASE)]
+                if not refused:
+                    raise
+                del features[refused[0]]
+            else:
+                self._features = features
+                return reply
+
+    def close(self) -> None:
+        """See `Judge.close`."""
+        self._client.close()
+
+    @abstractmethod
+    def _send(self, prompt: JudgePrompt, features: Collection[str]) -> Any:
+        """Make one request with these optional features, and return what the SDK gives."""
+
+    @abstractmethod
+    def _reply(self, response: Any) -> JudgeReply:
+        """The reply in a response that is as the service promises; may raise `JudgeFault`, and anything for others."""
+
+    @abstractmethod
+    def _fault(self, error: Exception) -> JudgeFault | None:
+        """The fault behind an exception of the SDK; None for any other exception."""
+
+    def _read(self, response: Any) -> JudgeReply:
+        """The reply in what an SDK made of a body, which may be anything that is JSON, or even a web page."""
+        try:
+            return self._reply(response)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise JudgeFault(Fault.UNPARSEABLE, f"malformed reply: {one_line(str(response))}") from error
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Turn whatever an SDK raises for a failed call into a `JudgeFault`."""
+        try:
+            yield
+        except JudgeFault:
+            raise
+        except Exception as error:
+            fault = self._fault(error) or connection_fault(error)
+            if fault is None and isinstance(error, ValueError | TypeError | LookupError | AttributeError):
+                # The SDK stumbled over a body that is not what the service promises.
+                fault = malformed_fault(error)
+            if fault is None:
+                raise
+            raise fault from error
+
+
+def import_sdk(module: str, judge: str) -> Any:
+    """Import a module of a judge's SDK.
 
     Raises:
         JudgeSetupError: It is not installed, or does not work here.
     """
-    for name in TALKATIVE:
-        # A line or more for each call; what matters is said by lorahydra.
+    for name in (*HTTP_LIBRARIES, module.replace(".", "_")):
+        # They log a line or more for each call; what matters is said by lorahydra.
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise JudgeSetupError(f"judge={judge} needs {package}: pip install 'lorahydra[{extra}]' ({error})") from error
+        package = sdk_package(judge) or module
+        raise JudgeSetupError(f"judge={judge} needs {package}: {install_command(judge)} ({error})") from error
 
 
 def require_model(config: JudgeConfig) -> str:
@@ -70,16 +145,16 @@ def require_model(config: JudgeConfig) -> str:
     return config.model.strip()
 
 
-def check_options(config: JudgeConfig, known: Collection[str]) -> None:
-    """Refuse options that the judge does not know.
+def check_options(config: JudgeConfig, allowed: Collection[str]) -> None:
+    """Refuse options that the judge does not have.
 
     Raises:
         ConfigError: There is one.
     """
     for name in config.options:
-        if name not in known:
-            allowed = f"it knows {', '.join(sorted(known))}" if known else "it has none"
-            raise ConfigError(f"judge.options.{name} is no option of judge {config.name}: {allowed}")
+        if name not in allowed:
+            has = f"it has {', '.join(sorted(allowed))}" if allowed else "it has none"
+            raise ConfigError(f"judge.options.{name} is not an option of judge {config.name}: {has}")
 
 
 def ssl_context(config: JudgeConfig) -> ssl.SSLContext | None:
@@ -101,188 +176,3 @@ def ssl_context(config: JudgeConfig) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError, RuntimeError, ValueError) as error:
         raise JudgeSetupError(f"judge.ca_bundle_file={config.ca_bundle_file} cannot be read: {error}") from error
     return context
-
-
-def status_fault(status: int, message: str, wait: float | None = None) -> JudgeFault:
-    """The fault behind an HTTP status.
-
-    Args:
-        status: Of the reply.
-        message: What the service said; some say only there what is wrong.
-        wait: Seconds that it asks to wait.
-    """
-    text = message.lower()
-    if status == 403 and re.search("moderation|flagged", text):
-        # OpenRouter and others refuse a single text so.
-        fault = Fault.BLOCKED
-    elif status in (401, 403) or "api_key_invalid" in text or "api key not valid" in text:
-        fault = Fault.KEY_REFUSED
-    elif status == 402 or "insufficient_quota" in text:
-        fault = Fault.QUOTA
-    elif status == 404:
-        fault = Fault.MODEL_UNKNOWN
-    elif status == 429:
-        fault = Fault.RATE_LIMIT
-    elif status == 408:
-        fault = Fault.TIMEOUT
-    elif status >= 500 or status in (409, 425):
-        fault = Fault.SERVER
-    else:
-        fault = Fault.REQUEST_REFUSED
-    return JudgeFault(fault, f"HTTP {status} {_line(message)}".strip(), retry_after=wait)
-
-
-def connection_fault(error: BaseException) -> JudgeFault | None:
-    """The fault behind an exception of an HTTP library, whichever it is; None when it is none of theirs.
-
-    Its message names the server, whose address may be the service's own and so in no config.
-    """
-    chain = list(causes(error))
-    where = next((f" ({origin})" for origin in map(_origin, chain) if origin), "")
-    for found in chain:
-        if isinstance(found, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(found):
-            return JudgeFault(Fault.CERTIFICATE, f"{_line(str(found))}{where}")
-    names = [{base.__name__ for base in type(found).__mro__} for found in chain]
-    every = set().union(*names)
-    # The SDK's own words come first and say least: "Connection error."
-    said = [found for found, own in zip(chain, names, strict=True) if own & {*TRANSPORT, "OSError"} and str(found)]
-    message = (_line(str((said or chain)[-1])).rstrip(". ") or type(error).__name__) + where
-    # urllib3 counts a connection that was never made among its timeouts.
-    if any("Timeout" in name for name in every) and "NewConnectionError" not in every:
-        return JudgeFault(Fault.TIMEOUT, message)
-    if every & TRANSPORT:
-        return JudgeFault(Fault.CONNECTION, message)
-    return None
-
-
-def _origin(error: BaseException) -> str | None:
-    """The server that was asked, without path and query, which may hold more than an address."""
-    try:
-        parts = urlsplit(str(error.request.url))  # type: ignore[attr-defined]  # as HTTP libraries have it
-        return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
-    except (AttributeError, RuntimeError, ValueError):
-        return None
-
-
-@contextmanager
-def sdk_faults(sdk_fault: Callable[[Exception], JudgeFault | None]) -> Iterator[None]:
-    """Turn whatever an SDK raises for a failed call into a `JudgeFault`.
-
-    Args:
-        sdk_fault: Knows the SDK's own exceptions; gives None for others.
-    """
-    try:
-        yield
-    except JudgeFault:
-        raise
-    except Exception as error:
-        fault = sdk_fault(error) or connection_fault(error)
-        if fault is None and isinstance(error, ValueError | TypeError | LookupError | AttributeError):
-            # The SDK stumbled over a body that is not what the service promises.
-            fault = malformed_fault(error)
-        if fault is None:
-            raise
-        raise fault from error
-
-
-def malformed_fault(error: Exception) -> JudgeFault:
-    """The fault behind an SDK's exception about a body, in the service's words where the exception holds them."""
-    said = str(error) or type(error).__name__
-    for found in causes(error):
-        if callable(each := getattr(found, "errors", None)) and (problems := each()):  # pydantic's
-            where = ".".join(str(step) for step in problems[0]["loc"])
-            said = f"{where}: {problems[0]['msg']}, found {problems[0]['input']!r}"
-        if body := getattr(found, "doc", ""):  # json's
-            said = f"{said}: {body}"
-    return JudgeFault(Fault.UNPARSEABLE, f"malformed reply ({_line(said)})")
-
-
-def read_response(response: Response, reader: Callable[[Response], JudgeReply]) -> JudgeReply:
-    """The reply in what an SDK made of a body, which may be anything that is JSON, or even a page.
-
-    Args:
-        response: What the SDK gave.
-        reader: Takes what the service promises.
-
-    Raises:
-        JudgeFault: From `reader`, or one that quotes what came instead.
-    """
-    try:
-        return reader(response)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise JudgeFault(Fault.UNPARSEABLE, f"malformed reply: {_line(str(response))}") from error
-
-
-def finished_reply(reply: JudgeReply, reason: str, *, blocked: Collection[str], cut: str) -> JudgeReply:
-    """The reply itself, where the service let it come to its end.
-
-    Args:
-        reply: What came back.
-        reason: Why the model stopped, in the service's words.
-        blocked: Its words for a filter.
-        cut: Its word for the limit of tokens.
-
-    Raises:
-        JudgeFault: It is blocked, cut or empty.
-    """
-    if reason in blocked:
-        raise JudgeFault(Fault.BLOCKED, reason, reply=reply)
-    if reason == cut:
-        raise JudgeFault(Fault.TRUNCATED, f"after {reply.completion_tokens} tokens", reply=reply)
-    if not reply.text.strip():
-        raise JudgeFault(Fault.EMPTY, reason, reply=reply)
-    return reply
-
-
-class OptionalFeatures:
-    """Parts of a request that not every service and model takes; what is refused is not asked for again.
-
-    Args:
-        patterns: For each feature, what is in the message of a service that refuses it (a regular expression).
-    """
-
-    def __init__(self, patterns: Mapping[str, str]) -> None:
-        self._supported = dict(patterns)
-
-    def ask(self, send: Callable[[Collection[str]], JudgeReply]) -> JudgeReply:
-        """Call `send` with the features, with fewer as long as it is refused because of one.
-
-        Raises:
-            JudgeFault: From `send`.
-        """
-        supported = dict(self._supported)
-        while True:
-            try:
-                reply = send(supported)
-            except JudgeFault as fault:
-                refused = [
-                    name
-                    for name, pattern in supported.items()
-                    if fault.fault is Fault.REQUEST_REFUSED and re.search(pattern, fault.message, re.IGNORECASE)
-                ]
-                if not refused:
-                    raise
-                del supported[refused[0]]
-            else:
-                self._supported = supported
-                return reply
-
-
-def retry_after(headers: Any) -> float | None:
-    """Seconds that a `Retry-After` header asks to wait: a number or a date."""
-    value = (headers or {}).get("retry-after") or (headers or {}).get("Retry-After")
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError):
-            return None
-    return seconds if 0 < seconds < float("inf") else None
-
-
-def _line(message: str) -> str:
-    # Not cut here: first it must be searched for secrets.
-    return " ".join(message.split())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from lorahydra.config.judge import JudgeConfig
-from lorahydra.config.judge_registry import registered_judges
+from lorahydra.config.judge_registry import install_command, registered_judges, sdk_package, sdk_version
 from lorahydra.errors import JudgeNotFoundError, LorahydraError
 from lorahydra.modeling.packaged import PACKAGED, ModelKind, packaged_path
 from lorahydra.service.composing import composed, without
@@ -23,13 +22,6 @@ MODEL_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,9
 PREFERRED = ("gemini", "gigachat", "openai")
 """The first of these judges that is set up is used when a request names none."""
 MOST_FOLDERS = 100
-SDKS = {
-    "gemini": ("google.genai", "gemini"),
-    "gemini_legacy": ("google.generativeai", "gemini-legacy"),
-    "gigachat": ("gigachat", "gigachat"),
-    "openai": ("openai", "openai"),
-}
-"""Module of each judge's SDK, and the extra that installs it."""
 
 
 class Choices:
@@ -69,9 +61,8 @@ class Choices:
     def missing(self, name: str) -> str | None:
         """What the judge lacks before it can be called from here, in one line; None if nothing."""
         config = self.judge_config(name)
-        module, extra = SDKS.get(name, (None, None))
-        if module is not None and not _is_installed(module):
-            command = f"pip install 'lorahydra[{extra}]'"
+        if sdk_package(name) is not None and sdk_version(name) is None:
+            command = install_command(name)
             return Message(f"judge {name} needs its SDK: {command}", "sdk", judge=name, command=command)
         try:
             # A server of one's own that is compatible with OpenAI's may need no key.
@@ -177,13 +168,6 @@ class Choices:
 def _is_model_name(text: str) -> bool:
     """Whether the text has the form of `MODEL_NAME`, with no line end behind it."""
     return re.fullmatch(MODEL_NAME[1:-1], text) is not None
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _to_fetch(name: str) -> Message:

@@ -6,19 +6,9 @@ from collections.abc import Collection
 from typing import Any
 
 from lorahydra.config.judge import JudgeConfig
-from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
-from lorahydra.judges.http import (
-    OptionalFeatures,
-    check_options,
-    finished_reply,
-    import_sdk,
-    read_response,
-    require_model,
-    retry_after,
-    sdk_faults,
-    ssl_context,
-    status_fault,
-)
+from lorahydra.judges.base import Fault, JudgeFault, JudgePrompt, JudgeReply
+from lorahydra.judges.faults import finished_reply, retry_after, status_fault
+from lorahydra.judges.http import HttpJudge, import_sdk, ssl_context
 
 __all__ = ["OpenAIJudge"]
 
@@ -31,15 +21,15 @@ REFUSALS = {
 }
 TEXT_PARTS = ("text", "output_text")
 NO_KEY = "none"
-"""What a server of one's own gets: the SDK sends nothing without a key."""
+"""Sent to a server that needs no key: the SDK sends nothing without one."""
 
 
-class OpenAIJudge(Judge):
+class OpenAIJudge(HttpJudge):
     """Asks for JSON of the verdict's schema, for any JSON where the service does not know schemas, or just asks.
 
     Args:
-        config: Without a `base_url`, OpenAI itself is asked and the key is needed. Knows the option
-            `reasoning_effort` of reasoning models.
+        config: Without a `base_url`, OpenAI itself is asked and the key is needed. Has the option `reasoning_effort`
+            of reasoning models.
 
     Raises:
         ConfigError: No model, or an unknown option.
@@ -47,41 +37,27 @@ class OpenAIJudge(Judge):
     """
 
     def __init__(self, config: JudgeConfig) -> None:
-        check_options(config, ("reasoning_effort",))
-        self.model = require_model(config)
-        self.identity = config.base_url or ""
-        key = config.api_key() if config.base_url else config.require_api_key()
-        self.secrets = (key,) if key else ()
-        self._sdk = import_sdk("openai", "openai", "openai", config.name)
+        features = dict(REFUSALS)
+        if not config.structured_output:
+            del features[SCHEMA], features[JSON]
+        if not config.base_url:
+            # OpenAI's newer models take only `max_completion_tokens`; other services often only the older name.
+            del features[MAX_TOKENS]
+        options = ("reasoning_effort",)
+        super().__init__(config, features=features, options=options, needs_key=not config.base_url)
+        self._sdk = import_sdk("openai", config.name)
         context = ssl_context(config)
         self._client = self._sdk.OpenAI(
-            api_key=key or NO_KEY,
+            api_key=self._key or NO_KEY,
             base_url=config.base_url or "https://api.openai.com/v1",
             timeout=config.timeout,
             max_retries=0,
             http_client=self._sdk.DefaultHttpxClient(verify=context) if context else None,
         )
-        self._config = config
-        features = dict(REFUSALS)
-        if not config.structured_output:
-            del features[SCHEMA], features[JSON]
-        if not config.base_url:
-            # OpenAI's newer models know only `max_completion_tokens`; other services often only the older name.
-            del features[MAX_TOKENS]
-        self._features = OptionalFeatures(features)
 
-    def ask(self, prompt: JudgePrompt) -> JudgeReply:
-        """See `Judge.ask`."""
-        return self._features.ask(lambda features: self._send(prompt, features))
-
-    def close(self) -> None:
-        """See `Judge.close`."""
-        self._client.close()
-
-    def _send(self, prompt: JudgePrompt, features: Collection[str]) -> JudgeReply:
-        request: dict[str, Any] = {
-            MAX_TOKENS if MAX_TOKENS in features else "max_completion_tokens": prompt.max_output_tokens,
-        }
+    def _send(self, prompt: JudgePrompt, features: Collection[str]) -> Any:
+        limit = MAX_TOKENS if MAX_TOKENS in features else "max_completion_tokens"
+        request: dict[str, Any] = {limit: prompt.max_output_tokens}
         if TEMPERATURE in features:
             request["temperature"] = self._config.temperature
         if effort := self._config.options.get("reasoning_effort"):
@@ -92,9 +68,7 @@ class OpenAIJudge(Judge):
         elif JSON in features:
             request["response_format"] = {"type": "json_object"}
         messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
-        with sdk_faults(self._fault):
-            response = self._client.chat.completions.create(model=self.model, messages=messages, **request)
-            return read_response(response, self._reply)
+        return self._client.chat.completions.create(model=self.model, messages=messages, **request)
 
     def _reply(self, response: Any) -> JudgeReply:
         if not response.choices:
@@ -115,7 +89,7 @@ class OpenAIJudge(Judge):
         )
         if refusal := getattr(choice.message, "refusal", None) or refused:
             raise JudgeFault(Fault.BLOCKED, str(refusal), reply=reply)
-        return finished_reply(reply, choice.finish_reason or "", blocked=("content_filter",), cut="length")
+        return finished_reply(reply, choice.finish_reason or "", blocked=("content_filter",), truncated="length")
 
     def _fault(self, error: Exception) -> JudgeFault | None:
         if isinstance(error, self._sdk.APITimeoutError):
@@ -128,12 +102,12 @@ class OpenAIJudge(Judge):
 
 
 def _texts(content: Any) -> tuple[str, str]:
-    """A message's text, and what it says instead as a refusal.
+    """A message's text, and its refusal where there is one.
 
-    Some services send a list of parts; thoughts and whatever else is among them is not the reply.
+    Some services send a list of parts; thoughts and whatever else is among them do not belong to the reply.
 
     Raises:
-        TypeError: It is neither text nor a list of parts.
+        TypeError: It is neither a text nor a list of parts.
     """
     if content is None or isinstance(content, str):
         return content or "", ""

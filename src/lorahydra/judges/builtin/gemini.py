@@ -1,4 +1,4 @@
-"""`judge=gemini`: Google Gemini by the google-genai SDK."""
+"""`judge=gemini`: Google Gemini with the google-genai SDK."""
 
 from __future__ import annotations
 
@@ -8,21 +8,11 @@ from typing import Any
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import ConfigError
-from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
-from lorahydra.judges.http import (
-    OptionalFeatures,
-    check_options,
-    finished_reply,
-    import_sdk,
-    read_response,
-    require_model,
-    retry_after,
-    sdk_faults,
-    ssl_context,
-    status_fault,
-)
+from lorahydra.judges.base import Fault, JudgeFault, JudgePrompt, JudgeReply
+from lorahydra.judges.faults import finished_reply, retry_after, status_fault
+from lorahydra.judges.http import HttpJudge, import_sdk, ssl_context
 
-__all__ = ["BLOCKED_REASONS", "HARM_CATEGORIES", "GeminiJudge", "retry_delay"]
+__all__ = ["GeminiJudge"]
 
 STRUCTURED, THINKING = "structured output", "thinking"
 BLOCKED_REASONS = (
@@ -41,32 +31,33 @@ HARM_CATEGORIES = (
     "HARM_CATEGORY_SEXUALLY_EXPLICIT",
     "HARM_CATEGORY_DANGEROUS_CONTENT",
 )
-"""Filters that are turned off: what is judged may be bad, and has to be judged all the same."""
+"""Filters that are turned off: a harmful answer has to be judged, too."""
 
 
-class GeminiJudge(Judge):
+class GeminiJudge(HttpJudge):
     """Asks Gemini for JSON of the verdict's schema.
 
     Args:
-        config: `options` knows `thinking_budget`: tokens of thought; 0 for none, null for the model's own choice.
+        config: Has the option `thinking_budget`: tokens of thought; 0 for none, null for the model's own choice.
 
     Raises:
-        ConfigError: No model, or an unknown option.
+        ConfigError: No model, or a wrong option.
         JudgeSetupError: The SDK or the key is missing.
     """
 
     def __init__(self, config: JudgeConfig) -> None:
-        check_options(config, ("thinking_budget",))
-        self.model = require_model(config)
-        self.identity = config.base_url or ""
-        key = config.require_api_key()
-        self.secrets = (key,)
-        genai = import_sdk("google.genai", "google-genai", "gemini", config.name)
+        budget = config.options.get("thinking_budget")
+        if budget is not None and type(budget) is not int:
+            raise ConfigError(f"judge.options.thinking_budget={budget} is not allowed: give a whole number or null")
+        features = {STRUCTURED: "json|schema|mime"} if config.structured_output else {}
+        features |= {THINKING: "thinking"} if budget is not None else {}
+        super().__init__(config, features=features, options=("thinking_budget",))
+        genai = import_sdk("google.genai", config.name)
         self._types, self._errors = genai.types, genai.errors
         context = ssl_context(config)
-        # The client is kept: its `models` alone would close the connection behind its back.
+        # The client is kept: its `models` alone would not keep the connection open.
         self._client = genai.Client(
-            api_key=key,
+            api_key=self._key,
             vertexai=False,
             http_options=self._types.HttpOptions(
                 base_url=config.base_url,
@@ -75,26 +66,8 @@ class GeminiJudge(Judge):
                 client_args={"verify": context} if context else None,
             ),
         )
-        self._config = config
-        self._thinking_budget = config.options.get("thinking_budget")
-        if self._thinking_budget is not None and type(self._thinking_budget) is not int:
-            raise ConfigError(
-                f"judge.options.thinking_budget={self._thinking_budget} is not allowed: give a whole number or null"
-            )
-        features = {STRUCTURED: "json|schema|mime"} if config.structured_output else {}
-        self._features = OptionalFeatures(
-            features | ({THINKING: "thinking"} if self._thinking_budget is not None else {})
-        )
 
-    def ask(self, prompt: JudgePrompt) -> JudgeReply:
-        """See `Judge.ask`."""
-        return self._features.ask(lambda features: self._send(prompt, features))
-
-    def close(self) -> None:
-        """See `Judge.close`."""
-        self._client.close()
-
-    def _send(self, prompt: JudgePrompt, features: Collection[str]) -> JudgeReply:
+    def _send(self, prompt: JudgePrompt, features: Collection[str]) -> Any:
         types = self._types
         settings = types.GenerateContentConfig(
             system_instruction=prompt.system,
@@ -107,18 +80,15 @@ class GeminiJudge(Judge):
             settings.response_mime_type = "application/json"
             settings.response_json_schema = dict(prompt.schema)
         if THINKING in features:
-            settings.thinking_config = types.ThinkingConfig(thinking_budget=self._thinking_budget)
-        with sdk_faults(self._fault):
-            response = self._client.models.generate_content(model=self.model, contents=prompt.user, config=settings)
-            return read_response(response, self._reply)
+            settings.thinking_config = types.ThinkingConfig(thinking_budget=self._config.options["thinking_budget"])
+        return self._client.models.generate_content(model=self.model, contents=prompt.user, config=settings)
 
     def _reply(self, response: Any) -> JudgeReply:
         usage = response.usage_metadata
         candidate = (response.candidates or [None])[0]
         parts = candidate.content.parts if candidate and candidate.content else None
-        text = "".join(part.text for part in parts or () if part.text and not part.thought)
         reply = JudgeReply(
-            text=text,
+            text="".join(part.text for part in parts or () if part.text and not part.thought),
             model=response.model_version or self.model,
             prompt_tokens=(usage and usage.prompt_token_count) or 0,
             # Thoughts are paid for like the reply.
@@ -130,7 +100,7 @@ class GeminiJudge(Judge):
         if feedback is not None and feedback.block_reason:
             raise JudgeFault(Fault.BLOCKED, str(feedback.block_reason.value), reply=reply)
         reason = candidate.finish_reason.value if candidate and candidate.finish_reason else ""
-        return finished_reply(reply, reason, blocked=BLOCKED_REASONS, cut="MAX_TOKENS")
+        return finished_reply(reply, reason, blocked=BLOCKED_REASONS, truncated="MAX_TOKENS")
 
     def _fault(self, error: Exception) -> JudgeFault | None:
         if not isinstance(error, self._errors.APIError):
@@ -142,6 +112,6 @@ class GeminiJudge(Judge):
 
 
 def retry_delay(details: object) -> float | None:
-    """What `google.rpc.RetryInfo` in an error's details says."""
+    """Seconds to wait, from `google.rpc.RetryInfo` in an error's details."""
     match = re.search(r"'retryDelay': '(\d+(?:\.\d+)?)s'", str(details))
     return float(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""`judge=gigachat`: Sber GigaChat by its own SDK, with OAuth."""
+"""`judge=gigachat`: Sber GigaChat with its own SDK, with OAuth."""
 
 from __future__ import annotations
 
@@ -7,19 +7,9 @@ from typing import Any
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import ConfigError
-from lorahydra.judges.base import Judge, JudgeFault, JudgePrompt, JudgeReply
-from lorahydra.judges.http import (
-    OptionalFeatures,
-    check_options,
-    finished_reply,
-    import_sdk,
-    read_response,
-    require_model,
-    retry_after,
-    sdk_faults,
-    ssl_context,
-    status_fault,
-)
+from lorahydra.judges.base import JudgeFault, JudgePrompt, JudgeReply
+from lorahydra.judges.faults import finished_reply, retry_after, status_fault
+from lorahydra.judges.http import HttpJudge, import_sdk, ssl_context
 
 __all__ = ["GigaChatJudge"]
 
@@ -30,30 +20,27 @@ LEAST_TEMPERATURE = 0.01
 TOP_P = 0.01
 
 
-class GigaChatJudge(Judge):
+class GigaChatJudge(HttpJudge):
     """Asks GigaChat for JSON of the verdict's schema.
 
     Args:
-        config: `scope` is the kind of account; knows no `options`.
+        config: `scope` is the kind of account; there are no `options`.
 
     Raises:
-        ConfigError: No model, an unknown scope or option.
+        ConfigError: No model, an unknown scope, or an option.
         JudgeSetupError: The SDK or the credentials are missing.
     """
 
     def __init__(self, config: JudgeConfig) -> None:
-        check_options(config, ())
         if config.scope is not None and config.scope not in SCOPES:
             raise ConfigError(f"judge.scope={config.scope} is not allowed: choose one of {', '.join(SCOPES)}")
-        self.model = require_model(config)
-        self.identity = config.base_url or ""
-        # Without credentials the SDK would silently ask without any.
-        key = config.require_api_key()
-        self._key = key
-        sdk = import_sdk("gigachat", "gigachat", "gigachat", config.name)
-        self._errors = import_sdk("gigachat.exceptions", "gigachat", "gigachat", config.name).ResponseError
+        features = {STRUCTURED: "response_format|json|schema"} if config.structured_output else {}
+        # The key is needed: without it the SDK would ask unauthenticated, without a word.
+        super().__init__(config, features=features)
+        sdk = import_sdk("gigachat", config.name)
+        self._response_error = import_sdk("gigachat.exceptions", config.name).ResponseError
         self._client = sdk.GigaChat(
-            credentials=key,
+            credentials=self._key,
             scope=config.scope,
             model=self.model,
             base_url=config.base_url,
@@ -63,25 +50,13 @@ class GigaChatJudge(Judge):
             ssl_context=ssl_context(config),
             max_retries=0,
         )
-        self._config = config
-        self._features = OptionalFeatures(
-            {STRUCTURED: "response_format|json|schema"} if config.structured_output else {}
-        )
 
     @property
-    def secrets(self) -> tuple[str, ...]:  # type: ignore[override]  # the token changes every half an hour
-        """The credentials and the present access token."""
+    def secrets(self) -> tuple[str, ...]:  # type: ignore[override]  # see HttpJudge
+        """The credentials and the present access token, which changes every half an hour."""
         return tuple(secret for secret in (self._key, self._client.token) if secret)
 
-    def ask(self, prompt: JudgePrompt) -> JudgeReply:
-        """See `Judge.ask`."""
-        return self._features.ask(lambda features: self._send(prompt, features))
-
-    def close(self) -> None:
-        """See `Judge.close`."""
-        self._client.close()
-
-    def _send(self, prompt: JudgePrompt, features: Collection[str]) -> JudgeReply:
+    def _send(self, prompt: JudgePrompt, features: Collection[str]) -> Any:
         payload: dict[str, Any] = {
             "model": self.model,
             "messages": [
@@ -95,8 +70,7 @@ class GigaChatJudge(Judge):
             payload["top_p"] = TOP_P
         if STRUCTURED in features:
             payload["response_format"] = {"type": "json_schema", "schema": dict(prompt.schema), "strict": True}
-        with sdk_faults(self._fault):
-            return read_response(self._client.chat(payload), self._reply)
+        return self._client.chat(payload)
 
     def _reply(self, response: Any) -> JudgeReply:
         choice = response.choices[0] if response.choices else None
@@ -104,10 +78,10 @@ class GigaChatJudge(Judge):
         usage = response.usage
         reply = JudgeReply(text, response.model or self.model, usage.prompt_tokens, usage.completion_tokens)
         reason = (choice.finish_reason or "") if choice else ""
-        return finished_reply(reply, reason, blocked=("blacklist", "content_filter"), cut="length")
+        return finished_reply(reply, reason, blocked=("blacklist", "content_filter"), truncated="length")
 
     def _fault(self, error: Exception) -> JudgeFault | None:
-        if not isinstance(error, self._errors):
+        if not isinstance(error, self._response_error):
             return None
         body = (error.content or b"").decode("utf-8", errors="replace")
         return status_fault(error.status_code, body, retry_after(error.headers))
