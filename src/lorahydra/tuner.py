@@ -60,13 +60,13 @@ class LoRATuner:
         overrides: Sequence[str] = (),
         study: str | None = None,
     ) -> None:
-        own = [*_choice("model", model, "model.name_or_path"), *_choice("data", data, "data.train_file")]
-        own.append(f"judge={judge}")
+        given = [*_choice("model", model, "model.name_or_path"), *_choice("data", data, "data.train_file")]
+        given.append(f"judge={judge}")
         if n_trials is not None:
-            own.append(f"hydra.sweeper.n_trials={n_trials}")
+            given.append(f"hydra.sweeper.n_trials={n_trials}")
         if study is not None:
-            own.append(f"study={_quoted(study)}")
-        self.overrides = [*own, *overrides]
+            given.append(f"study={_quoted(study)}")
+        self.overrides = [*given, *overrides]
         """All Hydra overrides, as they would stand on the command line."""
 
     def __repr__(self) -> str:
@@ -85,11 +85,10 @@ class LoRATuner:
         try:
             setup_globals()
             hydra = Hydra.create_main_hydra2("lorahydra", search_path)
-            own_logging = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # a notebook has its own
+            # A notebook has its own logging.
+            quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
             with listening(), _printed_log():
-                result: Any = hydra.multirun(
-                    "config", study_task, [*own_logging, *overrides], with_log_configuration=False
-                )
+                result: Any = hydra.multirun("config", study_task, [*quiet, *overrides], with_log_configuration=False)
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error) from error
         finally:
@@ -104,21 +103,21 @@ class LoRATuner:
 @contextmanager
 def _printed_log() -> Iterator[None]:
     """Print the log inside the block, unless the program has set up logging in any way."""
-    root, own = logging.getLogger(), logging.getLogger("lorahydra")
-    if root.handlers or root.level != logging.WARNING or own.handlers or own.level:
+    root, ours = logging.getLogger(), logging.getLogger("lorahydra")
+    if root.handlers or root.level != logging.WARNING or ours.handlers or ours.level:
         yield
         return
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    own.addHandler(handler)
-    own.setLevel(logging.INFO)
-    own.propagate = False  # another library may give the root a handler meanwhile
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False  # another library may give the root a handler meanwhile
     try:
         yield
     finally:
-        own.propagate = True
-        own.setLevel(logging.NOTSET)
-        own.removeHandler(handler)
+        ours.propagate = True
+        ours.setLevel(logging.NOTSET)
+        ours.removeHandler(handler)
 
 
 def _choice(group: str, value: str | Path | None, key: str) -> list[str]:

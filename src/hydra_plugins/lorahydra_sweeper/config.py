@@ -112,7 +112,7 @@ class BaseLorahydraSweeperConf(OptunaSweeperConf):
 
 @dataclass
 class LorahydraSweeperConf(BaseLorahydraSweeperConf):
-    """`hydra/sweeper=lorahydra` in a program of its own."""
+    """`hydra/sweeper=lorahydra` in any other program than lorahydra."""
 
     defaults: list[Any] = field(default_factory=lambda: [{"sampler": "multivariate_tpe"}, {"pruner": "median"}])
 

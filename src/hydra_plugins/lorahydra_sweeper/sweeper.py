@@ -32,6 +32,6 @@ class LorahydraSweeper(OptunaSweeper):
         """Run the study.
 
         Returns:
-            What it found; None when it goes on in other processes.
+            Its result; None when it goes on in other processes.
         """
         return self.sweeper.sweep(arguments)

@@ -35,7 +35,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
         arguments: Overrides and options.
 
     Raises:
-        ConfigError: An option is not known, or its value is not possible.
+        ConfigError: An option does not exist, or its value is not allowed.
     """
     parser = get_args_parser()
     for action in parser._actions:
@@ -66,7 +66,7 @@ def shared_output(arguments: Sequence[str]) -> Iterator[None]:
         with contextlib.redirect_stdout(output):
             yield
     except SystemExit as ended:
-        # Hydra's own line about a --package that is not there.
+        # Hydra has printed a line about a --package that does not exist.
         raise SystemExit(2 if ended.code == 1 else ended.code) from None
     finally:
         sys.stdout.write(_without_secrets(output.getvalue()))
@@ -86,7 +86,7 @@ def _check_completion(overrides: Sequence[str]) -> None:
     command, _, shell = overrides[0].partition("=") if overrides else ("", "", "")
     if program_name().startswith("lorahydra"):
         _refuse(
-            'the completion of lorahydra is eval "$(_LORAHYDRA_COMPLETE=bash_source lorahydra)"; of train.py, its own'
+            'the completion of lorahydra is eval "$(_LORAHYDRA_COMPLETE=bash_source lorahydra)"; train.py has its own'
         )
     if command not in ("install", "uninstall", "query") or shell not in SHELLS:
         _refuse(f"--shell-completion needs install=SHELL with SHELL one of {', '.join(SHELLS)}")

@@ -1,4 +1,4 @@
-"""`lorahydra studies …`: what studies there are, what they found, and going on with one."""
+"""`lorahydra studies …`: list the studies of a database, show one, and go on with one."""
 
 from __future__ import annotations
 
@@ -86,15 +86,15 @@ def resume(name: str, overrides: tuple[str, ...], storage: str) -> None:
     entry = find_study(name, storage)
     if entry.command is None:
         raise StudyError(f"study {name} was not begun by lorahydra: start its own program again with its name")
-    own = [override for override in entry.command["overrides"] if not override.endswith("://***")]
+    given = [override for override in entry.command["overrides"] if not override.endswith("://***")]
     if entry.n_trials is not None:
-        own.append(f"hydra.sweeper.n_trials={entry.n_trials}")
-    own += [f"hydra.sweeper.storage='{absolute(storage)}'", f"study='{name}'"]
-    for variable in [found for found in os.environ if found.startswith("LORA_")]:
+        given.append(f"hydra.sweeper.n_trials={entry.n_trials}")
+    given += [f"hydra.sweeper.storage='{absolute(storage)}'", f"study='{name}'"]
+    for variable in [name for name in os.environ if name.startswith("LORA_")]:
         del os.environ[variable]
     os.environ.update(entry.command.get("environment", {}))
     _go_to(Path(entry.command["cwd"]))
-    train_command(["-m", *own, *overrides])
+    train_command(["-m", *given, *overrides])
 
 
 def _go_to(folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""Studies: which trials to run, what they found, and how a study survives the death of its process."""
+"""Studies: which trials are run, how they are told to the study, and how it survives the death of its processes."""

@@ -1,4 +1,4 @@
-"""Studies as their store knows them: which there are, what they found, how they go on."""
+"""The studies of a database: their trials, their winners, and how to go on with them."""
 
 from __future__ import annotations
 
@@ -103,12 +103,14 @@ def _entry(study: optuna.Study) -> StudyEntry:
     workers = [trial_facts(trial).get("worker") for trial in trials if not trial.state.is_finished()]
     spec = study.user_attrs.get(SPEC, {})
     directions = [direction.name.lower() for direction in study.directions]
-    known = [name for name in str(spec.get("objective", "")).split(", ") if name in OBJECTIVES]
+    objectives = [name for name in str(spec.get("objective", "")).split(", ") if name in OBJECTIVES]
+    if len(objectives) != len(directions):  # another program made the study
+        objectives = [f"value {index}" for index in range(len(directions))]
     return StudyEntry(
         name=study.study_name,
         begun=min((trial.datetime_start for trial in trials if trial.datetime_start is not None), default=None),
         n_trials=study.user_attrs.get(TRIALS),
-        objectives=known if len(known) == len(directions) else [f"value {n}" for n in range(len(directions))],
+        objectives=objectives,
         directions=directions,
         trials=trial_records(trials),
         command=study.user_attrs.get(COMMAND),

@@ -1,6 +1,6 @@
 """What this process knows of the sweep that it runs; imports no Optuna.
 
-A function of a program of its own under `hydra/sweeper=lorahydra` may use it to be pruned:
+The function of any program under `hydra/sweeper=lorahydra` may use it to be pruned:
 
 ```python
 trial = current_trial()

@@ -60,7 +60,7 @@ def close_trials(
         study: The study.
         trials: Running trials whose process is gone.
         max_deaths: How often a process may die with the same parameters.
-        killed: Signal by number of a process of this machine, where it is known.
+        killed: The signal that killed a process, by its number on this machine; without those that nobody saw.
     """
     for trial in trials:
         deaths = list(trial_facts(trial).get("deaths", []))
@@ -84,7 +84,7 @@ def queue_again(study: optuna.Study, trial: FrozenTrial, deaths: Sequence[int | 
     Args:
         study: The study.
         trial: That trial.
-        deaths: Signals of the processes that died with these parameters, None where the signal is not known.
+        deaths: Signals of the processes that died with these parameters, None where nobody saw the signal.
     """
     if retry_of(study, trial) is not None:
         return  # its closing was cut short
@@ -118,7 +118,7 @@ def _close(study: optuna.Study, trial: FrozenTrial, deaths: Sequence[int | None]
 
 
 def _cause(deaths: Sequence[int | None]) -> str:
-    """The signal of the last death where it is known, and what is often behind it."""
+    """The signal of the last death, if somebody saw it, and what is often behind it."""
     number = deaths[-1]
     if number in (None, signal.SIGKILL):
         return "often: out of memory" if number is None else "SIGKILL, often: out of memory"

@@ -1,4 +1,4 @@
-"""A sweep over a lorahydra experiment: a parent run in MLflow, a folder of its own, and a winner at the end."""
+"""A lorahydra experiment as the objective of a sweep: it has a run in MLflow, a folder, and a winner at the end."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-
 from lorahydra.config.checks import names_a_folder
-from lorahydra.config.compose import to_config, without_password
+from lorahydra.config.compose import without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
 from lorahydra.errors import ConfigError, LorahydraError, StudyError, StudyStoreError, TrackingError
 from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.current import context
+from lorahydra.sweep.hydra_tree import hide_password, sweep_folder, typed
 from lorahydra.sweep.labels import value_text
 from lorahydra.sweep.objective import Objective, unique_name
 from lorahydra.sweep.running_trial import RunningTrial
@@ -41,12 +40,11 @@ __all__ = ["ExperimentObjective"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
-SWEEP_DIR = "hydra.sweep.dir"
 NOT_REPEATED = {
     *("study", "hydra.mode", "hydra.sweeper.storage", "hydra.sweeper.n_trials"),
     *("hydra/job_logging", "hydra/hydra_logging"),
 }
-"""Overrides that do not belong to a study but to one start of it."""
+"""Overrides that belong to one start of a study, and not to the study."""
 
 
 class ExperimentObjective(Objective):
@@ -67,8 +65,8 @@ class ExperimentObjective(Objective):
         tree = settings.config
         self._command_line = list(tree.hydra.overrides.task)
         self._fixed = self._command_line
-        """Overrides that all trials share."""
-        self.config = _typed(tree)
+        """Overrides that all trials share; `prepare` adds those of `hydra.sweeper.params`."""
+        self.config = typed(tree)
         self.seed = self.config.seed
         self.batch = 1
         self.objectives = objectives(self.config.objective)
@@ -76,13 +74,13 @@ class ExperimentObjective(Objective):
         model = self.config.model.name_or_path.rstrip("/").rpartition("/")[2]
         self.study_name = settings.study_name or self.config.study or unique_name(model)
         names_a_folder("hydra.sweeper.study_name", self.study_name)
-        self.folder = self._folder(tree)
+        self.folder = sweep_folder(tree, self.study_name)
         self.shipped_space = self.config.search.space
         self.first_trial = self.config.search.first_trial
         self.adds_shipped_space = any(o.partition("=")[0].lstrip("+") == "search" for o in self._command_line)
         self.is_worker = is_worker()
         self.n_workers = workers_wanted(settings)
-        _hide_password(tree, settings.storage)
+        hide_password(tree, settings.storage)
         self._run: StudyRun | None = None
         self._content: dict[str, str] = {}
         """Digests of data and model, where this process has loaded them."""
@@ -95,7 +93,7 @@ class ExperimentObjective(Objective):
         return kept_settings(known_spec(self.study_name, self.settings.storage), self._command_line)
 
     def prepare(self, space: SearchSpace) -> None:
-        """Load data and models, which trials share, so that a fault in them is found before there is a study.
+        """Load data and models, which trials share, so that a fault in them ends the program before there is a study.
 
         Raises:
             LorahydraError: They cannot be used.
@@ -105,23 +103,22 @@ class ExperimentObjective(Objective):
                 "there is nothing to search: every key of the search space has a fixed value; give a sweep, for "
                 "example training.learning_rate='tag(log, interval(1e-5, 1e-3))', or leave -m out for one trial"
             )
-        # Beside the command line, `hydra.sweeper.params` may fix values.
         self._fixed = [*(f"{name}={value}" for name, value in space.fixed.items()), *space.fixed_overrides]
         self.config = self._compose({}, self.folder)
         for params in corners(space.distributions):
             self._compose(params, self.folder)
         # Whole groups (`model=a,b`) have no dot in their name.
-        own = any("." not in name or name.startswith(("model.", "data.", "judge.")) for name in space.distributions)
+        varies = any("." not in name or name.startswith(("model.", "data.", "judge.")) for name in space.distributions)
         from lorahydra.tracking import check_store
 
-        # A worker is started by a process that has seen the store.
+        # A worker is started by a process that has reached the store.
         check_store(self.config.tracking, waits=self.is_worker)
-        if self.n_workers > 1 and not own and self.config.judge.name != "local":
+        if self.n_workers > 1 and not varies and self.config.judge.name != "local":
             # Before there is a study; a model on this machine is loaded by the workers only.
             from lorahydra.judges import ready_session
 
             ready_session(self.config.judge)
-        if self.n_workers == 1 and not own:
+        if self.n_workers == 1 and not varies:
             from lorahydra.trial.prepare import prepare
 
             prepared = prepare(self.config)
@@ -138,9 +135,9 @@ class ExperimentObjective(Objective):
 
     def command(self) -> dict[str, Any] | None:
         """What `lorahydra studies resume` needs to start the study again."""
-        own = (*self.settings.config.hydra.overrides.hydra, *self._command_line)
+        given = (*self.settings.config.hydra.overrides.hydra, *self._command_line)
         return {
-            "overrides": [without_password(o) for o in own if o.partition("=")[0].lstrip("+") not in NOT_REPEATED],
+            "overrides": [without_password(o) for o in given if o.partition("=")[0].lstrip("+") not in NOT_REPEATED],
             "environment": {name: value for name, value in os.environ.items() if name.startswith("LORA_")},
             "cwd": str(Path.cwd()),
             "folder": str(self.folder.absolute()),
@@ -231,7 +228,7 @@ class ExperimentObjective(Objective):
     def progressed(self) -> None:
         """Say and record how far the study is."""
         if self._run is not None:
-            self._run.progressed(self.objectives, self.directions)
+            self._run.progressed()
 
     def release(self) -> None:
         """Give back the memory of a trial that failed."""
@@ -255,14 +252,14 @@ class ExperimentObjective(Objective):
             return None
         from lorahydra.sweep.conclusion import conclude
 
-        return conclude(self._run, queue, self.objectives, self.directions, self._compose)
+        return conclude(self._run, self._compose)
 
     def _compose(self, params: Mapping[str, Any], folder: Path) -> ExperimentConfig:
         """The experiment with the parameters of one trial."""
         fixed = [override for override in self._fixed if override.partition("=")[0] not in params]
         overrides = [*fixed, *(f"{name}={value}" for name, value in params.items())]
         tree = self.settings.config_loader.load_sweep_config(self.settings.config, overrides)
-        return _typed(tree, str(folder))
+        return typed(tree, str(folder))
 
     def _directions(self) -> list[str]:
         wanted = [OBJECTIVES[name] for name in self.objectives]
@@ -273,35 +270,10 @@ class ExperimentObjective(Objective):
             )
         return wanted
 
-    def _folder(self, tree: DictConfig) -> Path:
-        """The study's folder: the user's `hydra.sweep.dir`, else `outputs/STUDY`."""
-        if not any(override.startswith(f"{SWEEP_DIR}=") for override in tree.hydra.overrides.hydra):
-            # Each trial's config is composed anew from the overrides, so it has to be among them.
-            with read_write(tree.hydra), open_dict(tree.hydra):
-                tree.hydra.sweep.dir = f"outputs/{self.study_name}"
-                tree.hydra.overrides.hydra.append(f"{SWEEP_DIR}='outputs/{self.study_name}'")
-        return Path(str(tree.hydra.sweep.dir))
-
     def _resume_command(self) -> str:
         storage = self.settings.storage
         where = "" if storage == STUDY_STORE else f" --storage {shlex.quote(shown(storage))}"
         return f"lorahydra studies resume {shlex.quote(self.study_name)}{where}"
-
-
-def _hide_password(tree: DictConfig, storage: str | None) -> None:
-    """Keep a password of the study's store out of the config that Hydra writes beside each trial."""
-    if storage is not None and shown(storage) != storage:
-        with read_write(tree.hydra), open_dict(tree.hydra):
-            own = [o for o in tree.hydra.overrides.hydra if "hydra.sweeper.storage=" not in o]
-            tree.hydra.overrides.hydra = [*own, f"hydra.sweeper.storage='{shown(storage)}'"]
-            tree.hydra.sweeper.storage = shown(storage)
-
-
-def _typed(tree: DictConfig, output_dir: str = "outputs") -> ExperimentConfig:
-    own = OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])
-    with read_write(own), open_dict(own):
-        own.output_dir = output_dir
-    return to_config(own)
 
 
 def _with_hint(error: LorahydraError, command: str) -> LorahydraError:

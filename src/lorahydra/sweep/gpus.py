@@ -37,7 +37,7 @@ def _devices() -> list[str]:
 
 
 def _free_memory(device: str) -> int | None:
-    """MiB that are free; None where that is not known."""
+    """MiB that are free; None where `nvidia-smi` does not tell."""
     [line, *_] = _nvidia_smi("-i", device, "--query-gpu=memory.free", "--format=csv,noheader,nounits") or [""]
     return int(line) if line.strip().isdecimal() else None
 

@@ -43,7 +43,7 @@ def study_note(
         experiment_id: MLflow's experiment.
         test: The winner on the test split, when the study has ended.
         registered: Name and version of the registered model.
-        warnings: What is to be known of the data.
+        warnings: Warnings about the data.
     """
     finished = sum(record.counts for record in records)
     query = f"searchFilter={quote(f'tags.`{Tag.STUDY}` = {study!r}')}&orderByKey={quote('metrics.`eval/combined`')}"

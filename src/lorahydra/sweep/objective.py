@@ -7,13 +7,11 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
 from lorahydra.names import RESULTS_FILE
 from lorahydra.sweep.running_trial import RunningTrial
@@ -22,14 +20,9 @@ from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.sweep.trial_record import TrialRecord
 
-__all__ = ["Objective", "is_experiment", "unique_name", "write_optimization_results"]
+__all__ = ["Objective", "unique_name", "write_optimization_results"]
 
 logger = logging.getLogger("lorahydra.sweep")
-
-
-def is_experiment(tree: DictConfig) -> bool:
-    """Whether Hydra composed a lorahydra experiment, and not the configuration of another program."""
-    return {field.name for field in fields(ExperimentConfig)} <= {str(key) for key in tree}
 
 
 def unique_name(*parts: str) -> str:
@@ -40,7 +33,7 @@ def unique_name(*parts: str) -> str:
 
 
 class Objective:
-    """A function of a program of its own, treated as upstream's sweeper treats it.
+    """The function of any program, treated as upstream's sweeper treats it.
 
     Args:
         settings: What the sweep was started with.
@@ -105,7 +98,7 @@ class Objective:
         """Free the memory of a trial that failed."""
 
     def conclude(self, queue: TrialQueue) -> Any:
-        """Write what the study found, when no trial is left to be claimed."""
+        """Write the results of the study, when no trial is left to be claimed."""
         if queue.others():
             logger.info("Study %s: the last trials run in other processes", self.study_name)
             return

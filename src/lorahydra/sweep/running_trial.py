@@ -100,12 +100,12 @@ class RunningTrial:
         Raises:
             JudgeSetupError: The service lets another model answer, whose scores do not compare.
         """
-        known: list[str] = self._study.user_attrs.get(JUDGED_BY, [])
-        if not known and models:
+        first: list[str] = self._study.user_attrs.get(JUDGED_BY, [])
+        if not first and models:
             self._study.set_user_attr(JUDGED_BY, list(models))
-        elif others := sorted(set(models) - set(known)):
+        elif others := sorted(set(models) - set(first)):
             raise JudgeSetupError(
-                f"the judge's service answers as {', '.join(others)} now, and as {', '.join(known)} when study "
+                f"the judge's service answers as {', '.join(others)} now, and as {', '.join(first)} when study "
                 f"{self.study_name} began: scores of different judges do not compare. Begin a new study, with the name "
                 "of one version in judge.model where the service has such names, or else with judge.cache=false"
             )
@@ -145,7 +145,7 @@ class RunningTrial:
         self._end(State.COMPLETE, TrialState.COMPLETE, values, facts)
 
     def pruned(self) -> None:
-        """End early, as the trial itself found."""
+        """End early, as the function of the trial decided."""
         self._end(State.PRUNED, TrialState.PRUNED)
 
     def failed(self, failure: str, *, rejected: bool = False) -> None:
@@ -190,7 +190,7 @@ class RunningTrial:
 class _Heartbeat:
     """Says in the study's database that a trial lives, until `stop` or the end of the process.
 
-    Optuna's own thread would keep a process alive that ends by an exception.
+    Optuna's thread would keep a process alive that ends by an exception.
     """
 
     def __init__(self, storage: BaseStorage, trial_id: int) -> None:

@@ -31,7 +31,7 @@ class SearchSpace:
     fixed_overrides: list[str]
     """Overrides that remove a key."""
     first_trial: dict[str, Any] = field(default_factory=dict)
-    """Parameters of trial 0; empty where nothing is known to be good."""
+    """Parameters of trial 0; empty where no good ones are shipped for the space."""
 
     def describe(self) -> dict[str, str]:
         """One text per parameter that says the same for the same distribution."""
@@ -53,18 +53,18 @@ def read_space(
         ConfigError: A sweep cannot be read or searched.
     """
     sweeps = any(_is_sweep(argument) for argument in arguments)
-    own = [f"{key}={value}" for key, value in shipped.items()] if add_shipped or not sweeps else []
+    added = [f"{key}={value}" for key, value in shipped.items()] if add_shipped or not sweeps else []
     try:
-        distributions, fixed, fixed_overrides = create_params_from_overrides([*own, *arguments])
+        distributions, fixed, fixed_overrides = create_params_from_overrides([*added, *arguments])
     except (HydraException, ValueError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"the search space cannot be used: {' '.join(str(error).split())}") from error
-    searched = {name: _once(name, found) for name, found in distributions.items() if name not in fixed}
+    searched = {name: _once(name, kind) for name, kind in distributions.items() if name not in fixed}
     first: dict[str, Any] = {}
-    # What is known to be good is known of the shipped space only, or of what the user fixed of it.
+    # The values of the first trial are good ones of the shipped space, of which the user may have fixed keys.
     if not sweeps:
-        known = {name: value for name, value in first_trial.items() if name in searched}
-        if set(known) == set(searched):
-            first = {name: _inside(name, value, searched[name]) for name, value in known.items()}
+        good = {name: value for name, value in first_trial.items() if name in searched}
+        if set(good) == set(searched):
+            first = {name: _inside(name, value, searched[name]) for name, value in good.items()}
     return SearchSpace(searched, fixed, fixed_overrides, first)
 
 
@@ -101,7 +101,7 @@ def grid_values(distribution: BaseDistribution, steps: int) -> list[Any]:
 
 def corners(distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
     """Few settings that have every choice and both ends of every range, for trying whether they can be set."""
-    ends = {name: _ends(found) for name, found in distributions.items()}
+    ends = {name: _ends(distribution) for name, distribution in distributions.items()}
     most = max((len(values) for values in ends.values()), default=0)
     return [{name: values[min(index, len(values) - 1)] for name, values in ends.items()} for index in range(most)]
 

@@ -1,4 +1,4 @@
-"""What a study found."""
+"""The result of a study."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from lorahydra.config.changes import SCORE_NEUTRAL_KEYS, may_change
 from lorahydra.config.compose import UNRECORDED, flatten
@@ -36,14 +36,14 @@ def kept_settings(spec: Mapping[str, str], given: Iterable[str]) -> list[str]:
     kept = []
     for key, unrecorded in UNRECORDED.items():
         began = spec.get(key, str(unrecorded))
-        begun = any(known.startswith(f"{key.partition('.')[0]}.") for known in spec)
+        begun = any(name.startswith(f"{key.partition('.')[0]}.") for name in spec)
         if begun and began != str(defaults[key]) and key not in chosen:
             kept.append(f"{key}={began}")
     return kept
 
 
 def experiment_spec(
-    config: ExperimentConfig, space: Mapping[str, str], objectives: Sequence[str], searched: Iterable[str]
+    config: ExperimentConfig, space: Mapping[str, str], objectives: Sequence[str], searched: Collection[str]
 ) -> dict[str, str]:
     """Everything that decides what a score means, as text by name.
 
@@ -55,9 +55,8 @@ def experiment_spec(
     """
     spec = {"objective": ", ".join(objectives)}
     spec |= {f"search of {name}": text for name, text in space.items()}
-    own = set(searched)
     for key, value in flatten(config).items():
-        varies = any(key == name or key.startswith(f"{name}.") for name in own)
+        varies = any(key == name or key.startswith(f"{name}.") for name in searched)
         if not may_change(key, SCORE_NEUTRAL_KEYS) and not varies and key != "objective":
             spec[key] = str(value)
     return spec
@@ -74,7 +73,7 @@ def check_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> 
     defaults = {key: str(value) for key, value in flatten(ExperimentConfig()).items()}
     before = {**{key: str(value) for key, value in UNRECORDED.items() if key in now}, **before}
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key, defaults.get(key)) != now.get(key)]
-    # Not known to a process that only starts workers.
+    # A process that only starts workers does not compute digests.
     keys = [key for key in keys if not key.startswith(CONTENT) or (key in before and key in now)]
     keys = [key for key in keys if not may_change(key, SCORE_NEUTRAL_KEYS)]
     if _same_rows(before, now):

@@ -37,7 +37,8 @@ from lorahydra.errors import (
 )
 from lorahydra.names import State
 from lorahydra.sweep.current import context
-from lorahydra.sweep.objective import Objective, is_experiment
+from lorahydra.sweep.hydra_tree import is_experiment
+from lorahydra.sweep.objective import Objective
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.samplers import fit_sampler, make_pruner, make_sampler, warn_of_random_draws
 from lorahydra.sweep.search_space import SearchSpace, read_space
@@ -60,7 +61,7 @@ class StudySweeper:
 
     Args:
         keys: The keys of `hydra.sweeper`; those of upstream's sweeper, `pruner`, `max_deaths` and `grid_steps`.
-        hydra_context: Hydra's own objects.
+        hydra_context: Hydra's configuration loader and callbacks.
         task_function: What Hydra calls for each trial.
         config: The configuration that Hydra composed.
 

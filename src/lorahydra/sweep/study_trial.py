@@ -143,7 +143,7 @@ class _Place:
 
 def _values(result: TrialResult, config: ExperimentConfig) -> list[float]:
     tuned = result.scores.tuned
-    known: dict[str, Callable[[], float | None]] = {
+    values: dict[str, Callable[[], float | None]] = {
         "combined": lambda: tuned.combined.mean,
         "bertscore_f1": lambda: tuned.predictions.bertscore_f1,
         "judge_score": lambda: tuned.verdicts.score if tuned.verdicts is not None else None,
@@ -151,5 +151,5 @@ def _values(result: TrialResult, config: ExperimentConfig) -> list[float]:
         "time": lambda: result.seconds,
         "adapter_size": lambda: sum(file.stat().st_size for file in result.adapter.glob("*.safetensors")),
     }
-    found = [known[name]() for name in objectives(config.objective)]
-    return [math.nan if value is None else float(value) for value in found]
+    chosen = [values[name]() for name in objectives(config.objective)]
+    return [math.nan if value is None else float(value) for value in chosen]

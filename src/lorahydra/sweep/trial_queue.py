@@ -80,7 +80,7 @@ class TrialQueue:
         """End the trials whose process died, and queue their parameters again unless they died too often.
 
         Args:
-            killed: Signal by number of a process of this machine, where it is known.
+            killed: The signal that killed a process, by its number on this machine.
 
         Returns:
             Those trials as they were.
@@ -92,12 +92,12 @@ class TrialQueue:
             return records
 
     def wait_for_signs(self) -> list[TrialRecord]:
-        """Wait until it is known of all trials that run elsewhere whether they live.
+        """Wait until it is certain for all trials that run elsewhere whether they are alive.
 
         A container that was restarted finds the trial of its former process running, and cannot see that process.
 
         Returns:
-            Trials that were found dead and closed, as they were.
+            Trials that turned out to be dead and were closed, as they were before.
         """
         told = False
         while True:
@@ -133,7 +133,7 @@ class TrialQueue:
                 return [], []
             restore_sampler(self.study)
             with warnings.catch_warnings():
-                # Optuna expects heartbeats from its own loop only; `RunningTrial` sends them here.
+                # Optuna expects heartbeats from its loop only; here `RunningTrial` sends them.
                 warnings.filterwarnings("ignore", "Heartbeat of storage")
                 trials = [self.study.ask() for _ in range(min(room, most))]
             try:

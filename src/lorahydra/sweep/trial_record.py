@@ -40,7 +40,7 @@ class TrialRecord:
     seconds: float | None = None
     """Wall time."""
     deaths: Sequence[int | None] = ()
-    """Signals of the processes that died with these parameters, None where it is not known."""
+    """Signals of the processes that died with these parameters, None where nobody saw it."""
     failure: str | None = None
     """Class and one line, where it failed."""
     rejected: bool = False
@@ -103,9 +103,9 @@ def _record(trial: FrozenTrial) -> TrialRecord:
     kept = dict(trial_facts(trial))
     interrupted = bool(kept.pop("interrupted", False))
     folder = kept.pop("folder", None)
-    known = {name: value for name, value in kept.items() if name in TrialRecord.__dataclass_fields__}
-    if "seconds" not in known and trial.duration is not None:
-        known["seconds"] = trial.duration.total_seconds()
+    fields = {name: value for name, value in kept.items() if name in TrialRecord.__dataclass_fields__}
+    if "seconds" not in fields and trial.duration is not None:
+        fields["seconds"] = trial.duration.total_seconds()
     # A study that maximises is told losses with the opposite sign.
     losses = {step: abs(value) for step, value in trial.intermediate_values.items()}
     return TrialRecord(
@@ -116,5 +116,5 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         losses=losses,
         loss=losses[max(losses)] if losses else None,
         folder=None if folder is None else Path(folder),
-        **known,
+        **fields,
     )

@@ -1,21 +1,96 @@
-"""The winner and the untuned model on the test split, which no trial has seen."""
+"""The winner of a study: which trial it is, where its adapter is kept, and its score on the test split."""
 
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.names import TEST
+from lorahydra.errors import StudyError
+from lorahydra.names import ADAPTER_DIR, TEST, Score, State
+from lorahydra.sweep.ranking import best_so_far
 from lorahydra.sweep.study_run import StudyRun
+from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.tracking import fetch_folder
 from lorahydra.trial.evaluate_adapter import score_adapter
+from lorahydra.trial.finalists import judge_finalists
 from lorahydra.trial.prepare import prepare
 from lorahydra.trial.record import record_data
 from lorahydra.trial.score import TrialScores
+from lorahydra.utils.files import replaced_dir
 
-__all__ = ["score_winner"]
+__all__ = ["choose_winner", "keep_adapter", "score_winner"]
 
 logger = logging.getLogger("lorahydra.sweep")
+
+
+def choose_winner(run: StudyRun, records: Sequence[TrialRecord]) -> TrialRecord:
+    """The trial with the best first objective; with a judge the best of the finalists.
+
+    Args:
+        run: The study's run.
+        records: All trials.
+
+    Raises:
+        StudyError: No trial was completed.
+    """
+    best = best_so_far(records, run.directions)
+    if best is None:
+        failures = [record.failure for record in records if record.failure]
+        reason = f"; the last failure: {failures[-1]}" if failures else ""
+        raise StudyError(f"no trial of the study was completed, so there is no winner{reason}")
+    judge = run.config.judge
+    complete = [record for record in records if record.state is State.COMPLETE]
+    if judge.name == "none" or run.objectives != [Score.COMBINED] or judge.finalists < 2 or len(complete) < 2:
+        return best
+    groups = {name.lstrip("+").partition(".")[0] for record in complete for name in record.params}
+    if groups & {"judge", "evaluation", "seed"}:
+        logger.warning("No finalists are judged: the search decides how trials are scored, so they do not compare")
+        return best
+    return _best_finalist(run, complete, best)
+
+
+def _best_finalist(run: StudyRun, complete: Sequence[TrialRecord], best: TrialRecord) -> TrialRecord:
+    """The best of the finalists, judged on all validation examples; `best` is the best one so far."""
+    folders = {record.folder: record for record in complete if record.folder is not None and record.folder.is_dir()}
+    if len(folders) < len(complete):
+        logger.warning("%d trials ran on other machines and cannot be finalists here", len(complete) - len(folders))
+    if best.folder not in folders:
+        return best
+    scores = {folder: record.combined for folder, record in folders.items() if record.combined is not None}
+    ranking = judge_finalists(list(folders), settings=run.config, scores=scores, tracking_uri=run.config.tracking.uri)
+    finalists = [(folders[finalist.trial.folder], finalist.tuned.combined.mean) for finalist in ranking]
+    shown = ", ".join(f"trial {record.number} {combined:.4f}" for record, combined in finalists)
+    logger.info("Finalists on all examples: %s", shown)
+    return finalists[0][0]
+
+
+def keep_adapter(run: StudyRun, best: TrialRecord) -> Path:
+    """Copy the winner's adapter to `best/` in the study's folder; from MLflow where another machine trained it.
+
+    Args:
+        run: The study's run.
+        best: The winner.
+
+    Raises:
+        StudyError: The adapter is neither on this machine nor in MLflow.
+    """
+    target = run.folder / "best"
+    source = None if best.folder is None else best.folder / ADAPTER_DIR
+    if source is not None and source.is_dir():
+        with replaced_dir(target) as temporary:
+            shutil.copytree(source, temporary, dirs_exist_ok=True)
+        return target
+    if best.run_id is None or not run.config.tracking.log_adapter:
+        raise StudyError(
+            f"the adapter of the best trial is not here ({source}), and not in MLflow (tracking.log_adapter=false): "
+            "copy the folder here, or finish the study where the trial was run, with `lorahydra studies resume`"
+        )
+    logger.info("Trial %d was run on another machine: its adapter comes from MLflow", best.number)
+    fetch_folder(run.config.tracking, best.run_id, ADAPTER_DIR, target)
+    return target
 
 
 def score_winner(run: StudyRun, config: ExperimentConfig, adapter: Path) -> TrialScores | None:
