@@ -186,10 +186,10 @@ def test_the_winner_is_registered_as_champion(finished: tuple[Path, StudyResult,
 def test_what_trials_share_is_loaded_once(
     place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import bert_score
     import transformers
 
     from lorahydra.data import tokens
-    from lorahydra.trial import prepare as preparing
 
     loaded: list[str] = []
 
@@ -204,7 +204,7 @@ def test_what_trials_share_is_loaded_once(
 
     counted(transformers.AutoModelForCausalLM, "from_pretrained")
     counted(transformers.AutoTokenizer, "from_pretrained")
-    counted(preparing, "load_scorer")
+    counted(bert_score, "BERTScorer")
     counted(tokens, "tokenize")
     tuner(tiny_model, rows, n_trials=1).run()
     first = len(loaded)
