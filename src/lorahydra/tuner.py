@@ -18,13 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf.errors import OmegaConfBaseException
 
+from lorahydra.config.compat import main_hydra
 from lorahydra.config.compose import config_dir, explain, readable, register, without_password
 from lorahydra.errors import ConfigError, StudyError
 from lorahydra.sweep.study_result import StudyResult
@@ -80,11 +79,10 @@ class LoRATuner:
         """
         register()
         overrides = readable(self.overrides)
-        search_path = create_automatic_config_search_path(None, None, str(config_dir()))
         backup = get_gh_backup()
         try:
             setup_globals()
-            hydra = Hydra.create_main_hydra2("lorahydra", search_path)
+            hydra = main_hydra(config_dir())
             # A notebook has its own logging.
             quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
             with listening(), _printed_log():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
@@ -13,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from hydra._internal.utils import get_args_parser
-
 from lorahydra import __version__
+from lorahydra.config.compat import options_parser
 from lorahydra.config.showing import without_passwords
 from lorahydra.errors import ConfigError
 
@@ -37,10 +35,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: An option does not exist, or its value is not allowed.
     """
-    parser = get_args_parser()
-    for action in parser._actions:
-        if isinstance(action, argparse._VersionAction):
-            action.version = f"lorahydra, version {__version__}"
+    parser = options_parser(f"lorahydra, version {__version__}")
     parser.error = _refuse  # type: ignore[method-assign]
     options = parser.parse_intermixed_args(list(arguments))
     rerun = options.experimental_rerun
@@ -57,7 +52,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
 @contextmanager
 def shared_output(arguments: Sequence[str]) -> Iterator[None]:
     """Take passwords and keys out of a configuration that is printed: it ends up in issues and chats."""
-    options, _ = get_args_parser().parse_known_intermixed_args(list(arguments))
+    options, _ = options_parser(__version__).parse_known_intermixed_args(list(arguments))
     if not (options.cfg or options.info or options.help):
         yield
         return

@@ -124,7 +124,7 @@ def _quoted(override: str) -> str:
                 f"cannot read {override}: put text with special characters in quotes, as in 'text'"
             ) from error
         return f"{key}={_in_quotes(value)}"
-    is_number = isinstance(parsed._value, int | float) and str(parsed._value) != value
+    is_number = isinstance(number := parsed.value(), int | float) and str(number) != value
     return f"{key}={_in_quotes(value)}" if is_number and parsed.key_or_group in text_keys() else override
 
 

@@ -15,6 +15,7 @@ from lorahydra.evaluation.examples import EvaluationSet
 from lorahydra.evaluation.judging import Judging
 from lorahydra.metrics.bertscore import BertScorer, BertScores
 from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.compat import attention_of
 from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.names import Score
 from lorahydra.utils.progress import Progress
@@ -118,7 +119,7 @@ def predict_baseline(
         base.digest,
         str(base.device),
         base.dtype,
-        base.model.config._attn_implementation,
+        attention_of(base.model),
         examples.digest,
         dataclasses.astuple(config),
     )

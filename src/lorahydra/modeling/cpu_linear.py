@@ -15,17 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lorahydra.modeling.compat import has_linear, linear
+
 __all__ = ["frozen_linear", "is_supported", "use_onednn"]
 
 
 @functools.cache
 def is_supported() -> bool:
     """Whether this processor and build of torch have what `frozen_linear` needs to be quicker."""
-    return (
-        torch.backends.mkldnn.is_available()
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512" and has_linear()
 
 
 def use_onednn(model: nn.Module) -> None:
@@ -67,15 +65,9 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return _product(inputs, weight, bias)
+        return linear(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return _product(grad_outputs[0].contiguous(), weight.t(), None), None, None
-
-
-def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    # The operator behind torch.compile's linear layers: no activation ("none"), dense weights in any strides.
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
-    return result
+        return linear(grad_outputs[0].contiguous(), weight.t(), None), None, None

@@ -7,6 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from lorahydra.modeling.compat import takes_dynamic_cache
+
 __all__ = ["growing_cache", "keep_rows"]
 
 
@@ -52,7 +54,7 @@ class _PreallocatedLayer(DynamicLayer):
 
 def growing_cache(model: PreTrainedModel, capacity: int) -> Cache | None:
     """A cache for `capacity` tokens per row, or None where the model keeps a kind of state that rows cannot leave."""
-    if not model._supports_default_dynamic_cache():
+    if not takes_dynamic_cache(model):
         return None
     standard = DynamicCache(config=model.config.get_text_config(decoder=True))
     if standard.layers and all(type(layer) is DynamicLayer for layer in standard.layers):

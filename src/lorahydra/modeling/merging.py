@@ -92,9 +92,8 @@ def _untie(model: PeftModel) -> None:
     tuned = _tuned_layers(model)
     owners: dict[int, int] = {}
     for module in model.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+        for _, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     for layer in tuned:
         inner = layer.get_base_layer()
         if owners.get(id(inner.weight), 0) > 1:

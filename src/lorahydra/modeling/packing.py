@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lorahydra.config.schema import LoraConfig
 from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.compat import is_view, tensor_norms
 from lorahydra.modeling.lora import adapter
 from lorahydra.modeling.peft_format import adapter_weights, write_adapter
 from lorahydra.modeling.restoring import restored
@@ -201,7 +202,7 @@ def norms_of(rows: Tensor, sizes: list[int]) -> Tensor:
         return norms
     # As `clip_grad_norm_` does it, so that it is the same bit for bit: the norm of the norms of all matrices.
     parts = [part for parts in rows.split(sizes, dim=1) for part in parts.unbind()]
-    norms = torch.stack(torch._foreach_norm(parts)).view(-1, len(rows))
+    norms = torch.stack(tensor_norms(parts)).view(-1, len(rows))
     return torch.stack([torch.linalg.vector_norm(row) for row in norms.T.contiguous()])
 
 
@@ -262,7 +263,7 @@ class _LowRank(torch.autograd.Function):
         rows = inputs.reshape(len(a), -1, inputs.shape[-1]).to(a.dtype)
         low = torch.bmm(rows if kept is None else rows * kept, a.mT)
         # A view (layers with a bias make one) cannot be written into.
-        result = outputs.clone() if outputs._is_view() else outputs
+        result = outputs.clone() if is_view(outputs) else outputs
         wide = result.view(len(a), -1, result.shape[-1])
         ctx.narrow = _scales_narrow(wide, a)
         if ctx.narrow:

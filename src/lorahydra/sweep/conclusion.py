@@ -12,6 +12,7 @@ from typing import Any
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import OutputError, StoreAwayError, TrackingError
 from lorahydra.names import ADAPTER_DIR, LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR, State, Tag
+from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.leaderboard import leaderboard_csv, write_leaderboard
 from lorahydra.sweep.mlflow_notes import model_description
 from lorahydra.sweep.objective import write_optimization_results
@@ -61,7 +62,7 @@ def conclude(run: StudyRun, compose: Compose) -> StudyResult:
     """
     study = run.queue.study
     # Two processes may have ended their last trials together; the second one finds everything done.
-    with study_lock(study._storage, f"the end of {study.study_name}"):
+    with study_lock(storage_of(study), f"the end of {study.study_name}"):
         return _conclude(run, compose)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from lorahydra.sweep.compat import id_of, storage_of
 from lorahydra.sweep.heartbeats import Heartbeat
 from lorahydra.sweep.running_trial import tell
 from lorahydra.sweep.sampler_state import last_drawn
@@ -113,7 +114,7 @@ def _close(study: optuna.Study, trial: FrozenTrial, deaths: Sequence[int | None]
                 _cause(deaths),
                 times,
             )
-    study._storage.set_trial_user_attr(trial._trial_id, ATTRIBUTE, facts)
+    storage_of(study).set_trial_user_attr(id_of(trial), ATTRIBUTE, facts)
     tell(study, trial.number, TrialState.FAIL)
 
 

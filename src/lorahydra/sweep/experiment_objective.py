@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.config.checks import names_a_folder
+from lorahydra.config.compat import launcher_log
 from lorahydra.config.compose import without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
@@ -220,7 +221,7 @@ class ExperimentObjective(Objective):
     def begins(self, claimed: Sequence[RunningTrial]) -> None:
         """Say what is tried next."""
         # The launcher would say it with every fixed override.
-        logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
+        logging.getLogger(launcher_log).setLevel(logging.WARNING)
         for trial in claimed:
             params = ", ".join(f"{name}={value_text(value)}" for name, value in trial.params.items())
             logger.info("Trial %d begins: %s", trial.number, params)

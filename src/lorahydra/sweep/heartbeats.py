@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-import sqlalchemy
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
+
+from lorahydra.sweep.compat import database_of, last_heartbeats
 
 __all__ = ["Heartbeat", "Heartbeats"]
 
@@ -34,27 +34,18 @@ class Heartbeats:
     """What a study's database knows of trials that run elsewhere; empty where a database keeps no heartbeats."""
 
     def __init__(self, storage: BaseStorage) -> None:
-        self._backend: Any = getattr(storage, "_backend", storage)
+        self._database = database_of(storage)
         self._first: dict[int, tuple[datetime | None, datetime]] = {}
         """The heartbeat of each trial and the database's time at the first look."""
 
     def look(self, trial_ids: Iterable[int]) -> dict[int, Heartbeat]:
         """Read the heartbeats of trials, by their id."""
         wanted = list(trial_ids)
-        backend = self._backend
-        if not wanted or not isinstance(backend, RDBStorage) or backend.heartbeat_interval is None:
+        database = self._database
+        if not wanted or database is None or database.heartbeat_interval is None:
             return {}
-        from optuna.storages._rdb.models import TrialHeartbeatModel
-
-        with backend.engine.connect() as connection:
-            now = _plain(connection.execute(sqlalchemy.select(sqlalchemy.func.now())).scalar_one())
-            rows = connection.execute(
-                sqlalchemy.select(TrialHeartbeatModel.trial_id, TrialHeartbeatModel.heartbeat).where(
-                    TrialHeartbeatModel.trial_id.in_(wanted)
-                )
-            )
-            last = {trial_id: _plain(heartbeat) for trial_id, heartbeat in rows}
-        grace = float(backend.grace_period or 2 * backend.heartbeat_interval)
+        now, last = last_heartbeats(database, wanted)
+        grace = float(database.grace_period or 2 * database.heartbeat_interval)
         found = {}
         for trial_id in wanted:
             beat = last.get(trial_id)
@@ -63,8 +54,3 @@ class Heartbeats:
             renewed = beat is not None and (first_beat is None or beat > first_beat)
             found[trial_id] = Heartbeat(age, grace, renewed)
         return found
-
-
-def _plain(moment: datetime) -> datetime:
-    # PostgreSQL's clock has a time zone and Optuna's column has none.
-    return moment.replace(tzinfo=None)

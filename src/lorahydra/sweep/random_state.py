@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from optuna.samplers import BaseSampler
-from optuna.samplers._lazy_random_state import LazyRandomState
+
+from lorahydra.sweep.compat import LazyRandomState
 
 __all__ = ["random_state", "restore_random_state"]
 

@@ -14,13 +14,13 @@ from typing import Any
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
-from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from lorahydra.errors import JudgeSetupError, TrialPruned
 from lorahydra.names import State
+from lorahydra.sweep.compat import BaseHeartbeat, id_of, storage_of
 from lorahydra.sweep.optuna_warnings import quietly
 from lorahydra.sweep.storage import address_of
 from lorahydra.sweep.trial_record import ATTRIBUTE, trial_facts
@@ -49,7 +49,7 @@ class RunningTrial:
         self._facts: dict[str, Any] = dict(trial_facts(trial))
         self._started = time.perf_counter()
         self._measurements = 0
-        self._heartbeat = _Heartbeat(study._storage, trial._trial_id)
+        self._heartbeat = _Heartbeat(storage_of(study), id_of(trial))
 
     @property
     def number(self) -> int:
@@ -69,7 +69,7 @@ class RunningTrial:
     @property
     def storage(self) -> str | None:
         """Address of the study's database, without a password; None for one in memory."""
-        return address_of(self._study._storage)
+        return address_of(storage_of(self._study))
 
     def earlier(self) -> Iterator[Mapping[str, Any]]:
         """What was kept of earlier attempts at the same parameters, the last one first."""

@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from lorahydra.sweep.compat import set_system_attr, system_attrs
 from lorahydra.sweep.random_state import random_state, restore_random_state
 from lorahydra.sweep.trial_record import trial_facts
 
@@ -45,7 +46,7 @@ def keep_sampler(study: optuna.Study, last: int) -> None:
         study: The study.
         last: Number of the last trial whose parameters are drawn.
     """
-    places = {name: place for name, place in _system_attrs(study).items() if name.startswith(SEQUENCE)}
+    places = {name: place for name, place in system_attrs(study).items() if name.startswith(SEQUENCE)}
     fits = {name: _plain(kept) for name in FITS if (kept := getattr(study.sampler, name, None)) is not None}
     state = {"random": random_state(study.sampler), "places": places, "fits": fits}
     study.set_user_attr(SAMPLER, {"trial": last, "state": state})
@@ -58,9 +59,9 @@ def restore_sampler(study: optuna.Study) -> None:
         return
     state = study.user_attrs[SAMPLER]["state"]
     restore_random_state(study.sampler, state["random"])
-    for name, place in _system_attrs(study).items():
+    for name, place in system_attrs(study).items():
         if name.startswith(SEQUENCE) and place != (kept := state["places"].get(name, -1)):
-            study._storage.set_study_system_attr(study._study_id, name, kept)
+            set_system_attr(study, name, kept)
     for name in FITS:
         if hasattr(study.sampler, name):
             fits = state["fits"].get(name)
@@ -105,7 +106,7 @@ class _Counting(BaseSampler):
 
 
 def _counted(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
-    earlier = (other for other in study._storage.get_all_trials(study._study_id, deepcopy=False))
+    earlier = (other for other in study.get_trials(deepcopy=False))
     counted = copy.copy(trial)
     counted.number = sum(other.number < trial.number and not _is_interrupted(other) for other in earlier)
     return counted
@@ -113,10 +114,6 @@ def _counted(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
 
 def _is_interrupted(trial: FrozenTrial) -> bool:
     return bool(trial_facts(trial).get("interrupted"))
-
-
-def _system_attrs(study: optuna.Study) -> dict[str, Any]:
-    return study._storage.get_study_system_attrs(study._study_id)
 
 
 def _plain(fits: Sequence[Any]) -> list[dict[str, Any]]:

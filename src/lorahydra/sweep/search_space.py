@@ -11,10 +11,10 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import FloatRange
 from hydra.errors import HydraException
-from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lorahydra.errors import ConfigError
+from lorahydra.sweep.compat import contains, create_params_from_overrides
 
 __all__ = ["SearchSpace", "corners", "grid_values", "read_space", "size"]
 
@@ -151,6 +151,6 @@ def _inside(name: str, value: Any, distribution: BaseDistribution) -> Any:
         for choice in distribution.choices:
             if choice == value or str(choice).strip("'\"").lower() == str(value).lower():
                 return choice
-    elif isinstance(value, int | float) and distribution._contains(float(value)):
+    elif isinstance(value, int | float) and contains(distribution, float(value)):
         return value
     raise ConfigError(f"search.first_trial: {name}={value} does not lie in its space {distribution}")

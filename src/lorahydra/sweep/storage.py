@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from sqlalchemy import exc
 
 from lorahydra.errors import StudyError, StudyStoreError
+from lorahydra.sweep.compat import database_of
 from lorahydra.sweep.optuna_warnings import quietly
 from lorahydra.utils import databases
 from lorahydra.utils.files import writing
@@ -116,8 +117,8 @@ def _is_mlflows(engine: sqlalchemy.Engine) -> bool:
 
 def address_of(storage: BaseStorage) -> str | None:
     """The address of an open storage from any folder, without its password; None for memory."""
-    backend = getattr(storage, "_backend", storage)  # create_study wraps a database in a cache
-    return databases.absolute(shown(backend.url)) if isinstance(backend, RDBStorage) else None
+    backend = database_of(storage)
+    return None if backend is None else databases.absolute(shown(backend.url))
 
 
 def shown(url: str | None) -> str:
@@ -132,8 +133,8 @@ def study_lock(storage: BaseStorage, study_name: str) -> Iterator[None]:
     Raises:
         StudyError: The database cannot be reached.
     """
-    backend = getattr(storage, "_backend", storage)  # create_study wraps a database in a cache
-    if not isinstance(backend, RDBStorage):
+    backend = database_of(storage)
+    if backend is None:
         yield
         return
     number = int.from_bytes(hashlib.sha256(study_name.encode()).digest()[:8], "big", signed=True)

@@ -13,6 +13,7 @@ from lorahydra.config.compose import flatten, to_yaml
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import objectives
 from lorahydra.names import CONFIG_FILE, OVERRIDES_FILE, Kind, Metric, State, Tag
+from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.mlflow_notes import study_note
 from lorahydra.sweep.ranking import best_so_far
 from lorahydra.sweep.sampler_state import sampler_name
@@ -88,7 +89,7 @@ class StudyRun:
             # Before joining: an end that a dead process could not send would close the run again.
             self.close_children(earlier)
         tracking, study_id = self.config.tracking, study.user_attrs[STUDY_ID]
-        with study_lock(study._storage, study.study_name):
+        with study_lock(storage_of(study), study.study_name):
             # The process that made the run may have died before it could keep its id.
             earlier = study.user_attrs.get(RUN_ID) or find_run(tracking, {Tag.STUDY_ID: study_id})
             if earlier is None:

@@ -11,7 +11,6 @@ from enum import Enum
 from typing import Any
 
 import optuna
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
@@ -23,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.samplers import CmaEsSampler, GridSampler
 from optuna.trial import Trial
 
+from lorahydra.config.compat import BasicLauncher, outcome
 from lorahydra.config.compose import explain, without_password
 from lorahydra.errors import (
     ConfigError,
@@ -36,6 +36,7 @@ from lorahydra.errors import (
     causes,
 )
 from lorahydra.names import State
+from lorahydra.sweep.compat import suggest
 from lorahydra.sweep.current import context
 from lorahydra.sweep.hydra_tree import is_experiment
 from lorahydra.sweep.objective import Objective
@@ -185,7 +186,7 @@ class StudySweeper:
 
     def _settle(self, trial: RunningTrial, job: JobReturn) -> None:
         """Tell the study how a trial ended, where it has not done so itself."""
-        returned = job._return_value
+        returned = outcome(job)
         if job.status is not JobStatus.COMPLETED:
             raise_if_interrupted()  # which may be why
         if job.status is JobStatus.COMPLETED:
@@ -238,7 +239,7 @@ class StudySweeper:
 
     def _draw(self, space: SearchSpace, trial: Trial) -> list[str]:
         for name, distribution in space.distributions.items():
-            trial._suggest(name, distribution)
+            suggest(trial, name, distribution)
         for name, value in space.fixed.items():
             # Whoever can read the database can read this.
             trial.set_user_attr(name, without_password(f"{name}={value}").partition("=")[2])

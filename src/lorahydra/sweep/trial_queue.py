@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorahydra.errors import StudyError
 from lorahydra.names import State
+from lorahydra.sweep.compat import id_of, storage_of, suggest
 from lorahydra.sweep.dead_trials import close_trials, is_dead, queue_again, retry_of, worker_of
 from lorahydra.sweep.heartbeats import Heartbeat, Heartbeats
 from lorahydra.sweep.running_trial import RunningTrial
@@ -50,7 +51,7 @@ class TrialQueue:
         self.study = study
         self.n_trials = n_trials
         self.max_deaths = max_deaths
-        self._heartbeats = Heartbeats(study._storage)
+        self._heartbeats = Heartbeats(storage_of(study))
         self._mine: list[RunningTrial] = []
 
     def records(self) -> list[TrialRecord]:
@@ -183,10 +184,10 @@ class TrialQueue:
                     f"the parameters of trial {first.number} of study {name} were run again as trial {again.number}, "
                     "which counts in its place"
                 )
-            self.study._storage.set_trial_state_values(again._trial_id, TrialState.RUNNING)
-            trial = Trial(self.study, again._trial_id)
+            storage_of(self.study).set_trial_state_values(id_of(again), TrialState.RUNNING)
+            trial = Trial(self.study, id_of(again))
             for key, distribution in first.distributions.items():
-                trial._suggest(key, distribution)  # what waits has the parameters fixed
+                suggest(trial, key, distribution)  # what waits has the parameters fixed
             running = RunningTrial(self.study, trial)
             self._mine.append(running)
             running.note(worker=this_process())
@@ -214,7 +215,7 @@ class TrialQueue:
                 running.leave()
 
     def _lock(self) -> Any:
-        return study_lock(self.study._storage, self.study.study_name)
+        return study_lock(storage_of(self.study), self.study.study_name)
 
     def _running_elsewhere(self) -> list[FrozenTrial]:
         mine = {trial.number for trial in self._mine}
@@ -229,7 +230,7 @@ class TrialQueue:
     def _signs(self, trials: Sequence[FrozenTrial]) -> dict[int, Heartbeat]:
         """The last signs of life of those trials whose process cannot be seen from here, by number."""
         unseen = {
-            trial._trial_id: trial.number
+            id_of(trial): trial.number
             for trial in trials
             if (worker := worker_of(trial)) is not None and not is_here(worker)
         }
@@ -249,4 +250,4 @@ def _say_waiting(study: str, unsure: Mapping[int, Heartbeat]) -> None:
 
 
 def _stored(study: optuna.Study, trial: Trial) -> FrozenTrial:
-    return study._storage.get_trial(trial._trial_id)
+    return storage_of(study).get_trial(id_of(trial))

@@ -11,6 +11,7 @@ from typing import Any
 
 from lorahydra.errors import NotRecordedError, OutputError, TrackingError
 from lorahydra.tracking.address import KEY
+from lorahydra.tracking.compat import make_tables, migrations
 from lorahydra.tracking.faults import describe, store_fault
 from lorahydra.utils.databases import open_engine, shown, sqlite_file, sqlite_uri
 from lorahydra.utils.files import atomic_file, locked
@@ -62,8 +63,6 @@ def _create_sqlite(file: Path, artifact_root: Path) -> None:
     """
     import sqlite3
 
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     try:
         with locked(file):
             if is_made(file):
@@ -72,7 +71,7 @@ def _create_sqlite(file: Path, artifact_root: Path) -> None:
             # wants a name that begins with a slash, encoded: MLflow would make a folder of a plain one.
             kind = "vfs=memdb" if sqlite3.sqlite_version_info >= (3, 36) else "mode=memory&cache=shared"
             memory = f"file:%2Florahydra-{uuid.uuid4().hex}?{kind}"
-            store = SqlAlchemyStore(f"sqlite:///{memory}&uri=true", str(artifact_root))
+            store = make_tables(f"sqlite:///{memory}&uri=true", artifact_root)
             try:
                 with (
                     atomic_file(file) as temporary,
@@ -87,7 +86,7 @@ def _create_sqlite(file: Path, artifact_root: Path) -> None:
     except (OutputError, sqlite3.Error) as error:
         raise TrackingError(f"the MLflow store sqlite:///{file} cannot be made: {describe(error)}") from error
     # MLflow keeps connections per address; one that was opened before would go on with a deleted file.
-    SqlAlchemyStore(sqlite_uri(file), str(artifact_root)).engine.dispose()
+    make_tables(sqlite_uri(file), artifact_root).engine.dispose()
 
 
 def _umask() -> int:
@@ -101,13 +100,11 @@ def _create_tables(uri: str, artifact_root: Path) -> None:
 
     MLflow's own way is not made for company: all but one of them would fail.
     """
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     with _connected(uri) as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TABLES})")
         if not _tables(connection):
-            SqlAlchemyStore(uri, str(artifact_root)).engine.dispose()
+            make_tables(uri, artifact_root).engine.dispose()
 
 
 def _check_database(uri: str, writes: bool) -> bool:
@@ -189,17 +186,16 @@ def _check_writing(uri: str, connection: Any, tables: set[str]) -> None:
 
 def _check_schema(uri: str, tables: set[str], revision: str | None) -> None:
     import mlflow
-    from alembic.script import ScriptDirectory
 
     if "experiments" not in tables:
         raise TrackingError(
             f"the database {shown(uri)} holds something else than MLflow's tables: give MLflow a database of "
             "its own (tracking.uri)"
         )
-    scripts = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
-    if revision == scripts.get_current_head():
+    versions = migrations()
+    if revision == versions.get_current_head():
         return
-    if revision is None or any(script.revision == revision for script in scripts.walk_revisions()):
+    if revision is None or any(script.revision == revision for script in versions.walk_revisions()):
         raise TrackingError(
             f"the database {shown(uri)} was made by an older MLflow: take a copy of it, then run "
             f"`mlflow db upgrade {shown(uri)}`"

@@ -19,6 +19,7 @@ from lorahydra.modeling.metadata import AdapterMetadata, read_metadata
 from lorahydra.modeling.model_files import copy_model
 from lorahydra.names import ADAPTER_DIR, BASE_DIR
 from lorahydra.tracking.address import resolve
+from lorahydra.tracking.compat import mute
 from lorahydra.tracking.patience import patient
 from lorahydra.tracking.store import active_run, connect, quiet_environment, talking_to_artifacts
 from lorahydra.utils.files import writing
@@ -98,7 +99,6 @@ def _save(target: Path, code: Path, origin: AdapterMetadata) -> None:
         import mlflow.pyfunc
     from mlflow.models.signature import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.utils.logging_utils import suppress_logs_in_thread
 
     _copy_code(code)
     signature = ModelSignature(
@@ -112,7 +112,7 @@ def _save(target: Path, code: Path, origin: AdapterMetadata) -> None:
             ]
         ),
     )
-    with suppress_logs_in_thread(), warnings.catch_warnings():
+    with mute(), warnings.catch_warnings():
         # MLflow recommends type hints that its own loader modules cannot have.
         warnings.simplefilter("ignore")
         mlflow.pyfunc.save_model(

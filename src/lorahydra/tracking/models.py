@@ -11,6 +11,7 @@ from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError, library_errors
 from lorahydra.names import ADAPTER_DIR
 from lorahydra.tracking.address import resolve
+from lorahydra.tracking.compat import join_address
 from lorahydra.tracking.faults import store_fault
 from lorahydra.tracking.patience import patient
 from lorahydra.tracking.store import active_run, connect, talking_to
@@ -101,10 +102,8 @@ def _version_of(client: Any, name: str, run_id: str) -> str | None:
 
 
 def _make_version(client: Any, name: str, info: Any, artifact: str, description: str, tags: Mapping[str, str]) -> str:
-    from mlflow.utils.uri import append_to_uri_path
-
     # Not `runs:/…`: a server that shows the version's files would look that run up in a store of its own.
-    source = append_to_uri_path(info.artifact_uri, artifact)
+    source = join_address(info.artifact_uri, artifact)
     made = client.create_model_version(
         name, source, info.run_id, tags=dict(tags), description=description or None, await_creation_for=0
     )

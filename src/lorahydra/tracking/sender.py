@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from lorahydra.tracking.compat import mute
 from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.faults import describe
 from lorahydra.tracking.operations import Operation
@@ -93,10 +94,8 @@ class Sender:
         return self._done.is_set()
 
     def _run(self) -> None:
-        from mlflow.utils.logging_utils import suppress_logs_in_thread
-
         pause = 0.0
-        with suppress_logs_in_thread():  # MLflow logs a stack trace for each fault of a database
+        with mute():
             while self._wait(pause):
                 try:
                     finished = self._step()

@@ -11,7 +11,7 @@ from typing import Any
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError
 from lorahydra.names import Kind, State, Tag
-from lorahydra.tracking import operations
+from lorahydra.tracking import compat, operations
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.patience import patient, patiently
 from lorahydra.tracking.run import Before, TrackedRun
@@ -188,12 +188,8 @@ def _read(uri: str, run_id: str) -> tuple[Any, Any, Any]:
 
 
 def _open_again(client: Any, uri: str, run_id: str, forget_failure: bool) -> None:
-    from mlflow.entities import RunStatus
-
     with talking_to(uri):
-        # By the client's store: an end time of 0, for MLflow that there is none, is not in its public methods.
-        store = client._tracking_client.store
-        store.update_run_info(run_id, RunStatus.from_string("RUNNING"), end_time=0, run_name=None)
+        compat.open_run(client, run_id)
         client.set_tag(run_id, Tag.STATE, State.RUNNING)
         if forget_failure:
             _delete_tag(client, run_id, Tag.FAILURE)

@@ -26,6 +26,7 @@ from urllib.parse import quote, urlsplit
 
 from lorahydra.errors import ConfigError, NotRecordedError, StoreAwayError, TrackingError, library_errors
 from lorahydra.tracking.address import is_server
+from lorahydra.tracking.compat import ask, mute
 from lorahydra.tracking.database import prepare_database
 from lorahydra.tracking.faults import store_fault
 from lorahydra.utils.databases import local_path, shown, sqlite_file
@@ -68,10 +69,9 @@ def talking_to(uri: str) -> Iterator[None]:
         TrackingError: Instead of any failure of the store at the resolved address `uri`.
     """
     from mlflow.exceptions import MlflowException
-    from mlflow.utils.logging_utils import suppress_logs_in_thread
     from sqlalchemy.exc import SQLAlchemyError
 
-    with suppress_logs_in_thread():
+    with mute():
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
@@ -205,7 +205,7 @@ def _check_server(uri: str) -> None:
     Raises:
         TrackingError: No MLflow server answers there, or it refuses us, or it is too old.
     """
-    response = _ask(uri, "POST", "experiments/search", {"max_results": 1})
+    response = ask(uri, "POST", "experiments/search", {"max_results": 1}, seconds=SECONDS_TO_ANSWER)
     status = response.status_code
     if "Invalid Host header" in response.text:
         raise TrackingError(
@@ -219,30 +219,17 @@ def _check_server(uri: str) -> None:
         )
     if status >= 500:
         raise StoreAwayError(f"the MLflow server {shown(uri)} is in trouble (HTTP {status}): see its log")
-    if not _is_json(response) and not (_is_unknown(response) and _is_json(_ask(uri, "GET", "experiments/list"))):
+    if not _is_json(response) and not (
+        _is_unknown(response) and _is_json(ask(uri, "GET", "experiments/list", seconds=SECONDS_TO_ANSWER))
+    ):
         raise TrackingError(f"{shown(uri)} answers, but not as an MLflow server (HTTP {status}): check tracking.uri")
     # MLflow's client asks for these whenever it lists a run's artifacts, which a study does in the end.
-    if _is_unknown(_ask(uri, "POST", "logged-models/search", {"experiment_ids": ["0"], "max_results": 1})):
+    models = {"experiment_ids": ["0"], "max_results": 1}
+    if _is_unknown(ask(uri, "POST", "logged-models/search", models, seconds=SECONDS_TO_ANSWER)):
         raise TrackingError(
             f"the MLflow server {shown(uri)} is too old: upgrade it to MLflow 3 (stop it, take a copy of its "
             "database, `pip install -U mlflow`, `mlflow db upgrade`)"
         )
-
-
-def _ask(uri: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """One request, one answer: a `requests.Response` of any status."""
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    return http_request(
-        get_default_host_creds(uri),
-        f"/api/2.0/mlflow/{path}",
-        method,
-        **({} if body is None else {"json": body}),
-        max_retries=0,
-        timeout=SECONDS_TO_ANSWER,
-        raise_on_status=False,
-    )
 
 
 def _is_json(response: Any) -> bool:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from lorahydra.tracking.compat import system_monitors
+
 __all__ = ["SystemMetrics"]
 
 logger = logging.getLogger(__name__)
@@ -57,14 +59,8 @@ class SystemMetrics:
 
 
 def _monitors() -> list[Any]:
-    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
-    from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
-
     monitors = []
-    for kind in (CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor, ROCMMonitor):
+    for kind in system_monitors():
         try:
             monitors.append(kind())
         except Exception:

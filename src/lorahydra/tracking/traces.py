@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from lorahydra.tracking.compat import store_trace
 from lorahydra.tracking.operations import Operation, encode
 
 __all__ = ["send_trace"]
@@ -24,11 +25,7 @@ def send_trace(uri: str, experiment_id: str, run_id: str, operation: Operation) 
     Raises:
         Exception: Whatever MLflow raises when the store is away.
     """
-    from mlflow.tracing.client import TracingClient
-
-    client = TracingClient(uri)
-    client.log_spans(experiment_id, [_span(operation)])
-    client.start_trace(_info(experiment_id, run_id, operation))
+    store_trace(uri, experiment_id, [_span(operation)], _info(experiment_id, run_id, operation))
 
 
 def _info(experiment_id: str, run_id: str, operation: Operation) -> Any:

@@ -1,0 +1,49 @@
+"""Parts of torch and transformers that are private, each with the reason why nothing public does.
+
+No other module reads them. `tests/modeling/test_compat.py` says what is relied on; `make upgrade-check` runs it with
+the newest versions that pyproject.toml allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+__all__ = ["attention_of", "has_linear", "is_view", "linear", "takes_dynamic_cache", "tensor_norms"]
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """The implementation of attention in use, such as `sdpa`; in public it can only be set."""
+    return str(model.config._attn_implementation)
+
+
+def takes_dynamic_cache(model: PreTrainedModel) -> bool:
+    """Whether a model takes a `DynamicCache`; `generate` asks the same, and keeps the answer to itself."""
+    return bool(model._supports_default_dynamic_cache())
+
+
+def tensor_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The Euclidean norm of each tensor, as `torch.nn.utils.clip_grad_norm_` computes it, bit for bit."""
+    return list(torch._foreach_norm(list(tensors)))
+
+
+def is_view(tensor: Tensor) -> bool:
+    """Whether a tensor is a view, into which an autograd function cannot write; torch only has private names for it."""
+    return bool(tensor._is_view())
+
+
+def has_linear() -> bool:
+    """Whether this build of torch has `linear`."""
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`inputs · weightᵀ + bias` on a CPU with weights in any strides, without a copy that `functional.linear` makes.
+
+    The operator behind the linear layers of `torch.compile`; nothing public calls it without compiling.
+    """
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")  # no activation
+    return result

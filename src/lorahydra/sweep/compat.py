@@ -1,0 +1,89 @@
+"""Parts of Optuna and of Hydra's Optuna sweeper that are private, each with the reason why nothing public does.
+
+No other module imports or reads them. `tests/sweep/test_compat.py` says what is relied on; `make upgrade-check` runs it
+with the newest versions that pyproject.toml allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import optuna
+import sqlalchemy
+from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+from optuna.distributions import BaseDistribution
+from optuna.samplers._lazy_random_state import LazyRandomState
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.trial import FrozenTrial, Trial
+
+__all__ = [
+    "BaseHeartbeat",
+    "LazyRandomState",
+    "contains",
+    "create_params_from_overrides",
+    "database_of",
+    "id_of",
+    "last_heartbeats",
+    "set_system_attr",
+    "storage_of",
+    "suggest",
+    "system_attrs",
+]
+
+# `create_params_from_overrides`: overrides are read as Hydra's sweeper reads them, which keeps that to itself.
+# `BaseHeartbeat`: storages that keep heartbeats. Optuna sends them from its own loop only, which a study here has not.
+# `LazyRandomState`: the random generators in a sampler. Optuna has no way to keep or restore where they are.
+
+
+def storage_of(study: optuna.Study) -> BaseStorage:
+    """The storage of a study as the study uses it. In public a study only has methods that go through its own loop."""
+    return study._storage
+
+
+def database_of(storage: BaseStorage) -> RDBStorage | None:
+    """The database behind a storage, which `create_study` wraps in a cache that hides it; None for memory."""
+    backend = getattr(storage, "_backend", storage)
+    return backend if isinstance(backend, RDBStorage) else None
+
+
+def id_of(trial: Trial | FrozenTrial) -> int:
+    """What a storage calls a trial; in public a trial has its number only."""
+    return trial._trial_id
+
+
+def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    """Draw a parameter from a distribution; the public methods take its limits one by one."""
+    return trial._suggest(name, distribution)
+
+
+def contains(distribution: BaseDistribution, value: float) -> bool:
+    """Whether a value lies in a distribution, step and all; Optuna checks that only when it draws."""
+    return bool(distribution._contains(value))
+
+
+def system_attrs(study: optuna.Study) -> Mapping[str, Any]:
+    """Where samplers keep what belongs to the study; the public attributes are the user's."""
+    return study._storage.get_study_system_attrs(study._study_id)
+
+
+def set_system_attr(study: optuna.Study, name: str, value: Any) -> None:
+    """Change one of `system_attrs`."""
+    study._storage.set_study_system_attr(study._study_id, name, value)
+
+
+def last_heartbeats(database: RDBStorage, trial_ids: Sequence[int]) -> tuple[datetime, dict[int, datetime]]:
+    """The database's time, and the last heartbeat of each trial that has one; both without a time zone.
+
+    Optuna only tells which trials it takes for dead.
+    """
+    from optuna.storages._rdb.models import TrialHeartbeatModel as Heartbeats
+
+    wanted = sqlalchemy.select(Heartbeats.trial_id, Heartbeats.heartbeat).where(Heartbeats.trial_id.in_(trial_ids))
+    with database.engine.connect() as connection:
+        now = connection.execute(sqlalchemy.select(sqlalchemy.func.now())).scalar_one()
+        rows = connection.execute(wanted).all()
+    # PostgreSQL's clock has a time zone and Optuna's column has none.
+    return now.replace(tzinfo=None), {trial_id: moment.replace(tzinfo=None) for trial_id, moment in rows}
