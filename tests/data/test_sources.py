@@ -257,7 +257,7 @@ class TestFilesThatCannotBeUsed:
     def test_a_missing_file_proposes_close_names(self, write: Write, tmp_path: Path) -> None:
         write("train.jsonl", qa(2))
         self.refused(tmp_path / "trian.jsonl", r"trian\.jsonl: no such file \(did you mean train\.jsonl\?\)")
-        self.refused(tmp_path / "other.csv", "nothing of this name is in")
+        self.refused(tmp_path / "other.csv", "nothing of this name exists in")
         self.refused(tmp_path / "no" / "a.csv", "the folder .*no does not exist")
 
     def test_a_folder(self, tmp_path: Path) -> None:

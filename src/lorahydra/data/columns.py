@@ -1,4 +1,4 @@
-"""Column schemes: which columns make an example, how they are detected, and how a row becomes messages."""
+"""Column schemes: which columns make up an example, how they are detected, and how a row becomes messages."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Scheme:
-    """Names of the columns of one way to write examples."""
+    """The columns of one way to write examples."""
 
     name: str
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
-    """Keys of each message, for schemes whose one column is a list of messages: who speaks, and what."""
+    """Keys of each message for the speaker and the text, in schemes whose one column is a list of messages."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ class Scheme:
 
 
 AROUND = ("system", "history", "tools")
-"""Columns beside a question and its answer: the system message, earlier turns, and tools that may be called."""
+"""Columns besides a question and its answer: the system message, earlier turns, and tools that may be called."""
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
@@ -56,7 +56,7 @@ SCHEMES = {
 
 
 def known_columns(mapping: Mapping[str, str]) -> frozenset[str]:
-    """Every column of a file that can matter under this mapping."""
+    """All columns of a file that may be used under this mapping."""
     return frozenset(mapping.values()).union(*(scheme.required + scheme.optional for scheme in SCHEMES.values()))
 
 
@@ -67,7 +67,7 @@ def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], so
         columns: Names of the columns that the source has.
         wanted: `data.format`: a scheme's name, or `auto`.
         mapping: `data.columns`: scheme column → column of the source.
-        source: The source as the user named it, for messages.
+        source: The source as the user named it, for error messages.
 
     Raises:
         DataError: No scheme fits, or more than one.
@@ -94,7 +94,7 @@ def detect_prompts(columns: Collection[str], source: str) -> Layout:
 
     Args:
         columns: Names of the columns that the source has.
-        source: The source as the user named it, for messages.
+        source: The source as the user named it, for error messages.
 
     Raises:
         DataError: No scheme fits, or more than one.
@@ -119,7 +119,7 @@ def _check_mapping(mapping: Mapping[str, str], wanted: str) -> None:
 
 
 def _needs(layouts: Iterable[Layout], columns: Collection[str]) -> str:
-    """What would have been accepted, with a mapping proposed where only the case of letters differs."""
+    """What would have been accepted; a mapping is proposed where only upper and lower case differ."""
     schemes = [" + ".join(layout.column(name) for name in layout.scheme.required) for layout in layouts]
     text = f"expected {' or '.join(schemes)}; map other names with data.columns"
     by_lower = {column.lower(): column for column in columns}
@@ -132,14 +132,14 @@ def _needs(layouts: Iterable[Layout], columns: Collection[str]) -> str:
 
 @dataclass
 class Layout:
-    """A scheme and the names of its columns in one source; remembers what it left out."""
+    """A scheme and the names of its columns in one source; keeps track of what was left out."""
 
     scheme: Scheme
     mapping: dict[str, str]
     ignored: set[str] = field(default_factory=set)
-    """Keys of messages that held something and were not used."""
+    """Keys of messages that held something but were not used."""
     cut: int = 0
-    """Rows of which answers at the end were left out, since they carry no loss."""
+    """Rows whose answers at the end were left out, since they carry no loss."""
 
     def column(self, name: str) -> str:
         """The source's name of a scheme's column or key."""
@@ -169,7 +169,7 @@ class Layout:
         return messages[: last + 1]
 
     def question(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
-        """Turn a row into messages up to the one to be answered; an answer that the row has is left out.
+        """Turn a row into messages up to the one to answer; an answer in the row is left out.
 
         Raises:
             RowError: Something is missing, of the wrong type, empty or out of order.
@@ -206,7 +206,7 @@ class Layout:
         return (Message("system", text),) if text else ()
 
     def _around(self, row: Mapping[str, Any], name: str, read: Callable[[object, str], Read]) -> Read:
-        """What an optional column holds."""
+        """The value of an optional column, as `read` returns it."""
         column = self.column(name)
         try:
             return read(row.get(column), column)
@@ -249,7 +249,7 @@ def _misplaced(messages: list[Message], from_column: int) -> str:
 
 
 def _turns(value: object, column: str) -> list[object]:
-    """The list of messages; CSV holds it as JSON, and `datasets` may store it as an object of lists."""
+    """The list of messages, which CSV holds as JSON and `datasets` may store as an object of lists."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = parse_json(value)

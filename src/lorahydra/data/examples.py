@@ -1,4 +1,4 @@
-"""What a dataset is made of after reading: conversations, whatever columns they came from."""
+"""What a dataset consists of after reading: conversations, whatever columns they came from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 __all__ = ["KEY_BYTES", "ROLES", "Example", "Keys", "Message", "example_keys"]
 
 ROLES = ("system", "user", "assistant", "tool")
-"""New ones go to the end: places are part of content hashes, which decide how data are split."""
+"""Add new roles at the end: positions are part of content hashes, which decide how data are split."""
 KEY_BYTES = 16
 
 
@@ -22,21 +22,21 @@ class Message:
     role: str
     """`system`, `user`, `assistant` or `tool`."""
     content: str
-    """The text, exactly as it stands in the source."""
+    """The text, exactly as in the source."""
     extras: str = ""
-    """What else the chat template gets, as a JSON object: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`."""
+    """More for the chat template, as a JSON object: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`."""
     learned: bool = True
     """Whether an answer carries loss; the last one of an example always does."""
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What else the chat template gets, by key."""
+        """More for the chat template, by key."""
         return json.loads(self.extras) if self.extras else {}
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One conversation to learn from; its last message is the assistant's."""
+    """One conversation to train on; its last message is the assistant's."""
 
     messages: tuple[Message, ...]
     line: int
@@ -49,16 +49,16 @@ class Keys(NamedTuple):
     """Content hashes of one example, `KEY_BYTES` each; equal texts have equal keys on every machine."""
 
     prompt: bytes
-    """Of everything before the last answer."""
+    """Hash of everything before the last answer."""
     example: bytes
-    """Of everything."""
+    """Hash of everything."""
 
 
 def example_keys(messages: Sequence[Message], tools: str = "") -> Keys:
-    """Hash a conversation with all that decides what is learnt from it.
+    """Hash a conversation with everything that decides what is learnt from it.
 
     Raises:
-        UnicodeEncodeError: A text holds a lone surrogate and so is not Unicode.
+        UnicodeEncodeError: A text holds a lone surrogate, which is not Unicode.
     """
     state = hashlib.blake2b(digest_size=KEY_BYTES)
     if tools:
@@ -66,11 +66,11 @@ def example_keys(messages: Sequence[Message], tools: str = "") -> Keys:
     before_last = state
     for message in messages:
         before_last = state.copy()
-        # Role and length come first, so that no two different conversations make the same byte stream.
+        # Role and length come first, so that two different conversations never make the same bytes.
         _add(state, ROLES.index(message.role), message.content)
         if message.extras:
             _add(state, ord("+"), message.extras)
-    # At the end, so that the prompt is the same whichever of its answers carry loss.
+    # At the end, so that the key of the prompt does not depend on which answers carry loss.
     if not all(message.learned for message in messages):
         _add(state, ord("w"), "".join("01"[message.learned] for message in messages))
     return Keys(before_last.digest(), state.digest())

@@ -31,7 +31,7 @@ VERSION = 3
 """Part of the cache key: raise it when the same bytes are read differently."""
 ROWS_TO_DETECT = 16
 MAX_COLUMNS = 1000
-"""Names remembered from a file whose rows all have other keys."""
+"""Names that are kept of a file whose rows all have different keys."""
 LINE, ROLE_CODES, CONTENTS, PROMPT_KEY, EXAMPLE_KEY, EXTRAS, UNLEARNED, TOOLS = range(8)
 SHOWN = 20
 """Names in a warning."""
@@ -104,8 +104,8 @@ class Rows:
 def ingest(source: Source, config: DataConfig, cache: Path | None = None) -> Rows:
     """Read a source once and keep its valid rows in the cache.
 
-    The key is the source's bytes and the options that matter, so the same content is parsed once, wherever it
-    lies.
+    The cache key is made of the source's bytes and the options that matter, so the same content is parsed once,
+    wherever it is.
 
     Raises:
         DataError: The source as a whole cannot be used: unreadable, without rows, or of unknown columns.
@@ -157,12 +157,12 @@ def _schema() -> Any:
 
 
 def _read(source: Source, config: DataConfig, writer: Writer) -> Mapping[str, Any]:
-    """Write the valid rows of a source and return what else is to be known of it."""
+    """Write the valid rows of a source and return the other facts about it."""
     problems = Problems()
     rows = _objects(source.rows(known_columns(config.columns.renamed()), problems), problems)
     first = list(islice(rows, ROWS_TO_DETECT))
     columns = {name for _, row in first for name in row}
-    # Without a single object there is nothing to detect: what is there instead has been reported.
+    # Without a single object there is nothing to detect; what the source holds instead has been reported.
     layout = detect(columns, config.format, config.columns.renamed(), source.label) if columns else None
     for number, row in chain(first, rows):
         if layout is not None and number != HEADER_ROW:
@@ -197,7 +197,7 @@ def _objects(rows: Iterator[Row], problems: Problems) -> Iterator[tuple[int, dic
 
 def _add(writer: Writer, layout: Layout, number: int, row: dict[str, Any], problems: Problems) -> None:
     try:
-        # A file may hold values of types that nobody thought of.
+        # A file may hold values of unexpected types.
         with library_errors(lambda error: RowError(f"cannot be used: {reason(error)}"), but=RowError):
             messages, tools = layout.messages(row), layout.tools(row)
     except RowError as error:

@@ -1,4 +1,4 @@
-"""Which rows of a split fit: one rule for `data.max_length`, the context of the model, and the room for an answer."""
+"""Which rows of a split fit: one rule for `data.max_length`, the model's context, and the room for an answer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Fit"]
 
 @dataclass(frozen=True)
 class Fit:
-    """The rows of a split against the limits.
+    """How the rows of a split fit the limits.
 
     Args:
         lengths: Tokens of prompt and answer together; shape (rows,).
         prompts: Tokens of the prompt alone; shape (rows,).
-        loss: Tokens with loss that are left when a row is cut to `limit`; shape (rows,).
+        loss: Tokens with loss that remain when a row is cut to `limit`; shape (rows,).
         max_length: `data.max_length`.
         overlong: `data.overlong`: `error`, `drop` or `truncate`.
         window: Tokens that the model takes at most; None where it is not known.
-        max_new_tokens: Room for an answer behind the prompt; 0 for a split that is not answered.
+        max_new_tokens: Room for an answer after the prompt; 0 for a split that is not answered.
     """
 
     lengths: npt.NDArray[np.int64]
@@ -69,7 +69,7 @@ class Fit:
 
     @property
     def used(self) -> npt.NDArray[np.int64]:
-        """Rows that the split is left with, ascending: those answered where it is answered, else those learnt."""
+        """Rows that the split keeps, ascending: the answered ones of a split that is answered, else the learnt ones."""
         return self.answered if self.max_new_tokens else self.learned
 
     @property
@@ -78,7 +78,7 @@ class Fit:
         return int(self.over[self.learned].sum())
 
     def fault(self, row: int) -> str:
-        """What is wrong with a row, one of `faults`."""
+        """What is wrong with one of the rows in `faults`."""
         if self.over[row]:
             return f"{self.lengths[row]} tokens, over {self._limit_name}"
         return f"{self.prompts[row]} tokens of prompt and {self._room}"

@@ -103,7 +103,7 @@ def check(
     try:
         splits = cut(sources, config, seed)
     except DataError as error:
-        # Rows with problems have been left out, so that there may be nothing to split.
+        # Rows with problems have been left out, so there may be nothing to split.
         report.add_problem(Problem.of(error))
         return report
     for fault in _describe_splits(report, splits, sources, config):

@@ -1,13 +1,13 @@
-"""Messages of a conversation as files write them: who speaks, what, and what else a message carries.
+"""Messages of a conversation as files write them: who speaks, what is said, and what else a message carries.
 
-Beside the text, these keys of a message are used; every other one that holds something is reported:
+Besides the text, these keys of a message are used; any other key that holds something is reported:
 
 | key | meaning |
 |---|---|
 | `weight`, `train` | 0 or false: this answer carries no loss |
 | `tool_calls`, `function_call` | calls of tools, for the chat template |
 | `tool_call_id`, `name` (of a tool) | which call is answered, for the chat template |
-| `reasoning_content` | what was thought before the answer, for chat templates that have a place for it |
+| `reasoning_content` | the reasoning before the answer, for chat templates that have a place for it |
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ SPEAKERS = {
     "observation": "tool",
     "function_response": "tool",
 }
-"""Values of `from` in `conversations`, as ShareGPT and its kin write them."""
+"""Values of `from` in `conversations`, as ShareGPT and similar datasets write them."""
 CALL = "function_call"
-"""The speaker whose text is a call of a tool, and the key of a message that holds one."""
+"""The speaker whose text is a call of a tool, and the message key that holds a call."""
 LOSS_KEYS = ("weight", "train")
 USED = {
     "assistant": (*LOSS_KEYS, "tool_calls", CALL, "reasoning_content"),
     "tool": ("tool_call_id", "name"),
 }
-"""Keys that a message of a role may have beside its speaker and its text."""
+"""Keys that a message may have besides its speaker and its text, by role."""
 
 
 def read_message(turn: object, where: str, keys: tuple[str, str], *, sharegpt: bool) -> tuple[Message, set[str]]:
@@ -52,12 +52,12 @@ def read_message(turn: object, where: str, keys: tuple[str, str], *, sharegpt: b
 
     Args:
         turn: The entry.
-        where: Its place in the row, for messages.
-        keys: Names of the keys that say who speaks, and what.
+        where: Its place in the row, for error messages.
+        keys: Names of the keys for the speaker and the text.
         sharegpt: Whether speakers are named as ShareGPT does.
 
     Returns:
-        The message, and the keys that hold something and are not used.
+        The message, and the keys that hold something but are not used.
 
     Raises:
         RowError: Something is missing, of the wrong type or empty.
@@ -84,7 +84,7 @@ def read_message(turn: object, where: str, keys: tuple[str, str], *, sharegpt: b
     ignored = {
         key
         for key, value in turn.items()
-        # Outside an answer, a weight of 0 says what is so anyway.
+        # Outside an answer, a weight of 0 changes nothing.
         if key not in (*keys, *used) and not _is_nothing(value) and not (key in LOSS_KEYS and not value)
     }
     learned = role != "assistant" or _is_learned(turn, where)
@@ -92,7 +92,7 @@ def read_message(turn: object, where: str, keys: tuple[str, str], *, sharegpt: b
 
 
 def _text(turn: Mapping[str, Any], where: str, key: str, role: str, *, empty: bool) -> str:
-    """What is said: nothing is needed beside a call, from a tool, or in a system message."""
+    """What is said; it may be empty beside a call, from a tool, and in a system message."""
     if key not in turn and not empty:
         raise RowError("is missing", field=where)
     value = turn.get(key)
@@ -115,7 +115,7 @@ def _is_learned(turn: Mapping[str, Any], where: str) -> bool:
 
 
 def _extras(turn: Mapping[str, Any], role: str, where: str) -> dict[str, Any]:
-    """What the chat template gets beside role and text."""
+    """What the chat template gets besides role and text."""
     extras: dict[str, Any] = {}
     for key in USED.get(role, ()):
         value = turn.get(key)
@@ -152,10 +152,10 @@ def _call(entry: object, field: str) -> dict[str, Any]:
 
 
 def read_tools(value: object, field: str) -> str:
-    """A column of tools (a list, or its JSON) as the JSON of a list of objects; empty where there is none.
+    """A column of tools (a list, or its JSON) as a JSON list of objects; empty where there are none.
 
     Raises:
-        RowError: It is neither.
+        RowError: It is not such a list.
     """
     if _is_nothing(value):
         return ""
@@ -170,7 +170,7 @@ def read_history(value: object, field: str) -> list[Message]:
     """A column of earlier turns (a list of pairs, or its JSON) as messages of user and assistant.
 
     Raises:
-        RowError: It is neither, or a text is empty.
+        RowError: It is not such a list, or a text is empty.
     """
     if _is_nothing(value):
         return []
@@ -194,7 +194,7 @@ def list_of(value: object, field: str, what: str) -> list[object]:
 
 
 def parsed(value: object, field: str) -> Any:
-    """The value behind a text of JSON, which is how CSV holds lists and objects; other values as they are."""
+    """The value that a JSON text stands for, as CSV holds lists and objects; other values as they are."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,4 +1,4 @@
-"""Faults of single rows, collected instead of raised, so that a report names many at once."""
+"""Problems of single rows, collected instead of raised, so that a report names many at once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lorahydra.errors import DataError, library_errors, one_line, reason
 __all__ = ["MAX_PROBLEMS", "Fault", "Place", "Problem", "Problems", "RowError", "reading"]
 
 MAX_PROBLEMS = 20
-"""Problems kept with their text; all are counted."""
+"""Problems that are kept with their text; all are counted."""
 
 
 class Fault(StrEnum):
-    """Kinds of problem that a report counts on their own."""
+    """Kinds of problem; some are counted separately in a report."""
 
     EMPTY_ANSWER = "empty_answer"
     UNDECODABLE = "undecodable"
@@ -28,12 +28,12 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of one row."""
+    """One problem of one row."""
 
     line: int | None
     """1-based line, or row where the format has no lines."""
     field: str | None
-    """Column or key at fault, where one is known."""
+    """Column or key with the problem, where it is known."""
     message: str
     """What is wrong and, where it helps, what to do."""
     source: str = ""
@@ -62,7 +62,7 @@ class RowError(Exception):
 
 @dataclass
 class Problems:
-    """The first `MAX_PROBLEMS` problems of a source, and how many of each kind there are."""
+    """The first `MAX_PROBLEMS` problems of a source, and the number of each kind."""
 
     first: list[Problem] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -81,7 +81,7 @@ class Problems:
 
 @dataclass
 class Place:
-    """How far a reader has come."""
+    """How far a reader has got."""
 
     line: int | None = None
     """1-based line, or row where the format has no lines."""
@@ -92,7 +92,7 @@ def reading(path: Path | str) -> Iterator[Place]:
     """Turn whatever goes wrong in reading `path` into one clear line.
 
     Yields:
-        Where the block says how far it is, for the message.
+        The place that the block keeps up to date, for the message.
 
     Raises:
         DataError: Instead of any other error of the block: no library says beforehand which ones it raises on a

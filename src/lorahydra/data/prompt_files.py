@@ -1,4 +1,4 @@
-"""Files of prompts to be answered: datasets with answers or without, and plain text with a prompt on each line."""
+"""Files of prompts to answer: datasets with or without answers, and plain text with a prompt on each line."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def read_prompts(file: str, encoding: str = UTF8) -> list[tuple[Message, ...]]:
 
     Args:
         file: Text (`.txt`) with a prompt on each line that is not blank, or what `data.train_file` takes. The columns
-            are detected as in a dataset; answers may be missing, and are left out where they are there.
-        encoding: Of its text, as `data.encoding`.
+            are detected as in a dataset; answers are optional and left out.
+        encoding: The encoding of its text, as `data.encoding`.
 
     Returns:
         Conversations up to the message that is to be answered.
@@ -48,7 +48,7 @@ def read_prompts(file: str, encoding: str = UTF8) -> list[tuple[Message, ...]]:
         first = problems.first[0]
         raise DataError(first.message, path=file, line=first.line, field=first.field)
     if not prompts:
-        raise DataError("there is no prompt in it", path=file)
+        raise DataError("does not hold a prompt", path=file)
     return prompts
 
 

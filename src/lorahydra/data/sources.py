@@ -30,7 +30,7 @@ DEMO = "demo"
 
 Row = tuple[int, object]
 HEADER_ROW = 0
-"""Number of the row of nulls by which a columnar source names all its columns."""
+"""Number of the row of nulls with which a columnar source names all its columns."""
 TEXT_READERS = {
     ".jsonl": read_json_lines,
     ".ndjson": read_json_lines,
@@ -42,14 +42,14 @@ COMPRESSED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar")
 
 
 class Source(Protocol):
-    """Rows of one split, readable again and again."""
+    """Rows of one split, which can be read any number of times."""
 
     @property
     def label(self) -> str:
         """The source as the user named it."""
 
     def content_hash(self) -> str:
-        """Hex SHA-256 of what the rows are read from, and how."""
+        """Hex SHA-256 of the files that the rows are read from, and of how they are read."""
 
     def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
         """Yield (line or row number, value) for each readable row; what cannot be read goes to `problems`.
@@ -107,7 +107,7 @@ class HubSource:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The dataset, asked for once."""
+        """The dataset, loaded once."""
         return columnar.load_hub(self.name, self.config, self.revision, self.split)
 
     def content_hash(self) -> str:
@@ -127,10 +127,10 @@ def _hash_files(paths: list[Path], how: str) -> str:
 
 
 def locate(config: DataConfig) -> dict[str, Source]:
-    """Find the source of each split that has one of its own; `train` is always there.
+    """Find the source of each split that has its own; `train` always has one.
 
     Raises:
-        DataError: A file is missing, is of an unknown kind or is no regular file.
+        DataError: A file is missing, is of an unknown kind or is not a regular file.
     """
     if config.hub_name is not None:
         sources: dict[str, Source] = {"train": _hub(config, config.train_split)}
@@ -157,7 +157,7 @@ def _hub(config: DataConfig, split: str) -> HubSource:
 
 
 def _open(config: DataConfig, file: str, name: str, split: str) -> Source:
-    """The source behind a file name given by the user, which belongs to the split `name`."""
+    """The source that a file name of the user means, for the split `name`."""
     if file == DEMO:
         folder = resources.files("lorahydra.data") / "demo"
         return FileSource(f"{DEMO}/{name}.jsonl", Path(str(folder / f"{name}.jsonl")))
@@ -187,7 +187,7 @@ def _open(config: DataConfig, file: str, name: str, split: str) -> Source:
 
 
 def _require_text(name: str) -> None:
-    """Refuse names that no log, page or database could show."""
+    """Refuse names that a log, page or database could not show."""
     if "\0" in name:
         raise DataError("is not a file name: it holds a NUL character", path=name)
     try:
@@ -197,7 +197,7 @@ def _require_text(name: str) -> None:
 
 
 def _require_existing(path: Path) -> None:
-    """Raise a `DataError` with close names in the folder if there is nothing at `path`."""
+    """Raise a `DataError` with similar names in the folder if nothing exists at `path`."""
     try:
         path.stat()
     except FileNotFoundError:
@@ -209,5 +209,5 @@ def _require_existing(path: Path) -> None:
         elif close:
             hint = f"did you mean {' or '.join(close)}?"
         else:
-            hint = f"nothing of this name is in {parent.absolute()}"
+            hint = f"nothing of this name exists in {parent.absolute()}"
         raise DataError(f"no such file ({hint})", path=path) from None

@@ -1,8 +1,8 @@
 """Train, validation and test splits of conversations that stay on disk.
 
 Without a file of its own a split is cut from the training source by a hash of each row's content and the
-seed. So the cut does not depend on the order of rows, rows added later do not move the others (but for a few where
-there are only hundreds), and equal rows are never on both sides, nor are those of the same prompt.
+seed. So the cut does not depend on the order of rows, rows added later do not move the others (except for a few where
+there are only hundreds), and equal rows or rows of the same prompt are never on both sides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lorahydra.errors import DataError
 __all__ = ["Split", "cut"]
 
 EXACT = 32
-"""Rows up to which a split that is cut off has exactly its fraction."""
+"""Up to this number of rows, a split that is cut off has exactly its fraction."""
 
 
 class Split(RowSequence[Example]):
@@ -92,8 +92,8 @@ def _assign(rows: Rows, fractions: list[float], seed: int, exact: bool) -> list[
     """Row indices for train, validation and test, the latter two of the given fractions (0: none).
 
     Groups of rows are ordered by hash; validation takes the lowest hashes, then test. A fraction above 0 gets at
-    least one group as long as one is left for train, and validation comes before test. `exact` is for what version 1
-    of the splits did not do.
+    least one group as long as one is left for train, and validation comes before test. Version 1
+    of the splits was not `exact`.
     """
     hashes, weights = _groups(rows, seed, by_prompt=exact)
     distinct = np.unique(hashes)
@@ -121,9 +121,9 @@ def _assign(rows: Rows, fractions: list[float], seed: int, exact: bool) -> list[
 def _near(threshold: int, below: npt.NDArray[np.int64], taken: int, fraction: float) -> int:
     """Where a split ends in the order of hashes, so that it has about its fraction of the rows.
 
-    A threshold on the hash never moves a row when others are added, but the size it gives is a matter of chance: of 20
-    rows it may take none or five. So it stays in force while the size is near enough, which it is in all but small
-    data, where ranks give the exact size, and rows added may move a few others.
+    A threshold on the hash never moves a row when others are added, but the resulting size is a matter of chance: of 20
+    rows it may take none or five. So the threshold holds while the size is near enough, which is so in all but small
+    data; there, ranks give the exact size, and added rows may move a few others.
 
     Args:
         threshold: Where the threshold on the hash would end the split.
@@ -144,8 +144,8 @@ def _near(threshold: int, below: npt.NDArray[np.int64], taken: int, fraction: fl
 def _groups(rows: Rows, seed: int, *, by_prompt: bool) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """The hash by which each row finds its split, and how many distinct rows each hash has, by ascending hash.
 
-    Equal rows have the same hash, and so do rows of the same prompt: the answer to another of them would be known. A
-    prompt of very many rows is not kept together, since it would make a split by itself.
+    Equal rows have the same hash, and so do rows of the same prompt: otherwise the answer to a held-out one could have
+    been learnt. A prompt of very many rows is not kept together, since it would be a split by itself.
     """
     hashes = _seeded(rows.example_keys(), seed)
     distinct, first = np.unique(hashes, return_index=True)

@@ -1,4 +1,4 @@
-"""Tokenized splits: made once per content and chat format, kept on disk, cut to the limit on reading."""
+"""Tokenized splits: made once per content and chat format, kept on disk, and cut to the limit on reading."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class TokenizedSplit(RowSequence[TokenizedExample]):
         self.digest = hashlib.sha256(f"{content}{cut} ".encode() + fit.learned.tobytes()).hexdigest()
         """Digest of the examples."""
         self.highest_id = store.highest(INPUT_IDS)
-        """The largest token id, in whatever row."""
+        """The largest token id in any row."""
 
     def prompts(self) -> list[list[int]]:
         """Tokens of the prompts that are answered, each as it begins its example."""
         return [self._ids(row)[: self.fit.prompts[row]].tolist() for row in self.fit.answered.tolist()]
 
     def answers(self) -> list[list[int]]:
-        """Tokens of the answers to `prompts` that the split has, uncut and with their ends."""
+        """Tokens of the split's own answers to `prompts`, uncut and with their end."""
         return [self._ids(row)[self.fit.prompts[row] :].tolist() for row in self.fit.answered.tolist()]
 
     def _ids(self, row: int) -> npt.NDArray[np.int32]:
@@ -120,7 +120,7 @@ def tokenize(
 
 
 def measure(store: Store, max_length: int, overlong: str, window: int | None, max_new_tokens: int) -> Fit:
-    """Hold a tokenized split, from `encode_split`, against the limits; other arguments are those of `tokenize`."""
+    """Compare a tokenized split, from `encode_split`, with the limits; the other arguments are those of `tokenize`."""
     ends = np.cumsum(store.lengths(SPANS))
     # The last span begins where the prompt ends.
     prompts = store.items(SPANS)[ends - 2].astype(np.int64)

@@ -49,7 +49,7 @@ def stop_tokens(model: PreTrainedModel, ends: Iterable[int]) -> frozenset[int]:
 
 
 def greedy_settings(model: PreTrainedModel, tokenizer: Any, ends: Iterable[int]) -> GenerationConfig:
-    """Settings for transformers' `generate` with which a model answers as in a trial.
+    """Settings of transformers' `generate` that make a model answer as in a trial.
 
     Args:
         model: The model.
@@ -136,7 +136,7 @@ def check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new
 
 
 def write_greedy_settings(folder: Path, model: PreTrainedModel, tokenizer: Any, ends: Iterable[int]) -> None:
-    """Write `greedy_settings` into an adapter's folder, for those who ask it without lorahydra.
+    """Write `greedy_settings` into an adapter's folder, for users who run it without lorahydra.
 
     Raises:
         OutputError: The folder cannot be written.

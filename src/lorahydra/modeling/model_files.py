@@ -49,13 +49,13 @@ class ModelFiles:
 
 
 def locate(config: ModelConfig, *, weights: bool = True) -> ModelFiles:
-    """Find the model that `config` names; a hub model is downloaded when it is not in the hub's cache.
+    """Find the files of the model that `config` names; a hub model is downloaded if it is not in the hub's cache.
 
     Tried in this order: a packaged name, a local path, a hub id.
 
     Args:
         config: The model's settings.
-        weights: Whether the weights are wanted too, or only configuration and tokenizer.
+        weights: Whether the weights are needed too, or only configuration and tokenizer.
 
     Raises:
         ModelError: Nothing of this name, not fetched yet, or not a model.
@@ -74,7 +74,7 @@ def locate(config: ModelConfig, *, weights: bool = True) -> ModelFiles:
 
 
 def check_weights(files: ModelFiles) -> None:
-    """Check that all safetensors files of a model are there and whole; reads their headers only.
+    """Check that all safetensors files of a model exist and are complete; only their headers are read.
 
     Raises:
         ModelError: The message names the file that is missing, damaged or of a refused kind.
@@ -203,7 +203,7 @@ def _from_hub(config: ModelConfig, weights: bool) -> ModelFiles:
 
 
 def _check_settings(folder: Path) -> None:
-    """Check what transformers would pass over in silence: a broken `generation_config.json` counts as missing."""
+    """Check what transformers silently ignores: a broken `generation_config.json` counts as missing there."""
     for name in ("config.json", "generation_config.json"):
         path = folder / name
         if not path.is_file():
@@ -219,7 +219,7 @@ def _check_settings(folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that the weights of a model that is no GGUF file are in, whether they exist or not.
+    """The safetensors files that hold the weights of a model other than a GGUF file, whether they exist or not.
 
     Raises:
         ModelError: The index that names them is damaged.

@@ -1,4 +1,4 @@
-"""Puts a model back exactly as it was, whatever was attached to it meanwhile.
+"""Puts a model back exactly as it was, whatever was attached to it in the meantime.
 
 PEFT's own `unload` puts the layers back, but not what the run left on them: PiSSA's changed weights, gradient
 hooks, patched `forward` methods, checkpointing flags, configuration edits. So the whole object state is

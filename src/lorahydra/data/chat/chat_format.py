@@ -1,9 +1,8 @@
 """From conversations to tokens: the model's chat template, and exactly which tokens carry loss.
 
-Training sees what generation will: the prompt's tokens (everything before the last answer, with the
-template's generation prompt), then those of the answer. A tokenizer that would join the two with a token
-across the border gets them apart. Examples in which names of control tokens are to stay text take a path of their own;
-all others are tokenized as the tokenizer does it by itself.
+Training sees what generation will see: the prompt's tokens (everything before the last answer, with the template's
+generation prompt), then those of the answer. Where a tokenizer would join the two with one token, they are tokenized
+separately. Only examples in which names of control tokens stay text are not tokenized in the tokenizer's usual way.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Tokens(NamedTuple):
 
 
 class _Encoding(NamedTuple):
-    """A text as tokens, with the characters that each is for (where they are asked for)."""
+    """A text as tokens, with the characters that each stands for (where they were requested)."""
 
     ids: list[int]
     offsets: list[Span]
@@ -96,9 +95,9 @@ class ChatFormat:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of all that decides how a conversation is tokenized."""
+        """Hex SHA-256 of everything that decides how a conversation is tokenized."""
         backend = json.loads(self._tokenizer.backend_tokenizer.to_str())
-        # These two are the state of the last call, not a part of the vocabulary.
+        # These two are the state of the last call and not part of the vocabulary.
         backend.pop("padding", None)
         backend.pop("truncation", None)
         parts = [
@@ -107,7 +106,7 @@ class ChatFormat:
             self._system_prompt,
             self._tokenizer.special_tokens_map,
             backend,
-            # Whose names count as control tokens, too.
+            # The names that count as control tokens as well.
             *self._renderer.turns.marks,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -160,7 +159,7 @@ class ChatFormat:
         return text.strip()
 
     def hides(self, example: Example) -> bool:
-        """Whether it has names of control tokens in messages that are to stay text."""
+        """Whether its messages hold names of control tokens that stay text."""
         return Conversation(self._renderer, example).hidden
 
     def row_warnings(self, example: Example) -> list[RowWarning]:

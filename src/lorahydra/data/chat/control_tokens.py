@@ -1,8 +1,8 @@
-"""Message texts that look like control tokens, and how they stay text.
+"""Text in messages that looks like control tokens, and how it stays text.
 
 A template renders messages and its own control tokens into one text, and a tokenizer that sees this text cannot tell
 `<|im_end|>` in a message from the template's. So names of control tokens in messages are hidden before rendering:
-characters for private use stand in for them, as many as the name has, so that no position moves. In the rendered text
+as many characters for private use as the name has stand in for it, so that no position moves. In the rendered text
 every name is then the template's; a copy of the tokenizer, which knows the control tokens under other names, reads it.
 """
 
@@ -96,7 +96,7 @@ class Controls:
         for token in backend["added_tokens"]:
             token["content"] = names.get(token["content"], token["content"])
         model = backend["model"]
-        # Models may take a whole name for a piece of text.
+        # A model may have the whole name as a piece of text.
         if isinstance(model["vocab"], dict):
             model["vocab"] = {names.get(piece, piece): number for piece, number in model["vocab"].items()}
         else:

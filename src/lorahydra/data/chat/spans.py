@@ -1,4 +1,4 @@
-"""Finding answers again: in the text that a template made of them, and in the tokens of that text."""
+"""Where answers are: in the text that a template made of them, and in the tokens of that text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Span = tuple[int, int]
 
 
 def kept_form(answer: str, fits: Callable[[str], bool]) -> str | None:
-    """The form of an answer that a template kept: as it is, or without white space around it."""
+    """The form in which a template kept an answer: as it is, or without white space around it."""
     forms = (
         answer,
         answer.strip(),

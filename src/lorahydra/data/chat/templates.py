@@ -1,4 +1,4 @@
-"""Chat templates as text: where one comes from, and the plain one for models without any."""
+"""Chat templates as text: where one comes from, and the plain one for models without one."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ What is the capital of France?
 Paris.</s>
 ```
 
-A tokenizer that puts a beginning-of-sequence token before every text gets it here too.
+A tokenizer that puts a beginning-of-sequence token before every text also gets it here.
 """
 
 FIXED_DAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 """Put before templates that print today's date (Llama 3.2, SmolLM3): the same seed gives the same tokens on
-any day. The day is the one that Llama's template falls back to itself."""
+any day. Llama's own template falls back to this day."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def find_template(tokenizer: Any, given: str | None) -> Template:
         if not isinstance(text, str):
             raise ModelError("the model's chat template is not text: put one in model.chat_template")
     else:
-        # Whether a base model expects such a token shows in what its tokenizer does on its own.
+        # What its tokenizer does by default shows whether a base model expects such a token.
         begins = tokenizer("x", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
         return Template(("{{- bos_token -}}" if begins else "") + PLAIN_TEMPLATE, is_plain=True)
     return Template(FIXED_DAY + text if "strftime_now" in text else text, is_plain=False)
@@ -89,10 +89,10 @@ def _read(given: str) -> str:
     path = Path(given).expanduser()
     with reading(path):
         if not path.is_file():
-            raise ModelError(f"model.chat_template={given} is neither a file nor Jinja text: give one of them")
+            raise ModelError(f"model.chat_template={given} is neither a file nor Jinja text: give one of the two")
         try:
             content = path.read_bytes()
-            # A mark that stayed would stand before every prompt.
+            # A byte order mark that is left in would precede every prompt.
             return content.decode(marked(content) or "utf-8-sig")
         except UnicodeDecodeError as error:
             raise ModelError(f"model.chat_template={given} is not UTF-8 text") from error

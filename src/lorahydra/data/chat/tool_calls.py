@@ -1,4 +1,4 @@
-"""Conversations with calls of tools under a chat template: has it a place for them, and where are the answers?"""
+"""Conversations with tool calls under a chat template: does it have a place for them, and where are the answers?"""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Render(Protocol):
 
 
 def holds_calls(turns: Sequence[Turn]) -> bool:
-    """Whether a tool is called, or answers."""
+    """Whether a tool is called or answers."""
     return any(turn["role"] == "tool" or "tool_calls" in turn for turn in turns)
 
 
 def missing_place(turns: list[Turn], render: Render) -> str | None:
-    """What the template has no place for: it leaves out names, arguments or results that stand in the turns.
+    """What the template has no place for: names, arguments or results in the turns that it leaves out.
 
     Returns:
-        In a few words; None where everything is in the text.
+        A few words; None where everything is in the text.
     """
     mark = unused_mark(render(turns, prompting=False))
     calls: list[str] = []
@@ -60,13 +60,14 @@ def answer_spans(
 
     Args:
         turns: The conversation.
-        text: It under the template, without a generation prompt.
+        text: The conversation under the template, without a generation prompt.
         render: The template.
         end_of_turn: What the template puts after an answer; empty where it puts nothing.
         first_control: The beginning of a text up to and with its first control token; empty where it has none.
 
     Returns:
-        Characters; None where the template changes an answer, or writes a conversation otherwise than its beginning.
+        Spans of characters; None where the template changes an answer, or writes the beginning of a conversation
+        differently when more follows.
     """
     spans = []
     for number, turn in enumerate(turns):
@@ -89,7 +90,7 @@ def answer_spans(
 
 
 def _start(before: list[Turn], text: str, render: Render, *, last: bool) -> int | None:
-    """Where the answer to `before` begins: behind the generation prompt, which may hold more than the history does."""
+    """Where the answer to `before` begins: after the generation prompt, which may hold more than the history does."""
     for thinking in (False,) if last else (False, True):
         prompt = render(before, prompting=True, thinking=thinking)
         if text.startswith(prompt):

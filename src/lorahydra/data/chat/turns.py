@@ -15,9 +15,9 @@ Render = Callable[[list[dict[str, Any]], bool], str]
 # Characters for private use, which no template strips.
 QUESTION, ANSWER, NEXT, THOUGHT = "\ue010", "\ue011", "\ue012", "\ue013"
 MARKER = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
-"""Added tokens that are written like control tokens; others are words, or runs of spaces."""
+"""Added tokens that are written like control tokens; the others are words or runs of spaces."""
 FOREIGN_OPENINGS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]")
-"""How the templates of well-known families begin a turn, for recognising what was rendered for another model."""
+"""How templates of well-known families begin a turn, to recognise text that was rendered for another model."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Turns:
     end_tokens: tuple[str, ...]
     """Control tokens that end an answer, the end-of-sequence token among them."""
     end_texts: tuple[str, ...]
-    """Plain text that begins the next turn, where no control token does; to be looked for in an answer after a line
-    break that is put before it."""
+    """Plain text that begins the next turn, where no control token does; it is searched for in an answer with a line
+    break put before it."""
     openings: tuple[str, ...]
-    """How a user's and an assistant's turn begin; what holds one may be a rendered conversation."""
+    """How a user's and an assistant's turn begin; a message that holds one may be a rendered conversation."""
     keeps_system: bool
     """False where the template silently leaves system messages out."""
 
 
 def find_turns(render: Render, tokenizer: Any) -> Turns:
-    """Find them.
+    """Find what a template puts around turns.
 
     Args:
         render: Applies the template, which renders a question with its answer.
@@ -58,7 +58,7 @@ def find_turns(render: Render, tokenizer: Any) -> Turns:
     pattern = alternatives(control)
 
     texts = _beginnings(between, pattern)
-    # A word that begins an answer ("Answer:") may stand inside of one as well.
+    # A word that begins an answer ("Answer:") may also be part of one.
     texts += [text for text in _beginnings(before_answer, pattern) if not text.strip()[0].isalnum()]
     shown = [_first_line(part, pattern) for part in (between, before_answer) if pattern.search(part)]
     return Turns(
@@ -72,7 +72,7 @@ def find_turns(render: Render, tokenizer: Any) -> Turns:
 
 
 def alternatives(names: Iterable[str]) -> re.Pattern[str]:
-    """A pattern for any of the names, of which the longest that fits is found."""
+    """A pattern for any of the names; the longest that fits is found."""
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
 
 
@@ -94,12 +94,12 @@ def _end_tokens(
 
 def _keeps_system(render: Render) -> bool:
     turns = [{"role": "system", "content": NEXT}, {"role": "user", "content": QUESTION}]
-    # A refusal is loud enough.
+    # A template that refuses system messages says so itself.
     return NEXT in (_tried(render, turns, True) or NEXT)
 
 
 def _tried(render: Render, turns: list[dict[str, Any]], prompting: bool) -> str:
-    """The turns as text; empty where the template cannot do them."""
+    """The turns as text; empty where the template cannot render them."""
     try:
         return render(turns, prompting)
     except Exception:  # a template is a program that a user brings
@@ -113,7 +113,7 @@ def _after(text: str, mark: str) -> str:
 
 
 def _between(text: str, start: str, end: str) -> str:
-    """What stands between two marks; empty where they do not."""
+    """What stands between two marks; empty where they are missing."""
     inside, closing, _ = text.partition(start)[2].partition(end)
     return inside if closing else ""
 
@@ -131,7 +131,7 @@ def _beginnings(literal: str, pattern: re.Pattern[str]) -> list[str]:
     if len(line) < 2 or pattern.search(literal):
         return []
     if MARKER.match(line):
-        # Nobody's prose, wherever it stands.
+        # Ordinary text does not contain such a marker anywhere.
         return [line]
     return [f"\n{line}"] if "\n" in literal[: literal.rfind(line)] else [f"\n{line}", f" {line}"]
 
@@ -157,7 +157,7 @@ class TextEnd:
         last = tokens[-1]
         completing = self._completing.get(last)
         if completing is None:
-            # Most tokens never do, so that nothing is decoded for them again.
+            # Most tokens never do, so nothing has to be decoded for them again.
             completing = self._completing[last] = bool(self._last.intersection(self._text([last])))
         if not completing:
             return None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["is_saved_dataset", "load_hub", "load_saved", "read_dataset", "read_parquet", "stored_files"]
 
 ANSWER_SECONDS = 10.0
-"""How long the hub may stay silent before it counts as unreachable."""
+"""How long the hub may take to answer before it counts as unreachable."""
 Row = tuple[int, object]
 BATCH_ROWS = 256
 MARKERS = ("dataset_dict.json", "state.json", "dataset_info.json")
@@ -57,7 +57,7 @@ def read_parquet(path: Path, columns: Collection[str], problems: Problems) -> It
 
 
 def _wanted(names: Sequence[str], columns: Collection[str], source: Path | str) -> list[str]:
-    """The columns to read, each of which is there once."""
+    """The columns to read, each of which must occur once."""
     wanted = [name for name in names if name in columns]
     for name in wanted:
         if wanted.count(name) > 1:
@@ -70,7 +70,7 @@ def _batch_rows(batch: Any, place: Place, problems: Problems) -> Iterator[Row]:
     try:
         rows = _values(batch)
     except RowError:
-        # One value spoils the batch: look at each row.
+        # One value makes the batch unreadable: look at each row.
         rows = None
     for number in range(batch.num_rows):
         place.line = (place.line or 0) + 1
@@ -97,7 +97,7 @@ def _values(batch: Any) -> list[dict[str, Any]]:
         return RowError(f"cannot be read: {reason(error)}", fault=Fault.UNDECODABLE if undecodable else Fault.OTHER)
 
     with library_errors(unreadable):
-        # Arrow does not check what it maps from a disk: broken offsets would crash.
+        # Arrow does not check what it maps from disk, and broken offsets would crash.
         batch.validate(full=True)
         rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
     return rows
@@ -145,25 +145,25 @@ def load_hub(name: str, config_name: str | None, revision: str | None, split: st
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     where = f"hub dataset '{name}'"
-    away = _hub_is_away(name, revision)
-    # The hub would be told of each load.
+    unreachable = _why_unreachable(name, revision)
+    # Otherwise the hub would be told of each load.
     datasets_config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    with writing(Path(datasets_config.HF_DATASETS_CACHE)), _cache_only() if away else nullcontext():
+    with writing(Path(datasets_config.HF_DATASETS_CACHE)), _cache_only() if unreachable else nullcontext():
         try:
             # On disk whatever the size, so that the stored files tell the content.
             return load_dataset(name, config_name, split=split, revision=revision, keep_in_memory=False)
         except DatasetNotFoundError as error:
             raise DataError(f"{where} cannot be used: {reason(error)}") from error
         except (ConnectionError, TimeoutError, HTTPError) as error:
-            raise ServiceError(_not_here(where, away or reason(error))) from error
+            raise ServiceError(_not_here(where, unreachable or reason(error))) from error
         except (DatasetsError, ValueError, RuntimeError, FileNotFoundError, NotImplementedError) as error:
-            if away and "cache" in str(error):  # another configuration or split of it is there
-                raise ServiceError(_not_here(where, away)) from error
+            if unreachable and "cache" in str(error):  # the cache has another configuration or split of it
+                raise ServiceError(_not_here(where, unreachable)) from error
             raise DataError(f"{where} cannot be used: {reason(error)}") from error
 
 
-def _hub_is_away(name: str, revision: str | None) -> str | None:
-    """Why the hub cannot be asked for a dataset; None where it answers, whatever it says.
+def _why_unreachable(name: str, revision: str | None) -> str | None:
+    """Why the hub cannot be asked for a dataset; None where it answers anything.
 
     Asked once, because `datasets` would try each of its files six times, with growing pauses.
     """
@@ -229,5 +229,5 @@ def read_dataset(dataset: Dataset, columns: Collection[str], problems: Problems,
 
 
 def stored_files(dataset: Dataset) -> list[Path]:
-    """Files that hold the rows of a dataset, in order; none where it lives in memory."""
+    """Files that hold the rows of a dataset, in order; none where it is in memory."""
     return [Path(file["filename"]) for file in dataset.cache_files]

@@ -16,7 +16,7 @@ __all__ = ["read_csv"]
 
 DELIMITERS = ",;\t|"
 EXCEL_SEPARATOR = re.compile(r'"?sep=([,;|:^~\t])"?\s*', re.IGNORECASE)
-"""A first line for Excel that says what separates the fields of the others."""
+"""A first line for Excel that names the separator of the other lines."""
 
 
 class _Lines:
@@ -26,7 +26,7 @@ class _Lines:
         self._lines = lines
         self.number = 0
         self.begins_row = True
-        """Whether the next line begins a row, where a byte order mark is that of a file appended here."""
+        """Whether the next line begins a row: a byte order mark there is that of a file that was appended."""
 
     def __iter__(self) -> _Lines:
         return self
@@ -39,7 +39,7 @@ class _Lines:
 
 
 def _sniff(header: str, suffix: str) -> str:
-    """The delimiter that cuts the header into most columns; of equals the one that the file's extension says."""
+    """The delimiter that gives the header most columns; if several do, the one that the file's extension implies."""
     order = sorted(DELIMITERS, key=lambda delimiter: delimiter != ("\t" if suffix == ".tsv" else ","))
     return max(order, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
@@ -68,15 +68,15 @@ def read_csv(file: TextFile, problems: Problems) -> Iterator[tuple[int, object]]
             names = next(rows, [])
             undecodable = problems.counts[Fault.UNDECODABLE]
             if undecodable:
-                # Nothing can be told of a table whose columns have no names.
+                # A table whose columns have no names cannot be used.
                 raise DataError(problems.first[0].message, path=file.path, line=problems.first[0].line)
             header = _header(names, file.path, place.line)
             place.line, lines.begins_row = lines.number + 1, True
             for row in rows:
                 if problems.counts[Fault.UNDECODABLE] > undecodable:
-                    # What a line of this row says is not known; it has been reported.
+                    # A line of this row could not be decoded, which has been reported.
                     undecodable = problems.counts[Fault.UNDECODABLE]
-                # A spreadsheet saves the empty rows below a table too.
+                # Spreadsheets also save the empty rows below a table.
                 elif any(field.strip() for field in row):
                     if row == header:
                         problems.add(place.line, "repeats the header: were files joined? Remove this line")
@@ -86,7 +86,7 @@ def read_csv(file: TextFile, problems: Problems) -> Iterator[tuple[int, object]]
                         problems.add(place.line, f"has {len(row)} fields where the header has {len(header)}")
                 place.line, lines.begins_row = lines.number + 1, True
         except csv.Error as error:
-            # After a broken quote nothing that follows can be trusted.
+            # After a broken quote, nothing that follows can be trusted.
             problems.add(place.line, f"broken CSV: {error} (a quote inside a field is written twice)")
 
 

@@ -1,4 +1,4 @@
-"""What encoding a text is in, told from its bytes, so that an error can name the right one."""
+"""Which encoding a text is in, judged by its bytes, so that an error can name the right one."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ CANDIDATES = {
     "mac_cyrillic": "mac-cyrillic",
     "cp850": "cp850",
 }
-"""Encodings that are told apart, and what people call them. Of two that fit equally well the earlier one is meant."""
+"""Encodings that are told apart, and their common names. Of two that fit equally well, the earlier one wins."""
 SEVERAL_BYTES = ("shift_jis", "cp932", "gbk", "gb18030", "big5", "euc_jp", "euc_kr")
 CLOSE_MESS = 0.05
-"""Difference within which two texts in one-byte encodings are equally clean."""
+"""Two texts in one-byte encodings count as equally clean within this difference."""
 RARER = 0.02
 """How much more a text must resemble a language for each step down the list of candidates."""
 SAMPLE_BYTES = 32 * 1024
@@ -68,7 +68,7 @@ NOT_TEXT = {
     b"ARROW1": "is an Arrow (Feather) file: save it as Parquet",
     b"SQLite format 3\0": "is an SQLite database: export the table as CSV",
 }
-"""Beginnings of files that are something else than their extension says."""
+"""First bytes of files that are not what their extension says."""
 MARKS = {
     # UTF-32 before UTF-16, whose mark is its beginning.
     codecs.BOM_UTF32_LE: ("utf-32", "utf-32-le"),
@@ -86,10 +86,10 @@ def same_encoding(one: str, other: str) -> bool:
 
 
 def refuse_other_files(start: bytes, path: Path, but: bytes = b"") -> None:
-    """Refuse a file whose first bytes say that it is something else; `but` is the beginning that is expected.
+    """Refuse a file whose first bytes show that it is something else; `but` is the beginning that is expected.
 
     Raises:
-        DataError: It is; the message says what.
+        DataError: It is something else; the message says what.
     """
     for magic, what in NOT_TEXT.items():
         if magic != but and start.startswith(magic):
@@ -97,13 +97,13 @@ def refuse_other_files(start: bytes, path: Path, but: bytes = b"") -> None:
 
 
 def detect_form(start: bytes) -> tuple[str, ...]:
-    """Encodings that a file cannot but be in by the form of its first bytes; none for plain or one-byte text.
+    """The encodings that the form of a file's first bytes proves; none for plain or one-byte text.
 
     Args:
         start: An even number of bytes, or the whole file.
 
     Returns:
-        Names that read it, the most usual one first.
+        Names that can read it, the most common one first.
     """
     if names := _by_mark(start):
         return names
@@ -116,8 +116,8 @@ def detect_form(start: bytes) -> tuple[str, ...]:
             return (name,)
     name = max(UTF16, key=lambda name: _plain_share(start, name))
     zeros = start[name == "utf-16-le" :: 2].count(0)
-    # Of western text every second byte is a zero; of others only spaces, punctuation and line ends have one, and the
-    # other bytes make no text.
+    # In western text every second byte is zero; in other text only spaces, punctuation and line ends have one, and
+    # the other bytes are not text.
     western = 5 * zeros >= len(start)
     if zeros < 2 or 100 * zeros < len(start) or not (western or _is_binary(start)):
         return ()
@@ -134,7 +134,7 @@ def _by_mark(start: bytes) -> tuple[str, ...]:
 
 
 def _plain_share(content: bytes, encoding: str) -> float:
-    """Share of ASCII among the characters; 0 where there are controls or characters that no text has."""
+    """Share of ASCII among the characters; 0 where there are control or other characters that no text has."""
     text = codecs.getincrementaldecoder(encoding)("replace").decode(content)
     printable = sum(char.isprintable() or char in "\t\r\n" for char in text)
     if "\0" in text or printable < 0.98 * len(text):
@@ -143,7 +143,7 @@ def _plain_share(content: bytes, encoding: str) -> float:
 
 
 def _is_binary(content: bytes) -> bool:
-    """Whether bytes beside zeros make no line of ASCII or UTF-8."""
+    """Whether the bytes other than zeros are not a line of ASCII or UTF-8."""
     rest = content.replace(b"\0", b"")
     return re.search(rb"[\x01-\x08\x0e-\x1f]", rest) is not None or not _decodes(rest, "utf-8")
 
@@ -162,17 +162,17 @@ def non_ascii_lines(path: Path) -> bytes:
 
 
 def is_utf8(lines: bytes) -> bool:
-    """Whether lines with letters beyond ASCII are surely UTF-8."""
+    """Whether lines with letters beyond ASCII are certainly UTF-8."""
     return _decodes(lines, "utf-8") and sum(not char.isascii() for char in lines.decode()) >= FEW_SEQUENCES
 
 
 def detect_encoding(lines: bytes) -> str | None:
-    """The encoding that lines are most likely in, as people call it; `utf-8` where most of them are; None if none fits.
+    """The common name of the most likely encoding of lines; `utf-8` where most of them are UTF-8; None if none fits.
 
     Args:
         lines: Lines with bytes beyond ASCII; a few words are enough.
     """
-    # Imported here: it is needed for a message only.
+    # Imported here because only an error message needs it.
     from charset_normalizer import from_bytes
 
     parts = lines.split(b"\n")
@@ -182,8 +182,8 @@ def detect_encoding(lines: bytes) -> str | None:
     matches = list(from_bytes(lines, cp_isolation=fitting, threshold=1.0)) if fitting else []
     if not matches:
         return None
-    oddities = {id(match): _oddities(str(match)) for match in matches}
-    plain = [match for match in matches if oddities[id(match)] == min(oddities.values())]
+    errors = {id(match): _implausible(str(match)) for match in matches}
+    plain = [match for match in matches if errors[id(match)] == min(errors.values())]
     cleanest = min(plain, key=lambda match: match.chaos)
     mess = cleanest.chaos + (0 if cleanest.encoding in SEVERAL_BYTES else CLOSE_MESS)
     clean = [match for match in plain if match.chaos <= mess]
@@ -197,8 +197,8 @@ def _order(match: CharsetMatch) -> int:
     return min(names.index(name) for name in match.could_be_from_charset if name in names)
 
 
-def _oddities(text: str) -> int:
-    """What no language has: letters of two alphabets or symbols in a word, capitals after small letters or instead."""
+def _implausible(text: str) -> int:
+    """Count what no language has: two alphabets or symbols in a word, capitals after or instead of small letters."""
     letters = [char for char in text if not char.isascii() and char.isalpha()]
     capitals = sum(char.isupper() for char in letters)
     small = sum(char.islower() for char in letters)

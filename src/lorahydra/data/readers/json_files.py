@@ -1,7 +1,6 @@
 """JSON Lines and JSON arrays, read one row at a time.
 
-JSON is read strictly: a key that comes twice, `NaN` and `Infinity` are errors, because what they mean differs
-between readers.
+JSON is read strictly: a repeated key, `NaN` and `Infinity` are errors, because readers disagree about what they mean.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_co
 
 
 def _explain(error: ValueError | RecursionError, column: int | None = None) -> str:
-    """Say in a few words what is wrong with a JSON text."""
+    """What is wrong with a JSON text, in a few words."""
     if isinstance(error, RecursionError):
         return "broken JSON: nested too deeply"
     if isinstance(error, json.JSONDecodeError):
@@ -74,7 +73,7 @@ def read_json_lines(file: TextFile, problems: Problems) -> Iterator[Row]:
             return
         with file.open() as stream:
             for place.line, text in file.lines(stream, problems):
-                # A mark at the start of a line begins a file that was appended here.
+                # A mark at the start of a line is that of a file that was appended.
                 line = text.lstrip(BYTE_ORDER_MARK).rstrip()
                 if not line:
                     continue
@@ -94,7 +93,7 @@ def read_json(file: TextFile, problems: Problems, columns: Collection[str] = ())
 
     Args:
         file: What to read.
-        problems: Where faults of single rows go.
+        problems: Collects the problems of single rows.
         columns: Names that columns may have, which tell rows from columns where an object could be either.
     """
     with reading(file.path):
@@ -158,7 +157,7 @@ def _object(file: TextFile, problems: Problems, columns: Collection[str]) -> Ite
 
 
 def _array(file: TextFile, stream: io.TextIOWrapper, problems: Problems) -> Iterator[Row]:
-    """Rows of an array with the line that each begins on; what follows a broken one cannot be read."""
+    """Rows of an array with the line on which each begins; what follows a broken one cannot be read."""
     window = _Window(stream)
     try:
         window.skip_mark()
@@ -185,7 +184,7 @@ class _UndecodableError(Exception):
 
 
 class _Window:
-    """The part of a JSON text being read, with the line it begins on."""
+    """The part of a JSON text that is being read, with the line on which it begins."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self._stream = stream
@@ -232,7 +231,7 @@ class _Window:
                 return
 
     def _value(self) -> object:
-        """Parse one value, reading on while it seems incomplete and is not too long."""
+        """Parse one value, reading more while it seems incomplete and is not too long."""
         size = BLOCK
         while True:
             try:

@@ -28,7 +28,7 @@ def frame_rows(value: Mapping[str, Any], columns: Set[str]) -> Rows | None:
         columns: Names that columns may have: they tell a column of rows from a row of columns.
 
     Raises:
-        ValueError: It is a table, and a broken one; the message is for the user.
+        ValueError: It is a broken table; the message is for the user.
     """
     if {"columns", "data"} <= set(value) <= SPLIT_KEYS:
         return _split(value["columns"], value["data"])
@@ -38,7 +38,7 @@ def frame_rows(value: Mapping[str, Any], columns: Set[str]) -> Rows | None:
         inside = any(not columns.isdisjoint(part) for part in parts)
         if inside and not named:
             return [dict(part) for part in parts]
-        # Not the form in which `datasets` may store one conversation.
+        # `datasets` may store one conversation in a form like that.
         turns = not SPEAKERS.isdisjoint(parts[0])
         return _columns(value) if named and not inside and not turns else None
     if (

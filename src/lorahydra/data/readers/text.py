@@ -1,4 +1,4 @@
-"""Text files as lines of bounded size in a stated encoding, with every way of not being that named.
+"""Text files as lines of bounded size in a stated encoding, and a clear error for each way in which a file is not that.
 
 ```python
 file = TextFile(path, "windows-1251")
@@ -27,7 +27,7 @@ UTF8 = "utf-8"
 """The default."""
 UTF8_NAMES = ("utf-8", "utf-8-sig")
 MAX_LINE = 16 * 1024 * 1024
-"""Longest line in characters, or JSON value in an array: it bounds memory on a file that is not what its name says."""
+"""Longest line in characters, or JSON value in an array: this bounds memory where a file is not what its name says."""
 BLOCK = 1024 * 1024
 START_BYTES = 4096
 PREVIEW = 60
@@ -37,12 +37,12 @@ NEAR = 2000
 
 BYTE_ORDER_MARK = "\ufeff"
 UNDECODABLE = re.compile("[\udc00-\udcff]")
-"""Stands for one byte each, its value in the low eight bits; no decoder gives these of its own."""
+"""Each stands for one byte, its value in the low eight bits; decoders never produce these characters otherwise."""
 MARKING = "lorahydra.marking"
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
-    """Error handler of decoders: `surrogateescape`, and also for bytes of ASCII that the encoding cannot have there."""
+    """Error handler of decoders: like `surrogateescape`, but also for ASCII bytes that are invalid where they are."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
@@ -52,7 +52,7 @@ codecs.register_error(MARKING, _mark)
 
 
 def first_undecodable(text: str) -> int | None:
-    """Place of the first byte that could not be decoded in a text of `TextFile.open`."""
+    """Position of the first byte that could not be decoded, in a text of `TextFile.open`."""
     if text.isascii():
         return None
     try:
@@ -80,7 +80,7 @@ class TextFile:
             DataError: The file is empty, or is not text in this encoding as far as its beginning tells.
         """
         self._check(self._start)
-        # The built-in handler, which is many times faster on a file of random bytes, does the same where it can.
+        # The built-in handler does the same for UTF-8, and is many times faster on a file of random bytes.
         errors = "surrogateescape" if self._is_utf8 else MARKING
         return self.path.open(encoding=self._used, errors=errors, newline=None if translate else "", buffering=BLOCK)
 
@@ -106,7 +106,7 @@ class TextFile:
             place = first_undecodable(line)
             if place is not None:
                 said = problems.counts[Fault.UNDECODABLE]
-                # Of a file in another encoding one line says it all.
+                # In a file in another encoding, one message is enough.
                 message = "" if said >= (MAX_PROBLEMS if self._likely == UTF8 else 1) else self.undecodable(line, place)
                 problems.add(number, message, fault=Fault.UNDECODABLE)
                 if not replace:
@@ -115,7 +115,7 @@ class TextFile:
             yield number, line
 
     def undecodable(self, line: str, place: int) -> str:
-        """Say which byte of a line cannot be decoded, how the line would read, and what to do.
+        """A message: which byte of a line cannot be decoded, how the line would read, and what to do.
 
         Args:
             line: With marks.
@@ -155,7 +155,7 @@ class TextFile:
 
     @cached_property
     def _likely(self) -> str | None:
-        """What the file is in, if it is not in UTF-8; looked for once."""
+        """The likely encoding of a file that is not UTF-8; determined once."""
         return encodings.detect_encoding(encodings.non_ascii_lines(self.path))
 
     def _check(self, start: bytes) -> None:
@@ -196,7 +196,7 @@ def _bytes(marked: str) -> bytes:
 
 
 def _preview(line: str, place: int, encoding: str) -> str:
-    """What a line that was read as UTF-8 says in another encoding, near the first byte that is not UTF-8."""
+    """How a line that was read as UTF-8 reads in another encoding, near the first byte that is not UTF-8."""
     begin = max(0, place - NEAR)
     before = _bytes(line[begin:place]).decode(encoding, "replace")
     text = _bytes(line[begin : place + NEAR]).decode(encoding, "replace")
