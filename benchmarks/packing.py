@@ -130,7 +130,7 @@ def load(options: argparse.Namespace) -> BaseModel:
             model = AutoModelForCausalLM.from_config(SHAPES[options.shape], dtype=dtype).to(device)
     model.requires_grad_(False).eval()
     use_onednn(model)
-    return BaseModel(model, None, device, dtype, options.model or options.shape, None, 0.0)  # type: ignore[arg-type]
+    return BaseModel(model, None, device, dtype, options.model or options.shape, None)  # type: ignore[arg-type]
 
 
 def jobs_of(indices: Sequence[int], options: argparse.Namespace, folder: Path) -> tuple[list[TrainingJob], list[Clock]]:

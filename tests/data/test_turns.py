@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.data.conftest import encode, make_tokenizer, reference
-from tests.data.test_chat import IM, KINDS, conversation
+from tests.data.test_chat_format import IM, KINDS, conversation
 
 from lorahydra.data import ChatFormat
 from lorahydra.data.chat.turns import TextEnd

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tests.data.conftest import encode, make_tokenizer, reference
-from tests.data.test_chat import GEMMA, LLAMA3, QWEN3, conversation
+from tests.data.test_chat_format import GEMMA, LLAMA3, QWEN3, conversation
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,

@@ -35,11 +35,7 @@ def data() -> None:
 @click.option("--format", "scheme", default="auto", show_default=True, help="Column scheme (data.format).")
 @click.option("--columns", metavar="A=B,…", help="Scheme column = column of the file, for example question=q,answer=a.")
 @click.option("--encoding", default="utf-8", show_default=True, help="Character encoding of the text (data.encoding).")
-@click.option(
-    "--model",
-    metavar="NAME",
-    help="Measure token lengths with this model's tokenizer.",
-)
+@click.option("--model", metavar="NAME", help="Measure token lengths with this model's tokenizer.")
 @click.option("--system-prompt", help="System message for conversations without one.")
 @click.option("--max-length", type=int, default=1024, show_default=True, help="Longest example in tokens.")
 @click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Room for an answer in tokens.")

@@ -1,10 +1,16 @@
-"""Data: read → detect columns → validate → split → chat-format → tokenize, everything cached by content.
+"""Data: read → detect columns → check → split → chat format → tokens, everything cached by content.
 
 ```python
 splits = load_splits(config.data, config.seed)
 chat = ChatFormat(tokenizer, system_prompt=config.data.system_prompt)
 train = tokenize(splits.train, chat, max_length=config.data.max_length, overlong=config.data.overlong)
 ```
+
+- Read: `sources` finds files and hub datasets, `readers` read them, `ingest` keeps their valid rows (`arrow_cache`).
+- Detect columns: `columns` and `messages` make conversations (`examples`) of rows.
+- Check: `problems` collects those of rows; `report` holds what is known of a dataset.
+- Split: `splits` cuts rows, `loading` does all of this for a configuration.
+- Chat format and tokens: `chat` and `tokens`; `length_limits` says which rows fit. `prompt_files` are to be answered.
 """
 
 from lorahydra.data.chat.chat_format import ChatFormat

@@ -7,14 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lorahydra.data.examples import Message
-from lorahydra.data.messages import (
-    checked_text,
-    describe,
-    optional_text,
-    read_history,
-    read_message,
-    read_tools,
-)
+from lorahydra.data.messages import checked_text, describe, optional_text, read_history, read_message, read_tools
 from lorahydra.data.problems import Fault, RowError
 from lorahydra.data.readers.json_files import parse_json
 from lorahydra.errors import DataError, one_line

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.chat.chat_format import ChatFormat
 from lorahydra.data.ingest import Rows, ingest
+from lorahydra.data.length_limits import Fit
 from lorahydra.data.problems import Problem
 from lorahydra.data.report import DataReport, Leakage, SplitReport
 from lorahydra.data.sources import locate
@@ -119,17 +120,21 @@ def check(
             continue
         report.warnings += row_warnings(split, store, chat)
         room = 0 if split.name == "train" else max_new_tokens
-        fit = measure(store, config.max_length, config.overlong, window, room)
-        report.add_fit(split.name, fit)
-        if fit.overlong == "error":
-            for row in fit.faults.tolist():
-                report.add_problem(Problem(split.line(row), None, fit.fault(row), split.source))
+        _add_fit(report, split, measure(store, config.max_length, config.overlong, window, room))
     return report
 
 
 def read_sources(config: DataConfig, cache: Path | None) -> dict[str, Rows]:
     """Read the source of each split that has one of its own; all are located before the first is read."""
     return {name: ingest(source, config, cache) for name, source in locate(config).items()}
+
+
+def _add_fit(report: DataReport, split: Split, fit: Fit) -> None:
+    """Report how a split fits the limits; rows that do not are problems if training would refuse them."""
+    report.add_fit(split.name, fit)
+    if fit.overlong == "error":
+        for row in fit.faults.tolist():
+            report.add_problem(Problem(split.line(row), None, fit.fault(row), split.source))
 
 
 def _report_on(sources: Mapping[str, Rows]) -> DataReport:

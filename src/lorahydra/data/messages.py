@@ -24,26 +24,15 @@ __all__ = ["checked_text", "describe", "optional_text", "read_history", "read_me
 
 SPEAKERS = {
     "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bot", "model", "function_call"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
 }
 """Values of `from` in `conversations`, as ShareGPT and similar datasets write them."""
 CALL = "function_call"
 """The speaker whose text is a call of a tool, and the message key that holds a call."""
 LOSS_KEYS = ("weight", "train")
-USED = {
-    "assistant": (*LOSS_KEYS, "tool_calls", CALL, "reasoning_content"),
-    "tool": ("tool_call_id", "name"),
-}
+USED = {"assistant": (*LOSS_KEYS, "tool_calls", CALL, "reasoning_content"), "tool": ("tool_call_id", "name")}
 """Keys that a message may have besides its speaker and its text, by role."""
 
 

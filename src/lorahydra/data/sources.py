@@ -31,12 +31,7 @@ DEMO = "demo"
 Row = tuple[int, object]
 HEADER_ROW = 0
 """Number of the row of nulls with which a columnar source names all its columns."""
-TEXT_READERS = {
-    ".jsonl": read_json_lines,
-    ".ndjson": read_json_lines,
-    ".csv": read_csv,
-    ".tsv": read_csv,
-}
+TEXT_READERS = {".jsonl": read_json_lines, ".ndjson": read_json_lines, ".csv": read_csv, ".tsv": read_csv}
 SUFFIXES = (*TEXT_READERS, ".json", ".parquet")
 COMPRESSED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar")
 
@@ -169,8 +164,7 @@ def _open(config: DataConfig, file: str, name: str, split: str) -> Source:
             if columnar.is_saved_dataset(path):
                 return SavedSource(file, path, split)
             raise DataError(
-                "is a folder, and not one that `datasets` saved: name a file in it, for example train.jsonl",
-                path=file,
+                "is a folder, and not one that `datasets` saved: name a file in it, for example train.jsonl", path=file
             )
         if not path.is_file():
             raise DataError("is not a regular file", path=file)

@@ -9,7 +9,6 @@ base.model, base.tokenizer, base.device
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,8 +43,6 @@ class BaseModel:
     """What the user can write again as `model.name_or_path`: packaged name, absolute path or hub id."""
     digest: str | None
     """For lineage: `git:<commit>` of a hub model, else `sha256:<digest>` of the wheel or the local files."""
-    load_seconds: float
-    """How long loading took, in seconds."""
 
 
 _loaded: dict[str, tuple[object, BaseModel]] = {}
@@ -125,7 +122,6 @@ def load_context_window(config: ModelConfig) -> int | None:
 
 
 def _load(files: ModelFiles, device: torch.device, dtype: torch.dtype, attention: str | None) -> BaseModel:
-    start = time.perf_counter()
     tokenizer, model = read_model(files, dtype, attention)
     try:
         model.to(device)
@@ -140,5 +136,4 @@ def _load(files: ModelFiles, device: torch.device, dtype: torch.dtype, attention
     use_onednn(model)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    digest = content_digest(files)
-    return BaseModel(model, tokenizer, device, dtype, files.name, digest, time.perf_counter() - start)
+    return BaseModel(model, tokenizer, device, dtype, files.name, content_digest(files))

@@ -42,11 +42,7 @@ def snapshot(
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    wanted: dict[str, Any] = {
-        "revision": revision,
-        "allow_patterns": list(patterns),
-        "ignore_patterns": ["*/*"],
-    }
+    wanted: dict[str, Any] = {"revision": revision, "allow_patterns": list(patterns), "ignore_patterns": ["*/*"]}
     try:
         cached = Path(snapshot_download(repo, local_files_only=True, **wanted))
         if complete(cached):

@@ -30,15 +30,7 @@ from lorahydra.modeling.targets import check_targets
 if TYPE_CHECKING:
     import peft
 
-__all__ = [
-    "adapter",
-    "attach_saved",
-    "load_adapter",
-    "random_state",
-    "save_adapter",
-    "seeded",
-    "set_random_state",
-]
+__all__ = ["adapter", "attach_saved", "load_adapter", "random_state", "save_adapter", "seeded", "set_random_state"]
 
 
 @contextmanager

@@ -20,14 +20,7 @@ from lorahydra.utils.files import replaced_dir
 __all__ = ["ModelFiles", "check_tokenizer", "check_weights", "content_digest", "copy_model", "locate", "weight_files"]
 
 KEY = "model.name_or_path"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "vocab.json",
-    "vocab.txt",
-    "tekken.json",
-)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 """A model has a tokenizer when it has one of these (the other files are settings)."""
 SETTINGS_PATTERNS = ("*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")
 WEIGHT_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from weakref import WeakKeyDictionary
 from lorahydra.errors import ModelError, OutputError, reason
 from lorahydra.modeling.huggingface import disk_errors
 from lorahydra.modeling.packaged import public_name
-from lorahydra.utils.files import atomic_dir, writing
+from lorahydra.utils.files import replaced_dir, writing
 
 if TYPE_CHECKING:
     import peft
@@ -100,13 +98,11 @@ def write_adapter(config: peft.LoraConfig, weights: Mapping[str, torch.Tensor], 
 
     path = Path(folder)
     _check_replaceable(path)
-    staging = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with atomic_dir(staging) as temporary:
+    with replaced_dir(path) as temporary:
         tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         with disk_errors():
             save_file(tensors, str(temporary / WEIGHTS), metadata={"format": "pt"})
         config.save_pretrained(str(temporary))
-    _replace(path, staging)
 
 
 def check_adapter(folder: Path) -> Path:
@@ -172,13 +168,3 @@ def _check_replaceable(path: Path) -> None:
         taken = path.exists() and not (path.is_dir() and ((path / CONFIG).is_file() or not any(path.iterdir())))
     if taken:
         raise OutputError(f"cannot write the adapter to {path}: something else is there; choose another folder")
-
-
-def _replace(path: Path, staging: Path) -> None:
-    """Move `staging` to `path`; the old folder stays until the new one is complete."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    with writing(path):
-        if path.exists():
-            path.rename(old)
-        staging.rename(path)
-        shutil.rmtree(old, ignore_errors=True)

@@ -38,15 +38,7 @@ def download(package: str, version: str, sha256: str, folder: Path) -> Path:
         OutputError: No space.
     """
     wanted = f"{package}=={version}"
-    command = [
-        *_pip(),
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-input",
-        "--retries=2",
-        "--timeout=15",
-    ]
+    command = [*_pip(), "download", "--no-deps", "--only-binary=:all:", "--no-input", "--retries=2", "--timeout=15"]
     command += ["--disable-pip-version-check", "--progress-bar=off", "--dest", str(folder), wanted]
     environment = {**os.environ, "TMPDIR": str(folder)}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

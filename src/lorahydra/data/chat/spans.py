@@ -13,14 +13,7 @@ Span = tuple[int, int]
 
 def kept_form(answer: str, fits: Callable[[str], bool]) -> str | None:
     """The form in which a template kept an answer: as it is, or without white space around it."""
-    forms = (
-        answer,
-        answer.strip(),
-        answer.strip("\n"),
-        answer.lstrip("\n"),
-        answer.lstrip(),
-        answer.rstrip(),
-    )
+    forms = (answer, answer.strip(), answer.strip("\n"), answer.lstrip("\n"), answer.lstrip(), answer.rstrip())
     return next((form for form in forms if fits(form)), None)
 
 

@@ -24,27 +24,12 @@ __all__ = [
     "same_encoding",
 ]
 
-CANDIDATES = {
-    "cp1251": "windows-1251",
-    "koi8_r": "koi8-r",
-    "cp866": "cp866",
-    "cp1252": "windows-1252",
-    "shift_jis": "shift_jis",
-    "cp932": "cp932",
-    "gbk": "gbk",
-    "gb18030": "gb18030",
-    "big5": "big5",
-    "euc_jp": "euc-jp",
-    "euc_kr": "euc-kr",
-    "cp1250": "windows-1250",
-    "cp1253": "windows-1253",
-    "cp1254": "windows-1254",
-    "cp1255": "windows-1255",
-    "cp1256": "windows-1256",
-    "iso8859_5": "iso-8859-5",
-    "mac_cyrillic": "mac-cyrillic",
-    "cp850": "cp850",
-}
+NAMES = (
+    *("windows-1251", "koi8-r", "cp866", "windows-1252", "shift_jis", "cp932", "gbk", "gb18030", "big5", "euc-jp"),
+    *("euc-kr", "windows-1250", "windows-1253", "windows-1254", "windows-1255", "windows-1256", "iso-8859-5"),
+    *("mac-cyrillic", "cp850"),
+)
+CANDIDATES = {codecs.lookup(name).name.replace("-", "_"): name for name in NAMES}
 """Encodings that are told apart, and their common names. Of two that fit equally well, the earlier one wins."""
 SEVERAL_BYTES = ("shift_jis", "cp932", "gbk", "gb18030", "big5", "euc_jp", "euc_kr")
 CLOSE_MESS = 0.05

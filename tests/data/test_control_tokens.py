@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.data.conftest import encode, make_tokenizer, reference
-from tests.data.test_chat import IM, KINDS, conversation, learned, make_sentencepiece_tokenizer
+from tests.data.test_chat_format import IM, KINDS, conversation, learned, make_sentencepiece_tokenizer
 
 from lorahydra.data import ChatFormat, Example, Message
 from lorahydra.data.chat.control_tokens import Controls

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data.test_damaged import at_most_one_line, damage
+from tests.data.test_damaged_files import at_most_one_line, damage
 from tests.support.hypotheses import QUICK
 
 from lorahydra.config.schema import ModelConfig
