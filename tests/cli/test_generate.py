@@ -144,9 +144,9 @@ def test_prompts_of_a_parquet_file(tiny_adapter: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "\n \n", "there is no prompt"),
+        ("a.txt", "\n \n", "does not hold a prompt"),
         ("a.txt", "", "empty"),
-        ("a.txt", b"\xff\xfe", "there is no prompt"),
+        ("a.txt", b"\xff\xfe", "does not hold a prompt"),
         ("a.txt", "Привет, как дела?\n".encode("cp1251"), "a.txt:1: .*not UTF-8.*so set --encoding windows-1251,"),
         ("a.jsonl", '{"prompt": "one"}\n{"prompt": 2}', "a.jsonl:2: field 'prompt'"),
         ("a.jsonl", '{"prompt": "one"}\n{"prompt": ', "a.jsonl:2"),
