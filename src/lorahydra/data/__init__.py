@@ -10,7 +10,8 @@ train = tokenize(splits.train, chat, max_length=config.data.max_length, overlong
 - Detect columns: `columns` and `messages` make conversations (`examples`) of rows.
 - Check: `problems` collects those of rows; `report` holds what is known of a dataset.
 - Split: `splits` cuts rows, `loading` does all of this for a configuration.
-- Chat format and tokens: `chat` and `tokens`; `length_limits` says which rows fit. `prompt_files` are to be answered.
+- Chat format and tokens: `chat` and `tokens`; `length_limits` says which rows fit;
+  `prompt_files` reads prompts to answer.
 """
 
 from lorahydra.data.chat.chat_format import ChatFormat

@@ -161,7 +161,7 @@ def cached(folder: Path, schema: Any, build: Callable[[Writer], Mapping[str, Any
     """Open the cache entry `folder`, which `build` makes if it does not exist or is damaged.
 
     Args:
-        folder: The entry; its name says everything that its content depends on.
+        folder: The entry; its name covers everything that its content depends on.
         schema: Arrow schema of the table.
         build: Adds all rows to the writer and returns facts for the JSON file.
 
@@ -174,7 +174,7 @@ def cached(folder: Path, schema: Any, build: Callable[[Writer], Mapping[str, Any
         # Another process may have made it while this one waited.
         if store := _try_open(folder):
             return store
-        # What a killed process left; the lock says that nobody works on it.
+        # Left by a killed process: nobody else holds the lock.
         for leftover in (folder, *folder.parent.glob(f".{folder.name}.*")):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a dataset consists of after reading: conversations, whatever columns they came from."""
+"""What a dataset consists of after reading: conversations, from any kind of columns."""
 
 from __future__ import annotations
 

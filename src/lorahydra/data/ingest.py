@@ -36,7 +36,7 @@ LINE, ROLE_CODES, CONTENTS, PROMPT_KEY, EXAMPLE_KEY, EXTRAS, UNLEARNED, TOOLS = 
 SHOWN = 20
 """Names in a warning."""
 SYNONYMS = {"system_prompt": "system", "system_message": "system", "functions": "tools"}
-"""Other names of columns that are used where `data.columns` says so."""
+"""Names of columns that a user probably wants to map with `data.columns`."""
 
 
 @dataclass(frozen=True)

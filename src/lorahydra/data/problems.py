@@ -89,13 +89,13 @@ class Place:
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[Place]:
-    """Turn whatever goes wrong in reading `path` into one clear line.
+    """Turn any error in reading `path` into one clear line.
 
     Yields:
         The place that the block keeps up to date, for the message.
 
     Raises:
-        DataError: Instead of any other error of the block: no library says beforehand which ones it raises on a
+        DataError: Instead of any other error of the block: libraries do not document which ones they raise on a
             broken file.
         MemoryError: There is not enough.
     """

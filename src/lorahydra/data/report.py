@@ -71,7 +71,7 @@ class SplitReport:
     digest: str
     rows: int
     duplicates: int
-    """Rows whose whole conversation stands earlier in the same split."""
+    """Rows whose whole conversation also comes earlier in the same split."""
     lengths: LengthStats | None = None
     """None without a tokenizer, as are the next two."""
     over_limit: int | None = None
@@ -89,7 +89,7 @@ class Leakage:
     into: str
     """The split where they are found."""
     same_prompt: int
-    """Rows whose prompt (everything before the last answer) is in the other split, whatever the answer."""
+    """Rows whose prompt (everything before the last answer) is in the other split, with any answer."""
     same_example: int
     """Rows that are in the other split as a whole; they count as `same_prompt` too."""
 

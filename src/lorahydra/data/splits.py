@@ -145,7 +145,7 @@ def _groups(rows: Rows, seed: int, *, by_prompt: bool) -> tuple[npt.NDArray[np.u
     """The hash by which each row finds its split, and how many distinct rows each hash has, by ascending hash.
 
     Equal rows have the same hash, and so do rows of the same prompt: otherwise the answer to a held-out one could have
-    been learnt. A prompt of very many rows is not kept together, since it would be a split by itself.
+    been learnt. A prompt of very many rows is not kept together, since it could fill a split on its own.
     """
     hashes = _seeded(rows.example_keys(), seed)
     distinct, first = np.unique(hashes, return_index=True)

@@ -85,7 +85,7 @@ def load_copy(config: ModelConfig) -> BaseModel:
     their dtype.
 
     Args:
-        config: The model's settings; it is loaded on the CPU with the default kernels, whatever they say.
+        config: The model's settings; it is loaded on the CPU with the default kernels, whatever they are.
 
     Raises:
         ModelError: As `load_base`.

@@ -31,7 +31,7 @@ def load_gguf(
 ) -> PreTrainedModel:
     """Dequantise `folder/gguf_file` into a model on the CPU; about 30 s for 135 million parameters.
 
-    The model is built anew from its configuration: one that transformers made from a GGUF file counts as
+    The model is rebuilt from its configuration: one that transformers made from a GGUF file counts as
     quantised, and can be neither saved nor trained. For the moment of copying there are two models in memory.
 
     Args:

@@ -20,13 +20,13 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Turn whatever a library raises on a broken file into one clear line.
+    """Turn any error of a library on a broken file into one clear line.
 
     Args:
         what: The beginning of the line, for example `the tokenizer of X cannot be read`.
 
     Raises:
-        ModelError: Instead of any other error of the block: no library says beforehand which ones it raises.
+        ModelError: Instead of any other error of the block: libraries do not document which ones they raise.
         MemoryError: There is not enough.
     """
     with library_errors(lambda error: ModelError(f"{what}: {reason(error)}")):
@@ -54,7 +54,7 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
         OSError: `folder` cannot be written.
     """
     tokenizer.save_pretrained(folder)
-    # transformers also writes how this tokenizer was read, which would be wrong for whoever loads it from here.
+    # transformers also writes how this tokenizer was read, which would be wrong when it is loaded from here.
     settings = json.loads((folder / TOKENIZER_CONFIG).read_text("utf-8"))
     for key in ("is_local", "local_files_only", "name_or_path"):
         settings.pop(key, None)
@@ -84,7 +84,7 @@ def no_hub_advice() -> Iterator[None]:
 
 @contextmanager
 def no_loading_report() -> Iterator[None]:
-    """Leave out transformers' table of weights that do not fit, which whoever loads them says in one line.
+    """Leave out transformers' table of weights that do not fit, which the caller reports in one line.
 
     A remark on layers that are not spread over several GPUs goes with it.
     """

@@ -35,7 +35,7 @@ __all__ = ["adapter", "attach_saved", "load_adapter", "random_state", "save_adap
 
 @contextmanager
 def adapter(base: BaseModel, config: LoraConfig, seed: int) -> Iterator[peft.PeftModel]:
-    """Attach a new adapter to `base`, and take it off when the block ends, whatever ends it.
+    """Attach a new adapter to `base`, and take it off when the block ends, even by an exception.
 
     Only the adapter is trainable. Its weights are float32 also on a bfloat16 base: small updates vanish in 8
     bits of mantissa, and an adapter is too small for the memory to matter. Initialisation draws from a
@@ -85,7 +85,7 @@ def load_adapter(base: BaseModel, folder: Path | str) -> Iterator[peft.PeftModel
 
 
 def attach_saved(base: BaseModel, folder: Path) -> peft.PeftModel:
-    """Attach the saved adapter in `folder` to `base` for good, for inference.
+    """Attach the saved adapter in `folder` to `base` permanently, for inference.
 
     Args:
         base: The base model that the adapter was trained on, to be changed.
@@ -145,7 +145,7 @@ def _peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         # An adapter on an output head that shares its weights is merged with weights of its own (`merging`).
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True` and a tied layer", UserWarning)
-        # GPT-2 keeps its weights transposed, which PEFT sees by itself.
+        # GPT-2 keeps its weights transposed, which PEFT notices itself.
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         # Where weights are missing the adapter would silently do nothing.
         warnings.filterwarnings("error", "Found missing adapter keys")

@@ -36,7 +36,7 @@ M_MMAP_MAX = -4
 OUT_OF_MEMORY = (
     "can't allocate memory",
     "backend out of memory",
-    # What a full GPU says where it is not torch's allocator that asks for memory.
+    # Errors of a full GPU where something other than torch's allocator asks for memory.
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",

@@ -1,7 +1,7 @@
 """The metadata of an adapter: `lorahydra.json` beside its weights, so that a copied folder still knows how to answer.
 
 PEFT's own files name the base model and nothing else. The prompts' template, system message, precision and length of
-answers decide what the adapter says just as much.
+answers matter just as much for what the adapter says.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _model(values: Mapping[str, Any]) -> ModelConfig:
     model = ModelConfig(**{name: values[name] for name in KEPT})
     _check_texts(*vars(model).values())
     if model.chat_template is not None and "{" not in model.chat_template:
-        # A path would name a file of this machine, whoever wrote it.
+        # A path would name a file of this machine, even if another machine wrote it.
         raise ValueError("the chat template is not a template")
     return model
 

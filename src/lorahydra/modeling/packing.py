@@ -208,7 +208,7 @@ def norms_of(rows: Tensor, sizes: list[int]) -> Tensor:
 
 @contextmanager
 def packed(base: BaseModel, starts: Sequence[NewAdapter], seed: int) -> Iterator[Pack]:
-    """Attach adapters side by side in training mode, and take them off when the block ends, whatever ends it.
+    """Attach adapters side by side in training mode, and take them off when the block ends, even by an exception.
 
     Afterwards `base` is as it was, bit for bit.
 

@@ -145,7 +145,7 @@ def _weights(model: peft.PeftModel) -> dict[str, torch.Tensor]:
 
 def _difference(tuned: dict[str, torch.Tensor], start: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
     """Stack the tuned and the negated initial weights, and adjust `config` to the doubled rank."""
-    # Imported here: whoever only looks at an adapter's files does not wait for it.
+    # Imported here, so that only looking at an adapter's files does not take seconds.
     import torch
 
     # The scale of rsLoRA, α/√r, cannot be kept with a whole number α at rank 2r, so it goes into B.

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class SingleAdapter:
-    """The weights of one adapter in PEFT's layers; `Pack` says what each member means.
+    """The weights of one adapter in PEFT's layers; `Pack` documents each member.
 
     Args:
         model: With the adapter attached.
@@ -70,7 +70,7 @@ class SingleAdapter:
 
 @contextmanager
 def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iterator[Pack | SingleAdapter]:
-    """Attach new adapters in training mode, side by side, and take them off when the block ends, whatever ends it.
+    """Attach new adapters in training mode, side by side, and take them off when the block ends, even by an exception.
 
     Raises:
         ModelError: Settings do not fit the base model.
@@ -91,7 +91,7 @@ def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iter
 
 
 def _reason(base: BaseModel, lora: LoraConfig) -> str | None:
-    """What prevents an adapter from being packed, as far as its settings and the base model tell."""
+    """What prevents an adapter from being packed, judging by its settings and the base model."""
     if lora.use_dora:
         return "lora.use_dora=true changes how a layer computes"
     if str(lora.init_lora_weights).startswith("pissa"):

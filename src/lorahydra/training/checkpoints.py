@@ -94,7 +94,7 @@ class TrainingFolder:
         try:
             torch.save(dict(state), folder / STATE)
         except RuntimeError as error:
-            # torch.save says that a write failed, but not why; nearly always the disk is full.
+            # torch.save reports that a write failed, but not why; nearly always the disk is full.
             if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
                 raise
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
@@ -159,7 +159,7 @@ class TrainingFolder:
                 return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        # A key that only one of two versions writes says nothing.
+        # A key that only one of two versions writes proves nothing.
         changed = [key for key, value in self._settings.items() if before.get(key, value) != value]
         if changed:
             shown = ", ".join(

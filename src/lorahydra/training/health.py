@@ -1,4 +1,4 @@
-"""What the losses of a training say: that it has gone wrong, and which validation was the best."""
+"""What the losses of a training show: whether it has gone wrong, and which validation was the best."""
 
 from __future__ import annotations
 

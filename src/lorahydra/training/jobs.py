@@ -17,7 +17,7 @@ OnMetrics = Callable[[Mapping[str, float], int], None]
 
 
 class TokenizedExamples(Protocol):
-    """What training needs of a tokenised split: `input_ids` and `labels` by index, and all lengths beforehand."""
+    """What training needs of a tokenised split: `input_ids` and `labels` by index, and all lengths in advance."""
 
     @property
     def lengths(self) -> Iterable[int]:

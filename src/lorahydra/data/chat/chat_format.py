@@ -150,7 +150,7 @@ class ChatFormat:
         return "\n".join(f"{message.role}: {message.content}{message.extras}" for message in context)
 
     def answer_text(self, tokens: Sequence[int]) -> str:
-        """What the tokens of an answer say, up to its end."""
+        """The tokens of an answer as text, up to its end."""
         ended = (number for number, token in enumerate(tokens) if token in self.end_tokens)
         answer = list(tokens[: next(ended, len(tokens))])
         if self.text_end is not None:

@@ -1,8 +1,8 @@
 """Text in messages that looks like control tokens, and how it stays text.
 
-A template renders messages and its own control tokens into one text, and a tokenizer that sees this text cannot tell
-`<|im_end|>` in a message from the template's. So names of control tokens in messages are hidden before rendering:
-as many characters for private use as the name has stand in for it, so that no position moves. In the rendered text
+A template renders messages and its own control tokens into one text. A tokenizer that sees this text cannot distinguish
+`<|im_end|>` in a message from the template's own. So names of control tokens in messages are hidden before rendering:
+as many characters for private use as the name has stand in for it, so that no position moves. In the rendered text,
 every name is then the template's; a copy of the tokenizer, which knows the control tokens under other names, reads it.
 """
 

@@ -152,7 +152,7 @@ class Conversation:
         if whole.startswith(prompt):
             rest = whole[len(prompt) :]
             if kept_form(answer, lambda form: rest.endswith(form + ending)) is not None:
-                # With whatever stands before the answer and not in the prompt: the model has to write it too.
+                # With what precedes the answer but is not in the prompt: the model has to write that too.
                 return rest.removesuffix(ending), ending
         elif "<think>" not in answer:
             # The generation prompt holds more than the history: the beginning of a thinking block.

@@ -14,7 +14,7 @@ __all__ = ["RowChecker", "RowWarning"]
 
 
 class RowWarning(StrEnum):
-    """Kinds of row that a report warns about; what each says about the rows that have it."""
+    """Kinds of rows that a report warns about; each value completes the sentence "N rows …"."""
 
     RENDERED = "hold text with which a chat template begins a turn"
     CONTROL = "hold names of the model's control tokens"

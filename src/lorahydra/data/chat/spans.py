@@ -28,7 +28,7 @@ def unused_mark(text: str) -> str:
 def token_span(text: str, offsets: list[Span], span: Span) -> Span:
     """The tokens that lie in a span of characters.
 
-    A token that begins before the span counts only if nothing but spaces lies before it: many tokenizers join
+    A token that begins before the span counts only if it adds nothing but spaces: many tokenizers join
     a space to the next word.
     """
     start, end = span

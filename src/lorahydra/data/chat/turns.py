@@ -1,4 +1,4 @@
-"""How a chat template tells turns apart: what ends an answer, found by rendering made-up conversations."""
+"""What a chat template puts around turns, and so what ends an answer; found by rendering made-up conversations."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class TextEnd:
         self._tokenizer = tokenizer
         self._pattern = alternatives(texts)
         self._last = {text[-1] for text in texts}
-        # A token stands for a byte at least.
+        # A token is at least one byte.
         self._tail = max(len(text.encode()) for text in texts) + 2
         self._completing: dict[int, bool] = {}
 

@@ -150,7 +150,7 @@ def load_hub(name: str, config_name: str | None, revision: str | None, split: st
     datasets_config.HF_UPDATE_DOWNLOAD_COUNTS = False
     with writing(Path(datasets_config.HF_DATASETS_CACHE)), _cache_only() if unreachable else nullcontext():
         try:
-            # On disk whatever the size, so that the stored files tell the content.
+            # Always on disk, so that the stored files identify the content.
             return load_dataset(name, config_name, split=split, revision=revision, keep_in_memory=False)
         except DatasetNotFoundError as error:
             raise DataError(f"{where} cannot be used: {reason(error)}") from error

@@ -94,7 +94,7 @@ def read_json(file: TextFile, problems: Problems, columns: Collection[str] = ())
     Args:
         file: What to read.
         problems: Collects the problems of single rows.
-        columns: Names that columns may have, which tell rows from columns where an object could be either.
+        columns: Names that columns may have, for objects that could hold rows or columns.
     """
     with reading(file.path):
         first = _first_character(file)

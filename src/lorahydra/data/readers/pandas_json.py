@@ -25,7 +25,7 @@ def frame_rows(value: Mapping[str, Any], columns: Set[str]) -> Rows | None:
 
     Args:
         value: The object.
-        columns: Names that columns may have: they tell a column of rows from a row of columns.
+        columns: Names that columns may have; they distinguish a column of rows from a row of columns.
 
     Raises:
         ValueError: It is a broken table; the message is for the user.

@@ -68,7 +68,7 @@ class TextFile:
 
     path: Path
     encoding: str = UTF8
-    """As the user says; a file that begins with the mark of UTF-16 or UTF-32 is read as that without being told."""
+    """As the user gave it; a file that begins with a UTF-16 or UTF-32 byte order mark is read as that in any case."""
 
     def open(self, *, translate: bool = False) -> io.TextIOWrapper:
         """Open it; bytes that cannot be decoded become marks, which `first_undecodable` finds.
@@ -77,7 +77,7 @@ class TextFile:
             translate: Whether each line end becomes a line feed; else lines keep theirs, which may be of any kind.
 
         Raises:
-            DataError: The file is empty, or is not text in this encoding as far as its beginning tells.
+            DataError: The file is empty, or its beginning is not text in this encoding.
         """
         self._check(self._start)
         # The built-in handler does the same for UTF-8, and is many times faster on a file of random bytes.
