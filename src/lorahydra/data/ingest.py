@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from lorahydra.data.arrow_cache import Store, Writer, cached, data_cache
 from lorahydra.data.columns import Layout, describe, detect, known_columns
 from lorahydra.data.examples import KEY_BYTES, ROLES, Example, Message, example_keys
 from lorahydra.data.problems import Fault, Problem, Problems, RowError
+from lorahydra.data.readers import HEADER_ROW, Row, with_columns
 from lorahydra.data.report import SourceReport
-from lorahydra.data.sources import HEADER_ROW, Row, Source
+from lorahydra.data.sources import Source
 from lorahydra.errors import DataError, library_errors, one_line, reason
 
 __all__ = ["Rows", "ingest"]
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 VERSION = 3
 """Part of the cache key: raise it when the same bytes are read differently."""
-ROWS_TO_DETECT = 16
 MAX_COLUMNS = 1000
 """Names that are kept of a file whose rows all have different keys."""
 LINE, ROLE_CODES, CONTENTS, PROMPT_KEY, EXAMPLE_KEY, EXTRAS, UNLEARNED, TOOLS = range(8)
@@ -160,11 +159,10 @@ def _read(source: Source, config: DataConfig, writer: Writer) -> Mapping[str, An
     """Write the valid rows of a source and return the other facts about it."""
     problems = Problems()
     rows = _objects(source.rows(known_columns(config.columns.renamed()), problems), problems)
-    first = list(islice(rows, ROWS_TO_DETECT))
-    columns = {name for _, row in first for name in row}
+    columns, rows = with_columns(rows)
     # Without a single object there is nothing to detect; what the source holds instead has been reported.
     layout = detect(columns, config.format, config.columns.renamed(), source.label) if columns else None
-    for number, row in chain(first, rows):
+    for number, row in rows:
         if layout is not None and number != HEADER_ROW:
             _add(writer, layout, number, row, problems)
         if len(columns) < MAX_COLUMNS:

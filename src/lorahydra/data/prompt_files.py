@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ from lorahydra.config.schema import DataConfig
 from lorahydra.data.columns import Layout, describe, detect_prompts, known_columns
 from lorahydra.data.examples import Message
 from lorahydra.data.problems import Problems, RowError, reading
+from lorahydra.data.readers import HEADER_ROW, Row, with_columns
 from lorahydra.data.readers.text import BYTE_ORDER_MARK, UTF8, TextFile
-from lorahydra.data.sources import HEADER_ROW, Row, locate
+from lorahydra.data.sources import locate
 from lorahydra.errors import DataError
 
 __all__ = ["read_prompts"]
 
 TEXT = ".txt"
-ROWS_TO_DETECT = 16
 
 
 def read_prompts(file: str, encoding: str = UTF8) -> list[tuple[Message, ...]]:
@@ -60,10 +59,9 @@ def _lines(file: TextFile, problems: Problems) -> Iterator[tuple[Message, ...]]:
 
 
 def _rows(rows: Iterator[Row], label: str) -> Iterator[tuple[Message, ...]]:
-    first = list(islice(rows, ROWS_TO_DETECT))
-    columns = {name for _, row in first if isinstance(row, dict) for name in row}
+    columns, rows = with_columns(rows)
     layout = detect_prompts(columns, label) if columns else None
-    for number, row in chain(first, rows):
+    for number, row in rows:
         if not isinstance(row, dict) or not row or layout is None:
             what = "an object without fields" if row == {} else describe(row)
             raise DataError(f"holds {what} where an object with a prompt is expected", path=label, line=number)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.problems import Problems, reading
-from lorahydra.data.readers import columnar
+from lorahydra.data.readers import Row, columnar
 from lorahydra.data.readers.csv_files import read_csv
 from lorahydra.data.readers.json_files import read_json, read_json_lines
 from lorahydra.data.readers.text import UTF8, TextFile
@@ -22,15 +22,12 @@ from lorahydra.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["DEMO", "HEADER_ROW", "SPLITS", "Row", "Source", "locate"]
+__all__ = ["DEMO", "SPLITS", "Source", "locate"]
 
 SPLITS = ("train", "validation", "test")
 DEMO = "demo"
 """`data.train_file` that stands for the dataset shipped with lorahydra."""
 
-Row = tuple[int, object]
-HEADER_ROW = 0
-"""Number of the row of nulls with which a columnar source names all its columns."""
 TEXT_READERS = {".jsonl": read_json_lines, ".ndjson": read_json_lines, ".csv": read_csv, ".tsv": read_csv}
 SUFFIXES = (*TEXT_READERS, ".json", ".parquet")
 COMPRESSED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar")

@@ -37,10 +37,9 @@ __all__ = ["adapter", "attach_saved", "load_adapter", "random_state", "save_adap
 def adapter(base: BaseModel, config: LoraConfig, seed: int) -> Iterator[peft.PeftModel]:
     """Attach a new adapter to `base`, and take it off when the block ends, even by an exception.
 
-    Only the adapter is trainable. Its weights are float32 also on a bfloat16 base: small updates vanish in 8
-    bits of mantissa, and an adapter is too small for the memory to matter. Initialisation draws from a
-    generator of its own, so the same seed gives the same adapter bit for bit and the caller's random state is
-    as before.
+    Only the adapter is trainable. Its weights are float32 also on a bfloat16 base: small updates vanish in 8 bits of
+    mantissa, and an adapter is too small for the memory to matter. Initialisation draws from a generator of its own, so
+    the same seed gives the same adapter bit for bit and the caller's random state is as before.
 
     Afterwards `base` is as it was: module tree, weights (bit for bit, also after PiSSA, which replaces them),
     hooks, flags and configuration. The yielded model cannot be used afterwards. Merging into the base in
@@ -55,8 +54,7 @@ def adapter(base: BaseModel, config: LoraConfig, seed: int) -> Iterator[peft.Pef
         The model with the adapter `default`, in training mode.
 
     Raises:
-        ModelError: `target_modules` matches nothing that LoRA can be put on, or the settings do not fit the
-            layers.
+        ModelError: `target_modules` matches nothing that LoRA can be put on, or the settings do not fit the layers.
     """
     with restored(base.model):
         with seeded(seed, base.device), _one_thread():

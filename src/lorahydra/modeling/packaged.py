@@ -151,8 +151,7 @@ def _entry(model: str | PackagedModel) -> PackagedModel:
 
 
 def _folder(entry: PackagedModel, cache: Path | None) -> Path:
-    # The version is in the name, so that a later release of lorahydra with another wheel does not take the
-    # old one.
+    # The version is in the name, so that a later release of lorahydra with another wheel does not take the old one.
     return (cache or cache_dir()) / "models" / f"{entry.name}-{entry.version}"
 
 

@@ -23,8 +23,7 @@ def check_targets(base: BaseModel, config: LoraConfig) -> None:
     layer that is too small.
 
     Raises:
-        ModelError: A name or the expression matches no module, or PiSSA cannot be computed for a matched
-            layer.
+        ModelError: A name or the expression matches no module, or PiSSA cannot be computed for a matched layer.
     """
     targets = config.target_modules
     if targets == "all-linear":

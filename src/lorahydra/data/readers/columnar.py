@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.data.problems import Fault, Place, Problems, RowError, reading
+from lorahydra.data.readers import HEADER_ROW, Row
 from lorahydra.data.readers.encodings import refuse_other_files
 from lorahydra.errors import DataError, ServiceError, library_errors, one_line, reason
 from lorahydra.utils.files import writing
@@ -19,7 +20,6 @@ __all__ = ["is_saved_dataset", "load_hub", "load_saved", "read_dataset", "read_p
 
 ANSWER_SECONDS = 10.0
 """How long the hub may take to answer before it counts as unreachable."""
-Row = tuple[int, object]
 BATCH_ROWS = 256
 MARKERS = ("dataset_dict.json", "state.json", "dataset_info.json")
 
@@ -44,7 +44,7 @@ def read_parquet(path: Path, columns: Collection[str], problems: Problems) -> It
             raise DataError(f"cannot be read as Parquet: {reason(error)}", path=path) from error
         names = file.schema_arrow.names
         wanted = _wanted(names, columns, path)
-        yield 0, dict.fromkeys(names)
+        yield HEADER_ROW, dict.fromkeys(names)
         if not wanted:
             return
         place.line = 0
@@ -221,7 +221,7 @@ def read_dataset(dataset: Dataset, columns: Collection[str], problems: Problems,
     with reading(label) as place:
         names = dataset.column_names
         wanted = _wanted(names, columns, label)
-        yield 0, dict.fromkeys(names)
+        yield HEADER_ROW, dict.fromkeys(names)
         if not wanted:
             return
         for table in dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS):

@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterator
 from typing import Any, NoReturn
 
 from lorahydra.data.problems import Fault, Problems, reading
+from lorahydra.data.readers import Row
 from lorahydra.data.readers.pandas_json import frame_rows
 from lorahydra.data.readers.text import BLOCK, BYTE_ORDER_MARK, MAX_LINE, TextFile, first_undecodable
 from lorahydra.errors import DataError, one_line
 
 __all__ = ["parse_json", "read_json", "read_json_lines"]
 
-Row = tuple[int, object]
 WHITESPACE = " \t\r\n"
 MESSAGE_LISTS = ("messages", "conversations")
 
