@@ -65,13 +65,11 @@ def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], so
     Raises:
         DataError: No scheme fits, or more than one.
     """
-    _check_mapping(mapping, wanted)
-    candidates = [
-        scheme
-        for scheme in (SCHEMES.values() if wanted == "auto" else (SCHEMES[wanted],))
-        if set(mapping) <= set(scheme.names)
-    ]
-    layouts = [Layout(scheme, dict(mapping)) for scheme in candidates]
+    schemes = list(SCHEMES.values()) if wanted == "auto" else [SCHEMES[wanted]]
+    layouts = [Layout(scheme, dict(mapping)) for scheme in schemes if set(mapping) <= set(scheme.names)]
+    if not layouts:
+        allowed = "; ".join(f"{scheme.name}: {', '.join(scheme.names)}" for scheme in schemes)
+        raise DataError(f"data.columns maps {', '.join(mapping)}, which no scheme has together (columns of {allowed})")
     fitting = [layout for layout in layouts if all(layout.column(name) in columns for name in layout.scheme.required)]
     if len(fitting) == 1:
         return fitting[0]
@@ -102,13 +100,6 @@ def detect_prompts(columns: Collection[str], source: str) -> Layout:
         raise DataError(f"{names} could all be the prompts: keep one of them (columns: {present})", path=source)
     wanted = " or ".join(scheme.required[0] for scheme in SCHEMES.values())
     raise DataError(f"none of the columns found ({present}) holds prompts: name one {wanted}", path=source)
-
-
-def _check_mapping(mapping: Mapping[str, str], wanted: str) -> None:
-    schemes = SCHEMES.values() if wanted == "auto" else (SCHEMES[wanted],)
-    if not any(set(mapping) <= set(scheme.names) for scheme in schemes):
-        allowed = "; ".join(f"{scheme.name}: {', '.join(scheme.names)}" for scheme in schemes)
-        raise DataError(f"data.columns maps {', '.join(mapping)}, which no scheme has together (columns of {allowed})")
 
 
 def _needs(layouts: Iterable[Layout], columns: Collection[str]) -> str:

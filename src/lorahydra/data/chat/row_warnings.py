@@ -35,8 +35,8 @@ class RowWarning(StrEnum):
             RowWarning.RENDERED: "if they are rendered conversations, give the messages themselves (see docs/data.md)",
             RowWarning.CONTROL: "they stay text (data.special_tokens=control makes control tokens of them)"
             if special_tokens == "text"
-            else "they are control tokens, and an answer is over at the first that ends a turn",
-            RowWarning.CUT: "what follows it is learnt, and neither scored nor shown",
+            else "they are control tokens, and an answer ends at the first one that ends a turn",
+            RowWarning.CUT: "what follows it is learnt, but neither scored nor shown",
             RowWarning.NO_SYSTEM: "nothing of it is learnt; put it into the user's message, or set model.chat_template",
             RowWarning.NO_TOOLS: "the model does not see them; set model.chat_template",
             RowWarning.NO_THINKING: "it is not learnt",
