@@ -34,10 +34,10 @@ __all__ = ["LoRATuner"]
 
 
 class LoRATuner:
-    """Searches the best adapter, as `python train.py -m` does, with the same configs, stores and folders.
+    """Searches for the best adapter, as `python train.py -m` does, with the same configs, databases and folders.
 
-    The log is that of the `lorahydra` loggers. It is printed during `run` where no logging is set up, as in a fresh
-    notebook; where it is, that decides what is shown.
+    `run` prints what the `lorahydra` loggers say if no logging is set up, as in a fresh notebook. Where logging is set
+    up, it decides what is shown.
 
     Args:
         model: Hub id, local folder, packaged model, or a choice of `conf/model`; the default model when None.
@@ -46,7 +46,7 @@ class LoRATuner:
         n_trials: Finished trials at which the study ends; `LORA_N_TRIALS`, or 20, when None.
         overrides: More Hydra overrides, sweeps among them, for example
             `["training.learning_rate=tag(log, interval(1e-5, 1e-3))", "lora.r=choice(8, 16)"]`.
-        study: Name of the study; one that exists goes on. A new unique name when None.
+        study: Name of the study; a study that exists goes on. A new unique name when None.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class LoRATuner:
         """Run the study to its end; a study that was interrupted goes on when its name is given again.
 
         Raises:
-            LorahydraError: What went wrong, in one line.
+            LorahydraError: The study cannot go on; the message says why, in one line.
         """
         register()
         overrides = readable(self.overrides)

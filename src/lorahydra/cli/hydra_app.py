@@ -1,4 +1,4 @@
-"""Runs a Hydra application with lorahydra's errors: one clear line instead of Hydra's report."""
+"""Runs a Hydra application, whose errors are then one clear line each instead of Hydra's report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def launch(app: Callable[[], object]) -> None:
     """Call a function that `@hydra.main` made, with the process's arguments.
 
     Raises:
-        SystemExit: With 2, 3 or 130, after one line on stderr, for everything a user can cause or meet.
+        SystemExit: With 2, 3 or 130, after one line on stderr, for every error that has a cause outside of the code.
     """
     listen(_study_hint, always=is_worker())
     try:
@@ -100,7 +100,7 @@ def _run(config: ExperimentConfig, overrides: list[str]) -> float:
 
 @contextmanager
 def _nothing_left(folder: Path) -> Iterator[None]:
-    """Remove the folder of a run that could not begin: Hydra has made it, and nothing of ours is in it."""
+    """Remove the folder of a run that could not begin: Hydra has made it, and the run has left nothing in it."""
     try:
         yield
     except LorahydraError:
@@ -110,7 +110,7 @@ def _nothing_left(folder: Path) -> Iterator[None]:
                 shutil.rmtree(folder / ".hydra", ignore_errors=True)
                 for log in folder.glob("*.log"):
                     log.unlink()
-                # `outputs/DATE/TIME`, as far as others have left nothing there.
+                # `outputs/DATE/TIME`, unless other runs are there.
                 for empty in (folder, *list(folder.parents)[:2]):
                     if empty != Path.cwd():
                         empty.rmdir()
@@ -118,13 +118,13 @@ def _nothing_left(folder: Path) -> Iterator[None]:
 
 
 def _study_hint() -> str:
-    """How a study goes on after an interruption."""
+    """The command that continues the study after an interruption."""
     command = context.resume_command
     return "" if command is None else f"; the study is kept, go on with: {command}"
 
 
 def _resume_hint(overrides: list[str], output_dir: str) -> str:
-    """How to go on after an interruption."""
+    """The command that continues a single trial after an interruption."""
     if Path(output_dir, ANSWERS_FILE).is_file():
         return f"; nothing but verdicts is missing, go on with: lorahydra judges rejudge {shlex.quote(output_dir)}"
     ended = Path(output_dir, TRAINING_FILE).is_file()

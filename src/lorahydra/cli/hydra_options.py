@@ -1,4 +1,4 @@
-"""The options of `train.py` that Hydra brings: understood in one line, and what they print is fit to be shared."""
+"""Hydra's options of `train.py`: a wrong one is one clear line, and what they print holds no secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which GPU a worker takes, and how much of its memory, as `nvidia-smi` tells: CUDA is not started here for that."""
+"""Which GPU a worker takes, and how much of its memory: `nvidia-smi` tells, so that CUDA is not started here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MLflow's UI says in words: the leaderboard on the study's page, and where a registered model comes from."""
+"""Texts for MLflow's UI: the leaderboard on the page of a study, and the description of a registered model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeping Optuna's remarks about itself from users."""
+"""Keeping Optuna's warnings about experimental features from users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["quietly"]
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Say nothing of what Optuna calls experimental: users did not ask for it by that name."""
+    """Hide the warnings about experimental features: a user did not ask for a feature of Optuna by that name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield

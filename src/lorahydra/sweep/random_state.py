@@ -1,4 +1,4 @@
-"""The random state of Optuna's samplers, so that a study that goes on draws what it would have drawn."""
+"""The random state of Optuna's samplers, with which a study that goes on draws what it would have drawn anyway."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def random_state(sampler: BaseSampler) -> dict[str, Any]:
 
 
 def restore_random_state(sampler: BaseSampler, state: Mapping[str, Any]) -> None:
-    """Set the generators as they were; those that the state does not know (another sampler) stay as they are."""
+    """Set the generators back; those that the state does not have (of another sampler) stay as they are."""
     for path, holder in _generators(sampler):
         if path in state:
             kept = state[path]

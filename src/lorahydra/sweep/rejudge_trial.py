@@ -1,4 +1,4 @@
-"""A trial whose answers are judged again: alone, or in its study, which then counts it.
+"""Judging the answers of a trial again; a trial of a study counts there from then on.
 
 ```python
 rejudge_trial(Path("outputs/my-study/4"), overrides=["judge.timeout=120"])
@@ -43,16 +43,16 @@ def rejudge_trial(
 
     Args:
         folder: The trial's output folder.
-        overrides: Of the judge's keys that do not change verdicts, for example `judge.max_cost=2`.
+        overrides: Overrides of the judge's keys that do not change verdicts, for example `judge.max_cost=2`.
         tracking_uri: Where the MLflow store is, if it has moved.
         storage: Where the study's database is, if it has moved or has a password.
         progress: Where to show the progress.
 
     Returns:
-        The scores; None for a trial that its study has as complete.
+        The scores; None for a trial that is complete in its study.
 
     Raises:
-        StudyError: The study is not there, is at work on the trial, or has run its parameters again.
+        StudyError: The study does not exist, is running the trial, or has run its parameters again.
         LorahydraError: The judge fails again, or the trial cannot be read.
     """
     trial = load_trial(folder, tracking_uri=tracking_uri)

@@ -37,7 +37,7 @@ JUDGED_BY = "lorahydra.judged_by"
 class RunningTrial:
     """One trial of a study, from its claim to its end.
 
-    What `note` is told is kept beside the trial in the store. A trial ends once; what is told later has no effect.
+    Facts that `note` gets are kept beside the trial in the database. A trial ends once; later calls have no effect.
     """
 
     def __init__(self, study: optuna.Study, trial: Trial) -> None:
@@ -58,7 +58,7 @@ class RunningTrial:
 
     @property
     def params(self) -> dict[str, Any]:
-        """What was searched, with the values of this trial."""
+        """The searched parameters with their values."""
         return dict(self.trial.params)
 
     @property
@@ -72,7 +72,7 @@ class RunningTrial:
         return address_of(storage_of(self._study))
 
     def earlier(self) -> Iterator[Mapping[str, Any]]:
-        """What was kept of earlier attempts at the same parameters, the last one first."""
+        """The facts of earlier attempts at the same parameters, the last attempt first."""
         trials = self._study.get_trials(deepcopy=False)
         facts: Mapping[str, Any] = self._facts
         while (number := facts.get("retry_of")) is not None:
@@ -90,7 +90,7 @@ class RunningTrial:
         return time.perf_counter() - self._started
 
     def note(self, **facts: Any) -> None:
-        """Keep facts (plain JSON) for the leaderboard and for whoever finds the trial dead."""
+        """Keep facts (plain JSON) for the leaderboard, and for the process that goes on if this one dies."""
         self._facts |= facts
         self.trial.set_user_attr(ATTRIBUTE, self._facts)
 
@@ -114,7 +114,7 @@ class RunningTrial:
         """Report an intermediate validation loss.
 
         Raises:
-            TrialPruned: Going on is not worth it; the trial has ended.
+            TrialPruned: The trial is not worth going on with, and has ended.
         """
         if len(self._study.directions) > 1 or not math.isfinite(loss):
             return  # Optuna prunes studies of one objective
@@ -133,7 +133,7 @@ class RunningTrial:
                 )
 
     def complete(self, values: Sequence[float], facts: Mapping[str, Any] | None = None) -> None:
-        """End well; a value that is no number ends as failed.
+        """End with a result; with a value that is not a number the trial fails.
 
         Args:
             values: One per objective.
@@ -159,11 +159,11 @@ class RunningTrial:
         self._end(State.FAILED, TrialState.FAIL, facts=facts | ({"rejected": True} if rejected else {}))
 
     def interrupted(self) -> None:
-        """End as if the trial had not been: its parameters are to be run again."""
+        """End without counting: the parameters are run again."""
         self._end(State.INTERRUPTED, TrialState.FAIL, facts={"interrupted": True})
 
     def leave(self) -> None:
-        """Stop saying that the trial lives; without that a process would not end."""
+        """Send no more heartbeats for the trial."""
         self._heartbeat.stop()
 
     def _end(
@@ -182,13 +182,13 @@ class RunningTrial:
                 tell(self._study, self.number, told, values)
                 self.state = state
             except UpdateFinishedTrialError:
-                # This process was silent for so long (a laptop that slept) that another one took the trial for dead.
+                # This process sent no heartbeat for so long (a laptop slept) that another one took the trial for dead.
                 logger.warning("Trial %d was closed by another process: its result does not count", self.number)
                 self.state = State.INTERRUPTED
 
 
 class _Heartbeat:
-    """Says in the study's database that a trial lives, until `stop` or the end of the process.
+    """Writes into the study's database that a trial is alive, until `stop` or the end of the process.
 
     Optuna's thread would keep a process alive that ends by an exception.
     """
@@ -203,14 +203,14 @@ class _Heartbeat:
 
     def _beat(self, storage: BaseHeartbeat, trial_id: int, interval: int) -> None:
         while not self._stopped.is_set():
-            # A database that is away for a while is for the trial itself to find.
+            # If the database cannot be reached for long, the trial itself raises the error.
             with contextlib.suppress(SQLAlchemyError, StorageInternalError):
                 storage.record_heartbeat(trial_id)
             self._stopped.wait(interval)
 
 
 def tell(study: optuna.Study, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
-    """`study.tell`, also for the grid sampler, which wants to stop a loop of Optuna's that is not there."""
+    """`study.tell`, also for the grid sampler, which asks to stop `study.optimize` at the end of its grid."""
     with quietly():
         try:
             study.tell(number, values=None if values is None else list(values), state=state)

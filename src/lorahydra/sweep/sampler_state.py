@@ -1,8 +1,11 @@
-"""Optuna's samplers in studies that are interrupted: what they draw depends on the trials that count and on no others.
+"""Samplers in studies that are interrupted: what they draw depends on the trials that count, and on no others.
 
-Most samplers need no more for that than their random state. The others keep something else in memory (Gaussian
-processes: where their last fit ended), in the study (quasi Monte Carlo: the place in the sequence), or go by a trial's
-number, which interrupted trials use up (grid, CMA-ES).
+An interrupted study so draws what an uninterrupted one draws, and both draw what upstream's sweeper draws. That is why
+the random state is kept, and not a seed per trial, which would give other parameters than upstream's.
+
+Most samplers need only their random state. Others keep something else as well: in memory (Gaussian processes: where
+their last fit ended), or in the study (quasi Monte Carlo: the place in the sequence). Grid and CMA-ES go by the number
+of a trial, and interrupted trials use up numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ FITS = ("_gprs_cache_list", "_constraints_gprs_cache_list")
 
 
 def counting(sampler: BaseSampler) -> BaseSampler:
-    """The sampler, made to leave interrupted trials out when it goes by a trial's number."""
+    """The sampler; one that goes by the number of a trial does not count interrupted trials."""
     return _Counting(sampler) if isinstance(sampler, GridSampler | CmaEsSampler) else sampler
 
 

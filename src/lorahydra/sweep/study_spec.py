@@ -1,4 +1,4 @@
-"""What must stay the same for the trials of a study to be compared."""
+"""The settings that must stay the same, so that the trials of a study can be compared."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def experiment_spec(
 def check_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Make sure that new trials can be compared with the old ones.
 
-    A key that an older version did not know counts as its default.
+    A key that an older version did not have counts as its default.
 
     Raises:
         StudyError: They cannot; the message shows the difference.
@@ -98,10 +98,10 @@ def check_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> 
 
 
 def _same_rows(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """Whether another length limit leaves the very rows to train on and to choose by that there were.
+    """Whether another length limit leaves the same rows for training and validation as before.
 
-    `error` lets no row through that is over the limit, so a higher limit and other ways to treat such rows change
-    nothing; else the digests decide.
+    `error` lets no row pass that is over the limit, so a higher limit, or another treatment of such rows, changes
+    nothing. Otherwise the digests decide.
     """
     if ROWS_CONTENT in before:
         return before[ROWS_CONTENT] == now.get(ROWS_CONTENT, before[ROWS_CONTENT])
@@ -110,7 +110,7 @@ def _same_rows(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
 
 
 def _scores_fewer(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """Whether validation rows are left out that an older version scored: it knew no limit there."""
+    """Whether validation rows are left out that an older version scored, which had no limit for them."""
     return DATA_CONTENT in before and ROWS_CONTENT in now and _chosen_by(before)[1] != now[ROWS_CONTENT].split()[1]
 
 

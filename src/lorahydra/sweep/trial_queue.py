@@ -1,7 +1,7 @@
-"""Who runs which trial of a study: exactly `n_trials` finish, however many processes work on it and however they die.
+"""Which process runs which trial: exactly `n_trials` finish, however many processes share a study and however they die.
 
-Every decision is taken under the study's lock. A claim leaves, in this order, a running trial in Optuna's tables, the
-sampler's state in the study, and the worker beside the trial; each step tells the next process how far a dead one got.
+Every decision is taken under the study's lock. A claim writes, in this order, a running trial, the sampler's state, and
+the worker beside the trial. From these the next process sees how far a process got that died in its claim.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class TrialQueue:
         return trial_records(self.study.get_trials(deepcopy=False))
 
     def finished(self) -> int:
-        """Trials that count: complete, pruned or failed."""
+        """Number of trials that count: complete, pruned or failed."""
         return sum(record.counts for record in self.records())
 
     def others(self) -> int:
-        """Trials that run in other processes."""
+        """Number of trials that run in other processes."""
         mine = {trial.number for trial in self._mine}
         return sum(record.state is State.RUNNING and record.number not in mine for record in self.records())
 
@@ -84,7 +84,7 @@ class TrialQueue:
             killed: The signal that killed a process, by its number on this machine.
 
         Returns:
-            Those trials as they were.
+            Those trials as they were before.
         """
         with self._lock():
             dead = self._dead()
@@ -95,7 +95,7 @@ class TrialQueue:
     def wait_for_signs(self) -> list[TrialRecord]:
         """Wait until it is certain for all trials that run elsewhere whether they are alive.
 
-        A container that was restarted finds the trial of its former process running, and cannot see that process.
+        A container that was restarted sees the trial of its former process as running, and cannot see that process.
 
         Returns:
             Trials that turned out to be dead and were closed, as they were before.
@@ -120,7 +120,11 @@ class TrialQueue:
         return any(worker is not None and worker.get("pid") == pid and is_here(worker) for worker in workers)
 
     def claim(self, most: int, configure: Configure) -> tuple[list[RunningTrial], Sequence[Sequence[str]]]:
-        """Take up to `most` trials, fewer where the study has no room for more.
+        """Take up to `most` trials, or fewer where the study needs fewer.
+
+        Args:
+            most: Number of trials.
+            configure: Draws their parameters.
 
         Returns:
             The trials and the overrides of each.
@@ -142,7 +146,7 @@ class TrialQueue:
             except Exception:
                 close_trials(self.study, [_stored(self.study, trial) for trial in trials], self.max_deaths)
                 raise
-            # A trial that is run again drew its parameters before.
+            # The parameters of a trial that is run again were drawn before.
             if not all(trial_facts(trial).get("drawn") for trial in trials):
                 keep_sampler(self.study, max(trial.number for trial in trials))
             self._mine = [running for running in self._mine if running.state is State.RUNNING]
@@ -153,10 +157,10 @@ class TrialQueue:
         return claimed, overrides
 
     def take_again(self, run_id: str) -> RunningTrial | None:
-        """Begin the trial anew whose answers, recorded in an MLflow run, are judged again.
+        """Begin a trial again whose answers, which an MLflow run has, are judged again.
 
-        A trial in Optuna ends once, so this is another one with the same parameters: the one that waits, or for a
-        trial that failed a new one in its place.
+        A trial ends only once in Optuna. So this is another trial with the same parameters: the one that waits, or a
+        new one for a trial that failed.
 
         Args:
             run_id: The run.
@@ -165,7 +169,7 @@ class TrialQueue:
             The trial; None where the study has its result.
 
         Raises:
-            StudyError: The study does not know the run, or it is at work on those parameters, or ran them again.
+            StudyError: The study has no such run, or its parameters are being run, or were run again.
         """
         with postponed(), self._lock():
             trials = self.study.get_trials(deepcopy=False)
@@ -194,7 +198,7 @@ class TrialQueue:
             return running
 
     def _waiting(self, trial: FrozenTrial) -> FrozenTrial:
-        """The last attempt at the parameters of a trial that ended without a result; queued where there is none."""
+        """The last attempt at the parameters of a trial that ended without a result; one is queued if there is none."""
         queue_again(self.study, trial, [])
         while (again := retry_of(self.study, trial)) is not None:
             trial = again
@@ -206,7 +210,7 @@ class TrialQueue:
             with self._lock():
                 for running in self._mine:
                     stored = _stored(self.study, running.trial)
-                    # The interrupt may have come between the trial's end in the store and here.
+                    # The interrupt may have come when the trial had ended in the database, and not yet here.
                     if running.state is State.RUNNING and not stored.state.is_finished():
                         queue_again(self.study, stored, trial_facts(stored).get("deaths", []))
                         running.interrupted()
@@ -228,7 +232,7 @@ class TrialQueue:
         return [trial for trial in candidates if is_dead(trial, signs.get(trial.number))]
 
     def _signs(self, trials: Sequence[FrozenTrial]) -> dict[int, Heartbeat]:
-        """The last signs of life of those trials whose process cannot be seen from here, by number."""
+        """The heartbeats of those trials whose process cannot be seen from here, by number."""
         unseen = {
             id_of(trial): trial.number
             for trial in trials
