@@ -1,43 +1,9 @@
-"""Names of metrics, tags and artifacts, and the direction of optimisation: the only place they are spelled."""
+"""Names of metrics, tags, artifacts and files, and how scores are shown: the only place where each is spelled."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
-
-__all__ = [
-    "ADAPTER_DIR",
-    "ANSWERS_FILE",
-    "BASELINE",
-    "BASE_DIR",
-    "CHANGES_FILE",
-    "CHECKPOINTS_DIR",
-    "CONFIG_FILE",
-    "DATA_REPORT_FILE",
-    "ENVIRONMENT_FILE",
-    "EVAL",
-    "FINAL",
-    "FINAL_PREDICTIONS_FILE",
-    "GENERATION_FILE",
-    "GPU_MEMORY",
-    "HIGHER_IS_BETTER",
-    "LEADERBOARD_FILE",
-    "OBJECTIVE",
-    "ORIGIN_FILE",
-    "OVERRIDES_FILE",
-    "PREDICTIONS_FILE",
-    "RESULTS_FILE",
-    "STUDY_DIR",
-    "STUDY_STORE",
-    "TEST",
-    "TEST_PREDICTIONS_FILE",
-    "TRAINING_FILE",
-    "Kind",
-    "Metric",
-    "Score",
-    "State",
-    "Tag",
-    "scored",
-]
 
 EVAL = "eval"
 """Prefix of the tuned model's metrics on the validation split."""
@@ -105,8 +71,66 @@ def scored(prefix: str, score: Score) -> str:
 
 OBJECTIVE = scored(EVAL, Score.COMBINED)
 """What a study optimises."""
-HIGHER_IS_BETTER = True
-"""Direction of `OBJECTIVE`."""
+
+
+@dataclass(frozen=True)
+class ScoreInfo:
+    """What people are told of a score."""
+
+    title: str
+    direction: str = "maximize"
+    digits: int = 4
+    """Behind the decimal point."""
+    interval: tuple[Score, Score] | None = None
+    """The ends of its 95 % interval."""
+
+    def text(self, value: float, sign: str = "") -> str:
+        """The value with as many digits as it is shown with."""
+        return f"{value:{sign}.{self.digits}f}"
+
+
+SCORES = {
+    Score.BERTSCORE_PRECISION: ScoreInfo("BERTScore precision"),
+    Score.BERTSCORE_RECALL: ScoreInfo("BERTScore recall"),
+    Score.BERTSCORE_F1: ScoreInfo("BERTScore F1"),
+    Score.JUDGE_SCORE: ScoreInfo("LLM judge", digits=2),
+    Score.COMBINED: ScoreInfo("combined", interval=(Score.COMBINED_LOW, Score.COMBINED_HIGH)),
+    Score.GAIN: ScoreInfo("gain", interval=(Score.GAIN_LOW, Score.GAIN_HIGH)),
+    Score.LOSS: ScoreInfo("validation loss", direction="minimize"),
+}
+"""Scores that are shown to people, in the order of tables."""
+HEADLINES = (Score.COMBINED, Score.BERTSCORE_F1, Score.JUDGE_SCORE)
+"""Those of them that are shown where there is room for few, and that a study can optimise."""
+
+
+class Column(StrEnum):
+    """Columns of the predictions tables (`PREDICTIONS_FILE` and the like)."""
+
+    PROMPT = "prompt"
+    REFERENCE = "reference"
+    PREDICTION = "prediction"
+    BERTSCORE_F1 = "bertscore_f1"
+    JUDGE_SCORE = "judge_score"
+    JUDGE_REASON = "judge_reason"
+    LENGTH = "answer_length"
+    JUDGE_CRITERIA = "judge_criteria"
+    BASELINE_PREDICTION = "baseline_prediction"
+    BASELINE_BERTSCORE_F1 = "baseline_bertscore_f1"
+    BASELINE_JUDGE_SCORE = "baseline_judge_score"
+
+
+MAIN_HYPERPARAMETERS = (
+    *("training.learning_rate", "lora.r", "lora.lora_alpha", "lora.lora_dropout", "training.warmup_ratio"),
+    "training.num_train_epochs",
+)
+"""Keys of the configuration that tell one trial from another, the most important first."""
+HYPERPARAMETERS = (
+    *MAIN_HYPERPARAMETERS,
+    *("training.max_steps", "training.per_device_train_batch_size", "training.gradient_accumulation_steps"),
+    *("training.lr_scheduler_type", "training.weight_decay", "training.optim"),
+    *("lora.target_modules", "lora.use_rslora", "lora.use_dora"),
+)
+"""All that are worth telling others who use the adapter."""
 
 
 class Tag(StrEnum):
@@ -164,7 +188,10 @@ CHECKPOINTS_DIR = "checkpoints"
 """In a trial's output folder, not an artifact."""
 TRAINING_FILE = "training.json"
 """In a trial's output folder, not an artifact: that its training has ended (`lorahydra.training.checkpoints`)."""
-ORIGIN_FILE = "lorahydra.json"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+"""In the adapter's folder: PEFT's configuration. A folder with this file is an adapter."""
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+METADATA_FILE = "lorahydra.json"
 """In the adapter's folder: what it belongs to (`lorahydra.modeling.metadata`)."""
 GENERATION_FILE = "generation_config.json"
 """In the adapter's folder: settings for transformers' `generate`, with the tokens that end an answer."""
@@ -185,3 +212,5 @@ DATA_REPORT_FILE = "data/report.json"
 
 GPU_MEMORY = "LORAHYDRA_GPU_MEMORY"
 """Environment variable: MiB of its GPU that a worker may take, where several workers have the same one."""
+CHAMPION = "champion"
+"""Alias of the version of a registered model that a study names its winner."""

@@ -26,7 +26,7 @@ from lorahydra.inference.adapted_model import conversations, open_adapter
 from lorahydra.modeling.base import load_base
 from lorahydra.modeling.lora import adapter, save_adapter
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
-from lorahydra.names import ORIGIN_FILE
+from lorahydra.names import METADATA_FILE
 from lorahydra.tracking import RecordedDataset, RecordedRun
 
 PROMPTS = [f"What is {n} and {n}{'?' * (n % 3)}" for n in range(18)] + ["Назови цвет.", "x"]
@@ -69,7 +69,7 @@ def assert_same_answers(adapter_folder: Path, base: Path | str, place: Path, pro
     with open_adapter(adapter_folder, device="cpu") as model:
         expected = model.answer_tokens(conversations(prompts))
         untuned = model.answer_tokens(conversations(prompts), tuned=False)
-        origin = model.origin
+        metadata = model.metadata
     assert expected != untuned
 
     export_adapter(adapter_folder, place / "adapter")
@@ -77,8 +77,8 @@ def assert_same_answers(adapter_folder: Path, base: Path | str, place: Path, pro
         assert model.answer_tokens(conversations(prompts)) == expected
     plain, tokenizer = loaded(base)
     tuned = PeftModel.from_pretrained(plain, str(place / "adapter")).eval()
-    template = json.loads((place / "adapter" / ORIGIN_FILE).read_text("utf-8"))["model"]["chat_template"]
-    limit, system = origin.max_new_tokens, origin.system_prompt
+    template = json.loads((place / "adapter" / METADATA_FILE).read_text("utf-8"))["model"]["chat_template"]
+    limit, system = metadata.max_new_tokens, metadata.system_prompt
     assert plain_tokens(tuned, tokenizer, prompts, system, limit, chat_template=template) == expected
 
     export_adapter(adapter_folder, place / "merged", merged=True)
@@ -120,7 +120,7 @@ def test_all_ways_give_the_same_answers_of_a_real_model(tmp_path: Path) -> None:
 def test_an_adapter_holds_no_base_weights(tiny_adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
     export_adapter(tiny_adapter, tmp_path / "new" / "adapter")
     names = sorted(entry.name for entry in (tmp_path / "new" / "adapter").iterdir())
-    assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors", ORIGIN_FILE]
+    assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors", METADATA_FILE]
     weights = load_file(tmp_path / "new" / "adapter" / "adapter_model.safetensors")
     assert all(".lora_" in name for name in weights)
     size = (tmp_path / "new" / "adapter" / "adapter_model.safetensors").stat().st_size
@@ -179,9 +179,9 @@ def test_an_old_adapter_of_a_packaged_base_is_exported_for_plain_peft(tiny_adapt
 
 def test_a_thinking_mode_is_off_unless_it_is_asked_for(tiny_adapter: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_adapter, tmp_path / "thinking")
-    origin = read_metadata(folder)
-    model = ModelConfig(origin.model.name_or_path, dtype="float32", chat_template=THINKING)
-    write_metadata(folder, AdapterMetadata(model, origin.base_digest))
+    metadata = read_metadata(folder)
+    model = ModelConfig(metadata.model.name_or_path, dtype="float32", chat_template=THINKING)
+    write_metadata(folder, AdapterMetadata(model, metadata.base_digest))
     export_adapter(folder, tmp_path / "merged", merged=True)
     _, tokenizer = loaded(tmp_path / "merged")
     messages = [{"role": "user", "content": "Hi"}]
@@ -288,13 +288,19 @@ def recorded(**changes: Any) -> RecordedRun:
 
 
 def facts(**changes: Any) -> Facts:
-    origin = AdapterMetadata(
+    metadata = AdapterMetadata(
         ModelConfig(name_or_path="Qwen/Qwen3-0.6B", revision="main", dtype="bfloat16", chat_template=CHAT_TEMPLATE),
         base_digest="git:abc",
         system_prompt="Be brief.",
         run_id="0" * 32,
     )
-    values: dict[str, Any] = {"title": "mine", "origin": origin, "lora": {"r": 8}, "dtype": "float32", "merged": False}
+    values: dict[str, Any] = {
+        "title": "mine",
+        "metadata": metadata,
+        "lora": {"r": 8},
+        "dtype": "float32",
+        "merged": False,
+    }
     return Facts(**values | changes)
 
 
@@ -352,7 +358,7 @@ def test_a_card_says_what_ends_an_answer() -> None:
 
 
 def test_hostile_text_stays_text() -> None:
-    origin = AdapterMetadata(
+    metadata = AdapterMetadata(
         ModelConfig(name_or_path=HOSTILE, revision=HOSTILE, chat_template="{{ x }}"), HOSTILE, HOSTILE, 9, HOSTILE
     )
     tags = ("mlflow.source.git.commit", "lorahydra.study", "lorahydra.judge_model", "lorahydra.gain")
@@ -365,7 +371,7 @@ def test_hostile_text_stays_text() -> None:
     )
     safe = [token for token in elements(model_card(facts(run=recorded())))]
     for merged in (False, True):
-        card = model_card(facts(title=HOSTILE, origin=origin, dtype=HOSTILE, merged=merged, run=run))
+        card = model_card(facts(title=HOSTILE, metadata=metadata, dtype=HOSTILE, merged=merged, run=run))
         assert set(front_matter(card)) == set(front_matter(model_card(facts())))
         assert "\x1b" not in card
         found = list(elements(card))

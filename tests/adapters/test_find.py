@@ -12,7 +12,7 @@ import pytest
 from lorahydra.adapters.find import FoundAdapter, find_adapter, store_address
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import LorahydraError, ModelError, TrackingError
-from lorahydra.names import ADAPTER_DIR, ORIGIN_FILE, Kind, Tag
+from lorahydra.names import ADAPTER_DIR, METADATA_FILE, Kind, Tag
 from lorahydra.tracking import register_model, registered_name, start_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -50,8 +50,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, tiny_adapter: Path, mlflow_d
                 run_name=f"{number}: tiny",
                 parent_run_id=study.run_id,
             ) as run:
-                content = json.loads((adapter / ORIGIN_FILE).read_text("utf-8")) | {"run_id": run.run_id}
-                (adapter / ORIGIN_FILE).write_text(json.dumps(content), "utf-8")
+                content = json.loads((adapter / METADATA_FILE).read_text("utf-8")) | {"run_id": run.run_id}
+                (adapter / METADATA_FILE).write_text(json.dumps(content), "utf-8")
                 run.artifact(adapter, ADAPTER_DIR)
             trials.append(run.run_id)
         study.tags({Tag.BEST_RUN: trials[1]})
@@ -67,7 +67,7 @@ def found(name: str, store: Store | None = None, *, record: bool = False) -> tup
     """What was found, and the run that its own file names."""
     with find_adapter(name, uri=store.uri if store else None, record=record) as adapter:
         assert (adapter.folder / "adapter_model.safetensors").is_file()
-        run_id = json.loads((adapter.folder / ORIGIN_FILE).read_text("utf-8"))["run_id"]
+        run_id = json.loads((adapter.folder / METADATA_FILE).read_text("utf-8"))["run_id"]
     return adapter, run_id
 
 
@@ -87,8 +87,8 @@ def test_a_folder_s_run_is_found_where_the_store_has_it(
 ) -> None:
     folder = shutil.copytree(tiny_adapter, tmp_path / "copy")
     for run_id, known in ((store.trials[1], True), ("0" * 32, False), ("../x", False), (5, False)):
-        content = json.loads((folder / ORIGIN_FILE).read_text("utf-8")) | {"run_id": run_id}
-        (folder / ORIGIN_FILE).write_text(json.dumps(content), "utf-8")
+        content = json.loads((folder / METADATA_FILE).read_text("utf-8")) | {"run_id": run_id}
+        (folder / METADATA_FILE).write_text(json.dumps(content), "utf-8")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
         adapter, _ = found(str(folder), record=True)
         assert (adapter.run is not None) is known
@@ -113,7 +113,7 @@ def test_a_run_is_its_adapter_and_a_study_its_best(store: Store) -> None:
 def test_only_the_adapter_is_fetched(store: Store) -> None:
     with find_adapter(store.trials[0], uri=store.uri) as adapter:
         names = sorted(entry.name for entry in adapter.folder.iterdir())
-    assert names == ["adapter_config.json", "adapter_model.safetensors", ORIGIN_FILE]
+    assert names == ["adapter_config.json", "adapter_model.safetensors", METADATA_FILE]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_missing_verdicts_count_for_nothing() -> None:
 
 @pytest.mark.parametrize(("scores", "coverage"), [([100.0, None], 0.8), ([None, None], 0.0)])
 def test_too_few_verdicts_are_an_error(scores: list[float | None], coverage: float) -> None:
-    with pytest.raises(JudgeError, match="of 2 answers, fewer than judge.min_coverage=.* most often: empty reply"):
+    with pytest.raises(JudgeError, match="of 2 predictions, fewer than judge.min_coverage=.* most often: empty reply"):
         evaluate(predictions([0.5, 0.5]), verdicts(scores, [0, 1], 2, coverage), CONFIG, 1)
 
 
@@ -105,9 +105,9 @@ def test_what_is_compared_is_judged_on_the_same_examples(caplog: pytest.LogCaptu
     found = gain(alike[0].example_scores, alike[1].example_scores, CONFIG, 1)
     assert found.mean == pytest.approx(alike[0].combined.mean - alike[1].combined.mean)
     assert found.count == 3
-    assert "2 examples are in none of the judge's means" in caplog.text
+    assert "2 examples are left out of the judge's means" in caplog.text
     assert judged_alike([after, after], CONFIG, 1) == [after, after]
-    with pytest.raises(JudgeError, match="no example with a verdict on each of the answers"):
+    with pytest.raises(JudgeError, match="no example has a verdict on each of the predictions"):
         judged_alike([_one(1.0, None), _one(None, 1.0)], CONFIG, 1)
 
 

@@ -20,7 +20,7 @@ from lorahydra.inference.adapted_model import chat_format, conversations, open_a
 from lorahydra.modeling.base import load_base
 from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.modeling.metadata import read_metadata, write_metadata
-from lorahydra.names import BASE_DIR, ORIGIN_FILE
+from lorahydra.names import BASE_DIR, METADATA_FILE
 
 ASKED = conversations(["What is one and one?", "Name a colour, please.", "x"])
 
@@ -32,7 +32,7 @@ def test_adapter_and_base_answer_differently_and_leave_no_trace(tiny_adapter: Pa
         tuned, untuned = model.answer_tokens(ASKED), model.answer_tokens(ASKED, tuned=False)
         assert model.base is base
         assert model.answer_tokens(ASKED) == tuned, "asking the base model does not change the adapter"
-        stop = stop_tokens(base.model, chat_format(base, model.origin).end_tokens)
+        stop = stop_tokens(base.model, chat_format(base, model.metadata).end_tokens)
         prompts = [model.prompt_ids(conversation) for conversation in ASKED]
     assert tuned != untuned
     assert weights_digest(base.model) == before
@@ -107,9 +107,9 @@ def test_a_copy_of_the_base_in_the_adapters_folder_is_taken(
     folder = shutil.copytree(tiny_adapter, tmp_path / "adapter")
     shutil.copytree(tiny_model, folder / BASE_DIR)
     # Trained on the hub's model, whose digest is a commit: nothing to compare a folder's content with.
-    origin = read_metadata(folder)
-    elsewhere = dataclasses.replace(origin.model, name_or_path="nobody/nothing")
-    write_metadata(folder, dataclasses.replace(origin, model=elsewhere, base_digest="git:abc"))
+    metadata = read_metadata(folder)
+    elsewhere = dataclasses.replace(metadata.model, name_or_path="nobody/nothing")
+    write_metadata(folder, dataclasses.replace(metadata, model=elsewhere, base_digest="git:abc"))
     with open_adapter(tiny_adapter, device="cpu") as model:
         expected = model.answer_tokens(ASKED)
     with caplog.at_level(logging.WARNING), open_adapter(folder, device="cpu") as model:
@@ -125,9 +125,9 @@ def test_what_this_machine_cannot_do_is_done_otherwise(
     tiny_adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = shutil.copytree(tiny_adapter, tmp_path / "adapter")
-    origin = read_metadata(folder)
-    of_a_gpu = dataclasses.replace(origin.model, dtype="float16", attn_implementation="flash_attention_2")
-    write_metadata(folder, dataclasses.replace(origin, model=of_a_gpu))
+    metadata = read_metadata(folder)
+    of_a_gpu = dataclasses.replace(metadata.model, dtype="float16", attn_implementation="flash_attention_2")
+    write_metadata(folder, dataclasses.replace(metadata, model=of_a_gpu))
     with caplog.at_level(logging.WARNING), open_adapter(folder, device="cpu") as model:
         assert model.base.dtype == torch.float32
         assert model.answer_tokens(ASKED)
@@ -138,18 +138,18 @@ def test_what_this_machine_cannot_do_is_done_otherwise(
 
 def test_an_adapter_of_others_is_asked_in_its_base_models_format(tiny_adapter: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_adapter, tmp_path / "foreign")
-    (folder / ORIGIN_FILE).unlink()
+    (folder / METADATA_FILE).unlink()
     with open_adapter(folder, device="cpu") as model:
-        assert model.origin.system_prompt is None
+        assert model.metadata.system_prompt is None
         text = model.base.tokenizer.decode(model.prompt_ids((Message("user", "Hi"),)))
     assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_a_template_of_its_own(tiny_adapter: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_adapter, tmp_path / "own")
-    content = json.loads((folder / ORIGIN_FILE).read_text("utf-8"))
+    content = json.loads((folder / METADATA_FILE).read_text("utf-8"))
     content["model"]["chat_template"] = CHAT_TEMPLATE.replace("<|im_start|>assistant", "Answer:")
-    (folder / ORIGIN_FILE).write_text(json.dumps(content), "utf-8")
+    (folder / METADATA_FILE).write_text(json.dumps(content), "utf-8")
     with open_adapter(folder, device="cpu") as model:
         assert model.base.tokenizer.decode(model.prompt_ids((Message("user", "Hi"),))).endswith("Answer:\n")
 

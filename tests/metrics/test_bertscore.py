@@ -95,7 +95,9 @@ def test_an_encoder_that_overflows_is_an_error_and_no_zero(encoder: Path, answer
 
     handle = scorer._scorer._model.register_forward_hook(overflow)
     try:
-        with pytest.raises(ModelError, match="all-minilm-l6-v2 gives numbers that are not finite for 1 of 2 answers"):
+        with pytest.raises(
+            ModelError, match="all-minilm-l6-v2 gives numbers that are not finite for 1 of 2 predictions"
+        ):
             scorer.score(["", answer], ["a cat", "a cat"])
     finally:
         handle.remove()

@@ -12,7 +12,7 @@ import pytest
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ModelError
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
-from lorahydra.names import ORIGIN_FILE
+from lorahydra.names import METADATA_FILE
 
 TEMPLATE = "{{ messages[0]['content'] }}"
 
@@ -24,14 +24,14 @@ def folder(tiny_adapter: Path, tmp_path: Path) -> Path:
 
 def changed(folder: Path, **values: Any) -> None:
     """Change top-level values; a key `model__x` is one of the model's."""
-    content = json.loads((folder / ORIGIN_FILE).read_text("utf-8"))
+    content = json.loads((folder / METADATA_FILE).read_text("utf-8"))
     for name, value in values.items():
         outer, _, inner = name.partition("__")
         if inner:
             content[outer][inner] = value
         else:
             content[outer] = value
-    (folder / ORIGIN_FILE).write_text(json.dumps(content), "utf-8")
+    (folder / METADATA_FILE).write_text(json.dumps(content), "utf-8")
 
 
 def test_it_comes_back_as_it_was_written(folder: Path) -> None:
@@ -48,9 +48,9 @@ def test_it_comes_back_as_it_was_written(folder: Path) -> None:
 
 
 def test_adapters_of_before_are_asked_with_names_of_control_tokens_as_text(folder: Path) -> None:
-    content = json.loads((folder / ORIGIN_FILE).read_text("utf-8"))
+    content = json.loads((folder / METADATA_FILE).read_text("utf-8"))
     content.pop("special_tokens")
-    (folder / ORIGIN_FILE).write_text(json.dumps(content), "utf-8")
+    (folder / METADATA_FILE).write_text(json.dumps(content), "utf-8")
     assert read_metadata(folder).special_tokens == "text"
 
 
@@ -60,13 +60,13 @@ def test_the_device_of_another_machine_is_not_kept(folder: Path) -> None:
 
 
 def test_an_adapter_of_others_names_its_base_in_its_own_file(folder: Path, tiny_model: Path) -> None:
-    (folder / ORIGIN_FILE).unlink()
+    (folder / METADATA_FILE).unlink()
     assert read_metadata(folder) == AdapterMetadata(ModelConfig(name_or_path=str(tiny_model)))
 
 
 @pytest.mark.parametrize("name", [None, 3, "", " "])
 def test_an_adapter_of_others_that_names_none(folder: Path, name: object) -> None:
-    (folder / ORIGIN_FILE).unlink()
+    (folder / METADATA_FILE).unlink()
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": name}))
     with pytest.raises(ModelError, match="does not name a base model"):
@@ -103,7 +103,7 @@ def test_an_adapter_of_others_that_names_none(folder: Path, name: object) -> Non
 )
 def test_what_cannot_be_is_one_line(folder: Path, values: dict[str, Any]) -> None:
     changed(folder, **values)
-    with pytest.raises(ModelError, match=ORIGIN_FILE) as error:
+    with pytest.raises(ModelError, match=METADATA_FILE) as error:
         read_metadata(folder)
     assert "\n" not in str(error.value)
 
@@ -112,20 +112,20 @@ def test_what_cannot_be_is_one_line(folder: Path, values: dict[str, Any]) -> Non
     "content", ["", "[]", "null", "{", "{}", '{"version": 1}', "[" * 100_000, "\ufeff{}"], ids=lambda text: text[:5]
 )
 def test_what_is_no_such_file_is_one_line(folder: Path, content: str) -> None:
-    (folder / ORIGIN_FILE).write_text(content, "utf-8")
-    with pytest.raises(ModelError, match=ORIGIN_FILE):
+    (folder / METADATA_FILE).write_text(content, "utf-8")
+    with pytest.raises(ModelError, match=METADATA_FILE):
         read_metadata(folder)
 
 
 def test_a_missing_key_is_one_line(folder: Path) -> None:
-    content = json.loads((folder / ORIGIN_FILE).read_text("utf-8"))
+    content = json.loads((folder / METADATA_FILE).read_text("utf-8"))
     del content["model"]["dtype"]
-    (folder / ORIGIN_FILE).write_text(json.dumps(content), "utf-8")
+    (folder / METADATA_FILE).write_text(json.dumps(content), "utf-8")
     with pytest.raises(ModelError, match="'dtype'"):
         read_metadata(folder)
 
 
 def test_bytes_that_are_no_text_are_one_line(folder: Path) -> None:
-    (folder / ORIGIN_FILE).write_bytes(b'{"version": "\xff"}')
+    (folder / METADATA_FILE).write_bytes(b'{"version": "\xff"}')
     with pytest.raises(ModelError, match="cannot be read"):
         read_metadata(folder)

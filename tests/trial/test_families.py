@@ -146,7 +146,7 @@ def test_tuned_answers_end_with_their_turn(model: AdaptedModel) -> None:
 
 
 def test_references_are_what_a_perfect_model_says(model: AdaptedModel) -> None:
-    chat = chat_format(model.base, model.origin)
+    chat = chat_format(model.base, model.metadata)
     assert [reference(chat, conversation(*row)) for row in ROWS.items()] == model.answer(conversations(list(ROWS)))
 
 

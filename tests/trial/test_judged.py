@@ -295,7 +295,9 @@ def test_a_baseline_without_verdicts_is_left_out(trials: Trials, caplog: pytest.
         untuned = [request.user for request in server.requests if request.user not in tuned]
     assert result.scores.baseline is None
     assert result.scores.gain is None
-    assert "The judge gave no verdict on 3 of 3 answers, which are not in its mean; most often: blocked" in caplog.text
+    assert (
+        "The judge gave no verdict on 3 of 3 predictions, which are not in its mean; most often: blocked" in caplog.text
+    )
     assert "The untuned model is left out of the comparison" in caplog.text
     metrics = trials.client.get_run(result.run_id).data.metrics
     assert metrics["eval/combined"] == result.combined

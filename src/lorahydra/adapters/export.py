@@ -26,7 +26,7 @@ from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_me
 from lorahydra.modeling.model_files import check_weights, locate
 from lorahydra.modeling.packaged import public_name
 from lorahydra.modeling.peft_format import check_adapter
-from lorahydra.names import GENERATION_FILE, ORIGIN_FILE
+from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, GENERATION_FILE, METADATA_FILE
 from lorahydra.tracking import RecordedRun
 from lorahydra.utils.files import atomic_dir, check_new
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["export_adapter"]
 
 CARD = "README.md"
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 
 
 def export_adapter(
@@ -70,12 +68,12 @@ def export_adapter(
     check_new(target)
     target = target.resolve()
     check_adapter(folder)
-    origin = read_metadata(folder)
-    loaded = origin
+    metadata = read_metadata(folder)
+    loaded = metadata
     if (place := place_of_base(folder, base)) is not None:
-        loaded = dataclasses.replace(origin, model=model_at(origin.model, place))
+        loaded = dataclasses.replace(metadata, model=model_at(metadata.model, place))
     if base is not None:
-        origin = loaded  # a copy in the adapter's folder is nothing that others could be told of
+        metadata = loaded  # a copy in the adapter's folder is nothing that others could be told of
     if merged:
         # Found before anything is written or loaded.
         check_weights(locate(loaded.model))
@@ -84,49 +82,49 @@ def export_adapter(
         if merged:
             written, texts = _write_merged(folder, temporary, loaded, dtype)
         else:
-            written = _write_adapter(folder, temporary, origin, dtype, moved=base is not None)
-        settings = json.loads((folder / CONFIG).read_text("utf-8"))
+            written = _write_adapter(folder, temporary, metadata, dtype, moved=base is not None)
+        settings = json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8"))
         ends = (temporary / GENERATION_FILE).is_file()
-        facts = Facts(target.name, origin, settings, written, merged, run, study, ends, texts)
+        facts = Facts(target.name, metadata, settings, written, merged, run, study, ends, texts)
         (temporary / CARD).write_text(model_card(facts), "utf-8", errors="replace")
     if not (target / CARD).is_file():  # another process was quicker
         raise OutputError(f"{target} was made by another program meanwhile: choose another folder")
 
 
-def _write_merged(folder: Path, target: Path, origin: AdapterMetadata, dtype: str) -> tuple[str, tuple[str, ...]]:
+def _write_merged(folder: Path, target: Path, metadata: AdapterMetadata, dtype: str) -> tuple[str, tuple[str, ...]]:
     """Write it; gives the dtype of its weights, and texts that end its answers."""
-    wanted = _merged_dtype(origin, dtype)
-    base = merge_adapter(origin.model, folder, wanted)
-    warn_of_another_base(base, origin)
-    chat = chat_format(base, origin)
+    wanted = _merged_dtype(metadata, dtype)
+    base = merge_adapter(metadata.model, folder, wanted)
+    warn_of_another_base(base, metadata)
+    chat = chat_format(base, metadata)
     save_merged(base, target, chat_template=chat.template, ends=chat.end_tokens)
     return _name(wanted), chat.end_texts
 
 
-def _merged_dtype(origin: AdapterMetadata, dtype: str) -> torch.dtype:
+def _merged_dtype(metadata: AdapterMetadata, dtype: str) -> torch.dtype:
     import torch
 
     if dtype == "auto":
-        dtype = origin.model.dtype
+        dtype = metadata.model.dtype
     if dtype == "auto":  # not an adapter of ours: as it would be asked here
         return resolve_dtype("auto", resolve_device("auto"))
     found: torch.dtype = getattr(torch, dtype)
     return found
 
 
-def _write_adapter(folder: Path, target: Path, origin: AdapterMetadata, dtype: str, *, moved: bool) -> str:
-    settings = json.loads((folder / CONFIG).read_text("utf-8"))
+def _write_adapter(folder: Path, target: Path, metadata: AdapterMetadata, dtype: str, *, moved: bool) -> str:
+    settings = json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8"))
     if moved:
-        settings |= {"base_model_name_or_path": origin.model.name_or_path, "revision": None}
+        settings |= {"base_model_name_or_path": metadata.model.name_or_path, "revision": None}
     # Adapters of earlier versions name packaged models as only lorahydra does.
     if isinstance(named := settings.get("base_model_name_or_path"), str):
         settings["base_model_name_or_path"] = public_name(named)
-    (target / CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    if (folder / ORIGIN_FILE).is_file():
-        write_metadata(target, origin)
+    (target / ADAPTER_CONFIG_FILE).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    if (folder / METADATA_FILE).is_file():
+        write_metadata(target, metadata)
     if (folder / GENERATION_FILE).is_file():
         shutil.copyfile(folder / GENERATION_FILE, target / GENERATION_FILE)
-    return _write_weights(folder / WEIGHTS, target / WEIGHTS, dtype)
+    return _write_weights(folder / ADAPTER_WEIGHTS_FILE, target / ADAPTER_WEIGHTS_FILE, dtype)
 
 
 def _write_weights(source: Path, target: Path, dtype: str) -> str:

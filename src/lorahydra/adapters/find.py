@@ -26,7 +26,7 @@ from pathlib import Path
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import LorahydraError, ModelError, TrackingError
-from lorahydra.names import ADAPTER_DIR, ORIGIN_FILE, Kind, Tag
+from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_DIR, CHAMPION, METADATA_FILE, Kind, Tag
 from lorahydra.tracking import (
     RecordedRun,
     RegisteredVersion,
@@ -41,7 +41,6 @@ from lorahydra.utils.databases import shown, sqlite_file
 
 __all__ = ["FoundAdapter", "find_adapter", "store_address"]
 
-CHAMPION = "champion"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 MODEL_URI = re.compile(r"models:/+(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 PARENT_TAG = "mlflow.parentRunId"
@@ -110,7 +109,7 @@ def _folder(name: str) -> Path:
 
 
 def _is_adapter(folder: Path) -> bool:
-    return _is_folder(folder) and (folder / "adapter_config.json").is_file()
+    return _is_folder(folder) and (folder / ADAPTER_CONFIG_FILE).is_file()
 
 
 def _is_folder(path: Path) -> bool:
@@ -129,7 +128,7 @@ def _what_it_is(folder: Path) -> str:
         return "there is no such folder"
     within = [entry for entry in ("best", ADAPTER_DIR) if _is_adapter(folder / entry)]
     hint = f"; {folder / within[0]} is one" if within else ""
-    return f"it has no adapter_config.json{hint}"
+    return f"it has no {ADAPTER_CONFIG_FILE}{hint}"
 
 
 def _existing_store(uri: str | None, name: str, folder: Path) -> TrackingConfig:
@@ -144,7 +143,7 @@ def _existing_store(uri: str | None, name: str, folder: Path) -> TrackingConfig:
 
 
 def _no_folder(folder: Path) -> str:
-    return f"the folder {folder} has no adapter_config.json" if _is_folder(folder) else f"no folder {folder} is here"
+    return f"the folder {folder} has no {ADAPTER_CONFIG_FILE}" if _is_folder(folder) else f"no folder {folder} is here"
 
 
 def _by_run(store: TrackingConfig, run_id: str) -> tuple[str, RecordedRun, RecordedRun | None]:
@@ -209,7 +208,7 @@ def _study_of(store: TrackingConfig, run: RecordedRun) -> RecordedRun | None:
 def _record_of(folder: Path, uri: str | None) -> tuple[RecordedRun | None, RecordedRun | None]:
     """The run that a folder's adapter names, where the store has it; an adapter is of use without."""
     try:
-        run_id = json.loads((folder / ORIGIN_FILE).read_text("utf-8"))["run_id"]
+        run_id = json.loads((folder / METADATA_FILE).read_text("utf-8"))["run_id"]
         store = TrackingConfig(uri=store_address(uri))
         if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id) or not has_run(store, run_id):
             return None, None

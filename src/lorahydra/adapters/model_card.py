@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any
 
@@ -18,33 +18,12 @@ import yaml
 from lorahydra.errors import one_line
 from lorahydra.modeling.metadata import AdapterMetadata
 from lorahydra.modeling.packaged import PACKAGED, public_name
-from lorahydra.names import BASELINE, EVAL, TEST, Score, Tag, scored
+from lorahydra.names import BASELINE, EVAL, HEADLINES, HYPERPARAMETERS, SCORES, TEST, Score, Tag, scored
 from lorahydra.tracking import RecordedRun
 
 __all__ = ["Facts", "model_card"]
 
 COMMIT_TAG = "mlflow.source.git.commit"
-TRAINING = (
-    "learning_rate",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "lr_scheduler_type",
-    "warmup_ratio",
-    "weight_decay",
-    "optim",
-)
-SCORES = {
-    "combined": Score.COMBINED,
-    "BERTScore F1": Score.BERTSCORE_F1,
-    "LLM judge": Score.JUDGE_SCORE,
-}
-INTERVALS = {
-    Score.COMBINED: (Score.COMBINED_LOW, Score.COMBINED_HIGH),
-    Score.GAIN: (Score.GAIN_LOW, Score.GAIN_HIGH),
-}
-
 PLAIN = re.compile(r"[A-Za-z0-9 :,.+%()-]+")
 """A sentence in which nothing is Markdown."""
 
@@ -54,7 +33,7 @@ class Facts:
     """What a card tells."""
 
     title: str
-    origin: AdapterMetadata
+    metadata: AdapterMetadata
     lora: Mapping[str, Any]
     """PEFT's configuration of the adapter."""
     dtype: str
@@ -87,7 +66,7 @@ def model_card(facts: Facts) -> str:
 
 def _front_matter(facts: Facts) -> str:
     values = {
-        "base_model": one_line(_public(facts.origin.model.name_or_path)),
+        "base_model": one_line(_public(facts.metadata.model.name_or_path)),
         "base_model_relation": "finetune" if facts.merged else "adapter",
         "library_name": "transformers" if facts.merged else "peft",
         "pipeline_tag": "text-generation",
@@ -97,7 +76,7 @@ def _front_matter(facts: Facts) -> str:
 
 
 def _introduction(facts: Facts) -> str:
-    base, digest = facts.origin.model, facts.origin.base_digest
+    base, digest = facts.metadata.model, facts.metadata.base_digest
     what = "A LoRA adapter for" if not facts.merged else "A LoRA adapter merged into its base model,"
     at = f", revision {_code(base.revision)}" if base.revision else ""
     known = f" ({_code(digest)})" if digest else ""
@@ -113,14 +92,14 @@ def _use(facts: Facts) -> Iterator[str]:
     snippet = _merged_snippet(facts) if facts.merged else _adapter_snippet(facts)
     if snippet:
         yield _fenced(snippet, "python")
-    if facts.origin.system_prompt:
+    if facts.metadata.system_prompt:
         yield "It was trained with this system message, which belongs before every conversation:"
-        yield _fenced(facts.origin.system_prompt, "text")
-    elif facts.origin.system_prompt is not None:
+        yield _fenced(facts.metadata.system_prompt, "text")
+    elif facts.metadata.system_prompt is not None:
         yield "It was trained with an empty system message, which belongs before every conversation."
     if facts.merged:
         yield "The tokenizer has the chat template of the training; answers were scored without sampling."
-    elif facts.origin.model.chat_template is not None:
+    elif facts.metadata.model.chat_template is not None:
         yield (
             "The chat template of the training is in `lorahydra.json`; it may differ from the base model's own. "
             "Answers were scored without sampling."
@@ -129,8 +108,8 @@ def _use(facts: Facts) -> Iterator[str]:
 
 def _messages(facts: Facts) -> str:
     turns = [{"role": "user", "content": "Your question"}]
-    if facts.origin.system_prompt is not None:
-        turns.insert(0, {"role": "system", "content": facts.origin.system_prompt})
+    if facts.metadata.system_prompt is not None:
+        turns.insert(0, {"role": "system", "content": facts.metadata.system_prompt})
     return "\n".join(["messages = [", *(f"    {turn!r}," for turn in turns), "]"])
 
 
@@ -144,7 +123,7 @@ model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
 inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
 )
-output = model.generate(**inputs, max_new_tokens={facts.origin.max_new_tokens}{_stop_strings(facts)})
+output = model.generate(**inputs, max_new_tokens={facts.metadata.max_new_tokens}{_stop_strings(facts)})
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
 
 
@@ -154,7 +133,7 @@ def _stop_strings(facts: Facts) -> str:
 
 def _adapter_snippet(facts: Facts) -> str:
     """Nothing for GGUF, which PEFT does not load by itself."""
-    base, template = facts.origin.model, facts.origin.model.chat_template is not None
+    base, template = facts.metadata.model, facts.metadata.model.chat_template is not None
     if base.gguf_file or base.name_or_path.endswith(".gguf"):
         return ""
     place = "  # the folder of the base model" if _is_local(base.name_or_path) else ""
@@ -184,7 +163,7 @@ def _adapter_snippet(facts: Facts) -> str:
             "inputs = tokenizer.apply_chat_template(",
             f'    messages, {given}add_generation_prompt=True, return_tensors="pt", return_dict=True',
             ")",
-            f"output = model.generate(**inputs, max_new_tokens={facts.origin.max_new_tokens}, do_sample=False)",
+            f"output = model.generate(**inputs, max_new_tokens={facts.metadata.max_new_tokens}, do_sample=False)",
             'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
         ]
     )
@@ -222,14 +201,14 @@ def _meaning(run: RecordedRun | None) -> str:
 def _table_of(where: str, prefix: str, run: RecordedRun) -> Iterator[str]:
     metrics, said = run.metrics, run.tags.get(Tag.GAIN, "")
     rows = [
-        f"| {name} | {_score(prefix, score, metrics)} | {_score(BASELINE, score, metrics)} |"
-        for name, score in SCORES.items()
+        f"| {SCORES[score].title} | {_score(prefix, score, metrics)} | {_score(BASELINE, score, metrics)} |"
+        for score in HEADLINES
         if scored(prefix, score) in metrics
     ]
     if not rows:
         return
-    yield f"On {where}, with 95 % intervals:"
-    yield "\n".join(["| | tuned | untuned |", "|---|---|---|", *rows])
+    yield f"On {where}, beside the untuned base model (baseline), with 95 % intervals:"
+    yield "\n".join(["| | tuned | baseline |", "|---|---|---|", *rows])
     if PLAIN.fullmatch(said):
         yield f"{said}."
     elif scored(prefix, Score.GAIN) in metrics:
@@ -241,11 +220,10 @@ def _score(prefix: str, score: Score, metrics: Mapping[str, float], sign: str = 
     value = metrics.get(scored(prefix, score))
     if value is None:
         return "–"
-    digits = 2 if score is Score.JUDGE_SCORE else 4
-    bounds = [metrics.get(scored(prefix, bound)) for bound in INTERVALS.get(score, ())]
-    known = [f"{bound:{sign}.{digits}f}" for bound in bounds if bound is not None]
-    interval = f" ({known[0]} to {known[1]})" if len(known) == 2 else ""
-    return f"{value:{sign}.{digits}f}{interval}"
+    info = SCORES[score]
+    ends = [metrics.get(scored(prefix, end)) for end in info.interval or ()]
+    texts = [info.text(end, sign) for end in ends if end is not None]
+    return info.text(value, sign) + (f" ({texts[0]} to {texts[1]})" if len(texts) == 2 else "")
 
 
 def _data(facts: Facts) -> Iterator[str]:
@@ -264,11 +242,11 @@ def _hyperparameters(facts: Facts) -> Iterator[str]:
     if facts.run is not None and "lora.r" in facts.run.params:
         params = facts.run.params
         names = [name for name in params if name.startswith("lora.")]
-        names += [f"training.{name}" for name in TRAINING]
+        names += [name for name in HYPERPARAMETERS if name.startswith("training.")]
         values = {name: params[name] for name in [*names, "seed"] if name in params}
     else:
-        known = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")
-        values = {f"lora.{name}": str(facts.lora[name]) for name in known if name in facts.lora}
+        settings = {f"lora.{name}": value for name, value in facts.lora.items()}
+        values = {name: str(settings[name]) for name in HYPERPARAMETERS if name in settings}
     if not values:
         return
     yield "## Hyperparameters"
@@ -276,13 +254,13 @@ def _hyperparameters(facts: Facts) -> Iterator[str]:
 
 
 def _provenance(facts: Facts) -> Iterator[str]:
-    lines = [f"- lorahydra {metadata.version('lorahydra')}"]
+    lines = [f"- lorahydra {version('lorahydra')}"]
     if facts.run is not None:
         commit = facts.run.tags.get(COMMIT_TAG)
         lines += [f"- commit {_code(commit)}"] if commit else []
         lines += [f"- study {_code(facts.run.tags[Tag.STUDY])}"] if Tag.STUDY in facts.run.tags else []
-    if facts.origin.run_id:
-        lines.append(f"- MLflow run {_code(facts.origin.run_id)}")
+    if facts.metadata.run_id:
+        lines.append(f"- MLflow run {_code(facts.metadata.run_id)}")
     yield "## Provenance"
     yield "\n".join(lines)
 

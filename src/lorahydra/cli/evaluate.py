@@ -52,17 +52,17 @@ def _of_adapter(adapter: Path, overrides: Sequence[str]) -> list[str]:
     # Imported here: it needs more than a typo in a command should wait for.
     from lorahydra.modeling.metadata import read_metadata
 
-    origin = read_metadata(adapter)
+    metadata = read_metadata(adapter)
     keys = {override.partition("=")[0].lstrip("+") for override in overrides}
     own = []
     if "model" not in keys:
         # Where it is now: the same model, so that what belongs to its old place goes and its template stays.
         moved = "model.name_or_path" in keys
         kept = ("chat_template",) if moved else ("name_or_path", "revision", "gguf_file", "chat_template")
-        stated = {name: getattr(origin.model, name) for name in kept if f"model.{name}" not in keys}
+        stated = {name: getattr(metadata.model, name) for name in kept if f"model.{name}" not in keys}
         own += [f"model.{name}={literal(value)}" for name, value in stated.items() if value is not None]
-    if origin.system_prompt is not None and "data.system_prompt" not in keys:
-        own.append(f"data.system_prompt={literal(origin.system_prompt)}")
-    if origin.special_tokens != DataConfig.special_tokens and "data.special_tokens" not in keys:
-        own.append(f"data.special_tokens={origin.special_tokens}")
+    if metadata.system_prompt is not None and "data.system_prompt" not in keys:
+        own.append(f"data.system_prompt={literal(metadata.system_prompt)}")
+    if metadata.special_tokens != DataConfig.special_tokens and "data.special_tokens" not in keys:
+        own.append(f"data.special_tokens={metadata.special_tokens}")
     return [*own, *overrides]

@@ -9,14 +9,12 @@ from typing import Any
 from lorahydra.config.checks import one_of
 from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError
+from lorahydra.names import HEADLINES, SCORES, Score
 
 __all__ = ["OBJECTIVES", "SearchConfig", "objectives"]
 
 OBJECTIVES = {
-    "combined": "maximize",
-    "bertscore_f1": "maximize",
-    "judge_score": "maximize",
-    "loss": "minimize",
+    **{score.value: SCORES[score].direction for score in (*HEADLINES, Score.LOSS)},
     "time": "minimize",
     "adapter_size": "minimize",
 }

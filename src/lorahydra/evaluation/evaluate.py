@@ -85,12 +85,12 @@ def judged_alike(evaluations: Sequence[Evaluation], config: EvaluationConfig, se
     judges = [scores for each in evaluations if (scores := each.example_scores.judge) is not None]
     examples = list(zip(*judges, strict=True))
     if judges and all(None in scores for scores in examples):
-        raise JudgeCoverageError("there is no example with a verdict on each of the answers that are compared")
+        raise JudgeCoverageError("no example has a verdict on each of the predictions that are compared")
     unequal = frozenset(n for n, scores in enumerate(examples) if 0 < scores.count(None) < len(scores))
     if not unequal:
         return list(evaluations)
     logger.warning(
-        "%d examples are in none of the judge's means: only some of the answers that are compared have a verdict",
+        "%d examples are left out of the judge's means: not all of the predictions that are compared have a verdict",
         len(unequal),
     )
     return [_without(each, unequal, config, seed) for each in evaluations]

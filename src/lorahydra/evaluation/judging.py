@@ -93,7 +93,7 @@ class Verdicts:
         if judgement.error is not None:
             raise judgement.error
         raise JudgeCoverageError(
-            f"judge {self.config.name} gave a verdict on {self.judged} of {len(self.chosen)} answers, fewer than "
+            f"judge {self.config.name} gave a verdict on {self.judged} of {len(self.chosen)} predictions, fewer than "
             f"judge.min_coverage={self.config.min_coverage} asks for; most often: {judgement.main_fault}"
         )
 

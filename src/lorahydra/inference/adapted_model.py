@@ -53,13 +53,13 @@ def conversations(prompts: Sequence[str]) -> list[Conversation]:
     return [(Message("user", prompt),) for prompt in prompts]
 
 
-def chat_format(base: BaseModel, origin: AdapterMetadata) -> ChatFormat:
+def chat_format(base: BaseModel, metadata: AdapterMetadata) -> ChatFormat:
     """How prompts are written for this adapter."""
     return ChatFormat(
         base.tokenizer,
-        chat_template=origin.model.chat_template,
-        system_prompt=origin.system_prompt,
-        special_tokens=origin.special_tokens,
+        chat_template=metadata.model.chat_template,
+        system_prompt=metadata.system_prompt,
+        special_tokens=metadata.special_tokens,
     )
 
 
@@ -69,14 +69,14 @@ class AdaptedModel:
     Args:
         base: The base model.
         model: It with the adapter, a `peft.PeftModel`.
-        origin: What the adapter belongs to.
+        metadata: What the adapter belongs to.
     """
 
-    def __init__(self, base: BaseModel, model: Any, origin: AdapterMetadata) -> None:
+    def __init__(self, base: BaseModel, model: Any, metadata: AdapterMetadata) -> None:
         self.base = base
-        self.origin = origin
+        self.metadata = metadata
         self._model = model
-        self._chat = chat_format(base, origin)
+        self._chat = chat_format(base, metadata)
 
     def answer(
         self,
@@ -116,7 +116,7 @@ class AdaptedModel:
                 [self.prompt_ids(conversation) for conversation in asked],
                 stop=stop_tokens(self.base.model, self._chat.end_tokens),
                 ends=self._chat.text_end,
-                max_new_tokens=max_new_tokens or self.origin.max_new_tokens,
+                max_new_tokens=max_new_tokens or self.metadata.max_new_tokens,
                 batch_size=BATCH_SIZE,
                 progress=progress,
             )
@@ -132,25 +132,25 @@ def model_at(model: ModelConfig, place: str) -> ModelConfig:
     return dataclasses.replace(model, name_or_path=place, revision=None, gguf_file=None)
 
 
-def warn_of_another_base(base: BaseModel, origin: AdapterMetadata) -> None:
+def warn_of_another_base(base: BaseModel, metadata: AdapterMetadata) -> None:
     """Say where a base model is not the one that an adapter was trained on."""
-    if origin.base_digest is not None and base.digest != origin.base_digest and _comparable(base, origin):
+    if metadata.base_digest is not None and base.digest != metadata.base_digest and _comparable(base, metadata):
         logger.warning(
             "%s is not the base model that this adapter was trained on (%s, not %s): answers may be worse",
             base.source,
             base.digest,
-            origin.base_digest,
+            metadata.base_digest,
         )
 
 
-def _comparable(base: BaseModel, origin: AdapterMetadata) -> bool:
+def _comparable(base: BaseModel, metadata: AdapterMetadata) -> bool:
     """Whether both digests are of the same thing: a hub's commit, a package's wheel, or a folder's content."""
     wheels = {f"sha256:{packaged.sha256}" for packaged in PACKAGED.values()}
 
     def kind(digest: str | None) -> str:
         return "wheel" if digest in wheels else str(digest).partition(":")[0]
 
-    return kind(base.digest) == kind(origin.base_digest)
+    return kind(base.digest) == kind(metadata.base_digest)
 
 
 def place_of_base(folder: Path, base: str | None) -> str | None:
@@ -182,16 +182,16 @@ def open_adapter(
         ModelError: The adapter or its base model cannot be used.
         ServiceError: The base model is on the hub, which cannot be reached.
     """
-    origin = read_metadata(folder)
+    metadata = read_metadata(folder)
     if system_prompt is not None:
-        origin = dataclasses.replace(origin, system_prompt=system_prompt or None)
-    model = _on_this_machine(origin.model, device, dtype)
+        metadata = dataclasses.replace(metadata, system_prompt=system_prompt or None)
+    model = _on_this_machine(metadata.model, device, dtype)
     if (place := place_of_base(folder, base)) is not None:
         model = model_at(model, place)
     loaded = load_base(model)
-    warn_of_another_base(loaded, origin)
+    warn_of_another_base(loaded, metadata)
     with load_adapter(loaded, folder) as adapted:
-        yield AdaptedModel(loaded, adapted, origin)
+        yield AdaptedModel(loaded, adapted, metadata)
 
 
 def _on_this_machine(model: ModelConfig, device: str, dtype: str | None) -> ModelConfig:

@@ -73,8 +73,8 @@ class BertScorer:
         if not raw.isfinite().all():
             raise ModelError(
                 f"evaluation.bertscore_model={self._name} gives numbers that are not finite for "
-                f"{int((~raw.isfinite()).any(dim=1).sum())} of {len(answers)} answers: choose another encoder, or a "
-                "copy of it in float32"
+                f"{int((~raw.isfinite()).any(dim=1).sum())} of {len(answers)} predictions: choose another encoder, or "
+                "a copy of it in float32"
             )
         precision, recall, f1 = ((raw - self._baseline) / (1 - self._baseline)).T.tolist()
         lowest = float((0 - self._baseline[2]) / (1 - self._baseline[2]))

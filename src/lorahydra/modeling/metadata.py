@@ -17,7 +17,7 @@ from lorahydra.config.data import SPECIAL_TOKENS
 from lorahydra.config.schema import EvaluationConfig, ModelConfig
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.modeling.peft_format import check_adapter
-from lorahydra.names import ORIGIN_FILE
+from lorahydra.names import ADAPTER_CONFIG_FILE, METADATA_FILE
 from lorahydra.utils.files import atomic_file
 
 __all__ = ["AdapterMetadata", "read_metadata", "write_metadata"]
@@ -53,7 +53,7 @@ def write_metadata(folder: Path, metadata: AdapterMetadata) -> None:
     """
     values = dataclasses.asdict(metadata)
     content = {"version": VERSION, **values, "model": {name: values["model"][name] for name in KEPT}}
-    with atomic_file(folder / ORIGIN_FILE) as temporary:
+    with atomic_file(folder / METADATA_FILE) as temporary:
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
 
 
@@ -64,7 +64,7 @@ def read_metadata(folder: Path) -> AdapterMetadata:
         ModelError: The folder holds no adapter, or what it belongs to cannot be read.
     """
     check_adapter(folder)
-    path = folder / ORIGIN_FILE
+    path = folder / METADATA_FILE
     if not path.is_file():
         return AdapterMetadata(ModelConfig(name_or_path=_base_of(folder)))
     try:
@@ -81,9 +81,9 @@ def read_metadata(folder: Path) -> AdapterMetadata:
 
 def _base_of(folder: Path) -> str:
     """The base model that PEFT's configuration names."""
-    name = json.loads((folder / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
+    name = json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8")).get("base_model_name_or_path")
     if not isinstance(name, str) or not name.strip():
-        raise ModelError(f"{folder / 'adapter_config.json'} does not name a base model: give one")
+        raise ModelError(f"{folder / ADAPTER_CONFIG_FILE} does not name a base model: give one")
     return name
 
 

@@ -15,6 +15,7 @@ from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ModelError, reason
 from lorahydra.modeling.huggingface import loading
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
+from lorahydra.names import ADAPTER_CONFIG_FILE
 from lorahydra.utils.files import replaced_dir
 
 __all__ = ["ModelFiles", "check_tokenizer", "check_weights", "content_digest", "copy_model", "locate", "weight_files"]
@@ -165,7 +166,7 @@ def _local(path: Path, gguf_file: str | None) -> ModelFiles:
 def _what_it_is(folder: Path, gguf_files: list[str]) -> str:
     if gguf_files:
         return f"it holds several GGUF files; choose one with model.gguf_file: {', '.join(gguf_files)}"
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
         return "it holds an adapter; give the base model that the adapter was trained on"
     return "it has no config.json and no .gguf file"
 

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from lorahydra.errors import ModelError, OutputError, reason
 from lorahydra.modeling.huggingface import disk_errors
 from lorahydra.modeling.packaged import public_name
+from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from lorahydra.utils.files import replaced_dir, writing
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["adapter_weights", "check_adapter", "remember_start", "save_adapter", "write_adapter"]
-
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass
@@ -101,7 +99,7 @@ def write_adapter(config: peft.LoraConfig, weights: Mapping[str, torch.Tensor], 
     with replaced_dir(path) as temporary:
         tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         with disk_errors():
-            save_file(tensors, str(temporary / WEIGHTS), metadata={"format": "pt"})
+            save_file(tensors, str(temporary / ADAPTER_WEIGHTS_FILE), metadata={"format": "pt"})
         config.save_pretrained(str(temporary))
 
 
@@ -113,9 +111,9 @@ def check_adapter(folder: Path) -> Path:
     """
     from safetensors import SafetensorError, safe_open
 
-    config = folder / CONFIG
+    config = folder / ADAPTER_CONFIG_FILE
     if not config.is_file():
-        raise ModelError(f"{folder} is not an adapter: it has no {CONFIG}")
+        raise ModelError(f"{folder} is not an adapter: it has no {ADAPTER_CONFIG_FILE}")
     try:
         settings = json.loads(config.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -123,9 +121,9 @@ def check_adapter(folder: Path) -> Path:
     kind = settings.get("peft_type") if isinstance(settings, dict) else None
     if kind != "LORA":
         raise ModelError(f"{config} describes an adapter of type {kind}: only LORA adapters can be used")
-    weights = folder / WEIGHTS
+    weights = folder / ADAPTER_WEIGHTS_FILE
     if not weights.is_file():
-        raise ModelError(f"{folder} has no {WEIGHTS}: adapters are read from safetensors files only")
+        raise ModelError(f"{folder} has no {ADAPTER_WEIGHTS_FILE}: adapters are read from safetensors files only")
     try:
         with safe_open(str(weights), framework="pt") as file:
             file.keys()
@@ -165,6 +163,7 @@ def _difference(tuned: dict[str, torch.Tensor], start: dict[str, torch.Tensor], 
 
 def _check_replaceable(path: Path) -> None:
     with writing(path):
-        taken = path.exists() and not (path.is_dir() and ((path / CONFIG).is_file() or not any(path.iterdir())))
+        is_adapter = (path / ADAPTER_CONFIG_FILE).is_file()
+        taken = path.exists() and not (path.is_dir() and (is_adapter or not any(path.iterdir())))
     if taken:
         raise OutputError(f"cannot write the adapter to {path}: something else is there; choose another folder")

@@ -72,7 +72,7 @@ def _last_word(log: Path, begin: int) -> str | None:
     if not found:
         return None
     # Here it goes on by `resume`, and not by a command.
-    line = re.split(r"\. The adapter and the answers are kept|; the study is kept", found[-1])[0]
+    line = re.split(r"\. The adapter and the (?:answers|predictions) are kept|; the study is kept", found[-1])[0]
     # What a database or a page could not take is left out: colours, null characters.
     return "".join(char for char in line[:1000] if char.isprintable())
 

@@ -17,6 +17,7 @@ from lorahydra.names import (
     PREDICTIONS_FILE,
     TEST,
     TEST_PREDICTIONS_FILE,
+    Column,
     Kind,
     Score,
     State,
@@ -148,7 +149,7 @@ class Stores:
             text = None if run is None else read_text(self.tracking, run, artifact)
             if text is not None:
                 # A judge sees only some of them, and those have more to show.
-                rows = sorted(_table(text), key=lambda row: row.get("judge_score") is None)
+                rows = sorted(_table(text), key=lambda row: row.get(Column.JUDGE_SCORE) is None)
                 items = [_example(row) for row in rows[offset : offset + limit]]
                 return Examples(split, progress.best_trial, items, len(rows))
         return Examples("", progress.best_trial, [], 0)
@@ -230,13 +231,16 @@ def _table(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _example(row: Mapping[str, Any]) -> ExampleView:
-    numbers = ("bertscore_f1", "judge_score", "baseline_bertscore_f1", "baseline_judge_score")
+    numbers = (
+        *(Column.BERTSCORE_F1, Column.JUDGE_SCORE),
+        *(Column.BASELINE_BERTSCORE_F1, Column.BASELINE_JUDGE_SCORE),
+    )
     return ExampleView(
-        prompt=_sendable(row.get("prompt")) or "",
-        reference=_sendable(row.get("reference")) or "",
-        answer=_sendable(row.get("prediction")) or "",
-        judge_reason=_sendable(row.get("judge_reason")),
-        baseline_answer=_sendable(row.get("baseline_prediction")),
+        prompt=_sendable(row.get(Column.PROMPT)) or "",
+        reference=_sendable(row.get(Column.REFERENCE)) or "",
+        answer=_sendable(row.get(Column.PREDICTION)) or "",
+        judge_reason=_sendable(row.get(Column.JUDGE_REASON)),
+        baseline_answer=_sendable(row.get(Column.BASELINE_PREDICTION)),
         **{name: _finite(row.get(name)) for name in numbers},
     )
 

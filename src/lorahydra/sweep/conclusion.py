@@ -11,7 +11,7 @@ from typing import Any
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import OutputError, StoreAwayError, TrackingError
-from lorahydra.names import ADAPTER_DIR, LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR, State, Tag
+from lorahydra.names import ADAPTER_DIR, CHAMPION, LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR, State, Tag
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.leaderboard import leaderboard_csv, write_leaderboard
 from lorahydra.sweep.mlflow_notes import model_description
@@ -183,7 +183,7 @@ def _register(
         # The winner is named and lies in its folder; a store without a registry must not fail the study.
         logger.warning("The adapter was not registered: %s", error)
         return None
-    logger.info("Registered as %s, version %s, alias champion", name, version)
+    logger.info("Registered as %s, version %s, alias %s", name, version, CHAMPION)
     return name, version
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.names import Tag
+from lorahydra.names import CHAMPION, Tag
 from lorahydra.sweep.labels import value_text
 from lorahydra.sweep.leaderboard import Column, leaderboard_columns
 from lorahydra.sweep.ranking import ranked
@@ -52,7 +52,7 @@ def study_note(
         lines += [f"**On the test split:** {_on_test(test)}", ""]
     if registered is not None:
         name, version = registered
-        lines += [f"**Winner:** {model_link(name, version)}, `models:/{name}@champion`", ""]
+        lines += [f"**Winner:** {model_link(name, version)}, `models:/{name}@{CHAMPION}`", ""]
     lines += data_warnings(warnings)
     ordered = ranked(records, directions)
     columns = leaderboard_columns(ordered, objectives)

@@ -61,7 +61,7 @@ def _result_of_kept_answers(place: _Place, config: ExperimentConfig) -> TrialRes
     kept = _kept_answers(place.trial, config)
     if kept is None:
         return None
-    logger.info("Trial %d: the adapter and the answers are kept in %s; they are judged", place.number, kept.folder)
+    logger.info("Trial %d: the adapter and the predictions are kept in %s; they are judged", place.number, kept.folder)
     try:
         with rejudge_hint(kept.folder, in_study=True):
             return judge_saved(kept, config, place=place, tracking_uri=config.tracking.uri)

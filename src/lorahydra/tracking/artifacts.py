@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.names import ADAPTER_DIR, GENERATION_FILE, ORIGIN_FILE
+from lorahydra.names import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_DIR,
+    ADAPTER_WEIGHTS_FILE,
+    CHAMPION,
+    GENERATION_FILE,
+    METADATA_FILE,
+)
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.patience import patient
 from lorahydra.tracking.store import active_run, connect, talking_to, talking_to_artifacts
@@ -16,8 +23,7 @@ from lorahydra.utils.files import replaced_dir
 
 __all__ = ["RegisteredVersion", "fetch_adapter", "fetch_folder", "find_version", "has_run"]
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors", ORIGIN_FILE, GENERATION_FILE)
+ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, METADATA_FILE, GENERATION_FILE)
 """What an adapter is; its folder may hold more, up to a copy of the base model."""
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for a model, alias or version that is not there, or whose name none could have."""
@@ -78,7 +84,7 @@ def fetch_adapter(config: TrackingConfig, run_id: str, target: Path) -> bool:
     active_run(client, uri, run_id)
     with talking_to_artifacts(uri), tempfile.TemporaryDirectory() as download:
         there = {Path(found.path).name for found in client.list_artifacts(run_id, ADAPTER_DIR)}
-        if ADAPTER_CONFIG not in there:
+        if ADAPTER_CONFIG_FILE not in there:
             return False
         files = [
             Path(client.download_artifacts(run_id, f"{ADAPTER_DIR}/{name}", download))
@@ -113,7 +119,7 @@ def has_run(config: TrackingConfig, run_id: str) -> bool:
 
 
 def find_version(
-    config: TrackingConfig, name: str, *, alias: str = "champion", version: str | None = None
+    config: TrackingConfig, name: str, *, alias: str = CHAMPION, version: str | None = None
 ) -> RegisteredVersion | None:
     """A version of a registered model by its alias or number; None where there is none.
 

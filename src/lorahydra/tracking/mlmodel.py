@@ -17,7 +17,7 @@ from typing import Any
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata
 from lorahydra.modeling.model_files import copy_model
-from lorahydra.names import ADAPTER_DIR, BASE_DIR
+from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_DIR, ADAPTER_WEIGHTS_FILE, BASE_DIR
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.compat import mute
 from lorahydra.tracking.patience import patient
@@ -83,7 +83,7 @@ def add_model_files(config: TrackingConfig, run_id: str, folder: Path, artifact:
     client = connect(uri, create=False)
     active_run(client, uri, run_id)
     with tempfile.TemporaryDirectory() as name, talking_to_artifacts(uri):
-        there = shutil.ignore_patterns("adapter_config.json", "adapter_model.safetensors", "__pycache__", BASE_DIR)
+        there = shutil.ignore_patterns(ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, "__pycache__", BASE_DIR)
         with writing(Path(name)):
             extras = shutil.copytree(folder, Path(name) / "model", ignore=there)
         client.log_artifacts(run_id, str(extras), artifact)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError, library_errors
-from lorahydra.names import ADAPTER_DIR
+from lorahydra.names import ADAPTER_DIR, CHAMPION
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.compat import join_address
 from lorahydra.tracking.faults import store_fault
@@ -41,7 +41,7 @@ def register_model(
     name: str,
     *,
     artifact: str = ADAPTER_DIR,
-    alias: str = "champion",
+    alias: str = CHAMPION,
     description: str = "",
     tags: Mapping[str, str],
 ) -> str:

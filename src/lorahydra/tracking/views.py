@@ -13,7 +13,7 @@ from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, TrackingError
-from lorahydra.names import EVAL, OBJECTIVE, Kind, Metric, Score, Tag, scored
+from lorahydra.names import EVAL, MAIN_HYPERPARAMETERS, OBJECTIVE, Kind, Metric, Score, Tag, scored
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.operations import encode, now
 from lorahydra.tracking.store import connect, talking_to
@@ -27,13 +27,9 @@ VIEW_KEY = "lorahydra-trials"
 VIEW_NAME = "Trials, best first"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 KIND_TAG = "mlflow.experimentKind"
-HYPERPARAMETERS = (
-    *("training.learning_rate", "lora.r", "lora.lora_alpha", "lora.lora_dropout", "training.warmup_ratio"),
-    *("training.num_train_epochs", "model.name_or_path"),
-)
 COLUMNS = (
     *(f"metrics.`{name}`" for name in (OBJECTIVE, scored(EVAL, Score.GAIN))),
-    *(f"params.`{name}`" for name in HYPERPARAMETERS),
+    *(f"params.`{name}`" for name in (*MAIN_HYPERPARAMETERS, "model.name_or_path")),
     *(f"metrics.`{scored(EVAL, score)}`" for score in (Score.BERTSCORE_F1, Score.JUDGE_SCORE, Score.LOSS)),
     *(f"metrics.`{scored(EVAL, score)}`" for score in (Score.COMBINED_LOW, Score.COMBINED_HIGH)),
     *(f"metrics.`{Metric.TIME_TOTAL}`", f"tags.`{Tag.STUDY}`", f"tags.`{Tag.STATE}`"),

@@ -22,8 +22,13 @@ import torch
 
 from lorahydra.errors import ConfigError
 from lorahydra.modeling.base import BaseModel
-from lorahydra.modeling.peft_format import CONFIG, WEIGHTS
-from lorahydra.names import ADAPTER_DIR, CHECKPOINTS_DIR, TRAINING_FILE
+from lorahydra.names import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_DIR,
+    ADAPTER_WEIGHTS_FILE,
+    CHECKPOINTS_DIR,
+    TRAINING_FILE,
+)
 from lorahydra.training.jobs import TrainedAdapter, TrainingJob
 from lorahydra.utils.files import atomic_file
 
@@ -40,7 +45,7 @@ RECORD = "lorahydra.json"
 """In a checkpoint: its settings and the digests of its files."""
 WITHOUT_EFFECT = {"save_steps", "resume", "logging_steps", "per_device_eval_batch_size", "divergence_factor"}
 """Settings of a training that do not change its adapter."""
-ADAPTER_FILES = (CONFIG, WEIGHTS)
+ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
 SHOWN = 3
 """Settings that an error message names at most."""
 

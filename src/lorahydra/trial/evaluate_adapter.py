@@ -44,13 +44,13 @@ def evaluate_adapter(
         LorahydraError: Data, model, adapter or judge cannot be used.
     """
     check_store(config.tracking)
-    origin = read_metadata(adapter)
+    metadata = read_metadata(adapter)
     prepared = prepare(config)
-    warn_of_another_base(prepared.base, origin)
+    warn_of_another_base(prepared.base, metadata)
     examples, prefix = (prepared.test_set, TEST) if prepared.test_set is not None else (prepared.eval_set, EVAL)
     name = config.tracking.run_name or f"evaluation of {adapter.resolve().name}"
     with start_run(config.tracking, output_dir=Path(config.output_dir), kind=Kind.SINGLE, run_name=name) as run:
-        run.tags({Tag.EVALUATES: origin.run_id or str(adapter.resolve())})
+        run.tags({Tag.EVALUATES: metadata.run_id or str(adapter.resolve())})
         record_setup(run, config, overrides, prepared)
         scores = score_adapter(run, config, prepared, examples, adapter, prefix, progress=progress)
     split = "test" if prefix == TEST else "validation"

@@ -157,4 +157,4 @@ def _check_alike(trials: Sequence[SavedTrial], newest: ExperimentConfig) -> None
         if keys:
             raise ConfigError(f"{trial.folder} differs from the others in {', '.join(keys)}: scores do not compare")
         if trial.predictions.examples.digest != trials[0].predictions.examples.digest:
-            raise ConfigError(f"{trial.folder} and {trials[0].folder} answered different examples")
+            raise ConfigError(f"{trial.folder} and {trials[0].folder} have predictions for different examples")

@@ -18,7 +18,7 @@ from lorahydra.modeling.generation import context_window
 from lorahydra.modeling.metadata import AdapterMetadata
 from lorahydra.modeling.vocabulary import check_token_ids
 
-__all__ = ["Prepared", "origin_of", "prepare"]
+__all__ = ["Prepared", "metadata_of", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     )
 
 
-def origin_of(config: ExperimentConfig, prepared: Prepared, run_id: str) -> AdapterMetadata:
+def metadata_of(config: ExperimentConfig, prepared: Prepared, run_id: str) -> AdapterMetadata:
     """What an adapter of this experiment belongs to.
 
     Args:

@@ -119,7 +119,7 @@ def rejudge_hint(folder: Path, *, in_study: bool = False) -> Iterator[None]:
     try:
         yield
     except (JudgeError, JudgeSetupError, JudgeBudgetError) as error:
-        kept = f"{str(error).rstrip('.')}. The adapter and the answers are kept"
+        kept = f"{str(error).rstrip('.')}. The adapter and the predictions are kept"
         if not in_study or isinstance(error, JudgeCoverageError):
             kept += f"; go on with: lorahydra judges rejudge {shlex.quote(str(folder))}"
         raise type(error)(kept) from error
@@ -164,7 +164,7 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
         if key not in REJUDGING_NEUTRAL_KEYS or not equals:
             free = ", ".join(sorted(name.removeprefix("judge.") for name in REJUDGING_NEUTRAL_KEYS))
             raise ConfigError(
-                f"{key} cannot be changed when answers are judged again, scores could not be compared; what can: "
-                f"judge.KEY=VALUE with {free}"
+                f"{key} cannot be changed when predictions are judged again, because scores would not compare; what "
+                f"can: judge.KEY=VALUE with {free}"
             )
     return restored_config(dataclasses.asdict(config), overrides)

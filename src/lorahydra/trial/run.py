@@ -22,7 +22,7 @@ from lorahydra.tracking import TrackedRun, check_store
 from lorahydra.training import TrainedAdapter, TrainingJob, train
 from lorahydra.trial.place import StudyPlace, TrialResult, end_trial, metrics_of, start_trial
 from lorahydra.trial.predict import predict_both
-from lorahydra.trial.prepare import Prepared, origin_of, prepare
+from lorahydra.trial.prepare import Prepared, metadata_of, prepare
 from lorahydra.trial.record import record_adapter, record_description, record_setup
 from lorahydra.trial.rejudge import rejudge_hint
 from lorahydra.trial.saved import SavedTrial, forget_trial, save_trial
@@ -94,7 +94,7 @@ def _train(
     base = prepared.base
     job = TrainingJob(config.lora, config.training, config.seed, Path(config.output_dir), metrics_of(run, place))
     [trained] = train(base, [job], prepared.train_tokens, prepared.eval_tokens, progress)
-    write_metadata(trained.folder, origin_of(config, prepared, run.run_id))
+    write_metadata(trained.folder, metadata_of(config, prepared, run.run_id))
     write_greedy_settings(trained.folder, base.model, base.tokenizer, prepared.chat.end_tokens)
     record_adapter(run, config, trained)
     return trained

@@ -124,7 +124,8 @@ def load_trial(folder: Path, *, tracking_uri: str | None = None) -> SavedTrial:
 def not_saved(folder: Path) -> OutputError:
     """The error for a folder without predictions."""
     return OutputError(
-        f"{folder} has no {ANSWERS_FILE}: give the output folder of a trial with a judge that got as far as answers"
+        f"{folder} has no {ANSWERS_FILE}: give the output folder of a trial with a judge that has generated its "
+        "predictions"
     )
 
 

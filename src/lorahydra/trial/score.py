@@ -24,6 +24,7 @@ from lorahydra.names import (
     PREDICTIONS_FILE,
     TEST,
     TEST_PREDICTIONS_FILE,
+    Column,
     Metric,
     Score,
     Tag,
@@ -132,7 +133,7 @@ def _warn_of_missing(verdicts: Verdicts) -> None:
         logger.warning("Judging ended early: %s", judgement.error)
     elif verdicts.judged < count:
         logger.warning(
-            "The judge gave no verdict on %d of %d answers, which are not in its mean; most often: %s",
+            "The judge gave no verdict on %d of %d predictions, which are not in its mean; most often: %s",
             count - verdicts.judged,
             count,
             judgement.main_fault,
@@ -153,7 +154,7 @@ def _log(tuned: Evaluation) -> None:
         )
     if predictions.truncated:
         logger.warning(
-            "%d of %d answers were cut at evaluation.max_new_tokens: raise it if answers are meant to be longer",
+            "%d of %d predictions were truncated at evaluation.max_new_tokens: raise it if longer ones are expected",
             predictions.truncated,
             len(predictions.texts),
         )
@@ -172,20 +173,20 @@ def _record_table(
 ) -> None:
     tuned, baseline = predictions.tuned, predictions.baseline
     columns: dict[str, Sequence[object]] = {
-        "prompt": predictions.examples.texts,
-        "reference": predictions.examples.references,
-        "prediction": tuned.texts,
-        "bertscore_f1": tuned.bertscore.f1,
-        "judge_score": _column(verdicts, predictions, "scores"),
-        "judge_reason": _column(verdicts, predictions, "reasons"),
-        "answer_length": [len(text) for text in tuned.texts],
+        Column.PROMPT: predictions.examples.texts,
+        Column.REFERENCE: predictions.examples.references,
+        Column.PREDICTION: tuned.texts,
+        Column.BERTSCORE_F1: tuned.bertscore.f1,
+        Column.JUDGE_SCORE: _column(verdicts, predictions, "scores"),
+        Column.JUDGE_REASON: _column(verdicts, predictions, "reasons"),
+        Column.LENGTH: [len(text) for text in tuned.texts],
     }
     if verdicts is not None:
-        columns["judge_criteria"] = _column(verdicts, predictions, "criteria")
+        columns[Column.JUDGE_CRITERIA] = _column(verdicts, predictions, "criteria")
     if baseline is not None:
-        columns |= {"baseline_prediction": baseline.texts, "baseline_bertscore_f1": baseline.bertscore.f1}
+        columns |= {Column.BASELINE_PREDICTION: baseline.texts, Column.BASELINE_BERTSCORE_F1: baseline.bertscore.f1}
         if verdicts is not None:
-            columns["baseline_judge_score"] = _column(baseline_verdicts, predictions, "scores")
+            columns[Column.BASELINE_JUDGE_SCORE] = _column(baseline_verdicts, predictions, "scores")
     run.table(list(columns), list(zip(*columns.values(), strict=True)), TABLES[prefix])
 
 

@@ -8,19 +8,12 @@ from rich.text import Text
 
 from lorahydra.evaluation import Evaluation, EvaluationSet
 from lorahydra.evaluation.scoring import MINIMUM, Gain
-from lorahydra.names import Score
+from lorahydra.names import SCORES
 
 __all__ = ["verdict", "write_scores", "write_summary"]
 
 EXAMPLES = 2
 LONGEST_CELL = 400
-ROWS = {
-    "BERTScore precision": Score.BERTSCORE_PRECISION,
-    "BERTScore recall": Score.BERTSCORE_RECALL,
-    "BERTScore F1": Score.BERTSCORE_F1,
-    "LLM judge": Score.JUDGE_SCORE,
-    "combined": Score.COMBINED,
-}
 
 
 def verdict(gain: Gain) -> str:
@@ -67,22 +60,19 @@ def _scores(tuned: Evaluation, baseline: Evaluation | None, split: str) -> Rende
     table = Table(title=title)
     for name in ("score", "baseline", "tuned", "difference"):
         table.add_column(name, justify="left" if name == "score" else "right")
-    for name, score in ROWS.items():
-        if score not in tuned.means:
-            continue
-        after = tuned.means[score]
-        digits = 2 if score is Score.JUDGE_SCORE else 4
-        if baseline is None:
-            table.add_row(name, "-", f"{after:.{digits}f}", "-")
-        else:
-            before = baseline.means[score]
-            table.add_row(name, f"{before:.{digits}f}", f"{after:.{digits}f}", f"{after - before:+.{digits}f}")
+    before, after = {} if baseline is None else baseline.means, tuned.means
+    for score, info in SCORES.items():
+        if score in before and score in after:
+            change = info.text(after[score] - before[score], "+")
+            table.add_row(info.title, info.text(before[score]), info.text(after[score]), change)
+        elif score in after:
+            table.add_row(info.title, "-", info.text(after[score]), "-")
     return table
 
 
 def _answers(examples: EvaluationSet, tuned: Evaluation, baseline: Evaluation) -> RenderableType:
     table = Table(title="The same prompt before and after", show_lines=True)
-    for name in ("prompt", "reference", "untuned", "tuned"):
+    for name in ("prompt", "reference", "baseline", "tuned"):
         table.add_column(name, ratio=1, overflow="fold")
     cells = zip(examples.texts, examples.references, baseline.predictions.texts, tuned.predictions.texts, strict=True)
     for _, row in zip(range(EXAMPLES), cells, strict=False):
