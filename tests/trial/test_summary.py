@@ -10,7 +10,8 @@ from rich.console import Console
 from lorahydra.evaluation import Evaluation, EvaluationSet, Predictions
 from lorahydra.evaluation.scoring import Gain, Interval
 from lorahydra.metrics.bertscore import BertScores
-from lorahydra.trial.summary import verdict, write_scores, write_summary
+from lorahydra.trial.score import TrialScores
+from lorahydra.trial.summary import write_scores, write_summary
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ from lorahydra.trial.summary import verdict, write_scores, write_summary
     ],
 )
 def test_the_verdict_is_honest(gain: Gain, words: str) -> None:
-    assert verdict(gain).startswith(words)
+    assert gain.sentence.startswith(words)
 
 
 def evaluation(answer: str, score: float) -> Evaluation:
@@ -38,7 +39,8 @@ def evaluation(answer: str, score: float) -> Evaluation:
 def written(baseline: Evaluation | None, gain: Gain | None) -> str:
     output = io.StringIO()
     examples = EvaluationSet([[1]], ["[bold]What?[/bold]"], ["Это эталон."], "digest")
-    write_summary(Console(file=output, width=120), examples, evaluation("[/red] tuned", 0.75), baseline, gain)
+    scores = TrialScores(evaluation("[/red] tuned", 0.75), baseline, gain)
+    write_summary(Console(file=output, width=120), examples, scores)
     return output.getvalue()
 
 
@@ -59,8 +61,8 @@ def test_answers_stand_side_by_side_as_they_are() -> None:
 
 def test_the_verdict_is_one_line_of_a_narrow_log() -> None:
     output = io.StringIO()
-    write_scores(Console(file=output, width=40), evaluation("tuned", 0.75), None, Gain(0.25, 0.2, 0.3, 8))
-    assert verdict(Gain(0.25, 0.2, 0.3, 8)) in output.getvalue().splitlines()
+    write_scores(Console(file=output, width=40), TrialScores(evaluation("tuned", 0.75), None, Gain(0.25, 0.2, 0.3, 8)))
+    assert Gain(0.25, 0.2, 0.3, 8).sentence in output.getvalue().splitlines()
 
 
 def test_without_a_baseline_there_is_no_difference() -> None:

@@ -117,7 +117,7 @@ def judge_again(folder: Path, overrides: tuple[str, ...], uri: str | None, stora
     for trial in find_trials([folder]):
         scores = rejudge_trial(trial, overrides=overrides, tracking_uri=uri, storage=storage)
         if scores is not None:
-            write_scores(console(), scores.tuned, scores.baseline, scores.gain)
+            write_scores(console(), scores)
 
 
 @judges.command("finalists", short_help="Judge the best trials on all examples and rank them.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import JudgeCoverageError
 from lorahydra.evaluation.judging import Verdicts
-from lorahydra.evaluation.predict import Predictions
+from lorahydra.evaluation.predictions import Predictions
 from lorahydra.evaluation.scoring import ExampleScores, Interval, combined_interval
 from lorahydra.names import Score
 
@@ -54,7 +54,7 @@ def evaluate(predictions: Predictions, verdicts: Verdicts | None, config: Evalua
     """Combine the scores of predictions.
 
     Args:
-        predictions: From `predict`.
+        predictions: What a model predicted.
         verdicts: From the judge; None without one.
         config: The weights.
         seed: Seeds the bootstrap.

@@ -10,7 +10,7 @@ import numpy as np
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import JudgeCoverageError
-from lorahydra.evaluation.examples import EvaluationSet
+from lorahydra.evaluation.predictions import EvaluationSet
 from lorahydra.judges import JudgeCase, Judgement, JudgeSession, start_judging
 from lorahydra.names import Score
 from lorahydra.utils.progress import Progress

@@ -46,6 +46,20 @@ class Gain(Interval):
         }
 
     @property
+    def sentence(self) -> str:
+        """Whether tuning helped, in one honest sentence without a full stop: the only place that says so."""
+        if not self.is_enough:
+            examples = f"{self.count} {'judged ' if self.judged else ''}example{'s are' if self.count > 1 else ' is'}"
+            return (
+                f"{examples} too few to say whether tuning helped: at least {MINIMUM} are needed "
+                f"(combined changed by {self.mean:+.4f})"
+            )
+        interval = f"{self.mean:+.4f}, 95 % interval {self.low:+.4f} to {self.high:+.4f}"
+        if not self.is_clear:
+            return f"No clear difference: combined changed by {interval}"
+        return f"Tuning {'helped' if self.mean > 0 else 'hurt'}: combined changed by {interval}"
+
+    @property
     def is_enough(self) -> bool:
         """Whether there are enough examples to say anything."""
         return self.count >= MINIMUM

@@ -191,7 +191,7 @@ def _show(result: StudyResult, run: StudyRun, scores: TrialScores | None) -> Non
     screen = console()
     write_leaderboard(screen, result.trials, run.directions, run.objectives)
     if scores is not None:
-        write_scores(screen, scores.tuned, scores.baseline, scores.gain, split="test")
+        write_scores(screen, scores, split="test")
     elif result.test is not None:
         logger.info("Test split, scored earlier: %s", result.test)
     logger.info("Best: trial %d, %s", result.best.number, dict(result.best_params))

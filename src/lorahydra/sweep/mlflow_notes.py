@@ -13,7 +13,6 @@ from lorahydra.sweep.ranking import ranked
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.trial.record import data_warnings
 from lorahydra.trial.score import TrialScores
-from lorahydra.trial.summary import verdict
 from lorahydra.utils.markdown import code, experiment_link, model_link, run_link, table
 
 __all__ = ["model_description", "study_note"]
@@ -73,7 +72,7 @@ def _cell(column: Column, record: TrialRecord, experiment_id: str) -> str:
 
 def _on_test(test: TrialScores) -> str:
     said = f"combined {test.tuned.combined.mean:.4f} on {len(test.tuned.predictions.texts)} examples."
-    return said if test.gain is None else f"{said} {verdict(test.gain)}."
+    return said if test.gain is None else f"{said} {test.gain.sentence}."
 
 
 def model_description(

@@ -54,7 +54,7 @@ def evaluate_adapter(
         record_setup(run, config, overrides, prepared)
         scores = score_adapter(run, config, prepared, examples, adapter, prefix, progress=progress)
     split = "test" if prefix == TEST else "validation"
-    write_scores(console(), scores.tuned, scores.baseline, scores.gain, split=split)
+    write_scores(console(), scores, split=split)
     logger.info("MLflow run %s: %s", run.run_id, run.url)
     return scores
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.evaluation import EvaluationSet, Judging, Predictions, predict, predict_baseline
+from lorahydra.evaluation import EvaluationSet, Judging, Predictions
+from lorahydra.modeling.compat import attention_of
+from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.modeling.lora import load_adapter
 from lorahydra.trial.prepare import Prepared
 from lorahydra.utils.progress import Progress
 
 __all__ = ["TrialPredictions", "predict_both"]
+
+CPU_BATCH = 32
+GPU_BATCH = 256
+"""A GPU takes as long for a step of a few rows as for one of hundreds."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +62,60 @@ def predict_both(
     Raises:
         ModelError: The adapter cannot be used.
     """
-    base, chat, scorer, settings = prepared.base, prepared.chat, prepared.scorer, config.evaluation
-    with load_adapter(base, adapter) as model:
-        tuned = predict(
-            model,
-            base,
-            chat,
-            examples,
-            scorer,
-            settings,
-            judging=judging,
-            progress=progress,
-            description=description,
-        )
+    with load_adapter(prepared.base, adapter) as model:
+        tuned = _predict(model, config, prepared, examples, judging, progress, description)
     baseline = None
-    if settings.baseline:
-        baseline = predict_baseline(base, chat, examples, scorer, settings, judging=judging, progress=progress)
+    if config.evaluation.baseline:
+        baseline = _predict_baseline(config, prepared, examples, judging, progress)
     return TrialPredictions(examples, tuned, baseline, steps)
+
+
+def _predict(
+    model: PreTrainedModel,
+    config: ExperimentConfig,
+    prepared: Prepared,
+    examples: EvaluationSet,
+    judging: Judging,
+    progress: Progress,
+    description: str,
+) -> Predictions:
+    """Let `model` answer every prompt, and compare its predictions with the references while the judge is at work."""
+    settings, base, chat = config.evaluation, prepared.base, prepared.chat
+    started = time.perf_counter()
+    tokens = generate(
+        model,
+        examples.prompts,
+        stop=stop_tokens(base.model, chat.end_tokens),
+        ends=chat.text_end,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size or (CPU_BATCH if base.device.type == "cpu" else GPU_BATCH),
+        progress=progress,
+        description=description,
+    )
+    texts = [chat.answer_text(answer) for answer in tokens]
+    generated = time.perf_counter()
+    judging.start(texts)
+    bertscore = prepared.scorer.score(texts, examples.references)
+    finished = time.perf_counter()
+    truncated = sum(len(answer) == settings.max_new_tokens for answer in tokens)
+    return Predictions(texts, bertscore, truncated, generated - started, finished - generated)
+
+
+_baselines: dict[object, Predictions] = {}
+
+
+def _predict_baseline(
+    config: ExperimentConfig, prepared: Prepared, examples: EvaluationSet, judging: Judging, progress: Progress
+) -> Predictions:
+    """The untuned model's predictions, generated once per process for the same model, examples and settings."""
+    base = prepared.base
+    key = (
+        *(base.source, base.digest, str(base.device), base.dtype, attention_of(base.model)),
+        *(examples.digest, dataclasses.astuple(config.evaluation)),
+    )
+    if key in _baselines:
+        judging.start(_baselines[key].texts)
+    else:
+        description = "Generating (untuned)"
+        _baselines[key] = _predict(base.model, config, prepared, examples, judging, progress, description)
+    return _baselines[key]

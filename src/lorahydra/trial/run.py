@@ -82,7 +82,7 @@ def run_trial(
         result = TrialResult(run.run_id, trained.folder, scores, trained.eval_loss, time.perf_counter() - started)
         end_trial(run, result, place)
     if place is None:  # a study shows its leaderboard instead
-        write_summary(console(), examples, scores.tuned, scores.baseline, scores.gain)
+        write_summary(console(), examples, scores)
     logger.info("MLflow run %s: %s", run.run_id, run.url)
     return result
 

@@ -33,7 +33,6 @@ from lorahydra.names import (
 from lorahydra.tracking import TrackedRun
 from lorahydra.trial.predict import TrialPredictions
 from lorahydra.trial.record import record_judging
-from lorahydra.trial.summary import verdict
 from lorahydra.utils.progress import Progress
 
 __all__ = ["TrialScores", "record_finalist", "score"]
@@ -97,7 +96,7 @@ def score(
         _record_means(run, BASELINE, scores.baseline.judged_means)
     if scores.gain is not None:
         _record_means(run, prefix, scores.gain.means)
-        run.tags({Tag.GAIN: verdict(scores.gain)})
+        run.tags({Tag.GAIN: scores.gain.sentence})
     return scores
 
 

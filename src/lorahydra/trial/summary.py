@@ -1,4 +1,4 @@
-"""The end of a trial on the terminal: baseline, tuned, difference, and answers side by side."""
+"""The end of a trial on the terminal: the scores of both models, and some of their predictions side by side."""
 
 from __future__ import annotations
 
@@ -7,50 +7,28 @@ from rich.table import Table
 from rich.text import Text
 
 from lorahydra.evaluation import Evaluation, EvaluationSet
-from lorahydra.evaluation.scoring import MINIMUM, Gain
 from lorahydra.names import SCORES
+from lorahydra.trial.score import TrialScores
 
-__all__ = ["verdict", "write_scores", "write_summary"]
+__all__ = ["write_scores", "write_summary"]
 
 EXAMPLES = 2
 LONGEST_CELL = 400
 
 
-def verdict(gain: Gain) -> str:
-    """One honest sentence on whether tuning helped, without a full stop: the only place that says so."""
-    if not gain.is_enough:
-        examples = f"{gain.count} {'judged ' if gain.judged else ''}example{'s are' if gain.count > 1 else ' is'}"
-        return (
-            f"{examples} too few to say whether tuning helped: at least {MINIMUM} are needed "
-            f"(combined changed by {gain.mean:+.4f})"
-        )
-    interval = f"{gain.mean:+.4f}, 95 % interval {gain.low:+.4f} to {gain.high:+.4f}"
-    if not gain.is_clear:
-        return f"No clear difference: combined changed by {interval}"
-    return f"Tuning {'helped' if gain.mean > 0 else 'hurt'}: combined changed by {interval}"
+def write_summary(console: Console, examples: EvaluationSet, scores: TrialScores) -> None:
+    """Print some predictions of the baseline and the tuned model beside each other, and the table of scores."""
+    if scores.baseline is not None:
+        console.print(_predictions(examples, scores.tuned, scores.baseline))
+    write_scores(console, scores)
 
 
-def write_summary(
-    console: Console,
-    examples: EvaluationSet,
-    tuned: Evaluation,
-    baseline: Evaluation | None,
-    gain: Gain | None,
-) -> None:
-    """Print the table of scores and, beside each other, some answers of the untuned and the tuned model."""
-    if baseline is not None:
-        console.print(_answers(examples, tuned, baseline))
-    write_scores(console, tuned, baseline, gain)
-
-
-def write_scores(
-    console: Console, tuned: Evaluation, baseline: Evaluation | None, gain: Gain | None, *, split: str = "validation"
-) -> None:
-    """Print the table of scores on a split and whether tuning helped."""
-    console.print(_scores(tuned, baseline, split))
-    if gain is not None:
-        # In one line whatever the width: it is searched for in logs.
-        console.print(verdict(gain), highlight=False, soft_wrap=True)
+def write_scores(console: Console, scores: TrialScores, *, split: str = "validation") -> None:
+    """Print the table of scores on a split, and whether tuning helped."""
+    console.print(_scores(scores.tuned, scores.baseline, split))
+    if scores.gain is not None:
+        # In one line whatever the width: people search for it in logs.
+        console.print(scores.gain.sentence, highlight=False, soft_wrap=True)
 
 
 def _scores(tuned: Evaluation, baseline: Evaluation | None, split: str) -> RenderableType:
@@ -70,7 +48,7 @@ def _scores(tuned: Evaluation, baseline: Evaluation | None, split: str) -> Rende
     return table
 
 
-def _answers(examples: EvaluationSet, tuned: Evaluation, baseline: Evaluation) -> RenderableType:
+def _predictions(examples: EvaluationSet, tuned: Evaluation, baseline: Evaluation) -> RenderableType:
     table = Table(title="The same prompt before and after", show_lines=True)
     for name in ("prompt", "reference", "baseline", "tuned"):
         table.add_column(name, ratio=1, overflow="fold")
@@ -81,5 +59,5 @@ def _answers(examples: EvaluationSet, tuned: Evaluation, baseline: Evaluation) -
 
 
 def _plain(text: str) -> RenderableType:
-    # As text, so that brackets in an answer are not taken for markup.
+    # As text, so that brackets in a prediction are not taken for markup.
     return Text(text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]}…")
