@@ -293,7 +293,7 @@ def test_what_is_stopped_or_refused_is_forgotten(
     speaker = talk(monkeypatch, "one", "stop", "fail", "/nope", "/etc/passwd is what?")
     assert [message.content for message in speaker.asked[-1][0]] == ["one", "tuned one", "/etc/passwd is what?"]
     said = capsys.readouterr().err
-    for part in ("Stopped", "too long; /reset begins anew", "There is no /nope"):
+    for part in ("Stopped", "too long; /reset starts over", "There is no command /nope"):
         assert part in said
 
 

@@ -1,1 +1,1 @@
-"""Adapters that exist: found by any name, exported, described."""
+"""Adapters that exist already: finding one by any name, exporting it, describing it."""

@@ -1,9 +1,9 @@
 """Writes an adapter to a folder for others: as PEFT loads it, or merged into its base model, with a model card.
 
 ```python
-with find_adapter("demo", record=True) as found:
-    export_adapter(found.folder, Path("my-adapter"), run=found.run, study=found.study)
-    export_adapter(found.folder, Path("my-model"), merged=True, dtype="bfloat16")
+with find_adapter("demo", record=True) as adapter:
+    export_adapter(adapter.folder, Path("my-adapter"), run=adapter.run, study=adapter.study)
+    export_adapter(adapter.folder, Path("my-model"), merged=True, dtype="bfloat16")
 ```
 """
 
@@ -73,9 +73,9 @@ def export_adapter(
     if (place := place_of_base(folder, base)) is not None:
         loaded = dataclasses.replace(metadata, model=model_at(metadata.model, place))
     if base is not None:
-        metadata = loaded  # a copy in the adapter's folder is nothing that others could be told of
+        metadata = loaded  # but not for the copy in the adapter's folder, which nobody else has
     if merged:
-        # Found before anything is written or loaded.
+        # Before anything is written or loaded.
         check_weights(locate(loaded.model))
     with atomic_dir(target) as temporary:
         texts: tuple[str, ...] = ()
@@ -87,18 +87,18 @@ def export_adapter(
         ends = (temporary / GENERATION_FILE).is_file()
         facts = Facts(target.name, metadata, settings, written, merged, run, study, ends, texts)
         (temporary / CARD).write_text(model_card(facts), "utf-8", errors="replace")
-    if not (target / CARD).is_file():  # another process was quicker
-        raise OutputError(f"{target} was made by another program meanwhile: choose another folder")
+    if not (target / CARD).is_file():  # another process was faster
+        raise OutputError(f"another program has created {target} meanwhile: choose another folder")
 
 
 def _write_merged(folder: Path, target: Path, metadata: AdapterMetadata, dtype: str) -> tuple[str, tuple[str, ...]]:
-    """Write it; gives the dtype of its weights, and texts that end its answers."""
-    wanted = _merged_dtype(metadata, dtype)
-    base = merge_adapter(metadata.model, folder, wanted)
+    """Write a merged model; returns the dtype of its weights, and the texts that end its answers."""
+    merged_dtype = _merged_dtype(metadata, dtype)
+    base = merge_adapter(metadata.model, folder, merged_dtype)
     warn_of_another_base(base, metadata)
     chat = chat_format(base, metadata)
     save_merged(base, target, chat_template=chat.template, ends=chat.end_tokens)
-    return _name(wanted), chat.end_texts
+    return _name(merged_dtype), chat.end_texts
 
 
 def _merged_dtype(metadata: AdapterMetadata, dtype: str) -> torch.dtype:
@@ -106,10 +106,10 @@ def _merged_dtype(metadata: AdapterMetadata, dtype: str) -> torch.dtype:
 
     if dtype == "auto":
         dtype = metadata.model.dtype
-    if dtype == "auto":  # not an adapter of ours: as it would be asked here
+    if dtype == "auto":  # not an adapter of ours: as it would be loaded here
         return resolve_dtype("auto", resolve_device("auto"))
-    found: torch.dtype = getattr(torch, dtype)
-    return found
+    named: torch.dtype = getattr(torch, dtype)
+    return named
 
 
 def _write_adapter(folder: Path, target: Path, metadata: AdapterMetadata, dtype: str, *, moved: bool) -> str:
@@ -128,7 +128,7 @@ def _write_adapter(folder: Path, target: Path, metadata: AdapterMetadata, dtype:
 
 
 def _write_weights(source: Path, target: Path, dtype: str) -> str:
-    """Copy an adapter's weights, in another dtype where one is wanted, and say which they have."""
+    """Copy an adapter's weights, cast to `dtype` unless it is `auto`, and return the name of their dtype."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -136,8 +136,8 @@ def _write_weights(source: Path, target: Path, dtype: str) -> str:
     if dtype == "auto":
         shutil.copyfile(source, target)
     else:
-        wanted = getattr(torch, dtype)
-        tensors = {name: value.to(wanted).contiguous() for name, value in tensors.items()}
+        target_dtype = getattr(torch, dtype)
+        tensors = {name: value.to(target_dtype).contiguous() for name, value in tensors.items()}
         if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
             raise ModelError(f"the adapter's weights are too large for {dtype}: choose another dtype")
         with disk_errors():

@@ -1,8 +1,8 @@
 """Finds an adapter by what a user calls it.
 
 ```python
-with find_adapter("demo") as found:          # a study: its champion
-    print(found.folder, found.run)
+with find_adapter("demo") as adapter:          # a study: its champion
+    print(adapter.folder, adapter.run)
 ```
 
 | name | adapter |
@@ -48,10 +48,10 @@ PARENT_TAG = "mlflow.parentRunId"
 
 @dataclass(frozen=True)
 class FoundAdapter:
-    """An adapter on this machine, and what is on record about it."""
+    """An adapter on this machine, and its record in MLflow."""
 
     name: str
-    """What it can be called in a sentence."""
+    """Its name in a sentence."""
     folder: Path
     """In PEFT's format; a temporary one where the adapter comes from a store."""
     run: RecordedRun | None = None
@@ -64,7 +64,7 @@ def store_address(uri: str | None = None) -> str:
     """The MLflow store that a command reads: the one that is given, `MLFLOW_TRACKING_URI`, or `./mlflow.db`.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: The address is not valid.
     """
     return resolve(uri or os.environ.get("MLFLOW_TRACKING_URI") or TrackingConfig.uri)
 
@@ -162,7 +162,7 @@ def _by_model(store: TrackingConfig, name: str, folder: Path) -> tuple[str, Reco
     version = _version(store, name, folder)
     called = f"{version.name} version {version.version}"
     if version.run_id is None:
-        raise ModelError(f"{called} in {shown(store.uri)} was registered without a run, so its adapter is not known")
+        raise ModelError(f"{called} in {shown(store.uri)} was registered without a run, so its adapter cannot be found")
     run = read_run(store, version.run_id)
     return called, run, _study_of(store, run)
 
@@ -171,22 +171,24 @@ def _version(store: TrackingConfig, name: str, folder: Path) -> RegisteredVersio
     if name.startswith("models:"):
         return _named_version(store, name)
     names = dict.fromkeys((name, registered_name(f"lorahydra-{name}")))
-    found = [version for model in names if (version := find_version(store, model, alias=CHAMPION)) is not None]
-    if not found:
+    versions = [version for model in names if (version := find_version(store, model, alias=CHAMPION)) is not None]
+    if not versions:
         raise ModelError(
             f"there is no adapter {name}: {_no_folder(folder)}, and {shown(store.uri)} has no registered model "
             f"{' or '.join(names)} with the alias {CHAMPION}; give a folder, the id of a run, or models:/NAME@ALIAS"
         )
-    if len({version.run_id for version in found}) > 1:
-        choices = " or ".join(f"models:/{version.name}@{CHAMPION}" for version in found)
+    if len({version.run_id for version in versions}) > 1:
+        choices = " or ".join(f"models:/{version.name}@{CHAMPION}" for version in versions)
         raise ModelError(f"{name} is both a registered model and a study in {shown(store.uri)}: give {choices}")
-    return found[0]
+    return versions[0]
 
 
 def _named_version(store: TrackingConfig, name: str) -> RegisteredVersion:
     parts = MODEL_URI.fullmatch(name)
     if parts is None:
-        raise ModelError(f"{name} names no registered model: write models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise ModelError(
+            f"{name} is not the name of a registered model: write models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
     version = find_version(store, parts["name"], alias=parts["alias"] or CHAMPION, version=parts["version"])
     if version is None:
         raise ModelError(f"{name} is not in the registry of {shown(store.uri)}: check name and alias, or give --uri")
@@ -194,7 +196,7 @@ def _named_version(store: TrackingConfig, name: str) -> RegisteredVersion:
 
 
 def _study_of(store: TrackingConfig, run: RecordedRun) -> RecordedRun | None:
-    """The study that a trial's run has won; its scores on the test split are there."""
+    """The study that a trial's run has won; it has the scores on the test split."""
     parent = run.tags.get(PARENT_TAG)
     try:
         study = None if parent is None else read_run(store, parent)
@@ -206,7 +208,7 @@ def _study_of(store: TrackingConfig, run: RecordedRun) -> RecordedRun | None:
 
 
 def _record_of(folder: Path, uri: str | None) -> tuple[RecordedRun | None, RecordedRun | None]:
-    """The run that a folder's adapter names, where the store has it; an adapter is of use without."""
+    """The run that a folder's adapter names, where the store has it; the adapter can be used without it."""
     try:
         run_id = json.loads((folder / METADATA_FILE).read_text("utf-8"))["run_id"]
         store = TrackingConfig(uri=store_address(uri))

@@ -97,15 +97,15 @@ def _tables(facts: Facts) -> Iterator[dict[str, Any]]:
     for split, prefix, run in splits:
         if run is None:
             continue
-        metrics, said = run.metrics, run.tags.get(Tag.GAIN, "")
+        metrics, sentence = run.metrics, run.tags.get(Tag.GAIN, "")
         rows = [
             (SCORES[score].title, _score(prefix, score, metrics), _score(BASELINE, score, metrics))
             for score in HEADLINES
             if scored(prefix, score) in metrics
         ]
         gain = None
-        if PLAIN.fullmatch(said):
-            gain = f"{said}."
+        if PLAIN.fullmatch(sentence):
+            gain = f"{sentence}."
         elif scored(prefix, Score.GAIN) in metrics:  # recorded by an older version
             gain = f"Gain over the untuned model: {_score(prefix, Score.GAIN, metrics, sign='+')}"
         yield {"split": split, "rows": rows, "gain": gain}

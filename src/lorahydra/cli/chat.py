@@ -45,38 +45,38 @@ def chat(model: AdaptedModel, *, max_new_tokens: int | None, compare: bool, tune
             history = ()
             note("Forgotten.")
         elif re.fullmatch(r"/\w+", text):
-            note(f"There is no {text}: {HELP}")
+            note(f"There is no command {text}: {HELP}")
         elif text:
             history = _turn(model, (*history, Message("user", text)), max_new_tokens, compare, tuned)
 
 
 def _turn(
-    model: AdaptedModel, asked: Conversation, max_new_tokens: int | None, compare: bool, tuned: bool
+    model: AdaptedModel, conversation: Conversation, max_new_tokens: int | None, compare: bool, tuned: bool
 ) -> Conversation:
-    """The conversation with the answer; without the question too where there is no answer."""
+    """The conversation with the answer; where there is no answer, without the question as well."""
     try:
         with noticed():
             if compare:
                 note("untuned:")
-                click.echo(printable(model.answer([asked], max_new_tokens=max_new_tokens, tuned=False)[0]))
+                click.echo(printable(model.answer([conversation], max_new_tokens=max_new_tokens, tuned=False)[0]))
                 note("tuned:")
-            [answer] = model.answer([asked], max_new_tokens=max_new_tokens, tuned=tuned)
+            [answer] = model.answer([conversation], max_new_tokens=max_new_tokens, tuned=tuned)
     except KeyboardInterrupt:
         forget()
         note("Stopped: the question is forgotten. Ctrl-C again ends the chat.")
-        return asked[:-1]
+        return conversation[:-1]
     except LorahydraError as error:
-        note(f"{error}; /reset begins anew")
-        return asked[:-1]
+        note(f"{error}; /reset starts over")
+        return conversation[:-1]
     click.echo(printable(answer))
-    return (*asked, Message("assistant", answer))
+    return (*conversation, Message("assistant", answer))
 
 
 def _read() -> str | None:
     """The next line; None at the end."""
     while True:
         try:
-            # The prompt is no answer: where those go to a file, it stays on the terminal.
+            # The prompt is not an answer: where answers go to a file, it stays on the terminal.
             if not sys.stdout.isatty():
                 click.echo(PROMPT, nl=False, err=True)
             line = input(PROMPT if sys.stdout.isatty() else "")

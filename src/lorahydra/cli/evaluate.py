@@ -1,4 +1,4 @@
-"""`lorahydra evaluate`: score an adapter that is there already."""
+"""`lorahydra evaluate`: score an adapter that already exists."""
 
 from __future__ import annotations
 
@@ -31,38 +31,39 @@ def evaluate(adapter: str, overrides: tuple[str, ...], uri: str | None) -> None:
     OVERRIDES are those of train.py, for example data=local data.train_file=my.jsonl judge=gemini. The base model is
     the one that the adapter names, unless they name another.
     """
-    # Before the adapter is looked for: a typo in a key needs no store.
-    stated = compose(overrides)
-    named = any(override.partition("=")[0] == "tracking.uri" for override in overrides)
+    # Before the adapter is looked for: no store is needed to report a typo in a key.
+    config = compose(overrides)
+    has_store = any(override.partition("=")[0] == "tracking.uri" for override in overrides)
     from lorahydra.adapters.find import find_adapter
 
-    with find_adapter(adapter, uri=uri or (stated.tracking.uri if named else None)) as found:
-        given = _of_adapter(found.folder, overrides)
-        config = compose(given)
+    with find_adapter(adapter, uri=uri or (config.tracking.uri if has_store else None)) as found_adapter:
+        source = found_adapter.folder
+        completed = _with_metadata(source, overrides)
+        config = compose(completed)
         folder = Path("outputs") / f"evaluated-{datetime.now():%Y%m%d-%H%M%S-%f}"
         log_to_terminal()
         # Imported here: torch takes seconds, and a typo in a key should not.
         from lorahydra.trial.evaluate_adapter import evaluate_adapter
 
-        evaluate_adapter(dataclasses.replace(config, output_dir=str(folder)), found.folder, overrides=given)
+        evaluate_adapter(dataclasses.replace(config, output_dir=str(folder)), source, overrides=completed)
 
 
-def _of_adapter(adapter: Path, overrides: Sequence[str]) -> list[str]:
-    """The overrides, and before them what the adapter belongs to where they say nothing else."""
+def _with_metadata(adapter: Path, overrides: Sequence[str]) -> list[str]:
+    """The overrides, after those that the adapter's metadata adds where the user says nothing else."""
     # Imported here: it needs more than a typo in a command should wait for.
     from lorahydra.modeling.metadata import read_metadata
 
     metadata = read_metadata(adapter)
     keys = {override.partition("=")[0].lstrip("+") for override in overrides}
-    own = []
+    added = []
     if "model" not in keys:
-        # Where it is now: the same model, so that what belongs to its old place goes and its template stays.
+        # The same model at a new place: what belongs to its old place goes, and its template stays.
         moved = "model.name_or_path" in keys
         kept = ("chat_template",) if moved else ("name_or_path", "revision", "gguf_file", "chat_template")
         stated = {name: getattr(metadata.model, name) for name in kept if f"model.{name}" not in keys}
-        own += [f"model.{name}={literal(value)}" for name, value in stated.items() if value is not None]
+        added += [f"model.{name}={literal(value)}" for name, value in stated.items() if value is not None]
     if metadata.system_prompt is not None and "data.system_prompt" not in keys:
-        own.append(f"data.system_prompt={literal(metadata.system_prompt)}")
+        added.append(f"data.system_prompt={literal(metadata.system_prompt)}")
     if metadata.special_tokens != DataConfig.special_tokens and "data.special_tokens" not in keys:
-        own.append(f"data.special_tokens={metadata.special_tokens}")
-    return [*own, *overrides]
+        added.append(f"data.special_tokens={metadata.special_tokens}")
+    return [*added, *overrides]

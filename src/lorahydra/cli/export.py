@@ -32,10 +32,12 @@ def export(source: str, target: Path, merged: bool, dtype: str, base: str | None
     from lorahydra.utils.files import check_new
 
     check_new(target)
-    with find_adapter(source, uri=uri, record=True) as found:
-        # Imported here: torch takes seconds, and a typo should not.
+    with find_adapter(source, uri=uri, record=True) as adapter:
+        # Imported here: torch takes seconds, which a typo should not cost.
         from lorahydra.adapters.export import export_adapter
 
-        export_adapter(found.folder, target, merged=merged, dtype=dtype, base=base, run=found.run, study=found.study)
+        export_adapter(
+            adapter.folder, target, merged=merged, dtype=dtype, base=base, run=adapter.run, study=adapter.study
+        )
         kind = "merged model" if merged else "adapter"
-        click.echo(f"{target}: {kind} of {found.name}; README.md says how to use it")
+        click.echo(f"{target}: {kind} of {adapter.name}; README.md says how to use it")

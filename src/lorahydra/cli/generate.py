@@ -26,8 +26,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
-    """What is to be answered, and how answers are given."""
+class Request:
+    """What is answered, and how the answers are given."""
 
     prompts: list[Conversation] | None
     """None for a chat."""
@@ -82,39 +82,39 @@ def generate(
         raise ConfigError("--compare shows both answers and --untuned only one: give one of them")
     _check_device(device)
     _check_out(out, file)
-    wanted = Wanted(_asked(prompts, file, encoding), out, compare, untuned, as_json, max_new_tokens)
-    if wanted.prompts is None and (out is not None or as_json):
+    request = Request(_asked(prompts, file, encoding), out, compare, untuned, as_json, max_new_tokens)
+    if request.prompts is None and (out is not None or as_json):
         raise ConfigError("--out and --json need prompts: a chat is shown only")
     from lorahydra.adapters.find import find_adapter
 
-    with find_adapter(source, uri=uri) as found:
-        # Imported here: torch takes seconds, and a typo should not.
+    with find_adapter(source, uri=uri) as adapter:
+        # Imported here: torch takes seconds, which a typo should not cost.
         from lorahydra.inference.adapted_model import open_adapter
 
-        with open_adapter(found.folder, base=base, device=device, dtype=dtype, system_prompt=system) as model:
-            _answer(model, wanted)
+        with open_adapter(adapter.folder, base=base, device=device, dtype=dtype, system_prompt=system) as model:
+            _answer(model, request)
 
 
-def _answer(model: AdaptedModel, wanted: Wanted) -> None:
-    limit = wanted.max_new_tokens
-    if wanted.prompts is None:
+def _answer(model: AdaptedModel, request: Request) -> None:
+    limit = request.max_new_tokens
+    if request.prompts is None:
         from lorahydra.cli.chat import chat
 
-        chat(model, max_new_tokens=limit, compare=wanted.compare, tuned=not wanted.untuned)
+        chat(model, max_new_tokens=limit, compare=request.compare, tuned=not request.untuned)
         return
-    answers = model.answer(wanted.prompts, max_new_tokens=limit, tuned=not wanted.untuned)
+    answers = model.answer(request.prompts, max_new_tokens=limit, tuned=not request.untuned)
     untuned: Sequence[str | None] = [None] * len(answers)
-    if wanted.compare:
-        untuned = model.answer(wanted.prompts, max_new_tokens=limit, tuned=False)
-    texts = [prompt_text(prompt) for prompt in wanted.prompts]
+    if request.compare:
+        untuned = model.answer(request.prompts, max_new_tokens=limit, tuned=False)
+    texts = [prompt_text(prompt) for prompt in request.prompts]
     answered = [Answered(*entry) for entry in zip(texts, answers, untuned, strict=True)]
-    if wanted.out is not None:
-        write_lines(answered, wanted.out)
-        note(f"{len(answered)} answers: {wanted.out}")
-    if wanted.as_json:
+    if request.out is not None:
+        write_lines(answered, request.out)
+        note(f"{len(answered)} answers: {request.out}")
+    if request.as_json:
         for entry in answered:
             click.echo(entry.to_json())
-    elif wanted.out is None:
+    elif request.out is None:
         show_answers(answered)
 
 
@@ -128,10 +128,10 @@ def _check_out(out: Path | None, file: str | None) -> None:
     if out is None:
         return
     if out.is_dir():
-        raise OutputError(f"cannot write to {out}: a folder is in the place of the file")
+        raise OutputError(f"cannot write to {out}: a folder has this name")
     if file is not None and out.absolute() == Path(file).expanduser().absolute():
         raise ConfigError(f"--out {out} is the file of the prompts: choose another name")
-    # Answers take long, and shall not be lost for want of a place.
+    # Answers take long, so the place for them is made sure of first.
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}."):
@@ -165,8 +165,8 @@ def _of_file(file: str, encoding: str) -> list[Conversation]:
     try:
         return read_prompts(file, encoding)
     except DataError as error:
-        said = str(error).replace("data.encoding=", "--encoding ").replace("data.encoding", "--encoding")
-        raise DataError(said) from error
+        message = str(error).replace("data.encoding=", "--encoding ").replace("data.encoding", "--encoding")
+        raise DataError(message) from error
 
 
 def _piped(encoding: str) -> str:

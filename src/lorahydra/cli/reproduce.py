@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["reproduce"]
 
 SHOWN = 12
-"""Differences that are shown before a run."""
+"""How many differences are shown before a run."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True}, short_help="Run a recorded trial again and compare.")
@@ -36,9 +36,9 @@ SHOWN = 12
 def reproduce(
     run_id: str, overrides: tuple[str, ...], uri: str | None, folder: Path | None, tolerance: float, check: bool
 ) -> int:
-    """Run trial RUN_ID again from what MLflow knows of it, and compare every metric.
+    """Run trial RUN_ID again from what MLflow has of it, and compare every metric.
 
-    OVERRIDES say what is elsewhere now, for example data.train_file=there.jsonl. Exit code 1: a metric is different.
+    OVERRIDES are keys with another value now, for example data.train_file=there.jsonl. Exit code 1: a metric differs.
     """
     from lorahydra.adapters.find import store_address
     from lorahydra.trial.reproduce import read_recorded
@@ -103,7 +103,7 @@ def _number(value: float | None) -> str:
 
 
 def _from_here(override: str) -> str:
-    """The override with a path made absolute that is meant from where the user is, and not from where the run was."""
+    """The override with an absolute path: the user's is relative to the current folder, and not to that of the run."""
     key, equals, value = override.partition("=")
     if key.lstrip("+") not in PATHS or not value or not Path(value).expanduser().exists():
         return override

@@ -21,7 +21,7 @@ __all__ = ["Answered", "note", "printable", "prompt_text", "show_answers", "writ
 
 @dataclass(frozen=True)
 class Answered:
-    """A prompt and what was said to it."""
+    """A prompt and its answers."""
 
     prompt: str
     answer: str
@@ -37,12 +37,12 @@ class Answered:
 
 
 def note(text: str) -> None:
-    """Say something that is no answer."""
+    """Print a line that is not an answer, to stderr."""
     click.echo(printable(text, sys.stderr.isatty()), err=True)
 
 
 def printable(text: str, terminal: bool | None = None) -> str:
-    """The text as a terminal may get it: what would steer the terminal is spelled out.
+    """The text without characters that would control the terminal: these are spelled out.
 
     Args:
         text: From a model or a file.

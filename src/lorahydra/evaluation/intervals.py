@@ -1,9 +1,9 @@
-"""95 % confidence intervals of means over examples that hold when there are few examples.
+"""95 % confidence intervals of means that hold even for few examples.
 
-Each end is Student's, moved half-way to the studentised bootstrap's (Efron & Tibshirani, 1993, section 12.5) where that
-one is farther out. Student's alone is too narrow on the long side of skewed scores, the bootstrap alone is too narrow
-for symmetric differences with ties, and both together are too wide for normal ones; `benchmarks/coverage.py` shows how
-often the interval holds the true mean.
+Each end is Student's, moved half-way to the studentised bootstrap's (Efron & Tibshirani, 1993, section 12.5) where the
+latter is farther out. Student's alone is too narrow on the long side of skewed scores, the bootstrap alone is too
+narrow for symmetric differences with ties, and both together are too wide for normal ones. `benchmarks/coverage.py`
+shows how often the interval holds the true mean.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class _Sample:
         """The outer quantiles of (mean - true mean) / error, by resampling; infinite where resamples have no error."""
         draws = np.random.default_rng(seed)
         mean = self.estimate()[0]
-        found: list[Floats] = []
+        drawn: list[Floats] = []
         rows = max(1, CHUNK // (len(self.both) + len(self.others)))
         for start in range(0, samples, rows):
             count = min(rows, samples - start)
@@ -131,8 +131,8 @@ class _Sample:
             gone = means - mean
             gone[np.abs(gone) < TIED * np.abs(self.both).max(initial=0)] = 0
             with np.errstate(divide="ignore", invalid="ignore"):
-                found.append(np.where(gone == 0, 0, gone / errors))
-        quantiles = np.concatenate(found)
+                drawn.append(np.where(gone == 0, 0, gone / errors))
+        quantiles = np.concatenate(drawn)
         return (
             float(np.quantile(quantiles, TAIL, method="lower")),
             float(np.quantile(quantiles, 1 - TAIL, method="higher")),

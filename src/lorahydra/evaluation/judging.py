@@ -62,8 +62,8 @@ class Verdicts:
     @property
     def score(self) -> float | None:
         """Mean over the examples with a verdict that counts; None when there is none."""
-        given = [score for score in self.scores if score is not None]
-        return sum(given) / len(given) if given else None
+        scores = [score for score in self.scores if score is not None]
+        return sum(scores) / len(scores) if scores else None
 
     @property
     def judged(self) -> int:
@@ -73,8 +73,8 @@ class Verdicts:
     @property
     def means(self) -> dict[Score, float]:
         """Score and coverage; no score when there is no verdict."""
-        found = {Score.JUDGE_COVERAGE: self.judgement.coverage}
-        return found if self.score is None else {Score.JUDGE_SCORE: self.score, **found}
+        means = {Score.JUDGE_COVERAGE: self.judgement.coverage}
+        return means if self.score is None else means | {Score.JUDGE_SCORE: self.score}
 
     def by_example(self, of_chosen: Sequence[T]) -> list[T | None]:
         """What there is for each chosen example, as a list over all of them."""
@@ -85,7 +85,7 @@ class Verdicts:
         """Make sure that there are enough verdicts to compare trials by.
 
         Raises:
-            LorahydraError: There are not; says what ended judging, or the most frequent fault.
+            LorahydraError: There are too few; says what ended judging, or names the most frequent fault.
         """
         judgement = self.judgement
         if judgement.coverage >= self.config.min_coverage and self.judged:

@@ -14,12 +14,12 @@ from lorahydra.names import Score
 __all__ = ["MINIMUM", "ExampleScores", "Gain", "Interval", "combine", "combined_interval", "gain"]
 
 MINIMUM = 5
-"""Examples below which nothing is said on whether tuning helped: the interval holds too rarely or says too little."""
+"""With fewer examples nothing is said about whether tuning helped: the interval holds too rarely or says too little."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval, which is all that is possible when it rests on one example."""
+    """A mean with its 95 % interval, which covers all that is possible when it rests on one example."""
 
     mean: float
     low: float
@@ -28,7 +28,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Gain(Interval):
-    """Tuned minus untuned `combined`, on the same examples."""
+    """The tuned model's `combined` less the baseline's, on the same examples."""
 
     count: int
     """Examples that it rests on: with a judge, those with a verdict on both sides."""
@@ -113,24 +113,24 @@ def combined_interval(scores: ExampleScores, config: EvaluationConfig, seed: int
     return Interval(_combined(bertscore, judge, config), low, high)
 
 
-def gain(tuned: ExampleScores, untuned: ExampleScores, config: EvaluationConfig, seed: int) -> Gain:
-    """What tuning brought, from the differences on each example, so that what both sides have in common cancels.
+def gain(tuned: ExampleScores, baseline: ExampleScores, config: EvaluationConfig, seed: int) -> Gain:
+    """What tuning gained, from the differences on each example, so that what both sides have in common cancels.
 
     With a judge, the judge's part is compared on the examples that have a verdict on both sides.
 
     Args:
-        tuned: Scores of the tuned model's answers.
-        untuned: Scores of the untuned model's answers to the same prompts, in the same order.
+        tuned: Scores of the tuned model's predictions.
+        baseline: Scores of the untuned model's predictions for the same prompts, in the same order.
         config: The weights and the number of resamples.
         seed: Seeds the resampling.
 
     Raises:
         ValueError: A judge was on, and no example has a verdict on both sides.
     """
-    (after, judge_after), (before, judge_before) = _arrays(tuned), _arrays(untuned)
+    (after, judge_after), (before, judge_before) = _arrays(tuned), _arrays(baseline)
     bertscore = after - before
     judge = None if judge_after is None or judge_before is None else judge_after - judge_before
-    reach = 1 - min(tuned.lowest, untuned.lowest)
+    reach = 1 - min(tuned.lowest, baseline.lowest)
     low, high = _ends(bertscore, judge, config, seed, (-reach, reach), paired=True)
     count = len(bertscore) if judge is None else int(np.isfinite(judge).sum())
     return Gain(_combined(bertscore, judge, config), low, high, count, judge is not None)

@@ -64,11 +64,11 @@ def chat_format(base: BaseModel, metadata: AdapterMetadata) -> ChatFormat:
 
 
 class AdaptedModel:
-    """A base model with an adapter attached, ready to answer; made by `open_adapter`.
+    """A base model with an adapter attached, ready to answer; `open_adapter` makes one.
 
     Args:
         base: The base model.
-        model: It with the adapter, a `peft.PeftModel`.
+        model: The base model with the adapter, a `peft.PeftModel`.
         metadata: What the adapter belongs to.
     """
 
@@ -128,12 +128,12 @@ class AdaptedModel:
 
 
 def model_at(model: ModelConfig, place: str) -> ModelConfig:
-    """The same base model, found elsewhere: packaged name, folder, GGUF file or hub id."""
+    """The same base model at another place: packaged name, folder, GGUF file or hub id."""
     return dataclasses.replace(model, name_or_path=place, revision=None, gguf_file=None)
 
 
 def warn_of_another_base(base: BaseModel, metadata: AdapterMetadata) -> None:
-    """Say where a base model is not the one that an adapter was trained on."""
+    """Warn if a base model is not the one that an adapter was trained on."""
     if metadata.base_digest is not None and base.digest != metadata.base_digest and _comparable(base, metadata):
         logger.warning(
             "%s is not the base model that this adapter was trained on (%s, not %s): answers may be worse",
@@ -154,9 +154,9 @@ def _comparable(base: BaseModel, metadata: AdapterMetadata) -> bool:
 
 
 def place_of_base(folder: Path, base: str | None) -> str | None:
-    """Where an adapter's base model is, when not where it was in training: as stated, or the copy in its folder."""
-    own = folder / BASE_DIR
-    return base or (str(own) if own.is_dir() else None)
+    """Where an adapter's base model is now: as stated, or the copy in its folder; None if it is where it was."""
+    copy = folder / BASE_DIR
+    return base or (str(copy) if copy.is_dir() else None)
 
 
 @contextmanager
@@ -195,7 +195,7 @@ def open_adapter(
 
 
 def _on_this_machine(model: ModelConfig, device: str, dtype: str | None) -> ModelConfig:
-    """The settings of training, but for what this machine's device cannot do."""
+    """The settings of training, except for what this machine's device cannot do."""
     here = resolve_device(device)
     attention = model.attn_implementation
     if attention is not None and "flash" in attention and here.type != "cuda":

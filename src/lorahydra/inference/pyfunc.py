@@ -1,4 +1,4 @@
-"""What MLflow loads and asks when it is given an adapter: `mlflow.pyfunc.load_model`, `mlflow models serve`.
+"""What MLflow loads and calls for an adapter: `mlflow.pyfunc.load_model`, `mlflow models serve`.
 
 ```python
 model = mlflow.pyfunc.load_model("models:/lorahydra-mystudy@champion")
@@ -27,7 +27,7 @@ COLUMNS = ("messages", "prompt")
 
 
 class Predictor:
-    """An adapter that answers; what MLflow calls `predict` of.
+    """An adapter that answers; MLflow calls its `predict`.
 
     Args:
         model: The adapter with its base model.
@@ -51,12 +51,12 @@ class Predictor:
             DataError: There is no prompt in the input, or one that cannot be asked.
             ConfigError: A prompt is too long for the model.
         """
-        wanted = params or {}
-        asked = conversations_of(model_input)
-        limit = wanted.get("max_new_tokens")
+        options = params or {}
+        prompts = conversations_of(model_input)
+        limit = options.get("max_new_tokens")
         with self._mutex:
             return self._model.answer(
-                asked, max_new_tokens=None if limit is None else int(limit), tuned=bool(wanted.get("tuned", True))
+                prompts, max_new_tokens=None if limit is None else int(limit), tuned=bool(options.get("tuned", True))
             )
 
     def close(self) -> None:
@@ -107,8 +107,8 @@ def _values(model_input: Any) -> list[Any]:
             return list(model_input[names[0]])
         return [_chosen(row) for row in model_input.to_dict("records")]
     if isinstance(model_input, Mapping):
-        found = _chosen(model_input)
-        return [found] if isinstance(found, str) else list(found)
+        prompt = _chosen(model_input)
+        return [prompt] if isinstance(prompt, str) else list(prompt)
     if isinstance(model_input, Iterable):
         return [
             _chosen(entry) if isinstance(entry, Mapping) and not _is_message(entry) else entry for entry in model_input
@@ -117,7 +117,7 @@ def _values(model_input: Any) -> list[Any]:
 
 
 def _chosen(row: Mapping[Any, Any]) -> Any:
-    """What is asked in a row; pandas has NaN where a row lacks a column that another one has."""
+    """The prompt or messages of a row; pandas has NaN where a row lacks a column that another one has."""
     for name in COLUMNS:
         value = row.get(name)
         if value is not None and not isinstance(value, float):
@@ -142,5 +142,5 @@ def _conversation(value: Any, number: int) -> Conversation:
         if message.role not in ROLES or not isinstance(message.content, str):
             raise DataError(f"prompt {number} has a message of role '{message.role}': choose {', '.join(ROLES)}")
     if not messages or messages[-1].role == "assistant":
-        raise DataError(f"prompt {number} ends with nothing to answer: its last message is to be the user's")
+        raise DataError(f"prompt {number} ends with nothing to answer: its last message must be the user's")
     return messages

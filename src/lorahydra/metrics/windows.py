@@ -1,6 +1,6 @@
 """BERTScore of texts that are longer than the encoder's window.
 
-`bert-score` cuts them and says nothing. Here the encoder reads a long text in windows that overlap, each token's
+`bert-score` truncates them silently. Here the encoder reads a long text in windows that overlap, each token's
 embedding is taken from the window in which it has more text on both sides, and the greedy matching of BERTScore runs
 over all tokens.
 """
@@ -74,22 +74,22 @@ class Encoder:
         self.tokenizer.model_max_length = UNLIMITED
         try:
             # An empty text makes bert-score crash with transformers 5.
-            found: list[int] = sent_encode(self.tokenizer, text) if text.strip() else self.tokenizer.encode("")
-            return found
+            tokens: list[int] = sent_encode(self.tokenizer, text) if text.strip() else self.tokenizer.encode("")
+            return tokens
         finally:
             self.tokenizer.model_max_length = self.window
 
     @torch.no_grad()
     def score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Tensor:
         """Precision, recall and F1 of answers against references, all given as tokens; shape `(pairs, 3)`."""
-        found = [torch.zeros(0, 3)]
+        rows = [torch.zeros(0, 3)]
         for start in range(0, len(pairs), self.batch_size):
             batch = pairs[start : start + self.batch_size]
             embedded = self._embedded([tokens for pair in batch for tokens in pair])
             for answer, reference in zip(embedded, embedded, strict=True):
                 scores = greedy_cos_idf(*self._inputs(reference), *self._inputs(answer))
-                found.append(torch.stack(scores, dim=-1).cpu())
-        return torch.cat(found)
+                rows.append(torch.stack(scores, dim=-1).cpu())
+        return torch.cat(rows)
 
     def _inputs(self, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A batch of one text: embeddings, mask and weights, where special tokens have none."""

@@ -89,11 +89,11 @@ def judge_finalists(
     _check_alike(trials, newest)
     trials = [_judged_as(trial, newest) for trial in trials]
     session = judge_session(newest)
-    known = dict(scores or {})
+    combined = dict(scores or {})
     for trial in trials:
-        if trial.folder not in known:
-            known[trial.folder] = _first_score(session, trial, progress)
-    ranked = sorted(trials, key=lambda trial: -known[trial.folder])
+        if trial.folder not in combined:
+            combined[trial.folder] = _first_score(session, trial, progress)
+    ranked = sorted(trials, key=lambda trial: -combined[trial.folder])
     finalists = []
     for trial in ranked[: session.config.finalists]:
         finalist = Finalist(trial, _judged(session, trial, progress, "all", session.config.repeats))
@@ -118,7 +118,7 @@ def _judged_as(trial: SavedTrial, newest: ExperimentConfig) -> SavedTrial:
 
 
 def _record(finalist: Finalist, tracking_uri: str | None, session: JudgeSession | None) -> None:
-    """Add the scores to the trial's run, and what judging took where `session` is given."""
+    """Add the scores to the trial's run; with a `session`, also what judging took."""
     trial, verdicts = finalist.trial, finalist.tuned.verdicts
     with reopened(trial, trial.config, tracking_uri, forget_failure=False) as run:
         if session is not None and verdicts is not None:
@@ -132,7 +132,7 @@ def _written(trial: SavedTrial) -> float:
 
 
 def _first_score(session: JudgeSession, trial: SavedTrial, progress: Progress) -> float:
-    """What the trial scored; judged anew only where its run does not say, with the cache's verdicts."""
+    """What the trial scored; where its run does not say, the verdicts in the cache do."""
     recorded = read_run(trial.config.tracking, trial.run_id).metrics.get(OBJECTIVE)
     return _judged(session, trial, progress).combined.mean if recorded is None else recorded
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` made; all of it may be shared by trials."""
+    """What `prepare` makes; trials may share all of it."""
 
     splits: DataSplits
     """The rows that are used: those that fit."""
@@ -54,17 +54,17 @@ class Prepared:
 
 
 def prepare(config: ExperimentConfig) -> Prepared:
-    """Read, check and tokenise the data, load the models and set up the judge; what was loaded is not loaded again.
+    """Read, check and tokenise the data, load the models and set up the judge; what is loaded already is used again.
 
     Raises:
         DataError: The data cannot be used.
         ModelError: The base model or the encoder cannot be used.
         ServiceError: A hub is needed and cannot be reached.
         JudgeSetupError: The judge's SDK or key is missing, its key is refused, or its scores would mislead.
-        JudgeError: The judge is away.
+        JudgeError: The judge is unavailable.
     """
     started = time.perf_counter()
-    # First: a missing or refused key is found within seconds.
+    # First, so that a missing or refused key shows within seconds.
     session = ready_session(config.judge)
     splits = load_splits(config.data, config.seed)
     _say(splits.report)
@@ -75,11 +75,11 @@ def prepare(config: ExperimentConfig) -> Prepared:
         logger.info("%s has no chat template: using lorahydra's plain one (### User / ### Assistant)", base.source)
     tokens = {split.name: _tokenized(split, chat, base, config) for split in splits}
     for split in splits:
-        found = tokens[split.name]
-        check_token_ids(base.model, found.highest_id, f"a row of {split.source}")
-        splits.report.warnings += found.warnings
-        splits.report.add_fit(split.name, found.fit)
-    splits = splits.part({name: found.fit.used for name, found in tokens.items()})
+        tokenized = tokens[split.name]
+        check_token_ids(base.model, tokenized.highest_id, f"a row of {split.source}")
+        splits.report.warnings += tokenized.warnings
+        splits.report.add_fit(split.name, tokenized.fit)
+    splits = splits.part({name: tokenized.fit.used for name, tokenized in tokens.items()})
     sizes = (len(split) for split in (splits.train, splits.validation, splits.test or ()))
     logger.info("Data: %d training, %d validation and %d test rows", *sizes)
     _say(splits.report)
@@ -147,7 +147,7 @@ _said: set[object] = set()
 
 
 def _say(report: DataReport) -> None:
-    """Log what is to be known of the data once per process: the trials of a study share them."""
+    """Log the warnings about the data once per process: the trials of a study share the data."""
     data = tuple(split.digest for split in report.splits)
     for warning in report.warnings:
         if (data, warning) not in _said:
@@ -159,7 +159,7 @@ def _evaluation_set(split: Split, tokens: TokenizedSplit, chat: ChatFormat) -> E
     examples = list(split)
     content = f"{split.digest} {chat.fingerprint}"
     if any(map(chat.hides, examples)):
-        # Such prompts and references were others before; all others were the same, and are known by the same digest.
+        # Versions before wrote only such prompts and references differently, so only their digest changes.
         content += " with names of control tokens as text"
     return EvaluationSet(
         prompts=tokens.prompts(),

@@ -55,7 +55,7 @@ __all__ = [
 
 
 def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[str], prepared: Prepared) -> None:
-    """Log what is known before training: config, overrides, data report and lineage."""
+    """Log what is certain before training: config, overrides, data report and lineage."""
     config = without_secrets(config)
     overrides = [without_password(override) for override in overrides]
     run.params(flatten(config))
@@ -80,9 +80,9 @@ def record_data(run: TrackedRun, data: DataSplits, used: Iterable[Split]) -> Non
 
 
 def data_warnings(warnings: Sequence[str]) -> list[str]:
-    """What is to be known of the data, for the description of a run."""
+    """The warnings about the data, for the description of a run."""
     hidden = len(warnings) - SHOWN_WARNINGS
-    # They name columns and files, in which anything may stand.
+    # They quote names of columns and files, which may hold anything.
     texts = [f"**Data:** {code(one_line(warning))}" for warning in warnings[:SHOWN_WARNINGS]]
     if hidden > 0:
         texts.append(f"**Data:** {hidden} more warnings are in {code(DATA_REPORT_FILE)}")
@@ -90,11 +90,11 @@ def data_warnings(warnings: Sequence[str]) -> list[str]:
 
 
 def record_description(run: TrackedRun, params: Mapping[str, object], warnings: Sequence[str]) -> None:
-    """Say in the run's description what tells this trial from its neighbours, and what is to be known of the data.
+    """Say in the run's description what tells this trial from its neighbours, and what the data report warns about.
 
     Args:
-        run: Where to.
-        params: What was searched, or given by the user: a run has a hundred params.
+        run: Where to record.
+        params: What was searched, or set by the user, among the hundred parameters of a run.
         warnings: Of the data report.
     """
     rows = [[code(name), code(value)] for name, value in params.items()]
@@ -107,7 +107,7 @@ def record_environment(run: TrackedRun, device: str) -> None:
     """Log code, packages and machine.
 
     Args:
-        run: Where to.
+        run: Where to record.
         device: Where the model is.
     """
     run.text(json.dumps(environment(device), ensure_ascii=False, indent=2), ENVIRONMENT_FILE)
@@ -122,7 +122,7 @@ def without_secrets(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def record_adapter(run: TrackedRun, config: ExperimentConfig, trained: TrainedAdapter) -> None:
-    """Log the trained adapter; before it is scored, so that a failure there does not lose it."""
+    """Log the trained adapter, before scoring can fail."""
     logger.info("Adapter: %s", trained.folder)
     run.metrics({Metric.TIME_TRAIN: trained.seconds})
     if config.tracking.log_adapter:
@@ -132,17 +132,17 @@ def record_adapter(run: TrackedRun, config: ExperimentConfig, trained: TrainedAd
 
 
 def record_judging(run: TrackedRun, session: JudgeSession, verdicts: Sequence[Verdicts], prefix: str = EVAL) -> None:
-    """Log what judging took and each call as a trace; also when there are too few verdicts.
+    """Log what judging took, and each call as a trace, even if there are too few verdicts.
 
-    What was spent is added to what a run that goes on had spent before.
+    In a run that goes on, what was spent is added to what it had spent before.
 
     Args:
-        run: Where to.
+        run: Where to record.
         session: The judge.
-        verdicts: On the answers of the tuned and, second, of the untuned model.
+        verdicts: On the tuned model's predictions and, second, on the baseline's.
         prefix: Of the tuned model's coverage.
     """
-    judgements = [found.judgement for found in verdicts]
+    judgements = [each.judgement for each in verdicts]
     calls = [call for judgement in judgements for call in judgement.calls]
     summed = {
         Metric.TIME_JUDGE: max(judgement.seconds for judgement in judgements),

@@ -30,7 +30,7 @@ from lorahydra.errors import (
 )
 from lorahydra.evaluation import Judging
 from lorahydra.judges import JudgeSession, load_session
-from lorahydra.names import ADAPTER_DIR, EVAL, Score, Tag, scored
+from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, EVAL, Score, Tag, scored
 from lorahydra.tracking import TrackedRun, patiently, reopen_run, sync
 from lorahydra.trial.place import StudyPlace, TrialResult, end_trial, run_name
 from lorahydra.trial.saved import SavedTrial, load_trial
@@ -147,7 +147,7 @@ def judge_session(config: ExperimentConfig) -> JudgeSession:
     """
     session = load_session(config.judge)
     if session is None:
-        raise ConfigError("judge.name=none in the trial's answers.json: there is nothing to judge again")
+        raise ConfigError(f"judge.name=none in the trial's {ANSWERS_FILE}: the trial has no judge")
     logger.info("LLM judge on: %s (%s)", config.judge.name, session.judge.model)
     return session
 

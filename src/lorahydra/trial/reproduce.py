@@ -1,4 +1,4 @@
-"""Running a recorded trial again from what MLflow knows of it, and comparing what comes out.
+"""Runs a recorded trial again from what MLflow has of it, and compares the metrics.
 
 ```python
 recorded = read_recorded("3f2a…", tracking_uri="sqlite:///mlflow.db")
@@ -48,7 +48,7 @@ __all__ = ["Agreement", "Compared", "Recorded", "compare", "read_recorded", "rep
 logger = logging.getLogger(__name__)
 
 NOT_COMPARED = ("time/", "system/", "judge/", "study/", "final/")
-"""Metrics that say how long or how dear a run was, or were added after it."""
+"""Prefixes of metrics that say how long a run took and what it cost, or that were added after its end."""
 
 
 class Agreement(StrEnum):
@@ -83,22 +83,22 @@ class Recorded:
     store: TrackingConfig
     """Where it is; the new run may be recorded elsewhere."""
     config: ExperimentConfig
-    """As it was, but for where it is recorded."""
+    """As it was, except for where the new run is recorded."""
     overrides: tuple[str, ...]
     environment: Mapping[str, Any]
-    """Empty for a run of a lorahydra that did not record it."""
+    """Empty for a run of a version that did not record it."""
     changed: tuple[str, ...] = ()
     """Keys that the caller changed and that metrics depend on, such as `lora.r`."""
 
     def differences(self) -> list[str]:
-        """What will not be as it was in settings, code, packages and machine, one line each."""
+        """What is not as it was in settings, code, packages and machine, one line each."""
         from lorahydra.modeling.devices import resolve_device
 
         now = flatten(self.config)
-        changed = [f"config: {key} is {now.get(key)} now" for key in self.changed]
+        lines = [f"config: {key} is {now.get(key)} now" for key in self.changed]
         with _threads(self.environment):
-            found = differences(self.environment, environment(str(resolve_device(self.config.model.device))))
-        return [*changed, *found]
+            lines += differences(self.environment, environment(str(resolve_device(self.config.model.device))))
+        return lines
 
 
 def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = ()) -> Recorded:
@@ -107,7 +107,7 @@ def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = 
     Args:
         run_id: MLflow's run of a trial, or of a single run.
         tracking_uri: Where the store is.
-        overrides: Keys that are to be other than they were, as `key=value`, for example where the data lies now.
+        overrides: Keys that have another value now, as `key=value`, for example where the data lies.
 
     Raises:
         ConfigError: The run is a study, or was not recorded by lorahydra.
@@ -142,7 +142,7 @@ def reproduce(
 ) -> list[Compared]:
     """Run a recorded trial again, as a new run beside it, and compare every metric.
 
-    Torch computes on as many threads as it did then: their number decides how sums are rounded.
+    Torch computes on as many threads as it did then, because their number decides how sums are rounded.
 
     Args:
         recorded: The trial.
@@ -152,7 +152,7 @@ def reproduce(
 
     Raises:
         DataError: The data are not those of the run; nothing was trained.
-        LorahydraError: The trial cannot be run again; the data, the model or the judge is not there.
+        LorahydraError: The trial cannot be run again: its data, model or judge cannot be used.
     """
     from lorahydra.trial.run import run_trial
 
@@ -217,7 +217,7 @@ def _same(old: float, new: float) -> bool:
 
 
 def _check_data(recorded: Recorded) -> None:
-    """Compare the digests of the data before hours are spent on others.
+    """Compare the digests of the data before hours are spent on other data.
 
     Raises:
         DataError: They are not the same, and no setting that was changed explains it.
@@ -228,17 +228,17 @@ def _check_data(recorded: Recorded) -> None:
         digest = now.get(dataset.context)
         if digest is None or digest.startswith(dataset.digest):
             continue
-        found = f"the {dataset.context} data are not what they were: digest {dataset.digest} → {digest}"
+        change = f"the {dataset.context} data are not what they were: digest {dataset.digest} → {digest}"
         if not any(key == "seed" or key.startswith("data.") for key in recorded.changed):
             raise DataError(
-                f"{found}: give the rows of the run, for example with data.train_file=…, or a seed or key of data that "
-                "is meant to differ"
+                f"{change}: give the rows of the run, for example with data.train_file=…, or set a seed or a key of "
+                "data that explains the difference"
             )
-        logger.warning("%s%s", found[0].upper(), found[1:])
+        logger.warning("%s%s", change[0].upper(), change[1:])
 
 
 def _warn_of_other_inputs(before: RecordedRun, again: RecordedRun) -> None:
-    """Say where base model or judge are not the same: then no metric can be expected to be."""
+    """Warn of another base model or judge, with which no metric can be expected to be the same."""
     for name in (Tag.BASE_DIGEST, Tag.JUDGE_MODEL, Tag.JUDGE_PROMPT):
         old, new = before.tags.get(name), again.tags.get(name)
         if old != new:
@@ -261,16 +261,16 @@ def _config(text: str, overrides: Sequence[str], tracking: Mapping[str, Any], ru
 
 
 def _list(text: str | None) -> list[str]:
-    found = yaml.safe_load(text) if text else []
-    return [str(entry) for entry in found] if isinstance(found, list) else []
+    entries = yaml.safe_load(text) if text else []
+    return [str(entry) for entry in entries] if isinstance(entries, list) else []
 
 
 def _mapping(text: str | None) -> dict[str, Any]:
     try:
-        found = json.loads(text) if text else {}
+        content = json.loads(text) if text else {}
     except ValueError as error:
         raise TrackingError(f"{ENVIRONMENT_FILE} is not valid JSON: {error}") from error
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 @contextmanager
@@ -278,9 +278,9 @@ def _threads(recorded: Mapping[str, Any]) -> Iterator[None]:
     """Compute on as many threads as the recorded run did."""
     import torch
 
-    wanted = recorded.get("hardware", {}).get("threads")
+    threads = recorded.get("hardware", {}).get("threads")
     before = torch.get_num_threads()
-    torch.set_num_threads(wanted if isinstance(wanted, int) and wanted > 0 else before)
+    torch.set_num_threads(threads if isinstance(threads, int) and threads > 0 else before)
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 ```
 predictions → means of BERTScore → verdicts → table of predictions → combined, beside the baseline → gain
 ```
-What is known is recorded at once, so that a judge that fails costs the run nothing but its verdicts.
+Each is recorded at once, so that a judge that fails costs the run nothing but its verdicts.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def score(
         prefix: Of the metrics: `EVAL`, or `TEST` on the test split.
 
     Raises:
-        LorahydraError: Too few verdicts on the tuned model's predictions; what is known by then was recorded.
+        LorahydraError: Too few verdicts on the tuned model's predictions; what came before is recorded.
     """
     tuned = predictions.tuned
     run.metrics({Metric.TIME_GENERATE: tuned.generate_seconds, Metric.TIME_BERTSCORE: tuned.bertscore_seconds})
