@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,19 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["generate"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is answered, and how the answers are given."""
-
-    prompts: list[Conversation] | None
-    """None for a chat."""
-    out: Path | None
-    compare: bool
-    untuned: bool
-    as_json: bool
-    max_new_tokens: int | None
 
 
 @click.command(short_help="Answer prompts with an adapter, or chat with it.")
@@ -82,9 +68,9 @@ def generate(
         raise ConfigError("--compare shows both answers and --untuned only one: give one of them")
     _check_device(device)
     _check_out(out, file)
-    request = Request(_asked(prompts, file, encoding), out, compare, untuned, as_json, max_new_tokens)
-    if request.prompts is None and (out is not None or as_json):
-        raise ConfigError("--out and --json need prompts: a chat is shown only")
+    conversations = _conversations(prompts, file, encoding)
+    if conversations is None and (out is not None or as_json):
+        raise ConfigError("--out and --json need prompts: a chat is only shown")
     from lorahydra.adapters.find import find_adapter
 
     with find_adapter(source, uri=uri) as adapter:
@@ -92,29 +78,34 @@ def generate(
         from lorahydra.inference.adapted_model import open_adapter
 
         with open_adapter(adapter.folder, base=base, device=device, dtype=dtype, system_prompt=system) as model:
-            _answer(model, request)
+            if conversations is None:
+                from lorahydra.cli.chat import chat
+
+                chat(model, max_new_tokens=max_new_tokens, compare=compare, tuned=not untuned)
+                return
+            answered = _answered(model, conversations, max_new_tokens, compare, not untuned)
+    _give(answered, out, as_json)
 
 
-def _answer(model: AdaptedModel, request: Request) -> None:
-    limit = request.max_new_tokens
-    if request.prompts is None:
-        from lorahydra.cli.chat import chat
+def _answered(
+    model: AdaptedModel, conversations: Sequence[Conversation], limit: int | None, compare: bool, tuned: bool
+) -> list[Answered]:
+    answers = model.answer(conversations, max_new_tokens=limit, tuned=tuned)
+    beside: Sequence[str | None] = [None] * len(answers)
+    if compare:
+        beside = model.answer(conversations, max_new_tokens=limit, tuned=False)
+    texts = [prompt_text(conversation) for conversation in conversations]
+    return [Answered(*entry) for entry in zip(texts, answers, beside, strict=True)]
 
-        chat(model, max_new_tokens=limit, compare=request.compare, tuned=not request.untuned)
-        return
-    answers = model.answer(request.prompts, max_new_tokens=limit, tuned=not request.untuned)
-    untuned: Sequence[str | None] = [None] * len(answers)
-    if request.compare:
-        untuned = model.answer(request.prompts, max_new_tokens=limit, tuned=False)
-    texts = [prompt_text(prompt) for prompt in request.prompts]
-    answered = [Answered(*entry) for entry in zip(texts, answers, untuned, strict=True)]
-    if request.out is not None:
-        write_lines(answered, request.out)
-        note(f"{len(answered)} answers: {request.out}")
-    if request.as_json:
+
+def _give(answered: Sequence[Answered], out: Path | None, as_json: bool) -> None:
+    if out is not None:
+        write_lines(answered, out)
+        note(f"{len(answered)} answers: {out}")
+    if as_json:
         for entry in answered:
             click.echo(entry.to_json())
-    elif request.out is None:
+    elif out is None:
         show_answers(answered)
 
 
@@ -138,7 +129,7 @@ def _check_out(out: Path | None, file: str | None) -> None:
             pass
 
 
-def _asked(prompts: Sequence[str], file: str | None, encoding: str) -> list[Conversation] | None:
+def _conversations(prompts: Sequence[str], file: str | None, encoding: str) -> list[Conversation] | None:
     """The prompts; None for a chat."""
     from lorahydra.config.checks import text_encoding
     from lorahydra.data.examples import Message
