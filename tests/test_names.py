@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from lorahydra.config.search import OBJECTIVES
-from lorahydra.names import EVAL, SCORES, Column, Metric, Score, Tag, scored
+from lorahydra.names import EVAL, SCORES, Metric, PredictionColumn, Score, Tag, scored
 
 MLFLOW_PAGE = Path(__file__).resolve().parents[1] / "docs" / "mlflow.md"
 
 
-@pytest.mark.parametrize("names", [Metric, Column, Tag, [scored(EVAL, score) for score in Score]])
+@pytest.mark.parametrize("names", [Metric, PredictionColumn, Tag, [scored(EVAL, score) for score in Score]])
 def test_the_page_on_mlflow_lists_every_name(names: list[str]) -> None:
     page = MLFLOW_PAGE.read_text("utf-8")
     assert [str(name) for name in names if name not in page] == []

@@ -103,7 +103,7 @@ HEADLINES = (Score.COMBINED, Score.BERTSCORE_F1, Score.JUDGE_SCORE)
 """Those of them that are shown where there is room for few, and that a study can optimise."""
 
 
-class Column(StrEnum):
+class PredictionColumn(StrEnum):
     """Columns of the predictions tables (`PREDICTIONS_FILE` and the like)."""
 
     PROMPT = "prompt"

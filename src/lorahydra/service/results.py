@@ -17,8 +17,8 @@ from lorahydra.names import (
     PREDICTIONS_FILE,
     TEST,
     TEST_PREDICTIONS_FILE,
-    Column,
     Kind,
+    PredictionColumn,
     Score,
     State,
     Tag,
@@ -149,7 +149,7 @@ class Stores:
             text = None if run is None else read_text(self.tracking, run, artifact)
             if text is not None:
                 # A judge sees only some of them, and those have more to show.
-                rows = sorted(_table(text), key=lambda row: row.get(Column.JUDGE_SCORE) is None)
+                rows = sorted(_table(text), key=lambda row: row.get(PredictionColumn.JUDGE_SCORE) is None)
                 items = [_example(row) for row in rows[offset : offset + limit]]
                 return Examples(split, progress.best_trial, items, len(rows))
         return Examples("", progress.best_trial, [], 0)
@@ -232,15 +232,15 @@ def _table(text: str) -> Iterator[dict[str, Any]]:
 
 def _example(row: Mapping[str, Any]) -> ExampleView:
     numbers = (
-        *(Column.BERTSCORE_F1, Column.JUDGE_SCORE),
-        *(Column.BASELINE_BERTSCORE_F1, Column.BASELINE_JUDGE_SCORE),
+        *(PredictionColumn.BERTSCORE_F1, PredictionColumn.JUDGE_SCORE),
+        *(PredictionColumn.BASELINE_BERTSCORE_F1, PredictionColumn.BASELINE_JUDGE_SCORE),
     )
     return ExampleView(
-        prompt=_sendable(row.get(Column.PROMPT)) or "",
-        reference=_sendable(row.get(Column.REFERENCE)) or "",
-        answer=_sendable(row.get(Column.PREDICTION)) or "",
-        judge_reason=_sendable(row.get(Column.JUDGE_REASON)),
-        baseline_answer=_sendable(row.get(Column.BASELINE_PREDICTION)),
+        prompt=_sendable(row.get(PredictionColumn.PROMPT)) or "",
+        reference=_sendable(row.get(PredictionColumn.REFERENCE)) or "",
+        answer=_sendable(row.get(PredictionColumn.PREDICTION)) or "",
+        judge_reason=_sendable(row.get(PredictionColumn.JUDGE_REASON)),
+        baseline_answer=_sendable(row.get(PredictionColumn.BASELINE_PREDICTION)),
         **{name: _finite(row.get(name)) for name in numbers},
     )
 

@@ -24,8 +24,8 @@ from lorahydra.names import (
     PREDICTIONS_FILE,
     TEST,
     TEST_PREDICTIONS_FILE,
-    Column,
     Metric,
+    PredictionColumn,
     Score,
     Tag,
     scored,
@@ -172,20 +172,23 @@ def _record_table(
 ) -> None:
     tuned, baseline = predictions.tuned, predictions.baseline
     columns: dict[str, Sequence[object]] = {
-        Column.PROMPT: predictions.examples.texts,
-        Column.REFERENCE: predictions.examples.references,
-        Column.PREDICTION: tuned.texts,
-        Column.BERTSCORE_F1: tuned.bertscore.f1,
-        Column.JUDGE_SCORE: _column(verdicts, predictions, "scores"),
-        Column.JUDGE_REASON: _column(verdicts, predictions, "reasons"),
-        Column.LENGTH: [len(text) for text in tuned.texts],
+        PredictionColumn.PROMPT: predictions.examples.texts,
+        PredictionColumn.REFERENCE: predictions.examples.references,
+        PredictionColumn.PREDICTION: tuned.texts,
+        PredictionColumn.BERTSCORE_F1: tuned.bertscore.f1,
+        PredictionColumn.JUDGE_SCORE: _column(verdicts, predictions, "scores"),
+        PredictionColumn.JUDGE_REASON: _column(verdicts, predictions, "reasons"),
+        PredictionColumn.LENGTH: [len(text) for text in tuned.texts],
     }
     if verdicts is not None:
-        columns[Column.JUDGE_CRITERIA] = _column(verdicts, predictions, "criteria")
+        columns[PredictionColumn.JUDGE_CRITERIA] = _column(verdicts, predictions, "criteria")
     if baseline is not None:
-        columns |= {Column.BASELINE_PREDICTION: baseline.texts, Column.BASELINE_BERTSCORE_F1: baseline.bertscore.f1}
+        columns |= {
+            PredictionColumn.BASELINE_PREDICTION: baseline.texts,
+            PredictionColumn.BASELINE_BERTSCORE_F1: baseline.bertscore.f1,
+        }
         if verdicts is not None:
-            columns[Column.BASELINE_JUDGE_SCORE] = _column(baseline_verdicts, predictions, "scores")
+            columns[PredictionColumn.BASELINE_JUDGE_SCORE] = _column(baseline_verdicts, predictions, "scores")
     run.table(list(columns), list(zip(*columns.values(), strict=True)), TABLES[prefix])
 
 
