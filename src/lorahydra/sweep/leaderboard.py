@@ -18,7 +18,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from lorahydra.names import Score, State
+from lorahydra.names import SCORES, Score, State
 from lorahydra.sweep.labels import duration, number, searched, short_names, value_text
 from lorahydra.sweep.ranking import pareto_front, ranked
 from lorahydra.sweep.trial_record import TrialRecord
@@ -113,7 +113,7 @@ def leaderboard_columns(ordered: Sequence[TrialRecord], objectives: Sequence[str
     if any(record.combined_low is not None for record in ordered):
         columns.append(Column("95 %", _interval))
     if Score.JUDGE_SCORE not in objectives and any(record.judge_score is not None for record in ordered):
-        columns.append(Column("judge", lambda record: _fixed(record.judge_score, 2)))
+        columns.append(Column("judge", lambda record: _shown(Score.JUDGE_SCORE, record.judge_score)))
     columns += [_objective(name, objectives) for name in objectives if name not in (Score.COMBINED, TIME)]
     columns.append(Column(TIME, lambda record: duration(_seconds(record, objectives))))
     return [*columns, *_params(ordered, [*(column.header for column in columns), "reason"])]
@@ -132,7 +132,7 @@ def _objective(name: str, objectives: Sequence[str]) -> Column:
     def cell(record: TrialRecord) -> str:
         value = _value(record, objectives, name)
         if name == Score.COMBINED:
-            return _fixed(value, 4)
+            return _shown(Score.COMBINED, value)
         if name == TIME:
             return duration(value)
         return "-" if value is None else number(value)
@@ -141,7 +141,9 @@ def _objective(name: str, objectives: Sequence[str]) -> Column:
 
 
 def _score(record: TrialRecord, objectives: Sequence[str]) -> str:
-    return _fixed(_combined(record, objectives), 4) if record.state is State.COMPLETE else record.state.value
+    if record.state is not State.COMPLETE:
+        return record.state.value
+    return _shown(Score.COMBINED, _combined(record, objectives))
 
 
 def _interval(record: TrialRecord) -> str:
@@ -159,8 +161,8 @@ def _reason(record: TrialRecord) -> str:
     return reason if len(reason) <= LONGEST_REASON else f"{reason[: LONGEST_REASON - 1]}…"
 
 
-def _fixed(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _shown(score: Score, value: float | None) -> str:
+    return "-" if value is None else SCORES[score].text(value)
 
 
 def leaderboard_table(records: Sequence[TrialRecord], directions: Sequence[str], objectives: Sequence[str]) -> Table:
