@@ -78,11 +78,10 @@ def export_adapter(
         # Before anything is written or loaded.
         check_weights(locate(loaded.model))
     with atomic_dir(target) as temporary:
-        texts: tuple[str, ...] = ()
         if merged:
             written, texts = _write_merged(folder, temporary, loaded, dtype)
         else:
-            written = _write_adapter(folder, temporary, metadata, dtype, moved=base is not None)
+            written, texts = _write_adapter(folder, temporary, metadata, dtype, moved=base is not None), ()
         settings = json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8"))
         ends = (temporary / GENERATION_FILE).is_file()
         facts = Facts(target.name, metadata, settings, written, merged, run, study, ends, texts)

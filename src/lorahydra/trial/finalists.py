@@ -99,15 +99,23 @@ def judge_finalists(
         finalist = Finalist(trial, _judged(session, trial, progress, "all", session.config.repeats))
         _record(finalist, tracking_uri, session)
         finalists.append(finalist)
+    alike = _on_the_same_examples(finalists, newest, tracking_uri)
+    return sorted(alike, key=lambda finalist: -finalist.tuned.combined.mean)
+
+
+def _on_the_same_examples(
+    finalists: Sequence[Finalist], config: ExperimentConfig, tracking_uri: str | None
+) -> list[Finalist]:
+    """The finalists with scores over the examples that have a verdict in each; scores that change are recorded."""
     try:
-        alike = judged_alike([finalist.tuned for finalist in finalists], newest.evaluation, newest.seed)
+        alike = judged_alike([finalist.tuned for finalist in finalists], config.evaluation, config.seed)
     except JudgeCoverageError as error:
         raise JudgeCoverageError(f"{error}: judge the finalists again, or fewer of them (judge.finalists)") from error
-    for number, (finalist, tuned) in enumerate(zip(finalists, alike, strict=True)):
-        if tuned is not finalist.tuned:
-            finalists[number] = Finalist(finalist.trial, tuned)
-            _record(finalists[number], tracking_uri, None)
-    return sorted(finalists, key=lambda finalist: -finalist.tuned.combined.mean)
+    compared = [Finalist(finalist.trial, tuned) for finalist, tuned in zip(finalists, alike, strict=True)]
+    for before, after in zip(finalists, compared, strict=True):
+        if after.tuned is not before.tuned:
+            _record(after, tracking_uri, None)
+    return compared
 
 
 def _judged_as(trial: SavedTrial, newest: ExperimentConfig) -> SavedTrial:
