@@ -21,7 +21,7 @@ LORAHYDRA = str(Path(sys.executable).parent / "lorahydra")
 
 
 def test_the_adapter_says_what_it_belongs_to(tiny_adapter: Path, tiny_model: Path) -> None:
-    config = compose(evaluate_module._of_adapter(tiny_adapter, ["lora.r=8"]))
+    config = compose(evaluate_module._with_metadata(tiny_adapter, ["lora.r=8"]))
     assert config.model.name_or_path == str(tiny_model)
     assert config.model.chat_template == CHAT_TEMPLATE
     assert config.data.system_prompt == "Be brief."
@@ -30,14 +30,14 @@ def test_the_adapter_says_what_it_belongs_to(tiny_adapter: Path, tiny_model: Pat
 
 def test_overrides_win(tiny_adapter: Path) -> None:
     given = ["model=smollm2_135m", "data.system_prompt=Sing."]
-    config = compose(evaluate_module._of_adapter(tiny_adapter, given))
+    config = compose(evaluate_module._with_metadata(tiny_adapter, given))
     assert config.model.name_or_path == "smollm2-135m-instruct"
     assert config.model.chat_template is None, "a template belongs to its model"
     assert config.data.system_prompt == "Sing."
 
 
 def test_a_base_that_was_moved_keeps_the_template(tiny_adapter: Path) -> None:
-    config = compose(evaluate_module._of_adapter(tiny_adapter, ["model.name_or_path=/models/moved"]))
+    config = compose(evaluate_module._with_metadata(tiny_adapter, ["model.name_or_path=/models/moved"]))
     assert (config.model.name_or_path, config.model.chat_template) == ("/models/moved", CHAT_TEMPLATE)
 
 
@@ -45,7 +45,7 @@ def test_hostile_text_is_a_value_and_nothing_else(tiny_adapter: Path, tmp_path: 
     folder = shutil.copytree(tiny_adapter, tmp_path / "hostile")
     text = "{{ x }}\n'a\" ${oc.env:HOME} \\' lora.r=64,\\"
     write_metadata(folder, AdapterMetadata(ModelConfig(name_or_path="a b", chat_template=text), system_prompt=text))
-    config = compose(evaluate_module._of_adapter(folder, []))
+    config = compose(evaluate_module._with_metadata(folder, []))
     assert (config.model.name_or_path, config.model.chat_template, config.data.system_prompt) == ("a b", text, text)
     assert read_metadata(folder).system_prompt == text
 

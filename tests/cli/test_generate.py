@@ -179,7 +179,7 @@ def test_a_mistake_in_a_file(
         (["x", "--file", "a.txt"], ConfigError, "not both"),
         (["--file", "a.txt", "--encoding", "rot13"], ConfigError, "--encoding=rot13 is not a character encoding"),
         (["x", "--device", "tpu"], ConfigError, "model.device=tpu"),
-        (["x", "--out", "."], OutputError, "a folder is in the place"),
+        (["x", "--out", "."], OutputError, "it is a folder"),
         (["x", "--out", "a.txt/b.jsonl"], OutputError, "a file is in the place of a folder"),
         (["x", "--dtype", "float16", "--device", "cpu"], ConfigError, "needs a GPU"),
         (["--file", "a.txt", "--out", "./a.txt"], ConfigError, "is the file of the prompts"),
@@ -313,7 +313,7 @@ def test_a_line_that_is_no_text_is_asked_again(
 def test_a_chat_needs_no_file(tiny_adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lorahydra.cli import generate as generate_module
 
-    monkeypatch.setattr(generate_module, "_asked", lambda *_: None)
+    monkeypatch.setattr(generate_module, "_conversations", lambda *_: None)
     for option in (["--json"], ["--out", "x.jsonl"]):
         with pytest.raises(ConfigError, match="need prompts"):
             generate(tiny_adapter, *option)

@@ -119,7 +119,7 @@ def _check_out(out: Path | None, file: str | None) -> None:
     if out is None:
         return
     if out.is_dir():
-        raise OutputError(f"cannot write to {out}: a folder has this name")
+        raise OutputError(f"cannot write to {out}: it is a folder")
     if file is not None and out.absolute() == Path(file).expanduser().absolute():
         raise ConfigError(f"--out {out} is the file of the prompts: choose another name")
     # Answers take long, so the place for them is made sure of first.
