@@ -39,11 +39,11 @@ class BertScores:
     recall: list[float]
     f1: list[float]
     lowest: float = 0.0
-    """The F1 of an answer that has nothing in common with the reference: below 0 when rescaled."""
+    """The F1 of a prediction that has nothing in common with the reference: below 0 when rescaled."""
 
 
 class BertScorer:
-    """Compares answers with references; `load_scorer` makes one."""
+    """Compares predictions with references; `load_scorer` makes one."""
 
     def __init__(self, scorer: Any, batch_size: int, name: str, baseline: Tensor | None = None) -> None:
         self._scorer = scorer
@@ -51,55 +51,58 @@ class BertScorer:
         self._name = name
         self._baseline = torch.zeros(3) if baseline is None else baseline
 
-    def score(self, answers: Sequence[str], references: Sequence[str]) -> BertScores:
-        """Compare each answer with its reference.
+    def score(self, predictions: Sequence[str], references: Sequence[str]) -> BertScores:
+        """Compare each prediction with its reference.
 
         Texts that are longer than the encoder's window are read in windows that overlap. Where one of the two is empty,
         there is nothing to match: 0 before rescaling, as in `bert-score`.
 
         Raises:
-            ModelError: The encoder gives numbers that are not finite, or memory does not suffice for one answer.
+            ModelError: The encoder gives numbers that are not finite, or memory does not suffice for one prediction.
         """
         # A lone surrogate, which a JSON file can hold, is not text for a tokenizer.
-        left, right = ([text.encode("utf-8", "replace").decode() for text in side] for side in (answers, references))
+        left, right = (
+            [text.encode("utf-8", "replace").decode() for text in side] for side in (predictions, references)
+        )
         try:
             raw, self._batch_size = with_a_batch_that_fits(lambda size: self._raw(left, right, size), self._batch_size)
         except OutOfMemoryError as error:
             raise ModelError(
-                f"out of memory while evaluation.bertscore_model={self._name} read one answer: choose a smaller encoder"
+                f"out of memory while evaluation.bertscore_model={self._name} read one prediction: choose a "
+                "smaller encoder"
             ) from error
         # A harmonic mean is one of positive numbers: beside 0 it has a pole, and noise would score 12.
         raw[(raw[:, :2] <= 0).any(dim=1), 2] = 0.0
         if not raw.isfinite().all():
             raise ModelError(
                 f"evaluation.bertscore_model={self._name} gives numbers that are not finite for "
-                f"{int((~raw.isfinite()).any(dim=1).sum())} of {len(answers)} predictions: choose another encoder, or "
-                "a copy of it in float32"
+                f"{int((~raw.isfinite()).any(dim=1).sum())} of {len(predictions)} predictions: choose another encoder, "
+                "or a copy of it in float32"
             )
         precision, recall, f1 = ((raw - self._baseline) / (1 - self._baseline)).T.tolist()
         lowest = float((0 - self._baseline[2]) / (1 - self._baseline[2]))
         return BertScores(precision, recall, f1, lowest)
 
-    def _raw(self, answers: list[str], references: list[str], batch_size: int) -> Tensor:
-        """Precision, recall and F1 before rescaling, shape `(answers, 3)`."""
+    def _raw(self, predictions: list[str], references: list[str], batch_size: int) -> Tensor:
+        """Precision, recall and F1 before rescaling, shape `(predictions, 3)`."""
         encoder = Encoder(self._scorer._model, self._scorer._tokenizer, batch_size)
         tokens = [
-            (encoder.tokens(answer), encoder.tokens(reference))
-            for answer, reference in zip(answers, references, strict=True)
+            (encoder.tokens(prediction), encoder.tokens(reference))
+            for prediction, reference in zip(predictions, references, strict=True)
         ]
         longest = [max(map(len, pair)) for pair in tokens]
         written = [at for at, pair in enumerate(tokens) if min(map(len, pair)) > encoder.head + encoder.tail]
         short = [at for at in written if longest[at] <= encoder.window]
         long = [at for at in written if longest[at] > encoder.window]
-        raw = torch.zeros(len(answers), 3)
+        raw = torch.zeros(len(predictions), 3)
         if short:
-            sides = ([side[at] for at in short] for side in (answers, references))
+            sides = ([side[at] for at in short] for side in (predictions, references))
             raw[short] = torch.stack(self._scorer.score(*sides, batch_size=batch_size), dim=1)
         if long:
             logger.info(
                 "%d of %d examples are longer than the %d tokens that %s reads at once: read in parts that overlap",
                 len(long),
-                len(answers),
+                len(predictions),
                 encoder.window,
                 self._name,
             )
@@ -151,7 +154,7 @@ def _scorer(name: str, layers: int, device: str) -> Any:
         scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
     _check_weights(scorer._model, folder, name)
     _limit_length(scorer)
-    # What looks like a special token in an answer is text: an answer of nothing else would have no score.
+    # What looks like a special token in a prediction is text: a prediction of nothing else would have no score.
     scorer._tokenizer.split_special_tokens = True
     return scorer
 

@@ -81,13 +81,13 @@ class Encoder:
 
     @torch.no_grad()
     def score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Tensor:
-        """Precision, recall and F1 of answers against references, all given as tokens; shape `(pairs, 3)`."""
+        """Precision, recall and F1 of predictions against references, all given as tokens; shape `(pairs, 3)`."""
         rows = [torch.zeros(0, 3)]
         for start in range(0, len(pairs), self.batch_size):
             batch = pairs[start : start + self.batch_size]
             embedded = self._embedded([tokens for pair in batch for tokens in pair])
-            for answer, reference in zip(embedded, embedded, strict=True):
-                scores = greedy_cos_idf(*self._inputs(reference), *self._inputs(answer))
+            for prediction, reference in zip(embedded, embedded, strict=True):
+                scores = greedy_cos_idf(*self._inputs(reference), *self._inputs(prediction))
                 rows.append(torch.stack(scores, dim=-1).cpu())
         return torch.cat(rows)
 
