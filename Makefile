@@ -2,6 +2,7 @@
 # make test   install and run every test (make test-fast: without the slow ones)
 # make check  formatting, lint, types, import rules, docs
 # make ui     MLflow's UI on what runs left here
+# make upgrade-check  what is relied on in libraries' private parts, with their newest allowed versions
 # make dev    install all that contributors need, see CONTRIBUTING.md
 # make serve  HTTP API and web page on this machine
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test test-fast check dev ui serve install models clean
+.PHONY: demo test test-fast check upgrade-check dev ui serve install models clean
 .DEFAULT_GOAL := demo
 
 demo: models
@@ -36,6 +37,12 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_docs.py
+
+# Without constraints.txt, and in an environment of its own that is made anew each time.
+upgrade-check:
+	$(PYTHON) -m venv --clear $(VENV)-upgrade
+	$(VENV)-upgrade/bin/python -m pip install --quiet --editable . pytest
+	$(VENV)-upgrade/bin/python -m pytest tests/*/test_compat.py
 
 ui: $(VENV)/.installed
 	$(BIN)/lorahydra ui

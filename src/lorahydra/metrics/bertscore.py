@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import ConfigError, LorahydraError, ModelError, library_errors, reason
+from lorahydra.metrics.compat import encoder_of, tokenizer_of
 from lorahydra.metrics.windows import Encoder
 from lorahydra.modeling.hub import snapshot
 from lorahydra.modeling.huggingface import no_progress_bars
@@ -85,7 +86,7 @@ class BertScorer:
 
     def _raw(self, predictions: list[str], references: list[str], batch_size: int) -> Tensor:
         """Precision, recall and F1 before rescaling, shape `(predictions, 3)`."""
-        encoder = Encoder(self._scorer._model, self._scorer._tokenizer, batch_size)
+        encoder = Encoder(encoder_of(self._scorer), tokenizer_of(self._scorer), batch_size)
         tokens = [
             (encoder.tokens(prediction), encoder.tokens(reference))
             for prediction, reference in zip(predictions, references, strict=True)
@@ -152,10 +153,10 @@ def _scorer(name: str, layers: int, device: str) -> Any:
 
     with library_errors(unusable), no_progress_bars():
         scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
-    _check_weights(scorer._model, folder, name)
+    _check_weights(encoder_of(scorer), folder, name)
     _limit_length(scorer)
     # What looks like a special token in a prediction is text: a prediction of nothing else would have no score.
-    scorer._tokenizer.split_special_tokens = True
+    tokenizer_of(scorer).split_special_tokens = True
     return scorer
 
 
@@ -249,8 +250,8 @@ def _shipped_baseline(name: str, lang: str | None) -> Path:
 
 def _limit_length(scorer: Any) -> None:
     """Tell the tokenizer the encoder's window: some have none, and longer texts would crash the encoder."""
-    positions = getattr(scorer._model.config, "max_position_embeddings", None)
-    tokenizer = scorer._tokenizer
+    positions = getattr(encoder_of(scorer).config, "max_position_embeddings", None)
+    tokenizer = tokenizer_of(scorer)
     if positions and tokenizer.model_max_length > positions:
         # RoBERTa's position ids start behind its padding id.
         tokenizer.model_max_length = positions - 2
