@@ -1,8 +1,8 @@
 """From conversations to tokens: chat templates, and which tokens carry loss.
 
 - `chat_format`: a tokenizer with its chat template, in use.
-- `templates`: which template; `turns`: what it puts around a turn; `rendering`: conversations as text under it.
-- `control_tokens`: names of control tokens in messages stay text; `tool_calls`: conversations that call tools.
+- `templates`: which template; `turns`: what it puts around a turn; `rendering` and `conversation`: text under it.
+- `control_tokens`: names of control tokens in messages stay text.
 - `row_warnings`: what in a row looks like a mistake.
 """
 

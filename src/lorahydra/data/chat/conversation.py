@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from lorahydra.data.chat.rendering import Renderer, Turn
 from lorahydra.data.chat.row_warnings import RowWarning
 from lorahydra.data.chat.spans import Span, kept_form, unused_mark
-from lorahydra.data.chat.tool_calls import answer_spans, holds_calls, missing_place
 from lorahydra.data.examples import Example
 from lorahydra.errors import DataError, library_errors, one_line
 
@@ -114,7 +113,7 @@ class Conversation:
 
     def _rendered(self, turns: list[Turn]) -> Rendered:
         prompt = self.render(turns[:-1])
-        if holds_calls(turns):
+        if any(turn["role"] == "tool" or "tool_calls" in turn for turn in turns):
             return self._with_calls(turns, prompt)
         answer, ending = self._answer(turns, prompt)
         end_of_turn = self._renderer.end_of_turn(ending)
@@ -126,22 +125,70 @@ class Conversation:
         return Rendered(prompt, earlier, completion=answer + ending, learned=len(answer) + len(end_of_turn))
 
     def _with_calls(self, turns: list[Turn], prompt: str) -> Rendered:
-        if missing := missing_place(turns, self.render):
+        if missing := self._missing_place(turns):
             raise self._error(
                 f"the model's chat template has no place for {missing}, which this conversation holds: set "
                 "model.chat_template to one that has, or leave such rows out"
             )
-        renderer = self._renderer
         text = self.render(turns, prompting=False)
-        end_of_turn = renderer.end_of_turn(renderer.plain_ending)
-        spans = answer_spans(turns, text, self.render, end_of_turn, renderer.end_of_turn)
-        if spans is None:
-            raise self._changed()
+        spans = [
+            self._answer_span(turns, number, text) for number, turn in enumerate(turns) if turn["role"] == "assistant"
+        ]
         completion, learned = text[len(prompt) :], spans[-1][1] - len(prompt)
-        if not renderer.end_of_turn(completion):
-            completion += renderer.tokenizer.eos_token
+        if not self._renderer.end_of_turn(completion):
+            completion += self._renderer.tokenizer.eos_token
             learned = len(completion)
         return Rendered(prompt, spans[:-1], completion, learned)
+
+    def _missing_place(self, turns: list[Turn]) -> str | None:
+        """What the template leaves out, in a few words: names, arguments or results of calls; None if nothing."""
+        mark = unused_mark(self.render(turns, prompting=False))
+        marks: dict[str, list[str]] = {"calls of tools": [], "results of tools": []}
+
+        def marked(kind: str) -> str:
+            marks[kind].append(f"{mark}{sum(map(len, marks.values()))}{mark}")
+            return marks[kind][-1]
+
+        changed = []
+        for turn in turns:
+            if turn["role"] == "tool":
+                turn = {**turn, "content": marked("results of tools")}
+            elif "tool_calls" in turn:
+                calls = []
+                for call in turn["tool_calls"]:
+                    name, argument = marked("calls of tools"), marked("calls of tools")
+                    calls.append({**call, "function": {"name": name, "arguments": {"x": argument}}})
+                turn = {**turn, "tool_calls": calls}
+            changed.append(turn)
+        text = self.render(changed, prompting=False)
+        return next((kind for kind, parts in marks.items() if any(part not in text for part in parts)), None)
+
+    def _answer_span(self, turns: list[Turn], number: int, text: str) -> Span:
+        """Where one of the assistant's turns is in the text of all turns, up to and with the end of the turn."""
+        start = self._answer_start(turns[:number], text, last=number == len(turns) - 1)
+        answer, following = turns[number]["content"], turns[number + 1 :]
+        if end_of_turn := self._renderer.end_of_turn(self._renderer.plain_ending):
+            place = text.find(end_of_turn, start)
+            end = place + len(end_of_turn) if place >= 0 else start
+        else:
+            end = start + len(self._renderer.end_of_turn(text[start:])) or len(text)
+        if end == start or (answer and kept_form(answer, text[start:end].__contains__) is None):
+            raise self._changed()
+        if following and following[0]["role"] != "assistant" and "tool_calls" not in following[0]:
+            # The span would hold some of the next turn.
+            mark = unused_mark("".join(str(turn) for turn in turns))
+            changed = [*turns[: number + 1], {**following[0], "content": mark}, *following[1:]]
+            if 0 <= self.render(changed, prompting=False).find(mark) < end:
+                raise self._changed()
+        return start, end
+
+    def _answer_start(self, before: list[Turn], text: str, *, last: bool) -> int:
+        """Where the answer to `before` begins: after the generation prompt, which may hold more than the history."""
+        for thinking in (False,) if last else (False, True):
+            prompt = self.render(before, thinking=thinking)
+            if text.startswith(prompt):
+                return len(prompt)
+        raise self._changed()
 
     def _answer(self, turns: list[Turn], prompt: str) -> tuple[str, str]:
         """The last answer as it follows the prompt, and what the template puts after it."""
