@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.data.conftest import Write, make_tokenizer, qa
-from tests.data.test_tool_calls import KINDS
+from tests.data.test_conversation import KINDS
 from tests.support.learned import learned_texts, silent_drops
 
 from lorahydra.config.schema import DataConfig
