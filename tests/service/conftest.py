@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -20,6 +19,7 @@ from tests.support.waiting import wait_for
 from lorahydra.modeling.packaged import fetch
 from lorahydra.service.access import Access
 from lorahydra.service.app import create_app
+from lorahydra.service.limits import Allowance
 from lorahydra.service.service import Service, ServiceConfig
 
 
@@ -34,13 +34,15 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 
 @pytest.fixture
-def make_server(tmp_path: Path, models: Path, programs: ProgramRunner) -> Iterator[Callable[..., Served]]:
+def make_server(
+    tmp_path: Path, models: Path, programs: ProgramRunner, mlflow_database: Path
+) -> Iterator[Callable[..., Served]]:
     """Makes servers, which are gone after the test with all that they started."""
     fetch("all-minilm-l6-v2")
     made: list[Served] = []
 
     def make(*options: str, **environment: str) -> Served:
-        made.append(Served(programs, tmp_path, models, options, environment))
+        made.append(Served(programs, tmp_path, models, mlflow_database, options, environment))
         return made[-1]
 
     yield make
@@ -72,9 +74,10 @@ def make_client(service: Service) -> Iterator[Callable[..., httpx.Client]]:
     """Makes clients of the application, which runs in a thread and is asked over loopback."""
     ends: list[Callable[[], None]] = []
 
-    def make(access: Access | None = None, **options: Any) -> httpx.Client:
+    def make(access: Access | None = None, starts_per_minute: int = 30) -> httpx.Client:
         port = free_port()
-        app = create_app(service, access or Access(), **options)
+        service.jobs._starts = Allowance(starts_per_minute, "starts")
+        app = create_app(service, access or Access())
         server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, ws="none", lifespan="off"))
         thread = threading.Thread(target=server.run)
         thread.start()

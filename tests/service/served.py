@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ OVERRIDES = (
     *("tracking.system_metrics=false", "model.device=cpu", "hydra/sweeper/pruner=none"),
 )
 """Of all studies: short ones."""
+FORKED = str(Path(__file__).with_name("forked_jobs.py"))
 MODEL = {"use_llm_judge": False, "base_model_name": "tiny", "n_trials": 5}
 BODY = {"project_id": 123, "fine_tuning_params": MODEL}
 
@@ -35,9 +37,10 @@ class Served:
     """The server.
 
     Args:
-        programs: What starts it; its jobs are processes that import everything themselves.
+        programs: What starts it.
         place: Its folder is `service` in it.
         models: Its models folder.
+        mlflow_database: Copied into its folder.
         options: More of `lorahydra serve`.
         variables: More variables.
     """
@@ -47,12 +50,15 @@ class Served:
         programs: ProgramRunner,
         place: Path,
         models: Path,
+        mlflow_database: Path,
         options: Sequence[str] = (),
         variables: dict[str, str] | None = None,
     ) -> None:
         self._programs = programs
         self.port = free_port()
         self.folder = place / "service"
+        self.folder.mkdir()
+        shutil.copy(mlflow_database, self.folder / "mlflow.db")
         self.log = place / "server.log"
         # A connection for each request: one that is kept may be closed by the server just when it is used again.
         self.client = httpx.Client(
@@ -70,8 +76,14 @@ class Served:
         ]
         self._process: RunningProgram | None = None
 
-    def start(self) -> None:
-        self._process = self._programs.start(self._command(), self.log.parent, self._variables, output=self.log)
+    def start(self, *, forks_jobs: bool = True) -> None:
+        """Start it.
+
+        Args:
+            forks_jobs: False starts jobs as users' servers do: each process imports everything itself.
+        """
+        command = [FORKED, *self._command()[2:]] if forks_jobs else self._command()
+        self._process = self._programs.start(command, self.log.parent, self._variables, output=self.log)
         self._process.wait_for(self._answers)
 
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:

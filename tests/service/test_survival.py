@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -42,12 +41,12 @@ def test_nothing_is_lost_and_nothing_runs_twice(
 ) -> None:
     own = (f"--set=judge.base_url={judge.gemini}", f"--set=judge.model={JUDGE_MODEL}")
     server = make_server(*own, GEMINI_API_KEY=KEY)
-    server.start()
+    server.start(forks_jobs=False)
     project = server.post("/projects", {"name": "Support"}).json()["id"]
     uploaded = server.client.post(f"/projects/{project}/datasets", files={"file": ("rows.jsonl", rows)})
     assert uploaded.status_code == 201, uploaded.text
     first = start(server, project, fine_tuning_params=MODEL | {"use_llm_judge": True, "judge_model_id": "gemini"})
-    second, third = (start(server, project) for _ in range(2))
+    second, third = (start(server, project, fine_tuning_params=MODEL | {"n_trials": n}) for n in (12, 5))
 
     # One runs and two wait when the server is killed.
     server.wait_for_trial(first)
@@ -79,13 +78,11 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     written = b"".join(file.read_bytes() for file in server.folder.rglob("*") if file.is_file())
     assert KEY.encode() not in written
 
-    # The second one is cancelled while it runs, and gone on with.
-    wait_for(lambda: server.job(second)["trial_current"] is not None)
+    # The second one is cancelled while it runs, and resumed.
+    server.wait_for_trial(second)
     tree = server.processes(second)
-    began = time.monotonic()
     assert server.post(f"/fine-tunes/{second}/cancel").json()["state"] == "cancelling"
     server.wait_for_state(second, "cancelled")
-    assert time.monotonic() - began < 15
     assert tree
     assert not server.processes(second)
     # Nothing is before it in the queue.
@@ -97,7 +94,7 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     done = server.wait_for_state(second, "complete", "failed")
     assert done["state"] == "complete", done
     assert done["resumptions"] == 1
-    assert len(numbers(server, second)) == 5
+    assert len(numbers(server, second)) == 12
     assert server.attempts(second) == 3
     assert server.job(third)["state"] == "cancelled"
     assert not (server.folder / "jobs" / str(third)).exists()

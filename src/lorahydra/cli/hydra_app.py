@@ -23,7 +23,7 @@ from lorahydra.cli.exits import TRACEBACK, exit_codes, wants_traceback
 from lorahydra.cli.hydra_options import program_name, shared_output, understood
 from lorahydra.config.compose import config_dir, explain, readable, register, to_config, without_password
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import ConfigError, LorahydraError
+from lorahydra.errors import STUDY_KEPT, ConfigError, LorahydraError
 from lorahydra.names import ANSWERS_FILE, CHECKPOINTS_DIR, TRAINING_FILE
 from lorahydra.sweep.current import context, current_trial
 from lorahydra.sweep.workers import is_worker, watch_parent
@@ -120,7 +120,7 @@ def _nothing_left(folder: Path) -> Iterator[None]:
 def _study_hint() -> str:
     """The command that continues the study after an interruption."""
     command = context.resume_command
-    return "" if command is None else f"; the study is kept, go on with: {command}"
+    return "" if command is None else f"{STUDY_KEPT}{command}"
 
 
 def _resume_hint(overrides: list[str], output_dir: str) -> str:

@@ -33,7 +33,6 @@ from lorahydra.service.bodies import (
 )
 from lorahydra.service.errors import ConflictError, ServiceRefusal
 from lorahydra.service.guard import API, AROUND_UPLOAD
-from lorahydra.service.limits import Allowance
 from lorahydra.service.receiving import FileReceiver
 from lorahydra.service.results import log_tail
 from lorahydra.service.rows import PAGE
@@ -92,13 +91,7 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _starts(request: Request) -> Allowance:
-    starts: Allowance = request.app.state.starts
-    return starts
-
-
 Served = Annotated[Service, Depends(_service)]
-Starts = Annotated[Allowance, Depends(_starts)]
 
 
 @router.post("/projects", status_code=201, responses=refusals(415))
@@ -158,15 +151,10 @@ def get_dataset(dataset_id: Number, service: Served) -> DatasetView:
 
 
 @router.post("/fine-tunes", status_code=202, responses=refusals(404, 409, 415, 429))
-def start_fine_tune(body: FineTuneBody, service: Served, starts: Starts, key: IdempotencyKey = None) -> JobView:
+def start_fine_tune(body: FineTuneBody, service: Served, key: IdempotencyKey = None) -> JobView:
     """Put a fine-tune into the queue."""
     params = body.fine_tuning_params.as_view()
-    if key is not None:
-        repeated = service.jobs.repeated(key, body.project_id, params, body.dataset_id, body.name)
-        if repeated is not None:
-            return repeated
-    starts.take()
-    return service.jobs.start(body.project_id, params, dataset_id=body.dataset_id, name=body.name, idempotency_key=key)
+    return service.jobs.start(body.project_id, params, body.dataset_id, body.name, key)
 
 
 @router.post("/fine-tunes/estimate", responses=refusals(404, 409, 415))
@@ -196,9 +184,8 @@ def cancel_fine_tune(job_id: Number, service: Served) -> JobView:
 
 
 @router.post("/fine-tunes/{job_id:int}/resume", status_code=202, responses=refusals(404, 409, 415, 429))
-def resume_fine_tune(job_id: Number, service: Served, starts: Starts) -> JobView:
+def resume_fine_tune(job_id: Number, service: Served) -> JobView:
     """Queue a cancelled or failed fine-tune again, to continue its study."""
-    starts.take()
     return service.jobs.resume(job_id)
 
 
@@ -248,7 +235,7 @@ def get_events(job_id: Number, service: Served) -> StreamingResponse:
 
 async def _events(service: Service, job_id: int) -> AsyncIterator[str]:
     before: JobView | None = None
-    said = time.monotonic()
+    quiet_since = time.monotonic()
     while not service.closing.is_set():
         try:
             job = await run_in_threadpool(service.jobs.get, job_id)
@@ -259,8 +246,8 @@ async def _events(service: Service, job_id: int) -> AsyncIterator[str]:
             yield _event("state", _plain(job))
         elif _progress(job) != _progress(before):
             yield _event("progress", _plain(job))
-        elif time.monotonic() - said > HEARTBEAT_SECONDS:
-            said = time.monotonic()
+        elif time.monotonic() - quiet_since > HEARTBEAT_SECONDS:
+            quiet_since = time.monotonic()
             yield ": still there\n\n"
         if job.state in ENDED:
             return

@@ -19,15 +19,13 @@ from lorahydra.service.access import Access
 from lorahydra.service.api import CHECKS_AT_ONCE, router
 from lorahydra.service.errors import ServiceRefusal, TooManyError
 from lorahydra.service.guard import API, Guard
-from lorahydra.service.limits import Allowance
 from lorahydra.service.login import login_router
 from lorahydra.service.pages import pages_router
 from lorahydra.service.service import Service
 from lorahydra.service.uploads import BadDatasetError
 
-__all__ = ["STARTS_PER_MINUTE", "create_app"]
+__all__ = ["create_app"]
 
-STARTS_PER_MINUTE = 30
 CODES = {
     400: "bad_request",
     404: "not_found",
@@ -37,13 +35,12 @@ CODES = {
 }
 
 
-def create_app(service: Service, access: Access, *, starts_per_minute: int = STARTS_PER_MINUTE) -> Guard:
+def create_app(service: Service, access: Access) -> Guard:
     """The ASGI application of an open service.
 
     Args:
         service: What it shows.
         access: Who may ask.
-        starts_per_minute: How many fine-tunes may be started in a minute.
     """
     app = FastAPI(
         title="lorahydra",
@@ -56,7 +53,6 @@ def create_app(service: Service, access: Access, *, starts_per_minute: int = STA
     )
     app.state.service = service
     app.state.access = access
-    app.state.starts = Allowance(starts_per_minute, "starts")
     app.state.checks = anyio.CapacityLimiter(CHECKS_AT_ONCE)
     began = time.monotonic()
     app.state.uptime = lambda: round(time.monotonic() - began, 1)
@@ -89,8 +85,8 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     # What was sent is not repeated, because it may be anything.
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     more = f" (and {len(others)} more)" if others else ""
-    said = "is not allowed here" if first["type"] == "string_pattern_mismatch" else first["msg"]
-    return _json(422, f"{place or 'the body'}: {said}{more}"[:500], "invalid")
+    problem = "is not allowed here" if first["type"] == "string_pattern_mismatch" else first["msg"]
+    return _json(422, f"{place or 'the body'}: {problem}{more}"[:500], "invalid")
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:

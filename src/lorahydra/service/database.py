@@ -19,7 +19,7 @@ from lorahydra.utils.databases import checked_url, database_lock, describe, open
 __all__ = ["Database", "Dataset", "Job", "Project"]
 
 VERSION = 1
-"""Of the tables below; a database of another version is refused."""
+"""Version of the tables below; a database of another version is refused."""
 SECONDS_TO_WAIT = 30
 """How long SQLite waits for another thread's write, and PostgreSQL's first answer may take."""
 SERVER_LOCK = 0x6C6F7262
@@ -73,15 +73,15 @@ class Job(Table):
     name: Mapped[str] = mapped_column(String(200))
     params: Mapped[dict[str, Any]] = mapped_column(JSON)
     overrides: Mapped[list[str]] = mapped_column(JSON)
-    """What the study is run with, apart from its name and its stores."""
+    """Hydra overrides of the study, without its name and its stores."""
     environment: Mapped[dict[str, str]] = mapped_column(JSON)
-    """`LORA_*` variables when it was made: they belong to the study."""
+    """`LORA_*` variables at the time when it was created: they belong to the study."""
     idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
     request_digest: Mapped[str | None] = mapped_column(String(64))
 
     state: Mapped[str] = mapped_column(String(20), index=True)
     queue: Mapped[int] = mapped_column(default=0)
-    """Place in the order of starts."""
+    """Position in the order of starts."""
     attempt: Mapped[int] = mapped_column(default=0)
     """How often its process was started."""
     crashes: Mapped[int] = mapped_column(default=0)
@@ -90,13 +90,13 @@ class Job(Table):
     attempt_started: Mapped[float | None]
     """None while no process runs."""
     seconds_before: Mapped[float] = mapped_column(default=0.0)
-    """Time of the attempts that have ended."""
+    """Running time of the attempts that have ended."""
     ended: Mapped[float | None]
     failure: Mapped[str | None] = mapped_column(Text)
 
     finished: Mapped[int] = mapped_column(default=0)
     trial_seconds: Mapped[float | None]
-    """Mean of its finished trials."""
+    """Mean of its complete trials."""
     current: Mapped[int | None]
     current_started: Mapped[float | None]
     best_score: Mapped[float | None]
@@ -108,7 +108,7 @@ class Job(Table):
 
 
 class Database:
-    """The tables behind a URL, which this server has to itself.
+    """The tables behind a URL, which only this server uses.
 
     Args:
         url: For example `sqlite:////srv/lorahydra/service.db` or `postgresql://user@host/service`.
@@ -124,7 +124,7 @@ class Database:
         self._writing = threading.Lock()
         self._versions = itertools.count(1)
         self.version = 0
-        """Another number after each change; only this server makes changes."""
+        """Another number after each change, all of which are made by this server."""
         self._held = ExitStack()
         self._claim: sqlalchemy.Connection | None = None
         try:
@@ -137,7 +137,7 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Give it back."""
+        """Let others use the database."""
         self._held.close()
         self._engine.dispose()
 
@@ -182,12 +182,12 @@ class Database:
 
     def _check_version(self) -> None:
         with self.changing() as session:
-            known = session.scalars(sqlalchemy.select(Version.version)).all()
-            if not known:
+            versions = session.scalars(sqlalchemy.select(Version.version)).all()
+            if not versions:
                 session.add(Version(version=VERSION))
-            elif known != [VERSION]:
+            elif versions != [VERSION]:
                 raise ConfigError(
-                    f"{self._name} belongs to another version of lorahydra serve (tables {known[0]}, this one has "
+                    f"{self._name} belongs to another version of lorahydra serve (tables {versions[0]}, this one has "
                     f"{VERSION}): use that version, or another --storage"
                 )
 

@@ -19,7 +19,9 @@ __all__ = ["Datasets", "chosen_dataset"]
 
 
 class Datasets:
-    """The datasets of one server; the methods may be called from any thread.
+    """The datasets of one server; methods may be called from any thread.
+
+    They raise `NotFoundError` for an id that nothing has.
 
     Args:
         database: Where they are kept.
@@ -38,7 +40,6 @@ class Datasets:
         """Begin to receive a file, which `keep` adds to the project.
 
         Raises:
-            NotFoundError: There is no such project.
             InvalidError: A dataset cannot have this name.
         """
         with self._database.reading() as session:
@@ -75,20 +76,12 @@ class Datasets:
         return dataset_view(row)
 
     def get(self, dataset_id: int) -> DatasetView:
-        """One dataset with its report.
-
-        Raises:
-            NotFoundError: There is no such dataset.
-        """
+        """One dataset with its report."""
         with self._database.reading() as session:
             return dataset_view(get_row(session, Dataset, dataset_id))
 
     def page(self, project_id: int, limit: int = PAGE, offset: int = 0) -> Page[DatasetView]:
-        """Datasets of a project, newest first, without their reports.
-
-        Raises:
-            NotFoundError: There is no such project.
-        """
+        """Datasets of a project, newest first, without their reports."""
         with self._database.reading() as session:
             get_row(session, Project, project_id)
             rows, total = page_of(session, Dataset, Dataset.project_id == project_id, limit, offset)

@@ -17,6 +17,7 @@ from lorahydra.service.choices import Choices
 from lorahydra.service.database import Database, Dataset, Job, Project
 from lorahydra.service.datasets import chosen_dataset
 from lorahydra.service.errors import ConflictError
+from lorahydra.service.limits import Allowance
 from lorahydra.service.planning import Data, demo_data, estimate, overrides_of, settled
 from lorahydra.service.projects import require_project
 from lorahydra.service.results import Stores
@@ -29,7 +30,9 @@ __all__ = ["Jobs"]
 
 
 class Jobs:
-    """The fine-tunes of one server; the methods may be called from any thread.
+    """The fine-tunes of one server; methods may be called from any thread.
+
+    They raise `NotFoundError` for an id that nothing has.
 
     Args:
         database: Where they are kept.
@@ -38,6 +41,7 @@ class Jobs:
         stores: What the studies record to.
         overrides: Hydra overrides of every fine-tune.
         wake: Called when there is something to start or to end.
+        starts: How often fine-tunes may be started.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Jobs:
         stores: Stores,
         overrides: Sequence[str],
         wake: Callable[[], None],
+        starts: Allowance,
     ) -> None:
         self._database = database
         self._folder = folder
@@ -55,13 +60,13 @@ class Jobs:
         self._stores = stores
         self._overrides = overrides
         self._wake = wake
+        self._starts = starts
         self._lists: Shared[Page[JobView]] = Shared()
 
     def start(
         self,
         project_id: int,
         params: FineTuneParams,
-        *,
         dataset_id: int | None = None,
         name: str | None = None,
         idempotency_key: str | None = None,
@@ -76,14 +81,15 @@ class Jobs:
             idempotency_key: The same key with the same request returns the same fine-tune.
 
         Raises:
-            NotFoundError: There is no such project or dataset.
             InvalidError: A parameter is not valid.
             ConflictError: The judge or the model is not set up here, or the key was used for another request.
+            TooManyError: Too many fine-tunes were started in the last minute.
         """
         digest = _digest(project_id, params, dataset_id, name)
         with self._database.changing() as session:
             if (repeated := _repeated(session, idempotency_key, digest)) is not None:
                 return self._views(session, [repeated])[0]
+            self._starts.take()
             chosen = settled(params, self._choices)
             self._choices.require_judge(chosen.judge_model_id)
             label = None if name is None else readable_name(name, "the name of a fine-tune")
@@ -122,20 +128,12 @@ class Jobs:
             return None if job is None else self._views(session, [job])[0]
 
     def get(self, job_id: int) -> JobView:
-        """One fine-tune.
-
-        Raises:
-            NotFoundError: There is no such fine-tune.
-        """
+        """One fine-tune."""
         with self._database.reading() as session:
             return self._views(session, [get_row(session, Job, job_id)])[0]
 
     def page(self, project_id: int | None = None, limit: int = PAGE, offset: int = 0) -> Page[JobView]:
-        """Fine-tunes of a project or of all projects, newest first.
-
-        Raises:
-            NotFoundError: There is no such project.
-        """
+        """Fine-tunes of a project or of all projects, newest first."""
 
         def make() -> Page[JobView]:
             with self._database.reading() as session:
@@ -148,11 +146,7 @@ class Jobs:
         return self._lists.get((project_id, limit, offset), lambda: self._database.version, make)
 
     def cancel(self, job_id: int) -> JobView:
-        """Take a fine-tune out of the queue, or end it as Ctrl-C does; one that has ended stays as it is.
-
-        Raises:
-            NotFoundError: There is no such fine-tune.
-        """
+        """Take a fine-tune out of the queue, or end it as Ctrl-C does; one that has ended stays as it is."""
         with self._database.changing() as session:
             this = update(Job).where(Job.id == job_id)
             cancelled = {"state": JobState.CANCELLED, "ended": time.time()}
@@ -166,9 +160,10 @@ class Jobs:
         """Queue a fine-tune again, to continue its study.
 
         Raises:
-            NotFoundError: There is no such fine-tune.
             ConflictError: It is neither cancelled nor failed, or its judge is no longer set up.
+            TooManyError: Too many fine-tunes were started in the last minute.
         """
+        self._starts.take()
         job = self.get(job_id)
         if not job.can_resume:
             raise ConflictError(f"fine-tune {job_id} is {job.state}: only a cancelled or failed one can be resumed")
@@ -190,7 +185,6 @@ class Jobs:
             dataset_id: A dataset of the project, as for `start`.
 
         Raises:
-            NotFoundError: There is no such project or dataset.
             InvalidError: A parameter is not valid.
             ConflictError: The model is not set up here.
         """

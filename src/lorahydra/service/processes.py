@@ -1,14 +1,14 @@
 """A job's process: who runs it, whether it lives, how it is started and ended.
 
-A job's folder has these files beside the study's:
+A job's folder has these files beside those of the study:
 
 | file | |
 |---|---|
-| `job.json` | what is to be run, written by the server before it starts an attempt |
-| `lock` | held by the job's processes as long as one of them lives, whatever becomes of the server |
+| `job.json` | what to run; the server writes it before it starts an attempt |
+| `lock` | held by the job's processes as long as one of them lives, whatever happens to the server |
 | `process.json` | who holds it, and for which attempt |
 | `ended.json` | how an attempt ended |
-| `log.txt` | what the study said |
+| `log.txt` | the output of the study |
 """
 
 from __future__ import annotations
@@ -29,34 +29,23 @@ from typing import Any
 from lorahydra.utils.files import atomic_file, writing
 from lorahydra.utils.processes import has_its_number
 
-__all__ = [
-    "ENDED_FILE",
-    "JOB_FILE",
-    "LOG_FILE",
-    "NICENESS",
-    "PROCESS_FILE",
-    "End",
-    "JobProcess",
-    "hold",
-    "read_json",
-    "write_json",
-]
+__all__ = ["LOG_FILE", "NICENESS", "JobProcess", "hold", "read_json", "write_json"]
 
 JOB_FILE, LOCK_FILE, PROCESS_FILE = "job.json", "lock", "process.json"
 ENDED_FILE, LOG_FILE = "ended.json", "log.txt"
 POLL_SECONDS = 0.05
 NICENESS = 5
-"""Of studies and checks: requests come first, which would wait while others have all cores."""
+"""Of studies and checks: requests come first, and would wait while others use all cores."""
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a small file so that readers see all of it or what was there before."""
+    """Write a small file, of which readers see all or what was there before."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote; empty where there is nothing readable."""
+    """What `write_json` wrote; empty if the file cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -66,22 +55,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def hold(folder: Path, seconds: float) -> Iterator[int | None]:
-    """Hold the job's lock, waiting for it for a while: whoever only looks at it has it for an instant.
+    """Hold the job's lock. Wait some seconds for it: whoever checks whether it is held has it for an instant.
 
     Yields:
-        Its file descriptor, which child processes may inherit to hold it as well; None when others hold it.
+        Its file descriptor, which child processes may inherit to hold the lock as well; None if others hold it.
     """
     descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + seconds
     try:
-        while not _try_lock(descriptor):
-            if time.monotonic() >= deadline:
-                yield None
-                return
+        while not (is_held := _try_lock(descriptor)) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-        yield descriptor
+        yield descriptor if is_held else None
     finally:
-        # Closed and not unlocked: an heir that still lives keeps the lock.
+        # Closed and not unlocked, so that a child that still lives keeps the lock.
         os.close(descriptor)
 
 
@@ -98,15 +84,15 @@ class End:
     """How an attempt ended."""
 
     exit_code: int
-    """Negative is the signal that killed the study."""
+    """A negative one is the signal that killed the study."""
     failure: str | None
-    """The study's last word, where it failed."""
+    """The last line of the study, if it failed."""
     at: float
     """When, in s since the epoch."""
 
 
 class JobProcess:
-    """The process of one job, seen from the server; it may have been started by another server.
+    """The process of one job, seen from the server; another server may have started it.
 
     Args:
         folder: The job's folder.
@@ -118,17 +104,17 @@ class JobProcess:
         self._attempt = 0
 
     def start(self, attempt: int, overrides: list[str], environment: Mapping[str, str]) -> None:
-        """Start an attempt as a process of its own session; returns at once.
+        """Start an attempt as a process in a session of its own, and do not wait for it.
 
-        Starting one attempt twice runs it once.
+        An attempt that is started twice runs once.
 
         Raises:
             OutputError: The folder cannot be written.
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        content = {"attempt": attempt, "overrides": overrides, "environment": dict(environment)}
-        write_json(self.folder / JOB_FILE, content)
+        job = {"attempt": attempt, "overrides": overrides, "environment": dict(environment)}
+        write_json(self.folder / JOB_FILE, job)
         with writing(self.folder), (self.folder / LOG_FILE).open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "lorahydra.service.job", str(self.folder)],
@@ -157,54 +143,53 @@ class JobProcess:
         try:
             if not _try_lock(descriptor):
                 return True
-            # Not left to closing: a child that is just being started may have a copy of the descriptor.
+            # Not left to `close`: a child that is just being started may have a copy of the descriptor.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             return False
         finally:
             os.close(descriptor)
 
     def end(self, attempt: int) -> End | None:
-        """How an attempt ended; None where it has not, or could not say so."""
+        """How an attempt ended; None if it has not ended, or could not say so."""
         content = read_json(self.folder / ENDED_FILE)
         if content.get("attempt") != attempt:
             return None
         return End(int(content["exit_code"]), content.get("failure"), float(content["at"]))
 
     def last_sign(self) -> float:
-        """When the study last said something, in s since the epoch: about when it ended, if it could not say so."""
+        """When the study last wrote to its log, in s since the epoch: about when it ended, if it could not say so."""
         try:
             return min(time.time(), (self.folder / LOG_FILE).stat().st_mtime)
         except OSError:
             return time.time()
 
     def interrupt(self, attempt: int) -> None:
-        """Ask the whole group to end, as by Ctrl-C."""
+        """Ask all its processes to end, as Ctrl-C does."""
         self._signal(attempt, signal.SIGINT)
 
     def kill(self, attempt: int) -> None:
         """End all its processes at once."""
         for pid in self._signal(attempt, signal.SIGKILL):
-            # One that left the group is still of the session.
+            # A process that left the group is still in the session.
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
 
-    def members(self, attempt: int) -> set[int]:
-        """Processes of the attempt's session."""
+    def _signal(self, attempt: int, number: int) -> set[int]:
+        """Signal the attempt's process group; returns the processes of its session."""
         import psutil
 
         leader = self._leader(attempt)
-        return set() if leader is None else {pid for pid in psutil.pids() if _leader_of(pid) == leader}
-
-    def _signal(self, attempt: int, number: int) -> set[int]:
-        leader, found = self._leader(attempt), self.members(attempt)
-        if leader is not None and found:
-            # As long as one member lives, the group's number belongs to no one else.
+        if leader is None:
+            return set()
+        members = {pid for pid in psutil.pids() if _leader_of(pid) == leader}
+        if members:
+            # As long as one member lives, the group's number belongs to no other.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(leader, number)
-        return found
+        return members
 
     def _leader(self, attempt: int) -> int | None:
-        """The session's number, which is that of its first process; None when it may be another's by now."""
+        """The session's number, which is that of its first process; None if it may belong to another by now."""
         content = read_json(self.folder / PROCESS_FILE)
         if content.get("attempt") != attempt:
             return self._child.pid if self._child is not None and self._attempt == attempt else None

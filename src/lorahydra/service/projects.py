@@ -18,7 +18,9 @@ EXAMPLE_PROJECT = 123
 
 
 class Projects:
-    """The projects of one server; the methods may be called from any thread.
+    """The projects of one server; methods may be called from any thread.
+
+    They raise `NotFoundError` for an id that nothing has.
 
     Args:
         database: Where they are kept.
@@ -42,11 +44,7 @@ class Projects:
             return project_views(session, [project])[0]
 
     def get(self, project_id: int) -> ProjectView:
-        """One project.
-
-        Raises:
-            NotFoundError: There is no such project.
-        """
+        """One project."""
         with self._database.reading() as session:
             return project_views(session, [get_row(session, Project, project_id)])[0]
 

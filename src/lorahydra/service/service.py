@@ -26,6 +26,7 @@ from lorahydra.service.choices import Choices
 from lorahydra.service.database import Database
 from lorahydra.service.datasets import Datasets
 from lorahydra.service.jobs import Jobs
+from lorahydra.service.limits import Allowance
 from lorahydra.service.projects import Projects
 from lorahydra.service.results import Stores
 from lorahydra.service.supervisor import Supervisor
@@ -45,6 +46,8 @@ class ServiceConfig:
     """Database URL; None is `service.db` in the folder."""
     workers: int = 1
     """Number of fine-tunes that run at the same time."""
+    starts_per_minute: int = 30
+    """How often fine-tunes may be started or resumed."""
     upload_limit: int = 1 << 30
     """Largest size of a dataset in bytes."""
     models_folder: Path | None = None
@@ -98,7 +101,9 @@ class Service:
             self.supervisor = Supervisor(database, folder / "jobs", config.workers, self.stores)
             self.projects = Projects(database)
             self.datasets = Datasets(database, folder / "datasets", config.upload_limit, config.overrides)
-            self.jobs = Jobs(database, folder, self.choices, self.stores, config.overrides, self.supervisor.wake)
+            starts = Allowance(config.starts_per_minute, "starts")
+            wake = self.supervisor.wake
+            self.jobs = Jobs(database, folder, self.choices, self.stores, config.overrides, wake, starts)
             self.supervisor.start()
             stack.callback(self.supervisor.stop)
             self._held = stack.pop_all()

@@ -1,4 +1,4 @@
-"""What the service tells about itself: plain values that the API and the page show as they are."""
+"""What the API and the page show: plain values, which become JSON as they are."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class JobState(StrEnum):
-    """Where a job is in its life."""
+    """Where a fine-tune is in its life."""
 
     QUEUED = "queued"
     STARTING = "starting"
@@ -43,12 +43,12 @@ class JobState(StrEnum):
 
 
 ENDED = frozenset({JobState.CANCELLED, JobState.COMPLETE, JobState.FAILED})
-"""States that a job leaves only by being resumed."""
+"""States that a fine-tune leaves only when it is resumed."""
 
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """A part of a list, the newest first."""
+    """A part of a list, newest first."""
 
     items: list[T]
     total: int
@@ -59,30 +59,29 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True)
 class ProjectView:
-    """A project: datasets and the fine-tunes made with them."""
+    """A project, with the numbers of its datasets and fine-tunes."""
 
     id: int
     name: str
     created: datetime
     datasets: int
-    """How many it has."""
     jobs: int
 
 
 @dataclass(frozen=True)
 class DatasetView:
-    """A dataset that was checked and taken."""
+    """A dataset that passed the check."""
 
     id: int
     project: int
     name: str
-    """Name of the file as it was uploaded; text for people, never a path."""
+    """Name of the uploaded file: text for people, never a path."""
     size: int
-    """Bytes."""
+    """In bytes."""
     rows: int
-    """Valid rows in the file."""
+    """Number of valid rows."""
     format: str
-    """Column scheme that was detected, for example `question_answer`."""
+    """The detected column scheme, for example `question_answer`."""
     created: datetime
     report: Mapping[str, Any] = field(default_factory=dict)
     """What `lorahydra data check --json` says (`lorahydra.data.DataReport`); empty in lists."""
@@ -90,34 +89,34 @@ class DatasetView:
 
 @dataclass(frozen=True)
 class FineTuneParams:
-    """What a fine-tune is started with, under the API's names."""
+    """What a fine-tune is started with, by the API's names."""
 
     use_llm_judge: bool = True
     judge_model_id: str | None = None
-    """A registered judge; None chooses the first that is configured."""
+    """A registered judge; None chooses the first one that is configured."""
     base_model_name: str | None = None
-    """Packaged model, folder in the models folder, or hub id; None chooses the default model."""
+    """A packaged model, a folder of the models folder, or a hub id; None chooses the default model."""
     n_trials: int = 20
     """5 to 100."""
 
 
 @dataclass(frozen=True)
 class MlflowLinks:
-    """Where a job is in MLflow."""
+    """Where a fine-tune is in MLflow."""
 
     store: str
-    """Address of the store, without a password."""
+    """Address of the store, without its password."""
     study_run: str | None
-    """Id of the study's run; None before it was opened."""
+    """Id of the study's run; None before the study has begun."""
     study_url: str | None
-    """Its page; None without a UI or a run."""
+    """Page of the run; None without MLflow's UI or a run."""
     trials_url: str | None
-    """The page of all trials, best first; None without a UI or before there are any."""
+    """Page of all trials, best first; None without MLflow's UI or a run."""
 
 
 @dataclass(frozen=True)
 class JobView:
-    """A fine-tune: one study, run as a process of its own."""
+    """A fine-tune: one study, which runs in a process of its own."""
 
     id: int
     project: int
@@ -127,61 +126,60 @@ class JobView:
     """None is the shipped demo dataset."""
     dataset_name: str
     params: FineTuneParams
-    """With the choices that were made for what was left out."""
+    """Parameters that were left out have the values that were chosen for them."""
     state: JobState
     place: int | None
     """Place in the queue, from 1; None unless queued."""
     study: str
-    """Name in the studies' store and in MLflow."""
+    """Name of the study in the studies' store and in MLflow."""
     folder: str
-    """Absolute path: log and output of the study."""
+    """Absolute path of the folder with the study's log and output."""
     trials_finished: int
     trials_wanted: int
     trial_current: int | None
-    """Number of the trial that is running now, as the log says it."""
+    """Number of the running trial, as in the log."""
     best_score: float | None
     """`combined` of the best trial so far, 0 to 1."""
     best_trial: int | None
     best_params: Mapping[str, Any]
     baseline_score: float | None
-    """`combined` of the untuned model on the test split; None before the job is complete."""
+    """`combined` of the base model on the test split; None before the fine-tune is complete."""
     test_score: float | None
-    """`combined` of the winner on the test split; None before the job is complete."""
+    """`combined` of the winner on the test split; None before the fine-tune is complete."""
     seconds: float
-    """Time in which it ran, all attempts together."""
+    """Running time of all attempts."""
     seconds_left: float | None
-    """Estimated; None where nothing is known yet, 0 once ended."""
+    """An estimate; None before the first trial is complete, 0 at the end."""
     resumptions: int
-    """How often it was gone on with after a crash."""
+    """How often it was continued after a crash."""
     failure: str | None
     """One line; None unless failed."""
     mlflow: MlflowLinks
     created: datetime
     started: datetime | None
-    """Of the first attempt."""
+    """Start of the first attempt."""
     ended: datetime | None
-    """None while it has not ended."""
     can_cancel: bool
     can_resume: bool
     has_adapter: bool
-    """Whether there is an adapter to download: the winner's, or that of the best trial so far."""
+    """Whether an adapter can be downloaded: the winner's, or that of the best trial so far."""
 
 
 @dataclass(frozen=True)
 class LeaderboardRow:
-    """One trial of a job."""
+    """One trial of a fine-tune."""
 
     rank: int | None
-    """From 1; None unless complete."""
+    """From 1; None unless the trial is complete."""
     number: int
     state: str
     """`complete`, `pruned`, `failed`, `running` or `interrupted`."""
     params: Mapping[str, Any]
-    """What was searched, by its key in the config."""
+    """Searched hyperparameters by their config key."""
     combined: float | None
     combined_low: float | None
     combined_high: float | None
-    """Ends of the 95 % interval."""
+    """Ends of the 95 % interval of `combined`."""
     bertscore_f1: float | None
     judge_score: float | None
     """0 to 100."""
@@ -193,38 +191,38 @@ class LeaderboardRow:
 
 @dataclass(frozen=True)
 class LogTail:
-    """The end of a job's log."""
+    """The end of a fine-tune's log."""
 
     text: str
     size: int
-    """Bytes in the whole log."""
+    """Size of the whole log in bytes."""
     truncated: bool
-    """Whether something stands before the text."""
+    """Whether the log has more before this text."""
 
 
 @dataclass(frozen=True)
 class ExampleView:
-    """One request and what was answered to it."""
+    """One request with the predictions for it."""
 
     prompt: str
     reference: str
     answer: str
-    """Of the tuned model."""
+    """Prediction of the fine-tuned model."""
     bertscore_f1: float | None
     judge_score: float | None
     judge_reason: str | None
     baseline_answer: str | None
-    """Of the untuned model."""
+    """Prediction of the base model."""
     baseline_bertscore_f1: float | None
     baseline_judge_score: float | None
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Answers of a job's best trial."""
+    """Predictions of a fine-tune's best trial."""
 
     split: str
-    """`test` (the winner, on rows that no trial saw) or `validation` (the best trial so far); empty without answers."""
+    """`test` (the winner, on rows that no trial saw) or `validation` (the best trial so far); empty without items."""
     trial: int | None
     items: list[ExampleView]
     total: int
@@ -232,19 +230,19 @@ class Examples:
 
 @dataclass(frozen=True)
 class JudgeView:
-    """A judge, and whether it can be asked from this server."""
+    """A judge, and whether it can be called from this server."""
 
     id: str
-    """What `judge_model_id` calls it."""
+    """Its name as `judge_model_id`."""
     model: str
-    """The model it asks."""
+    """The model that it calls."""
     is_configured: bool
     missing: str | None
-    """One line: what is missing and how it is mended; None when configured."""
+    """What it lacks and how to provide that, in one line; None if it is configured."""
     is_default: bool
-    """Whether it is taken where a request names none."""
+    """Whether it is used when a request names none."""
     prompt_price: float | None
-    """USD for a million tokens; None where unknown or free."""
+    """In USD per million tokens; None if it is unknown or 0."""
     completion_price: float | None
 
 
@@ -253,33 +251,33 @@ class ModelView:
     """A base model that can be named."""
 
     name: str
-    """What `base_model_name` calls it."""
+    """Its name as `base_model_name`."""
     kind: str
     """`packaged`, `folder` (in the server's models folder) or `hub`."""
     is_available: bool
     """Whether its files are on this machine."""
     missing: str | None
-    """One line: what to do where they are not; None when available."""
+    """What to do to get them, in one line; None if they are here."""
     is_default: bool
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a fine-tune will take, roughly, before it is started."""
+    """Roughly what a fine-tune will take, before it is started."""
 
     trials: int
     train_rows: int
     validation_rows: int
     test_rows: int
     judge: str | None
-    """The judge that will be asked; None without one."""
+    """The judge that will be called; None without a judge."""
     judge_calls: int
-    """At most: what is in the cache of verdicts is not asked for again."""
+    """An upper limit, because verdicts that are in the cache need no call."""
     judge_prompt_tokens: int
     judge_completion_tokens: int
     judge_cost: float | None
-    """USD; None where prices are unknown."""
+    """In USD; None if the prices are unknown."""
     seconds: float | None
-    """None where nothing is known of the model's size."""
+    """None if nothing is known of the model's size."""
     basis: str
-    """What the time is taken from, in one line."""
+    """What the time is derived from, in one line."""

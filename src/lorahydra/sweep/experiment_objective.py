@@ -17,7 +17,7 @@ from lorahydra.config.compat import launcher_log
 from lorahydra.config.compose import without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
-from lorahydra.errors import ConfigError, LorahydraError, StudyError, StudyStoreError, TrackingError
+from lorahydra.errors import STUDY_KEPT, ConfigError, LorahydraError, StudyError, StudyStoreError, TrackingError
 from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.current import context
 from lorahydra.sweep.hydra_tree import hide_password, sweep_folder, typed
@@ -281,5 +281,5 @@ def _with_hint(error: LorahydraError, command: str) -> LorahydraError:
     """The error, and how the study goes on when its cause is mended."""
     if command in str(error):  # a worker has said it
         return error
-    error.args = (f"{error}; the study is kept, go on with: {command}", *error.args[1:])
+    error.args = (f"{error}{STUDY_KEPT}{command}", *error.args[1:])
     return error

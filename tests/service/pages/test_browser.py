@@ -169,7 +169,7 @@ def test_a_quick_start_in_russian(open_page: Callable[..., Any]) -> None:
     accessible(page)
     page.get_by_role("button", name=RU("nojudge.without")).click()
     page.wait_for_url("**/fine-tunes/1")
-    page.get_by_text(re.compile(r"Закончено [1-9]\d? из 20 испытаний")).wait_for(timeout=MILLISECONDS)
+    page.get_by_text(re.compile(r"Завершено [1-9]\d? из 20 испытаний")).wait_for(timeout=MILLISECONDS)
     page.get_by_role("button", name=RU("job.cancel")).click()
     page.locator(".badge.cancelled").wait_for(timeout=MILLISECONDS)
     accessible(page)

@@ -1,4 +1,4 @@
-"""The chart of scores by trial: where each mark stands. The template draws it, and the leaderboard tells the same."""
+"""The chart of scores by trial: positions of the marks, which the template draws."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Chart", "Mark", "Tick", "chart"]
 
 WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 80, 16, 16, 56
-"""Room for the labels of the axes."""
+"""Margins for the labels of the axes."""
 MOST_TICKS = 5
 STEPS = (1, 2, 2.5, 5, 10)
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A label of an axis, and where it stands."""
+    """A label of an axis and its position."""
 
     place: float
     value: float
@@ -33,21 +33,21 @@ class Mark:
     x: float
     y: float
     low: float | None
-    """Ends of the whisker; None without an interval."""
+    """Ends of the whisker; None if there is no interval."""
     high: float | None
     is_best: bool
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Marks in the coordinates of an image of `WIDTH` by `HEIGHT`."""
+    """Marks, in the coordinates of an image of `WIDTH` by `HEIGHT`."""
 
     marks: list[Mark]
-    """Trials with a score."""
+    """Trials that have a score."""
     ended: list[Mark]
-    """Trials without one: pruned or failed."""
+    """Trials that have none: pruned or failed."""
     best_line: str
-    """Path of the best score so far."""
+    """SVG path of the best score so far."""
     scores: list[Tick]
     trials: list[Tick]
     width: float = WIDTH
@@ -58,12 +58,7 @@ class Chart:
 
 
 def chart(rows: Sequence[LeaderboardRow], wanted: int) -> Chart | None:
-    """The chart of these trials; None before the first score.
-
-    Args:
-        rows: The leaderboard, in any order.
-        wanted: Trials that the study will have: the axis has room for all of them from the start.
-    """
+    """The chart of a leaderboard, whose axis has room for all `wanted` trials from the start; None before a score."""
     scored = sorted((row for row in rows if row.combined is not None), key=lambda row: row.number)
     if not scored:
         return None
@@ -109,7 +104,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def _best_line(points: Sequence[tuple[float, float]], end: float) -> str:
-    """A staircase: up where a trial is better, and flat to the end. Smaller y is higher."""
+    """A staircase that rises where a trial is better than all before; a smaller y is higher."""
     best = points[0][1]
     path = [f"M{points[0][0]} {best}"]
     for place, height in points[1:]:

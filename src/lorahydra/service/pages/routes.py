@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from lorahydra.errors import LorahydraError
-from lorahydra.service.api import Served, Starts, get_adapter
+from lorahydra.service.api import Served, get_adapter
 from lorahydra.service.bodies import Number, Offset, ProjectFilter
 from lorahydra.service.errors import NotFoundError
 from lorahydra.service.pages.answers import PageRoute, go
@@ -132,9 +132,8 @@ def cancel(request: Request, job_id: Number, service: Served) -> Response:
 
 
 @router.post("/fine-tunes/{job_id}/resume", response_model=None)
-def resume(request: Request, job_id: Number, service: Served, starts: Starts) -> Response:
+def resume(request: Request, job_id: Number, service: Served) -> Response:
     """Continue a fine-tune."""
-    starts.take()
     return go(request, f"/fine-tunes/{service.jobs.resume(job_id).id}")
 
 

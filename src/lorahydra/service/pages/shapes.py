@@ -14,16 +14,16 @@ from lorahydra.service.views import LeaderboardRow
 __all__ = ["NONE", "Shapes", "plain"]
 
 NONE = "–"
-"""Stands where there is no value."""
+"""Shown where there is no value."""
 MINUTE, HOUR, DAY = 60, 3600, 86400
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-"""ANSI: colours and cursor, window titles, single commands."""
+"""ANSI escapes: colours and cursor movements, window titles, single commands."""
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What has no picture of its own, or turns the direction of the text around it."""
+"""Characters that cannot be shown, or that change the direction of the text around them."""
 
 
 def plain(text: str) -> str:
-    """Text from a log or a model without terminal commands; of a line that was overwritten, what stood there last."""
+    """Text from a log or a model without terminal commands; of an overwritten line only its last content is left."""
     lines = ESCAPES.sub("", text).replace("\r\n", "\n").split("\n")
     return "\n".join(CONTROLS.sub("", line.rstrip("\r").rpartition("\r")[2]) for line in lines)
 
@@ -32,8 +32,8 @@ class Shapes:
     """Values in the reader's language.
 
     Args:
-        words: The language.
-        now: What "ago" counts from.
+        words: Messages in that language.
+        now: The moment from which "ago" counts.
     """
 
     def __init__(self, words: Words, now: datetime | None = None) -> None:
@@ -47,7 +47,7 @@ class Shapes:
         return NONE if value is None else self._words.number(value, 4)
 
     def tick(self, value: float) -> str:
-        """A label of the chart, without zeros that say nothing."""
+        """A label of the chart, without trailing zeros."""
         text = f"{value:.4f}".rstrip("0").rstrip(".")
         return self._words.number(value, len(text.partition(".")[2]))
 
@@ -66,7 +66,7 @@ class Shapes:
         return f"{self.score(row.combined_low)} … {self.score(row.combined_high)}"
 
     def duration(self, seconds: float | None) -> str:
-        """For example `2 h 5 min`; days and hours, hours and minutes, minutes or seconds."""
+        """At most two units, for example `2 h 5 min`."""
         if seconds is None:
             return NONE
         whole = round(seconds)
@@ -85,7 +85,7 @@ class Shapes:
         return " ".join(parts)
 
     def ago(self, moment: datetime) -> str:
-        """How long ago it was."""
+        """How long ago a moment was."""
         seconds = (self._now - moment).total_seconds()
         if seconds < MINUTE:
             return self._words("time.now")
@@ -95,11 +95,11 @@ class Shapes:
         raise AssertionError("a minute is the smallest")
 
     def moment(self, moment: datetime) -> str:
-        """Date and time, for all readers the same."""
+        """Date and time, the same for all readers."""
         return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
     def size(self, count: int) -> str:
-        """Bytes."""
+        """A size in bytes."""
         value, unit = float(count), "byte"
         for unit in ("byte", "kib", "mib", "gib"):
             if value < 1024 or unit == "gib":
@@ -108,22 +108,22 @@ class Shapes:
         return f"{self._words.number(value, 0 if unit == 'byte' or value >= 100 else 1)} {self._words(f'unit.{unit}')}"
 
     def money(self, dollars: float) -> str:
-        """US dollars, small sums as well."""
+        """US dollars, also small sums."""
         if 0 < dollars < 0.01:
             return self._words("unit.cents")
         return self._words("unit.money", sum=self._words.number(dollars, 2))
 
     def value(self, value: Any) -> str:
-        """A searched value as it would be written in a config, short."""
+        """A short form of a searched value, as one would write it in a config."""
         return f"{value:.3g}" if isinstance(value, float) else str(value)
 
     @staticmethod
     def columns(rows: Sequence[LeaderboardRow]) -> Mapping[str, str]:
-        """Keys that were searched, each with the name to show: its last part, unless two end alike."""
+        """Searched keys with the name to show: the last part, unless two keys have the same one."""
         keys = list(dict.fromkeys(key for row in rows for key in row.params))
         short = [key.rpartition(".")[2] for key in keys]
         return {key: name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)}
 
     def link(self, url: str | None) -> str | None:
-        """An address that may be a link; None for one that would run code."""
+        """An address that may become a link; None for one that would run code."""
         return url if url and urlsplit(url).scheme in ("http", "https") else None

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from lorahydra.service.api import Served, Starts, add_dataset
+from lorahydra.service.api import Served, add_dataset
 from lorahydra.service.bodies import Number
 from lorahydra.service.errors import NotFoundError, ServiceRefusal
-from lorahydra.service.limits import Allowance
 from lorahydra.service.pages.answers import PageRoute, go
 from lorahydra.service.pages.forms import NO_PARAMS, ConfigureForm, FormError, whole_number
 from lorahydra.service.pages.rendering import is_fragment, render, words_of
@@ -21,7 +20,7 @@ from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
 from lorahydra.service.rows import MOST
 from lorahydra.service.service import Service
 from lorahydra.service.uploads import SUFFIXES, BadDatasetError
-from lorahydra.service.views import DatasetView, FineTuneParams, JobView, Page
+from lorahydra.service.views import DatasetView, FineTuneParams, Page
 
 __all__ = ["Sent", "quick_hint", "router"]
 
@@ -53,7 +52,7 @@ def configure(request: Request, service: Served) -> Response:
 
 
 @router.post("/configure", response_model=None)
-def start(request: Request, service: Served, starts: Starts, sent: Sent) -> Response:
+def start(request: Request, service: Served, sent: Sent) -> Response:
     """Start what the form says; with the other button, only estimate it."""
     form, words = ConfigureForm.read(sent), words_of(request)
     if form.action == "estimate":
@@ -67,7 +66,7 @@ def start(request: Request, service: Served, starts: Starts, sent: Sent) -> Resp
                 return _form(request, service, form, 409, problem=words("configure.project.new"))
         project = _project_or_first(request, service, form.project)
         form = replace(form, project=project)
-        job = _start(service, starts, project, params, form.key, form.dataset_id, form.name or None)
+        job = service.jobs.start(project, params, form.dataset_id, form.name or None, form.key or None)
     except FormError as error:
         return _form(request, service, form, 422, problem=words(error.key, **TRIALS), field=error.field)
     except ServiceRefusal as refusal:
@@ -80,7 +79,7 @@ def start(request: Request, service: Served, starts: Starts, sent: Sent) -> Resp
 
 
 @router.post("/quick-start", response_model=None)
-def quick_start(request: Request, service: Served, starts: Starts, sent: Sent) -> Response:
+def quick_start(request: Request, service: Served, sent: Sent) -> Response:
     """Start at once with values that suit most tasks; if no judge is set up, ask first."""
     named, key = whole_number(str(sent.get("project", ""))), str(sent.get("key", ""))
     params = FineTuneParams(use_llm_judge=sent.get("judge") != "off")
@@ -90,7 +89,7 @@ def quick_start(request: Request, service: Served, starts: Starts, sent: Sent) -
         return go(request, "/" if repeated is None else f"/fine-tunes/{repeated.id}")
     project = _project_or_first(request, service, named)
     try:
-        job = _start(service, starts, project, params, key)
+        job = service.jobs.start(project, params, idempotency_key=key or None)
     except ServiceRefusal as refusal:
         if refusal.code != NO_JUDGE:
             raise
@@ -136,22 +135,6 @@ def quick_hint(request: Request, service: Service, dataset: str | None) -> str:
     if judge is None:
         return words("list.quick.nojudge", n=NO_PARAMS.n_trials, data=data)
     return words("list.quick.hint", n=NO_PARAMS.n_trials, judge=judge.id, data=data)
-
-
-def _start(
-    service: Service,
-    starts: Allowance,
-    project: int,
-    params: FineTuneParams,
-    key: str,
-    dataset: int | None = None,
-    name: str | None = None,
-) -> JobView:
-    """Start a fine-tune, or return the one that the same press of the button has started."""
-    if key and (repeated := service.jobs.repeated(key, project, params, dataset, name)) is not None:
-        return repeated
-    starts.take()
-    return service.jobs.start(project, params, dataset_id=dataset, name=name, idempotency_key=key or None)
 
 
 def _taken(request: Request, service: Service, dataset: DatasetView) -> Response:
@@ -216,11 +199,11 @@ def _estimated(request: Request, service: Service, form: ConfigureForm) -> dict[
     try:
         return {"estimate": service.jobs.estimate(form.project, form.params(), form.dataset_id)}
     except FormError as error:
-        said = words(error.key, **TRIALS)
+        problem = words(error.key, **TRIALS)
     except ServiceRefusal as refusal:
         key = f"refusal.{refusal.code}"
-        said = words(key) if key in words else str(refusal)
-    return {"estimate": None, "estimate_problem": said}
+        problem = words(key) if key in words else str(refusal)
+    return {"estimate": None, "estimate_problem": problem}
 
 
 def _without_judge(request: Request, service: Service, project_id: int) -> Response:
