@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
-    "ANSWERS_KEPT",
+    "PREDICTIONS_KEPT",
     "STUDY_KEPT",
     "ConfigError",
     "DataError",
@@ -40,7 +40,7 @@ __all__ = [
 
 STUDY_KEPT = "; the study is kept, go on with: "
 """Stands between an error and the command that continues the study."""
-ANSWERS_KEPT = ". The adapter and the predictions are kept"
+PREDICTIONS_KEPT = ". The adapter and the predictions are kept"
 """Stands behind an error of a judge whose trial need not be trained again. The service, which has no use for the
 commands behind both, cuts them off.
 """

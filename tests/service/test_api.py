@@ -338,6 +338,13 @@ def test_bodies_that_are_none(client: httpx.Client, content: bytes, status: int)
     assert set(answer.json()) == {"detail", "code"}
 
 
+def test_bodies_of_unknown_length_are_cut_off(client: httpx.Client) -> None:
+    pieces = (b" " * 40_000 for _ in range(2))
+    answer = client.post("/projects", content=pieces, headers={"Content-Type": "application/json"})
+    refused(answer, 413, "too_large")
+    refused(client.post("/projects", content=(b"{}" for _ in range(1))), 415, "unsupported_media_type")
+
+
 def test_a_mistake_of_the_server_shows_no_trace(
     make_client: Callable[..., httpx.Client], service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

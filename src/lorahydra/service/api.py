@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Annotated, Any
 import anyio
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -32,7 +31,7 @@ from lorahydra.service.bodies import (
     TextEncoding,
 )
 from lorahydra.service.errors import ConflictError, ServiceRefusal
-from lorahydra.service.guard import API, AROUND_UPLOAD
+from lorahydra.service.guard import API
 from lorahydra.service.receiving import FileReceiver
 from lorahydra.service.results import log_tail
 from lorahydra.service.rows import PAGE
@@ -55,7 +54,6 @@ from lorahydra.service.views import (
 __all__ = ["router"]
 
 EVENT_SECONDS = 1.0
-HEARTBEAT_SECONDS = 15.0
 CHECKS_AT_ONCE = 2
 ENCODING_FIELD = {
     "type": "string",
@@ -120,11 +118,9 @@ async def add_dataset(
 ) -> DatasetView:
     """Upload a dataset (JSONL, JSON, CSV, TSV or Parquet), which is checked as `lorahydra data check` does."""
     await run_in_threadpool(service.projects.get, project_id)
-    most = service.config.upload_limit + AROUND_UPLOAD
     with ExitStack() as stack:
         receiver = FileReceiver(
             request.headers.get("content-type", ""),
-            most,
             lambda name: stack.enter_context(service.datasets.upload(project_id, name)),
         )
         try:
@@ -222,33 +218,25 @@ def get_adapter(job_id: Number, service: Served) -> StreamingResponse:
     return _Zip(zipped(folder, job.study), headers=headers)
 
 
-class _EventStream(StreamingResponse):
-    media_type = "text/event-stream"
-
-
-@router.get("/fine-tunes/{job_id:int}/events", responses=json_refusals(404), response_class=_EventStream)
-def get_events(job_id: Number, service: Served) -> StreamingResponse:
+@router.get(
+    "/fine-tunes/{job_id:int}/events",
+    responses=json_refusals(404),
+    response_class=EventSourceResponse,
+    dependencies=[Depends(get_fine_tune)],
+)
+async def get_events(job_id: Number, service: Served) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events, `state` and `progress`, each with the fine-tune; they end when it does."""
-    service.jobs.get(job_id)
-    return _EventStream(_events(service, job_id), headers={"Cache-Control": "no-cache"})
-
-
-async def _events(service: Service, job_id: int) -> AsyncIterator[str]:
     before: JobView | None = None
-    quiet_since = time.monotonic()
     while not service.closing.is_set():
         try:
             job = await run_in_threadpool(service.jobs.get, job_id)
         except LorahydraError as error:
-            yield _event("error", {"detail": str(error)})
+            yield ServerSentEvent(event="error", data={"detail": str(error)})
             return
         if before is None or job.state != before.state:
-            yield _event("state", _plain(job))
+            yield ServerSentEvent(event="state", data=job)
         elif _progress(job) != _progress(before):
-            yield _event("progress", _plain(job))
-        elif time.monotonic() - quiet_since > HEARTBEAT_SECONDS:
-            quiet_since = time.monotonic()
-            yield ": still there\n\n"
+            yield ServerSentEvent(event="progress", data=job)
         if job.state in ENDED:
             return
         before = job
@@ -257,16 +245,6 @@ async def _events(service: Service, job_id: int) -> AsyncIterator[str]:
 
 def _progress(job: JobView) -> tuple[Any, ...]:
     return job.trials_finished, job.trial_current, job.best_score, job.place, job.resumptions
-
-
-def _plain(job: JobView) -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(JobView).dump_python(job, mode="json")
-
-
-def _event(name: str, content: Any) -> str:
-    return f"event: {name}\ndata: {json.dumps(content)}\n\n"
 
 
 @router.get("/judges")

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lorahydra.errors import ANSWERS_KEPT, STUDY_KEPT
+from lorahydra.errors import PREDICTIONS_KEPT, STUDY_KEPT
 from lorahydra.service.processes import (
     ENDED_FILE,
     JOB_FILE,
@@ -71,7 +71,7 @@ def _last_word(log: Path, begin: int) -> str | None:
     if not reasons:
         return None
     # A fine-tune is continued by `resume`, and not by a command.
-    line = reasons[-1].partition(STUDY_KEPT)[0].partition(ANSWERS_KEPT)[0]
+    line = reasons[-1].partition(STUDY_KEPT)[0].partition(PREDICTIONS_KEPT)[0]
     # A database or a page cannot take colours or null characters.
     return "".join(char for char in line[:1000] if char.isprintable())
 

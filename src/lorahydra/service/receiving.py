@@ -28,24 +28,22 @@ class FileReceiver:
 
     Args:
         content_type: The request's header.
-        most: Largest size of the request in bytes.
         begin: Called with the file's name; makes the upload.
 
     Raises:
         ServiceRefusal: The request is not a form.
     """
 
-    def __init__(self, content_type: str, most: int, begin: Callable[[str], Upload]) -> None:
+    def __init__(self, content_type: str, begin: Callable[[str], Upload]) -> None:
         kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data" or not 0 < len(options.get(b"boundary", b"")) <= 200:
             raise UnsupportedError("send the file as the field 'file' of a form (multipart/form-data)")
         self._begin = begin
-        self._most = most
         self._upload: Upload | None = None
         self._is_complete = False
         self._field: bytes | None = None
         self._name, self._value, self._disposition, self._encoding = b"", b"", b"", b""
-        self._received = self._parts = self._beside = 0
+        self._parts = self._beside = 0
         callbacks: Any = {
             "on_part_begin": self._part_begins,
             "on_part_data": self._data,
@@ -61,11 +59,8 @@ class FileReceiver:
         """Take the next bytes of the request.
 
         Raises:
-            ServiceRefusal: They do not belong to a form, there are too many of them, or the file is refused.
+            ServiceRefusal: They do not belong to a form, or the file is refused.
         """
-        self._received += len(chunk)
-        if self._received > self._most:
-            raise TooLargeError(f"the request has more than {self._most} bytes")
         try:
             self._parser.write(chunk)
         except FormParserError as error:

@@ -21,7 +21,7 @@ from lorahydra.config.compose import restored_config
 from lorahydra.config.judge import refuse_secret
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import (
-    ANSWERS_KEPT,
+    PREDICTIONS_KEPT,
     ConfigError,
     JudgeBudgetError,
     JudgeCoverageError,
@@ -120,7 +120,7 @@ def rejudge_hint(folder: Path, *, in_study: bool = False) -> Iterator[None]:
     try:
         yield
     except (JudgeError, JudgeSetupError, JudgeBudgetError) as error:
-        kept = f"{str(error).rstrip('.')}{ANSWERS_KEPT}"
+        kept = f"{str(error).rstrip('.')}{PREDICTIONS_KEPT}"
         if not in_study or isinstance(error, JudgeCoverageError):
             kept += f"; go on with: lorahydra judges rejudge {shlex.quote(str(folder))}"
         raise type(error)(kept) from error
