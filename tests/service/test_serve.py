@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import sqlalchemy
 from tests.service.served import Served, free_port
 
+from lorahydra.cli.serve import serve as command
 from lorahydra.errors import ConfigError
 from lorahydra.service.access import Access
 from lorahydra.service.database import Database, Version
@@ -21,26 +23,31 @@ from lorahydra.service.service import Service
 from lorahydra.service.views import FineTuneParams
 
 
-def ended(server: Served, *options: str) -> str:
-    """Start it with options that it refuses; returns the one line."""
-    done = server.run(*options)
+def test_a_refusal_to_start_is_one_line(make_server: Callable[..., Served]) -> None:
+    done = make_server().run("--host", "0.0.0.0")
     assert done.returncode == 2, done.stderr
     [line] = done.stderr.strip().splitlines()
-    return line
+    assert "LORAHYDRA_API_TOKEN" in line
 
 
-def test_what_it_refuses_to_start_with(make_server: Callable[..., Served]) -> None:
-    server = make_server()
-    assert "LORAHYDRA_API_TOKEN" in ended(server, "--host", "0.0.0.0")
-    assert "--upload-limit 1 banana" in ended(server, "--upload-limit", "1 banana")
-    assert "--mlflow-url javascript:x" in ended(server, "--mlflow-url", "javascript:x")
-    assert "mysql" in ended(server, "--storage", "mysql://u@h/x")
-    assert "unknown key training.nonsense" in ended(server, "--set", "training.nonsense=1")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert f"port {port} of 127.0.0.1 cannot be used" in ended(server, "--port", str(port))
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--upload-limit", "1 banana"), "--upload-limit 1 banana"),
+        (("--mlflow-url", "javascript:x"), "--mlflow-url javascript:x"),
+        (("--storage", "mysql://u@h/x"), "mysql"),
+        (("--set", "training.nonsense=1"), "unknown key training.nonsense"),
+        (("--port", "{taken}"), "port {taken} of 127.0.0.1 cannot be used"),
+    ],
+)
+def test_what_it_refuses_to_start_with(options: tuple[str, ...], reason: str, tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        taken = listener.getsockname()[1]
+        free = ("--folder", str(tmp_path / "service"), "--port", str(free_port()), "--no-mlflow")
+        with pytest.raises(ConfigError, match=re.escape(reason.format(taken=taken))):
+            command.main([*free, *(option.format(taken=taken) for option in options)], standalone_mode=False)
 
 
 def test_nothing_heavy_is_imported() -> None:

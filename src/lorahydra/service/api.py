@@ -30,7 +30,7 @@ from lorahydra.service.bodies import (
     Refusal,
     TextEncoding,
 )
-from lorahydra.service.errors import ConflictError, ServiceRefusal
+from lorahydra.service.errors import ServiceRefusal
 from lorahydra.service.guard import API
 from lorahydra.service.receiving import FileReceiver
 from lorahydra.service.results import log_tail
@@ -211,11 +211,8 @@ class _Zip(StreamingResponse):
 def get_adapter(job_id: Number, service: Served) -> StreamingResponse:
     """The best adapter as a ZIP archive, in PEFT's format."""
     job = service.jobs.get(job_id)
-    folder = service.stores.adapter(job)
-    if folder is None:
-        raise ConflictError(f"fine-tune {job_id} has no adapter yet: none of its trials is complete", "no_adapter")
     headers = {"Content-Disposition": f'attachment; filename="{job.study}.zip"'}
-    return _Zip(zipped(folder, job.study), headers=headers)
+    return _Zip(zipped(service.stores.adapter(job), job.study), headers=headers)
 
 
 @router.get(

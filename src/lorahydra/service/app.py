@@ -26,13 +26,7 @@ from lorahydra.service.uploads import BadDatasetError
 
 __all__ = ["create_app"]
 
-CODES = {
-    400: "bad_request",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "too_large",
-    415: "unsupported_media_type",
-}
+CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
 def create_app(service: Service, access: Access) -> Guard:
@@ -68,13 +62,12 @@ def create_app(service: Service, access: Access) -> Guard:
 
 
 def _refused(request: Request, error: Exception) -> JSONResponse:
-    detail = " ".join(str(error).split())
     if not isinstance(error, ServiceRefusal):
         # A store that cannot be reached, or a full disk: no other request would do better.
-        return _json(503, detail, "unavailable")
+        return _json(503, str(error), "unavailable")
     headers = {"Retry-After": str(max(1, round(error.wait)))} if isinstance(error, TooManyError) else None
     report = {"report": error.report} if isinstance(error, BadDatasetError) else {}
-    return _json(error.status, detail, error.code, headers, **report)
+    return _json(error.status, error.message, error.code, headers, **report)
 
 
 def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -41,11 +41,12 @@ HEADERS = {
 }
 
 
-class _RefusedError(Exception):
+class _RefusedError(HTTPException):
     """The request goes no further."""
 
     def __init__(self, status: int, code: str, detail: str, **headers: str) -> None:
-        self.status, self.code, self.detail, self.headers = status, code, detail, headers
+        super().__init__(status, detail, headers)
+        self.code = code
 
 
 class Guard:
@@ -86,7 +87,7 @@ class Guard:
             bounded = self._bounded(scope, receive)
         except _RefusedError as refused:
             content = {"detail": refused.detail, "code": refused.code}
-            await JSONResponse(content, refused.status, refused.headers)(scope, receive, noted)
+            await JSONResponse(content, refused.status_code, refused.headers)(scope, receive, noted)
             return
         await self._app(scope, bounded, noted)
 
@@ -137,8 +138,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > most:
-                # FastAPI hands this kind on, whatever it is doing with the body.
-                raise HTTPException(413, f"the request has more than {most} bytes", {"Connection": "close"})
+                raise _too_large(most)  # which FastAPI hands on, whatever it is doing with the body
             return message
 
         return counted

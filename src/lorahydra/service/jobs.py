@@ -93,24 +93,11 @@ class Jobs:
             chosen = settled(params, self._choices)
             self._choices.require_judge(chosen.judge_model_id)
             label = None if name is None else readable_name(name, "the name of a fine-tune")
-            require_project(session, project_id, create=True)
-            dataset = chosen_dataset(session, project_id, dataset_id)
-            job = Job(
-                project_id=project_id,
-                dataset_id=None if dataset is None else dataset.id,
-                name=label or str(chosen.base_model_name).rpartition("/")[2],
-                params=dataclasses.asdict(chosen),
-                overrides=self._study_overrides(chosen, self._data(dataset)),
-                environment={key: value for key, value in os.environ.items() if key.startswith("LORA_")},
-                idempotency_key=idempotency_key,
-                request_digest=digest,
-                state=JobState.QUEUED,
-                queue=_last_place(session),
-            )
+            job = self._new_job(session, project_id, chosen, dataset_id)
+            job.idempotency_key, job.request_digest = idempotency_key, digest
             session.add(job)
             session.flush()
-            if label is None:
-                job.name = f"{job.name} #{job.id}"
+            job.name = label or f"{job.name} #{job.id}"
             view = self._views(session, [job])[0]
         self._wake()
         return view
@@ -206,6 +193,20 @@ class Jobs:
             }
             trials = session.scalar(select(func.sum(Job.finished))) or 0
         return {**{state.value: int(by_state.get(state, 0)) for state in JobState}, "trials": int(trials)}
+
+    def _new_job(self, session: Session, project_id: int, chosen: FineTuneParams, dataset_id: int | None) -> Job:
+        require_project(session, project_id, create=True)
+        dataset = chosen_dataset(session, project_id, dataset_id)
+        return Job(
+            project_id=project_id,
+            dataset_id=None if dataset is None else dataset.id,
+            name=str(chosen.base_model_name).rpartition("/")[2],
+            params=dataclasses.asdict(chosen),
+            overrides=self._study_overrides(chosen, self._data(dataset)),
+            environment={key: value for key, value in os.environ.items() if key.startswith("LORA_")},
+            state=JobState.QUEUED,
+            queue=_last_place(session),
+        )
 
     def _study_overrides(self, chosen: FineTuneParams, data: Data) -> list[str]:
         return list(overrides_of(chosen, self._choices, data.file, self._overrides))

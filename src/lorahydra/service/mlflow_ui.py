@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from lorahydra.service.processes import read_json, write_json
+from lorahydra.service.processes import read_json, start_program, write_json
 from lorahydra.utils.processes import is_alive, this_process
 
 __all__ = ["LOOPBACK", "end_ui", "start_ui"]
@@ -30,15 +29,7 @@ def start_ui(folder: Path, port: int) -> None:
 
     MLflow's store must exist, because two processes that create its tables would disturb each other.
     """
-    with (folder / LOG_FILE).open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lorahydra.service.mlflow_ui", str(folder), str(port)],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    process = start_program(folder, LOG_FILE, "lorahydra.service.mlflow_ui", str(folder), str(port))
     deadline = time.monotonic() + SECONDS_TO_START
     while read_json(folder / PROCESS_FILE).get("pid") != process.pid and process.poll() is None:
         if time.monotonic() > deadline:

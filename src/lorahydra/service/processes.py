@@ -29,7 +29,7 @@ from typing import Any
 from lorahydra.utils.files import atomic_file, writing
 from lorahydra.utils.processes import has_its_number
 
-__all__ = ["LOG_FILE", "NICENESS", "JobProcess", "hold", "read_json", "write_json"]
+__all__ = ["LOG_FILE", "NICENESS", "JobProcess", "hold", "read_json", "start_program", "write_json"]
 
 JOB_FILE, LOCK_FILE, PROCESS_FILE = "job.json", "lock", "process.json"
 ENDED_FILE, LOG_FILE = "ended.json", "log.txt"
@@ -51,6 +51,19 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def start_program(folder: Path, log_file: str, *command: str) -> subprocess.Popen[bytes]:
+    """Start a Python module in a session of its own, in a folder that also has its log."""
+    with (folder / log_file).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 @contextmanager
@@ -115,15 +128,8 @@ class JobProcess:
             self.folder.mkdir(parents=True, exist_ok=True)
         job = {"attempt": attempt, "overrides": overrides, "environment": dict(environment)}
         write_json(self.folder / JOB_FILE, job)
-        with writing(self.folder), (self.folder / LOG_FILE).open("ab") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "lorahydra.service.job", str(self.folder)],
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        with writing(self.folder):
+            self._child = start_program(self.folder, LOG_FILE, "lorahydra.service.job", str(self.folder))
         self._attempt = attempt
 
     def was_started(self, attempt: int) -> bool:

@@ -24,6 +24,7 @@ from lorahydra.names import (
     Tag,
     scored,
 )
+from lorahydra.service.errors import ConflictError
 from lorahydra.service.processes import LOG_FILE
 from lorahydra.service.views import Examples, ExampleView, JobView, LeaderboardRow, LogTail
 
@@ -154,14 +155,19 @@ class Stores:
                 return Examples(split, progress.best_trial, items, len(rows))
         return Examples("", progress.best_trial, [], 0)
 
-    def adapter(self, job: JobView) -> Path | None:
-        """Folder of the winner's adapter, or of that of the best trial so far; None if there is none yet."""
+    def adapter(self, job: JobView) -> Path:
+        """Folder of the winner's adapter, or of that of the best trial so far.
+
+        Raises:
+            ConflictError: There is no adapter yet.
+        """
         winner = Path(job.folder) / "outputs" / job.study / "best"
         if winner.is_dir():
             return winner
         progress = self.progress(job.study)
-        folder = progress and progress.best_folder and progress.best_folder / ADAPTER_DIR
-        return folder if folder and folder.is_dir() else None
+        if progress and progress.best_folder and (folder := progress.best_folder / ADAPTER_DIR).is_dir():
+            return folder
+        raise ConflictError(f"fine-tune {job.id} has no adapter yet: none of its trials is complete", "no_adapter")
 
     def run_url(self, run_id: str | None) -> str | None:
         """Page of a run in MLflow's UI."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from lorahydra.config.compose import literal
@@ -59,19 +58,14 @@ class Upload:
         self.size = 0
         self._limit = limit
         self._kept = False
-        self.path = folder / f"{INCOMING}{secrets.token_hex(12)}{suffix}"
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._stream = os.fdopen(
-                os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb"
-            )
+            self._stream = NamedTemporaryFile(prefix=INCOMING, suffix=suffix, dir=folder, delete=False)  # noqa: SIM115
+        self.path = Path(self._stream.name)
 
     def __enter__(self) -> Upload:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stream.close()
         if not self._kept:
             self.path.unlink(missing_ok=True)
@@ -133,7 +127,7 @@ class Upload:
 
     def keep(self) -> str:
         """Keep the file; returns its name in the folder."""
-        final = self.path.with_name(f"dataset-{self.path.name.removeprefix(INCOMING)}")
+        final = self.path.with_name(f"dataset-{secrets.token_hex(12)}{self.path.suffix}")
         self.path.rename(final)
         self._kept = True
         return final.name

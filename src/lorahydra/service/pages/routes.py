@@ -52,39 +52,39 @@ def pages_router() -> APIRouter:
     return every
 
 
-@router.get("/", response_model=None)
+@router.get("/")
 def home(request: Request, service: Served, offset: Offset = 0) -> Response:
     """The newest project; if there is none, what to do first."""
     newest = service.projects.page(1).items
     return _list(request, service, newest[0] if newest else None, offset)
 
 
-@router.get("/fine-tunes", response_model=None)
+@router.get("/fine-tunes")
 def everything(request: Request, service: Served, offset: Offset = 0) -> Response:
     """Fine-tunes of all projects."""
     return _list(request, service, None, offset)
 
 
-@router.get("/projects/{project_id}", response_model=None)
+@router.get("/projects/{project_id}")
 def project_page(request: Request, project_id: Number, service: Served, offset: Offset = 0) -> Response:
     """Fine-tunes and datasets of a project."""
     return _list(request, service, service.projects.get(project_id), offset)
 
 
-@router.get("/jobs", response_model=None)
+@router.get("/jobs")
 def jobs_part(request: Request, service: Served, project: ProjectFilter = None, offset: Offset = 0) -> Response:
     """Only the list, as it is now."""
     shown = None if project is None else service.projects.get(project)
     return render(request, "_jobs.html", _jobs(service, shown, offset))
 
 
-@router.post("/projects", response_model=None)
+@router.post("/projects")
 def new_project(request: Request, service: Served, sent: Sent) -> Response:
     """Create a project."""
     return go(request, f"/projects/{service.projects.create(str(sent.get('name', ''))).id}")
 
 
-@router.get("/datasets/{dataset_id}", response_model=None)
+@router.get("/datasets/{dataset_id}")
 def dataset_page(request: Request, dataset_id: Number, service: Served) -> Response:
     """A dataset's report."""
     dataset = service.datasets.get(dataset_id)
@@ -98,7 +98,7 @@ def dataset_page(request: Request, dataset_id: Number, service: Served) -> Respo
     return render(request, "dataset.html", values)
 
 
-@router.get("/fine-tunes/{job_id}", response_model=None)
+@router.get("/fine-tunes/{job_id}")
 def study_page(request: Request, job_id: Number, service: Served, examples: Offset = 0) -> Response:
     """Everything about a fine-tune."""
     job = service.jobs.get(job_id)
@@ -106,44 +106,44 @@ def study_page(request: Request, job_id: Number, service: Served, examples: Offs
     return render(request, "study.html", values)
 
 
-@router.get("/fine-tunes/{job_id}/live", response_model=None)
+@router.get("/fine-tunes/{job_id}/live")
 def live_part(request: Request, job_id: Number, service: Served) -> Response:
     """The part of a fine-tune's page that changes while it runs."""
     return render(request, "_live.html", _live(service, service.jobs.get(job_id)))
 
 
-@router.get("/fine-tunes/{job_id}/examples", response_model=None)
+@router.get("/fine-tunes/{job_id}/examples")
 def examples_part(request: Request, job_id: Number, service: Served, examples: Offset = 0) -> Response:
     """The part with predictions."""
     return render(request, "_examples.html", _examples(service, service.jobs.get(job_id), examples))
 
 
-@router.get("/fine-tunes/{job_id}/log", response_model=None)
+@router.get("/fine-tunes/{job_id}/log")
 def log_part(request: Request, job_id: Number, service: Served) -> Response:
     """The part with the log."""
     job = service.jobs.get(job_id)
     return render(request, "_log.html", {"job": job, "ended": job.state in ENDED, "log": _log(job)})
 
 
-@router.post("/fine-tunes/{job_id}/cancel", response_model=None)
+@router.post("/fine-tunes/{job_id}/cancel")
 def cancel(request: Request, job_id: Number, service: Served) -> Response:
     """End a fine-tune."""
     return go(request, f"/fine-tunes/{service.jobs.cancel(job_id).id}")
 
 
-@router.post("/fine-tunes/{job_id}/resume", response_model=None)
+@router.post("/fine-tunes/{job_id}/resume")
 def resume(request: Request, job_id: Number, service: Served) -> Response:
     """Continue a fine-tune."""
     return go(request, f"/fine-tunes/{service.jobs.resume(job_id).id}")
 
 
-@router.get("/fine-tunes/{job_id}/adapter", response_model=None)
+@router.get("/fine-tunes/{job_id}/adapter")
 def adapter(job_id: Number, service: Served) -> Response:
     """The best adapter, as a download; unlike the API's route, this one refuses with a page."""
     return get_adapter(job_id, service)
 
 
-@router.get("/login", response_model=None)
+@router.get("/login")
 def login(request: Request, failed: str | None = None) -> Response:
     """The form that asks for the token."""
     # If a part of a page was asked for after the session had ended, the browser loads the page again and gets here.
@@ -151,7 +151,7 @@ def login(request: Request, failed: str | None = None) -> Response:
     return render(request, "login.html", {"failed": failed is not None}, headers=headers)
 
 
-@router.get("/static/{name}", response_model=None)
+@router.get("/static/{name}")
 def static(name: str) -> Response:
     """A stylesheet, script or picture."""
     if name not in STATIC_FILES:

@@ -40,7 +40,7 @@ async def _sent(request: Request) -> Mapping[str, Any]:
 Sent = Annotated[Mapping[str, Any], Depends(_sent)]
 
 
-@router.get("/configure", response_model=None)
+@router.get("/configure")
 def configure(request: Request, service: Served) -> Response:
     """The form, filled in with what the address says."""
     asked = dict(request.query_params)
@@ -51,7 +51,7 @@ def configure(request: Request, service: Served) -> Response:
     return _form(request, service, ConfigureForm.read(asked))
 
 
-@router.post("/configure", response_model=None)
+@router.post("/configure")
 def start(request: Request, service: Served, sent: Sent) -> Response:
     """Start what the form says; with the other button, only estimate it."""
     form, words = ConfigureForm.read(sent), words_of(request)
@@ -78,7 +78,7 @@ def start(request: Request, service: Served, sent: Sent) -> Response:
     return go(request, f"/fine-tunes/{job.id}")
 
 
-@router.post("/quick-start", response_model=None)
+@router.post("/quick-start")
 def quick_start(request: Request, service: Served, sent: Sent) -> Response:
     """Start at once with values that suit most tasks; if no judge is set up, ask first."""
     named, key = whole_number(str(sent.get("project", ""))), str(sent.get("key", ""))
@@ -97,19 +97,19 @@ def quick_start(request: Request, service: Served, sent: Sent) -> Response:
     return go(request, f"/fine-tunes/{job.id}")
 
 
-@router.get("/estimate", response_model=None)
+@router.get("/estimate")
 def estimate(request: Request, service: Served) -> Response:
     """Roughly what the form's fine-tune would take."""
     return render(request, "_estimate.html", _estimated(request, service, ConfigureForm.read(request.query_params)))
 
 
-@router.post("/projects/first/datasets", response_model=None)
+@router.post("/projects/first/datasets")
 async def upload_first(request: Request, service: Served) -> Response:
     """Take a dataset when there is no project yet."""
     return await upload(request, await run_in_threadpool(_project_or_first, request, service, None), service)
 
 
-@router.post("/projects/{project_id}/datasets", response_model=None)
+@router.post("/projects/{project_id}/datasets")
 async def upload(request: Request, project_id: Number, service: Served) -> Response:
     """Take a dataset; the answer is the form's part with the data, or a page."""
     try:

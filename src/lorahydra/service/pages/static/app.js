@@ -1,16 +1,16 @@
-// What the page does beyond htmx. Without it everything works by forms and links.
+// What the page does beyond htmx. Without this script everything works by forms and links.
 "use strict";
 
 document.documentElement.classList.add("js");
 
 const byId = (id) => document.getElementById(id);
 
-// A page that comes back from the browser's memory shows old states, and forms with a key that was used.
+// A page that comes back from the browser's cache shows old states, and forms with a key that was already used.
 window.addEventListener("pageshow", (event) => {
   if (event.persisted) location.reload();
 });
 
-// The dialog: its content is fetched by the link that opens it.
+// The link that opens the dialog fetches its content.
 document.addEventListener("htmx:after:swap", () => {
   const dialog = byId("dialog");
   if (dialog && dialog.querySelector("form") && !dialog.open && dialog.dataset.wanted) {
@@ -38,26 +38,26 @@ document.addEventListener(
   (event) => {
     if (event.target.id !== "dialog") return;
     document.body.insertBefore(byId("lost"), byId("main"));
-    event.target.replaceChildren(); // a form that is opened again is a new one
+    event.target.replaceChildren(); // a form that is opened again starts empty
     if (event.target.returnTo) event.target.returnTo.focus();
   },
   true,
 );
 
-// Nobody looks at a hidden tab.
+// A hidden tab need not be kept up to date.
 document.addEventListener("htmx:before:request", (event) => {
   const source = event.detail.ctx && event.detail.ctx.sourceEvent;
   if (document.hidden && source && source.type === "every") event.preventDefault();
 });
 
-// A page that says nothing new must say why. `detail` is what a refusal says that is no page.
+// If a request changes nothing on the page, the page must say why. A refusal that is not a page has its reason in `detail`.
 const isUpload = (event) => event.detail.ctx && event.detail.ctx.sourceElement.id === "upload";
 const isForm = (event) => event.detail.ctx.request.method === "POST";
 function notice(text) {
   const place = byId("lost");
   place.textContent = text;
   place.hidden = !text;
-  const dialog = byId("dialog"); // what is behind an open dialog cannot be seen
+  const dialog = byId("dialog"); // an open dialog covers what is behind it
   if (text && dialog.open) dialog.prepend(place);
 }
 function busy(isBusy) {
@@ -79,7 +79,7 @@ document.addEventListener("htmx:after:request", (event) => {
   if ((answer.headers.get("content-type") || "").startsWith("text/html")) {
     return notice(answer.status >= 500 ? byId("lost").dataset[isForm(event) ? "failed" : "lost"] : "");
   }
-  event.preventDefault(); // it is not to be shown as a part of the page
+  event.preventDefault(); // it must not become a part of the page
   try {
     notice(JSON.parse(event.detail.ctx.text).detail);
   } catch {
@@ -87,7 +87,7 @@ document.addEventListener("htmx:after:request", (event) => {
   }
 });
 
-// A file that is too large need not be sent first.
+// A file that is too large is refused before it is sent.
 document.addEventListener("change", (event) => {
   const { files, dataset } = event.target;
   if (!files || !dataset.most) return;
@@ -95,7 +95,7 @@ document.addEventListener("change", (event) => {
   event.target.setCustomValidity(isLarge ? dataset.large : "");
 }, true);
 
-// The log stays at its end, unless somebody reads further up.
+// The log is scrolled to its end, unless the reader has scrolled up.
 function followLog() {
   const log = byId("log-text");
   const follow = byId("follow");
@@ -111,7 +111,7 @@ document.addEventListener("change", (event) => {
   if (event.target.id === "follow") followLog();
 });
 
-// One press is enough.
+// A form is sent once, however often its button is pressed.
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (form.method !== "post" || form.hasAttribute("hx-post")) return;
