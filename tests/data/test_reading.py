@@ -64,7 +64,7 @@ def test_broken_line_seven_is_named_and_the_others_are_read(write: Write) -> Non
     [
         ('{"a": NaN}', "NaN is not JSON"),
         ('{"a": -Infinity}', "-Infinity is not JSON"),
-        ('{"a": 1, "b": 2, "a": 3}', "the key 'a' comes twice"),
+        ('{"a": 1, "b": 2, "a": 3}', "the key 'a' is repeated"),
         ("[" * 200_000, "nested too deeply"),
         ('{"a": ' * 200_000, "nested too deeply"),
         ('{"a": "x\0y"}', "a NUL byte"),

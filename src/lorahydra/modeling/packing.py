@@ -12,7 +12,6 @@ which is what optimisers change, and each linear layer multiplies with all adapt
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,9 +67,7 @@ def new_adapter(base: BaseModel, lora: LoraConfig, seed: int) -> NewAdapter:
     """
     with adapter(base, lora, seed) as model:
         config, weights = adapter_weights(model)
-        return NewAdapter(
-            copy.deepcopy(config), {name: value.detach().cpu().clone() for name, value in weights.items()}
-        )
+        return NewAdapter(config, {name: value.detach().cpu().clone() for name, value in weights.items()})
 
 
 class Pack:

@@ -27,7 +27,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the key '{twice}' comes twice")
+        raise ValueError(f"the key '{twice}' is repeated")
     return result
 
 
