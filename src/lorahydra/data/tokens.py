@@ -137,16 +137,17 @@ def encode_split(split: Split, chat: ChatFormat, cache: Path | None) -> Store:
 
     def build(writer: Writer) -> Mapping[str, Any]:
         logger.info("Tokenizing %d rows of the %s split", len(split), split.name)
-        odd: dict[str, tuple[int, int]] = {}
+        counts: dict[str, tuple[int, int]] = {}
         for start in range(0, len(split), BATCH):
             examples = split[start : start + BATCH]
             tokens = chat.encode_batch(examples, split.source)
             for number, (example, (ids, spans, lost)) in enumerate(zip(examples, tokens, strict=True), start):
                 writer.add((ids, [place for span in spans for place in span]), 4 * len(ids))
                 for warning in (*chat.row_warnings(example), *lost):
-                    first, count = odd.get(warning.name, (number, 0))
-                    odd[warning.name] = (first, count + 1)
-        return {"rows": len(split), "odd": odd}
+                    first, count = counts.get(warning.name, (number, 0))
+                    counts[warning.name] = (first, count + 1)
+        # Entries of the cache that earlier versions made have this key.
+        return {"rows": len(split), "odd": counts}
 
     return cached(data_cache(cache) / "tokens" / key, schema, build)
 
