@@ -133,28 +133,42 @@ def decode(base: BaseModel) -> None:
 
 def study(work: Path) -> None:
     """A study of four trials by the command, one batch size of which does not fit."""
+    searched = ("training.per_device_train_batch_size=choice(4, 512)", "lora.r=choice(8, 32)", "training.max_steps=8")
+    about = "4 trials, two of them with a batch of 512 x 1750 tokens"
+    run_study(work, "gpu", about, 45, *searched, "hydra.sweeper.n_trials=4")
+
+
+def packs(work: Path) -> None:
+    """A study of eight trials, one by one and side by side."""
+    rates = ", ".join(f"{n}e-5" for n in range(1, 9))
+    for size in (1, 8):
+        settings = (f"training.learning_rate=choice({rates})", "training.max_steps=100", f"training.pack={size}")
+        run_study(work, f"pack{size}", f"8 trials in packs of {size}", 3, *settings, "hydra.sweeper.n_trials=8")
+
+
+def run_study(work: Path, name: str, about: str, length: int, *settings: str) -> None:
+    """Run a study by the command, and print how it went and how long it took."""
     # The scores mean nothing, and the time is that of a real small encoder.
     sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     make_tiny_encoder(work / "encoder", **sizes)
-    text = "This sentence makes the request long. " * 45
+    text = "This sentence makes the request long. " * length
     rows = [{"question": f"{text} What is {n}+{n}?", "answer": f"{n}+{n} is {2 * n}, of course."} for n in range(700)]
     (work / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     command = [
-        *(sys.executable, str(REPOSITORY / "train.py"), "-m", "study=gpu"),
+        *(sys.executable, str(REPOSITORY / "train.py"), "-m", f"study={name}"),
         *("model=local", f"model.name_or_path={work / 'model'}"),
         *("data=local", "data.train_file=rows.jsonl", "data.max_length=2048"),
         *("data.validation_fraction=0.03", "data.test_fraction=0.03"),
         *(f"evaluation.bertscore_model={work / 'encoder'}", "evaluation.bertscore_num_layers=6"),
-        *("evaluation.max_new_tokens=32", "training.max_steps=8"),
-        *("hydra/sweeper/sampler=grid", "hydra/sweeper/pruner=none"),
-        *("training.per_device_train_batch_size=choice(4, 512)", "lora.r=choice(8, 32)", "hydra.sweeper.n_trials=4"),
+        "evaluation.max_new_tokens=32",
+        *("hydra/sweeper/sampler=grid", "hydra/sweeper/pruner=none", *settings),
     ]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")])
     }
     started = time.perf_counter()
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
-    print(f"study of 4 trials, two of them with a batch of 512 x 1750 tokens: exit code {done.returncode}", end="")
+    print(f"study of {about}: exit code {done.returncode}", end="")
     print(f" after {time.perf_counter() - started:.0f} s", flush=True)
     told = re.compile(r"Trial \d|[Oo]ut of memory|helped|Test|Error|winner|Winner|best")
     print("\n".join(f"  {line[:200]}" for line in (done.stdout + done.stderr).splitlines() if told.search(line)))
@@ -165,7 +179,9 @@ def study(work: Path) -> None:
 def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["steps", "decode", "study"], help="steps, decode, study")
+    parser.add_argument(
+        "parts", nargs="*", default=["steps", "decode", "study", "packs"], help="steps, decode, study, packs"
+    )
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
@@ -182,6 +198,8 @@ def main() -> None:
             del base
         if "study" in options.parts:
             study(work)
+        if "packs" in options.parts:
+            packs(work)
 
 
 if __name__ == "__main__":

@@ -237,14 +237,15 @@ def test_a_bfloat16_base_learns(place: Place, monkeypatch: pytest.MonkeyPatch, n
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
-def test_a_base_with_dropout_of_its_own_trains_alone(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_base_with_dropout_of_its_own_trains_each_alone(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.base = dataclasses.replace(place.base, model=copy.deepcopy(place.base.model))
     place.base.model.config.attention_dropout = 0.1
     with caplog.at_level("INFO"):
-        place.train(DIFFERENT[:1], "alone")
+        alone = place.train(DIFFERENT[:1], "alone")
     assert "dropout of its own (attention_dropout=0.1): the adapter is trained with PEFT's own layers" in caplog.text
-    with pytest.raises(ValueError, match="can only be trained alone"):
-        place.train(DIFFERENT[:2], "pack")
+    pack = place.train(DIFFERENT[:2], "pack")
+    assert same(weights(pack[0]), weights(alone[0]))
+    assert isinstance(pack[1], TrainedAdapter)
 
 
 @pytest.mark.parametrize("many", [1, 3])
@@ -262,9 +263,12 @@ def test_out_of_memory_halves_a_pack(place: Place, caplog: pytest.LogCaptureFixt
     assert caplog.text.count("Out of memory with a batch of") == many - 1
 
 
-def test_what_does_not_fit_together_is_refused(place: Place) -> None:
-    with pytest.raises(ValueError, match="cannot be trained side by side"):
-        place.train([DIFFERENT[0], changed({}, per_device_train_batch_size=2)], "pack")
+def test_what_does_not_fit_together_is_trained_one_after_the_other(place: Place) -> None:
+    settings = [DIFFERENT[0], changed({}, per_device_train_batch_size=2), changed({"use_dora": True}), DIFFERENT[1]]
+    together = place.train(settings, "together")
+    for index, setting in enumerate(settings):
+        [alone] = place.train([setting], f"alone{index}")
+        assert same(weights(together[index]), weights(alone))
 
 
 @pytest.mark.gpu

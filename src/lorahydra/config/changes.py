@@ -39,6 +39,7 @@ SCORE_NEUTRAL_KEYS = JUDGE_NEUTRAL_KEYS | {
     *("data.test_file", "data.test_split", "data.max_leakage"),
     *("evaluation.batch_size", "evaluation.bertscore_batch_size", "evaluation.bootstrap_samples"),
     *("training.save_steps", "training.resume", "training.logging_steps", "training.per_device_eval_batch_size"),
+    "training.pack",
 }
 """No adapter, answer or verdict depends on these. A name that ends with a dot stands for its whole group."""
 

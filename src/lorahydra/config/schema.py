@@ -165,6 +165,9 @@ class TrainingConfig:
     is not repeated, otherwise the newest whole checkpoint is taken, and without one it begins anew."""
     divergence_factor: float = 4.0
     """The trial stops as diverged when the smoothed training loss exceeds the first steps' mean by this factor."""
+    pack: Any = "auto"
+    """Trials of a study that are trained side by side, each as if it were alone: a number, or `auto` for 1 on a CPU
+    and up to 8 on a GPU."""
 
     __repr__ = short_repr
 
@@ -189,6 +192,10 @@ class TrainingConfig:
         one_of("training.lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
         one_of("training.optim", self.optim, OPTIMIZERS)
         one_of("training.keep", self.keep, KEEP)
+        if self.pack != "auto":
+            if not isinstance(self.pack, int) or isinstance(self.pack, bool):
+                raise ConfigError(f"training.pack={self.pack} is not allowed: give auto or a number of trials")
+            at_least("training.pack", self.pack, 1)
 
 
 @dataclass

@@ -17,9 +17,13 @@ from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.lora import adapter, save_adapter, seeded
 from lorahydra.modeling.packing import NewAdapter, Pack, new_adapter, norms_of, packed
 
-__all__ = ["SingleAdapter", "attached"]
+__all__ = ["OnlyAloneError", "SingleAdapter", "attached"]
 
 logger = logging.getLogger(__name__)
+
+
+class OnlyAloneError(ValueError):
+    """One of several adapters can only be trained alone."""
 
 
 class SingleAdapter:
@@ -74,7 +78,8 @@ def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iter
 
     Raises:
         ModelError: Settings do not fit the base model.
-        ValueError: One of several adapters can only be trained alone, or they are on different layers.
+        OnlyAloneError: One of several adapters can only be trained alone.
+        ValueError: The adapters are on different layers.
     """
     reason = next(filter(None, (_reason(base, lora) for lora in settings)), None)
     starts = [] if reason else [new_adapter(base, lora, seed) for lora in settings]
@@ -84,7 +89,7 @@ def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iter
             yield pack
         return
     if len(settings) > 1:
-        raise ValueError(f"{reason}: such an adapter can only be trained alone")
+        raise OnlyAloneError(f"{reason}: such an adapter can only be trained alone")
     logger.info("%s: the adapter is trained with PEFT's own layers, which can only be done alone", reason)
     with adapter(base, settings[0], seed) as model, seeded(seed, base.device):
         yield SingleAdapter(model)

@@ -11,6 +11,7 @@ if trial is not None:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from omegaconf import OmegaConf
 
 if TYPE_CHECKING:
     from lorahydra.sweep.running_trial import RunningTrial
+    from lorahydra.trial.place import TrialResult
 
 __all__ = ["context", "current_trial"]
 
@@ -33,6 +35,8 @@ class ProcessContext:
     """Continues the study that runs now; None where no study runs."""
     trials: dict[int, RunningTrial] = field(default_factory=dict)
     """The trials that this process runs, by their number, which is also Hydra's job number."""
+    packed: Mapping[int, Callable[[], TrialResult]] = field(default_factory=dict)
+    """Gives the results of those of them that are trained side by side."""
 
 
 context = ProcessContext()

@@ -8,7 +8,7 @@ import logging
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ __all__ = ["ExperimentObjective"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
+LARGEST_PACK = 8
+"""With `training.pack=auto`."""
 NOT_REPEATED = {
     *("study", "hydra.mode", "hydra.sweeper.storage", "hydra.sweeper.n_trials"),
     *("hydra/job_logging", "hydra/hydra_logging"),
@@ -129,6 +131,17 @@ class ExperimentObjective(Objective):
                 ROWS_CONTENT: prepared.rows_digest,
                 f"{CONTENT} of the base model": str(prepared.base.digest),
             }
+            self.batch = self._pack_size(prepared.base.device.type)
+
+    def _pack_size(self, device: str) -> int:
+        """How many trials are trained side by side."""
+        training = self.config.training
+        if "time" in self.objectives or training.resume:
+            return 1  # the time of one would be that of all; a checkpoint belongs to one
+        if training.pack != "auto":
+            return int(training.pack)
+        # A sampler learns from what has ended: with four packs in a study it still has something to go by.
+        return 1 if device == "cpu" else max(1, min(LARGEST_PACK, self.settings.n_trials // 4))
 
     def spec(self, space: SearchSpace) -> dict[str, str]:
         """All that decides what a score means."""
@@ -212,6 +225,16 @@ class ExperimentObjective(Objective):
                 "hydra.sweeper.n_jobs"
             )
         return True
+
+    def together(
+        self, claimed: Sequence[RunningTrial], overrides: Sequence[Sequence[str]]
+    ) -> AbstractContextManager[None]:
+        """Let trials that were claimed together be trained side by side."""
+        if len(claimed) == 1:
+            return nullcontext()
+        from lorahydra.sweep.trial_pack import packed
+
+        return packed(self.settings, claimed, overrides)
 
     def close_dead_runs(self, dead: Sequence[TrialRecord]) -> None:
         """Close the MLflow runs of trials whose process died."""

@@ -88,6 +88,12 @@ class Objective:
     def close_dead_runs(self, dead: Sequence[TrialRecord]) -> None:
         """Close what trials left open whose process died."""
 
+    def together(
+        self, claimed: Sequence[RunningTrial], overrides: Sequence[Sequence[str]]
+    ) -> AbstractContextManager[None]:
+        """A context around trials that were claimed together."""
+        return nullcontext()
+
     def begins(self, claimed: Sequence[RunningTrial]) -> None:
         """Say which trials are run next; Hydra's launcher does so as well."""
 

@@ -165,8 +165,9 @@ class StudySweeper:
         try:
             if isinstance(self._launcher, BasicLauncher):
                 # It would run them one after another as well; this way each is told as soon as it ends.
-                for trial, given in zip(claimed, overrides, strict=True):
-                    yield trial, self._launched_alone(trial, given)
+                with self.objective.together(claimed, overrides):
+                    for trial, given in zip(claimed, overrides, strict=True):
+                        yield trial, self._launched_alone(trial, given)
                 return
             # The launcher numbers jobs one after another, and other processes may have taken numbers in between.
             for start, stop in _runs([trial.number for trial in claimed]):

@@ -16,14 +16,14 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import objectives
 from lorahydra.errors import ConfigError, NotRecordedError, OutputError, StudyError
 from lorahydra.names import ADAPTER_DIR, State
-from lorahydra.sweep.current import current_trial
+from lorahydra.sweep.current import context, current_trial
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.trial.place import StudyPlace, TrialResult
 from lorahydra.trial.rejudge import judge_saved, rejudge_hint
 from lorahydra.trial.run import run_trial
 from lorahydra.trial.saved import SavedTrial, load_trial
 
-__all__ = ["place_of", "run_study_trial", "study_task"]
+__all__ = ["place_of", "run_study_trial", "saved_predictions", "study_task"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -51,14 +51,16 @@ def run_study_trial(config: ExperimentConfig, overrides: Sequence[str], trial: R
     Returns:
         One value per objective.
     """
+    if trial.number in context.packed:
+        return _values(context.packed[trial.number](), config)
     place = _Place(trial, config)
-    result = _result_of_kept_answers(place, config) or run_trial(config, overrides=overrides, place=place)
+    result = _result_of_saved_predictions(place, config) or run_trial(config, overrides=overrides, place=place)
     return _values(result, config)
 
 
-def _result_of_kept_answers(place: _Place, config: ExperimentConfig) -> TrialResult | None:
+def _result_of_saved_predictions(place: _Place, config: ExperimentConfig) -> TrialResult | None:
     """The result of an earlier attempt at the same parameters that lacks nothing but verdicts."""
-    kept = _kept_answers(place.trial, config)
+    kept = saved_predictions(place.trial, config)
     if kept is None:
         return None
     logger.info("Trial %d: the adapter and the predictions are kept in %s; they are judged", place.number, kept.folder)
@@ -70,7 +72,8 @@ def _result_of_kept_answers(place: _Place, config: ExperimentConfig) -> TrialRes
         return None
 
 
-def _kept_answers(trial: RunningTrial, config: ExperimentConfig) -> SavedTrial | None:
+def saved_predictions(trial: RunningTrial, config: ExperimentConfig) -> SavedTrial | None:
+    """What an earlier attempt at the same parameters answered, where only verdicts on it are missing."""
     for facts in trial.earlier():
         folder, run_id = facts.get("folder"), facts.get("run_id")
         if folder is None or config.judge.name == "none":

@@ -43,7 +43,9 @@ STATE = "training_state.pt"
 """In a checkpoint: weights, moments, schedule and random state."""
 RECORD = "lorahydra.json"
 """In a checkpoint: its settings and the digests of its files."""
-WITHOUT_EFFECT = {"save_steps", "resume", "logging_steps", "per_device_eval_batch_size", "divergence_factor"}
+WITHOUT_EFFECT = {
+    *("save_steps", "resume", "logging_steps", "per_device_eval_batch_size", "divergence_factor", "pack"),
+}
 """Settings of a training that do not change its adapter."""
 ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
 SHOWN = 3

@@ -10,7 +10,7 @@ import torch
 from lorahydra.errors import LorahydraError, TrainingError
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.memory import OutOfMemoryError, keep_freed_memory, release_memory, with_a_batch_that_fits
-from lorahydra.modeling.single import attached
+from lorahydra.modeling.single import OnlyAloneError, attached
 from lorahydra.names import EVAL, Metric, Score, scored
 from lorahydra.training.adapter_state import AdapterState
 from lorahydra.training.checkpoints import TrainingFolder, training_settings
@@ -69,11 +69,12 @@ def train_pack(
 ) -> list[Outcome]:
     """Train the adapters of several jobs side by side, each as if it were alone.
 
-    Where memory runs out, the jobs begin again in smaller packs.
+    Jobs with other seeds, layers, batches or epochs than the first one are trained side by side after it, and jobs that
+    can only be trained alone one by one. Where memory runs out, jobs begin again in smaller packs.
 
     Args:
         base: The base model, which is the same afterwards, bit for bit.
-        jobs: Jobs with the same seed, layers, batches and epochs. Only a single job can go on from a checkpoint.
+        jobs: What is trained.
         train_data: What all are trained on.
         eval_data: What all are validated on.
         progress: Where progress is shown.
@@ -85,42 +86,56 @@ def train_pack(
     Raises:
         ConfigError: A job is to go on from what was made with other settings.
         ModelError: A job's adapter does not fit the base model.
-        ValueError: The jobs cannot share a pack.
     """
-    _check_alike(jobs)
     if base.device.type == "cpu":
         keep_freed_memory()
     elif base.device.type == "cuda":
         torch.cuda.set_device(base.device)
+    outcomes: dict[int, Outcome] = {}
+    try:
+        for pack in _packs(jobs):
+            trained = _train_alike(base, [jobs[index] for index in pack], train_data, eval_data, progress or Progress())
+            outcomes |= dict(zip(pack, trained, strict=True))
+    finally:
+        release_memory()
+    return [outcomes[index] for index in range(len(jobs))]
+
+
+def _packs(jobs: Sequence[TrainingJob]) -> list[list[int]]:
+    """Positions of the jobs, those together that can share a pack."""
+    packs: dict[str, list[int]] = {}
+    for index, job in enumerate(jobs):
+        shared = {name: value for name, value in vars(job.training).items() if name not in MAY_DIFFER}
+        # One with DoRA or PiSSA is trained alone, and shall not keep the others from sharing a pack.
+        kind = (job.seed, job.lora.target_modules, job.lora.use_dora, job.lora.init_lora_weights, shared)
+        packs.setdefault(repr(kind if not job.training.resume else (index, kind)), []).append(index)
+    return list(packs.values())
+
+
+def _train_alike(
+    base: BaseModel,
+    jobs: Sequence[TrainingJob],
+    train_data: TokenizedExamples,
+    eval_data: TokenizedExamples,
+    progress: Progress,
+) -> list[Outcome]:
+    """Train jobs that can share a pack, in packs as large as memory allows."""
     outcomes: list[Outcome] = []
-    shown = progress or Progress()
 
     def train_the_rest(side_by_side: int) -> None:
         while rest := jobs[len(outcomes) :]:
-            outcomes.extend(_train_together(base, rest[:side_by_side], train_data, eval_data, shown))
+            outcomes.extend(_train_together(base, rest[:side_by_side], train_data, eval_data, progress))
 
     side_by_side = len(jobs)
-    try:
-        while len(outcomes) < len(jobs):
-            try:
-                with_a_batch_that_fits(train_the_rest, side_by_side)
-            except OutOfMemoryError:
-                outcomes.append(TrainingError(OUT_OF_MEMORY, reason="out_of_memory"))
-                side_by_side = 1
-    finally:
-        release_memory()
+    while len(outcomes) < len(jobs):
+        try:
+            with_a_batch_that_fits(train_the_rest, side_by_side)
+        except OnlyAloneError:
+            side_by_side = 1
+        except OutOfMemoryError:
+            outcomes.append(TrainingError(OUT_OF_MEMORY, reason="out_of_memory"))
+            side_by_side = 1
     return outcomes
-
-
-def _check_alike(jobs: Sequence[TrainingJob]) -> None:
-    shared = [
-        (job.seed, job.lora.target_modules, {k: v for k, v in vars(job.training).items() if k not in MAY_DIFFER})
-        for job in jobs
-    ]
-    if any(settings != shared[0] for settings in shared):
-        raise ValueError("jobs with other seeds, layers, batches or epochs cannot be trained side by side")
-    if len(jobs) > 1 and jobs[0].training.resume:
-        raise ValueError("only a single job can go on from a checkpoint")
 
 
 def _train_together(

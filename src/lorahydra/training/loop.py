@@ -56,6 +56,8 @@ def fit(
     if config.gradient_checkpointing:
         base.model.activation_checkpointing_enable()
     run = _Run(base, pack, adapters)
+    if pack.slots > 1 and base.device.type != "cpu":
+        run.try_longest(train_data)
     with progress.task("Training", total) as advance:
         advance(steps_done, "")
         for step, batches in enumerate(step_batches(first, train_data, steps_done, total), start=steps_done + 1):
@@ -106,6 +108,13 @@ class _Run:
             losses = losses + means.detach() if part else means.detach()
             gradients = gradients.add_(new) if part else new
         return losses, gradients
+
+    def try_longest(self, data: TokenizedExamples) -> None:
+        """Pass the longest batch through, so that a pack that does not fit runs out of memory before it has begun."""
+        lengths = torch.tensor(list(data.lengths))
+        size = self.adapters[0].job.training.per_device_train_batch_size
+        longest = lengths.topk(min(size, len(lengths))).indices.tolist()
+        self.losses_and_gradients(0, [collate([data[row] for row in longest])])
 
     def _sums(self, batch: Batch) -> Tensor:
         # The labels stay on the CPU, where their places are known before the model has run.

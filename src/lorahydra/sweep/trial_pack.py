@@ -1,0 +1,160 @@
+"""Trials of a study that one process trains side by side.
+
+Hydra runs a job for each trial. The first job of a pack opens the runs of all its trials, trains them together and
+lets each adapter answer, so that the judge is at work on all of them; each job then scores its own trial.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf import open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.errors import LorahydraError
+from lorahydra.names import State
+from lorahydra.sweep.current import context
+from lorahydra.sweep.hydra_tree import typed
+from lorahydra.sweep.running_trial import RunningTrial
+from lorahydra.sweep.settings import SweepSettings
+from lorahydra.sweep.study_trial import place_of, saved_predictions
+from lorahydra.training import train_pack
+from lorahydra.trial.place import StudyPlace, TrialResult
+from lorahydra.trial.run import Trial
+from lorahydra.utils.progress import Progress
+
+__all__ = ["TrialPack", "packed"]
+
+logger = logging.getLogger("lorahydra.sweep")
+
+
+@contextmanager
+def packed(
+    settings: SweepSettings, claimed: Sequence[RunningTrial], overrides: Sequence[Sequence[str]]
+) -> Iterator[None]:
+    """Train the trials that are launched in the block side by side.
+
+    Args:
+        settings: Of the sweep.
+        claimed: The trials.
+        overrides: Of each trial.
+    """
+    members = {}
+    for trial, given in zip(claimed, overrides, strict=True):
+        with suppress(LorahydraError, HydraException, OmegaConfBaseException):  # it is told at the trial's own turn
+            if (member := _member(settings, trial, given)) is not None:
+                members[trial.number] = member
+    pack = TrialPack(members)
+    context.packed = {number: partial(pack.result, number) for number in members}
+    try:
+        yield
+    finally:
+        context.packed = {}
+        pack.close()
+
+
+def _member(settings: SweepSettings, trial: RunningTrial, overrides: Sequence[str]) -> PackedTrial | None:
+    """The trial as Hydra's job for it will see it; None where it needs no training."""
+    tree = settings.config_loader.load_sweep_config(settings.config, list(overrides))
+    with open_dict(tree):
+        tree.hydra.job.id, tree.hydra.job.num = str(trial.number), trial.number
+    folder = Path(str(tree.hydra.sweep.dir), str(tree.hydra.sweep.subdir)).absolute()
+    config = typed(tree, str(folder))
+    if saved_predictions(trial, config) is not None:
+        return None
+    return PackedTrial(config, list(tree.hydra.overrides.task), place_of(trial, config))
+
+
+@dataclass
+class PackedTrial:
+    """A trial of a pack."""
+
+    config: ExperimentConfig
+    overrides: Sequence[str]
+    place: StudyPlace
+    trial: Trial | None = None
+    """None while its run is not open."""
+    error: Exception | None = None
+    """What ended it."""
+
+
+class TrialPack:
+    """Trials that were claimed together.
+
+    Args:
+        members: By number.
+    """
+
+    def __init__(self, members: Mapping[int, PackedTrial]) -> None:
+        self._members = dict(members)
+        self._trained = False
+
+    def result(self, number: int) -> TrialResult:
+        """Train the pack, unless that was done, and score one of its trials.
+
+        Args:
+            number: The trial's.
+
+        Raises:
+            TrialPruned: The study ended the trial early.
+            LorahydraError: What went wrong with this trial.
+        """
+        if not self._trained:
+            self._trained = True
+            self._train()
+        member = self._members.pop(number)
+        if member.trial is None:
+            raise member.error or RuntimeError("a trial without a run")
+        with member.trial as trial:
+            if member.error is not None:
+                raise member.error
+            result = trial.score()
+        logger.info("MLflow run %s: %s", result.run_id, trial.run.url)
+        return result
+
+    def close(self) -> None:
+        """Close the runs of trials that did not come to their end: their parameters are run again."""
+        for member in self._members.values():
+            if member.trial is not None:
+                with suppress(LorahydraError, KeyboardInterrupt), member.trial as trial:
+                    trial.run.finish(State.INTERRUPTED)
+        self._members.clear()
+
+    def _train(self) -> None:
+        progress = Progress()
+        for member in self._members.values():
+            try:
+                member.trial = Trial(member.config, member.overrides, progress, member.place)
+            except LorahydraError as error:
+                member.error = error
+        groups: dict[tuple[object, ...], list[tuple[PackedTrial, Trial]]] = {}
+        for member in self._members.values():
+            if (trial := member.trial) is not None:
+                prepared = trial.prepared
+                rows = (id(prepared.base), prepared.train_tokens.digest, prepared.eval_tokens.digest)
+                groups.setdefault(rows, []).append((member, trial))
+        for group in groups.values():
+            self._train_group(group, progress)
+
+    def _train_group(self, group: Sequence[tuple[PackedTrial, Trial]], progress: Progress) -> None:
+        """Train trials of the same base model and rows."""
+        prepared = group[0][1].prepared
+        numbers = ", ".join(str(member.place.number) for member, _ in group)
+        logger.info("Trials %s are trained side by side", numbers)
+        jobs = [trial.job for _, trial in group]
+        outcomes = train_pack(prepared.base, jobs, prepared.train_tokens, prepared.eval_tokens, progress)
+        for (member, trial), outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, LorahydraError):
+                member.error = outcome
+                continue
+            try:
+                trial.predict(outcome)
+            except Exception as error:
+                member.error = error

@@ -1,0 +1,155 @@
+"""Trials of a study that are trained side by side: the same trials as one by one, each with its own run and end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.judges.wire import KEY, MODEL, judge_server
+from tests.support.models import make_tiny_encoder
+from tests.support.programs import ProgramRunner, RunningProgram, environment
+from tests.sweep.conftest import stored_trials
+from tests.sweep.test_study import client_of, of_kind
+
+from lorahydra import LoRATuner
+from lorahydra.errors import JudgeError
+from lorahydra.names import State
+from lorahydra.sweep.study_result import StudyResult
+
+pytestmark = pytest.mark.slow
+
+RATE = "training.learning_rate=tag(log, interval(1e-4, 1e-2))"
+TIMES = ("time/", "system/", "train/tokens_per_second")
+Points = list[tuple[int, float]]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def settings(model: Path, encoder: Path, folder: Path, *overrides: str) -> list[str]:
+    """Overrides of a study of the tiny models on rows in a folder."""
+    rows = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
+    (folder / "rows.jsonl").write_text("\n".join(rows), "utf-8")
+    return [
+        *("model=local", f"model.name_or_path={model}", "model.device=cpu"),
+        *("data=local", f"data.train_file={folder / 'rows.jsonl'}"),
+        *(f"evaluation.bertscore_model={encoder}", "evaluation.bertscore_num_layers=2", "evaluation.max_new_tokens=4"),
+        *("training.num_train_epochs=1", "tracking.system_metrics=false", "study=packs"),
+        *("hydra/sweeper/sampler=random", "hydra/sweeper/pruner=none", "hydra.sweeper.n_trials=4", RATE, *overrides),
+    ]
+
+
+def run(model: Path, encoder: Path, folder: Path, *overrides: str) -> StudyResult:
+    with chdir(folder):
+        return LoRATuner(overrides=settings(model, encoder, folder, *overrides)).run()
+
+
+def points(folder: Path, run_id: str) -> dict[str, Points]:
+    """Every metric of a run that is not a time."""
+    client = client_of(folder)
+    names = [name for name in client.get_run(run_id).data.metrics if not name.startswith(TIMES)]
+    return {name: [(p.step, p.value) for p in client.get_metric_history(run_id, name)] for name in names}
+
+
+def test_trials_of_a_pack_are_those_of_a_study_without(
+    tiny_model: Path, encoder: Path, place: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    space = ("lora.lora_dropout=choice(0.0, 0.1)", "training.per_device_train_batch_size=choice(2, 4)")
+    other = tmp_path_factory.mktemp("alone")
+    shutil.copy(place / "mlflow.db", other)
+    packed = run(tiny_model, encoder, place, *space, "training.pack=4")
+    alone = run(tiny_model, encoder, other, *space)
+    assert len({trial.params["training.per_device_train_batch_size"] for trial in alone.trials}) == 2
+    for one, two in zip(packed.trials, alone.trials, strict=True):
+        assert (one.params, one.values) == (two.params, two.values)
+        assert points(place, one.run_id or "") == points(other, two.run_id or "")
+        weights = [
+            folder / "outputs/packs" / str(one.number) / "adapter/adapter_model.safetensors"
+            for folder in (place, other)
+        ]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+    logs = [(place / "outputs/packs" / str(number) / "train.log").exists() for number in range(4)]
+    assert logs == [(other / "outputs/packs" / str(number) / "train.log").exists() for number in range(4)]
+
+
+def test_one_that_fails_does_not_end_the_others(
+    tiny_model: Path, encoder: Path, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    rates = ("training.learning_rate=choice(0.001, 0.002, 0.9)", "hydra/sweeper/sampler=grid")
+    fails = ("training.divergence_factor=1.05", "lora.lora_alpha=4096")
+    result = run(tiny_model, encoder, place, *rates, *fails, "training.pack=3", "hydra.sweeper.n_trials=3")
+    assert "Trials 0, 1, 2 are trained side by side" in caplog.text
+    ends = {trial.params["training.learning_rate"]: trial.state for trial in result.trials}
+    assert ends[0.9] is State.FAILED
+    assert State.COMPLETE in ends.values()
+    statuses = {run.data.params["training.learning_rate"]: run.info.status for run in of_kind(place, "trial")}
+    assert statuses == {str(rate): "FINISHED" if state is State.COMPLETE else "FAILED" for rate, state in ends.items()}
+
+
+def started(programs: ProgramRunner, overrides: list[str], place: Path) -> RunningProgram:
+    """A study of one pack in a process of its own, in the middle of its training."""
+    command = ["-m", "lorahydra", "train", "-m", *overrides]
+    program = programs.start(command, place, environment(HF_HUB_OFFLINE="1"))
+    program.wait_for(lambda: all(any(place.glob(f"outputs/packs/{n}/checkpoints/*")) for n in range(3)))
+    return program
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_pack_whose_process_ends_is_run_again_once(
+    tiny_model: Path, encoder: Path, place: Path, programs: ProgramRunner, how: signal.Signals
+) -> None:
+    long = ("training.num_train_epochs=10", "training.save_steps=1", "training.pack=3", "hydra.sweeper.n_trials=3")
+    program = started(programs, settings(tiny_model, encoder, place, *long), place)
+    program.send_signal(how)
+    assert program.wait() == (130 if how is signal.SIGINT else -9)
+    before = stored_trials(f"sqlite:///{place}/studies.db", "packs")
+    if how is signal.SIGINT:
+        assert {run.info.status for run in of_kind(place, "trial")} == {"KILLED"}
+    resumed = programs.run(["-m", "lorahydra", "studies", "resume", "packs"], place, environment(HF_HUB_OFFLINE="1"))
+    assert resumed.returncode == 0, resumed.stderr
+    after = stored_trials(f"sqlite:///{place}/studies.db", "packs")
+    complete = [trial.params for trial in after if trial.state.name == "COMPLETE"]
+    assert sorted(map(str, complete)) == sorted(str(trial.params) for trial in before[:3])
+    statuses = sorted(run.info.status for run in of_kind(place, "trial"))
+    assert statuses == ["FINISHED"] * 3 + ["KILLED"] * 3
+
+
+@pytest.mark.service
+def test_what_a_judge_has_not_judged_is_judged_later_without_training_again(
+    tiny_model: Path,
+    encoder: Path,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    own_cache: Path,
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "*")
+    judge = (
+        "judge=gemini",
+        f"judge.model={MODEL}",
+        "judge.max_retries=0",
+        "training.pack=2",
+        "hydra.sweeper.n_trials=2",
+    )
+
+    def tuned(server: Any) -> StudyResult:
+        return run(tiny_model, encoder, place, *judge, f"judge.base_url={server.gemini}")
+
+    with judge_server(lambda request, attempt: "503") as server, pytest.raises(JudgeError):
+        tuned(server)
+    adapters = {path: path.stat().st_mtime_ns for path in place.glob("outputs/packs/*/adapter/*.safetensors")}
+    assert len(adapters) == 2
+    with judge_server() as server:
+        result = tuned(server)
+    assert [trial.state for trial in result.trials].count(State.COMPLETE) == 2
+    assert {path: path.stat().st_mtime_ns for path in place.glob("outputs/packs/*/adapter/*.safetensors")} == adapters
+    assert all(trial.judge_score is not None for trial in result.trials if trial.state is State.COMPLETE)
