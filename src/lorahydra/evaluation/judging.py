@@ -50,14 +50,10 @@ class Verdicts:
     """Positions whose verdict does not count, because another model that is compared has none there."""
 
     @property
-    def given(self) -> list[float | None]:
-        """0…100 for every example; None where there is no verdict."""
-        return self.by_example(self.judgement.scores)
-
-    @property
     def scores(self) -> list[float | None]:
         """0…100 for every example; None where there is no verdict that counts."""
-        return [None if position in self.left_out else score for position, score in enumerate(self.given)]
+        scores = self.by_example(self.judgement.scores)
+        return [None if position in self.left_out else score for position, score in enumerate(scores)]
 
     @property
     def score(self) -> float | None:

@@ -136,10 +136,5 @@ def _content(predictions: Predictions) -> dict[str, Any]:
 
 
 def _predictions(content: dict[str, Any]) -> Predictions:
-    return Predictions(
-        content["texts"],
-        BertScores(**content["bertscore"]),
-        content["cut"],
-        content["generate_seconds"],
-        content["bertscore_seconds"],
-    )
+    bertscore, truncated = BertScores(**content.pop("bertscore")), content.pop("cut")
+    return Predictions(bertscore=bertscore, truncated=truncated, **content)
