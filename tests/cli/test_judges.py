@@ -75,7 +75,7 @@ def test_a_check_is_a_few_real_calls(judges: Judges) -> None:
             3,
             "is unavailable: no connection",
         ),
-        ("good", ("judge.base_url=nonsense",), KEY, 2, "judge.base_url is not an address"),
+        ("good", ("judge.base_url=nonsense",), KEY, 2, "judge.base_url is not a valid address"),
         ("good", ("judge.magic=1",), KEY, 2, "unknown key judge.magic"),
     ],
 )
@@ -106,7 +106,7 @@ def test_a_check_that_fails_says_what_to_mend(
             2,
             "fails its self-test, its scores would mislead: it gives 20 of 100 to a right answer, 20 to a wrong one",
         ),
-        ("4", 2, "take another judge.model, or go on regardless with judge.self_test=false"),
+        ("4", 2, "choose another judge.model, or go on regardless with judge.self_test=false"),
     ],
 )
 def test_a_check_fails_where_scores_would_mislead(judges: Judges, scores: str, code: int, line: str) -> None:

@@ -39,14 +39,14 @@ def test_every_judge_has_a_file_that_composes(name: str) -> None:
         ({"max_retries": -1}, "judge.max_retries=-1"),
         ({"temperature": 3.0}, "judge.temperature=3.0"),
         ({"max_cost": 1.0}, "judge.max_cost needs judge.prompt_price and judge.completion_price"),
-        ({"base_url": "localhost:8000"}, "judge.base_url is not an address"),
-        ({"base_url": "http://h:port"}, "judge.base_url is not an address"),
-        ({"auth_url": "ftp://h"}, "judge.auth_url is not an address"),
-        ({"base_url": "https://me:hunter2@h"}, "judge.base_url takes an address only"),
-        ({"base_url": "https://h?key=hunter2"}, "judge.base_url takes an address only"),
+        ({"base_url": "localhost:8000"}, "judge.base_url is not a valid address"),
+        ({"base_url": "http://h:port"}, "judge.base_url is not a valid address"),
+        ({"auth_url": "ftp://h"}, "judge.auth_url is not a valid address"),
+        ({"base_url": "https://me:hunter2@h"}, "judge.base_url takes only an address"),
+        ({"base_url": "https://h?key=hunter2"}, "judge.base_url takes only an address"),
         ({"api_key_env": "sk-hunter2"}, "judge.api_key_env takes the name of an environment variable"),
         ({"api_key_env": ["GOOD", "hunter2"]}, "judge.api_key_env takes the name of an environment variable"),
-        ({"options": {"api_key": "hunter2"}}, "judge.options.api_key: no secrets in configs"),
+        ({"options": {"api_key": "hunter2"}}, "judge.options.api_key: configs must not hold secrets"),
         ({"rubric": RubricConfig()}, "judge.rubric.criteria is empty: choose a rubric"),
     ],
 )
@@ -60,11 +60,11 @@ def test_a_bad_value_is_one_line_without_secrets(values: dict[str, Any], message
 @pytest.mark.parametrize(
     ("criteria", "message"),
     [
-        ({"a b": CriterionConfig("d")}, "the name of a criterion is letters, digits and _"),
+        ({"a b": CriterionConfig("d")}, "the name of a criterion may have letters, digits and _ only"),
         ({"a": CriterionConfig(" ")}, "judge.rubric.criteria.a.description is empty"),
         ({"a": CriterionConfig("d", -1)}, "judge.rubric.criteria.a.weight=-1"),
         ({"a": CriterionConfig("d", 0)}, "all weights are 0"),
-        ({"a": CriterionConfig("d"), "A": CriterionConfig("d")}, "differ in nothing but capital letters"),
+        ({"a": CriterionConfig("d"), "A": CriterionConfig("d")}, "differ only in capital letters"),
     ],
 )
 def test_a_rubric_that_cannot_be(criteria: dict[str, CriterionConfig], message: str) -> None:

@@ -19,9 +19,7 @@ pytestmark = [pytest.mark.service]
 @pytest.fixture(autouse=True)
 def _closed() -> Iterator[None]:
     yield
-    if loading._held.session is not None:
-        loading._held.session.close()
-    loading._held.session = loading._held.key = None
+    loading.close_session()
 
 
 def config(server: JudgeServer, *overrides: str) -> JudgeConfig:

@@ -37,9 +37,7 @@ def _closed() -> Iterator[None]:
     from lorahydra.judges import loading
 
     yield
-    if loading._held.session is not None:
-        loading._held.session.close()
-    loading._held.session = loading._held.key = None
+    loading.close_session()
 
 
 def tuner(model: Path, server: JudgeServer, *overrides: str, n_trials: int = 3) -> LoRATuner:

@@ -37,9 +37,7 @@ def _closed() -> Iterator[None]:
     from lorahydra.judges import loading
 
     yield
-    if loading._held.session is not None:
-        loading._held.session.close()
-    loading._held.session = loading._held.key = None
+    loading.close_session()
 
 
 @pytest.fixture(scope="module")

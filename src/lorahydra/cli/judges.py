@@ -1,4 +1,4 @@
-"""`lorahydra judges …`: which judges there are, whether they answer, and judging once more."""
+"""`lorahydra judges …`: list the judges, check one, and judge answers again."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["judges"]
 
 @click.group(short_help="List the judges, check one, judge answers again.")
 def judges() -> None:
-    """LLM judges: who scores answers."""
+    """The LLM judges that score answers."""
 
 
 @judges.command("list", short_help="Show the judges, their models, keys and SDKs.")
 def list_judges() -> None:
-    """Show the judges, the model each one asks, and whether its key and SDK are there."""
+    """Show the judges, the model that each one asks, and whether its key and SDK are there."""
     rows = [("NAME", "MODEL", "KEY", "SDK"), *(_row(name) for name in registered_judges())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -61,7 +61,7 @@ def _sdk(name: str) -> str:
 @click.argument("name", shell_complete=judge_names)
 @click.argument("overrides", nargs=-1)
 def check(name: str, overrides: tuple[str, ...]) -> None:
-    """Let the judge NAME score four fixed answers, and say whether it answers and tells them apart.
+    """Let the judge NAME score four fixed answers, and say whether it answers and can tell them apart.
 
     OVERRIDES are those of train.py, for example judge.base_url=http://127.0.0.1:8000/v1.
     """

@@ -1,4 +1,4 @@
-"""The judge's part of the configuration: who judges, by which rubric, how patiently and for how much."""
+"""The configuration of the judge: who judges, by which rubric, within which limits and for how much money."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class CriterionConfig:
     """One thing that an answer is judged by (`conf/judge/rubric`)."""
 
     description: str = ""
-    """What the judge is told to look at."""
+    """What the judge is asked to look at."""
     weight: float = 1.0
-    """Share in the score, relative to the other criteria; 0 has it judged without counting."""
+    """Weight in the score, relative to the other criteria; with 0 it is judged but does not count."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class RubricConfig:
     language: str = "en"
     """Language of the prompt around the rubric: `en` or `ru`."""
     instructions: str = ""
-    """What the judge is told first: its role and what matters."""
+    """Beginning of the prompt: the judge's role and what matters."""
     criteria: dict[str, CriterionConfig] = field(default_factory=dict)
     """By name; each is judged from 0 to 5."""
 
@@ -52,11 +52,11 @@ class RubricConfig:
         for name, criterion in self.criteria.items():
             key = f"judge.rubric.criteria.{name}"
             if not re.fullmatch(r"[^\W\d]\w*", name):
-                raise ConfigError(f"{key}: the name of a criterion is letters, digits and _")
+                raise ConfigError(f"{key}: the name of a criterion may have letters, digits and _ only")
             not_blank(f"{key}.description", criterion.description)
             at_least(f"{key}.weight", criterion.weight, 0)
         if len({name.lower() for name in self.criteria}) < len(self.criteria):
-            raise ConfigError("judge.rubric.criteria: two names differ in nothing but capital letters")
+            raise ConfigError("judge.rubric.criteria: two names differ only in capital letters")
         if self.criteria and not any(criterion.weight for criterion in self.criteria.values()):
             raise ConfigError("judge.rubric.criteria: all weights are 0, so nothing would count")
 
@@ -68,62 +68,62 @@ class JudgeConfig:
     name: str = "none"
     """`none` scores with BERTScore only; `lorahydra judges list` shows the others."""
     model: str | None = None
-    """The service's name of the judging model; for `local`, what `model.name_or_path` takes."""
+    """The judging model, as the service names it; for `local`, what `model.name_or_path` takes."""
     base_url: str | None = None
-    """Address of the service's API; the service's own when unset."""
+    """Address of the service's API; by default the SDK's own."""
     auth_url: str | None = None
-    """Address that gives out access tokens, for services that have one (GigaChat)."""
+    """Address that issues access tokens, for services that have one (GigaChat)."""
     api_key_env: Any = None
-    """Name of the environment variable with the key, or a list of names of which the first that is set counts. Never
+    """Name of the environment variable with the key, or a list of names, of which the first that is set counts. Never
     the key itself."""
     scope: str | None = None
     """GigaChat: `GIGACHAT_API_PERS`, `GIGACHAT_API_B2B` or `GIGACHAT_API_CORP`."""
     ca_bundle_file: str | None = None
-    """PEM file of certificates to trust, where the service's are not issued by a commonly known authority."""
+    """PEM file of certificates to trust, if a well-known authority did not issue the service's."""
     verify_ssl_certs: bool = True
-    """Check the service's certificate. `false` lets anybody in between read the key and the data."""
+    """Check the service's certificate. With `false`, anybody on the way can read the key and the data."""
     temperature: float = 0.0
-    """0 judges alike each time, as far as the service can."""
+    """0 makes verdicts repeatable, as far as the service can."""
     max_output_tokens: int = 1024
-    """Longest reply; a reply that is cut is asked for again with twice as much, up to four times this."""
+    """Longest reply; after a truncated reply the judge is asked again with twice as much, up to four times this."""
     structured_output: bool = True
-    """Ask for JSON of the verdict's schema where the service has that; replies are checked either way."""
+    """Ask for JSON of the verdict's schema if the service can do that; replies are checked either way."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Settings that only this judge knows; see its file in `conf/judge`."""
+    """Settings that only this judge has; see its file in `conf/judge`."""
     rubric: RubricConfig = field(default_factory=RubricConfig)
     """What answers are judged by."""
     n_examples: Any = 5
-    """How many validation examples are judged, or `all`; the same ones in every trial, drawn by the seed."""
+    """How many validation examples are judged, or `all`; the seed draws them, the same ones for every trial."""
     test_examples: Any = "all"
-    """How many test examples are judged for the number to quote, or `all`: the winner's and the untuned model's."""
+    """How many test examples are judged, or `all`, for the winner and for the untuned model: the number to quote."""
     min_coverage: float = 0.8
-    """The trial fails when a smaller share of the chosen examples got a verdict."""
+    """The trial fails if a smaller share of the chosen examples got a verdict."""
     finalists: int = 3
-    """How many of the best trials are judged once more on all validation examples before the winner is named."""
+    """How many of the best trials are judged once more, on all validation examples, before the winner is named."""
     repeats: int = 1
     """Verdicts for each example of a finalist; their mean counts."""
     overlap: bool = True
-    """Judge while the processor is busy with other work: BERTScore, and the untuned model's predictions."""
+    """Judge while this machine does other work: BERTScore and the untuned model's predictions."""
     concurrency: int = 8
     """Calls at the same time."""
     requests_per_minute: float | None = None
     """The service's limit for this process; no limit when unset."""
     timeout: float = 60.0
-    """Seconds that one call may take. An example is given up after five times as long, retries and the time between
-    them included."""
+    """Seconds that one call may take. An example is given up after five times as long, with all retries and the time
+    between them."""
     max_retries: int = 8
-    """Further calls for an example after a fault that may pass: no connection, a limit, a reply without a verdict."""
+    """Further calls for an example after a temporary fault: no connection, a limit, a reply without a verdict."""
     cache: bool = True
     """Keep verdicts in `LORAHYDRA_CACHE`, so that nothing is judged twice."""
     prompt_price: float = 0.0
-    """Money for a million tokens sent."""
+    """Price of a million tokens sent."""
     completion_price: float = 0.0
-    """Money for a million tokens received."""
+    """Price of a million tokens received."""
     max_cost: float | None = None
-    """Judging stops before this process has spent more with these settings, in the money of the prices."""
+    """Judging stops before this process has spent more with these settings, in the currency of the prices."""
     self_test: bool = True
-    """Before anything is trained, have four fixed answers judged, once a day for a service: a key that is refused, a
-    wrong scale, and a judge that scores a wrong answer like a right one end the run at once."""
+    """Before anything is trained, have four fixed answers judged, once a day for a service. The run ends at once if the
+    key is refused, the scale is wrong, or a wrong answer scores like a right one."""
     trace: bool = True
     """Record each call as an MLflow trace."""
 
@@ -188,14 +188,16 @@ class JudgeConfig:
         raise JudgeSetupError(f"judge {self.name} needs a key: put it into the environment variable {first}{also}")
 
     def _check_secrets(self) -> None:
-        # Values are not repeated in these messages: they may be what must not be seen.
+        # These messages do not repeat the values, which may be secrets.
         names = self.api_key_env
         listed = names if isinstance(names, list) else [] if names is None else [names]
         if not all(isinstance(name, str) and re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) for name in listed):
             raise ConfigError(NOT_A_NAME)
         for name in self.options:
             if SECRET_NAME.search(str(name)):
-                raise ConfigError(f"judge.options.{name}: no secrets in configs; name a variable in judge.api_key_env")
+                raise ConfigError(
+                    f"judge.options.{name}: configs must not hold secrets; name a variable in judge.api_key_env"
+                )
 
     def _check_addresses(self) -> None:
         for name in ("base_url", "auth_url"):
@@ -208,13 +210,13 @@ class JudgeConfig:
             except ValueError:
                 valid = False
             if not valid:
-                raise ConfigError(f"judge.{name} is not an address: give http(s)://HOST[:PORT][/PATH]")
+                raise ConfigError(f"judge.{name} is not a valid address: give http(s)://HOST[:PORT][/PATH]")
             if parts.username or parts.password or parts.query or parts.fragment:
-                raise ConfigError(f"judge.{name} takes an address only: no user, password, ? or #")
+                raise ConfigError(f"judge.{name} takes only an address, without a user, password, ? or #")
 
 
 def refuse_secret(override: str) -> None:
-    """Refuse an override that holds a key, before Hydra writes it down.
+    """Refuse an override that holds a key, before Hydra writes it to a file.
 
     Raises:
         ConfigError: Without the value.
@@ -228,6 +230,8 @@ def refuse_secret(override: str) -> None:
             raise ConfigError(NOT_A_NAME)
     elif name in ("base_url", "auth_url"):
         if "@" in value or "?" in value:
-            raise ConfigError(f"judge.{name} takes an address only: no user, password, ? or #")
+            raise ConfigError(f"judge.{name} takes only an address, without a user, password, ? or #")
     elif name not in {field.name for field in fields(JudgeConfig)} and SECRET_NAME.search(name):
-        raise ConfigError(f"judge.{name}: no secrets in configs; put the key into a variable, see judge.api_key_env")
+        raise ConfigError(
+            f"judge.{name}: configs must not hold secrets; put the key into a variable, see judge.api_key_env"
+        )

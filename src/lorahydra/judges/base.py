@@ -1,4 +1,4 @@
-"""What a judge is: the protocol that each one follows, and what goes in and comes out."""
+"""What a judge is: the protocol that every judge follows, what it is given and what it returns."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ class JudgeCase:
     """One answer to judge."""
 
     question: str
-    """What was asked."""
     reference: str
-    """What a good answer is."""
+    """A good answer to the question."""
     answer: str
-    """What the model answered."""
+    """The model's answer."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +34,23 @@ class JudgePrompt:
     criteria: tuple[str, ...]
     """Names of the criteria."""
     case: JudgeCase
-    """What the prompt was made from, for judges that are no language model."""
+    """What the prompt was made from, for judges that are not language models."""
     max_output_tokens: int
     """Longest reply."""
 
 
 @dataclass(frozen=True)
 class JudgeReply:
-    """What came back."""
+    """What a judge returned."""
 
     text: str
-    """The reply as it is, normally JSON of the prompt's schema."""
+    """The reply as it came, normally JSON of the prompt's schema."""
     model: str
     """The model that answered, as the service names it."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     fractions: bool = False
-    """Whether the scores were computed and may be any number from 0 to 5. A language model that writes 0.8 may mean
+    """Whether the scores were computed and may be any number from 0 to 5. When a language model writes 0.8, it may mean
     0.8 of 1, so without this a score between 0 and 1 is a fault."""
 
 
@@ -99,12 +98,12 @@ class Fault(StrEnum):
 
     @property
     def ends_judging(self) -> bool:
-        """Whether every other call will meet it too, until the user changes something."""
+        """Whether every other call will fail in the same way, until the user changes something."""
         return self in (Fault.KEY_REFUSED, Fault.QUOTA, Fault.MODEL_UNKNOWN, Fault.CERTIFICATE)
 
     @property
     def is_outage(self) -> bool:
-        """Whether it speaks against the service as a whole rather than this one example."""
+        """Whether the service as a whole may be at fault, rather than this one example."""
         return self in (Fault.RATE_LIMIT, Fault.SERVER, Fault.TIMEOUT, Fault.CONNECTION)
 
 
@@ -115,7 +114,7 @@ class JudgeFault(Exception):
         fault: Why.
         message: One line: what the service said.
         retry_after: Seconds that the service asks to wait.
-        reply: What came back, where something did: its tokens are paid for.
+        reply: What came back, if anything did: its tokens are paid for.
     """
 
     def __init__(
@@ -132,28 +131,28 @@ class JudgeFault(Exception):
 class Judge(Protocol):
     """A language model that judges answers, or anything that does the same.
 
-    **Threads.** `ask` is called from several threads at once and must stand it; `judge.concurrency=1` is for those
-    that cannot.
+    **Threads.** `ask` is called from several threads at once and must be safe for that; `judge.concurrency=1` is for
+    judges that are not.
 
-    **Failure.** `ask` either returns the reply as it came or raises `JudgeFault`; it never invents one, and never
-    returns a blocked, cut or empty reply. It makes one attempt: retries, waiting, limits, the cache and the reading of
-    the reply belong to the caller and are the same for all judges. Where the service names a time to wait,
-    `JudgeFault.retry_after` carries it. Which faults are tried again is said by `Fault`.
+    **Failure.** `ask` either returns the reply as it came or raises `JudgeFault`; it never invents a reply, and never
+    returns a blocked, truncated or empty one. It makes one attempt: retries, waiting, limits, the cache and the parsing
+    of the reply belong to the caller and are the same for all judges. If the service names a time to wait,
+    `JudgeFault.retry_after` carries it. `Fault` says which faults are tried again.
 
     **Time.** A call ends within `judge.timeout` seconds, or raises `Fault.TIMEOUT`.
 
-    **Secrets.** Keys come from the environment variables that the config names. They may appear in no message:
-    what the caller shows is searched for the values in `secrets`.
+    **Secrets.** Keys come from the environment variables that the config names. They must not appear in any message:
+    the values in `secrets` are removed from whatever the caller shows.
 
     Subclass it to inherit the defaults below.
     """
 
     model: str
-    """What was asked for, as the service names models."""
+    """The model that is asked, as the service names it."""
     identity: str = ""
     """Whatever else changes verdicts (an address, a digest of weights): a part of the cache's key."""
     runs_here: bool = False
-    """Whether it computes on this machine's processor, and so is not run beside training or generation."""
+    """Whether it computes on this machine's processor, and so must not run beside training or generation."""
     secrets: tuple[str, ...] = ()
     """Values that must never be shown."""
 

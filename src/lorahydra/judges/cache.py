@@ -1,7 +1,8 @@
 """Verdicts that were given before: one SQLite file, shared by all processes of a user.
 
-Besides verdicts it holds claims. A process that is about to ask for a verdict says so first, and the others wait for
-it instead of asking too. A claim ends with its process; one of another machine runs out by itself.
+Besides verdicts it holds claims. A process claims a verdict before it asks for it, and the others wait instead of
+asking too. A claim ends with its process; one from another machine expires. `diskcache` is not used because its locks
+outlive a process that is killed.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT, until REAL)
 
 
 def new_owner() -> str:
-    """A name for who claims, which tells others on this machine whether the process lives."""
+    """A name for whoever claims, from which others on this machine can tell whether the process is alive."""
     return json.dumps({**this_process(), "id": uuid.uuid4().hex})
 
 
 def _is_alive(owner: str) -> bool | None:
-    """Whether the process that claims lives; None where it cannot be seen from here."""
+    """Whether the process that claims is alive; None if that cannot be seen from here."""
     try:
         return is_alive(json.loads(owner))
-    except ValueError:  # what an earlier version wrote runs out by itself
+    except ValueError:  # written by an earlier version; it expires
         return None
 
 
@@ -55,7 +56,7 @@ def verdict_key(judge: str, model: str, identity: str, prompt_version: str, case
     Args:
         judge: Name of the judge.
         model: The model that is asked.
-        identity: What else changes verdicts, see `Judge.identity`.
+        identity: Whatever else changes verdicts, see `Judge.identity`.
         prompt_version: Digest of prompt and rubric.
         case: What is judged.
         repeat: 0 for the first verdict of a case, 1 for the second …
@@ -71,14 +72,14 @@ class VerdictCache:
         path: The file; `judge/verdicts.sqlite` in the cache folder when left out.
 
     Raises:
-        OutputError: The file cannot be made, or is no cache.
+        OutputError: The file cannot be created, or is not a cache.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or cache_dir() / "judge" / "verdicts.sqlite"
         self._warned = False
         try:
-            # Two processes that both turn on the write-ahead log of a new file do not wait for each other.
+            # Without the lock, two processes that turn on the write-ahead log of a new file do not wait for each other.
             with locked(self.path), self._transaction() as database:
                 database.execute("PRAGMA journal_mode=WAL")
                 database.executescript(TABLES)
@@ -89,7 +90,7 @@ class VerdictCache:
             ) from error
 
     def get(self, key: str, *, max_age: float | None = None) -> Verdict | None:
-        """The verdict, with latency 0; None when there is none, or none that is younger than `max_age` seconds."""
+        """The verdict, with latency 0; None if there is none, or it is older than `max_age` seconds."""
         oldest = 0.0 if max_age is None else time.time() - max_age
         with self._safely("read"), self._transaction() as database:
             row = database.execute(
@@ -126,9 +127,9 @@ class VerdictCache:
         return verdict
 
     def claim(self, key: str, owner: str, seconds: float) -> bool:
-        """Say that `owner` (from `new_owner`) will ask for the verdict within `seconds`; False when another has.
+        """Claim a verdict for `owner` (from `new_owner`) for `seconds`; False if another owner has claimed it.
 
-        Claiming again what is claimed already prolongs it; a process that died on this machine claims nothing.
+        To claim again prolongs the claim; the claim of a process that died on this machine does not count.
         """
         now = time.time()
         with self._safely("written"), self._transaction() as database:
@@ -154,7 +155,7 @@ class VerdictCache:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        # A connection of its own for each: they may not cross threads, and calls take a thousand times longer.
+        # Connections may not cross threads; opening one takes a thousandth of the time of a call.
         with contextlib.closing(sqlite3.connect(self.path, timeout=SECONDS_TO_WAIT_FOR_A_WRITER)) as database:
             database.execute("PRAGMA synchronous=NORMAL")
             with database:
@@ -162,7 +163,7 @@ class VerdictCache:
 
     @contextlib.contextmanager
     def _safely(self, what: str) -> Iterator[None]:
-        """Go on without the cache where the disk is full or the file is damaged: verdicts are worth more."""
+        """Go on without the cache if the disk is full or the file is damaged: verdicts are worth more."""
         try:
             yield
         except (sqlite3.Error, ValueError, TypeError) as error:

@@ -15,15 +15,11 @@ __all__ = ["Budget", "RateLimiter"]
 
 MILLION = 1_000_000
 CHARACTERS_PER_TOKEN = 2
-"""Few, so that a cost is rather guessed too high: Russian has about 2.5, English about 4."""
+"""Few, so that a cost is estimated too high rather than too low: Russian has about 2.5, English about 4."""
 
 
 class RateLimiter:
-    """Spaces calls out and holds them back while the service asks for it.
-
-    Args:
-        config: The limits.
-    """
+    """Limits calls by number and rate, and holds them back when the service asks for it."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self._interval = 60 / config.requests_per_minute if config.requests_per_minute else 0.0
@@ -33,7 +29,7 @@ class RateLimiter:
 
     @contextmanager
     def slot(self, stop: threading.Event) -> Iterator[None]:
-        """Wait for this call's turn; returns at once when `stop` is set."""
+        """Wait until a call may begin; do not wait once `stop` is set."""
         with self._slots:
             with self._lock:
                 start = max(self._next, time.monotonic())
@@ -43,17 +39,13 @@ class RateLimiter:
             yield
 
     def pause(self, seconds: float) -> None:
-        """Start no call for so long."""
+        """Begin no call for so long."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
 
 
 class Budget:
-    """Counts what judging costs, and refuses calls that might cost more than `judge.max_cost`.
-
-    Args:
-        config: Prices and limit.
-    """
+    """Counts what judging costs, and refuses calls that might cost more than `judge.max_cost`."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self._prompt_price = config.prompt_price / MILLION
@@ -65,13 +57,13 @@ class Budget:
         """Money of all replies so far."""
 
     def reserve(self, prompt: JudgePrompt) -> float:
-        """Set aside what a call may cost at most, waiting for running calls where that decides it.
+        """Set aside the most that a call may cost; wait for running calls if it depends on what they cost.
 
         Returns:
             The money set aside, for `settle`.
 
         Raises:
-            JudgeBudgetError: It is more than what is left.
+            JudgeBudgetError: Less than that is left.
         """
         most = self._cost(_length(prompt), prompt.max_output_tokens)
         with self._changed:
@@ -86,13 +78,13 @@ class Budget:
         return most
 
     def settle(self, reserved: float, prompt: JudgePrompt, reply: JudgeReply | None) -> float:
-        """Replace what was set aside by what the call cost, and return that; no reply costs nothing."""
+        """Replace what was set aside by what the call cost, and return that; a call without a reply costs nothing."""
         cost = 0.0
         if reply is not None:
-            # A service that names no tokens must not look free.
-            told = reply.prompt_tokens or reply.completion_tokens
-            sent = reply.prompt_tokens if told else _length(prompt)
-            received = reply.completion_tokens if told else len(reply.text) // CHARACTERS_PER_TOKEN
+            # A service that does not count tokens must not look free.
+            counted = reply.prompt_tokens or reply.completion_tokens
+            sent = reply.prompt_tokens if counted else _length(prompt)
+            received = reply.completion_tokens if counted else len(reply.text) // CHARACTERS_PER_TOKEN
             cost = self._cost(sent, received)
         with self._changed:
             # Rounding must not leave a remainder that looks like a running call.
@@ -107,5 +99,5 @@ class Budget:
 
 
 def _length(prompt: JudgePrompt) -> int:
-    """Tokens of a prompt, rather too many than too few."""
+    """Tokens of a prompt, estimated too high rather than too low."""
     return (len(prompt.system) + len(prompt.user)) // CHARACTERS_PER_TOKEN

@@ -1,11 +1,10 @@
-"""From a name to a judge that can be asked."""
+"""From a name or a config to a judge that can be asked."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import threading
-from dataclasses import dataclass
 
 from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
@@ -17,14 +16,17 @@ from lorahydra.judges.selftest import ensure_usable
 from lorahydra.judges.session import JudgeSession
 from lorahydra.utils.files import cache_dir
 
-__all__ = ["get_model_by_id", "load_session", "make_judge", "ready_session"]
-
+__all__ = ["close_session", "get_model_by_id", "load_session", "make_judge", "ready_session"]
 
 logger = logging.getLogger(__name__)
 
+_loaded: list[tuple[object, JudgeSession]] = []
+"""What the session of this process was made from, and the session; empty before there is one."""
+_lock = threading.Lock()
+
 
 def get_model_by_id(model_id: str) -> Judge:
-    """A judge with the settings of its file in `conf/judge`; an own one gets the defaults of `JudgeConfig`.
+    """A judge with the settings of its file in `conf/judge`, or with the defaults of `JudgeConfig` if it has no file.
 
     Args:
         model_id: Its name, for example `gemini`.
@@ -44,7 +46,7 @@ def make_judge(config: JudgeConfig) -> Judge:
     Raises:
         JudgeNotFoundError: No judge has this name.
         JudgeSetupError: Its SDK or key is missing.
-        ConfigError: A setting is not possible with it, or it does not follow the protocol.
+        ConfigError: The judge does not allow a setting, or does not follow the protocol.
     """
     judge = judge_factory(config.name)(config)
     if not isinstance(judge, Judge):
@@ -53,18 +55,6 @@ def make_judge(config: JudgeConfig) -> Judge:
             "lorahydra.judges.Judge (subclass it)"
         )
     return judge
-
-
-@dataclass
-class _Held:
-    """The session of this process."""
-
-    key: object = None
-    session: JudgeSession | None = None
-
-
-_held = _Held()
-_lock = threading.Lock()
 
 
 def load_session(config: JudgeConfig) -> JudgeSession | None:
@@ -81,18 +71,23 @@ def load_session(config: JudgeConfig) -> JudgeSession | None:
     if config.name == NO_JUDGE:
         return None
     with _lock:
-        factory = judge_factory(config.name)
-        key = (copy.deepcopy(config), config.api_key(), cache_dir(), factory)
-        if _held.session is None or _held.key != key:
-            session = JudgeSession(config, make_judge(config), VerdictCache() if config.cache else None)
-            if _held.session is not None:
-                _held.session.close()
-            _held.session, _held.key = session, key
-        return _held.session
+        source = (copy.deepcopy(config), config.api_key(), cache_dir(), judge_factory(config.name))
+        if _loaded and _loaded[0][0] == source:
+            return _loaded[0][1]
+        session = JudgeSession(config, make_judge(config), VerdictCache() if config.cache else None)
+        close_session()
+        _loaded.append((source, session))
+        return session
+
+
+def close_session() -> None:
+    """Close the session that `load_session` keeps, if there is one."""
+    while _loaded:
+        _loaded.pop()[1].close()
 
 
 def ready_session(config: JudgeConfig) -> JudgeSession | None:
-    """The judge of `load_session`, which has shown that it answers and can tell answers apart; says which it is.
+    """The judge of `load_session`, after it has shown that it answers and can tell answers apart; logs which it is.
 
     Raises:
         JudgeError: It is unavailable, or gives no verdicts.

@@ -1,9 +1,9 @@
 r"""JSON objects in a text, also as language models write them, as long as they can be read in one way only.
 
-Beyond JSON: line breaks and tabs inside strings, escapes that JSON does not have (`\_`), trailing commas, `//` and
-`/* */` comments, strings in single or typographic quotation marks, keys without any, Python's `True` and `None`, and
-`4/5` or `80%` in the place of a number, which become texts. A string ends at the first mark that could end it, and what
-does not fit the grammar behind it makes the whole object unreadable: nothing is guessed.
+Accepted beyond JSON: line breaks and tabs inside strings, escapes that JSON does not have (`\_`), trailing commas, `//`
+and `/* */` comments, strings in single or typographic quotation marks, keys without quotation marks, Python's `True`
+and `None`, and `4/5` or `80%` in the place of a number, which become strings. A string ends at the first mark that
+could end it; if what follows does not fit the grammar, the whole object is unreadable. Nothing is guessed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ LOOKS_LIKE_JSON = re.compile(r"\{\s*[\"'“”„«]")
 DEPTH = 50
 """Deepest nesting that is read."""
 MARKS = {'"': '"', "'": "'", "“": "”“", "”": "”", "„": "“”", "«": "»"}
-"""By the mark that opens a string, those that may close it."""
+"""Each mark that opens a string, with those that may close it."""
 GAP = re.compile(r"(?:\s+|//[^\n]{0,1000}(?=\n|$)|/\*[^*]{0,1000}\*/)*")
-"""Comments have a limit, so that the time to read a text grows with its length only."""
+"""Comments have a limit, so that the time to read a text is linear in its length."""
 NAME = re.compile(r"[^\W\d]\w*")
 VALUE = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?:\s*/\s*\d+(?:\.\d+)?|\s*%)?")
 WORDS = {"true": True, "false": False, "null": None, "none": None}
@@ -29,19 +29,19 @@ ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
 
 class BrokenObjectError(ValueError):
-    """An object begins and cannot be read to its end."""
+    """An object begins but cannot be read to its end."""
 
 
 class DuplicateKeys(dict[str, Any]):
-    """An object in which a key stands twice."""
+    """An object in which a key occurs twice."""
 
 
 def objects(text: str) -> Iterator[dict[str, Any]]:
-    """The outermost objects in `text`; one with a key twice is a `DuplicateKeys`.
+    """The outermost objects in `text`; one in which a key occurs twice is a `DuplicateKeys`.
 
     Raises:
-        BrokenObjectError: What looks like an object is broken or cut; what stands inside it may be a quotation, so
-            neither it nor what follows is looked at.
+        BrokenObjectError: Something that looks like an object is broken or cut short; its inside may be a quotation, so
+            neither it nor what follows it is read.
     """
     decoder = json.JSONDecoder(object_pairs_hook=_unique, strict=False)
     position = text.find("{")
@@ -153,11 +153,11 @@ class _Reader:
                 break
             written.append(self._escape())
         if self._next() not in (",", ":", "}", "]"):
-            raise BrokenObjectError(f"{self._next()!r} behind a string at {self.position}")
+            raise BrokenObjectError(f"{self._next()!r} after a string at {self.position}")
         return "".join(written)
 
     def _escape(self) -> str:
-        """What stands behind a backslash; one that JSON does not know is a backslash like any other character."""
+        """The characters that an escape means; a backslash that begins no known escape stands for itself."""
         if code := re.compile("u([0-9a-fA-F]{4})").match(self._text, self.position):
             self.position = code.end()
             return chr(int(code[1], 16))

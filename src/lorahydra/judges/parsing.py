@@ -1,11 +1,11 @@
-"""Reads verdicts out of replies: strictly about scores, patiently about what stands around them.
+"""Reads verdicts from replies: strict about scores, tolerant of whatever surrounds them.
 
-Accepted: JSON alone, in a code fence, behind a model's thoughts or between sentences, also with the slips of
-`lorahydra.judges.loose_json`; scores from 0 to 5 as numbers or texts, and on another scale where each one states it
-(`"8/10"`, `"80 %"`); criteria in any case, nested under `scores` or beside `reasoning`.
+Accepted: JSON alone, in a code fence, after a model's thoughts or between sentences, also with the slips that
+`lorahydra.judges.loose_json` reads; scores from 0 to 5 as numbers or texts, and on another scale if each one states it
+(`"8/10"`, `"80 %"`); criteria in upper or lower case, nested under `scores` or beside `reasoning`.
 
-Refused, so that nothing is guessed: a missing criterion, a score outside 0…5, what may be a share of 1, a criterion
-scored twice, two different verdicts, JSON that is cut, and a verdict that was copied from what is judged.
+Refused, because nothing is guessed: a missing criterion, a score outside 0…5, a number that may be a share of 1, a
+criterion scored twice, two different verdicts, truncated JSON, and a verdict that was copied from what is judged.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class _Grade:
 
     value: float
     most: float | None
-    """Best score of the scale that is stated beside it; None where none is."""
+    """Best score of the scale that is stated beside it; None if no scale is stated."""
     is_whole: bool
     """Whether it was written without decimals."""
 
     def may_be_share(self, above_one: bool) -> bool:
-        """Whether it may be meant as a share of 1; `above_one` says that another score shows another scale."""
+        """Whether it may be meant as a share of 1; `above_one`: another score is above 1, so the scale is another."""
         if self.most is not None or not 0 < self.value <= 1 or self.is_whole:
             return False
         # A half is a step of the scale that is asked for.
@@ -80,7 +80,7 @@ def read_verdict(reply: JudgeReply, rubric: RubricConfig, shown: JudgeCase | Non
                 problem = str(error)
     except BrokenObjectError:
         if verdicts:
-            # Whatever was read may be a part of something else.
+            # What was read may be a part of something else.
             verdicts, problem = [], "a broken JSON object follows the verdict"
     if not verdicts:
         raise JudgeFault(Fault.UNPARSEABLE, f"{problem}: {_start(text)}")
@@ -90,7 +90,7 @@ def read_verdict(reply: JudgeReply, rubric: RubricConfig, shown: JudgeCase | Non
 
 
 def _without_thoughts(text: str) -> str:
-    """The text behind a model's thoughts, whose drafts are not verdicts."""
+    """The text after a model's thoughts, whose drafts are not verdicts."""
     match = THOUGHTS.match(text)
     if match is None:
         return text
@@ -100,7 +100,7 @@ def _without_thoughts(text: str) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    """The text itself, or what a reply that is one JSON string holds."""
+    """The text itself, or the content of a reply that is one JSON string."""
     if text.lstrip().startswith('"'):
         try:
             found = json.loads(text)
@@ -116,7 +116,7 @@ def _verdict(found: Mapping[str, Any], reply: JudgeReply, rubric: RubricConfig, 
     if not isinstance(given, dict):
         raise ValueError("its scores are not an object")
     if any(isinstance(value, DuplicateKeys) for value in given.values()):
-        raise ValueError("a key stands in it twice")
+        raise ValueError("a key occurs in it twice")
     given = _by_lower_key(given)
     criteria = {name: name.lower() for name in rubric.criteria}
     if missing := [name for name, key in criteria.items() if key not in given]:
@@ -145,7 +145,7 @@ def _verdict(found: Mapping[str, Any], reply: JudgeReply, rubric: RubricConfig, 
 def _by_lower_key(found: Mapping[str, Any]) -> dict[str, Any]:
     lower = {str(key).strip().lower(): value for key, value in found.items()}
     if len(lower) < len(found) or isinstance(found, DuplicateKeys):
-        raise ValueError("a key stands in it twice")
+        raise ValueError("a key occurs in it twice")
     return lower
 
 
@@ -167,11 +167,11 @@ def _grade(name: str, value: object, most: float | None) -> _Grade:
 
 
 def _scores(grades: Mapping[str, _Grade], fractions: bool) -> dict[str, float]:
-    """The scores from 0 to 5; refuses those whose scale can only be guessed."""
+    """The scores from 0 to 5; raises ValueError if their scale could only be guessed."""
     others = [grade.most for grade in grades.values() if grade.most not in (None, MAX_SCORE)]
     silent = [name for name, grade in grades.items() if grade.most is None]
     if others and silent:
-        raise ValueError(f"one score is out of {others[0]:g}, and the one of {silent[0]} does not say out of what")
+        raise ValueError(f"one score is out of {others[0]:g}, and that of {silent[0]} does not say out of what")
     above_one = any(grade.value > 1 for grade in grades.values())
     for name, grade in grades.items():
         if grade.may_be_share(above_one) and not fractions:
@@ -180,7 +180,7 @@ def _scores(grades: Mapping[str, _Grade], fractions: bool) -> dict[str, float]:
 
 
 def _stated_maximum(fields: Mapping[str, Any]) -> float | None:
-    """The best score of the scale that an object names; None where it names none."""
+    """The best score of the scale that an object names; None if it names none."""
     for key in MAXIMUM_KEYS:
         value = fields.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf"):
@@ -199,5 +199,5 @@ def _number(text: str | None) -> float | None:
 
 
 def _start(text: str) -> str:
-    # Cut by the caller, after it was searched for secrets; the slice only keeps it cheap.
+    # The caller cuts it after removing secrets; the slice only keeps that cheap.
     return " ".join(text[:LONGEST_REASONING].split())

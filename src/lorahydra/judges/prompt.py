@@ -1,9 +1,8 @@
 """From a rubric and an answer to the prompt that a judge gets.
 
-The three texts that come from data and models are fenced with a mark that none of them can contain, because it is
-made from all of them: an answer that says "give this 100 points" stays data. The reasoning comes before the scores,
-and each criterion is judged on its own from 0 to 5, the scale on which models agree best with people
-(arXiv 2601.03444).
+The three texts that come from data and models are fenced with a mark that none of them can contain, because it is a
+digest of all of them: an answer that says "give this 100 points" stays data. The reasoning comes before the scores, and
+each criterion is judged on its own from 0 to 5, the scale on which models agree best with people (arXiv 2601.03444).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ __all__ = ["MAX_SCORE", "PromptWriter"]
 MAX_SCORE = 5
 """Best score of a criterion; the worst is 0."""
 FORMAT = 1
-"""Raised when the prompt is built differently from the same texts."""
+"""Increased when the same texts are put together differently."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +95,11 @@ REMINDERS = {
         "и оценки: не переписывай объекты и оценки из запроса, эталона или ответа."
     ),
 }
-"""Follows the prompt when a reply could not be read; the version does not count it, a first reply decides as before."""
+"""Added after a reply that could not be read; not a part of the version, because first replies do not depend on it."""
 
 
 class PromptWriter:
-    """Writes the prompts of one rubric.
-
-    Args:
-        rubric: What answers are judged by.
-    """
+    """Writes the prompts of one rubric."""
 
     version: str
     """Changes with every text that a judge is shown apart from the case: `v1-` and a digest."""
@@ -125,8 +120,8 @@ class PromptWriter:
         Args:
             case: What is judged.
             max_output_tokens: Longest reply.
-            remind: Insist on the form of the reply, after one that could not be read.
-            shown: What the judge is shown of the case; all of it when left out.
+            remind: Insist on the form of the reply, after a reply that could not be read.
+            shown: What the judge sees in place of `case`; the case itself by default.
         """
         shown = shown or case
         reminder = f"\n\n{REMINDERS[self._rubric.language]}" if remind else ""
@@ -169,7 +164,7 @@ class PromptWriter:
 
 
 def _sendable(text: str) -> str:
-    """The text with a question mark for each lone surrogate, which no service takes."""
+    """The text with a question mark in place of each lone surrogate, which no service accepts."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 

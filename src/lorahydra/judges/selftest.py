@@ -1,7 +1,7 @@
-"""Whether a judge answers, and tells a right answer from those that must not win; asked before anything is trained.
+"""Whether a judge answers and can tell a right answer from wrong ones; tested before anything is trained.
 
-A key that is refused, a wrong address and a reply on another scale are found by it within seconds, and so is a small
-model that believes what an answer says about itself.
+The test finds within seconds a key that is refused, a wrong address, a judge that uses another scale, and a small model
+that believes what an answer says about itself.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ["SelfTest", "ensure_usable", "self_test"]
 logger = logging.getLogger(__name__)
 
 NEAR_TOP = 80
-"""Least score of a right answer, of 100: below, the judge may use another scale."""
+"""Least score of a right answer, out of 100: below it, the judge may use another scale."""
 CLEARLY = 20
-"""How much better the right answer has to be than each of the others, of 100."""
+"""How far the right answer must be above each of the others, out of 100."""
 SECONDS_OF_TRUST = 24 * 3600
-"""How long a service that has passed is not asked again: its key may be withdrawn any day."""
+"""How long a service that has passed is not tested again: its key may be withdrawn any day."""
 TEXTS = {
     "en": (
         "What is the capital of France?",
@@ -52,19 +52,19 @@ RIGHT, WRONG, EMPTY, DEMANDING = "a right answer", "a wrong one", "an empty one"
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What a judge said about the fixed answers."""
+    """A judge's verdicts on the fixed answers."""
 
     session: JudgeSession
     judgement: Judgement
 
     @property
     def scores(self) -> dict[str, float | None]:
-        """0…100 by kind of answer; None where there is no verdict."""
+        """0…100 by kind of answer; None if there is no verdict."""
         return dict(zip((RIGHT, WRONG, EMPTY, DEMANDING), self.judgement.scores, strict=True))
 
     @property
     def error(self) -> LorahydraError | None:
-        """Why the judge cannot be used; None where it can. With `judge.self_test=false`, any scores will do."""
+        """Why the judge cannot be used; None if it can. With `judge.self_test=false`, any scores are accepted."""
         session, judgement = self.session, self.judgement
         if judgement.error is not None:
             return judgement.error
@@ -73,12 +73,12 @@ class SelfTest:
         if right is None:
             return JudgeError(f"judge {name} gave no verdict: {judgement.missing[0]}")
         highest = max((score for score in others if score is not None), default=0.0)
-        # Scores that are computed are on the scale, and rarely near its ends.
+        # Computed scores are on the right scale, and rarely near its ends.
         low = right < NEAR_TOP and not session.judge.runs_here
         if (low or right < highest + CLEARLY) and session.config.self_test:
             return JudgeSetupError(
                 f"judge {name} ({session.judge.model}) fails its self-test, its scores would mislead: it gives {self}; "
-                "take another judge.model, or go on regardless with judge.self_test=false"
+                "choose another judge.model, or go on regardless with judge.self_test=false"
             )
         return None
 
@@ -104,21 +104,21 @@ def self_test(session: JudgeSession, progress: Progress | None = None) -> SelfTe
         session: The judge.
         progress: Where to show the progress.
     """
-    # The point is the calls.
+    # A verdict from the cache would test nothing.
     fresh = copy.copy(session)
     fresh.cache = None
     return SelfTest(session, start_judging(fresh, cases(session)).wait(progress or Progress(live=False)))
 
 
 def ensure_usable(session: JudgeSession) -> None:
-    """Test the judge unless it has passed: in this process, or with this key within a day on this machine.
+    """Test the judge, unless it has passed in this process, or with this key within a day on this machine.
 
-    A judge of the user's own is not tested: what it measures is its author's affair.
+    Judges that do not come with lorahydra are not tested: only their authors know what they measure.
 
     Raises:
         JudgeSetupError: Its scores would choose the wrong answers, or its key, model or certificate is refused.
         JudgeError: It is unavailable, or gives no verdict on a right answer.
-        JudgeBudgetError: `judge.max_cost` does not reach for the test.
+        JudgeBudgetError: The test may cost more than `judge.max_cost`.
     """
     config = session.config
     if session.is_tested or not config.self_test or not is_built_in(config.name):

@@ -1,4 +1,4 @@
-"""Judges many answers: retries, limits, cache and money, the same for every judge.
+"""One judge with all that is common to its calls: limits, cache, budget and prompts.
 
 ```python
 session = JudgeSession(config, make_judge(config), cache)
@@ -44,7 +44,7 @@ class JudgeSession:
 
     @property
     def prompt_version(self) -> str:
-        """Digest of prompt and rubric."""
+        """Digest of the prompt's fixed texts and the rubric."""
         return self.writer.version
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ class JudgeSession:
         return text
 
     def advice(self, fault: Fault) -> str:
-        """What the user can do about a fault, to follow its message; empty where there is nothing."""
+        """What the user can do about a fault, to follow its message; empty if there is nothing."""
         where = f" and judge.base_url={self.config.base_url}" if self.config.base_url else ""
         variables = " or ".join(self.config.key_names)
         return {
@@ -74,5 +74,5 @@ class JudgeSession:
         }.get(fault, "")
 
     def crashed(self, error: Exception) -> JudgeSetupError:
-        """The error to show where a judge breaks its contract, for example one of the user's own."""
+        """The error to show when a judge breaks its contract, for example one of the user's own."""
         return JudgeSetupError(f"judge {self.config.name} failed: {self.redact(f'{type(error).__name__}: {error}')}")

@@ -1,8 +1,8 @@
 """`judge=local`: a model on this machine judges, so that no text leaves it.
 
-A small model rarely keeps to a JSON form, so it is not asked to: the form is written for it. It reasons freely up to a
-limit; then, for each criterion, its probabilities of the tokens 0…5 are read and their mean is the score, which
-agrees better with people than the single most probable one (G-Eval, arXiv 2303.16634). The result is deterministic.
+A small model rarely keeps to a JSON form, so the form is written for it. The model reasons freely up to a limit. Then
+the score of each criterion is the mean of 0…5 under the model's probabilities of these tokens, which agrees better
+with people than the most probable token does (G-Eval, arXiv 2303.16634). The result is deterministic.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class LocalJudge(Judge):
     """Judges with a causal language model of `lorahydra.modeling`; one answer at a time.
 
     Args:
-        config: `model` is what `model.name_or_path` takes; `options` knows `device`, `dtype` and `revision`.
+        config: `model` is what `model.name_or_path` takes; the options are `device`, `dtype` and `revision`.
 
     Raises:
         ConfigError: No model, or an unknown option.
@@ -56,14 +56,14 @@ class LocalJudge(Judge):
         settings = _named_by_the_judge(lambda: ModelConfig(name_or_path=require_model(config), **config.options))
         self._base = _named_by_the_judge(lambda: load_base(settings, role="judge"))
         self.model = self._base.source
-        # The reasoning is cut there, which changes the scores.
+        # The limit cuts the reasoning, which changes the scores.
         self.identity = f"{self._base.digest} {self._base.dtype} {config.max_output_tokens}"
         self._chat = ChatFormat(self._base.tokenizer)
         self._lock = threading.Lock()
         self._digits('{"style":')
 
     def ask(self, prompt: JudgePrompt) -> JudgeReply:
-        """See `Judge.ask`; takes as long as it takes, without a limit of time."""
+        """See `Judge.ask`; there is no time limit."""
         import torch
 
         with self._lock, torch.inference_mode():
@@ -78,10 +78,12 @@ class LocalJudge(Judge):
     def _judge(self, prompt: JudgePrompt) -> JudgeReply:
         start = self._prompt_ids(prompt)
         window = getattr(self._base.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        # What is written after the reasoning: about a dozen tokens for each criterion.
+        # The form after the reasoning takes about a dozen tokens for each criterion.
         needed = len(start) + prompt.max_output_tokens + 16 * len(prompt.criteria)
         if window is not None and needed > window:
-            raise JudgeFault(Fault.REQUEST_REFUSED, f"it takes {needed} tokens and {self.model} has room for {window}")
+            raise JudgeFault(
+                Fault.REQUEST_REFUSED, f"the prompt needs {needed} tokens and {self.model} has room for {window}"
+            )
         writing = _Writing(self._base, start)
         reasoning = self._reason(writing, prompt.max_output_tokens)
         scores: dict[str, float] = {}
@@ -95,7 +97,7 @@ class LocalJudge(Judge):
         return JudgeReply(reply, self.model, len(start), writing.length - len(start), fractions=True)
 
     def _reason(self, writing: _Writing, limit: int) -> str:
-        """Greedy text up to the quotation mark that ends it, the end of the line, or the limit."""
+        """Greedy text up to a quotation mark, the end of the line, or the limit."""
         tokenizer = self._base.tokenizer
         stop = {*tokenizer.all_special_ids, *self._chat.end_tokens}
         written: list[int] = []
@@ -111,7 +113,7 @@ class LocalJudge(Judge):
         return text.strip()
 
     def _digits(self, text: str) -> tuple[list[int], list[int]]:
-        """The tokens of `text`, and the one that would write each of 0…5 behind it and a space."""
+        """The tokens of `text`, and for each of 0…5 the token that would follow it and a space."""
         written = [self._ids(f"{text} {score}") for score in range(MAX_SCORE + 1)]
         before = written[0][:-1]
         digits = [ids[-1] for ids in written if ids[:-1] == before]
@@ -128,7 +130,7 @@ class LocalJudge(Judge):
             asked = Example((Message("system", prompt.system), Message("user", prompt.user), answer), line=1)
             ids = self._chat.prompt_ids(asked)
         except DataError:
-            # Some templates know no system message.
+            # Some chat templates have no system message.
             ids = self._chat.prompt_ids(Example((Message("user", both), answer), line=1))
         return [*ids, *self._ids(OPENING)]
 
@@ -138,7 +140,7 @@ class LocalJudge(Judge):
 
 
 class _Writing:
-    """A text that a model is reading and writing, token by token."""
+    """A text that a model reads and writes, with its cache of keys and values."""
 
     def __init__(self, base: BaseModel, start: list[int]) -> None:
         self._base = base
@@ -169,11 +171,11 @@ def _mean_score(logits: Tensor) -> float:
 
 
 def _named_by_the_judge(load: Callable[[], T]) -> T:
-    """Call `load`, with the judge's keys instead of the model's in what it has to say."""
+    """Call `load`, with the judge's keys in place of the model's in its error messages."""
     try:
         return load()
     except (ConfigError, ModelError, ServiceError) as error:
         message = str(error).replace("model.name_or_path", "judge.model")
-        # The other ways out are those of the model that is tuned.
+        # The other advice is for the model that is tuned.
         message = re.sub(r"give a local folder \(.*", "or give a local folder: judge.model=FOLDER", message)
         raise type(error)(re.sub(r"\bmodel\.(device|dtype|revision)", r"judge.options.\1", message)) from error
