@@ -14,6 +14,7 @@ from lorahydra.errors import LorahydraError, StudyError, StudyStoreError, Tracki
 from lorahydra.names import (
     ADAPTER_DIR,
     BASELINE,
+    HEADLINES,
     PREDICTIONS_FILE,
     TEST,
     TEST_PREDICTIONS_FILE,
@@ -34,7 +35,7 @@ LONGEST_LOG = 2000
 """Largest number of lines of a log that can be asked for."""
 LOG_BYTES = 1 << 18
 """Most of a log that is read at a time."""
-SCORES = ("combined", "combined_low", "combined_high", "bertscore_f1", "judge_score", "loss", "seconds")
+NUMBERS = (*HEADLINES, Score.COMBINED_LOW, Score.COMBINED_HIGH, Score.LOSS, "seconds")
 """Numbers of a trial that the leaderboard shows."""
 
 
@@ -119,7 +120,7 @@ class Stores:
                 number=trial.number,
                 state=trial.state.value,
                 params=trial.params,
-                **{name: _finite(getattr(trial, name)) for name in SCORES},
+                **{name: _finite(getattr(trial, name)) for name in NUMBERS},
                 failure=None if trial.failure is None else " ".join(trial.failure.split()),
                 mlflow_url=self.run_url(trial.run_id),
             )

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from lorahydra.names import SCORES, Score
 from lorahydra.service.pages.words import Words
 from lorahydra.service.views import LeaderboardRow
 
@@ -42,9 +43,9 @@ class Shapes:
 
     plain = staticmethod(plain)
 
-    def score(self, value: float | None) -> str:
-        """A score from 0 to 1, or the loss."""
-        return NONE if value is None else self._words.number(value, 4)
+    def score(self, value: float | None, score: Score = Score.COMBINED) -> str:
+        """A score with as many digits as it has elsewhere."""
+        return NONE if value is None else self._words.number(value, SCORES[score].digits)
 
     def tick(self, value: float) -> str:
         """A label of the chart, without trailing zeros."""
@@ -53,11 +54,11 @@ class Shapes:
 
     def gain(self, value: float) -> str:
         """A difference of scores, with its sign."""
-        return ("+" if value >= 0 else "−") + self._words.number(abs(value), 4)
+        return ("+" if value >= 0 else "−") + self.score(abs(value), Score.GAIN)
 
     def judge(self, value: float | None) -> str:
         """A judge's score from 0 to 100."""
-        return NONE if value is None else self._words.number(value, 1)
+        return self.score(value, Score.JUDGE_SCORE)
 
     def interval(self, row: LeaderboardRow) -> str:
         """Both ends of the interval."""
