@@ -208,8 +208,8 @@ def test_what_trials_share_is_loaded_once(
     counted(tokens, "tokenize")
     tuner(tiny_model, rows, n_trials=1).run()
     first = len(loaded)
-    tuner(tiny_model, rows, n_trials=3).run()
-    assert loaded[first:] == [], "trials 2 and 3 loaded nothing again"
+    tuner(tiny_model, rows, n_trials=2).run()
+    assert loaded[first:] == [], "trial 2 loaded nothing again"
 
 
 def test_the_log_names_trials_and_parameters(finished: tuple[Path, StudyResult, str]) -> None:
@@ -231,19 +231,19 @@ def test_the_store_shows_the_study(finished: tuple[Path, StudyResult, str]) -> N
 
 
 def test_a_finished_study_goes_on_with_more_trials(place: Path, tiny_model: Path, rows: Path) -> None:
-    first = tuner(tiny_model, rows, n_trials=2).run()
-    again = tuner(tiny_model, rows, n_trials=2).run()
+    first = tuner(tiny_model, rows, n_trials=1).run()
+    again = tuner(tiny_model, rows, n_trials=1).run()
     assert again.best == first.best
     assert again.test == first.test
     assert again.test is not None
     assert again.test.gain is not None
     assert max(map(len, map(repr, [again, *again.trials]))) < 700, "what a cell of a notebook shows"
-    assert len(runs_of(place)) == 3, "nothing was run again"
-    more = tuner(tiny_model, rows, n_trials=4).run()
+    assert len(runs_of(place)) == 2, "nothing was run again"
+    more = tuner(tiny_model, rows, n_trials=2).run()
     assert more.run_id == first.run_id
-    assert len(of_kind(place, "trial")) == 4
+    assert len(of_kind(place, "trial")) == 2
     assert len(of_kind(place, "study")) == 1
-    assert [trial.params for trial in sorted(more.trials, key=lambda trial: trial.number)][:2] == [
+    assert [trial.params for trial in sorted(more.trials, key=lambda trial: trial.number)][:1] == [
         trial.params for trial in sorted(first.trials, key=lambda trial: trial.number)
     ]
 
@@ -313,16 +313,16 @@ def test_trials_that_fail_do_not_end_the_study(
         return real(*arguments, **options)
 
     monkeypatch.setattr(run, "train", train)
-    result = tuner(tiny_model, rows, n_trials=6).run()
+    result = tuner(tiny_model, rows, "hydra.sweeper.max_failure_rate=0.75", n_trials=4).run()
     failures = {trial.number: trial.failure for trial in result.trials if trial.state is State.FAILED}
     assert failures == {
         0: "RuntimeError: a bug",
         1: "nan: training stopped at step 1: loss is nan",
         2: "out_of_memory: out of memory while training",
     }
-    assert sum(trial.state is State.COMPLETE for trial in result.trials) == 3
+    assert sum(trial.state is State.COMPLETE for trial in result.trials) == 1
     states = {run.data.tags["lorahydra.trial_number"]: run for run in of_kind(place, "trial")}
-    assert [states[str(number)].info.status for number in range(6)] == ["FAILED"] * 3 + ["FINISHED"] * 3
+    assert [states[str(number)].info.status for number in range(4)] == ["FAILED"] * 3 + ["FINISHED"]
     assert "out of memory" in states["2"].data.tags["lorahydra.failure"]
 
 

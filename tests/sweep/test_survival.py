@@ -49,7 +49,7 @@ def check_once(program: Program, whole: Program, n_trials: int) -> None:
 
 @pytest.mark.parametrize(("sampler", "own"), samplers())
 def test_processes_killed_in_trials(sampler: str, own: list[str], tmp_path: Path, runner: ProgramRunner) -> None:
-    n_trials, kills = 6, [1, 3, 2]
+    n_trials, kills = 6, [1, 3]
     command = settings(sampler, n_trials, *own)
     whole, program = (make_program(tmp_path / name, runner) for name in ("whole", "killed"))
     assert whole.sweep(*command) == 0, whole.output
@@ -64,7 +64,7 @@ def test_processes_killed_in_trials(sampler: str, own: list[str], tmp_path: Path
     assert states(program.records()).count(State.INTERRUPTED) == len(kills)
 
 
-@pytest.mark.parametrize(("sampler", "own"), samplers("tpe", "cmaes", "grid", "qmc"))
+@pytest.mark.parametrize(("sampler", "own"), samplers("tpe", "cmaes", "grid"))
 def test_batches_killed_in_their_second_trial(
     sampler: str, own: list[str], tmp_path: Path, runner: ProgramRunner
 ) -> None:
@@ -80,8 +80,8 @@ def test_batches_killed_in_their_second_trial(
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_any_moment(tmp_path: Path, runner: ProgramRunner) -> None:
-    n_trials, kills, chance = 24, 20, random.Random(5)
+def test_ten_kills_at_any_moment(tmp_path: Path, runner: ProgramRunner) -> None:
+    n_trials, kills, chance = 12, 10, random.Random(5)
     command = settings("multivariate_tpe", n_trials, f"hydra.sweeper.max_deaths={kills}")
     whole, program = (make_program(tmp_path / name, runner) for name in ("whole", "killed"))
     assert whole.sweep(*command) == 0
@@ -145,12 +145,16 @@ while True:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sampler", "batch", "n_trials", "step"),
-    # In front of every write for one sampler; the others differ in what they restore, not in how they write.
-    [("multivariate_tpe", 1, 2, 1), ("random", 2, 4, 13), ("grid", 1, 3, 17), ("qmc", 1, 3, 17), ("cmaes", 1, 3, 17)],
+    ("sampler", "batch", "n_trials", "every", "step"),
+    # In front of every write of the study and its first trial for one sampler. The second trial is written in the same
+    # way, and the other samplers differ in what they restore, not in how they write.
+    [
+        *(("multivariate_tpe", 1, 2, 46, 4), ("random", 2, 4, 0, 13), ("grid", 1, 3, 0, 21), ("qmc", 1, 3, 0, 21)),
+        ("cmaes", 1, 3, 0, 21),
+    ],
 )
 def test_killed_in_front_of_every_write(
-    sampler: str, batch: int, n_trials: int, step: int, tmp_path: Path, runner: ProgramRunner
+    sampler: str, batch: int, n_trials: int, every: int, step: int, tmp_path: Path, runner: ProgramRunner
 ) -> None:
     if sampler == "cmaes":
         pytest.importorskip("cmaes")
@@ -178,7 +182,7 @@ def test_killed_in_front_of_every_write(
         assert counted(records) == expected, write
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(kill, range(1, writes + 1, step)))
+        list(pool.map(kill, [*range(1, every + 1), *range(every + 1, writes + 1, step)]))
 
 
 @pytest.mark.parametrize("write", range(5, 80, 25))
@@ -193,7 +197,7 @@ def test_killed_in_front_of_a_write(tmp_path: Path, runner: ProgramRunner) -> No
     command = settings("multivariate_tpe", 4)
     whole = make_program(tmp_path / "whole", runner)
     assert whole.sweep(*command) == 0
-    for write in (1, 95, 125, 141):
+    for write in (95, 125, 141):
         program = make_program(tmp_path / str(write), runner)
         assert program.sweep(*command, die_at_write=write) == -signal.SIGKILL, write
         assert program.sweep(*command) == 0, (write, program.output)
@@ -218,7 +222,7 @@ def test_a_trial_that_kills_every_process(program: Program) -> None:
     command = settings("random", 2)
     assert program.sweep(*command, script={1: "kill"}) == -signal.SIGKILL
     first = program.records()[0]
-    for calls in (2, 3, 4):  # an interrupt is not a death, and takes none back
+    for calls in (2, 3):  # an interrupt is not a death, and takes none back
         running = program.start(*command, script={1: "wait"})
         running.wait_for(lambda calls=calls: len(program.calls) == calls)  # type: ignore[misc]
         running.send_signal(signal.SIGINT)
@@ -402,7 +406,7 @@ def test_postgresql(tmp_path: Path, runner: ProgramRunner, postgresql: str) -> N
         return settings("random", n_trials, *own)
 
     assert whole.sweep(*settings("random", 4)) == 0
-    for write in (None, 9, 14, 18, 23):
+    for write in (None, 9, 14, 23):
         options: dict[str, Any] = {"script": {2: "kill"}} if write is None else {"die_at_write": write}
         assert killed.sweep(*command("killed", 4), **options) == -signal.SIGKILL, killed.output
     assert killed.sweep(*command("killed", 4)) == 0, killed.output

@@ -85,7 +85,9 @@ def resume(name: str, overrides: tuple[str, ...], storage: str) -> None:
 
     entry = find_study(name, storage)
     if entry.command is None:
-        raise StudyError(f"study {name} was not begun by lorahydra: start its own program again with its name")
+        raise StudyError(
+            f"study {name} was not begun by lorahydra: to go on with it, start its program with the same study name"
+        )
     given = [override for override in entry.command["overrides"] if not override.endswith("://***")]
     if entry.n_trials is not None:
         given.append(f"hydra.sweeper.n_trials={entry.n_trials}")
@@ -102,4 +104,7 @@ def _go_to(folder: Path) -> None:
     if folder.is_dir():
         os.chdir(folder)
     else:
-        click.echo(f"The study was begun in {folder}, which is gone: its relative paths are taken from here.", err=True)
+        click.echo(
+            f"The study was begun in {folder}, which does not exist any more: relative paths are taken from here.",
+            err=True,
+        )

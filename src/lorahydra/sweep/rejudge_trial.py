@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 
+from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, JudgeCoverageError, LorahydraError, NotRecordedError, StudyError
 from lorahydra.names import STUDY_STORE, State, Tag
+from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.storage import open_storage, reading, shown
 from lorahydra.sweep.study_store import TRIALS
 from lorahydra.sweep.study_trial import place_of
@@ -71,18 +74,9 @@ def rejudge_trial(
         if running is None:
             logger.info("The trial in %s has its result in study %s: nothing is left to judge", folder, name)
             return None
-        try:
-            with rejudge_hint(folder):
-                place = place_of(running, config)
-                result = judge_saved(trial, config, place=place, tracking_uri=tracking_uri, progress=progress)
-        except JudgeCoverageError as error:
-            running.failed(f"{type(error).__name__}: {error}")
-            raise
-        except BaseException:
-            queue.interrupt_mine()
-            with contextlib.suppress(LorahydraError):  # as the study sees it
-                close_run(config.tracking, trial.run_id, State.INTERRUPTED)
-            raise
+        with _ended(running, queue, config.tracking, trial.run_id), rejudge_hint(folder):
+            place = place_of(running, config)
+            result = judge_saved(trial, config, place=place, tracking_uri=tracking_uri, progress=progress)
     logger.info(
         "Trial %d of study %s is complete; its winner is named by: lorahydra studies resume %s",
         running.number,
@@ -90,6 +84,21 @@ def rejudge_trial(
         name,
     )
     return result.scores
+
+
+@contextmanager
+def _ended(running: RunningTrial, queue: TrialQueue, tracking: TrackingConfig, run_id: str) -> Iterator[None]:
+    """End the trial also where its judge fails or the program is interrupted."""
+    try:
+        yield
+    except JudgeCoverageError as error:
+        running.failed(f"{type(error).__name__}: {error}")
+        raise
+    except BaseException:
+        queue.interrupt_mine()
+        with contextlib.suppress(LorahydraError):  # the run ends as the study has the trial
+            close_run(tracking, run_id, State.INTERRUPTED)
+        raise
 
 
 def _by_tag(trial: SavedTrial) -> str | None:
