@@ -24,12 +24,12 @@ __all__ = ["StudyEntry", "find_study", "list_studies"]
 
 @dataclass(frozen=True)
 class StudyEntry:
-    """One study of a store."""
+    """One study of a database."""
 
     name: str
     begun: datetime | None
     n_trials: int | None
-    """Finished trials that were wanted; None where another program made the study."""
+    """Finished trials at which the study ends; None where another program made the study."""
     objectives: list[str]
     directions: list[str]
     trials: list[TrialRecord]

@@ -98,7 +98,7 @@ class Column:
 
 
 def leaderboard_columns(ordered: Sequence[TrialRecord], objectives: Sequence[str]) -> list[Column]:
-    """The columns of every table of trials: rank, trial, score or state, its interval, what else there is, parameters.
+    """The columns of every table of trials: rank, trial, score or state, interval, other scores, time and parameters.
 
     Args:
         ordered: The trials, best first.
@@ -195,7 +195,7 @@ class _FittingTable(Table):
     narrower: Table | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # Measured without a limit: a column's least width is never taken to be more than the whole terminal.
+        # Measured without a limit, because rich takes no column to be wider than the terminal.
         needed = super().__rich_measure__(console, options.update_width(10_000)).minimum
         if self.narrower is not None and needed > options.max_width:
             yield self.narrower

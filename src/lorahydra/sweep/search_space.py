@@ -34,7 +34,7 @@ class SearchSpace:
     """Parameters of trial 0; empty where no good ones are shipped for the space."""
 
     def describe(self) -> dict[str, str]:
-        """One text per parameter that says the same for the same distribution."""
+        """A text for each parameter; equal distributions have equal texts."""
         return {name: str(distribution) for name, distribution in sorted(self.distributions.items())}
 
 
@@ -90,17 +90,17 @@ def grid_values(distribution: BaseDistribution, steps: int) -> list[Any]:
     if distribution.single():
         return [low]
     if distribution.step is not None:
-        # As upstream counts, whose values a study may hold.
+        # Counted as upstream does, so that a study of upstream's goes on with the same values.
         values = [float(value) for value in FloatRange(low, high, distribution.step)]
         return values if values and values[-1] == high else [*values, high]
     shares = [step / (steps - 1) for step in range(1, steps - 1)]
     inner = [low * (high / low) ** share if distribution.log else low + (high - low) * share for share in shares]
-    # Digits that nobody means would stand in every name and table.
+    # More digits would only clutter names and tables.
     return [low, *(float(f"{value:.6g}") for value in inner), high]
 
 
 def corners(distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
-    """Few settings that have every choice and both ends of every range, for trying whether they can be set."""
+    """A few settings that cover every choice and both ends of every range, to check that each can be set."""
     ends = {name: _ends(distribution) for name, distribution in distributions.items()}
     most = max((len(values) for values in ends.values()), default=0)
     return [{name: values[min(index, len(values) - 1)] for name, values in ends.items()} for index in range(most)]
@@ -115,10 +115,10 @@ def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
 
 
 def _once(name: str, distribution: BaseDistribution) -> BaseDistribution:
-    """The distribution, with each choice in it once: one that is listed twice would be tried twice."""
+    """The distribution with each choice once, because a choice that is listed twice would be tried twice."""
     if not isinstance(distribution, CategoricalDistribution):
         return distribution
-    # 1, 1.0 and true are equal in Python, and not the same to set.
+    # 1, 1.0 and true are equal in Python, but they are different values of a key.
     choices = {(type(choice), choice): choice for choice in distribution.choices}
     if len(choices) == len(distribution.choices):
         return distribution
@@ -147,7 +147,7 @@ def _size(distribution: BaseDistribution) -> float:
 def _inside(name: str, value: Any, distribution: BaseDistribution) -> Any:
     """The value in the form that the distribution has for it."""
     if isinstance(distribution, CategoricalDistribution):
-        # Choices of words are kept as Hydra writes them: true is "true" there.
+        # Choices that are words are texts as Hydra writes them: true is "true".
         for choice in distribution.choices:
             if choice == value or str(choice).strip("'\"").lower() == str(value).lower():
                 return choice

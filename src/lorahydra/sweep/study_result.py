@@ -18,7 +18,7 @@ __all__ = ["FinalScores", "ModelScores", "StudyResult", "facts_of"]
 
 @dataclass(frozen=True)
 class ModelScores:
-    """What a model's answers to the test split are worth."""
+    """The scores of a model on the test split."""
 
     combined: Interval
     means: Mapping[Score, float]
@@ -37,7 +37,7 @@ class FinalScores:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, float]) -> FinalScores | None:
-        """What a study's store keeps of the scores; None where there was no test split.
+        """The scores, from what a study's database keeps of them; None where there was no test split.
 
         Args:
             facts: As `facts_of` gives them.
@@ -57,7 +57,7 @@ class FinalScores:
 
 
 def facts_of(scores: TrialScores | None) -> dict[str, float]:
-    """What a study's store keeps of the scores on the test split, by the names that they have in MLflow."""
+    """What a study's database keeps of the scores on the test split, by their names in MLflow."""
     if scores is None:
         return {}
     return {
@@ -111,7 +111,7 @@ class StudyResult:
 
     @property
     def best_params(self) -> Mapping[str, Any]:
-        """What the winner was trained with, of what was searched."""
+        """The values of the searched parameters that the winner was trained with."""
         return self.best.params
 
     @property

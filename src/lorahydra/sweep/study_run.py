@@ -61,7 +61,7 @@ class StudyRun:
         self.directions = [direction.name.lower() for direction in queue.study.directions]
         self._run: TrackedRun | None = None
         self._begun = 0
-        """Trials when this process began."""
+        """Number of trials when this process began."""
 
     @property
     def run_id(self) -> str:
@@ -80,7 +80,7 @@ class StudyRun:
         return self._run
 
     def open(self) -> None:
-        """Make the run or join it, and close what dead processes left open."""
+        """Make the run or join it, and close the runs that dead processes left open."""
         study = self.queue.study
         self._begun = len(self.queue.records())
         earlier = study.user_attrs.get(RUN_ID)
@@ -104,7 +104,7 @@ class StudyRun:
             set_tags(tracking, str(tracking.run_id), {Tag.CONTINUES: earlier})
 
     def close_children(self, run_id: str) -> None:
-        """Send what dead processes of the study could not, and close their trials' runs as the study knows them.
+        """Send what dead processes had not sent, and close the runs of their trials with the states that the study has.
 
         Args:
             run_id: The study's run.
@@ -125,7 +125,7 @@ class StudyRun:
             else:
                 close_run(self.config.tracking, child, record.state, record.failure)
         for record in records:
-            # Closed as something else just before its process died.
+            # It was closed with another state just before its process died.
             if record.state is State.INTERRUPTED and record.run_id is not None and record.run_id not in numbers:
                 close_run(self.config.tracking, record.run_id, State.INTERRUPTED)
 

@@ -1,4 +1,4 @@
-"""What a study's store knows about its trials, read from Optuna into plain values."""
+"""The trials of a study, read from Optuna's database into plain values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lorahydra.names import State
 __all__ = ["ATTRIBUTE", "TrialRecord", "trial_facts", "trial_records"]
 
 ATTRIBUTE = "lorahydra"
-"""User attribute of a trial under which all of these are kept, as one mapping."""
+"""User attribute of a trial that holds all facts about it, as one mapping."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TrialRecord:
     state: State
     """`interrupted` trials do not count; their parameters were, or will be, run or judged again."""
     params: Mapping[str, Any]
-    """What was searched."""
+    """The searched parameters with their values."""
     values: tuple[float, ...] | None = None
     """One per objective; None unless complete."""
     combined: float | None = None
