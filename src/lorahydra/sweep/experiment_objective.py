@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -17,8 +16,8 @@ from lorahydra.config.compat import launcher_log
 from lorahydra.config.compose import without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
-from lorahydra.errors import STUDY_KEPT, ConfigError, LorahydraError, StudyError, StudyStoreError, TrackingError
-from lorahydra.names import STUDY_STORE, State
+from lorahydra.errors import ConfigError, LorahydraError, StudyError, StudyStoreError, TrackingError
+from lorahydra.names import State
 from lorahydra.sweep.current import context
 from lorahydra.sweep.hydra_tree import hide_password, sweep_folder, typed
 from lorahydra.sweep.labels import value_text
@@ -26,9 +25,9 @@ from lorahydra.sweep.objective import Objective, unique_name
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.search_space import SearchSpace, corners
 from lorahydra.sweep.settings import SweepSettings
-from lorahydra.sweep.storage import reading, shown
+from lorahydra.sweep.storage import reading
 from lorahydra.sweep.study_spec import CONTENT, DATA_CONTENT, ROWS_CONTENT, experiment_spec, kept_settings
-from lorahydra.sweep.study_store import known_spec
+from lorahydra.sweep.study_store import known_spec, resume_command, with_command
 from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.sweep.workers import WorkerPool, is_worker, worker_command, workers_wanted
@@ -164,7 +163,7 @@ class ExperimentObjective(Objective):
         from lorahydra.sweep.study_run import StudyRun
 
         self._run = StudyRun(self.config, queue, self.folder)
-        context.resume_command = self._resume_command()
+        context.resume_command = command = resume_command(self.study_name, self.settings.storage)
         self._run.warnings = self._warnings
         try:
             with reading(self.settings.storage):
@@ -175,14 +174,14 @@ class ExperimentObjective(Objective):
         except StudyStoreError as error:
             # Whether others work on the study cannot be asked; whoever does will close the run in the end.
             self._run.close(None if self.is_worker else State.INTERRUPTED)
-            raise _with_hint(error, self._resume_command()) from error
+            raise with_command(error, command) from error
         except LorahydraError as error:
             if self.is_worker or queue.others():
                 self._run.close(None)
             else:
                 self._close_interrupted(error)
                 self._run.give_up(State.FAILED, f"{type(error).__name__}: {error}")
-            raise _with_hint(error, self._resume_command()) from error
+            raise with_command(error, command) from error
         except BaseException:
             if self.is_worker or queue.others():
                 self._run.close(None)
@@ -293,16 +292,3 @@ class ExperimentObjective(Objective):
                 f"objective={', '.join(self.objectives)}: leave the direction out"
             )
         return wanted
-
-    def _resume_command(self) -> str:
-        storage = self.settings.storage
-        where = "" if storage == STUDY_STORE else f" --storage {shlex.quote(shown(storage))}"
-        return f"lorahydra studies resume {shlex.quote(self.study_name)}{where}"
-
-
-def _with_hint(error: LorahydraError, command: str) -> LorahydraError:
-    """The error, and how the study goes on when its cause is mended."""
-    if command in str(error):  # a worker has said it
-        return error
-    error.args = (f"{error}{STUDY_KEPT}{command}", *error.args[1:])
-    return error

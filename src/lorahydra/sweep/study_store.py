@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import secrets
+import shlex
 from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError
 from optuna.samplers import BaseSampler
 
-from lorahydra.errors import StudyError
+from lorahydra.errors import STUDY_KEPT, LorahydraError, StudyError
+from lorahydra.names import STUDY_STORE
 from lorahydra.sweep.objective import Objective
 from lorahydra.sweep.optuna_warnings import quietly
 from lorahydra.sweep.sampler_state import counting
@@ -19,7 +21,17 @@ from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.storage import open_storage, reading, shown, study_lock
 from lorahydra.sweep.study_spec import check_same
 
-__all__ = ["COMMAND", "RESULT", "SPEC", "STUDY_ID", "TRIALS", "known_spec", "open_study"]
+__all__ = [
+    "COMMAND",
+    "RESULT",
+    "SPEC",
+    "STUDY_ID",
+    "TRIALS",
+    "known_spec",
+    "open_study",
+    "resume_command",
+    "with_command",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +95,20 @@ def known_spec(name: str, url: str | None) -> dict[str, str]:
             return dict(attributes.get(SPEC, {}))
     except (KeyError, StudyError):
         return {}
+
+
+def resume_command(name: str, url: str | None) -> str:
+    """The command that goes on with a study."""
+    where = "" if url == STUDY_STORE else f" --storage {shlex.quote(shown(url))}"
+    return f"lorahydra studies resume {shlex.quote(name)}{where}"
+
+
+def with_command(error: LorahydraError, command: str) -> LorahydraError:
+    """The error, which then also says how the study goes on when its cause is mended."""
+    if command in str(error):  # a worker has said it
+        return error
+    error.args = (f"{error}{STUDY_KEPT}{command}", *error.args[1:])
+    return error
 
 
 def _check_directions(study: optuna.Study, wanted: list[str]) -> None:
