@@ -59,15 +59,15 @@ class UserError(LorahydraError):
 
 
 class ConfigError(UserError):
-    """A key, value or combination of values in the configuration is not possible."""
+    """A key, a value or a combination of values in the configuration is not possible."""
 
 
 class JudgeNotFoundError(ConfigError):
     """No judge has this name.
 
     Args:
-        name: What was asked for.
-        registered: Names of the judges there are.
+        name: The name that was given.
+        registered: Names of all judges.
     """
 
     def __init__(self, name: str, registered: Sequence[str]) -> None:
@@ -88,7 +88,7 @@ class DataError(UserError):
 
     Args:
         message: What is wrong and what to do.
-        path: The file, where one is known.
+        path: The file, where there is one.
         line: 1-based line (or row, for formats without lines).
         field: The column or key at fault.
     """
@@ -117,11 +117,11 @@ class ModelError(UserError):
 
 
 class OutputError(UserError):
-    """Results cannot be written: no permission, no space, or the place is taken."""
+    """Results cannot be written: there is no permission or no space, or something else has the name."""
 
 
 class StudyError(UserError):
-    """A study cannot begin, go on or be found: another study under its name, too many failures, a store away."""
+    """A study cannot begin, go on or be found, for example because another study has its name."""
 
 
 class StudyStoreError(StudyError):
@@ -131,7 +131,7 @@ class StudyStoreError(StudyError):
 
 
 class TrialPruned(LorahydraError):
-    """A study ended this trial early: others did better at the same point."""
+    """A study ended this trial early because others did better at the same point."""
 
 
 class TrainingError(LorahydraError):
@@ -156,7 +156,7 @@ class ServiceError(LorahydraError):
 
 
 class JudgeError(ServiceError):
-    """A judge gave too few verdicts: it is away, or its replies cannot be used."""
+    """A judge gave too few verdicts: it cannot be reached, or its replies cannot be used."""
 
 
 class JudgeCoverageError(JudgeError):
@@ -168,18 +168,18 @@ class TrackingError(ServiceError):
 
 
 class StoreAwayError(TrackingError):
-    """The tracking store cannot be reached now, or is in trouble, and may be back soon."""
+    """The tracking store cannot be reached now, or fails, and may work again soon."""
 
 
 class NotRecordedError(TrackingError):
-    """The store answers, and does not have what it was asked for."""
+    """The store answers but does not have what it was asked for."""
 
     exit_code = 2
 
 
 @contextmanager
 def library_errors(ours: Callable[[Exception], Exception], *, but: type[Exception] = LorahydraError) -> Iterator[None]:
-    """Turn whatever a library raises in the block into an error of ours: none says beforehand what it raises.
+    """Turn whatever a library raises in the block into one of our errors: libraries do not list what they raise.
 
     A `LorahydraError` passes, and so does a `MemoryError`, which says nothing of what the library was given.
 

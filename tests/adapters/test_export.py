@@ -203,7 +203,7 @@ def test_what_is_there_stays(tiny_adapter: Path, tmp_path: Path, monkeypatch: py
             export_adapter(tiny_adapter, full, merged=merged)
         with pytest.raises(OutputError, match="is not a folder"):
             export_adapter(tiny_adapter, file, merged=merged)
-        with pytest.raises(OutputError, match="a file is in the place of a folder"):
+        with pytest.raises(OutputError, match="a file exists where a folder is needed"):
             export_adapter(tiny_adapter, file / "below", merged=merged)
     assert (full / "thesis.txt").read_text() == file.read_text() == "mine"
 

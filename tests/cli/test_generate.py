@@ -180,7 +180,7 @@ def test_a_mistake_in_a_file(
         (["--file", "a.txt", "--encoding", "rot13"], ConfigError, "--encoding=rot13 is not a character encoding"),
         (["x", "--device", "tpu"], ConfigError, "model.device=tpu"),
         (["x", "--out", "."], OutputError, "it is a folder"),
-        (["x", "--out", "a.txt/b.jsonl"], OutputError, "a file is in the place of a folder"),
+        (["x", "--out", "a.txt/b.jsonl"], OutputError, "a file exists where a folder is needed"),
         (["x", "--dtype", "float16", "--device", "cpu"], ConfigError, "needs a GPU"),
         (["--file", "a.txt", "--out", "./a.txt"], ConfigError, "is the file of the prompts"),
         ([" "], DataError, "nothing to answer"),

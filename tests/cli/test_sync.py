@@ -70,4 +70,4 @@ def test_one_fault_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.
 def test_folder_that_is_not_there() -> None:
     result = CliRunner().invoke(sync, ["nowhere"])
     assert isinstance(result.exception, OutputError)
-    assert "there is no folder nowhere" in str(result.exception)
+    assert "the folder nowhere does not exist" in str(result.exception)

@@ -229,5 +229,5 @@ def test_optuna_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
 
 def test_a_place_that_is_taken_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "plots").write_text("")
-    with pytest.raises(OutputError, match="a file is in the place of a folder"):
+    with pytest.raises(OutputError, match="a file exists where a folder is needed"):
         write_plots(study(*sixteen()), tmp_path / "plots", ["combined"])

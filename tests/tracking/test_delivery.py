@@ -94,10 +94,9 @@ def test_refused_item_does_not_hold_up_the_others(
         pass
     assert [point.value for point in client.get_metric_history(run_id, "m")] == [1.0, 2.0]
     assert client.get_run(run_id).data.params == {"a": "old"}
-    assert [message.partition(":")[0] for message in caplog.messages] == [
-        "MLflow refuses params a",
-        f"Artifact gone is gone from {spool.folder.parent.parent / 'gone'} and was left out",
-    ]
+    refused, gone = caplog.messages
+    assert refused.startswith("MLflow refuses params a: ")
+    assert gone == f"Artifact gone was left out: {spool.folder.parent.parent / 'gone'} does not exist any more"
     spool.remove()
 
 
@@ -144,4 +143,4 @@ def test_a_store_without_traces_gets_all_the_rest(
     while sender.step():
         pass
     assert client.get_metric_history(run_id, "m")
-    assert caplog.text.count("too old for traces") == 1
+    assert caplog.text.count("too old for these traces") == 1

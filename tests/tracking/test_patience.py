@@ -1,4 +1,4 @@
-"""A store that is away is waited for, and only such a one."""
+"""Waiting for a store that cannot be reached, and for no other fault."""
 
 from __future__ import annotations
 

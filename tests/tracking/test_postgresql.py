@@ -174,4 +174,4 @@ def test_one_database_for_both_is_refused(server: Server, postgresql: str) -> No
     import optuna
 
     optuna.storages.RDBStorage(postgresql)
-    assert "give MLflow a database of its own" in fault(postgresql)
+    assert "give MLflow a separate database" in fault(postgresql)

@@ -288,7 +288,7 @@ def test_training_thread_never_waits_for_the_store(
 def test_interrupt_while_the_end_waits_keeps_everything(
     start: StartRun, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Ctrl-C during the wait for a store that is away: the run still ends as it did."""
+    """Ctrl-C during the wait for a store that cannot be reached: the run still ends as it did."""
     from mlflow import MlflowClient
 
     pressed = threading.Event()

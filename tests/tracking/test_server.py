@@ -113,14 +113,14 @@ def test_server_that_comes_back_in_time(
         wait_for(lambda: arrived(server, run))
         server.kill()
         log_part(run, 1)
-        wait_for(lambda: "is away" in caplog.text)
+        wait_for(lambda: "cannot be reached" in caplog.text)
         server.start()
         log_part(run, 2)
         assert run.finish(State.COMPLETE) is None
     assert content(server, run.run_id) == undisturbed
     levels = [(record.levelname, record.getMessage().split(": ")[0]) for record in caplog.records]
     assert levels == [
-        ("WARNING", f"MLflow at {server.uri} is away"),
+        ("WARNING", f"MLflow at {server.uri} cannot be reached"),
         ("INFO", f"MLflow at {server.uri} is back; sending what waited"),
     ]
     assert list(tmp_path.iterdir()) == []

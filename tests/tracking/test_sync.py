@@ -111,7 +111,7 @@ def test_store_may_have_moved(start: StartRun, monkeypatch: pytest.MonkeyPatch, 
 
     run_id, _ = leave_unsent(start, monkeypatch)
     shutil.move(tmp_path / "mlflow.db", tmp_path / "moved.db")
-    with pytest.raises(TrackingError, match="is gone"):
+    with pytest.raises(TrackingError, match="does not exist"):
         sync(tmp_path)
     assert not (tmp_path / "mlflow.db").exists(), "no empty store is made"
     with pytest.raises(ConfigError, match="not allowed"):

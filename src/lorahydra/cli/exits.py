@@ -1,4 +1,4 @@
-"""How a command ends: one line on stderr and an exit code for everything a user can cause or meet."""
+"""How a command ends: one line on stderr and an exit code for every error that a user can cause or meet."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ TRACEBACK = "LORAHYDRA_TRACEBACK"
 EXIT_DIFFERENT = 1
 """What was reproduced came out differently."""
 EXIT_UNREAD = 1
-"""Nobody reads the output: as click ends then."""
+"""Nobody reads the output: the code with which click ends then."""
 
 
 @functools.cache
 def wants_traceback() -> bool:
     """Whether the user asked for tracebacks with `HYDRA_FULL_ERROR=1`.
 
-    Read once: `hydra_app.launch` then sets the variable for reasons of its own, and `TRACEBACK` for worker processes.
+    Read once: later `hydra_app.launch` sets the variable for another purpose, and `TRACEBACK` for worker processes.
     """
     return os.environ.get(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0")) not in ("", "0")
 
@@ -60,14 +60,14 @@ def exit_codes(resume_hint: Callable[[], str] = str) -> Iterator[None]:
 
 
 def _never_choke() -> None:
-    """Spell out what the terminal's encoding does not have, instead of failing on it."""
+    """Write an escape for a character that the terminal's encoding does not have, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
 
 
 def _nobody_reads() -> bool:
-    """Whether the reader of stdout is gone, as `head` when it has seen enough; what is left is then dropped."""
+    """Whether the reader of stdout has ended, as `head` does after a few lines; the rest of the output is dropped."""
     poll = select.poll()
     poll.register(sys.stdout, 0)  # errors are told anyway
     if not poll.poll(0):
@@ -78,7 +78,7 @@ def _nobody_reads() -> bool:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    """Say one line and exit; called while the exception is being handled."""
+    """Print one line and exit; called while the exception is being handled."""
     if wants_traceback():
         traceback.print_exc()
     line = " ".join(message.split())

@@ -22,21 +22,21 @@ def sync(folders: tuple[Path, ...], uri: str | None) -> None:
     """Send to MLflow what could not be sent when it was logged.
 
     DIR is the output folder of a trial, or one that holds several; ./outputs and ./multirun by default. Runs
-    whose process died are closed as interrupted; runs that are still going on are left alone.
+    whose process died are closed as interrupted. Runs that are still going on are left alone.
     """
     for folder in folders:
         if not folder.is_dir():
-            raise OutputError(f"there is no folder {folder}: give the output folder of a trial")
+            raise OutputError(f"the folder {folder} does not exist: give the output folder of a trial")
     errors: list[LorahydraError] = []
-    found = False
+    unsent = False
     for folder in folders or USUAL_FOLDERS:
         for output_dir in dict.fromkeys(spool.parent.parent for spool in find_unsent(folder)):
-            found = True
+            unsent = True
             try:
                 _report(send(output_dir, uri))
             except LorahydraError as error:
                 errors.append(error)
-    if not found:
+    if not unsent:
         click.echo(f"Nothing to send in {', '.join(map(str, folders or USUAL_FOLDERS))}.")
     for earlier in errors[:-1]:
         click.echo(f"Error: {earlier}", err=True)

@@ -1,4 +1,4 @@
-"""`lorahydra ui`: MLflow's UI on what runs left, open at the trials."""
+"""`lorahydra ui`: MLflow's UI on the recorded runs, open at the trials."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOOPBACK = "127.0.0.1"
 def ui(uri: str | None, experiment: str, port: int) -> None:
     """Start MLflow's UI on this machine, and say where the trials are in it; stop it with Ctrl-C.
 
-    For a store that is a server, only says the address.
+    For a store that is a server, it only prints the address.
     """
     from lorahydra.adapters.find import store_address
     from lorahydra.tracking.address import is_server
@@ -41,8 +41,8 @@ def ui(uri: str | None, experiment: str, port: int) -> None:
     click.echo("Stop MLflow's UI with Ctrl-C.")
     sys.stdout.flush()
     command = [sys.executable, "-m", "mlflow", "ui", "--host", LOOPBACK, "--port", str(port)]
-    # This process becomes MLflow's, so that Ctrl-C and signals are its own matter. A password stays out of the list of
-    # processes that way, too.
+    # This process becomes MLflow's, which then handles Ctrl-C and signals. The address is passed in the environment, so
+    # that a password in it does not show in the list of processes.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = store
     os.execv(command[0], command)
 

@@ -1,4 +1,4 @@
-"""MLflow: runs that keep going while the store is away, and lose nothing that was logged.
+"""MLflow: runs that go on while the store cannot be reached, and lose nothing that was logged.
 
 ```python
 with start_run(config.tracking, output_dir=folder, kind=Kind.SINGLE, run_name="demo") as run:
@@ -10,8 +10,8 @@ with start_run(config.tracking, output_dir=folder, kind=Kind.SINGLE, run_name="d
 A study is a run with nested runs (`start_run(…, parent_run_id=…)`); several processes record it at once by
 `join_run` and `TrackedRun.leave`.
 
-Whatever is logged goes to a queue on disk first; a background thread sends it on. What could not be sent by
-the end is sent later by `sync` (on the command line: `lorahydra sync DIR`). This is the only package that
+Whatever is logged goes to a queue on disk first, and a background thread sends it. What could not be sent by
+the end of a run is sent later by `sync` (on the command line: `lorahydra sync DIR`). This is the only package that
 imports mlflow, and it does so when a run starts, not before.
 """
 
@@ -28,7 +28,8 @@ from lorahydra.tracking.reading import (
     read_run,
     read_text,
 )
-from lorahydra.tracking.run import TrackedRun, Unsent
+from lorahydra.tracking.run import TrackedRun
+from lorahydra.tracking.sender import Unsent
 from lorahydra.tracking.start import check_store, join_run, reopen_run, start_run
 from lorahydra.tracking.sync import SyncedRun, SyncResult, find_unsent, sync
 

@@ -1,11 +1,13 @@
-"""Bringing back what a run has recorded, for whoever does not have it on disk."""
+"""Copying what a run has recorded to this machine."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.names import (
@@ -16,17 +18,16 @@ from lorahydra.names import (
     GENERATION_FILE,
     METADATA_FILE,
 )
-from lorahydra.tracking.address import resolve
 from lorahydra.tracking.patience import patient
-from lorahydra.tracking.store import active_run, connect, talking_to, talking_to_artifacts
+from lorahydra.tracking.store import opened
 from lorahydra.utils.files import replaced_dir
 
 __all__ = ["RegisteredVersion", "fetch_adapter", "fetch_folder", "find_version", "has_run"]
 
 ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, METADATA_FILE, GENERATION_FILE)
-"""What an adapter is; its folder may hold more, up to a copy of the base model."""
+"""The files of an adapter; its folder may hold more, even a copy of the base model."""
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""MLflow's codes for a model, alias or version that is not there, or whose name none could have."""
+"""MLflow's codes where a model, alias or version does not exist, or its name is not valid."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,15 @@ def fetch_folder(config: TrackingConfig, run_id: str, artifact: str, target: Pat
         target: The folder to make.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached, or does not have the run or the artifact.
         OutputError: `target` cannot be written.
     """
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    active_run(client, uri, run_id)
-    with replaced_dir(target) as temporary, tempfile.TemporaryDirectory() as download:
-        with talking_to_artifacts(uri):
-            found = Path(client.download_artifacts(run_id, artifact, download))
-        shutil.copytree(found, temporary, dirs_exist_ok=True)
+    with tempfile.TemporaryDirectory() as download:
+        with opened(config, run_id, artifacts=True) as client:
+            folder = client.download_artifacts(run_id, artifact, download)
+        with replaced_dir(target) as temporary:
+            shutil.copytree(folder, temporary, dirs_exist_ok=True)
 
 
 def fetch_adapter(config: TrackingConfig, run_id: str, target: Path) -> bool:
@@ -75,22 +74,16 @@ def fetch_adapter(config: TrackingConfig, run_id: str, target: Path) -> bool:
         Whether the run has one.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store or its artifacts cannot be read, or it does not have the run.
         OutputError: `target` cannot be written.
     """
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    active_run(client, uri, run_id)
-    with talking_to_artifacts(uri), tempfile.TemporaryDirectory() as download:
-        there = {Path(found.path).name for found in client.list_artifacts(run_id, ADAPTER_DIR)}
-        if ADAPTER_CONFIG_FILE not in there:
+    with opened(config, run_id, artifacts=True) as client, tempfile.TemporaryDirectory() as download:
+        stored = {Path(file.path).name for file in client.list_artifacts(run_id, ADAPTER_DIR)}
+        if ADAPTER_CONFIG_FILE not in stored:
             return False
-        files = [
-            Path(client.download_artifacts(run_id, f"{ADAPTER_DIR}/{name}", download))
-            for name in ADAPTER_FILES
-            if name in there
-        ]
+        names = [f"{ADAPTER_DIR}/{name}" for name in ADAPTER_FILES if name in stored]
+        files = [Path(client.download_artifacts(run_id, name, download)) for name in names]
         with replaced_dir(target) as temporary:
             for file in files:
                 shutil.move(file, temporary / file.name)
@@ -101,21 +94,11 @@ def has_run(config: TrackingConfig, run_id: str) -> bool:
     """Whether the store has the run; one that was deleted counts.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached or read.
     """
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    from mlflow.exceptions import MlflowException
-
-    with talking_to(uri):
-        try:
-            client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code not in UNKNOWN:
-                raise
-            return False
-    return True
+    with opened(config) as client:
+        return _or_none(client.get_run, run_id) is not None
 
 
 def find_version(
@@ -130,21 +113,24 @@ def find_version(
         version: The version's number.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached or read.
     """
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
+    with opened(config) as client:
+        if version is None:
+            stored = _or_none(client.get_model_version_by_alias, name, alias)
+        else:
+            stored = _or_none(client.get_model_version, name, version)
+    return None if stored is None else RegisteredVersion(name, str(stored.version), stored.run_id or None)
+
+
+def _or_none(get: Callable[..., Any], *names: str) -> Any:
+    """What a method of the client returns; None where the store does not have it."""
     from mlflow.exceptions import MlflowException
 
-    with talking_to(uri):
-        try:
-            if version is None:
-                found = client.get_model_version_by_alias(name, alias)
-            else:
-                found = client.get_model_version(name, version)
-        except MlflowException as error:
-            if error.error_code not in UNKNOWN:
-                raise
-            return None
-    return RegisteredVersion(name, str(found.version), found.run_id or None)
+    try:
+        return get(*names)
+    except MlflowException as error:
+        if error.error_code not in UNKNOWN:
+            raise
+        return None

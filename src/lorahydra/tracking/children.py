@@ -1,4 +1,4 @@
-"""Runs of a study: the parent is found again, and nested runs that no one ended are closed."""
+"""The runs of a study: finding its parent run again, and closing nested runs that no process has ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lorahydra.tracking.address import resolve
 from lorahydra.tracking.database import is_made
 from lorahydra.tracking.patience import patient
 from lorahydra.tracking.run import STATUS
-from lorahydra.tracking.store import active_run, connect, talking_to
+from lorahydra.tracking.store import opened
 from lorahydra.utils.databases import sqlite_file
 
 __all__ = ["ChildRun", "close_run", "find_run", "set_tags", "unfinished_children"]
@@ -43,21 +43,19 @@ def find_run(config: TrackingConfig, tags: Mapping[str, str]) -> str | None:
     Deleted runs do not count. Makes neither an experiment nor a SQLite file.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached or read.
     """
-    uri = resolve(config.uri)
-    file = sqlite_file(uri)
+    file = sqlite_file(resolve(config.uri))
     if file is not None and not is_made(file):
         return None
-    client = connect(uri, create=False)
-    wanted = {name: value for chunk in operations.tags(tags) for name, value in chunk["values"].items()}
-    with talking_to(uri):
+    stored = {name: value for chunk in operations.tags(tags) for name, value in chunk["values"].items()}
+    with opened(config) as client:
         experiment = client.get_experiment_by_name(config.experiment_name)
         if experiment is None:
             return None
-        for run in _search(client, experiment.experiment_id, " AND ".join(_clause(*item) for item in wanted.items())):
-            if wanted.items() <= run.data.tags.items():
+        for run in _search(client, experiment.experiment_id, " AND ".join(_clause(*item) for item in stored.items())):
+            if stored.items() <= run.data.tags.items():
                 return str(run.info.run_id)
     return None
 
@@ -69,27 +67,25 @@ def unfinished_children(config: TrackingConfig, parent_run_id: str) -> list[Chil
     Their processes may be alive, dead, or have ended without reaching the store.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached, or does not have the parent.
     """
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    parent = active_run(client, uri, parent_run_id)
     nested = _clause(PARENT_TAG, parent_run_id)
-    with talking_to(uri):
+    with opened(config, parent_run_id) as client:
+        experiment_id = client.get_run(parent_run_id).info.experiment_id
         runs = [
             run
             for status in OPEN
-            for run in _search(client, parent.experiment_id, f"{nested} AND attributes.status = '{status}'")
+            for run in _search(client, experiment_id, f"{nested} AND attributes.status = '{status}'")
         ]
     return [_child(run) for run in sorted(runs, key=lambda run: run.info.start_time)]
 
 
 @patient
 def close_run(config: TrackingConfig, run_id: str, state: State, failure: str | None = None) -> None:
-    """Say how a run ended that no process is recording any more; nothing where the store says so already.
+    """Record how a run ended that no process is recording any more; does nothing where that is recorded already.
 
-    A run that has ended otherwise keeps the time when it did.
+    A run that has ended in another way keeps its end time.
 
     Args:
         config: Its store.
@@ -98,23 +94,21 @@ def close_run(config: TrackingConfig, run_id: str, state: State, failure: str | 
         failure: Class and one line of the error, where it failed.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached or written, or does not have the run.
     """
     status = STATUS[state]
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    info = active_run(client, uri, run_id)
-    has_ended = info.status not in OPEN
-    with talking_to(uri):
-        if has_ended and client.get_run(run_id).data.tags.get(Tag.STATE) == state:
+    with opened(config, run_id) as client:
+        run = client.get_run(run_id)
+        has_ended = run.info.status not in OPEN
+        if has_ended and run.data.tags.get(Tag.STATE) == state:
             return
         ending = {Tag.STATE: state.value} | (
             {Tag.FAILURE: operations.one_line(failure, operations.TAG_LENGTH)} if failure else {}
         )
         for name, value in ending.items():
             client.set_tag(run_id, name, value)
-        client.set_terminated(run_id, status, info.end_time if has_ended else None)
+        client.set_terminated(run_id, status, run.info.end_time if has_ended else None)
 
 
 @patient
@@ -122,13 +116,10 @@ def set_tags(config: TrackingConfig, run_id: str, tags: Mapping[str, str]) -> No
     """Set tags of a run that is not being recorded.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached or written, or does not have the run.
     """
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    active_run(client, uri, run_id)
-    with talking_to(uri):
+    with opened(config, run_id) as client:
         for name, value in tags.items():
             client.set_tag(run_id, name, value)
 
@@ -149,7 +140,7 @@ def _search(client: Any, experiment_id: str, condition: str) -> Iterator[Any]:
 def _clause(name: str, value: str) -> str:
     """A condition that every run with this tag meets, and few others do.
 
-    MLflow's filters have no escapes for quotes, so whatever could end or garble a text stands for any character.
+    MLflow's filters have no escapes for quotes, so each character that could end or change a text matches any one.
     """
     pattern = re.sub(r"[^\w.:/@+=, -]", "_", value)
     return f"tags.`{name}` {'=' if pattern == value else 'LIKE'} '{pattern}'"

@@ -1,4 +1,4 @@
-"""Databases as tracking stores: made quickly and at once, and looked at before MLflow touches them."""
+"""Databases as tracking stores: made quickly and by one process only, and checked before MLflow touches them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["is_made", "prepare_database"]
 TABLES = 0x6D6C666C
 """Number of the lock under which tables are made."""
 SECONDS_TO_ANSWER = 10
-"""How long a database may take for its first answer."""
+"""Longest wait for a database's first answer."""
 
 
 def prepare_database(uri: str, artifact_root: Path | None, *, writes: bool = False) -> None:
@@ -33,13 +33,13 @@ def prepare_database(uri: str, artifact_root: Path | None, *, writes: bool = Fal
         writes: Refuse a database that can only be read.
 
     Raises:
-        ConfigError: The address names a database driver that is not there.
+        ConfigError: The database driver is not installed.
         TrackingError: The database cannot be reached, read, written or understood.
     """
     file = sqlite_file(uri)
     if file is not None and not is_made(file):
         if artifact_root is None:
-            raise NotRecordedError(f"the MLflow store {uri} is gone: there is no file {file}")
+            raise NotRecordedError(f"the MLflow store {uri} does not exist: there is no file {file}")
         _create_sqlite(file, artifact_root)
     if not _check_database(uri, writes):
         if artifact_root is None:
@@ -58,8 +58,8 @@ def is_made(file: Path) -> bool:
 def _create_sqlite(file: Path, artifact_root: Path) -> None:
     """Make an MLflow database: complete or not at all, and once if several processes try.
 
-    MLflow runs some seventy migrations with a disk sync each, so they run in memory and the result is copied
-    (1 s instead of 6 s on a busy disk).
+    MLflow runs about seventy migrations with a disk sync each. They run in memory and the result is copied, which takes
+    1 s instead of 6 s on a busy disk.
     """
     import sqlite3
 
@@ -79,7 +79,7 @@ def _create_sqlite(file: Path, artifact_root: Path) -> None:
                     closing(sqlite3.connect(temporary)) as target,
                 ):
                     source.backup(target)
-                    # A temporary file is its owner's only; a database may be shared.
+                    # Only its owner can read a temporary file; a database may be shared.
                     temporary.chmod(0o666 & ~_umask())
             finally:
                 store.engine.dispose()
@@ -98,7 +98,7 @@ def _umask() -> int:
 def _create_tables(uri: str, artifact_root: Path) -> None:
     """Make MLflow's tables in an empty database on a server, once if several processes try.
 
-    MLflow's own way is not made for company: all but one of them would fail.
+    MLflow does not lock the database: all processes but one would fail.
     """
     with _connected(uri) as connection:
         if connection.dialect.name == "postgresql":
@@ -108,7 +108,7 @@ def _create_tables(uri: str, artifact_root: Path) -> None:
 
 
 def _check_database(uri: str, writes: bool) -> bool:
-    """Refuse a database that cannot be used, is not MLflow's, or has another version's tables.
+    """Refuse a database that cannot be used, is not MLflow's, or has the tables of another version.
 
     MLflow itself would migrate an old database in place, without a copy, when tables are missing.
 
@@ -116,12 +116,12 @@ def _check_database(uri: str, writes: bool) -> bool:
         Whether it has tables.
 
     Raises:
-        ConfigError: No driver.
+        ConfigError: Its driver is not installed.
         TrackingError: Any other fault.
     """
     with _connected(uri) as connection:
         if connection.dialect.name == "sqlite":
-            # Waits for another program's lock; on a read-only file it is taken for a wish to read.
+            # This waits for another program's lock; a read-only file is opened for reading all the same.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         elif connection.dialect.name == "postgresql":
             # While another process makes the tables, they look like those of an older version.
@@ -138,10 +138,10 @@ def _check_database(uri: str, writes: bool) -> bool:
 
 @contextmanager
 def _connected(uri: str) -> Iterator[Any]:
-    """A connection of its own to the database; what is not committed is undone.
+    """A new connection to the database; what is not committed is undone.
 
     Raises:
-        ConfigError: No driver.
+        ConfigError: Its driver is not installed.
         TrackingError: The database cannot be reached, or fails in the block.
     """
     import sqlalchemy
@@ -176,11 +176,11 @@ def _check_writing(uri: str, connection: Any, tables: set[str]) -> None:
         connection.exec_driver_sql(f"PRAGMA user_version = {version}")
     elif connection.dialect.name == "postgresql":
         if connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on":
-            raise TrackingError(f"the database {shown(uri)} is read-only: give the one that it is a copy of")
+            raise TrackingError(f"the database {shown(uri)} is read-only: give the address of its primary")
         may = "SELECT has_table_privilege('runs', 'INSERT')"
         if "runs" in tables and not connection.exec_driver_sql(may).scalar():
             raise TrackingError(
-                f"the database {shown(uri)} cannot be written by this user: let it insert into its tables"
+                f"the database {shown(uri)} cannot be written by this user: grant it INSERT on the tables"
             )
 
 
@@ -189,8 +189,8 @@ def _check_schema(uri: str, tables: set[str], revision: str | None) -> None:
 
     if "experiments" not in tables:
         raise TrackingError(
-            f"the database {shown(uri)} holds something else than MLflow's tables: give MLflow a database of "
-            "its own (tracking.uri)"
+            f"the database {shown(uri)} holds other tables than MLflow's: give MLflow a separate database "
+            "(tracking.uri)"
         )
     versions = migrations()
     if revision == versions.get_current_head():

@@ -39,7 +39,7 @@ class Delivery:
 
     def __init__(self, client: Any, run_id: str, spool: Spool) -> None:
         self._client = client
-        self._run_id = run_id
+        self.run_id = run_id
         self._spool = spool
         self._experiment_id: str | None = None
         self._traces = True
@@ -54,7 +54,7 @@ class Delivery:
             Number of operations that were sent or left out; 0 when none waits.
 
         Raises:
-            Exception: Whatever MLflow raises when the store is away.
+            Exception: Whatever MLflow raises when the store cannot be reached.
         """
         entries = self._spool.entries()
         if not entries:
@@ -75,7 +75,7 @@ class Delivery:
         """Send one operation, or warn that the store does not take it.
 
         Raises:
-            Exception: Whatever MLflow raises when the store is away.
+            Exception: Whatever MLflow raises when the store cannot be reached.
         """
         try:
             self._send([operation])
@@ -96,8 +96,8 @@ class Delivery:
         elif kind == "trace":
             self._send_trace(operations[0])
         elif kind == "finish":
-            self._client.set_terminated(self._run_id, operations[0]["status"], operations[0]["time"])
-        # Nothing to send: `leave`, and lines that a damaged disk has garbled.
+            self._client.set_terminated(self.run_id, operations[0]["status"], operations[0]["time"])
+        # `leave`, and lines that a faulty disk has damaged, have nothing to send.
 
     def _send_values(self, operations: Sequence[Operation]) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -113,7 +113,7 @@ class Delivery:
             else:
                 (params if operation["op"] == "params" else tags).update(values)
         self._client.log_batch(
-            self._run_id,
+            self.run_id,
             metrics=metrics,
             params=[Param(*item) for item in params.items()],
             tags=[RunTag(*item) for item in tags.items()],
@@ -121,25 +121,25 @@ class Delivery:
 
     def _send_trace(self, operation: Operation) -> None:
         if self._experiment_id is None:
-            self._experiment_id = self._client.get_run(self._run_id).info.experiment_id
+            self._experiment_id = self._client.get_run(self.run_id).info.experiment_id
         if not self._traces:
             return
         try:
-            send_trace(self._client.tracking_uri, self._experiment_id, self._run_id, operation)
+            send_trace(self._client.tracking_uri, self._experiment_id, self.run_id, operation)
         except Exception as error:
             if not is_unknown_to_the_store(error):
                 raise
             self._traces = False
-            logger.warning("MLflow at this store is too old for traces of this kind; they are left out")
+            logger.warning("The MLflow of this store is too old for these traces: they are left out")
 
     def _send_artifact(self, operation: Operation) -> None:
         path, name = self._spool.path_of(operation), operation["name"]
         if not path.exists():
-            logger.warning("Artifact %s is gone from %s and was left out", name, path)
+            logger.warning("Artifact %s was left out: %s does not exist any more", name, path)
         elif path.is_dir():
-            self._client.log_artifacts(self._run_id, str(path), name)
+            self._client.log_artifacts(self.run_id, str(path), name)
         else:
-            self._client.log_artifact(self._run_id, str(path), posixpath.dirname(name) or None)
+            self._client.log_artifact(self.run_id, str(path), posixpath.dirname(name) or None)
 
     def _send_dataset(self, operation: Operation) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -153,7 +153,7 @@ class Delivery:
             profile=json.dumps({"num_rows": operation["rows"]}),
         )
         context = InputTag("mlflow.data.context", operation["context"])
-        self._client.log_inputs(self._run_id, datasets=[DatasetInput(dataset, [context])])
+        self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [context])])
 
 
 def _first_batch(entries: Sequence[Entry]) -> Sequence[Entry]:

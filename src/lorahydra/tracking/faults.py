@@ -1,4 +1,4 @@
-"""What a failure of the store means: in words, and whether trying again can help."""
+"""What a failure of the store means in words, and whether it helps to try again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ANSWERED = "API request to"
 def is_refusal(error: Exception) -> bool:
     """Whether the store will never take this item, while others may pass.
 
-    A deleted run is told by MLflow with the same code, but then no item would pass: that is not a refusal.
+    MLflow reports a deleted run with the same code, but then no item would pass: that is not a refusal.
     """
     import requests
     from mlflow.exceptions import MlflowException
@@ -39,7 +39,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 def is_unknown_to_the_store(error: Exception) -> bool:
-    """Whether the store has no such thing at all: an older server."""
+    """Whether the store does not have such a thing at all: an older server."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, NotImplementedError):
@@ -50,7 +50,7 @@ def is_unknown_to_the_store(error: Exception) -> bool:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the store may work again by itself: it is down, starts anew, has too much to do, or is locked."""
+    """Whether the store may work again without help: it is down, restarts, is overloaded, or is locked."""
     import requests
     from mlflow.exceptions import MlflowException, RestException
     from sqlalchemy import exc
@@ -68,9 +68,9 @@ def is_passing(error: BaseException) -> bool:
             cause, ConnectionError | TimeoutError | socket.gaierror | exc.OperationalError | exc.InterfaceError
         ):
             return True
-        if re.search("Connect|Timeout", type(cause).__name__):  # artifact services have SDKs of their own
+        if re.search("Connect|Timeout", type(cause).__name__):  # of the SDKs of artifact stores
             return True
-        # The client's own faults have the same code as those of a server.
+        # Faults of MLflow's client have the same code as those of a server.
         if isinstance(cause, RestException) or (isinstance(cause, MlflowException) and ANSWERED in str(cause)):
             return cause.get_http_status_code() in BUSY or cause.get_http_status_code() >= 500
     return False
@@ -106,7 +106,7 @@ def describe(error: BaseException) -> str:
         if isinstance(cause, requests.exceptions.Timeout | TimeoutError):
             return "no answer in time"
         if isinstance(cause, urllib3.exceptions.ResponseError):
-            return f"the server is in trouble ({cause})"
+            return f"the server failed ({cause})"
         if isinstance(cause, LorahydraError):
             return str(cause)
         if databases.is_driver_error(cause):

@@ -1,6 +1,6 @@
-"""An adapter's folder as an MLflow model: what MLflow needs to load and serve it, beside PEFT's own files.
+"""An adapter's folder as an MLflow model: what MLflow needs to load and serve it, beside PEFT's files.
 
-The folder stays one that PEFT loads. It refers to the base model by name and digest; the weights are not copied unless
+PEFT still loads the folder. It refers to the base model by name and digest; the weights are not copied unless
 asked. The code that answers is copied in, so that a server needs only packages of the package index.
 """
 
@@ -18,10 +18,9 @@ from lorahydra.config.schema import TrackingConfig
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata
 from lorahydra.modeling.model_files import copy_model
 from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_DIR, ADAPTER_WEIGHTS_FILE, BASE_DIR
-from lorahydra.tracking.address import resolve
 from lorahydra.tracking.compat import mute
 from lorahydra.tracking.patience import patient
-from lorahydra.tracking.store import active_run, connect, quiet_environment, talking_to_artifacts
+from lorahydra.tracking.store import opened, quiet_environment
 from lorahydra.utils.files import writing
 
 __all__ = ["add_model_files", "write_model_files"]
@@ -67,7 +66,7 @@ def write_model_files(folder: Path, *, with_base: bool = False) -> None:
 
 @patient
 def add_model_files(config: TrackingConfig, run_id: str, folder: Path, artifact: str = ADAPTER_DIR) -> None:
-    """Send what makes a run's adapter an MLflow model to where the run has the adapter; its weights are there already.
+    """Send the files that make a run's adapter an MLflow model; the run already has the adapter's weights.
 
     Args:
         config: The run's store.
@@ -76,13 +75,10 @@ def add_model_files(config: TrackingConfig, run_id: str, folder: Path, artifact:
         artifact: The run's artifact folder.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached or written, or does not have the run.
     """
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    active_run(client, uri, run_id)
-    with tempfile.TemporaryDirectory() as name, talking_to_artifacts(uri):
+    with tempfile.TemporaryDirectory() as name, opened(config, run_id, artifacts=True) as client:
         there = shutil.ignore_patterns(ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, "__pycache__", BASE_DIR)
         with writing(Path(name)):
             extras = shutil.copytree(folder, Path(name) / "model", ignore=there)
@@ -94,7 +90,7 @@ def add_model_files(config: TrackingConfig, run_id: str, folder: Path, artifact:
 def _save(target: Path, code: Path, origin: AdapterMetadata) -> None:
     quiet_environment()
     with warnings.catch_warnings():
-        # MLflow looks at type hints of its own while it is imported, and warns of them.
+        # MLflow reads its own type hints while it is imported, and warns of them.
         warnings.simplefilter("ignore")
         import mlflow.pyfunc
     from mlflow.models.signature import ModelSignature
@@ -102,7 +98,7 @@ def _save(target: Path, code: Path, origin: AdapterMetadata) -> None:
 
     _copy_code(code)
     signature = ModelSignature(
-        # A text, or a list of messages: both are one column, and MLflow has no type for "either".
+        # A text or a list of messages: either is one column, and MLflow has no type for both.
         inputs=Schema([ColSpec(AnyType())]),
         outputs=Schema([ColSpec(DataType.string)]),
         params=ParamSchema(
@@ -113,7 +109,7 @@ def _save(target: Path, code: Path, origin: AdapterMetadata) -> None:
         ),
     )
     with mute(), warnings.catch_warnings():
-        # MLflow recommends type hints that its own loader modules cannot have.
+        # MLflow recommends type hints that loader modules cannot have.
         warnings.simplefilter("ignore")
         mlflow.pyfunc.save_model(
             str(target),
@@ -145,11 +141,11 @@ def _requirements() -> list[str]:
 
 
 def _facts(origin: AdapterMetadata) -> dict[str, Any]:
-    known = {
+    facts = {
         "base_model": origin.model.name_or_path,
         "base_revision": origin.model.revision,
         "base_digest": origin.base_digest,
         "dtype": origin.model.dtype,
         "lorahydra_run": origin.run_id,
     }
-    return {name: value for name, value in known.items() if value is not None}
+    return {name: value for name, value in facts.items() if value is not None}

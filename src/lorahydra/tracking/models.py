@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import TrackingError, library_errors
+from lorahydra.errors import TrackingError
 from lorahydra.names import ADAPTER_DIR, CHAMPION
-from lorahydra.tracking.address import resolve
 from lorahydra.tracking.compat import join_address
-from lorahydra.tracking.faults import store_fault
 from lorahydra.tracking.patience import patient
-from lorahydra.tracking.store import active_run, connect, talking_to
+from lorahydra.tracking.store import opened, talking_to_artifacts
 from lorahydra.utils.databases import shown
 
 __all__ = ["register_model", "registered_name"]
@@ -24,9 +22,9 @@ NAME_LENGTH = 200
 
 
 def registered_name(name: str) -> str:
-    """The name itself where MLflow takes it and it can stand in `models:/NAME@ALIAS`, else one that is made of it.
+    """The name where MLflow accepts it and `models:/NAME@ALIAS` can hold it, else one that is made from it.
 
-    What is made ends with a digest, so that two names never are one model.
+    A name that is made ends with a digest, so that two names never become one model.
     """
     clean = re.sub(r"[^\w.+-]+", "-", name).strip(".-")[: NAME_LENGTH - 9]
     if name and clean == name:
@@ -63,26 +61,22 @@ def register_model(
         The version.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached or written, or does not have the run or its artifact.
     """
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    info = active_run(client, uri, run_id)
     name = registered_name(name)
-    with talking_to(uri):
-        _make_model(client, uri, name)
+    with opened(config, run_id) as client:
+        _make_model(client, name)
         version = _version_of(client, name, run_id)
-    if version is None:
-        _check_artifact(client, uri, run_id, artifact)
-        with talking_to(uri):
+        if version is None:
+            _check_artifact(client, run_id, artifact)
+            info = client.get_run(run_id).info
             version = _make_version(client, name, info, artifact, description, tags)
-    with talking_to(uri):
         client.set_registered_model_alias(name, alias, version)
     return version
 
 
-def _make_model(client: Any, uri: str, name: str) -> None:
+def _make_model(client: Any, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -91,18 +85,19 @@ def _make_model(client: Any, uri: str, name: str) -> None:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         if "taken by a prompt" in str(error):
+            store = shown(client.tracking_uri)
             raise TrackingError(
-                f"the name {name} is taken by a prompt in {shown(uri)}: choose another name for the model"
+                f"the name {name} is taken by a prompt in {store}: choose another name for the model"
             ) from error
 
 
 def _version_of(client: Any, name: str, run_id: str) -> str | None:
-    found = client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'")
-    return max((str(version.version) for version in found), key=int, default=None)
+    versions = client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'")
+    return max((str(version.version) for version in versions), key=int, default=None)
 
 
 def _make_version(client: Any, name: str, info: Any, artifact: str, description: str, tags: Mapping[str, str]) -> str:
-    # Not `runs:/…`: a server that shows the version's files would look that run up in a store of its own.
+    # Not `runs:/…`: a server that shows the version's files would look for that run in its own store.
     source = join_address(info.artifact_uri, artifact)
     made = client.create_model_version(
         name, source, info.run_id, tags=dict(tags), description=description or None, await_creation_for=0
@@ -110,11 +105,10 @@ def _make_version(client: Any, name: str, info: Any, artifact: str, description:
     return str(made.version)
 
 
-def _check_artifact(client: Any, uri: str, run_id: str, artifact: str) -> None:
-    """A version without files would only be noticed by whoever needs it."""
-    # Artifact stores raise errors of their own SDKs, which have no common class.
-    what = f"the artifacts of {shown(uri)} cannot be read"
-    with library_errors(lambda error: store_fault(what, error)), talking_to(uri):
+def _check_artifact(client: Any, run_id: str, artifact: str) -> None:
+    """Refuse to make a version without files: only whoever needs them would notice."""
+    uri = client.tracking_uri
+    with talking_to_artifacts(uri):
         files = client.list_artifacts(run_id, artifact)
     if not files:
         raise TrackingError(

@@ -10,7 +10,7 @@ Each has `op` and `time`, the milliseconds since the epoch when it was logged.
 | `dataset` | `name`, `digest`, `source`, `rows`, `context` |
 | `trace` | `id`, `name`, `inputs`, `outputs`, `attributes`, `ok`, `start_ns`, `end_ns` |
 | `finish` | `status` |
-| `leave` | nothing: its process let go of the run, which others go on with |
+| `leave` | nothing: the process has ended, and others go on with the run |
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ __all__ = [
 Operation = dict[str, Any]
 
 ENDS = ("finish", "leave")
-"""What the last operation of a process is that did not die."""
+"""The last operation of a process that did not die."""
 
 KEY_LENGTH = 250
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
-"""MLflow promises 5000 characters of a tag for every store."""
+"""Characters of a tag that MLflow promises for every store."""
 DIGEST_LENGTH = 36
 VALUES_PER_OPERATION = 100
 """MLflow takes at most 100 params and 100 tags in one call."""
@@ -117,7 +117,7 @@ def finish(status: str, end_time: int | None = None) -> Operation:
 
 
 def leave() -> Operation:
-    """The process logs no more to a run that goes on; the store is told nothing."""
+    """The process logs nothing more to a run that goes on; nothing is sent to the store."""
     return {"op": "leave", "time": now()}
 
 
@@ -147,7 +147,7 @@ def trace(
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A table in the JSON that MLflow's UI and `load_table` read; what JSON lacks becomes null or text."""
+    """A table in the JSON that MLflow's UI and `load_table` read; what JSON does not have becomes null or text."""
     content = {"columns": list(columns), "data": [[_plain(value) for value in row] for row in rows]}
     # A lone surrogate has no UTF-8 form; its backslash escape is valid JSON.
     return json.dumps(content, ensure_ascii=False).encode("utf-8", errors="backslashreplace")
@@ -179,7 +179,7 @@ def _chunks(items: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _key(name: str) -> str:
-    """The name itself where MLflow takes it, else the nearest that it does take."""
+    """The name where MLflow accepts it, else the nearest one that it accepts."""
     clean = posixpath.normpath(re.sub(r"[^/\w.\- :]", "_", str(name)).strip("/") or "_")
     if clean.startswith("."):  # ".", "..", "../x": MLflow could take them for folders
         clean = f"_{clean}"

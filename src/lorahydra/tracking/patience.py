@@ -1,6 +1,6 @@
-"""Waiting for a store that is away: as long wherever a trial or a study needs it, `tracking.retry_seconds`.
+"""Waiting for a store that cannot be reached: `tracking.retry_seconds`, wherever a trial or a study needs the store.
 
-What a run logs while it is going on does not wait: its queue on disk does.
+A run does not wait while it goes on: what it logs waits in its queue on disk.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Parameters = ParamSpec("Parameters")
 
 
 def patiently(config: TrackingConfig, action: Callable[[], Result]) -> Result:
-    """The result of `action`, which is tried again for `config.retry_seconds` while the store is away.
+    """The result of `action`, which is repeated for `config.retry_seconds` while the store cannot be reached.
 
     Args:
         config: How long to wait.
-        action: Does no harm when it is done twice.
+        action: Must be harmless when it is repeated.
 
     Raises:
-        StoreAwayError: The store did not come back in time.
+        StoreAwayError: The store could not be reached in time.
     """
     until = time.monotonic() + config.retry_seconds
     pause, waits = FIRST_PAUSE, False
@@ -59,7 +59,7 @@ def patiently(config: TrackingConfig, action: Callable[[], Result]) -> Result:
 def patient(
     function: Callable[Concatenate[TrackingConfig, Parameters], Result],
 ) -> Callable[Concatenate[TrackingConfig, Parameters], Result]:
-    """Make a function of a store, which may be called twice, wait for a store that is away."""
+    """Make a function that reads or writes a store, and may be repeated, wait for a store that cannot be reached."""
 
     @functools.wraps(function)
     def waiting(config: TrackingConfig, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:

@@ -1,4 +1,4 @@
-"""What a run has on record, for whoever reads it again."""
+"""Reading what a run has recorded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.tracking.address import resolve
-from lorahydra.tracking.store import active_run, connect, talking_to, talking_to_artifacts
+from lorahydra.tracking.store import opened
 
 __all__ = ["Points", "RecordedDataset", "RecordedRun", "read_metrics", "read_run", "read_text"]
 
@@ -51,24 +50,21 @@ def read_run(config: TrackingConfig, run_id: str) -> RecordedRun:
     """Read a run without the history of its metrics.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached, or does not have the run.
     """
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    info = active_run(client, uri, run_id)
-    with talking_to(uri):
+    with opened(config, run_id) as client:
         run = client.get_run(run_id)
-        experiment = client.get_experiment(info.experiment_id)
+        experiment = client.get_experiment(run.info.experiment_id)
     inputs = run.inputs.dataset_inputs if run.inputs is not None else []
     return RecordedRun(
         run_id=run_id,
-        name=info.run_name or run_id,
+        name=run.info.run_name or run_id,
         experiment=experiment.name,
         tags=dict(run.data.tags),
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
-        datasets=tuple(_dataset(found) for found in inputs),
+        datasets=tuple(_dataset(one) for one in inputs),
     )
 
 
@@ -76,13 +72,10 @@ def read_metrics(config: TrackingConfig, run_id: str) -> dict[str, Points]:
     """All points of all metrics of a run, by name.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached, or does not have the run.
     """
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    active_run(client, uri, run_id)
-    with talking_to(uri):
+    with opened(config, run_id) as client:
         names = sorted(client.get_run(run_id).data.metrics)
         return {
             name: tuple((point.step, point.value) for point in client.get_metric_history(run_id, name))
@@ -94,23 +87,20 @@ def read_text(config: TrackingConfig, run_id: str, artifact: str) -> str | None:
     """A UTF-8 text among the artifacts of a run; None where it has none of this name.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store or its artifacts cannot be read.
     """
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    active_run(client, uri, run_id)
     folder, _, name = artifact.rpartition("/")
-    with talking_to_artifacts(uri):
-        if not any(Path(found.path).name == name for found in client.list_artifacts(run_id, folder or None)):
+    with opened(config, run_id, artifacts=True) as client:
+        if not any(Path(file.path).name == name for file in client.list_artifacts(run_id, folder or None)):
             return None
         with tempfile.TemporaryDirectory() as download:
             return Path(client.download_artifacts(run_id, artifact, download)).read_text("utf-8", "replace")
 
 
-def _dataset(found: Any) -> RecordedDataset:
-    dataset = found.dataset
-    contexts = [tag.value for tag in found.tags if tag.key == "mlflow.data.context"]
+def _dataset(recorded: Any) -> RecordedDataset:
+    dataset = recorded.dataset
+    contexts = [tag.value for tag in recorded.tags if tag.key == "mlflow.data.context"]
     try:
         profile = json.loads(dataset.profile or "{}")
         source = json.loads(dataset.source or "{}")

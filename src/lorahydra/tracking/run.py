@@ -1,9 +1,8 @@
-"""One MLflow run, as a trial sees it: it never waits for the store and never fails because of it."""
+"""One MLflow run as a trial sees it. Recording never waits for the store and never fails because of it."""
 
 from __future__ import annotations
 
 import logging
-import shlex
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,13 +18,13 @@ from lorahydra.tracking import operations
 from lorahydra.tracking.address import run_url
 from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.operations import Operation
-from lorahydra.tracking.sender import SECONDS_AFTER_INTERRUPT, Sender
+from lorahydra.tracking.sender import SECONDS_AFTER_INTERRUPT, Sender, Unsent
 from lorahydra.tracking.spool import Header, Spool
 from lorahydra.tracking.system import SystemMetrics
 from lorahydra.utils.databases import shown
 from lorahydra.utils.files import writing
 
-__all__ = ["STATUS", "TrackedRun", "Unsent"]
+__all__ = ["STATUS", "TrackedRun"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +35,6 @@ STATUS = {
     State.INTERRUPTED: "KILLED",
 }
 """MLflow's status of a run that ended in a state."""
-
-
-@dataclass(frozen=True)
-class Unsent:
-    """What a process could not send by the end of its recording."""
-
-    count: int
-    """Number of things logged."""
-    folder: Path
-    """Where they wait."""
-    command: str
-    """What to run when the store is back."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +58,8 @@ class TrackedRun:
     All methods may be called from any thread. None fails because of the store.
 
     Raises:
-        OutputError: From the first method that finds the disk full. Later ones stay silent so that the
-            failure itself can be recorded; `finish` says how much is missing.
+        OutputError: From the first method that finds the disk full. Later ones stay silent, so that the failure
+            itself can be recorded; `finish` says how much is missing.
     """
 
     run_id: str
@@ -80,7 +67,7 @@ class TrackedRun:
     url: str | None
     """Link to the run where the store is a server; else the command that opens MLflow's UI on the store."""
     before: Before
-    """How it had ended, for a run that goes on; nothing for a new one."""
+    """What a run that goes on had before; nothing for a new one."""
 
     def __init__(
         self, client: Any, spool: Spool, header: Header, *, experiment_id: str, config: TrackingConfig
@@ -111,11 +98,11 @@ class TrackedRun:
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Record one point of each metric, now.
 
-        NaN is stored as NaN. MLflow's databases know no infinity and store ±1.8e308, the largest float.
+        NaN is stored as NaN. MLflow's databases have no infinity and store ±1.8e308, the largest float.
 
         Args:
-            values: By name, see `lorahydra.names.Metric`. What is no number is left out with a warning.
-            step: Optimiser step; 0 when there is none.
+            values: By name, see `lorahydra.names.Metric`. A value that is not a number is left out with a warning.
+            step: Optimiser step; 0 where there is none.
         """
         numbers: dict[str, float] = {}
         for name, value in values.items():
@@ -132,8 +119,8 @@ class TrackedRun:
     def artifact(self, path: Path, name: str) -> None:
         """Record a file or a folder as artifact `name`, a path with `/` between its parts.
 
-        A folder inside the trial's output folder is sent from where it is, and must stay as it is until then;
-        anything else is copied, so it may change or vanish after the call.
+        A folder inside the trial's output folder is sent from its place and must not change until then. Anything
+        else is copied, so it may change or vanish after the call.
         """
         path = path.absolute()
         home = self._spool.folder.parent.parent
@@ -144,7 +131,7 @@ class TrackedRun:
         elif path.exists():
             self._log_copy(name, lambda target: shutil.copyfile(path, target))
         else:
-            logger.warning("Artifact %s was left out: there is no %s", name, path)
+            logger.warning("Artifact %s was left out: %s does not exist", name, path)
 
     def text(self, content: str, name: str) -> None:
         """Record a UTF-8 text as artifact `name`."""
@@ -182,7 +169,7 @@ class TrackedRun:
     def finish(self, state: State, failure: str | None = None) -> Unsent | None:
         """Send everything that waits and close the run; later calls of any method have no effect.
 
-        A store that is away is waited for `config.retry_seconds` long, 5 seconds after an interrupt.
+        It waits `config.retry_seconds` for a store that cannot be reached, and 5 seconds after an interrupt.
 
         Args:
             state: How the run ended; not `RUNNING`.
@@ -191,33 +178,17 @@ class TrackedRun:
         Returns:
             What could not be sent, or None.
         """
-        status = STATUS[state]
-        self._stop_sampling()
         ending = {Tag.STATE.value: state.value}
         if failure is not None:
             ending[Tag.FAILURE.value] = operations.one_line(failure, operations.TAG_LENGTH)
-        return self._end([*operations.tags(ending), operations.finish(status)], hurry=state is State.INTERRUPTED)
+        return self._end([*operations.tags(ending), operations.finish(STATUS[state])], hurry=state is State.INTERRUPTED)
 
     def leave(self, *, hurry: bool = False) -> Unsent | None:
-        """Send everything that waits and let go of a run that others go on with; it stays open in the store.
-
-        Later calls of any method have no effect. A store that is away is waited for as in `finish`.
-
-        Args:
-            hurry: The user has pressed Ctrl-C: wait no longer than 5 seconds.
-
-        Returns:
-            What could not be sent, or None. `sync` sends it without closing the run.
-        """
-        self._stop_sampling()
+        """Like `finish`, but the run stays open for others that record it; with `hurry`, as after an interrupt."""
         return self._end([operations.leave()], hurry=hurry)
 
     def note(self, text: str) -> None:
-        """Set what MLflow's UI shows as the run's description.
-
-        Args:
-            text: Markdown of at most 5000 characters; more is cut.
-        """
+        """Set what MLflow's UI shows as the run's description: Markdown, cut to 5000 characters."""
         self.tags({"mlflow.note.content": text})
 
     def trace(
@@ -238,9 +209,9 @@ class TrackedRun:
             inputs: What was sent.
             outputs: What came back.
             attributes: What else is worth knowing.
-            ok: Whether it did what it should.
-            start_ns: Nanoseconds since the epoch.
-            end_ns: Nanoseconds since the epoch.
+            ok: Whether the call succeeded.
+            start_ns: Its start, in nanoseconds since the epoch.
+            end_ns: Its end.
         """
         self._log([operations.trace(name, inputs, outputs, attributes, ok=ok, start_ns=start_ns, end_ns=end_ns)])
 
@@ -260,41 +231,19 @@ class TrackedRun:
             # Ctrl-C, or a SystemExit from a signal handler.
             self.finish(State.INTERRUPTED)
 
-    def _stop_sampling(self) -> None:
-        """No sample comes after the end; safe to call twice."""
-        if self._system is not None:
-            self._system.stop()
-
     def _end(self, last: Sequence[Operation], *, hurry: bool) -> Unsent | None:
         """Log the last operations, send everything and close the spool; nothing on a second call."""
+        if self._system is not None:
+            self._system.stop()  # no sample comes after the end
         with self._mutex:
             if self._finished:
                 return None
             self._finished = True
         homeless = [operation for operation in last if self._append(operation) is not None]
         patience = min(self._patience, SECONDS_AFTER_INTERRUPT) if hurry else self._patience
-        try:
-            return self._close(drained=self._sender.drain(patience, homeless))
-        finally:
-            self._spool.close()
-
-    def _close(self, *, drained: bool) -> Unsent | None:
         if self._lost:
-            logger.warning("%d entries of run %s found the disk full and are lost", self._lost, self.run_id)
-        if drained:
-            self._spool.remove()
-            return None
-        output_dir = self._spool.folder.parent.parent
-        unsent = Unsent(self._spool.unsent(), self._spool.folder, f"lorahydra sync {shlex.quote(_short(output_dir))}")
-        logger.warning(
-            "%d entries of run %s were not sent to MLflow at %s (%s); run `%s` when the store is back",
-            unsent.count,
-            self.run_id,
-            self._store,
-            self._sender.fault,
-            unsent.command,
-        )
-        return unsent
+            logger.warning("%d entries of run %s were lost: the disk was full", self._lost, self.run_id)
+        return self._sender.finish(patience, homeless)
 
     def _log_copy(self, name: str, write: Callable[[Path], object]) -> None:
         """Record artifact `name` with the content that `write` puts at the path it is given."""
@@ -328,15 +277,15 @@ class TrackedRun:
         return None
 
     def _is_fresh(self, name: str, text: str) -> bool:
-        """Whether param `name` has no value yet; MLflow would refuse a whole batch for one that changes."""
+        """Whether param `name` has no value yet: MLflow refuses a whole batch in which one changes."""
         with self._mutex:
-            known = self._params.setdefault(name, self.before.params.get(name, text))
-        if known is not text and known != text:
+            first = self._params.setdefault(name, self.before.params.get(name, text))
+        if first is not text and first != text:
             logger.warning("MLflow keeps the first value of param %s and leaves %.100s out", name, text)
-        return known is text
+        return first is text
 
     def _sample(self, values: dict[str, float], step: int) -> None:
-        """Record a sample of the system; a full disk is for the trial itself to find."""
+        """Record a sample of the system; the trial itself reports a full disk."""
         for operation in operations.metrics(values, step):
             with self._mutex:
                 if not self._finished:
@@ -345,12 +294,5 @@ class TrackedRun:
     def _lose(self, error: OutputError) -> None:
         with self._mutex:
             self._lost += 1
-            first = self._lost == 1
-        if first:
-            raise error
-
-
-def _short(path: Path) -> str:
-    """The path relative to the working folder where it lies inside."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+            if self._lost == 1:
+                raise error

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from lorahydra.tracking.compat import mute
 from lorahydra.tracking.delivery import Delivery
@@ -14,24 +17,36 @@ from lorahydra.tracking.operations import Operation
 from lorahydra.tracking.spool import Spool
 from lorahydra.utils.interrupts import interrupted
 
-__all__ = ["SECONDS_AFTER_INTERRUPT", "Sender"]
+__all__ = ["SECONDS_AFTER_INTERRUPT", "Sender", "Unsent"]
 
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_GATHER = 1.0
 """Between batches, so that many small values share a call."""
 SECONDS_AFTER_INTERRUPT = 5.0
-"""Longest wait for a store that is away, when the user has pressed Ctrl-C."""
+"""Longest wait for a store that cannot be reached, after the user has pressed Ctrl-C."""
 FAILURES_TO_TELL = 2
-"""In a row; a single one is often a connection that the server had closed."""
+"""Failures in a row before a warning: a single one is often a connection that the server had closed."""
 LONGEST_PAUSE = 10.0
-"""Between attempts while the store is away; the first pause is half a second, each next one twice as long."""
+"""Between attempts while the store cannot be reached; the first pause is half a second, and each is twice the last."""
 LONGEST_PAUSE_AT_END = 2.0
 """The same when the trial has ended and someone waits."""
 
 
+@dataclass(frozen=True)
+class Unsent:
+    """What a process could not send by the end of its recording."""
+
+    count: int
+    """Number of things logged."""
+    folder: Path
+    """Where they wait."""
+    command: str
+    """What to run when the store is back."""
+
+
 class Sender:
-    """Sends what `spool` holds, in order, retrying for as long as the store is away.
+    """Sends what `spool` holds, in order, and tries again while the store cannot be reached.
 
     The thread starts with the object and ends with `drain`.
 
@@ -52,13 +67,13 @@ class Sender:
         self._stopped = False
         self._done = threading.Event()
         self._failed_at_end = False
-        """An attempt failed since `drain`: before that, the store may be back without our knowing."""
+        """An attempt has failed since `drain`: the store may have come back before that."""
         self._failures = 0
-        """Since the store last took something."""
+        """Since the store last accepted something."""
         self.fault = ""
         """Why the last attempt failed, in words."""
         self._progress = time.monotonic()
-        """When the store last took something."""
+        """When the store last accepted something."""
         self._thread = threading.Thread(target=self._run, name="lorahydra-tracking", daemon=True)
         self._thread.start()
 
@@ -71,9 +86,9 @@ class Sender:
         """Send everything that is left and end the thread.
 
         Args:
-            patience: How long to wait in seconds for a store that is away. As long as it takes things in, the
-                wait goes on.
-            homeless: Operations to send last that found no room on the disk.
+            patience: Seconds to wait for a store that cannot be reached. As long as it accepts something, the wait
+                goes on.
+            homeless: Operations to send last, for which the disk had no room.
 
         Returns:
             Whether everything was sent.
@@ -93,6 +108,31 @@ class Sender:
             self._stop()
         return self._done.is_set()
 
+    def finish(self, patience: float, homeless: Sequence[Operation] = ()) -> Unsent | None:
+        """`drain`, and let go of the spool, which stays on disk where not everything was sent.
+
+        Returns:
+            What could not be sent, or None.
+        """
+        try:
+            if self.drain(patience, homeless):
+                self._spool.remove()
+                return None
+            folder, here = self._spool.folder.parent.parent, Path.cwd()
+            folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
+            unsent = Unsent(self._spool.unsent(), self._spool.folder, f"lorahydra sync {shlex.quote(str(folder))}")
+            logger.warning(
+                "%d entries of run %s were not sent to MLflow at %s (%s); run `%s` when the store is back",
+                unsent.count,
+                self._delivery.run_id,
+                self._store,
+                self.fault,
+                unsent.command,
+            )
+            return unsent
+        finally:
+            self._spool.close()
+
     def _run(self) -> None:
         pause = 0.0
         with mute():
@@ -100,8 +140,8 @@ class Sender:
                 try:
                     finished = self._step()
                 except Exception as error:
-                    # Artifact stores raise errors of their own SDKs, which have no common class; the thread
-                    # must outlive all of them.
+                    # The SDKs of artifact stores raise errors that have no common class, and the thread must
+                    # outlive all of them.
                     self._note_failure(error)
                     pause = min(2 * pause or 0.5, LONGEST_PAUSE_AT_END if self._draining else LONGEST_PAUSE)
                     continue
@@ -122,7 +162,7 @@ class Sender:
         return True
 
     def _wait(self, pause: float) -> bool:
-        """Wait for work, or for `pause` seconds after a failure; False when the thread shall end."""
+        """Wait for work, or for `pause` seconds after a failure; False when the thread is to end."""
         with self._wake:
             if pause:
                 self._wake.wait_for(lambda: self._stopped or self._hurry, pause)
@@ -136,7 +176,7 @@ class Sender:
         with self._wake:
             self._stopped = True
             self._wake.notify()
-        # A call that hangs is not waited for: what it sends is sent again later, which is harmless.
+        # Do not wait for a call that hangs: what it sends is sent again later, which is harmless.
         self._thread.join(timeout=1.0)
 
     def _note_failure(self, error: Exception) -> None:
@@ -145,7 +185,7 @@ class Sender:
         self.fault = describe(error)
         if self._failures == FAILURES_TO_TELL:
             logger.warning(
-                "MLflow at %s is away: %s; the trial goes on, and what it logs waits in %s",
+                "MLflow at %s cannot be reached: %s; the trial goes on, and what it logs waits in %s",
                 self._store,
                 self.fault,
                 self._spool.folder,

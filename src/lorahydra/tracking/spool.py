@@ -12,7 +12,7 @@ password):
 | `.lock` | held by the process that owns the spool; a crash frees it |
 
 A line is written with one `write` call before anything is sent, so a `kill -9` loses at most the line being
-written. The folder goes away once everything was sent.
+written. The folder is deleted once everything was sent.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Header:
 
 
 def read_header(folder: Path) -> Header | None:
-    """Which run the spool in `folder` belongs to, whoever holds it; None where that cannot be read."""
+    """Which run the spool in `folder` belongs to, whichever process holds it; None where that cannot be read."""
     try:
         return Header(**json.loads((folder / "run.json").read_text(encoding="ascii")))
     except (OSError, ValueError, TypeError):
@@ -139,13 +139,13 @@ class Spool:
                 while view:
                     view = view[os.write(self._handle, view) :]
             except OSError:
-                # Half a line would garble the next one.
+                # Half a line would damage the next one.
                 os.ftruncate(self._handle, self._size)
                 raise
             self._size += len(line)
 
     def entries(self) -> list[Entry]:
-        """The next operations that are not sent yet, oldest first; empty when there are none.
+        """The next operations that are not sent yet, oldest first; empty where there are none.
 
         The end of a torn line (the process died while writing it) never comes.
         """
@@ -157,10 +157,10 @@ class Spool:
 
     def advance(self, end: int) -> None:
         """Remember that the store has confirmed everything up to `end`."""
-        if self._handle < 0:  # a call that hung came back after the spool was given up, maybe to `sync`
+        if self._handle < 0:  # a call that hung returned after the spool was closed; `sync` may have it now
             return
         self._sent = end
-        # Failing to remember (full disk) only means sending again, which changes nothing in the store.
+        # Where that fails (the disk is full), it is sent again, which changes nothing in the store.
         with contextlib.suppress(OutputError), atomic_file(self.folder / "sent") as temporary:
             temporary.write_text(str(end), encoding="ascii")
 
@@ -208,7 +208,7 @@ class Spool:
         return self.folder.parent.parent / str(operation["kept"])
 
     def close(self) -> None:
-        """Let go of the folder, keeping what it holds; safe to call twice."""
+        """Let go of the folder and keep what it holds; safe to call twice."""
         if self._handle >= 0:
             with contextlib.suppress(OSError):
                 os.fsync(self._handle)
@@ -218,7 +218,7 @@ class Spool:
 
     def remove(self) -> None:
         """Delete the folder: everything was sent."""
-        # Deleted before the lock is let go, so that no one takes over a spool that is about to vanish.
+        # Deleted before the lock is released, so that no process takes over a spool that is about to vanish.
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.folder.parent.rmdir()  # only when this was the last spool
@@ -238,7 +238,7 @@ def _parse(data: bytes, offset: int) -> Iterator[Entry]:
         try:
             operation = json.loads(line)
         except ValueError:
-            # Only a damaged disk does this; the rest of the queue is still worth sending.
+            # Only a faulty disk does this, and the rest of the queue is still worth sending.
             logger.warning("A line of the tracking queue is damaged and was left out: %.80r", line)
             operation = {"op": "damaged"}
         yield Entry(operation, offset)

@@ -17,7 +17,7 @@ from lorahydra.tracking.patience import patient, patiently
 from lorahydra.tracking.run import Before, TrackedRun
 from lorahydra.tracking.source import source_tags
 from lorahydra.tracking.spool import Header, Spool
-from lorahydra.tracking.store import active_run, connect, experiment_of, get_or_create_experiment, talking_to
+from lorahydra.tracking.store import active_run, connect, experiment_of, get_or_create_experiment, opened, talking_to
 from lorahydra.tracking.views import furnish
 
 __all__ = ["check_store", "join_run", "reopen_run", "start_run"]
@@ -33,11 +33,11 @@ def check_store(config: TrackingConfig, *, waits: bool = False) -> None:
 
     Args:
         config: Store and experiment.
-        waits: The store was there before: wait `config.retry_seconds` for one that is away. Without it a wrong
-            address is reported at once.
+        waits: The store was used before: wait `config.retry_seconds` where it cannot be reached. Without this, a
+            wrong address is reported at once.
 
     Raises:
-        ConfigError: The address or the experiment cannot be.
+        ConfigError: `config.uri` is not the address of a store, or the experiment was deleted.
         TrackingError: The store cannot be reached, read or written (within about 15 seconds, but for the waiting).
     """
     if waits:
@@ -51,10 +51,10 @@ def _open_experiment(config: TrackingConfig) -> tuple[str, Any, str]:
     uri = resolve(config.uri)
     client = connect(uri, create=config.run_id is None, writes=True)
     if config.run_id is not None:
-        experiment = experiment_of(client, uri, config.run_id)
+        experiment = experiment_of(client, config.run_id)
     else:
-        experiment = get_or_create_experiment(client, uri, config.experiment_name, config.artifact_location)
-    furnish(client, uri, experiment)
+        experiment = get_or_create_experiment(client, config.experiment_name, config.artifact_location)
+    furnish(client, experiment)
     return uri, client, experiment.experiment_id
 
 
@@ -83,7 +83,7 @@ def start_run(
         parent_run_id: Run that this one is nested under.
 
     Raises:
-        ConfigError: The address or the experiment cannot be.
+        ConfigError: `config.uri` is not the address of a store, or the experiment was deleted.
         TrackingError: The store cannot be reached, read or written, and has not come back in `config.retry_seconds`.
         OutputError: `output_dir` cannot be written.
     """
@@ -113,12 +113,9 @@ def start_run(
 
 
 def _adopt_run(config: TrackingConfig, output_dir: Path, run_name: str, tags: Mapping[str, str]) -> TrackedRun:
-    """Make the run that MLflow has opened our own."""
+    """Record to the run that MLflow has opened."""
     assert config.run_id is not None
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    active_run(client, uri, config.run_id)
-    with talking_to(uri):
+    with opened(config, config.run_id) as client:
         client.update_run(config.run_id, name=run_name)
         for key, value in tags.items():
             client.set_tag(config.run_id, key, value)
@@ -135,7 +132,7 @@ def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str, forget_
         forget_failure: What failed is done again.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached, or does not have the run.
         OutputError: `output_dir` cannot be written.
     """
@@ -145,9 +142,9 @@ def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str, forget_
 def join_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> TrackedRun:
     """Record a run that other processes may be recording at the same time, or that has ended.
 
-    It is open from now on, whatever it was before, and without a failure. Each process has a queue of its own
-    in its `output_dir`; it takes its leave by `leave`, and the last one by `finish`. System metrics are not
-    sampled. The first value of a param stays, whoever gave it.
+    The run is open from now on, whatever it was before, and its failure is removed. Each process has its own queue in
+    its `output_dir` and ends with `leave`, the last one with `finish`. System metrics are not sampled. The first value
+    of a param stays, whoever gave it.
 
     Args:
         config: Its store.
@@ -155,7 +152,7 @@ def join_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> Tracke
         run_id: The run.
 
     Raises:
-        ConfigError: The address cannot be.
+        ConfigError: `config.uri` is not the address of a store.
         TrackingError: The store cannot be reached, or does not have the run.
         OutputError: `output_dir` cannot be written.
     """
@@ -164,7 +161,7 @@ def join_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> Tracke
 
 def _record_again(config: TrackingConfig, output_dir: Path, run_id: str, *, forget_failure: bool) -> TrackedRun:
     uri = resolve(config.uri)
-    # What the run was before is read once: the first attempt to open it may get half of its way.
+    # What the run was before is read once: an attempt to open it may fail halfway, and be repeated.
     client, info, data = patiently(config, lambda: _read(uri, run_id))
     spool = Spool.create(output_dir.absolute())
     try:
@@ -182,7 +179,7 @@ def _record_again(config: TrackingConfig, output_dir: Path, run_id: str, *, forg
 def _read(uri: str, run_id: str) -> tuple[Any, Any, Any]:
     """A client, and MLflow's information and data of a run."""
     client = connect(uri, create=False)
-    info = active_run(client, uri, run_id)
+    info = active_run(client, run_id)
     with talking_to(uri):
         return client, info, client.get_run(run_id).data
 
@@ -206,6 +203,5 @@ def _delete_tag(client: Any, run_id: str, name: str) -> None:
 
 
 def _state(tag: str | None) -> State:
-    """The state in a run's tag; interrupted where its process could not say."""
-    known = tag in {State.COMPLETE, State.PRUNED, State.FAILED}
-    return State(tag) if known and tag is not None else State.INTERRUPTED
+    """The state in a run's tag; interrupted where its process could not set one."""
+    return State(tag) if tag in {State.COMPLETE, State.PRUNED, State.FAILED} else State.INTERRUPTED

@@ -1,16 +1,16 @@
-"""Opening a tracking store: it is checked before a trial spends time, and every fault is one line.
+"""Opening a tracking store. It is checked before a trial spends time, and every fault is one line.
 
-MLflow is imported here, on first use. It takes a second or two and reads its settings from the environment,
-so a few are given a value before, each only where the user has set none:
+MLflow is imported here, on first use, which takes a second or two. It reads its settings from the environment, so these
+get a value before, where the user has not set one:
 
 | variable | value | why |
 |---|---|---|
-| `MLFLOW_DISABLE_TELEMETRY` | `true` | no call that the user did not ask for |
+| `MLFLOW_DISABLE_TELEMETRY` | `true` | lorahydra makes no call that the user did not ask for |
 | `MLFLOW_MODEL_CATALOG_URI` | empty | the same: MLflow would look models up on a public host |
 | `MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT` | `true` | the run's link is shown once, by the caller |
 | `MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR` | `false` | progress is shown by the caller |
 | `MLFLOW_HTTP_REQUEST_MAX_RETRIES` | `0` | the sending thread retries by itself; MLflow's 7 take minutes |
-| `MLFLOW_HTTP_REQUEST_TIMEOUT` | `30` s | a server that accepts and never answers is noticed |
+| `MLFLOW_HTTP_REQUEST_TIMEOUT` | `30` s | to notice a server that accepts connections and never answers |
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, NotRecordedError, StoreAwayError, TrackingError, library_errors
-from lorahydra.tracking.address import is_server
+from lorahydra.tracking.address import is_server, resolve
 from lorahydra.tracking.compat import ask, mute
 from lorahydra.tracking.database import prepare_database
 from lorahydra.tracking.faults import store_fault
@@ -36,6 +37,7 @@ __all__ = [
     "connect",
     "experiment_of",
     "get_or_create_experiment",
+    "opened",
     "quiet_environment",
     "talking_to",
     "talking_to_artifacts",
@@ -52,7 +54,7 @@ ENVIRONMENT = {
 LONGEST_FOLDER = 120
 """Characters of an experiment's name in the address of its artifacts, of which MLflow's databases keep 256 in all."""
 SECONDS_TO_ANSWER = 10
-"""How long a store may take for its first answer."""
+"""Longest wait for a server's first answer."""
 
 
 def quiet_environment() -> None:
@@ -63,7 +65,7 @@ def quiet_environment() -> None:
 
 @contextmanager
 def talking_to(uri: str) -> Iterator[None]:
-    """Keep MLflow's own log quiet in this thread and turn its failures into one line.
+    """Keep MLflow's log quiet in this thread and turn its failures into one line.
 
     Raises:
         TrackingError: Instead of any failure of the store at the resolved address `uri`.
@@ -80,7 +82,7 @@ def talking_to(uri: str) -> Iterator[None]:
 
 @contextmanager
 def talking_to_artifacts(uri: str) -> Iterator[None]:
-    """The same for a store's artifacts, whose services raise errors of their own SDKs, which have no common class.
+    """The same for a store's artifacts: the SDKs of their services raise errors that have no common class.
 
     Raises:
         TrackingError: Instead of any failure that lorahydra has no error for.
@@ -88,6 +90,31 @@ def talking_to_artifacts(uri: str) -> Iterator[None]:
     what = f"the artifacts of {shown(uri)} cannot be used"
     with library_errors(lambda error: store_fault(what, error)), talking_to(uri):
         yield
+
+
+@contextmanager
+def opened(config: TrackingConfig, run_id: str | None = None, *, artifacts: bool = False) -> Iterator[Any]:
+    """A store that exists already, for the calls in the block.
+
+    Args:
+        config: Its address.
+        run_id: A run that it must have.
+        artifacts: The block reads or writes artifacts.
+
+    Yields:
+        An `mlflow.MlflowClient`.
+
+    Raises:
+        ConfigError: `config.uri` is not the address of a store.
+        NotRecordedError: The store does not have the run.
+        TrackingError: The store cannot be reached, read or written, here or in the block.
+    """
+    uri = resolve(config.uri)
+    client = connect(uri, create=False)
+    if run_id is not None:
+        active_run(client, run_id)
+    with talking_to_artifacts(uri) if artifacts else talking_to(uri):
+        yield client
 
 
 def connect(uri: str, *, create: bool, writes: bool = False) -> Any:
@@ -102,7 +129,7 @@ def connect(uri: str, *, create: bool, writes: bool = False) -> Any:
         An `mlflow.MlflowClient`.
 
     Raises:
-        ConfigError: The address names a database driver that is not there.
+        ConfigError: The database driver is not installed.
         TrackingError: The store cannot be reached, read, written or understood.
     """
     quiet_environment()
@@ -116,7 +143,7 @@ def connect(uri: str, *, create: bool, writes: bool = False) -> Any:
         return MlflowClient(uri)
 
 
-def get_or_create_experiment(client: Any, uri: str, name: str, artifact_location: str | None) -> Any:
+def get_or_create_experiment(client: Any, name: str, artifact_location: str | None) -> Any:
     """The experiment `name`, made if there is none.
 
     Artifacts of a SQLite store go beside its file by default, in `mlartifacts/NAME`.
@@ -130,6 +157,7 @@ def get_or_create_experiment(client: Any, uri: str, name: str, artifact_location
     """
     from mlflow.exceptions import MlflowException
 
+    uri = client.tracking_uri
     with talking_to(uri):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -148,23 +176,23 @@ def get_or_create_experiment(client: Any, uri: str, name: str, artifact_location
     return experiment
 
 
-def experiment_of(client: Any, uri: str, run_id: str) -> Any:
+def experiment_of(client: Any, run_id: str) -> Any:
     """The experiment of a run, an `mlflow.entities.Experiment`.
 
     Raises:
         TrackingError: The store does not have the run, or its artifacts cannot be written from here.
     """
-    info = active_run(client, uri, run_id)
-    with talking_to(uri):
+    info = active_run(client, run_id)
+    with talking_to(client.tracking_uri):
         experiment = client.get_experiment(info.experiment_id)
-    _check_artifacts(experiment.artifact_location, uri)
+    _check_artifacts(experiment.artifact_location, client.tracking_uri)
     return experiment
 
 
-def _location(uri: str, name: str, wanted: str | None) -> str | None:
-    if wanted is not None:
-        is_path = "://" not in wanted and not wanted.startswith("file:")
-        return Path(wanted).expanduser().absolute().as_uri() if is_path and not is_server(uri) else wanted
+def _location(uri: str, name: str, given: str | None) -> str | None:
+    if given is not None:
+        is_path = "://" not in given and not given.startswith("file:")
+        return Path(given).expanduser().absolute().as_uri() if is_path and not is_server(uri) else given
     if is_server(uri):
         return None
     folder = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "experiment"
@@ -181,7 +209,7 @@ def _artifact_root(uri: str) -> Path:
 
 
 def _check_artifacts(location: str, uri: str) -> None:
-    """Artifacts of a plain folder are written by this process: find out now whether it can."""
+    """Refuse a plain folder that this process, which writes the artifacts, cannot write."""
     parts = urlsplit(location)
     if parts.scheme not in ("", "file"):
         return
@@ -195,21 +223,21 @@ def _check_artifacts(location: str, uri: str) -> None:
         hint = "let the server take them (`mlflow server --serve-artifacts`)" if is_server(uri) else "choose another"
         raise TrackingError(
             f"the artifact folder {folder} of {shown(uri)} cannot be written from here: {hint}, with a new "
-            "tracking.experiment_name, or mend its permissions"
+            "tracking.experiment_name, or change the permissions of the folder"
         )
 
 
 def _check_server(uri: str) -> None:
-    """Ask the server for something small, with a short patience that MLflow's client does not have.
+    """Ask the server for something small, and do not wait for the answer as long as MLflow's client does.
 
     Raises:
-        TrackingError: No MLflow server answers there, or it refuses us, or it is too old.
+        TrackingError: There is no MLflow server, it refuses access, or it is too old.
     """
     response = ask(uri, "POST", "experiments/search", {"max_results": 1}, seconds=SECONDS_TO_ANSWER)
     status = response.status_code
     if "Invalid Host header" in response.text:
         raise TrackingError(
-            f"the MLflow server {shown(uri)} takes no requests under that name: start it with "
+            f"the MLflow server {shown(uri)} refuses requests under that name: start it with "
             f"--allowed-hosts {urlsplit(uri).netloc.rpartition('@')[2]}"
         )
     if status in (401, 403):
@@ -218,7 +246,7 @@ def _check_server(uri: str) -> None:
             "and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     if status >= 500:
-        raise StoreAwayError(f"the MLflow server {shown(uri)} is in trouble (HTTP {status}): see its log")
+        raise StoreAwayError(f"the MLflow server {shown(uri)} failed (HTTP {status}): see its log")
     if not _is_json(response) and not (
         _is_unknown(response) and _is_json(ask(uri, "GET", "experiments/list", seconds=SECONDS_TO_ANSWER))
     ):
@@ -243,14 +271,13 @@ def _is_unknown(response: Any) -> bool:
     return response.status_code in (404, 405) and "RESOURCE_DOES_NOT_EXIST" not in response.text
 
 
-def active_run(client: Any, uri: str, run_id: str, name: str = "") -> Any:
+def active_run(client: Any, run_id: str, name: str = "") -> Any:
     """MLflow's information about a run.
 
     Args:
         client: Of the store.
-        uri: Of the store.
         run_id: The run.
-        name: Its name for messages, where it is known.
+        name: Its name, for messages.
 
     Raises:
         NotRecordedError: The store does not have the run, or not any more.
@@ -258,7 +285,7 @@ def active_run(client: Any, uri: str, run_id: str, name: str = "") -> Any:
     """
     from mlflow.exceptions import MlflowException
 
-    which = f"run {run_id} ({name})" if name else f"run {run_id}"
+    uri, which = client.tracking_uri, f"run {run_id} ({name})" if name else f"run {run_id}"
     with talking_to(uri):
         try:
             info = client.get_run(run_id).info

@@ -1,4 +1,4 @@
-"""Sending what runs could not send: their store was away at the end, or their process died."""
+"""Sending what runs could not send because their store could not be reached at the end, or their process died."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SyncedRun:
     entries: int
     """Number of things that were sent."""
     interrupted: bool
-    """The process died before the end of the run, and no other ended it; it was closed as interrupted."""
+    """The process died before the end of the run, and no other ended it, so it was closed as interrupted."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ def find_unsent(root: Path) -> list[Path]:
 def sync(output_dir: Path, uri: str | None = None) -> SyncResult:
     """Send what the runs of an output folder (or of all those below it) left unsent, with its original times.
 
-    May be repeated at any time: what was sent is not there to be sent again.
+    It may be repeated at any time: nothing is sent twice.
 
     Args:
         output_dir: A trial's output folder, or one that holds several.
         uri: Address of the store, where it has moved since.
 
     Raises:
-        ConfigError: `uri` is no address of a store.
+        ConfigError: `uri` is not the address of a store.
         TrackingError: A store cannot be reached, or does not have the run.
         OutputError: The folder cannot be written.
     """
@@ -127,7 +127,7 @@ def _send(spool: Spool, header: Header, uri: str, *, is_alive: bool) -> SyncedRu
     """
     client = connect(uri, create=False)
     try:
-        active_run(client, uri, header.run_id, header.run_name)
+        active_run(client, header.run_id, header.run_name)
     except TrackingError as error:
         if isinstance(error, NotRecordedError):
             raise TrackingError(f"{error}; delete {spool.folder} to forget the run") from error
@@ -141,7 +141,7 @@ def _send(spool: Spool, header: Header, uri: str, *, is_alive: bool) -> SyncedRu
         try:
             while count := delivery.step():
                 entries += count
-            # A run may have several processes: another one may have ended it properly, or be going to.
+            # A run may have several processes: another one may have ended it properly, or may still do so.
             interrupted = died and not is_alive and client.get_run(header.run_id).info.status == "RUNNING"
             if interrupted:
                 end = header.started if last is None else last.get("time", header.started)
@@ -152,7 +152,7 @@ def _send(spool: Spool, header: Header, uri: str, *, is_alive: bool) -> SyncedRu
                 ):
                     delivery.send_or_leave_out(operation)
         except Exception as error:
-            # Artifact stores raise errors of their own SDKs, which have no common class.
+            # The SDKs of artifact stores raise errors that have no common class.
             raise store_fault(f"the MLflow store {shown(uri)} cannot be used", error) from error
     return SyncedRun(header.run_id, header.run_name, shown(uri), entries, interrupted)
 

@@ -1,4 +1,4 @@
-"""Samples of CPU, memory, disk, network and GPU use, under MLflow's own names (`system/…`)."""
+"""Samples of CPU, memory, disk, network and GPU use, under MLflow's names (`system/…`)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SystemMetrics:
                     values |= {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
                     monitor.clear_metrics()
                 except Exception:
-                    # Drivers and containers fail in ways of their own; a trial must not notice.
+                    # Drivers and containers fail in many ways, which must not disturb a trial.
                     logger.debug("%s stopped working", type(monitor).__name__, exc_info=True)
                     monitors.remove(monitor)
             if values:
@@ -64,6 +64,6 @@ def _monitors() -> list[Any]:
         try:
             monitors.append(kind())
         except Exception:
-            # No such device, driver or package: that is the usual case and no one's fault.
+            # There is no such device, driver or package, which is the usual case.
             logger.debug("%s is not available", kind.__name__, exc_info=True)
     return monitors

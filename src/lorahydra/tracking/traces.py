@@ -1,7 +1,7 @@
 """One call of a service as an MLflow trace, sent when it is over.
 
-MLflow's own way of tracing sends in the background and drops what could not be sent; here the queue on disk does the
-sending, so the trace is built as a whole and handed to the store directly.
+MLflow's tracing sends in the background and drops what could not be sent. Here the queue on disk does the sending, so a
+trace is built as a whole and given to the store directly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def send_trace(uri: str, experiment_id: str, run_id: str, operation: Operation) 
     """Store one trace; storing the same again changes nothing.
 
     Raises:
-        Exception: Whatever MLflow raises when the store is away.
+        Exception: Whatever MLflow raises when the store cannot be reached.
     """
     store_trace(uri, experiment_id, [_span(operation)], _info(experiment_id, run_id, operation))
 

@@ -14,9 +14,8 @@ from typing import Any
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, TrackingError
 from lorahydra.names import EVAL, MAIN_HYPERPARAMETERS, OBJECTIVE, Kind, Metric, Score, Tag, scored
-from lorahydra.tracking.address import resolve
 from lorahydra.tracking.operations import encode, now
-from lorahydra.tracking.store import connect, talking_to
+from lorahydra.tracking.store import opened, talking_to
 from lorahydra.utils.databases import shown
 
 __all__ = ["VIEW_KEY", "find_experiment", "furnish", "view_url"]
@@ -43,22 +42,21 @@ CURVES = "^train/(loss|learning_rate|grad_norm)|^eval/(loss|combined|gain)$"
 """Which of the many charts are shown first; a regular expression in the box above them."""
 
 
-def furnish(client: Any, uri: str, experiment: Any) -> None:
-    """Give an experiment its view, once; what somebody has changed since stays.
+def furnish(client: Any, experiment: Any) -> None:
+    """Give an experiment its view, once: a view that somebody has changed stays as it is.
 
     Args:
         client: Of the store.
-        uri: Its resolved address.
         experiment: An `mlflow.entities.Experiment`.
     """
-    wanted = {KIND_TAG: "finetuning", VIEW_TAG: _view()}
-    missing = {name: value for name, value in wanted.items() if name not in experiment.tags}
+    tags = {KIND_TAG: "finetuning", VIEW_TAG: _view()}
+    missing = {name: value for name, value in tags.items() if name not in experiment.tags}
     try:
-        with talking_to(uri):
+        with talking_to(client.tracking_uri):
             for name, value in missing.items():
                 client.set_experiment_tag(experiment.experiment_id, name, value)
     except TrackingError as error:
-        # Comfort, which a server may refuse to those who can only add runs.
+        # The view is not needed, and a server may refuse it to users who can only add runs.
         logger.debug("The experiment's view was not saved: %s", error)
 
 
@@ -66,19 +64,16 @@ def find_experiment(config: TrackingConfig) -> str:
     """The id of an experiment.
 
     Raises:
-        ConfigError: The address cannot be, or the store has no such experiment.
+        ConfigError: `config.uri` is not the address of a store, or the store has no such experiment.
         TrackingError: The store cannot be reached or read.
     """
-    uri = resolve(config.uri)
-    client = connect(uri, create=False)
-    with talking_to(uri):
-        found = client.get_experiment_by_name(config.experiment_name)
-        if found is not None and found.lifecycle_stage == "active":
-            return str(found.experiment_id)
+    with opened(config) as client:
+        experiment = client.get_experiment_by_name(config.experiment_name)
+        if experiment is not None and experiment.lifecycle_stage == "active":
+            return str(experiment.experiment_id)
         names = sorted(experiment.name for experiment in client.search_experiments())
-    raise ConfigError(
-        f"the MLflow store {shown(uri)} has no experiment {config.experiment_name}: it has {', '.join(names)}"
-    )
+    store = shown(client.tracking_uri)
+    raise ConfigError(f"the MLflow store {store} has no experiment {config.experiment_name}: it has {', '.join(names)}")
 
 
 def view_url(server: str, experiment_id: str, *, charts: bool = False) -> str:

@@ -1,1 +1,1 @@
-"""Files, progress, interrupts and the machine: nothing here knows of adapters."""
+"""Files, databases, processes, progress and interrupts; nothing here is specific to adapters."""

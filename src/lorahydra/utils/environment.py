@@ -22,9 +22,9 @@ from typing import Any
 __all__ = ["code_changes", "differences", "environment", "git", "source_folder"]
 
 GIT_SECONDS = 5
-"""How long Git may take: a repository may lie on a disk that hangs."""
+"""Longest wait for Git: a repository may be on a disk that hangs."""
 CODE = (":(top)*.py", ":(top)*.yaml", ":(top)*.toml", ":(top)*constraints.txt")
-"""Files whose changes are kept: others of a user's repository are nobody's business."""
+"""Files whose changes are recorded; other files of a user's repository are private."""
 CHANGES_LENGTH = 1_000_000
 """Characters of a diff that are kept."""
 
@@ -54,21 +54,21 @@ def environment(device: str) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line for each thing in which two environments differ, code first.
 
-    Where a run left nothing on record about a thing, it is not compared.
+    What a run has not recorded is not compared.
     """
-    found = []
+    lines = []
     for group in ("code", "python", "platform", "packages", "hardware"):
         old, new = before.get(group), now.get(group)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             names = sorted({*old, *new}, key=lambda name: (name not in new, str(name).lower()))
-            found += [_difference(f"{group}: {name}", old.get(name), new.get(name)) for name in names]
+            lines += [_difference(f"{group}: {name}", old.get(name), new.get(name)) for name in names]
         elif old is not None:
-            found.append(_difference(group, old, new))
-    return [line for line in found if line]
+            lines.append(_difference(group, old, new))
+    return [line for line in lines if line]
 
 
 def code_changes() -> str | None:
-    """What code and configs have beside their commit, as `git diff` shows it; None where there is nothing.
+    """Changes of code and configs that are not committed, as `git diff` shows them; None where there are none.
 
     New files are only named.
     """
@@ -79,9 +79,9 @@ def code_changes() -> str | None:
 
 
 def git(*arguments: str) -> str | None:
-    """What Git says about the folder of the code; None where it is no repository, or there is no Git.
+    """What Git says about the folder of the code; None where it is not a repository, or Git is not installed.
 
-    Asked once: a process goes on with the code that it has loaded.
+    Git is asked once: a process goes on with the code that it has loaded.
     """
     return _git(source_folder(), arguments)
 
@@ -119,19 +119,19 @@ def _difference(name: str, old: Any, new: Any) -> str:
 
 @functools.cache
 def _packages() -> tuple[tuple[str, str], ...]:
-    found = {
+    versions = {
         distribution.metadata["Name"]: distribution.version
         for distribution in metadata.distributions()
         if distribution.metadata["Name"]
     }
-    return tuple(sorted(found.items(), key=lambda item: item[0].lower()))
+    return tuple(sorted(versions.items(), key=lambda item: item[0].lower()))
 
 
 def _hardware(device: str) -> dict[str, Any]:
     import psutil
     import torch
 
-    found: dict[str, Any] = {
+    hardware: dict[str, Any] = {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -139,8 +139,8 @@ def _hardware(device: str) -> dict[str, Any]:
         "device": device,
     }
     if device.startswith("cuda"):
-        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    return found
+        hardware |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return hardware
 
 
 @functools.cache

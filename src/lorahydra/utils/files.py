@@ -1,4 +1,4 @@
-"""Files that survive crashes and company: the cache folder, atomic writes and locks between processes."""
+"""The cache folder, atomic writes and locks between processes."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ REASONS = {
     errno.EACCES: "no permission to write",
     errno.EPERM: "no permission to write",
     errno.EROFS: "the file system is read-only",
-    errno.EEXIST: "a file is in the place of a folder",
-    errno.EISDIR: "a folder is in the place of a file",
+    errno.EEXIST: "a file exists where a folder is needed",
+    errno.EISDIR: "a folder exists where a file is needed",
     errno.ENOTDIR: "a part of the path is a file",
 }
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk says against writing to `path` into one clear line.
+    """Turn an error of the disk while `path` is written into one clear line.
 
     Raises:
         OutputError: Instead of an `OSError` of a kind in `REASONS` inside the block; others pass.
@@ -53,17 +53,17 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _reason_of_copy(error: OSError) -> str | None:
-    """What ended a copy of a folder: `shutil.Error` has a list of what happened, as text, and no number."""
+    """Why the copy of a folder failed: `shutil.Error` has a list of texts and no error number."""
     if not isinstance(error, shutil.Error):
         return None
     return next((reason for number, reason in REASONS.items() if f"[Errno {number}]" in str(error)), None)
 
 
 def check_new(folder: Path) -> None:
-    """Check that `atomic_dir` can make `folder`: nothing is there, or an empty folder.
+    """Check that `atomic_dir` can make `folder`: it does not exist, or is empty.
 
     Raises:
-        OutputError: Something else is there.
+        OutputError: It is something else.
     """
     with writing(folder):
         if folder.is_dir() and any(folder.iterdir()):
@@ -113,7 +113,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that takes its place when the block ends well, old content and all."""
+    """Yield a temporary folder beside `path` that replaces it, with all it holds, when the block ends well."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -146,17 +146,17 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
             lock.acquire(timeout=-1 if wait else 0)
         yield
     finally:
-        # Also what an interrupt inside `acquire` has left: the same process may want the lock again to close things.
+        # Also after an interrupt inside `acquire`: the same process may need the lock again to clean up.
         lock.release(force=True)
 
 
 def _follow_umask(path: Path) -> None:
     """Give `path`, and all in it, the permissions that newly made files and folders have.
 
-    Temporary names and the safetensors library make things private to the user, which is wrong for a cache or an
-    adapter that others should read.
+    `tempfile` and safetensors make files that only the user can read, which is wrong for a cache or an adapter that
+    others use.
     """
-    # To read the umask is to change it for the whole process, so a folder and a file are made to see it.
+    # Reading the umask changes it for the whole process, so a folder and a file are made to find it out.
     probe = Path(tempfile.mkdtemp(prefix=".permissions.", dir=path.parent))
     try:
         (probe / "folder").mkdir()

@@ -1,8 +1,8 @@
-"""Ctrl-C that is not lost, and a second one that ends the process at once.
+"""A Ctrl-C that is not lost, and a second one that ends the process at once.
 
 Python raises `KeyboardInterrupt` wherever the main thread happens to be. In a destructor, in a callback of a C library
-or under a bare `except` of a library it vanishes, and the program goes on as if nothing had been. The handler
-here also remembers the signal, and work that goes on in steps raises the interrupt again between them.
+or under a bare `except` of a library it vanishes, and the program goes on as if nothing had happened. The handler here
+also remembers the signal, and work that goes on in steps raises the interrupt again between them.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ __all__ = [
 
 EXIT_INTERRUPTED = 130
 SECONDS_OF_ONE = 0.2
-"""Signals that come so close together are one: a terminal and a launcher may both pass on the same Ctrl-C."""
+"""Signals so close together are one: a terminal and a launcher may both pass on the same Ctrl-C."""
 
 _first: float | None = None
 """`time.monotonic()` of the signal that ends this process or this study."""
 _number = signal.SIGINT
 """That signal."""
 _hint: Callable[[], str] | None = None
-"""Says how to go on; None in a process that is not ours to end."""
+"""Says how to go on; None in a process that lorahydra may not end."""
 _postponed = 0
-"""Blocks that the program is in and that an interrupt must not cut in two."""
+"""Number of blocks around the current code that an interrupt must not cut in two."""
 _ended = False
 
 
@@ -87,7 +87,7 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def noticed() -> Iterator[None]:
-    """A block that does not end well, nor with another error, when an interrupt has come and was lost.
+    """A block that ends with `KeyboardInterrupt` when an interrupt has come, also where it was lost.
 
     Raises:
         KeyboardInterrupt: Instead.
@@ -95,7 +95,7 @@ def noticed() -> Iterator[None]:
     try:
         yield
     except Exception:
-        # A library may have made an error of its own of it.
+        # A library may have turned it into another error.
         raise_if_interrupted()
         raise
     raise_if_interrupted()
@@ -103,12 +103,12 @@ def noticed() -> Iterator[None]:
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """A short block that is done as a whole: an interrupt is raised behind it, unless it ends with an exception.
+    """A short block that an interrupt does not cut in two: it is raised after the block, unless that raises itself.
 
     Works where `listen` or `listening` handles signals. A block that waits for something looks at `interrupted`.
     """
     global _postponed
-    before = _first  # an interrupt that was raised has things closed, maybe by this block
+    before = _first  # an interrupt that was raised before: this block may be cleaning up after it
     _postponed += 1
     try:
         yield
@@ -124,7 +124,7 @@ def interrupted() -> bool:
 
 
 def raise_if_interrupted() -> None:
-    """Raise an interrupt that was lost; to be called between two steps of work, and not while things are closed.
+    """Raise an interrupt that was lost; called between two steps of work, and not while cleaning up.
 
     Raises:
         KeyboardInterrupt: One has come; only the main thread is told.
@@ -146,7 +146,7 @@ def forget() -> None:
 
 
 def stop_listening() -> None:
-    """From now on a signal ends the process without a word: all is done and said."""
+    """From now on a signal ends the process without a message: everything is done."""
     global _ended
     _ended = True
 
@@ -173,7 +173,7 @@ def _say_unraisable(lost: Any) -> None:
 
 
 def _end_at_once(line: str) -> None:
-    # What a dying process leaves open is closed by the next one; a worker process notices by itself.
+    # The next process closes what this one leaves open; worker processes notice its end.
     with suppress(Exception):
         sys.stdout.flush()
     with suppress(OSError):

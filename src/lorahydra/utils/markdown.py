@@ -1,4 +1,4 @@
-"""Markdown for people who look at MLflow's pages: tables and links in which a value is nothing but its text."""
+"""Markdown for MLflow's pages: tables and links in which a value is shown as its text, whatever is in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a moving bar where someone watches, plain lines where the output goes to a file.
+"""Progress on the terminal: a moving bar for a person, plain lines where the output goes to a file.
 
 ```python
 progress = Progress()
@@ -32,30 +32,30 @@ Advance = Callable[[int, str], None]
 
 SECONDS_BETWEEN_LINES = 15.0
 LOG_WIDTH = 120
-"""Columns of tables that go to a file: nobody can make a log wider."""
+"""Columns of tables that go to a file, which has no width."""
 
 
 def console() -> Console:
-    """Where tables are printed: the terminal or notebook as it is, or a log of its own width."""
+    """Where tables are printed: the terminal or notebook as it is, or a log of a fixed width."""
     from rich.console import Console
 
-    found = Console()
-    if found.is_terminal or found.is_jupyter or "COLUMNS" in os.environ:
-        return found
+    usual = Console()
+    if usual.is_terminal or usual.is_jupyter or "COLUMNS" in os.environ:
+        return usual
     return Console(width=LOG_WIDTH)
 
 
 def _in_notebook() -> bool:
     """Whether a notebook shows what is printed, and has the widgets that a moving bar needs there."""
-    # Whoever runs in a notebook has imported it.
+    # A notebook has imported it.
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell" and find_spec("ipywidgets") is not None
 
 
 @contextmanager
 def _logging_above_the_bar() -> Iterator[None]:
-    """Send log lines that go to the terminal through the bar, which else would be drawn over them."""
-    # While a bar is live, rich has put streams in the place of these that print above it.
+    """Print log lines above the bar, which would otherwise be drawn over them."""
+    # While a bar is live, rich replaces these streams by others that print above it.
     live = {sys.__stdout__: sys.stdout, sys.__stderr__: sys.stderr}
     moved = []
     for handler in (*logging.getLogger().handlers, *logging.getLogger("lorahydra").handlers):
