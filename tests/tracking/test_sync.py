@@ -114,7 +114,7 @@ def test_store_may_have_moved(start: StartRun, monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(TrackingError, match="does not exist"):
         sync(tmp_path)
     assert not (tmp_path / "mlflow.db").exists(), "no empty store is made"
-    with pytest.raises(ConfigError, match="not allowed"):
+    with pytest.raises(ConfigError, match="is not supported"):
         sync(tmp_path, "foo://x")
     sync(tmp_path, f"sqlite:///{tmp_path}/moved.db")
     assert MlflowClient(f"sqlite:///{tmp_path}/moved.db").get_run(run_id).info.status == "FAILED"
