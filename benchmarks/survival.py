@@ -34,18 +34,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pack", type=int, default=1, help="trials that are trained side by side")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        whole, duration = run_whole(folder / "whole", folder)
+        whole, duration = run_whole(folder / "whole", folder, options.pack)
         print(f"uninterrupted: {duration:.1f} s a trial, best {max(score for _, score in whole):.4f}", flush=True)
         drawn = random.Random(options.seed)
         good = 0
         for number in range(options.kills):
             # By trials rather than by the clock, whose time would be that of a machine as busy as it was before.
             trials, moment = drawn.randrange(N_TRIALS + 1), drawn.uniform(0, duration)
-            faults, died = round_of(folder / f"kill-{number}", folder, trials, moment, whole)
+            faults, died = round_of(folder / f"kill-{number}", folder, trials, moment, whole, options.pack)
             good += not faults
             print(
                 f"kill {number} {moment:4.1f} s after {trials} trials ({died}): {'; '.join(faults) or 'ok'}", flush=True
@@ -63,7 +64,7 @@ def prepare(folder: Path) -> None:
     (folder / "rows.jsonl").write_text("\n".join(rows), "utf-8")
 
 
-def start(place: Path, folder: Path) -> subprocess.Popen[bytes]:
+def start(place: Path, folder: Path, pack: int) -> subprocess.Popen[bytes]:
     """Begin the study in `place`."""
     place.mkdir(exist_ok=True)
     arguments = [
@@ -72,16 +73,19 @@ def start(place: Path, folder: Path) -> subprocess.Popen[bytes]:
         *("evaluation=minilm", "evaluation.max_new_tokens=6", "data=local", f"data.train_file={folder / 'rows.jsonl'}"),
         *("training.learning_rate=tag(log, interval(1e-4, 1e-1))", "lora.r=choice(2, 4, 8)"),
     ]
+    if pack > 1:
+        # What a pruner sees of a pack's other trials depends on how far they are.
+        arguments += [f"training.pack={pack}", "hydra/sweeper/pruner=none"]
     command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
     with (place / "log.txt").open("ab") as log:
         return subprocess.Popen(command, cwd=place, stdout=log, stderr=log, env=os.environ | {"HF_HUB_OFFLINE": "1"})
 
 
-def run_whole(place: Path, folder: Path) -> tuple[list[tuple[str, float]], float]:
+def run_whole(place: Path, folder: Path, pack: int) -> tuple[list[tuple[str, float]], float]:
     """The study without interruption: parameters and score of its trials in order, and seconds of a trial."""
     import optuna
 
-    if start(place, folder).wait() != 0:
+    if start(place, folder, pack).wait() != 0:
         sys.exit((place / "log.txt").read_text())
     study = optuna.load_study(study_name="small", storage=f"sqlite:///{place / 'studies.db'}")
     seconds = [trial.duration.total_seconds() for trial in study.trials if trial.duration is not None]
@@ -105,10 +109,10 @@ def finished(place: Path) -> int:
 
 
 def round_of(
-    place: Path, folder: Path, trials: int, moment: float, whole: list[tuple[str, float]]
+    place: Path, folder: Path, trials: int, moment: float, whole: list[tuple[str, float]], pack: int
 ) -> tuple[list[str], str]:
     """One kill and one resumption; what is wrong after them, and when the process died."""
-    process = start(place, folder)
+    process = start(place, folder, pack)
     wait_for_trials(process, place, trials)
     time.sleep(moment)
     process.send_signal(signal.SIGKILL)
@@ -123,7 +127,7 @@ def round_of(
             )
         code = again.returncode
     else:
-        code = start(place, folder).wait()
+        code = start(place, folder, pack).wait()
     faults = [] if code == 0 else [f"exit code {code}, see {(place / 'log.txt').read_text()[-300:]}"]
     return faults + check(place, before, whole), f"{len(before)} trials finished" if begun else "no study yet"
 

@@ -136,11 +136,14 @@ class TrialQueue:
             room = self.n_trials - sum(record.counts or record.state is State.RUNNING for record in self.records())
             if room <= 0:
                 return [], []
+            # What is run again is not mixed with new draws, which are to know its results, as they would have before.
+            waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            again = sum(bool(trial_facts(trial).get("drawn")) for trial in waiting)
             restore_sampler(self.study)
             with warnings.catch_warnings():
                 # Optuna expects heartbeats from its loop only; here `RunningTrial` sends them.
                 warnings.filterwarnings("ignore", "Heartbeat of storage")
-                trials = [self.study.ask() for _ in range(min(room, most))]
+                trials = [self.study.ask() for _ in range(min(room, most, again or most))]
             try:
                 overrides = configure(trials)
             except Exception:
