@@ -21,6 +21,7 @@ import psutil
 from lorahydra import LoRATuner
 from lorahydra.sweep import study_sweeper
 from lorahydra.trial import run as trial_run
+from lorahydra.trial.steps import Trial
 
 N_TRIALS = 12
 
@@ -44,8 +45,8 @@ def main() -> None:
         setattr(owner, name, call)
 
     timed(trial_run, "train")
-    timed(trial_run.Trial, "predict")
-    timed(trial_run.Trial, "score")
+    timed(Trial, "predict")
+    timed(Trial, "score")
     settle = study_sweeper.StudySweeper._settle
     configure = study_sweeper.StudySweeper._configure
 

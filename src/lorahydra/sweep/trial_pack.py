@@ -27,7 +27,7 @@ from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.study_trial import place_of, saved_predictions
 from lorahydra.training import train_pack
 from lorahydra.trial.place import StudyPlace, TrialResult
-from lorahydra.trial.run import Trial
+from lorahydra.trial.steps import Trial
 from lorahydra.utils.progress import Progress
 
 __all__ = ["TrialPack", "packed"]

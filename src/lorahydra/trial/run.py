@@ -9,31 +9,16 @@ A study passes the trial's `place` in it, and hears of what happens while it hap
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, Self
 
-from lorahydra.config.compose import flatten
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.evaluation import Judging
-from lorahydra.modeling.generation import write_greedy_settings
-from lorahydra.modeling.metadata import write_metadata
-from lorahydra.tracking import check_store
-from lorahydra.training import TrainedAdapter, TrainingJob, train
-from lorahydra.trial.place import StudyPlace, TrialResult, end_trial, metrics_of, start_trial
-from lorahydra.trial.predict import predict_both
-from lorahydra.trial.prepare import metadata_of, prepare
-from lorahydra.trial.record import record_adapter, record_description, record_setup
-from lorahydra.trial.rejudge import rejudge_hint
-from lorahydra.trial.saved import SavedTrial, forget_trial, save_trial
-from lorahydra.trial.score import score
+from lorahydra.training import train
+from lorahydra.trial.place import StudyPlace, TrialResult
+from lorahydra.trial.steps import Trial
 from lorahydra.trial.summary import write_summary
-from lorahydra.utils.interrupts import noticed
 from lorahydra.utils.progress import Progress, console
 
-__all__ = ["Trial", "TrialResult", "run_trial"]
+__all__ = ["TrialResult", "run_trial"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,86 +52,3 @@ def run_trial(
         write_summary(console(), prepared.eval_set, result.scores)
     logger.info("MLflow run %s: %s", result.run_id, trial.run.url)
     return result
-
-
-class Trial:
-    """A trial whose run is open, for as long as its block; the steps of `run_trial`, so that a study can share one.
-
-    A block that ends with an error closes the run as failed, pruned or interrupted.
-
-    Args:
-        config: The whole experiment.
-        overrides: What the user changed, for the record.
-        progress: Where to show the progress.
-        place: The trial's place in a study.
-
-    Raises:
-        LorahydraError: The trial cannot begin.
-    """
-
-    def __init__(
-        self, config: ExperimentConfig, overrides: Sequence[str], progress: Progress, place: StudyPlace | None
-    ) -> None:
-        self._started = time.perf_counter()
-        self._config, self._place, self._progress = config, place, progress
-        self._folder = Path(config.output_dir)
-        check_store(config.tracking, waits=place is not None)
-        self.prepared = prepare(config)
-        self._judging = Judging(self.prepared.session, self.prepared.eval_set, config.seed)
-        self._number, self._params = (
-            (0, _searched(config, overrides)) if place is None else (place.number, place.params)
-        )
-        with ExitStack() as block:
-            self.run = block.enter_context(start_trial(config, place))
-            block.enter_context(self._judging)
-            block.enter_context(rejudge_hint(self._folder, in_study=place is not None))
-            block.enter_context(noticed())
-            if place is not None:
-                place.started(self.run.run_id, self._folder)
-            record_setup(self.run, config, overrides, self.prepared)
-            record_description(self.run, self._params, self.prepared.splits.report.warnings)
-            forget_trial(self._folder)
-            self._block = block.pop_all()
-        self.job = TrainingJob(config.lora, config.training, config.seed, self._folder, metrics_of(self.run, place))
-        """What is to be trained."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._block.__exit__(*error)
-
-    def predict(self, trained: TrainedAdapter) -> None:
-        """Record the adapter, and let it and the untuned model answer; the judge begins with what is answered."""
-        config, run, prepared = self._config, self.run, self.prepared
-        write_metadata(trained.folder, metadata_of(config, prepared, run.run_id))
-        write_greedy_settings(trained.folder, prepared.base.model, prepared.base.tokenizer, prepared.chat.end_tokens)
-        record_adapter(run, config, trained)
-        self._trained = trained
-        self._predictions = predictions = predict_both(
-            config, prepared, prepared.eval_set, trained.folder, self._judging, self._progress, steps=trained.steps
-        )
-        logger.info("Trial %d: params=%s, BERTScore=%.4f", self._number, self._params, predictions.tuned.bertscore_f1)
-        if prepared.session is not None:  # before the judge is waited for
-            home = (None, None) if self._place is None else (self._place.study_name, self._place.storage)
-            save_trial(
-                SavedTrial(self._folder, run.run_id, config, predictions, trained.eval_loss, self._seconds(), *home)
-            )
-
-    def score(self) -> TrialResult:
-        """Wait for the judge, record the scores and close the run as complete."""
-        scores = score(self.run, self._config, self._predictions, self._judging, self._progress)
-        adapter, loss = self._trained.folder, self._trained.eval_loss
-        result = TrialResult(self.run.run_id, adapter, scores, loss, self._seconds())
-        end_trial(self.run, result, self._place)
-        return result
-
-    def _seconds(self) -> float:
-        return time.perf_counter() - self._started
-
-
-def _searched(config: ExperimentConfig, overrides: Sequence[str]) -> dict[str, object]:
-    """The hyperparameters among the overrides, with their values."""
-    values = flatten(config)
-    keys = (override.partition("=")[0].lstrip("+") for override in overrides)
-    return {key: values[key] for key in keys if key in values and key.startswith(("lora.", "training."))}
