@@ -9,10 +9,20 @@ import pytest
 from lorahydra.config.judge import CriterionConfig, JudgeConfig, RubricConfig
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import JudgeError
-from lorahydra.evaluation import Evaluation, Predictions, Verdicts, evaluate, judged_alike
+from lorahydra.evaluation import Evaluation, Predictions, evaluate, judged_alike
 from lorahydra.evaluation.judging import choose
 from lorahydra.evaluation.scoring import ExampleScores, combine, combined_interval, gain
-from lorahydra.judges import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, JudgeSession, start_judging
+from lorahydra.judges import (
+    Fault,
+    Judge,
+    JudgeCase,
+    JudgeFault,
+    Judgement,
+    JudgePrompt,
+    JudgeReply,
+    JudgeSession,
+    start_judging,
+)
 from lorahydra.metrics.bertscore import BertScores
 from lorahydra.utils.progress import Progress
 
@@ -32,12 +42,13 @@ class FixedJudge(Judge):
         return JudgeReply(json.dumps(reply), self.model, fractions=True)
 
 
-def verdicts(scores: list[float | None], chosen: list[int], count: int, coverage: float = 0.8) -> Verdicts:
+def verdicts(scores: list[float | None], chosen: list[int], count: int, coverage: float = 0.8) -> Judgement:
     rubric = RubricConfig(criteria={"c": CriterionConfig("Is it right?")})
     config = JudgeConfig(min_coverage=coverage, max_retries=0, rubric=rubric)
-    cases = [JudgeCase("q", "r", str(score)) for score in scores]
-    judgement = start_judging(JudgeSession(config, FixedJudge(), None), cases).wait(Progress(live=False))
-    return Verdicts(judgement, chosen, count, config)
+    cases: list[JudgeCase | None] = [None] * count
+    for index, score in zip(chosen, scores, strict=True):
+        cases[index] = JudgeCase("q", "r", str(score))
+    return start_judging(JudgeSession(config, FixedJudge(), None), cases).wait(Progress(live=False))
 
 
 def predictions(f1: list[float]) -> Predictions:

@@ -360,7 +360,7 @@ def test_finalists_are_judged_on_everything(trials: Trials) -> None:
     verdicts = ranking[0].tuned.verdicts
     assert verdicts is not None
     assert verdicts.judged == count > 5
-    assert all(len(each) == 2 for each in verdicts.judgement.verdicts)
+    assert all(len(each) == 2 for each in verdicts.verdicts)
     assert done.output.startswith(f"1. {ranking[0].trial.folder}: combined {ranking[0].tuned.combined.mean:.4f}")
     metrics = trials.client.get_run(ranking[0].trial.run_id).data.metrics
     assert metrics["final/combined"] == ranking[0].tuned.combined.mean

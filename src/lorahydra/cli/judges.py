@@ -69,17 +69,18 @@ def check(name: str, overrides: tuple[str, ...]) -> None:
 
     config = _config(name, overrides)
     test = self_test(JudgeSession(config, make_judge(config), None))
-    judgement = test.judgement
-    if judgement.verdicts[0]:
-        [verdict] = judgement.verdicts[0]
+    calls = test.judgement.calls
+    if test.judgement.verdicts[0]:
+        [verdict] = test.judgement.verdicts[0]
         scores = ", ".join(f"{criterion} {score:g}" for criterion, score in verdict.scores.items())
         head = "ok: " if test.error is None else ""
         click.echo(f"{head}{name} answered as {verdict.model} in {verdict.latency:.2f} s")
         click.echo(f"    {verdict.score:.0f} of 100 for a right answer ({scores})")
         others = [f"{_number(score)} for {kind}" for kind, score in list(test.scores.items())[1:]]
         click.echo(f"    {', '.join(others)}")
-        tokens = f"    {judgement.prompt_tokens} tokens sent, {judgement.completion_tokens} received"
-        click.echo(tokens + (f", cost {judgement.cost:.6f}" if judgement.cost else ""))
+        sent, received = sum(call.prompt_tokens for call in calls), sum(call.completion_tokens for call in calls)
+        cost = sum(call.cost for call in calls)
+        click.echo(f"    {sent} tokens sent, {received} received" + (f", cost {cost:.6f}" if cost else ""))
     if test.error is not None:
         raise test.error
 

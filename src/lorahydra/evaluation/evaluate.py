@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import JudgeCoverageError
-from lorahydra.evaluation.judging import Verdicts
+from lorahydra.evaluation.judging import check_coverage, judge_means
 from lorahydra.evaluation.predictions import Predictions
 from lorahydra.evaluation.scoring import ExampleScores, Interval, combined_interval
+from lorahydra.judges import Judgement
 from lorahydra.names import Score
 
 __all__ = ["Evaluation", "evaluate", "judged_alike"]
@@ -24,7 +24,7 @@ class Evaluation:
     """Predictions with all their scores."""
 
     predictions: Predictions
-    verdicts: Verdicts | None
+    verdicts: Judgement | None
     """What the judge said; None without a judge."""
     combined: Interval
     """`combined` with its 95 % interval."""
@@ -43,14 +43,14 @@ class Evaluation:
     def judged_means(self) -> dict[Score, float]:
         """Those of them that depend on the judge."""
         return {
-            **(self.verdicts.means if self.verdicts is not None else {}),
+            **(judge_means(self.verdicts) if self.verdicts is not None else {}),
             Score.COMBINED: self.combined.mean,
             Score.COMBINED_LOW: self.combined.low,
             Score.COMBINED_HIGH: self.combined.high,
         }
 
 
-def evaluate(predictions: Predictions, verdicts: Verdicts | None, config: EvaluationConfig, seed: int) -> Evaluation:
+def evaluate(predictions: Predictions, verdicts: Judgement | None, config: EvaluationConfig, seed: int) -> Evaluation:
     """Combine the scores of predictions.
 
     Args:
@@ -63,7 +63,7 @@ def evaluate(predictions: Predictions, verdicts: Verdicts | None, config: Evalua
         LorahydraError: Too few of the chosen examples got a verdict.
     """
     if verdicts is not None:
-        verdicts.check_coverage()
+        check_coverage(verdicts)
     scores = _example_scores(predictions, verdicts)
     return Evaluation(predictions, verdicts, combined_interval(scores, config, seed))
 
@@ -99,11 +99,11 @@ def judged_alike(evaluations: Sequence[Evaluation], config: EvaluationConfig, se
 def _without(evaluation: Evaluation, left_out: frozenset[int], config: EvaluationConfig, seed: int) -> Evaluation:
     if evaluation.verdicts is None:
         return evaluation
-    verdicts = dataclasses.replace(evaluation.verdicts, left_out=left_out)
+    verdicts = evaluation.verdicts.without(left_out)
     combined = combined_interval(_example_scores(evaluation.predictions, verdicts), config, seed)
     return Evaluation(evaluation.predictions, verdicts, combined)
 
 
-def _example_scores(predictions: Predictions, verdicts: Verdicts | None) -> ExampleScores:
+def _example_scores(predictions: Predictions, verdicts: Judgement | None) -> ExampleScores:
     judge = None if verdicts is None else verdicts.scores
     return ExampleScores(predictions.bertscore.f1, judge, predictions.bertscore.lowest)

@@ -53,6 +53,16 @@ class JudgeCall:
     cost: float
     """Money, by the prices of the config."""
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens sent, as far as the service says."""
+        return self.reply.prompt_tokens if self.reply else 0
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens received, as far as the service says."""
+        return self.reply.completion_tokens if self.reply else 0
+
 
 def ask_for_verdict(
     session: JudgeSession,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
 import time
@@ -60,6 +61,8 @@ class Judgement:
     """Verdicts that are missing; equal cases count once."""
     seconds: float
     """Wall time from the first call to the last verdict."""
+    left_out: frozenset[int] = frozenset()
+    """Examples whose verdicts do not count, see `without`."""
 
     def __init__(self, session: JudgeSession, cases: Sequence[JudgeCase | None], repeats: int) -> None:
         self.session = session
@@ -76,7 +79,7 @@ class Judgement:
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
         self._started = self._finished = time.perf_counter()
-        # What threads write under the lock; `wait` copies it, so that a call that ends too late changes nothing.
+        # Threads write these; `wait` copies them, so that a call that ends too late changes nothing.
         self._lock = threading.Lock()
         self._outcomes: dict[str, Verdict | str] = {}
         self._calls: list[JudgeCall] = []
@@ -85,9 +88,20 @@ class Judgement:
         self._refusals_in_a_row = self._outages_in_a_row = 0
 
     @property
-    def scores(self) -> list[float | None]:
+    def given(self) -> list[float | None]:
         """Mean score of each example, 0…100; None without a verdict."""
         return [_mean([verdict.score for verdict in found]) if found else None for found in self.verdicts]
+
+    @property
+    def scores(self) -> list[float | None]:
+        """Those of them that count."""
+        return [None if example in self.left_out else score for example, score in enumerate(self.given)]
+
+    @property
+    def score(self) -> float | None:
+        """Mean over the examples with a verdict that counts; None if there is none."""
+        counting = [score for score in self.scores if score is not None]
+        return _mean(counting) if counting else None
 
     @property
     def criteria(self) -> list[str | None]:
@@ -114,13 +128,13 @@ class Judgement:
 
     @property
     def judged(self) -> int:
-        """Number of the examples with a verdict."""
-        return sum(bool(found) for found in self.verdicts)
+        """Number of the examples with a verdict that counts."""
+        return sum(score is not None for score in self.scores)
 
     @property
     def coverage(self) -> float:
         """Share of the examples to judge that have a verdict."""
-        return self.judged / self.chosen
+        return sum(bool(found) for found in self.verdicts) / self.chosen
 
     @property
     def models(self) -> list[str]:
@@ -133,25 +147,11 @@ class Judgement:
         reasons = Counter(reason for reason in self.missing if reason)
         return reasons.most_common(1)[0][0] if reasons else ""
 
-    @property
-    def retries(self) -> int:
-        """Calls that were not the first for their verdict."""
-        return sum(call.attempt > 1 for call in self.calls)
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens sent."""
-        return sum(call.reply.prompt_tokens for call in self.calls if call.reply)
-
-    @property
-    def completion_tokens(self) -> int:
-        """Tokens received."""
-        return sum(call.reply.completion_tokens for call in self.calls if call.reply)
-
-    @property
-    def cost(self) -> float:
-        """Money that the calls cost, by the prices of the config."""
-        return sum(call.cost for call in self.calls)
+    def without(self, examples: frozenset[int]) -> Judgement:
+        """The judgement, in which the verdicts on some examples do not count."""
+        other = copy.copy(self)
+        other.left_out = examples
+        return other
 
     def stop(self) -> None:
         """Begin no further call."""

@@ -130,7 +130,7 @@ class _Place:
         tuned = result.scores.tuned
         verdicts = tuned.verdicts
         if verdicts is not None:
-            self.trial.judged_by(verdicts.judgement.models)
+            self.trial.judged_by(verdicts.models)
         facts = {
             "combined": tuned.combined.mean,
             "combined_low": tuned.combined.low,

@@ -13,8 +13,7 @@ from lorahydra.config.compose import flatten, to_yaml, without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.data import DataSplits, Split
 from lorahydra.errors import one_line
-from lorahydra.evaluation import Verdicts
-from lorahydra.judges import JudgeCall, JudgeSession
+from lorahydra.judges import JudgeCall, Judgement, JudgeSession
 from lorahydra.names import (
     ADAPTER_DIR,
     CHANGES_FILE,
@@ -131,7 +130,7 @@ def record_adapter(run: TrackedRun, config: ExperimentConfig, trained: TrainedAd
         run.artifact(trained.folder, ADAPTER_DIR)
 
 
-def record_judging(run: TrackedRun, session: JudgeSession, verdicts: Sequence[Verdicts], prefix: str = EVAL) -> None:
+def record_judging(run: TrackedRun, session: JudgeSession, judgements: Sequence[Judgement], prefix: str = EVAL) -> None:
     """Log what judging took, and each call as a trace, even if there are too few verdicts.
 
     In a run that goes on, what was spent is added to what it had spent before.
@@ -139,19 +138,18 @@ def record_judging(run: TrackedRun, session: JudgeSession, verdicts: Sequence[Ve
     Args:
         run: Where to record.
         session: The judge.
-        verdicts: On the tuned model's predictions and, second, on the baseline's.
+        judgements: On the tuned model's predictions and, second, on the baseline's.
         prefix: Of the tuned model's coverage.
     """
-    judgements = [each.judgement for each in verdicts]
     calls = [call for judgement in judgements for call in judgement.calls]
     summed = {
         Metric.TIME_JUDGE: max(judgement.seconds for judgement in judgements),
         Metric.JUDGE_CALLS: len(calls),
         Metric.JUDGE_CACHE_HITS: sum(judgement.cache_hits for judgement in judgements),
-        Metric.JUDGE_RETRIES: sum(judgement.retries for judgement in judgements),
-        Metric.JUDGE_PROMPT_TOKENS: sum(judgement.prompt_tokens for judgement in judgements),
-        Metric.JUDGE_COMPLETION_TOKENS: sum(judgement.completion_tokens for judgement in judgements),
-        Metric.JUDGE_COST: sum(judgement.cost for judgement in judgements),
+        Metric.JUDGE_RETRIES: sum(call.attempt > 1 for call in calls),
+        Metric.JUDGE_PROMPT_TOKENS: sum(call.prompt_tokens for call in calls),
+        Metric.JUDGE_COMPLETION_TOKENS: sum(call.completion_tokens for call in calls),
+        Metric.JUDGE_COST: sum(call.cost for call in calls),
     }
     run.metrics({name: value + run.before.metrics.get(name, 0) for name, value in summed.items()})
     run.metrics(
@@ -189,8 +187,8 @@ def _record_call(run: TrackedRun, session: JudgeSession, call: JudgeCall) -> Non
             "model": reply.model if reply else session.judge.model,
             "attempt": call.attempt,
             "prompt_version": session.prompt_version,
-            "prompt_tokens": reply.prompt_tokens if reply else 0,
-            "completion_tokens": reply.completion_tokens if reply else 0,
+            "prompt_tokens": call.prompt_tokens,
+            "completion_tokens": call.completion_tokens,
         },
         ok=call.error is None,
         start_ns=call.start_ns,

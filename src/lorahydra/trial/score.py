@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import LorahydraError
-from lorahydra.evaluation import Evaluation, Judging, Verdicts, evaluate, judged_alike
+from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
 from lorahydra.evaluation.scoring import Gain, gain
+from lorahydra.judges import Judgement
 from lorahydra.names import (
     BASELINE,
     EVAL,
@@ -109,8 +110,8 @@ def record_finalist(run: TrackedRun, predictions: TrialPredictions, tuned: Evalu
 def _compare(
     config: ExperimentConfig,
     predictions: TrialPredictions,
-    verdicts: Verdicts | None,
-    baseline_verdicts: Verdicts | None,
+    verdicts: Judgement | None,
+    baseline_verdicts: Judgement | None,
 ) -> TrialScores:
     """The scores of both models; without the baseline where the judge has too few verdicts on it."""
     settings, seed = config.evaluation, config.seed
@@ -126,16 +127,16 @@ def _compare(
     return TrialScores(tuned, baseline, gain(tuned.example_scores, baseline.example_scores, settings, seed))
 
 
-def _warn_of_missing(verdicts: Verdicts) -> None:
-    count, judgement = len(verdicts.chosen), verdicts.judgement
-    if judgement.error is not None:
-        logger.warning("Judging ended early: %s", judgement.error)
+def _warn_of_missing(verdicts: Judgement) -> None:
+    count = verdicts.chosen
+    if verdicts.error is not None:
+        logger.warning("Judging ended early: %s", verdicts.error)
     elif verdicts.judged < count:
         logger.warning(
             "The judge gave no verdict on %d of %d predictions, which are not in its mean; most often: %s",
             count - verdicts.judged,
             count,
-            judgement.main_fault,
+            verdicts.main_fault,
         )
 
 
@@ -166,8 +167,8 @@ def _record_means(run: TrackedRun, prefix: str, means: Mapping[Score, float], st
 def _record_table(
     run: TrackedRun,
     predictions: TrialPredictions,
-    verdicts: Verdicts | None,
-    baseline_verdicts: Verdicts | None,
+    verdicts: Judgement | None,
+    baseline_verdicts: Judgement | None,
     prefix: str,
 ) -> None:
     tuned, baseline = predictions.tuned, predictions.baseline
@@ -176,7 +177,7 @@ def _record_table(
         PredictionColumn.REFERENCE: predictions.examples.references,
         PredictionColumn.PREDICTION: tuned.texts,
         PredictionColumn.BERTSCORE_F1: tuned.bertscore.f1,
-        PredictionColumn.JUDGE_SCORE: _column(verdicts, predictions, "scores"),
+        PredictionColumn.JUDGE_SCORE: _column(verdicts, predictions, "given"),
         PredictionColumn.JUDGE_REASON: _column(verdicts, predictions, "reasons"),
         PredictionColumn.LENGTH: [len(text) for text in tuned.texts],
     }
@@ -188,12 +189,13 @@ def _record_table(
             PredictionColumn.BASELINE_BERTSCORE_F1: baseline.bertscore.f1,
         }
         if verdicts is not None:
-            columns[PredictionColumn.BASELINE_JUDGE_SCORE] = _column(baseline_verdicts, predictions, "scores")
+            columns[PredictionColumn.BASELINE_JUDGE_SCORE] = _column(baseline_verdicts, predictions, "given")
     run.table(list(columns), list(zip(*columns.values(), strict=True)), TABLES[prefix])
 
 
-def _column(verdicts: Verdicts | None, predictions: TrialPredictions, name: str) -> list[object]:
+def _column(verdicts: Judgement | None, predictions: TrialPredictions, name: str) -> list[object]:
     """One property of the verdict on each example; None where there is no verdict."""
     if verdicts is None:
         return [None] * len(predictions.tuned.texts)
-    return verdicts.by_example(getattr(verdicts.judgement, name))
+    values: list[object] = getattr(verdicts, name)
+    return values

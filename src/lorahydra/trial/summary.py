@@ -34,7 +34,7 @@ def write_scores(console: Console, scores: TrialScores, *, split: str = "validat
 def _scores(tuned: Evaluation, baseline: Evaluation | None, split: str) -> RenderableType:
     title = f"Scores on {len(tuned.predictions.texts)} {split} examples"
     if tuned.verdicts is not None:
-        title += f", {tuned.verdicts.judged} of them judged by {tuned.verdicts.config.name}"
+        title += f", {tuned.verdicts.judged} of them judged by {tuned.verdicts.session.config.name}"
     table = Table(title=title)
     for name in ("score", "baseline", "tuned", "difference"):
         table.add_column(name, justify="left" if name == "score" else "right")
