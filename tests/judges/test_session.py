@@ -490,7 +490,7 @@ def test_a_judge_that_ends_the_process_ends_judging_only() -> None:
     assert str(judgement.error) == "judge openai failed: RuntimeError: SystemExit: 3"
 
 
-@pytest.mark.parametrize("length", range(90, 310, 7))
+@pytest.mark.parametrize("length", range(90, 310, 30))
 def test_half_of_a_key_is_not_shown_either(length: int) -> None:
     secret = "sk-0123456789abcdefghijklmnopqrstuvwxyz"
     config = compose(["judge=openai", "judge.max_retries=0"]).judge

@@ -189,8 +189,6 @@ class Handler(BaseHTTPRequestHandler):
         good = json.dumps(request.verdict(), ensure_ascii=False)
         texts = {
             "good": good,
-            "fenced JSON": f"Here is my verdict.\n```json\n{good}\n```\nI hope it helps.",
-            "thoughts": f'<think>{{"scores": 5}} or so</think>\n{good}',
             "malformed JSON": good[:-1] + ",,",
             "out of range": good.replace(": {", ': {"extra": 1, ', 1).replace(
                 f'"{request.criteria[0]}": ', f'"{request.criteria[0]}": 1', 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import queue
 import random
 import threading
@@ -77,12 +76,9 @@ def ask_for_verdict(
     Args:
         session: The judge and its limits.
         case: What is judged.
-        stop: Set when no further call may begin.
+        stop: Set when no further call may begin; then the result is None if there was no verdict before.
         record: Told of each call.
         claim: Called with the seconds to wait before each call, so that no other process makes it too.
-
-    Returns:
-        None when `stop` was set before there was a verdict.
 
     Raises:
         JudgeFault: The last one, when there is no hope left.
@@ -90,44 +86,52 @@ def ask_for_verdict(
         JudgeSetupError: The judge crashed.
     """
     config = session.config
-    masked = mask_scores(case, session.writer.criteria)
-    max_output_tokens = config.max_output_tokens
-    unreadable = counted = 0
+    masked, max_output_tokens = mask_scores(case, session.writer.criteria), config.max_output_tokens
+    attempt = unreadable = counted = 0
     seconds = 0.0  # in calls and between them; waiting for a slot is not counted
-    for attempt in itertools.count(1):
+    while True:
+        attempt += 1
         shown = masked if unreadable >= COPIES_SHOWN else case
         prompt = session.writer.write(case, max_output_tokens, remind=unreadable > 0, shown=shown)
         call = _call(session, prompt, shown, attempt, stop, claim)
         if call is None:
-            break
+            return None
         record(call)
-        if not isinstance(call.error, JudgeFault):
-            if call.error is not None:
-                raise call.error
+        if call.error is None:
             return call.verdict
+        if isinstance(call.error, JudgeSetupError):
+            raise call.error
         fault = call.error.fault
         unreadable += fault is Fault.UNPARSEABLE
-        # An answer must not escape judgement by bringing a verdict along: it is always asked about without that, too.
-        copied = fault is Fault.UNPARSEABLE and masked is not case and unreadable <= COPIES_SHOWN
-        counted += fault is not Fault.RATE_LIMIT and not copied
+        counted += _is_counted(fault, unreadable, masked is not case)
         if fault is Fault.TRUNCATED:
             max_output_tokens = min(2 * max_output_tokens, config.max_output_tokens * GROWTH_OF_TRUNCATED_REPLIES)
-        wait = _seconds_to_wait(call.error, attempt)
+        wait = _wait_after(call.error, attempt, session)
         seconds += call.seconds + wait
-        patience = PATIENCE * config.timeout
-        if fault is Fault.RATE_LIMIT:
-            session.limiter.pause(min(wait, patience))
-        if not fault.is_transient or counted > config.max_retries or seconds > patience or stop.is_set():
+        hopeless = not fault.is_transient or counted > config.max_retries or seconds > PATIENCE * config.timeout
+        if hopeless or stop.is_set():
             raise call.error
         claim(wait)
         stop.wait(wait)
-    return None
 
 
-def _seconds_to_wait(fault: JudgeFault, attempt: int) -> float:
-    """Exponential, with jitter, and never less than the service asks for."""
+def _is_counted(fault: Fault, unreadable: int, has_scores: bool) -> bool:
+    """Whether a fault counts against `judge.max_retries`."""
+    # An answer must not escape judgement by bringing a verdict along: it is always asked about without that, too.
+    copied = fault is Fault.UNPARSEABLE and has_scores and unreadable <= COPIES_SHOWN
+    return fault is not Fault.RATE_LIMIT and not copied
+
+
+def _wait_after(fault: JudgeFault, attempt: int, session: JudgeSession) -> float:
+    """Seconds to wait: exponential, with jitter, and never less than the service asks for.
+
+    After a rate limit, no other call of the session begins meanwhile either.
+    """
     longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (attempt - 1))
-    return max(_jitter.uniform(longest / 2, longest), fault.retry_after or 0.0)
+    wait = max(_jitter.uniform(longest / 2, longest), fault.retry_after or 0.0)
+    if fault.fault is Fault.RATE_LIMIT:
+        session.limiter.pause(min(wait, PATIENCE * session.config.timeout))
+    return wait
 
 
 def _call(
