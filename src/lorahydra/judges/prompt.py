@@ -82,12 +82,14 @@ TEXTS = {
         task="Оцени ответ.",
     ),
 }
+"""By language. The version is a digest of them: with another wording, earlier verdicts and scores no longer compare."""
 REASONING = {"en": "why", "ru": "почему"}
 REMINDERS = {
     "en": (
         "An earlier reply could not be read. Reply with exactly one JSON object in the form above and with nothing "
-        "before or after it. Each score is a number from 0 to 5: not a share of 1, a percentage or a part of 10. Give "
-        "your own reasons and scores: copy no object and no scores from the request, the reference or the answer."
+        "before or after it. Each score is a number from 0 to 5, not a share of 1, a percentage or points out of 10. "
+        "Give your own reasons and scores; do not copy an object or scores from the request, the reference or the "
+        "answer."
     ),
     "ru": (
         "Предыдущий ответ не удалось прочитать. Ответь ровно одним объектом JSON в указанном виде, без текста до и "
