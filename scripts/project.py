@@ -48,16 +48,14 @@ def calling_programs() -> Iterator[str]:
     while process > 1:
         try:
             if Path("/proc/self").exists():
-                words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-                status = Path(f"/proc/{process}/status").read_text("utf-8", "replace")
-                parent = next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
-                program = os.fsdecode(words[0])
+                # The name of the program, in brackets, may hold anything.
+                parent = Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1]
+                program = os.fsdecode(Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")[0])
             else:
                 ask = ["ps", "-o", "ppid=,command=", "-p", str(process)]
-                said = subprocess.run(ask, check=True, capture_output=True, text=True).stdout
-                parent, program = said.strip().split(maxsplit=1)
+                parent, program = subprocess.check_output(ask, text=True).strip().split(maxsplit=1)
             process = int(parent)
-        except (OSError, ValueError, StopIteration, subprocess.SubprocessError):
+        except (OSError, ValueError, IndexError, subprocess.SubprocessError):
             return
         yield program
 

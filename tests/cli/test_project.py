@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.support.models import make_tiny_encoder
 from tests.support.programs import REPOSITORY, ProgramRunner, environment
 
-from lorahydra.cli.project import ENTRIES, NAMED, calling_folder, overrides_of
+from lorahydra.cli.project import CHECKED, ENTRIES, TEXTS, _command, calling_folder, overrides_of
 from lorahydra.config.compose import compose
 from lorahydra.errors import ConfigError
-from lorahydra.modeling.packaged import fetch
 from lorahydra.names import Tag
 
+RECORDED = ["tracking.uri='http://host:5000'", f"tracking.run_id={'0' * 32}"]
 MlflowRun = Callable[..., subprocess.CompletedProcess[str]]
 HOSTILE = [
     "x hydra.run.dir=/etc",
@@ -54,6 +55,33 @@ def test_empty_parameters_leave_the_defaults() -> None:
     assert overrides_of({"model": "", "n_trials": " ", "overrides": ""}) == []
 
 
+def test_a_whole_number_is_one_for_hydra_as_well() -> None:
+    assert overrides_of({"n_trials": " 007 ", "seed": "0"}) == ["hydra.sweeper.n_trials=7", "seed=0"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("main", ["train.py", "-m", *RECORDED, "lora.r=4"]),
+        ("trial", ["train.py", *RECORDED, "lora.r=4"]),
+        ("demo", ["train.py", "-m", "experiment=demo", *RECORDED, "lora.r=4"]),
+        ("evaluate", ["lorahydra", "evaluate", "my adapter", *RECORDED, "lora.r=4"]),
+        ("test", ["pytest", "-k", "a b"]),
+    ],
+)
+def test_what_an_entry_point_starts(entry: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    given = {"lora.r": "4"} | ({"adapter": "my adapter"} if entry == "evaluate" else {})
+    assert _command(entry, {"options": "-k 'a b'"} if entry == "test" else given) == expected
+
+
+@pytest.mark.parametrize("adapter", ["", "--help"])
+def test_an_evaluation_needs_an_adapter(adapter: str) -> None:
+    with pytest.raises(ConfigError, match="-P adapter=… is needed"):
+        _command("evaluate", {"adapter": adapter})
+
+
 def test_other_parameters_are_overrides_by_their_key_and_later_ones_win() -> None:
     given = {"lora.r": "choice(8,16)", "evaluation": "minilm", "overrides": "lora.r=4 'data.system_prompt=a b'"}
     assert overrides_of(given) == ["lora.r=choice(8,16)", "evaluation=minilm", "lora.r=4", "data.system_prompt=a b"]
@@ -83,7 +111,7 @@ def test_the_file_and_the_program_know_the_same_entry_points() -> None:
     assert set(project["entry_points"]) == set(ENTRIES)
     for entry in project["entry_points"].values():
         for name in entry["parameters"]:
-            assert name in {*NAMED, "overrides", "adapter", "options"}
+            assert name in {*CHECKED, *TEXTS, "overrides", "adapter", "options"}
             assert f"--{name} {{{name}}}" in entry["command"]
 
 
@@ -102,7 +130,6 @@ def test_the_calling_folder_is_that_of_the_program_behind_the_shell(tmp_path: Pa
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A folder to call `mlflow run` in, with rows in a file of an awkward name, and a project that comes from Git."""
-    fetch("all-minilm-l6-v2")
     folder = tmp_path_factory.mktemp("calling") / "мои данные"
     folder.mkdir()
     lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(60)]
@@ -117,6 +144,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "a")):
         subprocess.run([*git, *words], check=True, capture_output=True)
     (folder / "tiny").symlink_to(tiny_model)
+    make_tiny_encoder(folder / "encoder")
     return folder
 
 
@@ -129,12 +157,15 @@ def mlflow_run(place: Path, programs: ProgramRunner) -> MlflowRun:
         (other / "python").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
     # No environment is activated: `python` on PATH need not be the one that has lorahydra.
     variables = environment(MLFLOW_DISABLE_TELEMETRY="true", PATH=f"{other}:/usr/bin:/bin")
-    overrides = "evaluation.max_new_tokens=6 training.max_steps=2 tracking.system_metrics=false model.device=cpu"
+    overrides = (
+        "evaluation.max_new_tokens=6 evaluation.bertscore_model=./encoder evaluation.bertscore_num_layers=1 "
+        "training.max_steps=2 tracking.system_metrics=false model.device=cpu"
+    )
 
     def run(*words: str, project: str = str(REPOSITORY)) -> subprocess.CompletedProcess[str]:
         command = [
             *("-m", "mlflow", "run", project, "--env-manager", "local", "-P", "model=tiny"),
-            *("-P", "data_file=мои данные, a=${b}.jsonl", "-P", "evaluation=minilm", "-P", f"overrides={overrides}"),
+            *("-P", "data_file=мои данные, a=${b}.jsonl", "-P", f"overrides={overrides}"),
         ]
         return programs.run([*command, *words], place, variables)
 
@@ -163,40 +194,32 @@ def values(run: Any) -> dict[str, float]:
 def test_mlflow_run_is_the_parent_and_gives_the_same_twice(
     place: Path, mlflow_run: MlflowRun, programs: ProgramRunner
 ) -> None:
-    first = mlflow_run("-P", "judge=none", "-P", "n_trials=2")
+    first = mlflow_run("-P", "judge=none", "-P", "n_trials=1")
     assert first.returncode == 0, first.stderr
     # The second time from Git, at a commit: another folder, and the caller's files and outputs all the same.
     git = ["git", "-C", str(place / "project"), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     second = mlflow_run(
-        "-P", "n_trials=2", "-v", commit, "--experiment-name", "second", project=f"file://{place / 'project'}"
+        "-P", "n_trials=1", "-v", commit, "--experiment-name", "second", project=f"file://{place / 'project'}"
     )
     assert second.returncode == 0, second.stderr
 
     found = runs(place)
-    assert len(found) == 6, "two parents with two trials each, and no other run"
+    assert len(found) == 4, "two parents with a trial each, and no other run"
     parents = [run for run in found if run.data.tags.get(Tag.KIND) == "study"]
     assert len(parents) == 2
+    trials = []
     for parent in parents:
         assert parent.info.status == "FINISHED"
         assert parent.data.tags["mlflow.source.type"] == "PROJECT", "it is the run that MLflow opened"
-        assert parent.data.params["n_trials"] == "2"
-        children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-        assert len(children) == 2
-        assert {run.info.experiment_id for run in children} == {parent.info.experiment_id}
+        assert parent.data.params["n_trials"] == "1"
+        trials += [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        assert trials[-1].info.experiment_id == parent.info.experiment_id
     assert parents[1].data.tags["mlflow.source.git.commit"] == commit
     assert parents[0].info.experiment_id != parents[1].info.experiment_id
-    pairs = zip(
-        *(
-            sorted(run.info.run_name for run in found if run.data.tags.get("mlflow.parentRunId") == p.info.run_id)
-            for p in parents
-        ),
-        strict=True,
-    )
-    assert all(one == other for one, other in pairs)
-    trials = [[run for run in found if run.data.tags.get("mlflow.parentRunId") == p.info.run_id] for p in parents]
-    for one, other in zip(*trials, strict=True):
-        assert values(one) == values(other)
+    first_trial, second_trial = trials
+    assert first_trial.info.run_name == second_trial.info.run_name
+    assert values(first_trial) == values(second_trial)
     assert values(parents[0]) == values(parents[1])
     assert (place / "studies.db").is_file()
     assert not (place / "project" / "outputs").exists()

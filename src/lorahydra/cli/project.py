@@ -13,7 +13,7 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lorahydra.cli.exits import exit_codes
@@ -22,16 +22,30 @@ from lorahydra.errors import ConfigError
 
 __all__ = ["main", "overrides_of"]
 
+ENTRIES = {
+    "main": ["train.py", "-m"],
+    "trial": ["train.py"],
+    "evaluate": ["lorahydra", "evaluate"],
+    "demo": ["train.py", "-m", "experiment=demo"],
+    "test": ["pytest"],
+}
+"""What each entry point starts, before its parameters."""
+CHECKED = {
+    "judge": ("judge", r"[\w.-]+", "a name such as none, gemini or gigachat"),
+    "n_trials": ("hydra.sweeper.n_trials", "[0-9]{1,9}", "a whole number"),
+    "seed": ("seed", "[0-9]{1,9}", "a whole number"),
+}
+"""Key of each parameter whose values have a form, the form, and its name: nothing of Hydra's grammar is in it."""
+TEXTS = {"model": "model.name_or_path", "data_file": "data.train_file", "study_name": "study"}
+"""Key of each parameter that may be any text."""
 SHELLS = ("sh", "bash", "dash", "zsh")
-GROUP_CHOICE = r"[\w.-]+"
-"""What `judge=…` may be: nothing of Hydra's grammar is in it."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run an entry point of `MLproject`.
 
     Args:
-        arguments: Its name, then `--NAME VALUE` pairs.
+        arguments: Its name, then `--NAME VALUE` pairs: names and values are the user's.
 
     Raises:
         SystemExit: With the exit code.
@@ -40,44 +54,41 @@ def main(arguments: Sequence[str]) -> None:
         entry, *rest = arguments or [""]
         if entry not in ENTRIES:
             raise ConfigError(f"there is no entry point '{entry}': choose {', '.join(ENTRIES)}")
-        parameters = _pairs(rest)
-        command = ENTRIES[entry](parameters)
+        names, values = rest[::2], rest[1::2]
+        if len(names) != len(values) or not all(name.startswith("--") for name in names):
+            raise ConfigError(f"parameters are given as --NAME VALUE, not as {shlex.join(rest)}")
+        parameters = {name.removeprefix("--"): value for name, value in zip(names, values, strict=True)}
+        command = _command(entry, parameters)
     project = Path.cwd()
+    if command[0] == "pytest":
+        raise SystemExit(subprocess.run([sys.executable, "-m", *command], cwd=project, check=False).returncode)
     os.chdir(calling_folder())
-    _start(project, command)
+    if command[0] == "lorahydra":
+        from lorahydra.cli import main as lorahydra
+
+        sys.argv = command
+        lorahydra()
+    else:
+        sys.argv = [str(project / command[0]), *command[1:]]
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def _study(parameters: Mapping[str, str]) -> list[str]:
-    return ["train.py", "-m", *_tracking(), *overrides_of(parameters)]
-
-
-def _trial(parameters: Mapping[str, str]) -> list[str]:
-    return ["train.py", *_tracking(), *overrides_of(parameters)]
-
-
-def _evaluate(parameters: Mapping[str, str]) -> list[str]:
-    own = dict(parameters)
-    adapter = own.pop("adapter", "")
-    if not adapter or adapter.startswith("-"):
-        raise ConfigError("-P adapter=… is needed: the folder of an adapter, or the id of the MLflow run that has it")
-    return ["lorahydra", "evaluate", adapter, *_tracking(), *overrides_of(own)]
-
-
-def _demo(parameters: Mapping[str, str]) -> list[str]:
-    return ["train.py", "-m", "experiment=demo", *_tracking(), *overrides_of(parameters)]
-
-
-def _test(parameters: Mapping[str, str]) -> list[str]:
-    return ["pytest", *_words("options", parameters.get("options", ""))]
-
-
-ENTRIES: Mapping[str, Callable[[Mapping[str, str]], list[str]]] = {
-    "main": _study,
-    "trial": _trial,
-    "evaluate": _evaluate,
-    "demo": _demo,
-    "test": _test,
-}
+def _command(entry: str, parameters: dict[str, str]) -> list[str]:
+    """What an entry point starts: the program and its arguments."""
+    if entry == "test":
+        return [*ENTRIES[entry], *_words("options", parameters.get("options", ""))]
+    command = list(ENTRIES[entry])
+    if entry == "evaluate":
+        adapter = parameters.pop("adapter", "")
+        if not adapter or adapter.startswith("-"):
+            raise ConfigError("-P adapter=… is needed: an adapter's folder, or the id of the MLflow run that has it")
+        command.append(adapter)
+    # The run that MLflow has opened.
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        command.append(f"tracking.uri={literal(uri)}")
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        command.append(f"tracking.run_id={run_id}")
+    return [*command, *overrides_of(parameters)]
 
 
 def overrides_of(parameters: Mapping[str, str]) -> list[str]:
@@ -87,77 +98,33 @@ def overrides_of(parameters: Mapping[str, str]) -> list[str]:
     Hydra's grammar; `overrides` holds several of them, separated as words of a shell. Later ones win.
 
     Raises:
-        ConfigError: A parameter cannot be what it says.
+        ConfigError: A parameter does not have the form that it must have.
     """
     given = {name: value for name, value in parameters.items() if value.strip()}
     more = _words("overrides", given.pop("overrides", ""))
-    overrides: list[str] = []
-    for name, value in given.items():
-        make = NAMED.get(name, lambda text, name=name: _by_key(name, text))
-        overrides += make(value)
     for override in more:
         key, equals, _ = override.partition("=")
         if not re.fullmatch(r"\+{0,2}[\w./@-]+|~[\w./@-]+", key) or not (equals or key.startswith("~")):
             raise ConfigError(
                 f"-P overrides has '{override}', which is not an override: write KEY=VALUE, with spaces between"
             )
-    return [*overrides, *more]
+    return [override for name, value in given.items() for override in _overrides(name, value)] + more
 
 
-def _judge(value: str) -> list[str]:
-    return [f"judge={_choice('judge', value)}"]
-
-
-def _model(value: str) -> list[str]:
-    """A file of `conf/model`, else whatever `model.name_or_path` takes."""
-    if re.fullmatch(GROUP_CHOICE, value) and (config_dir() / "model" / f"{value}.yaml").is_file():
+def _overrides(name: str, value: str) -> list[str]:
+    if name in CHECKED:
+        (key, form, what), text = CHECKED[name], value.strip()
+        if not re.fullmatch(form, text):
+            raise ConfigError(f"-P {name}={value} is not {what}")
+        return [f"{key}={int(text) if text.isdecimal() else text}"]
+    if name == "model" and re.fullmatch(r"[\w.-]+", value) and (config_dir() / "model" / f"{value}.yaml").is_file():
         return [f"model={value}"]
-    return [f"model.name_or_path={literal(value)}"]
-
-
-def _data_file(value: str) -> list[str]:
-    return ["data=local", f"data.train_file={literal(value)}"]
-
-
-def _n_trials(value: str) -> list[str]:
-    return [f"hydra.sweeper.n_trials={_whole('n_trials', value)}"]
-
-
-def _name_of_study(value: str) -> list[str]:
-    return [f"study={literal(value)}"]
-
-
-def _seed(value: str) -> list[str]:
-    return [f"seed={_whole('seed', value)}"]
-
-
-NAMED: Mapping[str, Callable[[str], list[str]]] = {
-    "judge": _judge,
-    "model": _model,
-    "data_file": _data_file,
-    "n_trials": _n_trials,
-    "study_name": _name_of_study,
-    "seed": _seed,
-}
-
-
-def _by_key(name: str, value: str) -> list[str]:
+    if name in TEXTS:
+        return [*(["data=local"] if name == "data_file" else []), f"{TEXTS[name]}={literal(value)}"]
     is_group = re.fullmatch(r"\w+", name) and (config_dir() / name).is_dir()
     if not is_group and not re.fullmatch(r"\+{0,2}\w+(/\w+)*[./@][\w./@-]+", name):
         raise ConfigError(f"-P {name}=… is neither a parameter (see MLproject) nor a key such as lora.r or training")
     return [f"{name}={value}"]
-
-
-def _choice(name: str, value: str) -> str:
-    if not re.fullmatch(GROUP_CHOICE, value):
-        raise ConfigError(f"-P {name}={value} is not a name: give one such as none, gemini or gigachat")
-    return value
-
-
-def _whole(name: str, value: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", value.strip()):
-        raise ConfigError(f"-P {name}={value} is not a whole number")
-    return int(value)
 
 
 def _words(name: str, text: str) -> list[str]:
@@ -165,21 +132,6 @@ def _words(name: str, text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         raise ConfigError(f"-P {name}={text} cannot be split into words: a quote is not closed") from error
-
-
-def _pairs(arguments: Sequence[str]) -> dict[str, str]:
-    """MLflow writes each parameter as `--NAME VALUE`; names and values are the user's."""
-    names, values = arguments[::2], arguments[1::2]
-    if len(names) != len(values) or not all(name.startswith("--") for name in names):
-        raise ConfigError(f"parameters are given as --NAME VALUE, not as {shlex.join(arguments)}")
-    return {name.removeprefix("--"): value for name, value in zip(names, values, strict=True)}
-
-
-def _tracking() -> list[str]:
-    """Overrides for recording to the run that MLflow has opened."""
-    uri, run_id = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("MLFLOW_RUN_ID")
-    overrides = [f"tracking.uri={literal(uri)}"] if uri else []
-    return [*overrides, f"tracking.run_id={run_id}"] if run_id else overrides
 
 
 def calling_folder() -> Path:
@@ -193,24 +145,6 @@ def calling_folder() -> Path:
     except (psutil.Error, OSError):
         pass
     return Path.cwd()
-
-
-def _start(project: Path, command: list[str]) -> None:
-    """Go on as `python train.py …` of the project, or another of its programs."""
-    program, *arguments = command
-    if program == "pytest":
-        raise SystemExit(
-            subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=project, check=False).returncode
-        )
-    if program == "lorahydra":
-        from lorahydra.cli import main as lorahydra
-
-        sys.argv = ["lorahydra", *arguments]
-        lorahydra()
-        return
-    script = str(project / program)
-    sys.argv = [script, *arguments]
-    runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":
