@@ -144,12 +144,9 @@ def connect(uri: str, *, create: bool, writes: bool = False) -> Any:
 
 
 def get_or_create_experiment(client: Any, name: str, artifact_location: str | None) -> Any:
-    """The experiment `name`, made if there is none.
+    """The experiment `name`, an `mlflow.entities.Experiment`, made if there is none.
 
     Artifacts of a SQLite store go beside its file by default, in `mlartifacts/NAME`.
-
-    Returns:
-        An `mlflow.entities.Experiment`.
 
     Raises:
         ConfigError: The experiment was deleted.
