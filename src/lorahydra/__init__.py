@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # Read when huggingface_hub is first imported: nothing about this machine is sent along with a download.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Read by OpenMP (libgomp) when torch is first imported: its threads spin for some 50 microseconds while they wait for
-# the next operation, and then sleep. By itself they spin for milliseconds, which takes the cores from other processes,
-# a second trial for example; without any spinning, generation is slower (docs/performance.md).
+# the next operation, and then sleep. By default they spin for milliseconds, which takes the cores from other processes,
+# for example a second trial; without any spinning, generation is slower (docs/performance.md).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
@@ -52,7 +52,7 @@ _DEFERRED = {
     "get_model_by_id": "lorahydra.judges.loading",
     "open_adapter": "lorahydra.inference.adapted_model",
 }
-"""Where the names are that need Hydra, MLflow, Optuna or torch: `import lorahydra` stays quick."""
+"""Modules of the names that need Hydra, MLflow, Optuna or torch: imported on use, so `import lorahydra` is quick."""
 
 
 def __getattr__(name: str) -> object:

@@ -46,7 +46,7 @@ class LoRATuner:
         n_trials: Finished trials at which the study ends; `LORA_N_TRIALS`, or 20, when None.
         overrides: More Hydra overrides, sweeps among them, for example
             `["training.learning_rate=tag(log, interval(1e-5, 1e-3))", "lora.r=choice(8, 16)"]`.
-        study: Name of the study; a study that exists goes on. A new unique name when None.
+        study: Name of the study; a study that already exists is resumed. A new unique name when None.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LoRATuner:
         return f"LoRATuner(overrides={[without_password(override) for override in self.overrides]})"
 
     def run(self) -> StudyResult:
-        """Run the study to its end; a study that was interrupted goes on when its name is given again.
+        """Run the study to its end; an interrupted study is resumed if its name is given again.
 
         Raises:
             LorahydraError: The study cannot go on; the message says why, in one line.
@@ -127,6 +127,6 @@ def _choice(group: str, value: str | Path | None, key: str) -> list[str]:
 
 
 def _quoted(value: str) -> str:
-    """A text as Hydra's grammar takes it, commas and all."""
+    """A text quoted for Hydra's grammar, commas included."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

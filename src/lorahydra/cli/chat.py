@@ -27,12 +27,12 @@ def chat(model: AdaptedModel, *, max_new_tokens: int | None, compare: bool, tune
     """Answer line by line, with the conversation so far, until the user ends it.
 
     Args:
-        model: Who answers.
+        model: The model that answers.
         max_new_tokens: Longest answer; as in the adapter's trial when None.
         compare: Show the base model's answer first; the tuned one is kept in the conversation.
-        tuned: With the adapter, or the base model alone.
+        tuned: Answer with the adapter; otherwise with the base model alone.
     """
-    # Line editing and history of what was typed, where this Python has it.
+    # Line editing and a history of the input, if this Python has readline.
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401
     note(f"Chat with {'the adapter on ' if tuned else ''}{model.base.source}. {HELP}")
@@ -53,7 +53,7 @@ def chat(model: AdaptedModel, *, max_new_tokens: int | None, compare: bool, tune
 def _turn(
     model: AdaptedModel, conversation: Conversation, max_new_tokens: int | None, compare: bool, tuned: bool
 ) -> Conversation:
-    """The conversation with the answer; where there is no answer, without the question as well."""
+    """The conversation with the answer added; without an answer, the question is removed as well."""
     try:
         with noticed():
             if compare:
@@ -76,7 +76,7 @@ def _read() -> str | None:
     """The next line; None at the end."""
     while True:
         try:
-            # The prompt is not an answer: where answers go to a file, it stays on the terminal.
+            # The prompt is not an answer: if answers go to a file, it stays on the terminal.
             if not sys.stdout.isatty():
                 click.echo(PROMPT, nl=False, err=True)
             line = input(PROMPT if sys.stdout.isatty() else "")

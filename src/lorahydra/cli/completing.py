@@ -1,4 +1,4 @@
-"""What a shell offers for the arguments of `lorahydra`: judges, packaged models, studies, files."""
+"""Completions that a shell offers for the arguments of `lorahydra`: judges, packaged models, studies, files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]
 
 
 def files(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Files and folders, which the shell knows itself."""
+    """Files and folders, which the shell completes itself."""
     return [CompletionItem(incomplete, type="file")]
 
 
 def folders(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Folders, which the shell knows itself."""
+    """Folders, which the shell completes itself."""
     return [CompletionItem(incomplete, type="dir")]
 
 

@@ -122,7 +122,7 @@ def _columns(text: str | None) -> ColumnsConfig:
 
 
 def _model(model: str | None, config: DataConfig) -> tuple[ChatFormat | None, int | None]:
-    """The chat format and the context of a model, of which no weights are read; None without one."""
+    """The chat format and the context of a model, without reading its weights; None if no model is given."""
     from lorahydra.config.schema import ModelConfig
     from lorahydra.data import ChatFormat
     from lorahydra.modeling.base import load_context_window, load_tokenizer
@@ -135,7 +135,7 @@ def _model(model: str | None, config: DataConfig) -> tuple[ChatFormat | None, in
 
 
 def _lines(report: DataReport) -> Iterator[str]:
-    """The report for people; problems are not part of it."""
+    """The report as text, without the problems."""
     for source in report.sources:
         yield f"{source.source}"
         yield f"  rows             {source.rows}"

@@ -31,7 +31,7 @@ def evaluate(adapter: str, overrides: tuple[str, ...], uri: str | None) -> None:
     OVERRIDES are those of train.py, for example data=local data.train_file=my.jsonl judge=gemini. The base model is
     the one that the adapter names, unless they name another.
     """
-    # Before the adapter is looked for: no store is needed to report a typo in a key.
+    # Before the adapter is looked for, because a typo in a key can be reported without a store.
     config = compose(overrides)
     has_store = any(override.partition("=")[0] == "tracking.uri" for override in overrides)
     from lorahydra.adapters.find import find_adapter
@@ -42,7 +42,7 @@ def evaluate(adapter: str, overrides: tuple[str, ...], uri: str | None) -> None:
         config = compose(completed)
         folder = Path("outputs") / f"evaluated-{datetime.now():%Y%m%d-%H%M%S-%f}"
         log_to_terminal()
-        # Imported here: torch takes seconds, and a typo in a key should not.
+        # Imported here: torch takes seconds, but a typo in a key should be reported at once.
         from lorahydra.trial.evaluate_adapter import evaluate_adapter
 
         evaluate_adapter(dataclasses.replace(config, output_dir=str(folder)), source, overrides=completed)
@@ -50,14 +50,14 @@ def evaluate(adapter: str, overrides: tuple[str, ...], uri: str | None) -> None:
 
 def _with_metadata(adapter: Path, overrides: Sequence[str]) -> list[str]:
     """The overrides, after those that the adapter's metadata adds where the user says nothing else."""
-    # Imported here: it needs more than a typo in a command should wait for.
+    # Imported here: it is slow, but a typo in a command should be reported at once.
     from lorahydra.modeling.metadata import read_metadata
 
     metadata = read_metadata(adapter)
     keys = {override.partition("=")[0].lstrip("+") for override in overrides}
     added = []
     if "model" not in keys:
-        # The same model at a new place: what belongs to its old place goes, and its template stays.
+        # The same model in a new place: settings of the old place are dropped, and the template is kept.
         moved = "model.name_or_path" in keys
         kept = ("chat_template",) if moved else ("name_or_path", "revision", "gguf_file", "chat_template")
         stated = {name: getattr(metadata.model, name) for name in kept if f"model.{name}" not in keys}

@@ -21,9 +21,9 @@ __all__ = ["EXIT_DIFFERENT", "TRACEBACK", "exit_codes", "wants_traceback"]
 TRACEBACK = "LORAHYDRA_TRACEBACK"
 """Environment variable that tells worker processes what the user asked for."""
 EXIT_DIFFERENT = 1
-"""What was reproduced came out differently."""
+"""A reproduced run gave different metrics."""
 EXIT_UNREAD = 1
-"""Nobody reads the output: the code with which click ends then."""
+"""The exit code that click uses if nobody reads the output."""
 
 
 @functools.cache
@@ -37,10 +37,10 @@ def wants_traceback() -> bool:
 
 @contextmanager
 def exit_codes(resume_hint: Callable[[], str] = str) -> Iterator[None]:
-    """End the process as users are promised: 2 their input, 3 an outside service, 130 interrupted.
+    """End the process with the documented exit code: 2 for bad input, 3 for an outside service, 130 for an interrupt.
 
     Args:
-        resume_hint: Gives what to say after an interruption, or when a disk has failed.
+        resume_hint: Returns what to say after an interruption, or after a disk has failed.
     """
     _never_choke()
     try:
@@ -67,7 +67,7 @@ def _never_choke() -> None:
 
 
 def _nobody_reads() -> bool:
-    """Whether the reader of stdout has ended, as `head` does after a few lines; the rest of the output is dropped."""
+    """Whether the reader of stdout has ended, as `head` does after a few lines. The rest of the output is dropped."""
     poll = select.poll()
     poll.register(sys.stdout, 0)  # errors are told anyway
     if not poll.poll(0):

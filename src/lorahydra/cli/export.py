@@ -33,7 +33,7 @@ def export(source: str, target: Path, merged: bool, dtype: str, base: str | None
 
     check_new(target)
     with find_adapter(source, uri=uri, record=True) as adapter:
-        # Imported here: torch takes seconds, which a typo should not cost.
+        # Imported here: torch takes seconds, but a typo should be reported at once.
         from lorahydra.adapters.export import export_adapter
 
         export_adapter(

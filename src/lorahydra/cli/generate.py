@@ -74,7 +74,7 @@ def generate(
     from lorahydra.adapters.find import find_adapter
 
     with find_adapter(source, uri=uri) as adapter:
-        # Imported here: torch takes seconds, which a typo should not cost.
+        # Imported here: torch takes seconds, but a typo should be reported at once.
         from lorahydra.inference.adapted_model import open_adapter
 
         with open_adapter(adapter.folder, base=base, device=device, dtype=dtype, system_prompt=system) as model:
@@ -122,7 +122,7 @@ def _check_out(out: Path | None, file: str | None) -> None:
         raise OutputError(f"cannot write to {out}: it is a folder")
     if file is not None and out.absolute() == Path(file).expanduser().absolute():
         raise ConfigError(f"--out {out} is the file of the prompts: choose another name")
-    # Answers take long, so the place for them is made sure of first.
+    # Answers take long, so check first that they can be written.
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}."):

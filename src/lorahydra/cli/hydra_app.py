@@ -1,4 +1,4 @@
-"""Runs a Hydra application, whose errors are then one clear line each instead of Hydra's report."""
+"""Runs a Hydra application so that each of its errors is one clear line instead of Hydra's report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def launch(app: Callable[[], object]) -> None:
     """Call a function that `@hydra.main` made, with the process's arguments.
 
     Raises:
-        SystemExit: With 2, 3 or 130, after one line on stderr, for every error that has a cause outside of the code.
+        SystemExit: With 2, 3 or 130, after one line on stderr, for every error whose cause is outside the code.
     """
     listen(_study_hint, always=is_worker())
     try:
@@ -92,7 +92,7 @@ def run_task(tree: DictConfig) -> float | list[float]:
 
 
 def _run(config: ExperimentConfig, overrides: list[str]) -> float:
-    # Imported here: torch takes seconds, and a typo in a key should not.
+    # Imported here: torch takes seconds, but a typo in a key should be reported at once.
     from lorahydra.trial.run import run_trial
 
     return run_trial(config, overrides=overrides).combined
@@ -100,7 +100,7 @@ def _run(config: ExperimentConfig, overrides: list[str]) -> float:
 
 @contextmanager
 def _nothing_left(folder: Path) -> Iterator[None]:
-    """Remove the folder of a run that could not begin: Hydra has made it, and the run has left nothing in it."""
+    """Remove the folder that Hydra made for a run that could not begin; the run has left nothing in it."""
     try:
         yield
     except LorahydraError:

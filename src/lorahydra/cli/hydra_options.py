@@ -1,4 +1,4 @@
-"""Hydra's options of `train.py`: a wrong one is one clear line, and what they print holds no secrets."""
+"""Hydra's options of `train.py`: a wrong option gives one clear line, and no option prints secrets."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ SHELLS = ("bash", "fish", "zsh")
 
 
 def understood(arguments: Sequence[str]) -> list[str]:
-    """The arguments as Hydra is to get them.
+    """The arguments in the form in which they are passed to Hydra.
 
-    Prints the version and exits where that is asked for.
+    Prints the version and exits if that is asked for.
 
     Args:
         arguments: Overrides and options.
@@ -44,7 +44,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
     if options.shell_completion:
         _check_completion(options.overrides)
     elif (options.cfg or options.help) and options.resolve:
-        # Hydra knows the folder of a run only when it runs.
+        # Hydra sets the folder of a run only when the run begins.
         return ["hydra.runtime.output_dir=${hydra:run.dir}", *arguments]
     return list(arguments)
 

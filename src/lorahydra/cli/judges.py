@@ -31,7 +31,7 @@ def judges() -> None:
 
 @judges.command("list", short_help="Show the judges, their models, keys and SDKs.")
 def list_judges() -> None:
-    """Show the judges, the model that each one asks, and whether its key and SDK are there."""
+    """Show the judges, the model that each one asks, and whether it has its key and SDK."""
     rows = [("NAME", "MODEL", "KEY", "SDK"), *(_row(name) for name in registered_judges())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

@@ -1,8 +1,8 @@
-"""The entry points of `MLproject`: parameters of `mlflow run` become overrides, and its run is the one recorded to.
+"""The entry points of `MLproject`: parameters of `mlflow run` become overrides, and results are recorded in its run.
 
 MLflow calls `scripts/project.py ENTRY --NAME VALUE …` in the project's folder, which calls this module with a Python
-that has lorahydra's packages. Relative paths and outputs belong to the folder that `mlflow run` was called in, which is
-another one for a project that came from Git.
+that has lorahydra's packages. Relative paths and outputs are relative to the folder in which `mlflow run` was called,
+which is another folder if the project comes from Git.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ENTRIES = {
     "demo": ["train.py", "-m", "experiment=demo"],
     "test": ["pytest"],
 }
-"""What each entry point starts, before its parameters."""
+"""The command that each entry point starts, without its parameters."""
 CHECKED = {
     "judge": ("judge", r"[\w.-]+", "a name such as none, gemini or gigachat"),
     "n_trials": ("hydra.sweeper.n_trials", "[0-9]{1,9}", "a whole number"),
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _command(entry: str, parameters: dict[str, str]) -> list[str]:
-    """What an entry point starts: the program and its arguments."""
+    """The command that an entry point starts: the program and its arguments."""
     if entry == "test":
         return [*ENTRIES[entry], *_words("options", parameters.get("options", ""))]
     command = list(ENTRIES[entry])
@@ -94,8 +94,8 @@ def _command(entry: str, parameters: dict[str, str]) -> list[str]:
 def overrides_of(parameters: Mapping[str, str]) -> list[str]:
     """Hydra overrides for the parameters of an entry point; none for an empty value.
 
-    The named parameters are values and nothing else, whatever is in them. Others are overrides by their key, in
-    Hydra's grammar; `overrides` holds several of them, separated as words of a shell. Later ones win.
+    The values of the named parameters are taken literally. Any other parameter is an override by its key, in Hydra's
+    grammar; `overrides` holds several of them, separated as words of a shell. Later ones win.
 
     Raises:
         ConfigError: A parameter does not have the form that it must have.
@@ -135,7 +135,7 @@ def _words(name: str, text: str) -> list[str]:
 
 
 def calling_folder() -> Path:
-    """Working folder of the program that called `mlflow run`; our own where it cannot be seen."""
+    """Working folder of the program that called `mlflow run`; our own if that folder cannot be determined."""
     import psutil
 
     try:

@@ -36,7 +36,7 @@ SHOWN = 12
 def reproduce(
     run_id: str, overrides: tuple[str, ...], uri: str | None, folder: Path | None, tolerance: float, check: bool
 ) -> int:
-    """Run trial RUN_ID again from what MLflow has of it, and compare every metric.
+    """Run trial RUN_ID again with the configuration in MLflow, and compare every metric.
 
     OVERRIDES are keys with another value now, for example data.train_file=there.jsonl. Exit code 1: a metric differs.
     """
@@ -103,7 +103,7 @@ def _number(value: float | None) -> str:
 
 
 def _from_here(override: str) -> str:
-    """The override with an absolute path: the user's is relative to the current folder, and not to that of the run."""
+    """The override with an absolute path: the user's path is relative to the current folder, not to the run's."""
     key, equals, value = override.partition("=")
     if key.lstrip("+") not in PATHS or not value or not Path(value).expanduser().exists():
         return override

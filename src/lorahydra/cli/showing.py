@@ -26,7 +26,7 @@ class Answered:
     prompt: str
     answer: str
     base_answer: str | None = None
-    """The base model's, beside the tuned one."""
+    """The base model's answer, beside the tuned one."""
 
     def to_json(self) -> str:
         """One line."""
@@ -42,11 +42,11 @@ def note(text: str) -> None:
 
 
 def printable(text: str, terminal: bool | None = None) -> str:
-    """The text without characters that would control the terminal: these are spelled out.
+    """The text with characters that would control the terminal spelled out.
 
     Args:
-        text: From a model or a file.
-        terminal: Whether it goes to one; by default whether stdout is one.
+        text: Text from a model or a file.
+        terminal: Whether it goes to a terminal; by default, whether stdout is one.
     """
     if not (sys.stdout.isatty() if terminal is None else terminal):
         return text
@@ -74,7 +74,7 @@ def write_lines(answered: Sequence[Answered], file: Path) -> None:
 
 
 def show_answers(answered: Sequence[Answered]) -> None:
-    """Print answers; base model and adapter side by side where both have answered."""
+    """Print answers; base model and adapter side by side if both have answered."""
     if any(entry.base_answer is not None for entry in answered):
         _show_table(answered)
         return

@@ -1,4 +1,4 @@
-"""`lorahydra studies …`: list the studies of a database, show one, and go on with one."""
+"""`lorahydra studies …`: list the studies of a database, show one, and resume one."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def show(name: str, storage: str) -> None:
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 @storage_option
 def resume(name: str, overrides: tuple[str, ...], storage: str) -> None:
-    """Go on with study NAME where it stopped.
+    """Resume study NAME where it stopped.
 
     OVERRIDES are added to those it was begun with, for example hydra.sweeper.n_trials=40 for more trials.
     """

@@ -1,4 +1,4 @@
-"""`lorahydra sync`: send to MLflow what could not be sent when it was logged."""
+"""`lorahydra sync`: send logged data to MLflow that could not be sent at the time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sync(folders: tuple[Path, ...], uri: str | None) -> None:
     """Send to MLflow what could not be sent when it was logged.
 
     DIR is the output folder of a trial, or one that holds several; ./outputs and ./multirun by default. Runs
-    whose process died are closed as interrupted. Runs that are still going on are left alone.
+    whose process died are closed as interrupted. Runs that are still in progress are left alone.
     """
     for folder in folders:
         if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""`lorahydra ui`: MLflow's UI on the recorded runs, open at the trials."""
+"""`lorahydra ui`: MLflow's UI on the recorded runs, opened at the trials."""
 
 from __future__ import annotations
 

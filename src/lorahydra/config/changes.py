@@ -1,4 +1,4 @@
-"""Which keys may change between results that are compared with each other: the one list for all who compare.
+"""Which keys may change between results that are compared with each other; all comparisons use these lists.
 
 `SCORE_NEUTRAL_KEYS` may change between the trials of a study and for its finalists, `REJUDGING_NEUTRAL_KEYS` where
 answers are judged again, `REPRODUCTION_NEUTRAL_KEYS` where a run is repeated. Any other key decides what a score means.
@@ -29,13 +29,13 @@ JUDGE_NEUTRAL_KEYS = frozenset(
         *("test_examples", "repeats", "finalists"),
     )
 )
-"""How the judge is reached, how patiently and for how much. The last three are for the end of a study: finalists are
-compared anew, and the winner's score on the test split with none of a trial."""
+"""How the judge is reached, and its time and cost limits. The last three matter only at the end of a study: finalists
+are compared again, and the winner's score on the test split is compared with no trial's."""
 
 SCORE_NEUTRAL_KEYS = JUDGE_NEUTRAL_KEYS | {
     *("tracking.", "search."),
     *("output_dir", "study", "model.device"),
-    # Which rows they leave to train on and to choose by, the digests tell.
+    # Digests show which training and validation rows these keys leave.
     *("data.test_file", "data.test_split", "data.max_leakage"),
     *("evaluation.batch_size", "evaluation.bertscore_batch_size", "evaluation.bootstrap_samples"),
     *("training.save_steps", "training.resume", "training.logging_steps", "training.per_device_eval_batch_size"),
@@ -44,7 +44,7 @@ SCORE_NEUTRAL_KEYS = JUDGE_NEUTRAL_KEYS | {
 """No adapter, answer or verdict depends on these. A name that ends with a dot stands for its whole group."""
 
 REJUDGING_NEUTRAL_KEYS = JUDGE_NEUTRAL_KEYS | {"judge.min_coverage"}
-"""With another coverage a trial that failed may count, which in a study would depend on when it was run."""
+"""With another coverage, a failed trial may count; in a study that would depend on when the trial was run."""
 
 PATHS = (
     *("data.train_file", "data.validation_file", "data.test_file", "model.name_or_path", "model.chat_template"),
@@ -53,20 +53,20 @@ PATHS = (
 """Keys whose value may be a file or folder."""
 
 REPRODUCTION_NEUTRAL_KEYS = SCORE_NEUTRAL_KEYS | set(PATHS)
-"""Data and model may lie elsewhere: whether they are the same is seen by their digests."""
+"""Data and model may be in another place: their digests show whether they are the same."""
 
 
 def may_change(key: str, free: Collection[str]) -> bool:
-    """Whether one of the lists has a key, such as `judge.timeout`."""
+    """Whether a key, such as `judge.timeout`, is in one of the lists."""
     return key in free or any(key.startswith(name) for name in free if name.endswith("."))
 
 
 def differing(one: ExperimentConfig, other: ExperimentConfig, free: Collection[str]) -> list[str]:
-    """Keys in which two experiments differ and may not, such as `lora.r`.
+    """Keys in which two experiments differ although they may not, such as `lora.r`.
 
     Args:
         one: An experiment.
-        other: What it is compared with.
+        other: The experiment that it is compared with.
         free: One of the lists.
     """
     before, now = flatten(one), flatten(other)

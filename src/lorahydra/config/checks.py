@@ -30,13 +30,13 @@ def within(key: str, value: float, low: float, high: float, *, below: bool = Fal
 
 
 def one_of(key: str, value: object, allowed: Collection[str]) -> None:
-    """Check that `value` is one of the allowed."""
+    """Check that `value` is one of the allowed values."""
     if value not in allowed:
         raise ConfigError(f"{key}={value} is not allowed: choose one of {', '.join(sorted(allowed))}")
 
 
 def not_blank(key: str, value: str) -> None:
-    """Check that a text says something."""
+    """Check that a text is not empty or blank."""
     if not value.strip():
         raise ConfigError(f"{key} is empty: give a value")
 
@@ -44,7 +44,7 @@ def not_blank(key: str, value: str) -> None:
 def text_encoding(key: str, value: str) -> None:
     """Check that a value names a character encoding."""
     try:
-        # Of what Python calls encodings some make bytes of bytes, and some read escapes that belong to the format.
+        # Some of Python's codecs turn bytes into bytes, and some decode escapes that belong to the file format.
         "".encode(value)
         known = codecs.lookup(value).name not in NOT_OF_FILES
     except (LookupError, ValueError):
@@ -56,7 +56,7 @@ def text_encoding(key: str, value: str) -> None:
 
 
 def names_a_folder(key: str, value: str) -> None:
-    """Check that a name can be that of a folder, everywhere."""
+    """Check that a name can be the name of a folder on any system."""
     if not re.fullmatch(r"\w[\w.+-]{0,99}", value):
         raise ConfigError(
             f"{key}={value} is not allowed: use up to 100 letters, digits, '.', '_', '+' and '-', as it also names a "

@@ -1,6 +1,6 @@
-"""Parts of Hydra that are private, or whose place may change, each with the reason why nothing public does.
+"""Parts of Hydra that are private, or whose place may change, each with the reason why the public API is not enough.
 
-No other module imports or reads them. `tests/config/test_compat.py` says what is relied on; `make upgrade-check` runs
+No other module imports or reads them. `tests/config/test_compat.py` tests what is relied on; `make upgrade-check` runs
 it with the newest versions that pyproject.toml allows.
 """
 
@@ -17,10 +17,10 @@ from hydra.core.utils import JobReturn
 
 __all__ = ["BasicLauncher", "launcher_log", "main_hydra", "options_parser", "outcome"]
 
-# `BasicLauncher`: which launcher is in use decides whether trials run in this process; it has no public name.
+# `BasicLauncher` has no public name. The launcher in use decides whether trials run in this process.
 
 launcher_log = BasicLauncher.__module__
-"""Name of the logger that lists every override of every job: that of a private module."""
+"""Name of the logger that lists every override of every job; it is the name of a private module."""
 
 
 def main_hydra(config_dir: Path) -> Hydra:
@@ -34,7 +34,7 @@ def main_hydra(config_dir: Path) -> Hydra:
 
 
 def options_parser(version: str) -> argparse.ArgumentParser:
-    """The parser of the options that `@hydra.main` brings to a program, which Hydra keeps to itself.
+    """The parser of the options that `@hydra.main` adds to a program; Hydra does not make it public.
 
     Args:
         version: What `--version` prints in place of Hydra's version. argparse has no public way to change it.

@@ -1,4 +1,4 @@
-"""From YAML and overrides to typed config, once, at the edge.
+"""Makes the typed config from YAML and overrides, once, at the edge of the program.
 
 ```python
 config = compose(["experiment=demo", "lora.r=8"])   # → ExperimentConfig
@@ -52,11 +52,11 @@ __all__ = [
 ]
 
 UNRECORDED: Mapping[str, object] = {"data.split_version": 1, "training.keep": "last"}
-"""What older versions did where they recorded no value of these keys."""
+"""Values that older versions, which did not record these keys, used."""
 
 
 def register() -> None:
-    """Make the schema and the `lora_env` resolver known to Hydra; may be called again."""
+    """Register the schema and the `lora_env` resolver with Hydra; may be called again."""
     store = ConfigStore.instance()
     store.store(name="base_config", node=ExperimentConfig, replace=True)
     for name in registered_judges():
@@ -81,7 +81,7 @@ def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Exp
         folder: Another config folder.
 
     Raises:
-        ConfigError: For any mistake in the overrides, one line.
+        ConfigError: The overrides have a mistake; the message is one line.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -97,14 +97,14 @@ def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Exp
 
 
 def readable(overrides: Sequence[str]) -> list[str]:
-    """The overrides in a form that Hydra's grammar takes, for what users mean and it refuses.
+    """The overrides in a form that Hydra's grammar accepts.
 
-    `experiment=null`, which says what is the default, is dropped. A text outside the grammar (Cyrillic letters,
-    parentheses, a second `=`) is quoted as a whole: `data.train_file=мои данные.jsonl`. So is what Hydra takes for a
-    number where a text is meant, and would write in its own way: `study=1e5`.
+    `experiment=null`, which is the default, is dropped. A text outside the grammar (Cyrillic letters, parentheses, a
+    second `=`) is quoted as a whole: `data.train_file=мои данные.jsonl`. So is a text that Hydra would take for a
+    number and write in another way: `study=1e5`.
 
     Raises:
-        ConfigError: An override cannot be read, or holds a key of a judge.
+        ConfigError: An override cannot be read, or contains the secret key of a judge.
     """
     for override in overrides:
         refuse_secret(override)
@@ -149,7 +149,7 @@ def _in_quotes(text: str) -> str:
 
 
 def literal(text: str) -> str:
-    """The text as the value of an override which means nothing but this text, whatever is in it."""
+    """The text as the value of an override, quoted so that it is taken literally."""
     return _in_quotes(_not_interpolated(text))
 
 
@@ -177,14 +177,14 @@ def to_config(tree: DictConfig) -> ExperimentConfig:
 
 
 def restored_config(values: Mapping[str, Any], changes: Sequence[str] = ()) -> ExperimentConfig:
-    """The typed config of values that were resolved and recorded; nothing in them is interpolated again.
+    """The typed config from values that were resolved and recorded; nothing in them is interpolated again.
 
     Args:
         values: Nested, as `dataclasses.asdict` gives them.
-        changes: Keys that are to have another value, as `key=value` with YAML's values.
+        changes: Keys that get another value, as `key=value` with the value in YAML.
 
     Raises:
-        ConfigError: A change cannot be read, or what `to_config` finds.
+        ConfigError: A change cannot be read, or the config is not valid (as for `to_config`).
     """
     for change in changes:
         if "=" not in change:
@@ -204,7 +204,7 @@ def restored_config(values: Mapping[str, Any], changes: Sequence[str] = ()) -> E
 
 
 def _plain(value: Any) -> Any:
-    """The value with every text escaped that OmegaConf would interpolate."""
+    """The value, with texts escaped that OmegaConf would interpolate."""
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -249,7 +249,7 @@ def without_password(override: str) -> str:
 
 
 def explain(error: BaseException) -> LorahydraError:
-    """The one line for a mistake that Hydra or OmegaConf found, whatever they wrapped it in."""
+    """One line that says which mistake Hydra or OmegaConf found, taken out of all wrapping errors."""
     chain = list(causes(error))
     for found in chain:
         if isinstance(found, LorahydraError):

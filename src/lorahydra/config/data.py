@@ -17,7 +17,7 @@ SPECIAL_TOKENS = ("text", "control")
 
 @dataclass
 class ColumnsConfig:
-    """The file's own names for the columns of the known schemes; unset means the scheme's name."""
+    """The names that the file has for the columns of the schemes; unset means the scheme's name."""
 
     prompt: str | None = None
     """Of `prompt_completion`."""
@@ -40,7 +40,7 @@ class ColumnsConfig:
     system: str | None = None
     """Of all schemes: the system message."""
     history: str | None = None
-    """Of schemes of a question and its answer: earlier turns, a list of `[question, answer]`."""
+    """Of the first three schemes: earlier turns, a list of `[question, answer]`."""
     tools: str | None = None
     """Of all schemes: tools that may be called, a list of objects or its JSON."""
 
@@ -63,9 +63,9 @@ class DataConfig:
     train_file: str | None = None
     """JSONL, JSON, CSV or Parquet file, or a folder that `datasets` saved; `demo` is the shipped demo dataset."""
     validation_file: str | None = None
-    """Same, for the validation split; without it the split is made from `train_file`."""
+    """The same for the validation split; without it the split is made from `train_file`."""
     test_file: str | None = None
-    """Same, for the test split, which only a study's winner sees."""
+    """The same for the test split, which only a study's winner sees."""
     hub_name: str | None = None
     """Dataset on the hub, for example `openai/gsm8k`."""
     hub_config: str | None = None
@@ -83,23 +83,23 @@ class DataConfig:
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Names of the columns in the file where they differ from the scheme's, for example `{question: q, answer: a}`."""
     encoding: str = "utf-8"
-    """Character encoding of CSV, JSON and JSONL files, for example `windows-1251`; the error on a file in another one
-    names it."""
+    """Character encoding of CSV, JSON and JSONL files, for example `windows-1251`. If a file has another encoding, the
+    error names the likely one."""
     system_prompt: str | None = None
-    """System message put before conversations that have none; an empty one stays empty. The template decides when
-    unset."""
+    """System message put before conversations that have none; an empty one stays empty. When unset, the template
+    decides."""
     validation_fraction: float = 0.1
-    """Share of rows taken for validation where no validation file or split is given."""
+    """Share of rows taken for validation if no validation file or split is given."""
     test_fraction: float = 0.1
-    """Share of rows taken for the test where no test file or split is given."""
+    """Share of rows taken for the test if no test file or split is given."""
     special_tokens: str = "text"
-    """What a message's text is that reads like a control token of the model (`<|im_end|>`): `text` like any other, or
-    `control`, the token itself, with which rows can end and begin turns of their own."""
+    """How to treat text in a message that looks like a control token of the model (`<|im_end|>`): as `text` like any
+    other, or as `control`, the token itself, with which rows can end a turn and begin another one."""
     split_version: int = 2
-    """How rows are divided: 2, or 1 as older versions did it, by chance in small data. What an older version began
-    keeps it by itself."""
+    """How rows are divided: 2, or 1 as in older versions, whose splits of small data had random sizes. Studies and runs
+    of an older version keep 1 without being told."""
     max_leakage: float = 0.5
-    """Largest share of prompts of a validation or test file or split that may stand in the training rows as well."""
+    """Largest share of prompts of a validation or test file or split that may also be in the training rows."""
     max_train_rows: int | None = None
     """Use only the first rows of the training split."""
     max_eval_rows: int | None = None
@@ -107,9 +107,9 @@ class DataConfig:
     max_length: int = 1024
     """Longest example in tokens, prompt and answer together."""
     overlong: str = "error"
-    """What happens to examples that are longer, or do not fit into the model's context: `error` refuses the dataset
-    whatever split they are in, `drop` leaves them out, `truncate` cuts their end; both of the latter are counted and
-    warned about."""
+    """What happens to examples that are longer, or do not fit into the model's context: `error` refuses the dataset,
+    whichever split they are in; `drop` leaves them out; `truncate` cuts their end. With `drop` and `truncate` they are
+    counted, and a warning says how many there are."""
 
     __repr__ = short_repr
 

@@ -17,7 +17,7 @@ KINDS = {"int": "a whole number", "float": "a number", "str": "text"}
 
 
 def register_resolver() -> None:
-    """Make `lora_env` known to OmegaConf; may be called again."""
+    """Register `lora_env` with OmegaConf; may be called again."""
     OmegaConf.register_resolver("lora_env", _from_environment, replace=True)
 
 

@@ -25,7 +25,7 @@ SECRET_NAME = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 
 @dataclass
 class CriterionConfig:
-    """One thing that an answer is judged by (`conf/judge/rubric`)."""
+    """One criterion by which answers are judged (`conf/judge/rubric`)."""
 
     description: str = ""
     """What the judge is asked to look at."""
@@ -35,7 +35,7 @@ class CriterionConfig:
 
 @dataclass
 class RubricConfig:
-    """What answers are judged by (`conf/judge/rubric`)."""
+    """The criteria by which answers are judged (`conf/judge/rubric`)."""
 
     language: str = "en"
     """Language of the prompt around the rubric: `en` or `ru`."""
@@ -81,7 +81,7 @@ class JudgeConfig:
     ca_bundle_file: str | None = None
     """PEM file of certificates to trust, if a well-known authority did not issue the service's."""
     verify_ssl_certs: bool = True
-    """Check the service's certificate. With `false`, anybody on the way can read the key and the data."""
+    """Check the service's certificate. With `false`, anybody between you and the service can read the key and data."""
     temperature: float = 0.0
     """0 makes verdicts repeatable, as far as the service can."""
     max_output_tokens: int = 1024
@@ -91,11 +91,11 @@ class JudgeConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Settings that only this judge has; see its file in `conf/judge`."""
     rubric: RubricConfig = field(default_factory=RubricConfig)
-    """What answers are judged by."""
+    """The criteria by which answers are judged."""
     n_examples: Any = 5
     """How many validation examples are judged, or `all`; the seed draws them, the same ones for every trial."""
     test_examples: Any = "all"
-    """How many test examples are judged, or `all`, for the winner and for the untuned model: the number to quote."""
+    """How many test examples are judged, or `all`, for the winner and for the untuned model."""
     min_coverage: float = 0.8
     """The trial fails if a smaller share of the chosen examples got a verdict."""
     finalists: int = 3
@@ -163,7 +163,7 @@ class JudgeConfig:
         return [self.api_key_env] if isinstance(self.api_key_env, str) else list(self.api_key_env)
 
     def api_key(self) -> str | None:
-        """The key, from the first variable of `api_key_env` that is set; None when none is.
+        """The key, from the first variable of `api_key_env` that is set; None if none is set.
 
         Raises:
             JudgeSetupError: The variable holds characters that cannot be part of a key.
@@ -216,10 +216,10 @@ class JudgeConfig:
 
 
 def refuse_secret(override: str) -> None:
-    """Refuse an override that holds a key, before Hydra writes it to a file.
+    """Refuse an override that contains a secret key, before Hydra writes it to a file.
 
     Raises:
-        ConfigError: Without the value.
+        ConfigError: An override contains one; the message does not repeat it.
     """
     key, _, value = override.partition("=")
     group, _, name = key.lstrip("+~").partition(".")

@@ -1,10 +1,10 @@
-"""Which judges there are, by name: built in, installed by other packages, or registered at run time.
+"""All judges by name: built in, installed by other packages, or registered at run time.
 
 ```python
 register_judge("mine", make_mine)  # make_mine(config: JudgeConfig) -> Judge
 ```
-An installed package adds one with an entry point in group `lorahydra.judges`. No judge is imported before it is asked
-for, so the SDK of one service is never loaded for another.
+An installed package adds a judge with an entry point in group `lorahydra.judges`. A judge is imported only when it is
+used, so the SDK of one service is never loaded for another.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def registered_judges() -> list[str]:
 
 
 def is_built_in(name: str) -> bool:
-    """Whether a name means one of lorahydra's own judges, not one that replaces it."""
+    """Whether a name means a built-in judge, and not one that replaces it."""
     return name in BUILT_IN and name not in _registered and name not in _installed()
 
 
@@ -82,7 +82,7 @@ def judge_factory(name: str) -> Factory:
 
     Raises:
         JudgeNotFoundError: No judge has this name.
-        ConfigError: The judge belongs to another package, which cannot be imported.
+        ConfigError: The judge is from another package, which cannot be imported.
     """
     if name in _registered:
         return _registered[name]
@@ -102,7 +102,7 @@ def judge_factory(name: str) -> Factory:
 
 @functools.cache
 def sdk_package(name: str) -> str | None:
-    """The package with the SDK of a built-in judge: what the extra of its name installs; None where it needs none."""
+    """The package with the SDK of a built-in judge, which the extra of its name installs; None if it needs none."""
     if not is_built_in(name):
         return None
     requirement = re.compile(rf"([\w.-]+)[^;]*;\s*extra\s*==\s*[\"']{_extra(name)}[\"']")
@@ -111,7 +111,7 @@ def sdk_package(name: str) -> str | None:
 
 
 def sdk_version(name: str) -> str | None:
-    """The installed version of a judge's SDK; None where it is not installed. The SDK is not imported."""
+    """The installed version of a judge's SDK; None if it is not installed. The SDK is not imported."""
     package = sdk_package(name)
     try:
         return metadata.version(package) if package else None
@@ -120,7 +120,7 @@ def sdk_version(name: str) -> str | None:
 
 
 def install_command(name: str) -> str:
-    """What installs the SDK of a built-in judge."""
+    """The command that installs the SDK of a built-in judge."""
     return f"pip install 'lorahydra[{_extra(name)}]'"
 
 

@@ -45,12 +45,12 @@ class ModelConfig:
     device: str = "auto"
     """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`; `auto` takes the first GPU, else the CPU."""
     dtype: str = "auto"
-    """`auto`, `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a GPU that has it, else float32."""
+    """`auto`, `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a GPU that supports it, else float32."""
     attn_implementation: str | None = None
     """Attention kernel of transformers (`sdpa`, `eager`, `flash_attention_2`, …); its own choice when unset."""
     chat_template: str | None = None
-    """A Jinja chat template, or the path of a file that holds one; the model's own when unset, and a plain documented
-    one where the model has none."""
+    """A Jinja chat template, or the path of a file that holds one. When unset, the model's own is used, or a plain
+    documented one if the model has none."""
 
     __repr__ = short_repr
 
@@ -155,14 +155,14 @@ class TrainingConfig:
     keep: str = "best"
     """Which adapter is saved and scored: `best`, as it was when the validation loss was lowest, or `last`."""
     early_stopping_patience: int = 0
-    """Training ends after this many validations in a row without a new lowest loss; 0 never does so."""
+    """Training ends after this many validations in a row without a new lowest loss; 0 turns this off."""
     logging_steps: int = 1
     """Optimiser steps between logged training metrics."""
     save_steps: int = 0
     """Optimiser steps between checkpoints within the trial, of which the last two are kept; 0 keeps none."""
     resume: bool = False
-    """Go on from what is in the trial's output folder, if it was made with the same settings: a training that has ended
-    is not repeated, otherwise the newest whole checkpoint is taken, and without one it begins anew."""
+    """Resume the trial in the output folder, if it was made with the same settings. A training that has ended is not
+    repeated; otherwise it goes on from the newest complete checkpoint, or begins again if there is none."""
     divergence_factor: float = 4.0
     """The trial stops as diverged when the smoothed training loss exceeds the first steps' mean by this factor."""
     pack: Any = "auto"
@@ -205,17 +205,18 @@ class EvaluationConfig:
     max_new_tokens: int = 256
     """Longest generated answer in tokens."""
     batch_size: int | None = None
-    """Prompts generated together at most, by default 32 on a CPU and 256 elsewhere; halved when memory runs out."""
+    """Largest number of prompts answered together, by default 32 on a CPU and 256 elsewhere; halved when memory runs
+    out."""
     baseline: bool = True
     """Score the untuned model on the same examples, once per process and setting."""
     bertscore_model: str = "roberta-large"
-    """Encoder of BERTScore: a name that bert-score knows, a local folder, or a packaged encoder."""
+    """Encoder of BERTScore: a name that bert-score supports, a local folder, or a packaged encoder."""
     bertscore_num_layers: int | None = None
-    """Layer whose outputs are compared; bert-score knows it for its own models, and packaged encoders bring theirs."""
+    """Layer whose outputs are compared; not needed for models that bert-score supports and for packaged encoders."""
     bertscore_batch_size: int = 64
     """Texts encoded together."""
     rescale_with_baseline: bool = False
-    """Spread BERTScore over a wider band: what unrelated texts score becomes 0, and what is worse goes below."""
+    """Spread BERTScore over a wider band: the score of unrelated texts becomes 0, and a worse one is negative."""
     lang: str | None = None
     """Language code of the baseline that bert-score ships, for example `en`."""
     bertscore_baseline_file: str | None = None
@@ -266,23 +267,23 @@ class TrackingConfig:
     run_name: str | None = None
     """Name of the run; made from the model, rank and learning rate when unset."""
     run_id: str | None = None
-    """Run to record to instead of a new one, in the experiment that it belongs to: that of the trial, or of the study.
-    `mlflow run` sets it."""
+    """Run to record to instead of a new one, in its own experiment: the run of the trial, or of the study. `mlflow run`
+    sets it."""
     artifact_location: str | None = None
     """Where a newly made experiment keeps its artifacts; when unset, `mlartifacts/` beside a SQLite file, and the
     server's own choice otherwise."""
     log_adapter: bool = True
     """Upload the adapter as an artifact."""
     log_model: str = "winner"
-    """Which adapters are MLflow models as well, to be loaded and served by MLflow: `winner` of a study, `all` or
+    """Which adapters are also MLflow models, to be loaded and served by MLflow: `winner` of a study, `all` or
     `none`."""
     log_base: bool = False
     """Copy the base model's weights into these models too; by default they refer to it by name."""
     system_metrics: bool = True
     """Sample CPU, memory, disk and GPU use into the run."""
     retry_seconds: float = 60.0
-    """How long trials and studies wait for a store that went away: when one begins, at its end, and when a winner is
-    registered. What a trial could not send by then stays in its output folder for `lorahydra sync`."""
+    """How long trials and studies wait for a store that cannot be reached: when one begins, at its end, and when a
+    winner is registered. What a trial could not send by then stays in its output folder for `lorahydra sync`."""
 
     __repr__ = short_repr
 
@@ -313,14 +314,14 @@ class ExperimentConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     study: str | None = None
-    """Name of the study, with `-m`; one that exists goes on. A new unique name when unset."""
+    """Name of the study, with `-m`; a study that already exists is resumed. A new unique name when unset."""
     objective: Any = "combined"
     """What a study optimises: `combined`, `bertscore_f1`, `judge_score`, `loss`, `time` (s) or `adapter_size` (bytes),
     or a list of them for a Pareto front."""
     seed: int = 42
     """Seeds the adapter's initialisation, the order of examples, dropout, the split and the bootstrap."""
     output_dir: str = "outputs/trial"
-    """Folder for the adapter, checkpoints and what could not be sent to MLflow yet."""
+    """Folder for the adapter, checkpoints and everything that could not be sent to MLflow yet."""
 
     __repr__ = short_repr
 

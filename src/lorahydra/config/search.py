@@ -28,16 +28,16 @@ class SearchConfig:
     space: dict[str, str] = field(default_factory=dict)
     """A sweep by key, for example `lora.r: choice(8, 16)` or `lora.lora_dropout: interval(0, 0.2)`."""
     first_trial: dict[str, Any] = field(default_factory=dict)
-    """Values of trial 0, the known-good ones; they must lie in the space."""
+    """Good values, with which trial 0 is run; they must lie in the space."""
 
     __repr__ = short_repr
 
 
 def objectives(value: object) -> list[str]:
-    """The names in `objective`, which is one or a list.
+    """The names in `objective`, which is one name or a list.
 
     Raises:
-        ConfigError: An unknown name, none at all, or one twice.
+        ConfigError: A name is unknown or given twice, or there is none.
     """
     names = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
     if not names:

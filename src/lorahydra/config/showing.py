@@ -1,4 +1,4 @@
-"""Configuration as people get to see it: short, and without passwords."""
+"""Configuration as it is shown to people: short, and without passwords."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PASSWORD_IN_ADDRESS = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s@/'\"]+@|([?&;](?:pa
 
 
 def short_repr(config: Any) -> str:
-    """The values that are not the defaults, as `LoraConfig(r=8)`; for dataclasses with dozens of fields."""
+    """The values that differ from the defaults, as `LoraConfig(r=8)`; for dataclasses with dozens of fields."""
     shown = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
