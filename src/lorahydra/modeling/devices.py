@@ -1,4 +1,4 @@
-"""Which device and dtype a base model uses: the `auto` rules, and clear errors for what is not there."""
+"""Which device and dtype a base model uses: the `auto` rules, and clear errors if one is not available."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["moved", "resolve_device", "resolve_dtype"]
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on `device`; the copy from the CPU to a GPU takes place while the CPU goes on."""
+    """The tensor on `device`; the CPU does not wait for the copy to a GPU."""
     if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
@@ -26,7 +26,7 @@ def resolve_device(requested: str) -> torch.device:
         requested: `auto` (the first CUDA GPU, else the CPU), `cpu`, `mps`, `cuda` or `cuda:N`.
 
     Raises:
-        ConfigError: The requested GPU is not there.
+        ConfigError: The requested GPU does not exist.
     """
     import torch
 

@@ -30,18 +30,18 @@ __all__ = [
 ]
 
 Ends = Callable[[Sequence[int]], int | None]
-"""Called with an answer after each of its tokens: how many of them remain if it is over, else None."""
+"""Called with an answer after each of its tokens; returns how many to keep if the answer has ended, else None."""
 
 COMPACT_SHARE = 0.125
-"""Finished rows leave once they are this share of the batch: leaving copies the cache of those that stay."""
+"""Finished rows leave the batch once they are this share of it, because each removal copies the remaining cache."""
 
 
 def stop_tokens(model: PreTrainedModel, ends: Iterable[int]) -> frozenset[int]:
     """Tokens that end an answer.
 
     Args:
-        model: Its generation settings name some.
-        ends: Those of the chat format, `ChatFormat.end_tokens`.
+        model: The model, whose generation settings name some of the tokens.
+        ends: The tokens of the chat format, `ChatFormat.end_tokens`.
     """
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = configured if isinstance(configured, list) else [configured]
@@ -86,7 +86,7 @@ def generate(
         batch_size: Prompts decoded together; halved for what remains when memory runs out.
         ends: Ends answers by their text.
         progress: Where to show the progress.
-        description: What the progress is called.
+        description: Label of the progress.
 
     Returns:
         Token ids of each answer, in the order of `prompts`, without the stop token or the text that ended it.
@@ -113,7 +113,7 @@ def generate(
 
 
 def context_window(model: PreTrainedModel) -> int | None:
-    """How many tokens the model takes at most; None where its configuration does not say."""
+    """The largest number of tokens that the model takes; None if its configuration does not say."""
     window: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return window
 
@@ -122,7 +122,7 @@ def check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new
     """Check that each prompt leaves room for an answer in the model's context, and that the model has its tokens.
 
     Raises:
-        ConfigError: One leaves none.
+        ConfigError: A prompt leaves no room.
         ModelError: The model has no embedding for a token.
     """
     check_token_ids(model, max((max(prompt, default=0) for prompt in prompts), default=0), "a prompt")
@@ -147,7 +147,7 @@ def write_greedy_settings(folder: Path, model: PreTrainedModel, tokenizer: Any, 
 
 @dataclass
 class _Rows:
-    """The rows of a batch that are still being written."""
+    """The rows of a batch whose answers have not ended."""
 
     numbers: list[int]
     """Position of each row in the answers; -1 for one that is finished."""
@@ -208,7 +208,7 @@ class _Decoder:
         return answers
 
     def _take(self, tokens: list[int], rows: _Rows, answers: list[list[int]]) -> list[int]:
-        """Add a token to the answer of each row; returns the rows that go on."""
+        """Add a token to the answer of each row; returns the rows that continue."""
         live = []
         for row, token in enumerate(tokens):
             number = rows.numbers[row]
@@ -222,7 +222,7 @@ class _Decoder:
         return live
 
     def _goes_on(self, answer: list[int], token: int) -> bool:
-        """Add the token to the answer; False where that ends it."""
+        """Add the token to the answer; False if that ends the answer."""
         if token in self.stop:
             return False
         answer.append(token)
@@ -232,7 +232,7 @@ class _Decoder:
         return kept is None
 
     def _decode_by_transformers(self, prompts: Sequence[Sequence[int]], width: int) -> list[list[int]]:
-        """The same by `model.generate`, for architectures with a state of their own (Mamba, hybrids, …)."""
+        """The same with `model.generate`, for architectures with another kind of state (Mamba, hybrids, …)."""
         input_ids, mask = _pad_left(prompts, width, width, self.model.device)
         settings = GenerationConfig(
             max_new_tokens=self.max_new_tokens,

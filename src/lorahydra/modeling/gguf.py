@@ -31,8 +31,8 @@ def load_gguf(
 ) -> PreTrainedModel:
     """Dequantise `folder/gguf_file` into a model on the CPU; about 30 s for 135 million parameters.
 
-    The model is rebuilt from its configuration: one that transformers made from a GGUF file counts as
-    quantised, and can be neither saved nor trained. For the moment of copying there are two models in memory.
+    The model is rebuilt from its configuration, because a model that transformers makes from a GGUF file counts as
+    quantised and can be neither saved nor trained. While it is copied there are two models in memory.
 
     Args:
         folder: Where the file is.
@@ -72,7 +72,7 @@ def load_gguf(
 
 
 def tensor_count(file: Path) -> int:
-    """How many tensors a GGUF file says it has; 0 where its header cannot be read, which loading will report."""
+    """The number of tensors in a GGUF file's header; 0 if the header cannot be read, which loading will report."""
     with file.open("rb") as stream:
         header = stream.read(HEADER.size)
     return int(HEADER.unpack(header)[2]) if len(header) == HEADER.size else 0
@@ -100,7 +100,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
 
 @contextmanager
 def _watched_reader(on_tensor: Callable[[], None] | None) -> Iterator[None]:
-    """Call `on_tensor` in place of a progress bar that the switch of transformers does not reach."""
+    """Call `on_tensor` in place of a progress bar that transformers' switch for progress bars does not turn off."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
     def watched(tensors: Any, **_: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""The model hub: what is in its local cache is used without asking, and only the rest is downloaded."""
+"""The model hub: cached files are used without any request, and only missing files are downloaded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def snapshot(
         repo: Hub id, `name` or `owner/name`.
         revision: Branch, tag or commit; the default branch when None.
         patterns: Shell patterns of the wanted files.
-        complete: Says whether a cached folder holds everything that is wanted; if so, the hub is not asked.
+        complete: Returns whether a cached folder has all wanted files; if so, the hub is not asked.
         key: The configuration key that named the model, for messages.
 
     Returns:
@@ -63,7 +63,7 @@ def snapshot(
 
 @contextmanager
 def _hub_errors(repo: str, revision: str | None, key: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line each."""
+    """Turn each error of huggingface_hub into one line."""
     from huggingface_hub import constants
 
     # HTTPError is the root of the HTTP library's errors, whichever library this huggingface_hub uses.
@@ -113,5 +113,5 @@ def _instead(repo: str, key: str) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong on the wire: huggingface_hub wraps it in a longer text of its own."""
+    """The network error itself, which huggingface_hub wraps in a longer text."""
     return reason(error.__cause__ or error)

@@ -1,4 +1,4 @@
-"""What the libraries of Hugging Face need around them: less noise on the terminal, and errors of one line."""
+"""Wrappers for the libraries of Hugging Face: less noise on the terminal, and errors of one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Turn any error of a library on a broken file into one clear line.
+    """Turn any error that a library raises on a broken file into one clear line.
 
     Args:
         what: The beginning of the line, for example `the tokenizer of X cannot be read`.
@@ -35,7 +35,7 @@ def loading(what: str) -> Iterator[None]:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Raise an `OSError` where the safetensors library met one: its own error hides what the disk said."""
+    """Raise an `OSError` if the safetensors library met one, because its own error hides the reason."""
     from safetensors import SafetensorError
 
     try:
@@ -63,7 +63,7 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Turn the libraries' own progress bars off inside the block: they would break up ours."""
+    """Turn off the libraries' progress bars inside the block, because they would break up ours."""
     from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
     was_on = is_progress_bar_enabled()
@@ -77,14 +77,14 @@ def no_progress_bars() -> Iterator[None]:
 
 @contextmanager
 def no_hub_advice() -> Iterator[None]:
-    """Leave out what huggingface_hub remarks while it downloads (hints to log in, …); errors are raised."""
+    """Hide huggingface_hub's remarks during a download (hints to log in, …); errors are still raised."""
     with _errors_only("huggingface_hub"):
         yield
 
 
 @contextmanager
 def no_loading_report() -> Iterator[None]:
-    """Leave out transformers' table of weights that do not fit, which the caller reports in one line.
+    """Hide transformers' table of weights that do not fit, which the caller reports in one line.
 
     A remark on layers that are not spread over several GPUs goes with it.
     """

@@ -1,4 +1,4 @@
-"""A key-value cache whose memory is taken once, instead of being copied whole for every token."""
+"""A key-value cache whose memory is allocated once, instead of being copied as a whole for every token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["growing_cache", "keep_rows"]
 
 
 class _PreallocatedLayer(DynamicLayer):
-    """Keys and values of one layer in buffers of a fixed capacity; what is handed out is a view of the filled part.
+    """Keys and values of one layer in buffers of a fixed capacity; callers get views of the filled part.
 
     Args:
         capacity: Tokens that fit: prompt and answer together.
@@ -53,7 +53,7 @@ class _PreallocatedLayer(DynamicLayer):
 
 
 def growing_cache(model: PreTrainedModel, capacity: int) -> Cache | None:
-    """A cache for `capacity` tokens per row, or None where the model keeps a kind of state that rows cannot leave."""
+    """A cache for `capacity` tokens per row, or None if the model keeps a state from which rows cannot be removed."""
     if not takes_dynamic_cache(model):
         return None
     standard = DynamicCache(config=model.config.get_text_config(decoder=True))

@@ -1,4 +1,4 @@
-"""Attaches LoRA adapters to a base model for as long as a block runs, and takes them off without a trace.
+"""Attaches LoRA adapters to a base model while a block runs, and removes them without a trace.
 
 ```python
 base = load_base(config.model)
@@ -35,15 +35,15 @@ __all__ = ["adapter", "attach_saved", "load_adapter", "random_state", "save_adap
 
 @contextmanager
 def adapter(base: BaseModel, config: LoraConfig, seed: int) -> Iterator[peft.PeftModel]:
-    """Attach a new adapter to `base`, and take it off when the block ends, even by an exception.
+    """Attach a new adapter to `base`, and remove it when the block ends, even by an exception.
 
-    Only the adapter is trainable. Its weights are float32 also on a bfloat16 base: small updates vanish in 8 bits of
-    mantissa, and an adapter is too small for the memory to matter. Initialisation draws from a generator of its own, so
-    the same seed gives the same adapter bit for bit and the caller's random state is as before.
+    Only the adapter is trainable. Its weights are float32 even on a bfloat16 base: small updates vanish in 8 bits of
+    mantissa, and an adapter is too small for the memory to matter. Initialisation has a separate random generator, so
+    the same seed gives the same adapter bit for bit, and the caller's random state does not change.
 
-    Afterwards `base` is as it was: module tree, weights (bit for bit, also after PiSSA, which replaces them),
-    hooks, flags and configuration. The yielded model cannot be used afterwards. Merging into the base in
-    place is not undone: use a copy for that.
+    Afterwards `base` is as it was: module tree, weights (bit for bit, even after PiSSA, which replaces them), hooks,
+    flags and configuration. The yielded model cannot be used afterwards. Merging into the base in place is not undone:
+    use a copy for that.
 
     Args:
         base: The base model; one adapter at a time.
@@ -65,7 +65,7 @@ def adapter(base: BaseModel, config: LoraConfig, seed: int) -> Iterator[peft.Pef
 
 @contextmanager
 def load_adapter(base: BaseModel, folder: Path | str) -> Iterator[peft.PeftModel]:
-    """Attach the saved adapter in `folder` to `base` for inference, and take it off when the block ends.
+    """Attach the saved adapter in `folder` to `base` for inference, and remove it when the block ends.
 
     Args:
         base: The base model that the adapter was trained on.
@@ -75,7 +75,7 @@ def load_adapter(base: BaseModel, folder: Path | str) -> Iterator[peft.PeftModel
         The model with the adapter, in evaluation mode, nothing trainable.
 
     Raises:
-        ModelError: The folder does not hold a LoRA adapter, or a broken one, or one for another base model.
+        ModelError: The folder has no LoRA adapter, or one that is broken or for another base model.
     """
     path = check_adapter(Path(folder))
     with restored(base.model):
@@ -124,8 +124,8 @@ def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
 def _one_thread() -> Iterator[None]:
     """Compute on one CPU thread inside the block.
 
-    The many small decompositions of PiSSA gain little from more threads and lose a factor of 50 where other
-    processes keep the cores busy; and this way they do not depend on the number of threads.
+    The many small decompositions of PiSSA gain little from more threads, and become 50 times slower if other processes
+    keep the cores busy. On one thread they also do not depend on the number of threads.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -137,7 +137,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _peft_warnings() -> Iterator[None]:
-    """Drop PEFT's noise, and make an error of the one warning that means a wrong result."""
+    """Hide PEFT's needless warnings, and turn the one that means a wrong result into an error."""
     with warnings.catch_warnings():
         # PEFT 0.21 asks transformers 5.23 for a property under its old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -145,7 +145,7 @@ def _peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True` and a tied layer", UserWarning)
         # GPT-2 keeps its weights transposed, which PEFT notices itself.
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
-        # Where weights are missing the adapter would silently do nothing.
+        # If weights are missing, the adapter would silently do nothing.
         warnings.filterwarnings("error", "Found missing adapter keys")
         yield
 

@@ -41,7 +41,7 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""Parts of messages of errors that have no type of their own."""
+"""Parts of the messages of errors that have no special type."""
 
 
 @functools.cache
@@ -56,9 +56,9 @@ def _glibc() -> ctypes.CDLL | None:
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks of this process for the next step instead of returning each to the kernel.
 
-    A training step frees and takes gigabytes; by default each large tensor is a fresh mapping whose pages the kernel
+    A training step frees and allocates gigabytes; by default each large tensor is a new mapping whose pages the kernel
     zeroes again. Keeping them made a step of SmolLM2-135M on two cores about 15 % quicker (`benchmarks/allocator.py`).
-    `release_memory` gives the rest back after a trial. Does nothing where the C library is not glibc.
+    `release_memory` gives the rest back after a trial. Does nothing if the C library is not glibc.
     """
     if (library := _glibc()) is not None:
         library.mallopt(M_MMAP_MAX, 0)
@@ -76,7 +76,7 @@ def release_memory() -> None:
 
 
 def keep_to_share(device: torch.device) -> None:
-    """Let this process use no more of a GPU than the share that a study gave it beside other workers."""
+    """Limit this process to its share of a GPU, which a study divides among its workers."""
     share = os.environ.get(GPU_MEMORY, "")
     if device.type == "cuda" and share.isdecimal():
         total = torch.cuda.get_device_properties(device).total_memory

@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 __all__ = ["merge_adapter", "save_merged"]
 
 NO_THINKING = "{%- if enable_thinking is not defined -%}{%- set enable_thinking = false -%}{%- endif -%}"
-"""Put before templates with a thinking mode: adapters are trained and scored without it."""
+"""Put before templates with a thinking mode, because adapters are trained and scored without it."""
 
 
 def merge_adapter(config: ModelConfig, folder: Path, dtype: torch.dtype) -> BaseModel:
     """Load a copy of the base model with the adapter merged into its weights.
 
-    Products are added to the checkpoint's own weights in float32 and rounded to `dtype` once. Base models that the
-    process holds stay as they are.
+    Products are added to the checkpoint's weights in float32 and rounded to `dtype` once. Base models that the process
+    holds stay as they are.
 
     Args:
         config: The base model; the copy is on the CPU.
         folder: The adapter, in PEFT's format.
-        dtype: Of the merged weights.
+        dtype: Dtype of the merged weights.
 
     Raises:
         ModelError: Base model or adapter cannot be used, or merged weights are not finite in `dtype`.
@@ -53,7 +53,7 @@ def merge_adapter(config: ModelConfig, folder: Path, dtype: torch.dtype) -> Base
     _untie(model)
     try:
         with warnings.catch_warnings():
-            # The layers are merged already on purpose.
+            # The layers have been merged on purpose.
             warnings.filterwarnings("ignore", "(All adapters are already|Already following adapters were) merged")
             _merge_layers(model, dtype)
             base.model = model.merge_and_unload(safe_merge=True).to(dtype)
@@ -69,8 +69,8 @@ def save_merged(merged: BaseModel, folder: Path, *, chat_template: str | None = 
     tokens that end an answer in a trial.
 
     Args:
-        merged: What `merge_adapter` gave.
-        folder: Where to.
+        merged: The result of `merge_adapter`.
+        folder: The folder to write to.
         chat_template: Jinja text, set on the tokenizer; the tokenizer's own stays when None.
         ends: Tokens that end an answer in this template, beside those that the base model's generation settings name.
 
@@ -88,7 +88,7 @@ def save_merged(merged: BaseModel, folder: Path, *, chat_template: str | None = 
 
 
 def _untie(model: PeftModel) -> None:
-    """Give tuned layers weights of their own: an output head often shares those of the embeddings."""
+    """Give tuned layers separate weights: an output head often shares those of the embeddings."""
     tuned = _tuned_layers(model)
     owners: dict[int, int] = {}
     for module in model.modules():
@@ -114,7 +114,7 @@ def _merge_layers(model: PeftModel, dtype: torch.dtype) -> None:
 
 
 def _tuned_layers(model: PeftModel) -> list[Any]:
-    """Layers that an adapter is on and that have one weight; others are merged by PEFT as they are."""
+    """Layers with an adapter that have one weight; PEFT merges others as they are."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]

@@ -1,7 +1,7 @@
-"""The metadata of an adapter: `lorahydra.json` beside its weights, so that a copied folder still knows how to answer.
+"""The metadata of an adapter: `lorahydra.json` beside its weights, so that a copied folder gives the same answers.
 
-PEFT's own files name the base model and nothing else. The prompts' template, system message, precision and length of
-answers matter just as much for what the adapter says.
+PEFT's files name only the base model. The chat template, system message, precision and length of answers affect the
+adapter's answers just as much.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ KEPT = ("name_or_path", "revision", "gguf_file", "dtype", "attn_implementation",
 
 @dataclass(frozen=True)
 class AdapterMetadata:
-    """How an adapter was trained and scored, and so how it is meant to be asked."""
+    """How an adapter was trained and scored, and so how prompts should be given to it."""
 
     model: ModelConfig
     """The base model, with the chat template as text and the precision in which the adapter was scored."""
     base_digest: str | None = None
-    """Digest of the base model's content; None where it is not known."""
+    """Digest of the base model's content; None if it is not known."""
     system_prompt: str | None = None
     """Put before conversations that have no system message."""
     max_new_tokens: int = EvaluationConfig.max_new_tokens
@@ -42,7 +42,7 @@ class AdapterMetadata:
     run_id: str | None = None
     """The MLflow run of the trial."""
     special_tokens: str = "text"
-    """What names of control tokens in prompts mean, as `data.special_tokens`."""
+    """How names of control tokens in prompts are treated, as in `data.special_tokens`."""
 
 
 def write_metadata(folder: Path, metadata: AdapterMetadata) -> None:
@@ -61,7 +61,7 @@ def read_metadata(folder: Path) -> AdapterMetadata:
     """Read the metadata; for an adapter that lorahydra did not train, what PEFT's configuration says.
 
     Raises:
-        ModelError: The folder holds no adapter, or what it belongs to cannot be read.
+        ModelError: The folder has no adapter, or its metadata cannot be read.
     """
     check_adapter(folder)
     path = folder / METADATA_FILE
@@ -110,4 +110,4 @@ def _check_texts(*values: object) -> None:
         if not isinstance(value, str | None):
             raise TypeError("a text is expected")
         if value is not None:
-            value.encode()  # half of a character, which JSON can hold, is not text
+            value.encode()  # half of a surrogate pair, which JSON can hold, is not text

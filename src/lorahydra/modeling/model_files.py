@@ -1,4 +1,4 @@
-"""Finds a model's files: packaged, local or on the hub; and checks them before a library trips over them."""
+"""Finds a model's files (packaged, local or on the hub) and checks them before a library fails on them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ModelFiles:
     """Where the files of a base model are."""
 
     name: str
-    """What the user can write again: packaged name, absolute path or hub id."""
+    """A name by which the user can give this model: packaged name, absolute path or hub id."""
     folder: Path
     gguf_file: str | None = None
     """The file in `folder` that holds weights, configuration and tokenizer, for GGUF models."""
@@ -44,14 +44,14 @@ class ModelFiles:
 def locate(config: ModelConfig, *, weights: bool = True) -> ModelFiles:
     """Find the files of the model that `config` names; a hub model is downloaded if it is not in the hub's cache.
 
-    Tried in this order: a packaged name, a local path, a hub id.
+    A name is tried in this order: as a packaged name, as a local path, as a hub id.
 
     Args:
         config: The model's settings.
         weights: Whether the weights are needed too, or only configuration and tokenizer.
 
     Raises:
-        ModelError: Nothing of this name, not fetched yet, or not a model.
+        ModelError: Nothing has this name, or it has not been fetched, or it is not a model.
         ServiceError: The hub is needed and cannot be reached.
     """
     name = config.name_or_path
@@ -70,7 +70,7 @@ def check_weights(files: ModelFiles) -> None:
     """Check that all safetensors files of a model exist and are complete; only their headers are read.
 
     Raises:
-        ModelError: The message names the file that is missing, damaged or of a refused kind.
+        ModelError: A file is missing, damaged or of a refused kind; the message names it.
     """
     if files.gguf_file:
         return
@@ -90,7 +90,7 @@ def check_tokenizer(files: ModelFiles) -> None:
     """Check that a model has a tokenizer: without its files transformers may quietly make an empty one.
 
     Raises:
-        ModelError: None of the files that hold a vocabulary is there.
+        ModelError: None of the files that can hold a vocabulary exists.
     """
     if not files.gguf_file and not any((files.folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(f"{files.name} has no tokenizer: {files.folder} holds none of {', '.join(TOKENIZER_FILES)}")
@@ -238,7 +238,7 @@ def _no_weights(files: ModelFiles, missing: str) -> str:
 
 
 def _similar(path: Path) -> str:
-    """Names beside a missing path that resemble it."""
+    """Existing names that resemble a missing path."""
     parent = path.parent
     while not parent.is_dir() and parent != parent.parent:
         path, parent = parent, parent.parent

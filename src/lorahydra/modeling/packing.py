@@ -54,13 +54,13 @@ class NewAdapter:
 
     @property
     def scaling(self) -> float:
-        """What the adapter's product is multiplied by."""
+        """The factor by which the adapter's product is multiplied."""
         config = self.config
         return float(config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r))
 
 
 def new_adapter(base: BaseModel, lora: LoraConfig, seed: int) -> NewAdapter:
-    """Let PEFT initialise an adapter; the base model is as before.
+    """Let PEFT initialise an adapter; the base model does not change.
 
     Raises:
         ModelError: The settings do not fit the base model.
@@ -109,7 +109,7 @@ class Pack:
         self.scaling = torch.tensor(scaling, dtype=weights.dtype, device=weights.device)
         self.dropout = torch.tensor(dropout, device=weights.device) if any(p[0][0] for p in dropout) else None
         self.scaling_of_kept = self.scaling if self.dropout is None else self.scaling / (1 - self.dropout)
-        """What makes up for the inputs that dropout takes away."""
+        """The factor that makes up for the inputs that dropout removes."""
 
     @property
     def slots(self) -> int:
@@ -117,11 +117,11 @@ class Pack:
         return len(self._starts)
 
     def at(self, step: int, part: int) -> None:
-        """Set which forward pass of which step is next: dropout depends only on that, the seed and the layer."""
+        """Set which forward pass of which step is next; dropout depends only on this, the seed and the layer."""
         self._place = (step, part)
 
     def refresh(self) -> None:
-        """Let the layers see `weights`."""
+        """Make the layers use `weights`."""
         if self._working is not self.weights:
             self._working.copy_(self.weights)
 
@@ -144,7 +144,7 @@ class Pack:
         return norms_of(gradients, self._sizes)
 
     def keep(self, slots: Sequence[int]) -> None:
-        """Go on with these adapters only; the memory of the others is free."""
+        """Keep only these adapters; the memory of the others is freed."""
         self._starts = [self._starts[slot] for slot in slots]
         self._set(self.weights[list(slots)], self._working.dtype)
 
@@ -160,7 +160,7 @@ class Pack:
     def keep_mask(self, layer: str, shape: tuple[int, ...]) -> Tensor | None:
         """Which inputs of a layer dropout keeps, shape `(slots, *shape)`; None where all are.
 
-        All adapters compare the same random numbers with their own rate, so it does not matter who else is there.
+        All adapters compare the same random numbers with their own rate, so other adapters do not affect the result.
         """
         if self.dropout is None:
             return None
@@ -205,7 +205,7 @@ def norms_of(rows: Tensor, sizes: list[int]) -> Tensor:
 
 @contextmanager
 def packed(base: BaseModel, starts: Sequence[NewAdapter], seed: int) -> Iterator[Pack]:
-    """Attach adapters side by side in training mode, and take them off when the block ends, even by an exception.
+    """Attach adapters side by side in training mode, and remove them when the block ends, even by an exception.
 
     Afterwards `base` is as it was, bit for bit.
 

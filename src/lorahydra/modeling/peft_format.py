@@ -25,7 +25,7 @@ __all__ = ["adapter_weights", "check_adapter", "remember_start", "save_adapter",
 
 @dataclass
 class _Start:
-    """What saving needs to know about the moment an adapter was attached."""
+    """State of a freshly attached adapter that is needed to save it later."""
 
     base_source: str
     weights: dict[str, torch.Tensor]
@@ -57,7 +57,7 @@ def save_adapter(model: peft.PeftModel, folder: Path | str) -> None:
 
     Args:
         model: The model that `adapter` or `load_adapter` yielded, inside its block.
-        folder: Where to; its parents are made.
+        folder: The folder to write to; its parents are made.
 
     Raises:
         OutputError: The folder cannot be written, or it holds something that is not an adapter.
@@ -107,7 +107,7 @@ def check_adapter(folder: Path) -> Path:
     """Check that `folder` holds a LoRA adapter that can be loaded without running foreign code.
 
     Raises:
-        ModelError: It does not; the message says what is missing or broken.
+        ModelError: There is no such adapter; the message says what is missing or broken.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -143,7 +143,7 @@ def _weights(model: peft.PeftModel) -> dict[str, torch.Tensor]:
 
 def _difference(tuned: dict[str, torch.Tensor], start: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
     """Stack the tuned and the negated initial weights, and adjust `config` to the doubled rank."""
-    # Imported here, so that only looking at an adapter's files does not take seconds.
+    # Imported here, so that reading an adapter's files does not take seconds.
     import torch
 
     # The scale of rsLoRA, α/√r, cannot be kept with a whole number α at rank 2r, so it goes into B.

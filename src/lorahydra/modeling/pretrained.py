@@ -1,4 +1,4 @@
-"""Reads a model from its files: tokenizer, configuration and weights, with a clear error for each broken one."""
+"""Reads a model from its files: tokenizer, configuration and weights, with a clear error for each broken file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def read_model(
     files: ModelFiles, dtype: torch.dtype, attention: str | None
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Read the tokenizer and the model, which is on the CPU then.
+    """Read the tokenizer and the model, which is put on the CPU.
 
     Args:
         files: Where they are.
@@ -55,7 +55,7 @@ def _from_gguf(
 
 
 def stored_dtype(files: ModelFiles) -> torch.dtype:
-    """The half precision that all weights of a checkpoint are stored in; float32 where they differ."""
+    """The half precision in which all weights of a checkpoint are stored; float32 if they differ."""
     from safetensors import safe_open
 
     if files.gguf_file:
@@ -70,7 +70,7 @@ def stored_dtype(files: ModelFiles) -> torch.dtype:
 
 
 def read_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
-    """The tokenizer, which has a padding token then.
+    """The tokenizer, with a padding token.
 
     Raises:
         ModelError: It is missing or broken, or has no token to pad with.
@@ -83,7 +83,7 @@ def read_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             str(files.folder), local_files_only=True, trust_remote_code=False, **options
         )
-        # Settings of a wrong type only show in use.
+        # Settings of a wrong type cause errors only in use.
         tokenizer("A text.", add_special_tokens=True)
         if tokenizer.pad_token_id is None:
             token = tokenizer.eos_token or tokenizer.unk_token

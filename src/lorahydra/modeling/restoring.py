@@ -18,12 +18,12 @@ __all__ = ["restored"]
 
 @contextmanager
 def restored(model: torch.nn.Module) -> Iterator[None]:
-    """Restore `model` when the block ends, also when it ends in an exception.
+    """Restore `model` when the block ends, even by an exception.
 
     Restored are the module tree, attributes, hooks, flags (`training`, `requires_grad`), configurations and,
     bit for bit, the weights. Weights cost no memory unless the block replaces them: only references are kept.
-    For the same reason a change *inside* a weight's storage (`weight.add_(…)`) is not undone; nothing in
-    attaching, training or evaluating an adapter makes one, but merging an adapter in place would.
+    For the same reason a change *inside* a weight's storage (`weight.add_(…)`) is not undone. Attaching, training and
+    evaluating an adapter make no such change, but merging an adapter in place would.
     """
     objects = [_State(owner) for owner in _owners(model)]
     weights = [(weight, weight.detach(), weight.requires_grad) for weight in model.parameters()]
@@ -64,7 +64,7 @@ class _State:
 
 
 def _owners(model: torch.nn.Module) -> Iterator[object]:
-    """All modules of `model` and all configurations they hold, each once."""
+    """All modules of `model` and all their configurations, each once."""
     from transformers import GenerationConfig, PreTrainedConfig
 
     seen: set[int] = set()

@@ -74,7 +74,7 @@ class SingleAdapter:
 
 @contextmanager
 def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iterator[Pack | SingleAdapter]:
-    """Attach new adapters in training mode, side by side, and take them off when the block ends, even by an exception.
+    """Attach new adapters in training mode, side by side, and remove them when the block ends, even by an exception.
 
     Raises:
         ModelError: Settings do not fit the base model.
@@ -96,7 +96,7 @@ def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iter
 
 
 def _reason(base: BaseModel, lora: LoraConfig) -> str | None:
-    """What prevents an adapter from being packed, judging by its settings and the base model."""
+    """The reason why an adapter cannot be packed, from its settings and the base model."""
     if lora.use_dora:
         return "lora.use_dora=true changes how a layer computes"
     if str(lora.init_lora_weights).startswith("pissa"):

@@ -1,4 +1,4 @@
-"""Which modules of a base model an adapter goes on, checked before anything is changed."""
+"""Which modules of a base model get an adapter; checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lorahydra.modeling.base import BaseModel
 __all__ = ["check_targets"]
 
 NAMES_SHOWN = 12
-"""Module names listed in an error message at most."""
+"""Largest number of module names in an error message."""
 
 
 def check_targets(base: BaseModel, config: LoraConfig) -> None:
     """Check that `config` fits the layers of `base`.
 
-    PEFT itself passes over names of a list that match nothing, and fails deep inside where PiSSA meets a
-    layer that is too small.
+    PEFT itself ignores names of a list that match nothing, and gives an obscure error if a layer is too small for
+    PiSSA.
 
     Raises:
         ModelError: A name or the expression matches no module, or PiSSA cannot be computed for a matched layer.

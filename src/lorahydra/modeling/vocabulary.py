@@ -25,7 +25,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
         name: The model's name, for error messages.
 
     Raises:
-        ModelError: Some have none, or the model's end-of-answer tokens are not token ids.
+        ModelError: A token has no embedding, or the model's end-of-answer tokens are not token ids.
     """
     with loading(f"the tokenizer of {name} cannot be used"):
         rows = _embedding_rows(model)
@@ -53,10 +53,10 @@ def check_token_ids(model: PreTrainedModel, highest: int, what: str) -> None:
     Args:
         model: The model.
         highest: The largest token id.
-        what: Whose tokens they are, for the message.
+        what: The source of the tokens, for the message.
 
     Raises:
-        ModelError: Some have none.
+        ModelError: A token has no embedding.
     """
     rows = _embedding_rows(model)
     if highest >= rows:

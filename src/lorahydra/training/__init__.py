@@ -1,7 +1,7 @@
-"""Training of adapters; knows nothing of scoring or tracking.
+"""Training of adapters; does not depend on scoring or tracking.
 
 `train` trains the adapters of a list of jobs one after the other, `train_pack` side by side in one pass over the base
-model. Either gives the same adapters.
+model. Both give the same adapters.
 """
 
 from lorahydra.training.engine import train, train_pack

@@ -1,4 +1,4 @@
-"""What each adapter of a pack has of its own: optimiser, schedule, health, metrics, and how its training ended."""
+"""The separate state of each adapter of a pack: optimiser, schedule, health, metrics, and how its training ended."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class AdapterState:
 
     Args:
         job: The training of this adapter.
-        folder: Where it is written.
+        folder: The folder to which it is written.
         pack: The weights of all adapters.
-        slot: The row of this adapter there.
+        slot: The row of this adapter in the pack.
         total: Optimiser steps of the training.
     """
 
@@ -63,7 +63,7 @@ class AdapterState:
 
     def _parts(self, rows: Tensor) -> list[Tensor]:
         """This adapter's part of a tensor in the shape of the pack's weights, as the optimiser wants it."""
-        # Optimisers that look at each number alone need one call for all of them; Adafactor looks at rows and columns.
+        # Elementwise optimisers need one call for all matrices; Adafactor needs the rows and columns of each.
         if self.job.training.optim == "adafactor":
             return self._pack.matrices(rows, self._slot)
         return [rows[self._slot]]
@@ -103,7 +103,7 @@ class AdapterState:
         return trained.steps
 
     def write_checkpoint(self, step: int) -> None:
-        """Write what is needed to go on from here.
+        """Write a checkpoint, from which the training can be resumed.
 
         Raises:
             OutputError: The checkpoint cannot be written.
@@ -119,7 +119,7 @@ class AdapterState:
             self._folder.write_checkpoint(self._trained(step), state, partial(self._pack.save, self._slot))
 
     def finish(self, steps: int) -> None:
-        """Write the adapter that is kept, and that the training has ended.
+        """Write the adapter that is kept, and the record that the training has ended.
 
         Raises:
             OutputError: They cannot be written.
@@ -141,7 +141,7 @@ class AdapterState:
 
     @contextmanager
     def ends_on_error(self) -> Iterator[None]:
-        """Let an error in the block end this adapter and no other; does nothing once it has ended."""
+        """Let an error in the block end only this adapter; does nothing once the adapter has ended."""
         try:
             yield
         except LorahydraError as error:

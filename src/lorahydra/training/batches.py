@@ -17,7 +17,7 @@ Batch = dict[str, Tensor]
 """What `collate` returns."""
 
 POOL_BATCHES = 50
-"""Batches that are formed from one random draw: more of them mean less padding and less randomness."""
+"""Batches that are formed from one random draw: a larger number means less padding and less randomness."""
 SHORT = 32
 """Below this length, attention on a CPU sizes its buffers by the length. If that is not a multiple of 8, the buffers of
 two threads are aligned differently: the last bits of a result then depend on the thread, and so on the other rows."""
@@ -41,8 +41,8 @@ def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int, 
 
     With `group_by_length`, examples are shuffled, sorted by length within pools of `POOL_BATCHES` batches, cut into
     batches, and the batches are shuffled. That leaves little padding, and no drift from long to short as in
-    transformers' own sampler. The batch with the longest example comes first of all, so that running out of memory
-    shows at once.
+    transformers' own sampler. The batch with the longest example comes first, so that running out of memory shows at
+    once.
 
     Args:
         lengths: Tokens of each example.
@@ -69,7 +69,7 @@ def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int, 
 
 
 def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int = 0) -> Batch:
-    """Pad examples to the longest of them, and where that is short, to a multiple of 8.
+    """Pad examples to the longest of them, and if that is short, to a multiple of 8.
 
     Args:
         examples: Each with `input_ids` and `labels` of equal length.

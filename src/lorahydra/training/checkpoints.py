@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "checkpoint-"
 KEPT = 2
-"""Checkpoints of a training: the one before is used where the process died while it saved the last."""
+"""Checkpoints of a training that are kept: the earlier one is used if the process died while it saved the last."""
 STATE = "training_state.pt"
 """In a checkpoint: weights, moments, schedule and random state."""
 RECORD = "lorahydra.json"
@@ -49,7 +49,7 @@ WITHOUT_EFFECT = {
 """Settings of a training that do not change its adapter."""
 ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
 SHOWN = 3
-"""Settings that an error message names at most."""
+"""Largest number of settings that an error message names."""
 
 
 def training_settings(base: BaseModel, job: TrainingJob, digests: Mapping[str, str]) -> dict[str, str]:
@@ -58,7 +58,7 @@ def training_settings(base: BaseModel, job: TrainingJob, digests: Mapping[str, s
     Args:
         base: The base model.
         job: The training.
-        digests: Digests of the rows, by what they are used for.
+        digests: Digests of the rows, by their use.
     """
     values: dict[str, Any] = {f"lora.{name}": value for name, value in dataclasses.asdict(job.lora).items()}
     values |= {f"training.{name}": value for name, value in vars(job.training).items() if name not in WITHOUT_EFFECT}
@@ -81,7 +81,7 @@ class TrainingFolder:
         self._settings = settings
 
     def clear(self) -> None:
-        """Remove the checkpoints and the record of an earlier training, which a new one would take for its own."""
+        """Remove the checkpoints and the record of an earlier training, so that a new one does not resume from them."""
         (self.path / TRAINING_FILE).unlink(missing_ok=True)
         if (self.path / CHECKPOINTS_DIR).is_dir():
             shutil.rmtree(self.path / CHECKPOINTS_DIR)
@@ -89,7 +89,7 @@ class TrainingFolder:
     def write_checkpoint(
         self, progress: TrainedAdapter, state: Mapping[str, Any], save: Callable[[Path], None]
     ) -> None:
-        """Write what the training needs to go on, and remove checkpoints that are no longer needed.
+        """Write a checkpoint, and remove those that are no longer needed.
 
         Args:
             progress: The training so far.
@@ -113,7 +113,7 @@ class TrainingFolder:
         """The training up to its newest complete checkpoint, and the state there; damaged newer ones are removed.
 
         Returns:
-            None, with a warning, where there is no complete checkpoint.
+            None, with a warning, if there is no complete checkpoint.
 
         Raises:
             ConfigError: It was made with other settings.
@@ -156,7 +156,7 @@ class TrainingFolder:
             temporary.write_text(json.dumps(record, indent=1), "utf-8")
 
     def _read(self, path: Path, folder: Path) -> dict[str, Any] | None:
-        """A record, if it exists and the files in `folder` are as it says."""
+        """A record, if it exists and the files in `folder` have the digests in it."""
         try:
             record: dict[str, Any] = json.loads(path.read_text("utf-8"))
             if not record["files"] or any(_digest(folder / name) != value for name, value in record["files"].items()):

@@ -27,7 +27,7 @@ MAY_DIFFER = {
     *("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "optim"),
     *("logging_steps", "save_steps", "divergence_factor", "keep", "early_stopping_patience"),
 }
-"""Settings of the training in which the adapters of a pack may differ."""
+"""Training settings that may differ between the adapters of a pack."""
 OUT_OF_MEMORY = (
     "out of memory while training: try a smaller training.per_device_train_batch_size (with "
     "training.gradient_accumulation_steps to make up for it), training.gradient_checkpointing=true or a smaller "
@@ -47,8 +47,8 @@ def train(
     """Train one adapter per job on the shared base model, one after the other.
 
     Raises:
-        ConfigError: A job is to go on from what was made with other settings.
-        TrainingError: A job's loss became NaN (`nan`), ran away (`diverged`) or memory ran out (`out_of_memory`).
+        ConfigError: A job resumes a training that was made with other settings.
+        TrainingError: A job's loss became NaN (`nan`) or diverged (`diverged`), or memory ran out (`out_of_memory`).
         OutputError: Results cannot be written.
     """
     trained = []
@@ -69,22 +69,22 @@ def train_pack(
 ) -> list[Outcome]:
     """Train the adapters of several jobs side by side, each as if it were alone.
 
-    Jobs with other seeds, layers, batches or epochs than the first one are trained side by side after it, and jobs that
-    can only be trained alone one by one. Where memory runs out, jobs begin again in smaller packs.
+    Only jobs with the same seed, layers, batches and epochs share a pack; packs are trained one after the other. Jobs
+    that can only be trained alone are trained one by one. If memory runs out, jobs begin again in smaller packs.
 
     Args:
         base: The base model, which is the same afterwards, bit for bit.
-        jobs: What is trained.
-        train_data: What all are trained on.
-        eval_data: What all are validated on.
-        progress: Where progress is shown.
+        jobs: The adapters to be trained.
+        train_data: The examples that all are trained on.
+        eval_data: The examples that all are validated on.
+        progress: Where to show the progress.
 
     Returns:
-        For each job its adapter, or the error that ended it (a loss that became NaN or ran away, a study that pruned
-        it, results that cannot be written, no memory even for it alone); the others went on.
+        For each job its adapter, or the error that ended it: its loss became NaN or diverged, a study pruned it, its
+        results cannot be written, or memory does not suffice even for it alone. Such an error does not end the others.
 
     Raises:
-        ConfigError: A job is to go on from what was made with other settings.
+        ConfigError: A job resumes a training that was made with other settings.
         ModelError: A job's adapter does not fit the base model.
     """
     if base.device.type == "cpu":
@@ -102,11 +102,11 @@ def train_pack(
 
 
 def _packs(jobs: Sequence[TrainingJob]) -> list[list[int]]:
-    """Positions of the jobs, those together that can share a pack."""
+    """Positions of the jobs, in groups that can share a pack."""
     packs: dict[str, list[int]] = {}
     for index, job in enumerate(jobs):
         shared = {name: value for name, value in vars(job.training).items() if name not in MAY_DIFFER}
-        # One with DoRA or PiSSA is trained alone, and shall not keep the others from sharing a pack.
+        # A job with DoRA or PiSSA is trained alone, and must not keep the others from sharing a pack.
         kind = (job.seed, job.lora.target_modules, job.lora.use_dora, job.lora.init_lora_weights, shared)
         packs.setdefault(repr(kind if not job.training.resume else (index, kind)), []).append(index)
     return list(packs.values())

@@ -1,4 +1,4 @@
-"""What the losses of a training show: whether it has gone wrong, and which validation was the best."""
+"""Judges the losses of a training: whether it has gone wrong, and which validation was the best."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["BestValidation", "HealthCheck"]
 logger = logging.getLogger(__name__)
 
 SHORTEST_CURVE = 3
-"""Validations: of fewer, the best is always the first or the last."""
+"""Least number of validations: of fewer, the best is always the first or the last."""
 
 
 class HealthCheck:
@@ -87,7 +87,7 @@ class BestValidation:
             self.weights = None if weights is None else weights.clone()
 
     def warn(self, folder: Path) -> None:
-        """Warn where the lowest loss is at an end of the curve."""
+        """Warn if the lowest loss is at an end of the curve."""
         if self.validations < SHORTEST_CURVE or 0 < self.since < self.validations - 1:
             return
         which, advice = (

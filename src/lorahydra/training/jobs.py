@@ -1,4 +1,4 @@
-"""What training takes and gives: jobs, tokenised examples, trained adapters."""
+"""The input and output of training: jobs, tokenised examples, trained adapters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OnMetrics = Callable[[Mapping[str, float], int], None]
 
 
 class TokenizedExamples(Protocol):
-    """What training needs of a tokenised split: `input_ids` and `labels` by index, and all lengths in advance."""
+    """A tokenised split as training needs it: `input_ids` and `labels` by index, and all lengths in advance."""
 
     @property
     def lengths(self) -> Iterable[int]:
@@ -53,15 +53,15 @@ class TrainedAdapter:
     """The adapter of a training that has ended, or has reached a checkpoint."""
 
     folder: Path
-    """In PEFT's format; it belongs on the base model as it was before the training."""
+    """In PEFT's format; it applies to the base model as it was before the training."""
     eval_loss: float
-    """Mean loss per labelled token of the validation split; of a checkpoint, the last that was measured."""
+    """Mean loss per labelled token of the validation split; for a checkpoint, the last one that was measured."""
     steps: int
     """Optimiser steps of the training so far."""
     seconds: float
     """Wall time of training, validating and saving."""
     best_step: int = 0
-    """Optimiser step of the lowest validation loss; 0 where none was measured, or an earlier version trained it."""
+    """Optimiser step of the lowest validation loss; 0 if none was measured, or an earlier version trained it."""
 
 
 def steps_per_epoch(config: TrainingConfig, examples: int) -> int:

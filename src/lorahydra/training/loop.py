@@ -1,7 +1,7 @@
 """The training loop: one to k adapters on one frozen base model, all of which see the same batches.
 
-Each adapter is trained as if it were alone: with its own rate, schedule, decay, dropout, clipping and end. On a CPU
-the result is the same bit for bit, regardless of which other adapters are in the pack.
+Each adapter is trained as if it were alone: with its own learning rate, schedule, decay, dropout, clipping and end. On
+a CPU the result is the same bit for bit, regardless of which other adapters are in the pack.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def fit(
         pack: The weights of the adapters.
         adapters: The adapters, in the order of the pack. Each gets its outcome: the trained adapter, or the error that
             ended it, after which the others went on.
-        train_data: What all are trained on.
-        eval_data: What all are validated on.
-        progress: Where progress is shown.
+        train_data: The examples that all are trained on.
+        eval_data: The examples that all are validated on.
+        progress: Where to show the progress.
         steps_done: Optimiser steps that were taken before.
     """
     first, config = adapters[0].job, adapters[0].job.training
@@ -110,7 +110,7 @@ class _Run:
         return losses, gradients
 
     def try_longest(self, data: TokenizedExamples) -> None:
-        """Pass the longest batch through, so that a pack that does not fit runs out of memory before it has begun."""
+        """Run the longest batch once, so that a pack that does not fit runs out of memory before the training."""
         lengths = torch.tensor(list(data.lengths))
         size = self.adapters[0].job.training.per_device_train_batch_size
         longest = lengths.topk(min(size, len(lengths))).indices.tolist()
@@ -122,7 +122,7 @@ class _Run:
         return self._loss(self._base.model, ids, batch["labels"], self._pack.slots)
 
     def clip(self, gradients: Tensor) -> Tensor:
-        """Shorten each gradient that is longer than its adapter allows; returns the norms before."""
+        """Clip each gradient to the norm that its adapter allows; returns the norms before clipping."""
         norms = self._pack.norms(gradients)
         limits = [adapter.job.training.max_grad_norm or math.inf for adapter in self.adapters]
         # In the order of `clip_grad_norm_`.
@@ -195,7 +195,7 @@ class _Run:
 
 
 class _Figures:
-    """Losses and norms of a step, `values` of shape `(2, slots)`, on their way to the CPU, which need not wait."""
+    """Losses and norms of a step, `values` of shape `(2, slots)`, copied to the CPU without making it wait."""
 
     def __init__(self, step: int, tokens: int, rates: Sequence[float], values: Tensor) -> None:
         self.step = step

@@ -3,8 +3,8 @@
 Most tokens of an instruction example are prompt and padding, and a vocabulary is large, so computing logits for all
 of them costs more memory than the rest of the step. A hook on the output head narrows the hidden states to the
 positions that carry loss before the head sees them; whatever the model does to its logits afterwards (soft caps,
-scales) still happens. Where the head is a plain frozen matrix product, as in most models, the loss and its gradient
-are computed together in chunks, and the full logits never exist (the idea of arXiv 2410.10989).
+scales) still happens. If the head is a plain frozen matrix product, as in most models, the loss and its gradient are
+computed together in chunks, and the full logits never exist (the idea of arXiv 2410.10989).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class CompletionLoss:
     def __call__(self, model: nn.Module, input_ids: Tensor, labels: Tensor, slots: int = 1) -> Tensor:
         """Run the model and return the summed losses.
 
-        Nothing waits for a GPU where `labels` are on the CPU.
+        Nothing waits for a GPU if `labels` are on the CPU.
 
         Args:
             model: The model given at construction, possibly wrapped for distributed training.
@@ -93,7 +93,7 @@ class CompletionLoss:
 
     @torch.no_grad()
     def _is_plain(self, model: nn.Module, slots: int) -> bool:
-        """Whether the model's logits are just `hidden @ weight.T` with a frozen weight, tried on a few tokens."""
+        """Whether the model's logits are just `hidden @ weight.T` with a frozen weight; tested on a few tokens."""
         weight = getattr(self._head, "weight", None)
         if type(self._head) is not nn.Linear or self._head.bias is not None or weight is None or weight.requires_grad:
             return False

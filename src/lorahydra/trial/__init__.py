@@ -1,1 +1,1 @@
-"""One trial: it is run, scored, recorded, judged again, reproduced."""
+"""One trial: running, scoring, recording, judging again and reproducing it."""

@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 def evaluate_adapter(
     config: ExperimentConfig, adapter: Path, *, overrides: Sequence[str] = (), progress: Progress | None = None
 ) -> TrialScores:
-    """Score an adapter on the test split, or the validation split where there is none, as a run of its own.
+    """Score an adapter on the test split, or on the validation split if there is none, in a new run.
 
     Args:
         config: Data, base model, judge; nothing is trained.
         adapter: Folder in PEFT's format.
-        overrides: What the user changed, for the record.
+        overrides: The user's overrides, for the record.
         progress: Where to show the progress.
 
     Raises:
@@ -77,7 +77,7 @@ def score_adapter(
         prepared: Its base model, scorer and judge.
         examples: The prompts and references.
         adapter: Folder in PEFT's format.
-        prefix: Of the metrics: `TEST` or `EVAL`.
+        prefix: Prefix of the metrics: `TEST` or `EVAL`.
         progress: Where to show the progress.
 
     Raises:

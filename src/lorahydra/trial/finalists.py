@@ -40,7 +40,7 @@ def find_trials(folders: Sequence[Path]) -> list[Path]:
     """Output folders of trials that have saved predictions: the folders themselves, or those below them.
 
     Raises:
-        OutputError: A folder does not exist, or holds none.
+        OutputError: A folder does not exist, or has no saved predictions.
     """
     trials: list[Path] = []
     for folder in folders:
@@ -64,15 +64,15 @@ def judge_finalists(
 ) -> list[Finalist]:
     """Judge the best trials on all validation examples, `judge.repeats` times each, and rank them.
 
-    The best `judge.finalists` by what they scored in their trial are taken. Their new scores are over the examples
-    that have a verdict in each of them, and are recorded in their runs as `final/…`.
+    The `judge.finalists` trials with the best scores so far are taken. Their new scores are over the examples that have
+    a verdict in each of them, and are recorded in their runs as `final/…`.
 
     Args:
-        folders: Output folders of trials, judged alike on the same examples. What may change in a study may differ:
-            all finalists are judged in the same way.
+        folders: Output folders of trials that were judged alike on the same examples. Settings that may change in a
+            study may differ: all finalists are judged in the same way.
         overrides: As for `rejudge`.
-        settings: The experiment whose judge judges now; that of the newest trial when left out.
-        scores: `combined` of the trials by folder, where the caller knows it.
+        settings: The experiment whose judge is used; by default that of the newest trial.
+        scores: `combined` of the trials by folder, if the caller has it.
         tracking_uri: Where the MLflow store is, if it has moved.
         progress: Where to show the progress.
 
@@ -106,7 +106,7 @@ def judge_finalists(
 def _on_the_same_examples(
     finalists: Sequence[Finalist], config: ExperimentConfig, tracking_uri: str | None
 ) -> list[Finalist]:
-    """The finalists with scores over the examples that have a verdict in each; scores that change are recorded."""
+    """The finalists with scores over the examples that have a verdict in each; changed scores are recorded."""
     try:
         alike = judged_alike([finalist.tuned for finalist in finalists], config.evaluation, config.seed)
     except JudgeCoverageError as error:
@@ -119,14 +119,14 @@ def _on_the_same_examples(
 
 
 def _judged_as(trial: SavedTrial, newest: ExperimentConfig) -> SavedTrial:
-    """The trial with the settings that all finalists are judged by; its run stays where it is."""
+    """The trial with the settings by which all finalists are judged; its run stays where it is."""
     tracking = dataclasses.replace(newest.tracking, uri=trial.config.tracking.uri)
     config = dataclasses.replace(trial.config, judge=newest.judge, evaluation=newest.evaluation, tracking=tracking)
     return dataclasses.replace(trial, config=config)
 
 
 def _record(finalist: Finalist, tracking_uri: str | None, session: JudgeSession | None) -> None:
-    """Add the scores to the trial's run; with a `session`, also what judging took."""
+    """Add the scores to the trial's run; with a `session`, also the calls and cost of judging."""
     trial, verdicts = finalist.trial, finalist.tuned.verdicts
     with reopened(trial, trial.config, tracking_uri, forget_failure=False) as run:
         if session is not None and verdicts is not None:
@@ -140,7 +140,7 @@ def _written(trial: SavedTrial) -> float:
 
 
 def _first_score(session: JudgeSession, trial: SavedTrial, progress: Progress) -> float:
-    """What the trial scored; where its run does not say, the verdicts in the cache do."""
+    """The score of the trial, from its run, or else from the verdicts in the cache."""
     recorded = read_run(trial.config.tracking, trial.run_id).metrics.get(OBJECTIVE)
     return _judged(session, trial, progress).combined.mean if recorded is None else recorded
 
@@ -158,7 +158,7 @@ def _judged(
 
 
 def _check_alike(trials: Sequence[SavedTrial], newest: ExperimentConfig) -> None:
-    """Make sure that scores of the trials can be compared when they are judged as `newest` says."""
+    """Make sure that scores of the trials can be compared if they are judged with the settings of `newest`."""
     for trial in trials:
         keys = differing(trial.config, newest, SCORE_NEUTRAL_KEYS | REJUDGING_NEUTRAL_KEYS)
         keys = [key for key in keys if key.startswith(("judge.", "evaluation.")) or key == "seed"]

@@ -1,4 +1,4 @@
-"""A trial's run in MLflow, and its place in a study where it has one."""
+"""A trial's run in MLflow, and its place in a study if it belongs to one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lorahydra.utils.interrupts import postponed, raise_if_interrupted
 __all__ = ["StudyPlace", "TrialResult", "end_trial", "metrics_of", "run_name", "start_trial"]
 
 LONGEST_MODEL = 100
-"""Characters of a model's name in that of a run; MLflow's databases keep 250 of a run's name."""
+"""Characters of a model's name in a run's name; MLflow's databases keep 250 characters of a run's name."""
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What came of a trial."""
+    """The result of a trial."""
 
     run_id: str
     """MLflow run."""
@@ -41,7 +41,7 @@ class TrialResult:
 
 
 class StudyPlace(Protocol):
-    """The trial's place in a study, which hears of the trial before MLflow's run is closed."""
+    """The trial's place in a study, which is told the result before MLflow's run is closed."""
 
     @property
     def study_name(self) -> str:
@@ -64,24 +64,24 @@ class StudyPlace(Protocol):
         """The study's MLflow run."""
 
     def started(self, run_id: str, output_dir: Path) -> None:
-        """Hear that the trial has a run, and a folder for what it leaves."""
+        """Receive the trial's run and its output folder."""
 
     def measured(self, loss: float) -> None:
-        """Hear an intermediate validation loss; raises `TrialPruned` to end the trial."""
+        """Receive an intermediate validation loss; raises `TrialPruned` to end the trial."""
 
     def finished(self, result: TrialResult) -> None:
-        """Hear the result."""
+        """Receive the result."""
 
 
 def run_name(config: ExperimentConfig, place: StudyPlace | None = None) -> str:
-    """Name of a trial's run: what tells it from its neighbours."""
+    """Name of a trial's run, which distinguishes it from other trials."""
     model = config.model.name_or_path.rstrip("/").rpartition("/")[2][:LONGEST_MODEL]
     name = config.tracking.run_name or f"r={config.lora.r} lr={config.training.learning_rate:.3g} {model}"
     return name if place is None else f"{place.number}: {name}"
 
 
 def start_trial(config: ExperimentConfig, place: StudyPlace | None) -> TrackedRun:
-    """Open the trial's run, nested under the study's where it belongs to one."""
+    """Open the trial's run, nested under the study's run if it belongs to one."""
     tags, parent = {}, None
     if place is not None:
         tags = {Tag.STUDY.value: place.study_name, Tag.TRIAL_NUMBER.value: str(place.number)}
@@ -97,7 +97,7 @@ def start_trial(config: ExperimentConfig, place: StudyPlace | None) -> TrackedRu
 
 
 def metrics_of(run: TrackedRun, place: StudyPlace | None) -> OnMetrics:
-    """Where training metrics go: to MLflow, and validation losses to the study as well."""
+    """Sends training metrics to MLflow, and validation losses to the study as well."""
 
     def on_metrics(values: Mapping[str, float], step: int) -> None:
         run.metrics(values, step)
@@ -109,7 +109,7 @@ def metrics_of(run: TrackedRun, place: StudyPlace | None) -> OnMetrics:
 
 
 def end_trial(run: TrackedRun, result: TrialResult, place: StudyPlace | None) -> None:
-    """Close the run of a trial that is complete, after its study has heard of it."""
+    """Close the run of a complete trial, after its study has received the result."""
     run.metrics({Metric.TIME_TOTAL: result.seconds})
     raise_if_interrupted()
     # Together, so that the study and MLflow say the same.

@@ -21,7 +21,7 @@ __all__ = ["TrialPredictions", "predict_both"]
 
 CPU_BATCH = 32
 GPU_BATCH = 256
-"""A GPU takes as long for a step of a few rows as for one of hundreds."""
+"""On a GPU, a step with a few rows takes as long as one with hundreds."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TrialPredictions:
     examples: EvaluationSet
     tuned: Predictions
     baseline: Predictions | None
-    """Of the untuned model; None where it was not asked."""
+    """Predictions of the untuned model; None if it was not asked."""
     steps: int = 0
     """Optimiser steps behind the tuned model; 0 where they are not known."""
 
@@ -56,8 +56,8 @@ def predict_both(
         adapter: Folder in PEFT's format.
         judging: Receives both sets of predictions, the tuned model's first.
         progress: Where to show the progress.
-        steps: Optimiser steps behind the adapter.
-        description: What the progress of the tuned model is called.
+        steps: Optimiser steps that trained the adapter.
+        description: Label of the tuned model's progress.
 
     Raises:
         ModelError: The adapter cannot be used.

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` makes; trials may share all of it."""
+    """The result of `prepare`; trials may share all of it."""
 
     splits: DataSplits
     """The rows that are used: those that fit."""
@@ -54,7 +54,7 @@ class Prepared:
 
 
 def prepare(config: ExperimentConfig) -> Prepared:
-    """Read, check and tokenise the data, load the models and set up the judge; what is loaded already is used again.
+    """Read, check and tokenise the data, load the models and set up the judge; anything already loaded is used again.
 
     Raises:
         DataError: The data cannot be used.
@@ -98,7 +98,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
 
 
 def metadata_of(config: ExperimentConfig, prepared: Prepared, run_id: str) -> AdapterMetadata:
-    """What an adapter of this experiment belongs to.
+    """The metadata of an adapter of this experiment.
 
     Args:
         config: The experiment.

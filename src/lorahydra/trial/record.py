@@ -1,4 +1,4 @@
-"""What a trial leaves in MLflow, under the names of `lorahydra.names`."""
+"""Records a trial in MLflow, under the names of `lorahydra.names`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from lorahydra.utils.markdown import code, table
 logger = logging.getLogger(__name__)
 
 CONTEXTS = {"train": "training", "validation": "validation", "test": "test"}
-"""What MLflow calls the use of a split."""
+"""MLflow's name for the use of each split."""
 SHOWN_WARNINGS = 8
 
 __all__ = [
@@ -54,7 +54,7 @@ __all__ = [
 
 
 def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[str], prepared: Prepared) -> None:
-    """Log what is certain before training: config, overrides, data report and lineage."""
+    """Log everything that is fixed before training: config, overrides, data report and lineage."""
     config = without_secrets(config)
     overrides = [without_password(override) for override in overrides]
     run.params(flatten(config))
@@ -72,7 +72,7 @@ def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[
 
 
 def record_data(run: TrackedRun, data: DataSplits, used: Iterable[Split]) -> None:
-    """Log the data report, and the splits that are used as inputs with the digest of their content."""
+    """Log the data report, and the splits in use as inputs with a digest of their content."""
     run.text(json.dumps(data.report.to_dict(), ensure_ascii=False, indent=2), DATA_REPORT_FILE)
     for split in used:
         run.dataset(split.name, split.digest, split.source, len(split), CONTEXTS[split.name])
@@ -89,12 +89,12 @@ def data_warnings(warnings: Sequence[str]) -> list[str]:
 
 
 def record_description(run: TrackedRun, params: Mapping[str, object], warnings: Sequence[str]) -> None:
-    """Say in the run's description what tells this trial from its neighbours, and what the data report warns about.
+    """Write the run's description: the parameters that distinguish this trial, and the warnings about the data.
 
     Args:
         run: Where to record.
-        params: What was searched, or set by the user, among the hundred parameters of a run.
-        warnings: Of the data report.
+        params: The few of a run's hundred parameters that were searched or set by the user.
+        warnings: Warnings of the data report.
     """
     rows = [[code(name), code(value)] for name, value in params.items()]
     lines = [*data_warnings(warnings), *(table(["searched", "value"], rows) if rows else ())]
@@ -131,9 +131,9 @@ def record_adapter(run: TrackedRun, config: ExperimentConfig, trained: TrainedAd
 
 
 def record_judging(run: TrackedRun, session: JudgeSession, judgements: Sequence[Judgement], prefix: str = EVAL) -> None:
-    """Log what judging took, and each call as a trace, even if there are too few verdicts.
+    """Log the calls, time and cost of judging, and each call as a trace, even if there are too few verdicts.
 
-    In a run that goes on, what was spent is added to what it had spent before.
+    If a run is resumed, the cost is added to what it had spent before.
 
     Args:
         run: Where to record.

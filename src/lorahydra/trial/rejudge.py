@@ -57,7 +57,7 @@ def rejudge(
 
     Args:
         folder: The trial's output folder.
-        overrides: Of the judge's keys that do not change verdicts, for example `judge.max_cost=2`.
+        overrides: Overrides of judge keys that do not change verdicts, for example `judge.max_cost=2`.
         tracking_uri: Where the MLflow store is, if it has moved.
         progress: Where to show the progress.
 
@@ -82,8 +82,8 @@ def judge_saved(
 
     Args:
         trial: The trial.
-        config: Its experiment, as it is now.
-        place: In a study, the trial as which it counts; it takes over the run.
+        config: Its experiment, with the current overrides.
+        place: In a study, the place of the trial that counts instead; it takes over the run.
         tracking_uri: Where the MLflow store is, if it has moved.
         progress: Where to show the progress.
 
@@ -111,11 +111,11 @@ def judge_saved(
 
 @contextmanager
 def rejudge_hint(folder: Path, *, in_study: bool = False) -> Iterator[None]:
-    """Say in a judge's error how to go on without training again.
+    """Add to a judge's error how to continue without training again.
 
     Args:
         folder: The trial's output folder.
-        in_study: The study itself says how it goes on after a fault that stops all of it.
+        in_study: Whether the trial is part of a study, which says itself how to resume after a fault that stops it.
     """
     try:
         yield
@@ -129,10 +129,10 @@ def rejudge_hint(folder: Path, *, in_study: bool = False) -> Iterator[None]:
 def reopened(
     trial: SavedTrial, config: ExperimentConfig, tracking_uri: str | None, *, forget_failure: bool
 ) -> TrackedRun:
-    """The trial's run, after what had not been sent to it.
+    """The trial's run, after everything unsent has been sent to it.
 
     Raises:
-        OutputError: The trial is still going on.
+        OutputError: The trial is still running.
     """
     if patiently(config.tracking, lambda: sync(trial.folder, tracking_uri)).busy:
         raise OutputError(f"the trial in {trial.folder} is still going on: wait for its end")
@@ -154,7 +154,7 @@ def judge_session(config: ExperimentConfig) -> JudgeSession:
 
 
 def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
-    """The trial's config with other patience, limits or addresses for its judge.
+    """The trial's config with other timeouts, limits or addresses for its judge.
 
     Raises:
         ConfigError: A key would change verdicts, or its value is not allowed.

@@ -1,4 +1,4 @@
-"""Runs a recorded trial again from what MLflow has of it, and compares the metrics.
+"""Runs a recorded trial again with the configuration in MLflow, and compares the metrics.
 
 ```python
 recorded = read_recorded("3f2a…", tracking_uri="sqlite:///mlflow.db")
@@ -52,10 +52,10 @@ NOT_COMPARED = ("time/", "system/", "judge/", "study/", "final/")
 
 
 class Agreement(StrEnum):
-    """How a metric came out again."""
+    """How a metric of the new run agrees with the old one."""
 
     EQUAL = "equal"
-    """To the last digit, at every step."""
+    """Equal to the last digit, at every step."""
     CLOSE = "within tolerance"
     DIFFERENT = "different"
     MISSING = "missing"
@@ -81,17 +81,17 @@ class Recorded:
 
     run: RecordedRun
     store: TrackingConfig
-    """Where it is; the new run may be recorded elsewhere."""
+    """The store that it is in; the new run may be recorded in another one."""
     config: ExperimentConfig
-    """As it was, except for where the new run is recorded."""
+    """The recorded configuration, except for where the new run is recorded."""
     overrides: tuple[str, ...]
     environment: Mapping[str, Any]
     """Empty for a run of a version that did not record it."""
     changed: tuple[str, ...] = ()
-    """Keys that the caller changed and that metrics depend on, such as `lora.r`."""
+    """Keys that the caller changed and on which metrics depend, such as `lora.r`."""
 
     def differences(self) -> list[str]:
-        """What is not as it was in settings, code, packages and machine, one line each."""
+        """Differences in settings, code, packages and machine, one line each."""
         from lorahydra.modeling.devices import resolve_device
 
         now = flatten(self.config)
@@ -107,7 +107,7 @@ def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = 
     Args:
         run_id: MLflow's run of a trial, or of a single run.
         tracking_uri: Where the store is.
-        overrides: Keys that have another value now, as `key=value`, for example where the data lies.
+        overrides: Keys that have another value now, as `key=value`, for example the place of the data.
 
     Raises:
         ConfigError: The run is a study, or was not recorded by lorahydra.
@@ -142,7 +142,7 @@ def reproduce(
 ) -> list[Compared]:
     """Run a recorded trial again, as a new run beside it, and compare every metric.
 
-    Torch computes on as many threads as it did then, because their number decides how sums are rounded.
+    Torch computes on as many threads as in the recorded run, because their number decides how sums are rounded.
 
     Args:
         recorded: The trial.
@@ -175,9 +175,9 @@ def compare(
 
     Args:
         before: Points by name.
-        again: The same of the second run.
+        again: The same for the second run.
         tolerance: Relative difference up to which a point counts as close.
-        cut: The first run ended early, so that points which only the second one has say nothing.
+        cut: Whether the first run ended early; then points that only the second run has are ignored.
 
     Returns:
         One entry per metric, by name.
@@ -191,7 +191,7 @@ def compare(
 
 
 def _last_points(points: Points) -> Points:
-    """The last point of each step: a run that went on, or one of an older version, may have several."""
+    """The last point of each step: a run that was resumed, or one of an older version, may have several."""
     return tuple(dict(points).items())
 
 
@@ -217,7 +217,7 @@ def _same(old: float, new: float) -> bool:
 
 
 def _check_data(recorded: Recorded) -> None:
-    """Compare the digests of the data before hours are spent on other data.
+    """Compare the digests of the data, so that no hours are spent on other data.
 
     Raises:
         DataError: They are not the same, and no setting that was changed explains it.

@@ -3,7 +3,7 @@
 ```python
 result = run_trial(compose(["experiment=demo", "lora.r=8"]))
 ```
-A study passes the trial's `place` in it, and hears of what happens while it happens.
+A study passes the trial's `place` in it, through which it is told of losses and results as they arise.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def run_trial(
 
     Args:
         config: The whole experiment.
-        overrides: What the user changed, for the record.
+        overrides: The user's overrides, for the record.
         progress: Where to show the progress.
-        place: The trial's place in a study; None for a trial of its own.
+        place: The trial's place in a study; None for a trial outside a study.
 
     Raises:
         TrialPruned: The study ended the trial early.
-        LorahydraError: What went wrong, in one line; the run, if it was started, is closed as failed. Where the
-            judge is at fault, adapter and predictions are kept, and `lorahydra judges rejudge` goes on from there.
+        LorahydraError: The trial failed; the message is one line. The run, if it was started, is closed as failed. If
+            the judge is at fault, adapter and predictions are kept, and `lorahydra judges rejudge` goes on from there.
     """
     with Trial(config, overrides, progress or Progress(), place) as trial:
         prepared = trial.prepared

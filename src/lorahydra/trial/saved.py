@@ -1,7 +1,7 @@
-"""A trial's predictions in its output folder: what it takes to judge them again without training or generating.
+"""A trial's predictions in its output folder, which can be judged again without training or generating.
 
-The file is written before the judge is waited for, so that neither a judge that cannot be reached nor a `kill -9`
-loses what was expensive.
+The file is written before the trial waits for the judge, so that neither an unreachable judge nor a `kill -9` loses
+expensive work.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class SavedTrial:
-    """A trial as its output folder has it."""
+    """A trial as it is saved in its output folder."""
 
     folder: Path
     run_id: str
     config: ExperimentConfig
     predictions: TrialPredictions
     loss: float = math.nan
-    """Validation loss after training; NaN where it is not known."""
+    """Validation loss after training; NaN if it is not known."""
     seconds: float = 0.0
     """Wall time of the trial up to here."""
     study: str | None = None
-    """The study that it belongs to; None for a trial of its own, and where an earlier version wrote the file."""
+    """The study that it belongs to; None for a trial outside a study, or if an earlier version wrote the file."""
     storage: str | None = None
     """Address of the study's database, without a password; None for one in memory."""
 
@@ -88,7 +88,7 @@ def load_trial(folder: Path, *, tracking_uri: str | None = None) -> SavedTrial:
 
     Args:
         folder: A trial's output folder.
-        tracking_uri: Address of its MLflow store, where it has moved or needs a password, which is not kept.
+        tracking_uri: Address of its MLflow store, if it has moved or needs a password; passwords are not saved.
 
     Raises:
         OutputError: There are no predictions, or they cannot be read.

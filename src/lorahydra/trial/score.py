@@ -1,9 +1,9 @@
-"""From predictions and verdicts to recorded scores.
+"""Computes scores from predictions and verdicts, and records them.
 
 ```
 predictions → means of BERTScore → verdicts → table of predictions → combined, beside the baseline → gain
 ```
-Each is recorded at once, so that a judge that fails costs the run nothing but its verdicts.
+Each is recorded at once, so that a failing judge costs the run only its verdicts.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ TABLES = {EVAL: PREDICTIONS_FILE, FINAL: FINAL_PREDICTIONS_FILE, TEST: TEST_PRED
 
 @dataclass(frozen=True)
 class TrialScores:
-    """What the predictions are worth."""
+    """The scores of the predictions."""
 
     tuned: Evaluation
     baseline: Evaluation | None
-    """The untuned model on the same examples; None where it was not asked, or cannot be compared."""
+    """The untuned model on the same examples; None if it was not asked, or cannot be compared."""
     gain: Gain | None
     """Tuned minus untuned `combined`."""
 
@@ -67,13 +67,13 @@ def score(
     Args:
         run: Where to record.
         config: Weights and seed.
-        predictions: What is scored.
+        predictions: The predictions to be scored.
         judging: The judge, which has received them.
-        progress: Where to show the waiting.
-        prefix: Of the metrics: `EVAL`, or `TEST` on the test split.
+        progress: Where to show that it waits.
+        prefix: Prefix of the metrics: `EVAL`, or `TEST` on the test split.
 
     Raises:
-        LorahydraError: Too few verdicts on the tuned model's predictions; what came before is recorded.
+        LorahydraError: Too few verdicts on the tuned model's predictions; all earlier results are recorded.
     """
     tuned = predictions.tuned
     run.metrics({Metric.TIME_GENERATE: tuned.generate_seconds, Metric.TIME_BERTSCORE: tuned.bertscore_seconds})
@@ -113,7 +113,7 @@ def _compare(
     verdicts: Judgement | None,
     baseline_verdicts: Judgement | None,
 ) -> TrialScores:
-    """The scores of both models; without the baseline where the judge has too few verdicts on it."""
+    """The scores of both models; without the baseline if the judge gave too few verdicts on it."""
     settings, seed = config.evaluation, config.seed
     tuned = evaluate(predictions.tuned, verdicts, settings, seed)
     if predictions.baseline is None:
@@ -194,7 +194,7 @@ def _record_table(
 
 
 def _column(verdicts: Judgement | None, predictions: TrialPredictions, name: str) -> list[object]:
-    """One property of the verdict on each example; None where there is no verdict."""
+    """One property of the verdict on each example; None if there is no verdict."""
     if verdicts is None:
         return [None] * len(predictions.tuned.texts)
     values: list[object] = getattr(verdicts, name)

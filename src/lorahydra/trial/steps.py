@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 
 
 class Trial:
-    """A trial whose run is open, for as long as its block; the steps of `run_trial`, so that a study can share one.
+    """A trial whose run is open inside its block; its methods are the steps of `run_trial`, which packs use as well.
 
-    A block that ends with an error closes the run as failed, pruned or interrupted.
+    If the block ends with an error, the run is closed as failed, pruned or interrupted.
 
     Args:
         config: The whole experiment.
-        overrides: What the user changed, for the record.
+        overrides: The user's overrides, for the record.
         progress: Where to show the progress.
         place: The trial's place in a study.
 
@@ -70,7 +70,7 @@ class Trial:
             forget_trial(self._folder)
             self._block = block.pop_all()
         self.job = TrainingJob(config.lora, config.training, config.seed, self._folder, metrics_of(self.run, place))
-        """What is to be trained."""
+        """The adapter to be trained."""
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +79,7 @@ class Trial:
         self._block.__exit__(*error)
 
     def predict(self, trained: TrainedAdapter) -> None:
-        """Record the adapter, and let it and the untuned model answer; the judge begins with what is answered."""
+        """Record the adapter, and let it and the untuned model answer; the judge begins with the first answers."""
         config, run, prepared = self._config, self.run, self.prepared
         write_metadata(trained.folder, metadata_of(config, prepared, run.run_id))
         write_greedy_settings(trained.folder, prepared.base.model, prepared.base.tokenizer, prepared.chat.end_tokens)

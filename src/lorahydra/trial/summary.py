@@ -27,7 +27,7 @@ def write_scores(console: Console, scores: TrialScores, *, split: str = "validat
     """Print the table of scores on a split, and whether tuning helped."""
     console.print(_scores(scores.tuned, scores.baseline, split))
     if scores.gain is not None:
-        # In one line whatever the width: people search for it in logs.
+        # On one line at any terminal width, because people search for it in logs.
         console.print(scores.gain.sentence, highlight=False, soft_wrap=True)
 
 
