@@ -1,4 +1,4 @@
-"""A training step of SmolLM2-135M with and without `keep_freed_memory`, each in processes of its own, interleaved.
+"""A training step of SmolLM2-135M with and without `keep_freed_memory`, each in separate processes, interleaved.
 
 python benchmarks/allocator.py --runs 3
 """

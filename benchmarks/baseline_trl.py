@@ -1,8 +1,8 @@
-"""What a careful user would write without lorahydra: TRL's SFTTrainer, `generate` and `bert_score.score`.
+"""The script that a careful user would write without lorahydra: TRL's SFTTrainer, `generate`, `bert_score.score`.
 
     python benchmarks/baseline_trl.py --model DIR --encoder DIR --train FILE --validation FILE --out DIR
 
-Same setting as `benchmarks/trial.py` gives lorahydra: one epoch, batch 4, r 16, all-linear, float32, 96 new tokens.
+The settings are lorahydra's in `benchmarks/trial.py`: one epoch, batch 4, r 16, all-linear, float32, 96 new tokens.
 Gradient checkpointing and bfloat16, which TRL turns on by default, are off: on a CPU both only cost time.
 """
 

@@ -1,11 +1,11 @@
-"""How often the 95 % interval holds the true mean, and how often "helped" or "hurt" is said where nothing changed.
+"""How often the 95 % interval contains the true mean, and how often "helped" or "hurt" is said if nothing changed.
 
 python benchmarks/coverage.py --samples 1000
 
 Scores of known distributions are drawn again and again: BERTScores near a normal distribution, skewed ones (many right
 answers, few bad ones), and scores on the coarse scale of a judge, with many of them equal. `score` is the interval of
 one model's mean; `gain` that of the difference between two models on the same examples. With a judge, five examples or
-all of them are judged. `claims` is the share of samples in which two models that are equally good are told apart.
+all of them are judged. `claims` is the share of samples in which one of two equally good models is called better.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEVELS = np.arange(0, 101, 20, dtype=float)
 """A judge with one criterion, in points."""
 SHARES = (0.05, 0.05, 0.1, 0.2, 0.35, 0.25)
 SAME = 0.5
-"""Share of answers that tuning left as they were: differences of exactly 0."""
+"""Share of answers that tuning does not change: differences of exactly 0."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def coverage(shape: Shape, count: int, samples: int, config: EvaluationConfig, s
 
 
 def combined_of(shape: Shape, random: np.random.Generator, config: EvaluationConfig) -> Floats:
-    """`combined` of a great many examples."""
+    """`combined` of very many examples."""
     many = replace(shape, judged=None if shape.judged else shape.judged).draw(random, 1_000_000)
     if many.judge is None:
         return np.asarray(many.bertscore_f1)

@@ -1,4 +1,4 @@
-"""What one GPU does with one adapter at a time: training steps, decoding, and a study in which a trial is too large.
+"""One adapter at a time on one GPU: training steps, decoding, and a study in which a trial is too large.
 
     python benchmarks/gpu.py                      # all three, about three minutes
     python benchmarks/gpu.py steps decode study
@@ -52,7 +52,7 @@ def write_model(folder: Path, device: str) -> None:
 
 
 def synchronized() -> float:
-    """The time, when the device has done all it was given."""
+    """The time at which the device has finished all its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -132,7 +132,7 @@ def decode(base: BaseModel) -> None:
 
 
 def study(work: Path) -> None:
-    """A study of four trials by the command, one batch size of which does not fit."""
+    """A study of four trials, started by the command; one of its batch sizes does not fit."""
     searched = ("training.per_device_train_batch_size=choice(4, 512)", "lora.r=choice(8, 32)", "training.max_steps=8")
     about = "4 trials, two of them with a batch of 512 x 1750 tokens"
     run_study(work, "gpu", about, 45, *searched, "hydra.sweeper.n_trials=4")
@@ -177,7 +177,7 @@ def run_study(work: Path, name: str, about: str, length: int, *settings: str) ->
 
 
 def main() -> None:
-    """Run the parts that are asked for."""
+    """Run the requested parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "parts", nargs="*", default=["steps", "decode", "study", "packs"], help="steps, decode, study, packs"

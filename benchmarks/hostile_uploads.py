@@ -1,10 +1,10 @@
-"""Uploads that are made to hurt, at full size: is the server up, and the disk clean.
+"""Uploads that are made to do harm, at full size: does the server stay up, and the disk clean?
 
 python benchmarks/hostile_uploads.py
 
 Starts `lorahydra serve` in an empty folder with an empty cache and sends it, one after the other, files that swell,
-never end, nest, have a million columns, or lie about what they are. Printed for each: the answer, its time, the largest
-memory of the server and of its checks meanwhile, and what is left in the folder beside what was there before.
+never end, nest, have a million columns, or claim to be something else. For each it prints the answer, its time, the
+largest memory of the server and of its checks during that time, and the files that are left in the folder.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def cases(root: Path) -> Iterator[tuple[str, Iterable[bytes]]]:
 
 
 def attack(port: int, pid: int, name: str, content: Iterable[bytes]) -> None:
-    """Send one and print what became of it."""
+    """Send one and print the result."""
     peak, ended = [0, 0], threading.Event()
     watcher = threading.Thread(target=watch, args=(pid, peak, ended))
     watcher.start()
@@ -90,7 +90,7 @@ def attack(port: int, pid: int, name: str, content: Iterable[bytes]) -> None:
 
 
 def send(port: int, name: str, content: Iterable[bytes]) -> tuple[int, bytes]:
-    """Upload in pieces of unknown number; an answer that comes before the end is taken."""
+    """Upload in an unknown number of pieces; an answer that comes before the end is accepted."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=900)
     connection.putrequest("POST", "/api/v1/projects/1/datasets")
     connection.putheader("Content-Type", f"multipart/form-data; boundary={BOUNDARY}")

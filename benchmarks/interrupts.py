@@ -1,4 +1,4 @@
-"""Whether an interrupt ever gets lost: Ctrl-C at many moments of a study, with the processor busy.
+"""Does an interrupt ever get lost? Ctrl-C at many moments of a study, with the processor busy.
 
 python benchmarks/interrupts.py --moments 60 --load 2
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def run(folder: Path, runner: ProgramRunner, moments: int, drawn: random.Random) -> int:
-    """All rounds: how many went well."""
+    """Run all rounds; returns how many went well."""
     prepare(folder)
     began = time.perf_counter()
     if code := start(runner, folder / "whole", folder).wait():
@@ -106,7 +106,7 @@ def lines_of(place: Path, text: str = "") -> int:
 
 
 def check(place: Path, code: int) -> list[str]:
-    """What is wrong with a study that was interrupted."""
+    """The faults of a study that was interrupted."""
     from mlflow import MlflowClient
 
     text = (place / "output.txt").read_text()

@@ -1,8 +1,8 @@
 """Faults of judges, over the real SDKs against a loopback server: `python benchmarks/judge_faults.py [--examples 40]`.
 
-For each kind of fault in `tests/judges/faults.py`, each service answers a share of the calls with it and the others as
-it should. A verdict must be one that the server meant for that answer, or missing; with a wrong one the exit code is 1.
-Half of the answers bring a fake verdict along, for the kinds that quote it. At the end all kinds are mixed.
+For each kind of fault in `tests/judges/faults.py`, each service answers a share of the calls with it and the others
+correctly. A verdict must be the one that the server meant for that answer, or missing; the exit code is 1 if one is
+wrong. Half of the answers contain a fake verdict, for the kinds that quote it. At the end all kinds are mixed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from lorahydra.judges import JudgeCase, JudgeSession, make_judge, start_judging
 
 SERVICES = ("gemini", "gemini_legacy", "gigachat", "openai")
 END = ("HTTP 401", "HTTP 402", "HTTP 403", "HTTP 404")
-"""What ends judging at once, and so is not mixed with the others."""
+"""Faults that end judging at once, and so are not mixed with the others."""
 OAUTH = [kind for kind in WIRE if kind not in END]
 
 
 @dataclass
 class Count:
-    """What came of judging."""
+    """The results of judging."""
 
     right: int = 0
     missing: int = 0
@@ -63,7 +63,7 @@ def plan(kinds: tuple[str, ...], share: float) -> Callable[[Request, int], str]:
 
 
 def settings(name: str, server: JudgeServer) -> JudgeConfig:
-    """The judge, with little patience: what is waited for is the same as with more."""
+    """The judge, with short timeouts, which do not change the faults."""
     address = {"gigachat": server.gigachat, "openai": server.openai}.get(name, server.gemini)
     overrides = [f"judge.base_url={address}", "judge.timeout=1", "judge.concurrency=16", "judge.trace=false"]
     if name == "gigachat":
@@ -72,7 +72,7 @@ def settings(name: str, server: JudgeServer) -> JudgeConfig:
 
 
 def cases(count: int, criteria: list[str]) -> list[JudgeCase]:
-    """Questions that tell each case from the others; every second answer brings a verdict along."""
+    """Cases with different questions; every second answer contains a verdict."""
     fake = fake_verdict(criteria)
     answers = (f"Answer {n}. {fake if n % 2 else ''}" for n in range(count))
     return [JudgeCase(f"Question number {n}?", f"Reference {n}", answer) for n, answer in enumerate(answers)]

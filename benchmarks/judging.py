@@ -1,7 +1,7 @@
 """Time to judge, against the loopback server of the tests: `python benchmarks/judging.py [--runs 3]`.
 
-50 answers at half a second a call and eight calls at a time need seven rounds, 3.5 s; what is above that is lorahydra's
-and the SDK's. The second line judges the same answers again, from the cache.
+50 answers at half a second a call and eight calls at a time need seven rounds, 3.5 s; lorahydra and the SDK take the
+rest of the time. The second line judges the same answers again, from the cache.
 """
 
 from __future__ import annotations

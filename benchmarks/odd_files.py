@@ -1,12 +1,12 @@
-"""Odd data files of every kind: no traceback, and nothing that was in a file is left out without a word.
+"""Unusual data files of every kind: there must be no traceback, and nothing may be left out of a file silently.
 
 python benchmarks/odd_files.py [--files 300] [--processes 12] [--trainings 6] [--seed 0]
 
 Makes the files with a seed and gives each to `lorahydra data check`, called in this process; `--processes` of them also
-to the real command, and `--trainings` to `train.py`, both with a tiny model. Each must end with exit code 0 or 2,
-without a traceback, every line of an error naming the file. Where a file is taken (0), the text that carries loss after
-splitting and tokenizing is compared with what the file was made of. Where it is refused because of its encoding, it is
-read again with the encoding that the error names. Printed is a line for each kind; exit code 1 if anything was wrong.
+to the real command, and `--trainings` to `train.py`, both with a tiny model. Each must end with exit code 0 or 2 and
+without a traceback, and every line of an error must name the file. If a file is accepted (0), the text that carries
+loss after splitting and tokenizing is compared with the texts in the file. If it is refused because of its encoding, it
+is read again with the encoding that the error names. Prints a line for each kind; exit code 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Case:
     kind: str
     path: Path
     answers: list[str] | None
-    """What the file wants to be learnt; None where damage leaves that open."""
+    """The texts in the file that should be learnt; None if damage makes that uncertain."""
     options: list[str] = field(default_factory=list)
 
 
@@ -410,7 +410,7 @@ class Outcome:
     """How a command ended."""
 
     code: int | None
-    """None for a traceback."""
+    """The exit code; None for a traceback."""
     errors: list[str]
     """Lines on stderr."""
     trace: str = ""
@@ -442,7 +442,7 @@ def run(command: Sequence[str], folder: Path) -> Outcome:
 
 
 def wrong_in(outcome: Outcome, case: Case, *, log: bool = False) -> str | None:
-    """What is wrong with how a command ended; lines of a log may stand before the error."""
+    """The faults in how a command ended; log lines may come before the error."""
     if outcome.code is None:
         return "traceback: " + outcome.trace.strip().splitlines()[-1]
     if outcome.code not in (0, 2):
@@ -458,7 +458,7 @@ def wrong_in(outcome: Outcome, case: Case, *, log: bool = False) -> str | None:
 
 
 def dropped(case: Case, chat: Any, tokenizer: Any) -> list[str]:
-    """Answers of the file that no row of any split is learnt to say."""
+    """Answers of the file that carry loss in no row of any split."""
     from lorahydra.config.compose import compose, literal
     from lorahydra.data import load_splits, tokenize
 
@@ -473,7 +473,7 @@ def dropped(case: Case, chat: Any, tokenizer: Any) -> list[str]:
 
 
 def main() -> int:
-    """Make them and try them."""
+    """Make the files and try them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=300)
     parser.add_argument("--processes", type=int, default=12)

@@ -1,10 +1,10 @@
-"""What a study costs beside its trials: time between training and scoring, and memory that grows.
+"""The overhead of a study: time outside training and scoring, and memory that grows.
 
 python benchmarks/overhead.py
 
 Runs a study of 12 short trials of the packaged 135M model in this process, and prints for each trial its wall time
-outside of training, generation and scoring (composing, storing, tracking, attaching, detaching), and the process's
-memory after it.
+outside training, generation and scoring (composing, storing, tracking, attaching, detaching), and the memory of the
+process after it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 Needs torch, transformers, peft and this repository's `src`. Rows are printed as they are measured. `trainer` is
 `transformers.Trainer` with PEFT's layers, one job after another; `s/adapter` is the time of a step divided by the
 adapters that it trains; `x trainer` and `x alone` say how many times as many adapters a second that gives;
-`difference` is the largest relative difference of a training loss from the same adapter's when alone.
+`difference` is the largest relative difference of a training loss from that of the same adapter alone.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Clock:
             self.losses.append(values["train/loss"])
 
     def step_seconds(self, warmup: int) -> float:
-        """Mean over the steps after the first ones, without the last, at whose end a GPU is waited for."""
+        """Mean over the steps, without the first ones and without the last, which waits for the GPU."""
         return (self.times[-2] - self.times[warmup - 1]) / (len(self.times) - 1 - warmup)
 
 

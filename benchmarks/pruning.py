@@ -1,10 +1,11 @@
-"""Does pruning pay: a pruned study against the same study without, on rows of GSM8K.
+"""Does pruning help? A study with pruning against the same study without it, on rows of GSM8K.
 
 python benchmarks/pruning.py --rows path/to/gsm8k/train.jsonl --runs 2
 
-Both studies search `search=lora` with the same seed, at the same time and with one thread each, so that they meet the
-same machine; pair by pair with another seed. Printed for each: its time, its best score with the interval, and when the
-pruned one first had a score within the interval of the best unpruned one. Time is the trials' own, without loading.
+Both studies search `search=lora` with the same seed, at the same time and with one thread each, so that the machine is
+equally busy for both; each pair has another seed. Prints for each its time, its best score with the interval, and when
+the study with pruning first had a score within the interval of the other's best. Time is that of the trials, without
+loading.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def seconds(trials: list[TrialRecord]) -> float:
 
 
 def until(trials: list[TrialRecord], goal: float) -> float:
-    """Time until a trial had a score of at least `goal`; infinite where none had."""
+    """Time until a trial had a score of at least `goal`; infinite if none had."""
     passed = 0.0
     for trial in sorted(trials, key=lambda trial: trial.number):
         passed += trial.seconds or 0

@@ -1,4 +1,4 @@
-"""A `lorahydra serve` of its own for the benchmarks of the service."""
+"""Starts `lorahydra serve` for the benchmarks of the service."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS = 300
 
 @contextmanager
 def served(folder: Path, log: Path, environment: Mapping[str, str] | None = None) -> Iterator[tuple[int, int]]:
-    """Serve from an empty folder; port and process."""
+    """Serve from an empty folder; returns port and process."""
     port = free_port()
     command = [sys.executable, "-m", "lorahydra", "serve", "--folder", str(folder), "--port", str(port), "--no-mlflow"]
     with log.open("w") as output:
@@ -45,7 +45,7 @@ def call(port: int, path: str, body: Mapping[str, Any] | None = None) -> Any:
 
 
 def wait(there: Callable[[], bool]) -> None:
-    """Ask until it is so; a refused connection or request is a no."""
+    """Ask until a condition holds; a refused connection or request counts as no."""
     deadline = time.monotonic() + SECONDS
     while True:
         try:

@@ -19,7 +19,7 @@ from server import call, served, wait
 
 CONNECTIONS = 32
 QUEUED = 49
-"""Fine-tunes that wait, beside the one that runs: a full page."""
+"""Fine-tunes that wait, in addition to the one that runs: a full page."""
 START = {"use_llm_judge": False, "base_model_name": "smollm2-135m-instruct", "n_trials": 5}
 
 

@@ -1,9 +1,9 @@
-"""How a study survives: kill -9 at random moments, then resume, and compare with an uninterrupted study.
+"""Does a study survive? kill -9 at random moments, then resume, and compare with an uninterrupted study.
 
 python benchmarks/survival.py --kills 20
 
 Each round begins a small real study (a tiny random model, real training, generation and BERTScore), kills its process
-at a random moment of a random trial, or of the end of the study, goes on with `lorahydra studies resume`, and checks:
+at a random moment of a random trial or of the end of the study, resumes it with `lorahydra studies resume`, and checks:
 exactly n_trials finished, no finished trial lost or repeated, every MLflow run closed, one parent, and the same
 parameters and scores as the uninterrupted study.
 """
@@ -93,13 +93,13 @@ def run_whole(place: Path, folder: Path, pack: int) -> tuple[list[tuple[str, flo
 
 
 def wait_for_trials(process: subprocess.Popen[bytes], place: Path, count: int) -> None:
-    """Wait until the study is there, so that there is something to lose, and has so many finished trials."""
+    """Wait until the study exists, so that there is something to lose, and has this many finished trials."""
     while process.poll() is None and finished(place) < count:
         time.sleep(0.05)
 
 
 def finished(place: Path) -> int:
-    """How many trials are; -1 where there is no trial yet."""
+    """The number of such trials; -1 if there is no trial yet."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{place / 'studies.db'}?mode=ro", uri=True)) as store:
             begun, done = store.execute("SELECT COUNT(*), SUM(state = 'COMPLETE') FROM trials").fetchone()
@@ -111,7 +111,7 @@ def finished(place: Path) -> int:
 def round_of(
     place: Path, folder: Path, trials: int, moment: float, whole: list[tuple[str, float]], pack: int
 ) -> tuple[list[str], str]:
-    """One kill and one resumption; what is wrong after them, and when the process died."""
+    """One kill and one resumption; returns the faults after them, and when the process died."""
     process = start(place, folder, pack)
     wait_for_trials(process, place, trials)
     time.sleep(moment)
@@ -153,7 +153,7 @@ def trials_of(place: Path) -> tuple[list[tuple[str, float]], list[int]]:
 
 
 def check(place: Path, before: list[tuple[str, float]], whole: list[tuple[str, float]]) -> list[str]:
-    """What is wrong with a study that was killed and resumed."""
+    """The faults of a study that was killed and resumed."""
     from mlflow import MlflowClient
 
     counted, still_open = trials_of(place)

@@ -5,8 +5,8 @@
     python benchmarks/trial.py --rows path/to/gsm8k/train.jsonl --runs 3
 
 Both sides are whole processes, from the first import to the last result; lorahydra's includes MLflow. The file's first
-96 rows train and the next 24 validate. Losses are measured afterwards by one function for both adapters, and each run
-has another seed on both sides, because the loss depends on it more than on the program.
+96 rows are for training and the next 24 for validation. Losses are measured afterwards by one function for both
+adapters. Each run has another seed for both sides, because the loss depends on it more than on the program.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def lorahydra_command(train: Path, validation: Path, out: Path, seed: int, optio
 
 
 def trl_command(train: Path, validation: Path, out: Path, seed: int) -> list[str]:
-    """The same by hand."""
+    """The same work with the TRL script."""
     return [
         sys.executable,
         str(REPOSITORY / "benchmarks" / "baseline_trl.py"),

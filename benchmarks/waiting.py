@@ -1,12 +1,12 @@
-"""What one process and two at once gain or lose by how long torch's threads spin while they wait.
+"""How the speed of one process, and of two at once, depends on how long torch's threads spin while they wait.
 
 python benchmarks/waiting.py --seconds 60
 sudo python benchmarks/waiting.py --seconds 30 --exclusive
 
 Two processes of each setting are started once, and then measure in turn, alone and both at the same time: four training
-steps and 60 steps of generation of six transformer layers as wide as those of SmolLM2-135M. Printed are medians in
-seconds, and the ratio to torch's own setting, round by round. On a machine that does other work, `--exclusive` measures
-alone and at real-time priority, in bursts with a rest between them.
+steps and 60 steps of generation of six transformer layers as wide as those of SmolLM2-135M. Prints medians in seconds,
+and the ratio to torch's default setting, round by round. On a machine that does other work, `--exclusive` measures
+alone and at real-time priority, in bursts with pauses between them.
 """
 
 import argparse
@@ -24,7 +24,7 @@ REST = 1.5
 
 
 def serve(exclusive: bool) -> None:
-    """Measure each time a line comes in."""
+    """Measure once for each line of input."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -67,7 +67,7 @@ def start(setting: dict[str, str], exclusive: bool) -> Any:
 
 
 def together(processes: list[Any]) -> list[float]:
-    """The mean of what processes measure that begin at the same time."""
+    """The mean of the measurements of processes that begin at the same time."""
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()

@@ -1,7 +1,7 @@
 """The process behind `ProgramRunner`: it imports everything once, and a copy of it becomes each program.
 
-`python forking.py MODULE...` takes one JSON request a line: `{"start": {...}}` answers a process number, `{"poll": N}`
-its exit code (negative: the signal that ended it), or null while it runs.
+`python forking.py MODULE...` reads one JSON request per line. The reply to `{"start": {...}}` is a process number; the
+reply to `{"poll": N}` is its exit code (negative: the signal that ended it), or null while it runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SWEEP = (
     *("importlib.resources.readers", "optuna.storages._rdb.storage", "sqlalchemy.dialects.sqlite.aiosqlite"),
     *("lorahydra.cli.hydra_app", "lorahydra.sweep.experiment_objective", "lorahydra.sweep.study_sweeper"),
 )
-"""What every sweep imports."""
+"""Modules that every sweep imports."""
 
 
 def _serve() -> None:
@@ -63,7 +63,7 @@ def _serve() -> None:
 
 
 def _open_a_study() -> None:
-    """Make SQLAlchemy work out Optuna's tables, which is done once in a process."""
+    """Make SQLAlchemy configure Optuna's tables, which takes place once per process."""
     import optuna
 
     optuna.logging.disable_default_handler()
@@ -117,7 +117,7 @@ def _redirect(request: Mapping[str, Any]) -> None:
 
 
 def _hide(folder: str) -> None:
-    """Mount an empty folder in its place, for this process alone."""
+    """Mount an empty folder in place of a folder, for this process alone."""
     new_namespace = 0x20000
     if ctypes.CDLL(None).unshare(new_namespace) == 0:
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
@@ -125,7 +125,7 @@ def _hide(folder: str) -> None:
 
 
 def _run(first: str, *rest: str) -> None:
-    """What `python FIRST REST...` does."""
+    """Do the same as `python FIRST REST...`."""
     if first == "-m":
         sys.argv = list(rest)
         sys.path.insert(0, str(Path.cwd()))

@@ -1,4 +1,4 @@
-"""The first GPU, where there is one."""
+"""The first GPU, if there is one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["almost_full_gpu", "needs_gpu"]
 
 
 def needs_gpu(test: object) -> object:
-    """Mark a test that is skipped where there is no GPU."""
+    """Mark a test that is skipped without a GPU."""
     return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")(test))
 
 

@@ -1,4 +1,4 @@
-"""How Hypothesis is used here: the same examples every time, and no judgement of how long they take."""
+"""Settings of Hypothesis: the same examples every time, and no time limit for them."""
 
 from hypothesis import HealthCheck, settings
 

@@ -1,4 +1,4 @@
-"""Nothing is dropped silently: what a file holds, read without lorahydra, against the tokens that carry loss.
+"""Checks that nothing is dropped silently: compares a file, read without lorahydra, with the tokens that carry loss.
 
 ```python
 rows = [json.loads(line) for line in open("my.jsonl")]
@@ -22,7 +22,7 @@ ASSISTANTS = ("assistant", "gpt", "chatgpt", "bot", "model", "function_call")
 
 
 def answers_of(row: Mapping[str, Any]) -> list[str]:
-    """All that a row wants to be learnt: texts of answers, names and arguments of calls; weights of 0 left out."""
+    """All texts of a row that should be learnt: answers, names and arguments of calls; not those of weight 0."""
     found = [row[name] for name in ANSWERS if isinstance(row.get(name), str)]
     found += [pair[1] for pair in _list(row.get("history"))]
     for turn in [*_list(row.get("messages")), *_list(row.get("conversations"))]:
@@ -39,7 +39,7 @@ def answers_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def learned_texts(config: DataConfig, chat: ChatFormat, tokenizer: Any, *, seed: int = 42) -> Iterator[str]:
-    """The text that carries loss, row for row of all splits, one span after the other.
+    """The text that carries loss, for each row of all splits, one span after the other.
 
     Raises:
         LorahydraError: The data are refused, which is not silent.
@@ -52,7 +52,7 @@ def learned_texts(config: DataConfig, chat: ChatFormat, tokenizer: Any, *, seed:
 def silent_drops(
     rows: Iterable[Mapping[str, Any]], config: DataConfig, chat: ChatFormat, tokenizer: Any, *, seed: int = 42
 ) -> list[str]:
-    """What the rows want to be learnt and no row of any split is learnt to say, in the order of the rows.
+    """Texts of the rows that should be learnt but carry loss in no row of any split, in the order of the rows.
 
     Rows that `data.overlong` leaves out or cuts are counted as missing, too.
 

@@ -59,12 +59,12 @@ def make_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, 
 
 
 def make_tiny_encoder(folder: Path, *, seed: int = 0, **sizes: int) -> Path:
-    """Write a two-layer BERT that reads characters to `folder`: for BERTScore where the scores are not the point.
+    """Write a two-layer BERT that reads characters to `folder`, for tests that need BERTScore but not its scores.
 
     Args:
-        folder: Where to.
-        seed: Of the weights.
-        sizes: Fields of `BertConfig` that are to be larger.
+        folder: The folder to write to.
+        seed: The seed of the weights.
+        sizes: Fields of `BertConfig` with larger values.
     """
     import torch
     from transformers import BertConfig, BertModel, BertTokenizer
@@ -80,7 +80,7 @@ def make_tiny_encoder(folder: Path, *, seed: int = 0, **sizes: int) -> Path:
 
 
 def weights_digest(model: Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers: the same only if all are."""
+    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers."""
     import torch
 
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Runs Python programs in processes forked from one that has imported everything: some 0.3 s of CPU each, not 5 s."""
+"""Runs Python programs in processes forked from one that has imported everything: about 0.3 s of CPU each, not 5 s."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRAIN = str(REPOSITORY / "train.py")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Variables of a program: ours without settings of lorahydra and MLflow, one thread each, and `more`."""
+    """Environment of a program: ours without settings of lorahydra and MLflow, with one thread, and `more`."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "MLFLOW_"))}
     # Several torch processes on few cores would wait for each other.
     return kept | {"OMP_NUM_THREADS": "1"} | more
@@ -34,7 +34,7 @@ class RunningProgram:
 
     Attributes:
         pid: Process number.
-        returncode: Exit code once it was seen to have ended; negative: the signal that ended it.
+        returncode: Exit code once the program is known to have ended; negative: the signal that ended it.
     """
 
     def __init__(self, runner: ProgramRunner, command: Sequence[str], pid: int, output: Path, errors: Path) -> None:
@@ -44,21 +44,21 @@ class RunningProgram:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Its output so far."""
         return self._output.read_text("utf-8")
 
     @property
     def errors(self) -> str:
-        """What it has printed to stderr so far."""
+        """Its output on stderr so far."""
         return self._errors.read_text("utf-8")
 
     def send_signal(self, sent: signal.Signals) -> None:
-        """Send it, unless the process has ended."""
+        """Send a signal, unless the process has ended."""
         if self.poll() is None:
             os.kill(self.pid, sent)
 
     def kill(self) -> None:
-        """End it as a lack of memory does."""
+        """Kill it, as the kernel does when memory runs out."""
         self.send_signal(signal.SIGKILL)
 
     def poll(self) -> int | None:
@@ -68,7 +68,7 @@ class RunningProgram:
         return self.returncode
 
     def wait(self, seconds: float = SECONDS) -> int:
-        """The exit code, once it has ended; the test fails where that takes longer."""
+        """The exit code, once it has ended; the test fails if that takes too long."""
         end = time.monotonic() + seconds
         while (code := self.poll()) is None:
             if time.monotonic() > end:
@@ -77,7 +77,7 @@ class RunningProgram:
         return code
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-        """Wait until a condition holds; the test fails where the program ends before it does."""
+        """Wait until a condition holds; the test fails if the program ends first."""
         end = time.monotonic() + seconds
         while not condition():
             ended = self.poll() is not None
@@ -99,7 +99,7 @@ class ProgramRunner:
     """The process that forks, which may be used from several threads.
 
     Args:
-        modules: What it imports before the first fork, beside what every sweep imports.
+        modules: Modules to import before the first fork, besides those that every sweep imports.
     """
 
     def __init__(self, modules: Sequence[str] = ()) -> None:
@@ -127,18 +127,17 @@ class ProgramRunner:
     ) -> RunningProgram:
         """Start Python with `command`: a file, `-m` and a module, or `-c` and code, and their arguments.
 
-        What libraries read from the environment while they are imported comes from the environment of the first
-        start.
+        Variables that libraries read while they are imported have the values of the first start.
 
         Args:
-            command: What to run.
-            cwd: Where.
+            command: The command.
+            cwd: The working folder.
             env: All its variables; `environment()` by default.
             output: File to which output and errors are appended, instead of one for each.
             terminal: Path of a terminal for input, output and errors.
-            hidden: Folder that it sees empty, as another machine would; only root can do that.
-            die_at_write: The process is killed in front of that write to its database. Where it lives to its end, it
-                prints the number of its writes.
+            hidden: Folder that is empty for it, as on another machine; only root can do that.
+            die_at_write: The process is killed just before this write to its database. If it reaches its end, it prints
+                the number of its writes.
         """
         with self._lock:
             self._started += 1

@@ -1,4 +1,4 @@
-"""Waiting for what happens elsewhere, without a fixed time."""
+"""Waiting for other processes and threads without a fixed time."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 SECONDS = 300.0
-"""Longest wait for anything; what happens at all happens much earlier, unless the machine is very busy."""
+"""Longest wait for anything; the condition holds much earlier, unless the machine is very busy."""
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-    """Wait until a condition holds; the test fails where that takes longer."""
+    """Wait until a condition holds; the test fails if that takes too long."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

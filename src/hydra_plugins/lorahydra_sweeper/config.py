@@ -1,8 +1,8 @@
 """Settings of the sweeper and of its pruners, for Hydra's config store.
 
-Every key of `hydra/sweeper=optuna` is there with its meaning; `hydra/sweeper/sampler` is upstream's group. The
-experiments of lorahydra take the values from `conf/hydra/sweeper/lorahydra.yaml`, any other program from here. Hydra
-imports this module whenever it starts, so nothing heavy is imported here.
+Every key of `hydra/sweeper=optuna` exists here with the same meaning; `hydra/sweeper/sampler` is upstream's group.
+Experiments of lorahydra take the values from `conf/hydra/sweeper/lorahydra.yaml`, other programs from here. Hydra
+imports this module whenever it starts, so nothing slow is imported here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["LorahydraSweeperConf"]
 
 @dataclass
 class MultivariateTPEConfig(TPESamplerConfig):
-    """TPE that sees how parameters work together, and keeps away from what other workers are trying."""
+    """TPE that considers how parameters work together, and avoids parameters that other workers are trying."""
 
     multivariate: bool = True
     constant_liar: bool = True
@@ -80,7 +80,7 @@ class HyperbandPrunerConfig(PrunerConfig):
 
 @dataclass
 class WilcoxonPrunerConfig(PrunerConfig):
-    """Ends a trial that a signed-rank test against the best one finds worse."""
+    """Ends a trial that is worse than the best one by a signed-rank test."""
 
     _target_: str = "optuna.pruners.WilcoxonPruner"
     p_threshold: float = 0.1
@@ -95,7 +95,7 @@ class BaseLorahydraSweeperConf(OptunaSweeperConf):
     defaults: list[Any] = field(default_factory=list)
     # An experiment's objectives say their direction; for any other function it is upstream's default, minimize.
     direction: Any = None
-    # null keeps a study in memory: it ends with its process.
+    # null keeps a study in memory, where it ends with its process.
     storage: Any | None = STUDY_STORE
     # Finished trials in the study, over all processes and resumptions.
     n_trials: int = "${lora_env:LORA_N_TRIALS,int,20}"  # type: ignore[assignment]
@@ -105,7 +105,7 @@ class BaseLorahydraSweeperConf(OptunaSweeperConf):
     max_failure_rate: float = 0.5
     # How often a trial's process may be killed before the trial counts as failed; more where machines are taken away.
     max_deaths: int = 2
-    # Values that sampler=grid tries of a continuous range, both ends among them.
+    # Number of values of a continuous range that sampler=grid tries, including both ends.
     grid_steps: int = 5
     pruner: PrunerConfig = MISSING
 

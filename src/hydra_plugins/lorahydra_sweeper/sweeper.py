@@ -1,4 +1,4 @@
-"""The plugin class that Hydra finds; what it does is in `lorahydra.sweep`, imported when a sweep begins."""
+"""The plugin class that Hydra finds; its code is in `lorahydra.sweep`, which is imported when a sweep begins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LorahydraSweeper(OptunaSweeper):
         self._keys = keys
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Receive what Hydra composed."""
+        """Receive the configuration that Hydra composed."""
         from lorahydra.sweep.study_sweeper import StudySweeper
 
         self.sweeper = StudySweeper(self._keys, hydra_context=hydra_context, task_function=task_function, config=config)

@@ -1,1 +1,1 @@
-"""Studies: which trials are run, how they are told to the study, and how it survives the death of its processes."""
+"""Studies: which trials are run, how their results are recorded, and how studies survive the death of a process."""

@@ -1,4 +1,4 @@
-"""The studies of a database: their trials, their winners, and how to go on with them."""
+"""The studies of a database: their trials, their winners, and how to resume them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class StudyEntry:
     name: str
     begun: datetime | None
     n_trials: int | None
-    """Finished trials at which the study ends; None where another program made the study."""
+    """Finished trials at which the study ends; None if another program made the study."""
     objectives: list[str]
     directions: list[str]
     trials: list[TrialRecord]
     command: dict[str, Any] | None
     """How it was started: `overrides`, `cwd` and `folder`."""
     alive: bool
-    """A process of this machine works on it."""
+    """Whether a process of this machine is working on it."""
     result: Mapping[str, Any]
     """`best` (a trial's number), `finished` (trials then) and `test` (scores); empty before the winner was named."""
 

@@ -1,7 +1,7 @@
-"""Parts of Optuna and of Hydra's Optuna sweeper that are private, each with the reason why nothing public does.
+"""Private parts of Optuna and of Hydra's Optuna sweeper, each with the reason why the public API is not enough.
 
-No other module imports or reads them. `tests/sweep/test_compat.py` says what is relied on; `make upgrade-check` runs it
-with the newest versions that pyproject.toml allows.
+No other module imports or reads them. `tests/sweep/test_compat.py` tests what is relied on; `make upgrade-check` runs
+it with the newest versions that pyproject.toml allows.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = [
     "system_attrs",
 ]
 
-# `create_params_from_overrides`: overrides are read as Hydra's sweeper reads them, which keeps that to itself.
-# `BaseHeartbeat`: storages that keep heartbeats. Optuna sends them from its own loop only, which a study here has not.
-# `LazyRandomState`: the random generators in a sampler. Optuna has no way to keep or restore where they are.
+# `create_params_from_overrides`: reads overrides as Hydra's sweeper does, which has no public function for it.
+# `BaseHeartbeat`: storages that keep heartbeats. Optuna sends them only from its own loop, which is not used here.
+# `LazyRandomState`: the random generators in a sampler. Optuna has no way to save or restore their state.
 
 
 def storage_of(study: optuna.Study) -> BaseStorage:
-    """The storage of a study as the study uses it. In public a study only has methods that go through its own loop."""
+    """The storage that a study uses. A study's public methods all go through its own loop."""
     return study._storage
 
 
@@ -50,7 +50,7 @@ def database_of(storage: BaseStorage) -> RDBStorage | None:
 
 
 def id_of(trial: Trial | FrozenTrial) -> int:
-    """What a storage calls a trial; in public a trial has its number only."""
+    """A storage's id of a trial; the public API has only the trial's number."""
     return trial._trial_id
 
 
@@ -60,12 +60,12 @@ def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
 
 
 def contains(distribution: BaseDistribution, value: float) -> bool:
-    """Whether a value lies in a distribution, step and all; Optuna checks that only when it draws."""
+    """Whether a value lies in a distribution, its step included; Optuna checks that only when it draws."""
     return bool(distribution._contains(value))
 
 
 def system_attrs(study: optuna.Study) -> Mapping[str, Any]:
-    """Where samplers keep what belongs to the study; the public attributes are the user's."""
+    """The attributes in which samplers keep data about the study; the public attributes are the user's."""
     return study._storage.get_study_system_attrs(study._study_id)
 
 
@@ -77,7 +77,7 @@ def set_system_attr(study: optuna.Study, name: str, value: Any) -> None:
 def last_heartbeats(database: RDBStorage, trial_ids: Sequence[int]) -> tuple[datetime, dict[int, datetime]]:
     """The database's time, and the last heartbeat of each trial that has one; both without a time zone.
 
-    Optuna only tells which trials it takes for dead.
+    Optuna's public API only says which trials it considers dead.
     """
     from optuna.storages._rdb.models import TrialHeartbeatModel as Heartbeats
 

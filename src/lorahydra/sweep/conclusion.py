@@ -1,4 +1,4 @@
-"""The end of a study: the winner, its score on the test split, and what is kept of them."""
+"""The end of a study: names the winner, scores it on the test split, and saves the results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Compose = Callable[[Mapping[str, Any], Path], ExperimentConfig]
 def conclude(run: StudyRun, compose: Compose) -> StudyResult:
     """Name the winner, score it on the test split beside the untuned model, and keep adapter, leaderboard and plots.
 
-    It may be repeated: what was done is done again the same way, and nothing is judged or registered twice.
+    It may be repeated: each step gives the same result again, and nothing is judged or registered twice.
 
     Args:
         run: The study's run.
@@ -71,7 +71,7 @@ def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
     facts = study.user_attrs.get(RESULT, {})
     finished = sum(record.counts for record in records)
     complete = sum(record.state is State.COMPLETE for record in records)
-    # A trial that had failed may be complete since: its answers were judged again.
+    # A trial that had failed may be complete now, if its answers were judged again.
     if facts.get("finished") == finished and facts.get("complete", complete) == complete:
         logger.info("Study %s has its %d trials: nothing is left to do", study.study_name, finished)
         best = next(record for record in records if record.number == facts["best"])
@@ -104,7 +104,7 @@ def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
 
 
 def _wait_for_ends(run: StudyRun, records: Sequence[TrialRecord]) -> None:
-    """Let other processes send what their last trials recorded: a trial is told to the study before that."""
+    """Wait until other processes have sent the records of their last trials, which end in the study before that."""
     deadline = time.monotonic() + run.config.tracking.retry_seconds + 10
     for record in records:
         while record.folder is not None and record.folder.is_dir() and time.monotonic() < deadline:
@@ -140,7 +140,7 @@ def _draw(run: StudyRun) -> None:
         with replaced_dir(run.folder / STUDY_DIR) as temporary:
             write_plots(run.queue.study, temporary, run.objectives)
     except Exception as error:
-        # Plotting libraries fail in ways of their own.
+        # Plotting libraries may raise any kind of error.
         logger.warning("The plots of the study are missing: %s: %s", type(error).__name__, error)
         logger.debug("Plots", exc_info=True)
         return
@@ -178,9 +178,9 @@ def _register(
             tags={Tag.TRIAL_NUMBER: str(best.number), Tag.STUDY: study},
         )
     except StoreAwayError:
-        raise  # the study stops here, and registers its winner when it goes on
+        raise  # the study stops here, and registers its winner when it is resumed
     except (TrackingError, OutputError) as error:
-        # The winner is named and lies in its folder; a store without a registry must not fail the study.
+        # The winner is named and is in its folder; a store without a registry must not fail the study.
         logger.warning("The adapter was not registered: %s", error)
         return None
     logger.info("Registered as %s, version %s, alias %s", name, version, CHAMPION)

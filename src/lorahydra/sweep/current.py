@@ -1,11 +1,11 @@
-"""What this process knows of the sweep that it runs; imports no Optuna.
+"""The state of the sweep that this process runs; does not import Optuna.
 
 The function of any program under `hydra/sweeper=lorahydra` may use it to be pruned:
 
 ```python
 trial = current_trial()
 if trial is not None:
-    trial.measured(loss)  # raises TrialPruned where going on is not worth it
+    trial.measured(loss)  # raises TrialPruned if the trial should end here
 ```
 """
 
@@ -27,23 +27,23 @@ __all__ = ["context", "current_trial"]
 
 @dataclass
 class ProcessContext:
-    """What Hydra does not pass from the program to the sweep, and from the sweep to the function of a trial."""
+    """State that Hydra does not pass from the program to the sweep, or from the sweep to the function of a trial."""
 
     arguments: list[str] | None = None
     """`sys.argv` of a program that is nothing but one experiment, so that workers can be started with it."""
     resume_command: str | None = None
-    """Continues the study that runs now; None where no study runs."""
+    """The command that resumes the current study; None if no study runs."""
     trials: dict[int, RunningTrial] = field(default_factory=dict)
     """The trials that this process runs, by their number, which is also Hydra's job number."""
     packed: Mapping[int, Callable[[], TrialResult]] = field(default_factory=dict)
-    """Gives the results of those of them that are trained side by side."""
+    """Gives the results of those trials that are trained side by side."""
 
 
 context = ProcessContext()
 
 
 def current_trial() -> RunningTrial | None:
-    """The trial that belongs to the Hydra job that runs now; None outside of a sweep."""
+    """The trial of the current Hydra job; None outside a sweep."""
     if not HydraConfig.initialized():
         return None
     job = HydraConfig.get().job

@@ -27,7 +27,7 @@ __all__ = ["close_trials", "is_dead", "queue_again", "retry_of", "worker_of"]
 logger = logging.getLogger("lorahydra.sweep.trial_queue")
 
 FIXED = "fixed_params"
-"""System attribute in which Optuna keeps the parameters of a trial that waits."""
+"""System attribute in which Optuna keeps the parameters of a waiting trial."""
 
 
 def worker_of(trial: FrozenTrial) -> Mapping[str, Any] | None:
@@ -41,7 +41,7 @@ def is_dead(trial: FrozenTrial, sign: Heartbeat | None) -> bool:
 
     Args:
         trial: A trial that this process does not run.
-        sign: Its heartbeat, where its process cannot be seen from here.
+        sign: Its heartbeat, if its process cannot be seen from here.
     """
     worker = worker_of(trial)
     if worker is None:
@@ -61,7 +61,7 @@ def close_trials(
         study: The study.
         trials: Running trials whose process is gone.
         max_deaths: How often a process may die with the same parameters.
-        killed: The signal that killed a process, by its number on this machine; without those that nobody saw.
+        killed: The signal that killed a process, by process number on this machine, if it was seen.
     """
     for trial in trials:
         deaths = list(trial_facts(trial).get("deaths", []))
@@ -85,7 +85,7 @@ def queue_again(study: optuna.Study, trial: FrozenTrial, deaths: Sequence[int | 
     Args:
         study: The study.
         trial: That trial.
-        deaths: Signals of the processes that died with these parameters, None where nobody saw the signal.
+        deaths: Signals of the processes that died with these parameters; None if the signal was not seen.
     """
     if retry_of(study, trial) is not None:
         return  # its closing was cut short
@@ -119,7 +119,7 @@ def _close(study: optuna.Study, trial: FrozenTrial, deaths: Sequence[int | None]
 
 
 def _cause(deaths: Sequence[int | None]) -> str:
-    """The signal of the last death, if somebody saw it, and what is often behind it."""
+    """The signal of the last death, if it was seen, and its likely cause."""
     number = deaths[-1]
     if number in (None, signal.SIGKILL):
         return "often: out of memory" if number is None else "SIGKILL, often: out of memory"

@@ -46,7 +46,7 @@ NOT_REPEATED = {
     *("study", "hydra.mode", "hydra.sweeper.storage", "hydra.sweeper.n_trials"),
     *("hydra/job_logging", "hydra/hydra_logging"),
 }
-"""Overrides that belong to one start of a study, and not to the study."""
+"""Overrides that belong to a single start of a study, not to the study."""
 
 
 class ExperimentObjective(Objective):
@@ -85,11 +85,11 @@ class ExperimentObjective(Objective):
         hide_password(tree, settings.storage)
         self._run: StudyRun | None = None
         self._content: dict[str, str] = {}
-        """Digests of data and model, where this process has loaded them."""
+        """Digests of data and model, if this process has loaded them."""
         self._warnings: Sequence[str] = ()
 
     def kept_settings(self) -> list[str]:
-        """Overrides with which a study of an older version goes on as it began."""
+        """Overrides that keep the settings with which a study of an older version began."""
         if not (self.settings.study_name or self.config.study):
             return []
         return kept_settings(known_spec(self.study_name, self.settings.storage), self._command_line)
@@ -113,7 +113,7 @@ class ExperimentObjective(Objective):
         varies = any("." not in name or name.startswith(("model.", "data.", "judge.")) for name in space.distributions)
         from lorahydra.tracking import check_store
 
-        # A worker is started by a process that has reached the store.
+        # A worker need not check: the process that started it has reached the store.
         check_store(self.config.tracking, waits=self.is_worker)
         if self.n_workers > 1 and not varies and self.config.judge.name != "local":
             # Before there is a study; a model on this machine is loaded by the workers only.
@@ -136,18 +136,18 @@ class ExperimentObjective(Objective):
         """How many trials are trained side by side."""
         training = self.config.training
         if "time" in self.objectives or training.resume:
-            return 1  # the time of one would be that of all; a checkpoint belongs to one
+            return 1  # each trial would have the time of the whole pack; a checkpoint belongs to one trial
         if training.pack != "auto":
             return int(training.pack)
-        # A sampler learns from what has ended: with four packs in a study it still has something to go by.
+        # A sampler learns from trials that have ended: with four packs in a study it still has results to learn from.
         return 1 if device == "cpu" else max(1, min(LARGEST_PACK, self.settings.n_trials // 4))
 
     def spec(self, space: SearchSpace) -> dict[str, str]:
-        """All that decides what a score means."""
+        """All settings that affect a score."""
         return experiment_spec(self.config, space.describe(), self.objectives, space.distributions) | self._content
 
     def command(self) -> dict[str, Any] | None:
-        """What `lorahydra studies resume` needs to start the study again."""
+        """The data that `lorahydra studies resume` needs to start the study again."""
         given = (*self.settings.config.hydra.overrides.hydra, *self._command_line)
         return {
             "overrides": [without_password(o) for o in given if o.partition("=")[0].lstrip("+") not in NOT_REPEATED],
@@ -159,7 +159,7 @@ class ExperimentObjective(Objective):
     @contextmanager
     def attending(self, queue: TrialQueue) -> Iterator[None]:
         """Keep the study's MLflow run open around the trials."""
-        # Imported here: torch takes seconds, and a typo in a key should not.
+        # Imported here: torch takes seconds, but a typo in a key should be reported at once.
         from lorahydra.sweep.study_run import StudyRun
 
         self._run = StudyRun(self.config, queue, self.folder)
@@ -172,7 +172,7 @@ class ExperimentObjective(Objective):
                 yield
             context.resume_command = None
         except StudyStoreError as error:
-            # Whether others work on the study cannot be asked; whoever does will close the run in the end.
+            # It is unknown whether other processes work on the study; if so, the last of them will close the run.
             self._run.close(None if self.is_worker else State.INTERRUPTED)
             raise with_command(error, command) from error
         except LorahydraError as error:
@@ -190,7 +190,7 @@ class ExperimentObjective(Objective):
             raise
 
     def _close_interrupted(self, error: LorahydraError) -> None:
-        """Close the runs of trials that are to go on as the study sees them, and not as failed."""
+        """Close the runs of trials that will be resumed in the state that the study has for them, and not as failed."""
         if self._run is not None and self._run.is_open and not isinstance(error, TrackingError):
             with contextlib.suppress(LorahydraError):
                 self._run.close_children(self._run.run_id)
@@ -208,7 +208,7 @@ class ExperimentObjective(Objective):
             self.close_dead_runs(queue.wait_for_signs())
 
     def _worker_died(self, queue: TrialQueue, idle: list[int], pid: int, signal: int) -> bool:
-        """Close the trial of a worker that was killed; whether another worker is to take its place.
+        """Close the trial of a killed worker; returns whether another worker should take its place.
 
         Raises:
             StudyError: Workers are killed before they have a trial.
@@ -241,15 +241,15 @@ class ExperimentObjective(Objective):
             self._run.close_children(self._run.run_id)
 
     def begins(self, claimed: Sequence[RunningTrial]) -> None:
-        """Say what is tried next."""
-        # The launcher would say it with every fixed override.
+        """Log which trials are run next."""
+        # The launcher's line would repeat every fixed override.
         logging.getLogger(launcher_log).setLevel(logging.WARNING)
         for trial in claimed:
             params = ", ".join(f"{name}={value_text(value)}" for name, value in trial.params.items())
             logger.info("Trial %d begins: %s", trial.number, params)
 
     def progressed(self) -> None:
-        """Say and record how far the study is."""
+        """Log and record the progress of the study."""
         if self._run is not None:
             self._run.progressed()
 
@@ -260,7 +260,7 @@ class ExperimentObjective(Objective):
         release_memory()
 
     def conclude(self, queue: TrialQueue) -> StudyResult | None:
-        """Name the winner, where no other process still has a trial to run."""
+        """Name the winner, unless another process still runs a trial."""
         assert self._run is not None
         if self.is_worker:
             self._run.close(None)

@@ -1,4 +1,4 @@
-"""Which GPU a worker takes, and how much of its memory: `nvidia-smi` tells, so that CUDA is not started here."""
+"""Which GPU a worker takes, and how much of its memory; asks `nvidia-smi`, so that CUDA is not started here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["gpu_for"]
 
 
 def gpu_for(number: int, count: int) -> dict[str, str]:
-    """Environment of a worker: one GPU, and its share of what is free there where other workers have the same one.
+    """Environment of a worker: one GPU, and its share of the free memory if other workers have the same GPU.
 
     Without a limit, a trial that is too large for the GPU takes all of it before it fails, and the trials of the other
     workers fail with it.
@@ -37,7 +37,7 @@ def _devices() -> list[str]:
 
 
 def _free_memory(device: str) -> int | None:
-    """MiB that are free; None where `nvidia-smi` does not tell."""
+    """MiB of free memory; None if `nvidia-smi` does not say."""
     [line, *_] = _nvidia_smi("-i", device, "--query-gpu=memory.free", "--format=csv,noheader,nounits") or [""]
     return int(line) if line.strip().isdecimal() else None
 

@@ -18,11 +18,11 @@ class Heartbeat:
     """The last sign of life of a trial."""
 
     age: float
-    """Seconds since then, by the database's clock; since the first look where no sign was ever given."""
+    """Seconds since then, by the database's clock; since the first look if there has never been a sign."""
     grace: float
     """Seconds of silence after which a process counts as dead."""
     renewed: bool
-    """Whether it came after the first look from here: the process lives, or did so while this one ran."""
+    """Whether it came after the first look from here: then the process lives, or lived while this one ran."""
 
     @property
     def dead(self) -> bool:
@@ -31,7 +31,7 @@ class Heartbeat:
 
 
 class Heartbeats:
-    """What a study's database knows of trials that run elsewhere; empty where a database keeps no heartbeats."""
+    """Heartbeats in a study's database of trials that run elsewhere; empty if a database keeps no heartbeats."""
 
     def __init__(self, storage: BaseStorage) -> None:
         self._database = database_of(storage)

@@ -32,7 +32,7 @@ def short_names(params: Sequence[str], taken: Iterable[str] = ()) -> dict[str, s
 
 
 def duration(seconds: float | None) -> str:
-    """A time in words: `12.3 s`, `1 min 04 s` or `2 h 05 min`; `-` where there is none."""
+    """A time in words: `12.3 s`, `1 min 04 s` or `2 h 05 min`; `-` if there is none."""
     if seconds is None or not math.isfinite(seconds):
         return "-"
     # Rounded before the unit is chosen, so that 59.97 is not written as 60.0 s.

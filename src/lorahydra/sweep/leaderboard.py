@@ -38,7 +38,7 @@ TIME = "time"
 LONGEST_REASON = 80
 LONGEST_HEADER = 9
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the start of a formula."""
+"""Characters that a spreadsheet takes for the start of a formula."""
 
 
 def _value(record: TrialRecord, objectives: Sequence[str], name: str) -> float | None:
@@ -90,9 +90,9 @@ class Column:
 
     header: str
     cell: Callable[[TrialRecord], str]
-    """What stands in it for a trial."""
+    """The text of a trial's cell."""
     is_text: bool = False
-    """Whether it holds words, which are wrapped, and no numbers."""
+    """Whether it holds words, which are wrapped, and not numbers."""
     param: str | None = None
     """The searched parameter that it shows."""
 
@@ -190,12 +190,12 @@ def pareto_table(records: Sequence[TrialRecord], directions: Sequence[str], obje
 
 
 class _FittingTable(Table):
-    """A table that gives way to a narrower form of itself where the terminal has too few columns for it."""
+    """A table that takes a narrower form if the terminal has too few columns for it."""
 
     narrower: Table | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # Measured without a limit, because rich takes no column to be wider than the terminal.
+        # Measured without a limit, because rich assumes that no column is wider than the terminal.
         needed = super().__rich_measure__(console, options.update_width(10_000)).minimum
         if self.narrower is not None and needed > options.max_width:
             yield self.narrower
@@ -216,7 +216,7 @@ def _table(title: str, columns: Sequence[Column], rows: Sequence[TrialRecord], k
 
 
 def _details(columns: Sequence[Column]) -> Column:
-    """One column for many: their cells with their headers, and texts on lines of their own."""
+    """One column in place of many: their cells with their headers, and texts on separate lines."""
 
     def cell(record: TrialRecord) -> str:
         cells = [(column, column.cell(record)) for column in columns]

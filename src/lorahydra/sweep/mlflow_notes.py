@@ -18,7 +18,7 @@ from lorahydra.utils.markdown import code, experiment_link, model_link, run_link
 __all__ = ["model_description", "study_note"]
 
 LONGEST = 4500
-"""Characters: MLflow keeps 5000 of a note."""
+"""Largest number of characters: MLflow keeps 5000 of a note."""
 
 
 def study_note(
@@ -32,7 +32,7 @@ def study_note(
     registered: tuple[str, str] | None = None,
     warnings: Sequence[str] = (),
 ) -> str:
-    """The leaderboard as Markdown, with links to the trials; as many of them as a note has room for.
+    """The leaderboard as Markdown, with links to the trials; as many trials as a note has room for.
 
     Args:
         records: All trials.
@@ -85,7 +85,7 @@ def model_description(
     datasets: Mapping[str, str],
     test: TrialScores | None,
 ) -> str:
-    """Where a version of the registered model comes from, as Markdown.
+    """The origin of a version of the registered model, as Markdown.
 
     Args:
         config: The winner's experiment.

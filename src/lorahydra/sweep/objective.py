@@ -1,4 +1,4 @@
-"""What a sweep optimises: here any function that Hydra calls, in `experiment_objective` a lorahydra experiment."""
+"""What a sweep optimises: any function that Hydra calls; `experiment_objective` has that of a lorahydra experiment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger("lorahydra.sweep")
 
 
 def unique_name(*parts: str) -> str:
-    """A name for a new study: what it is about, when it began, and what tells two of the same second apart."""
+    """A name for a new study: its subject, its start, and a suffix that distinguishes two of the same second."""
     words = "-".join(part for part in parts if part)
     kept = "".join(char if char.isalnum() or char in ".-" else "-" for char in words).strip("-.")[:60].lower()
     return f"{kept or 'study'}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -40,15 +40,15 @@ class Objective:
     """
 
     shipped_space: Mapping[str, str] = {}
-    """The sweeps that are searched where the user gives none."""
+    """The sweeps that are searched if the user gives none."""
     first_trial: Mapping[str, Any] = {}
     """Parameters of trial 0 for `shipped_space`."""
     adds_shipped_space = False
-    """Whether `shipped_space` is searched beside the sweeps of the user."""
+    """Whether `shipped_space` is searched in addition to the user's sweeps."""
     tries_all = False
-    """Whether equal parameters give equal results, so that a small space is tried setting by setting."""
+    """Whether equal parameters give equal results, so that each setting of a small space is tried once."""
     counts_rejected = False
-    """Whether a result that cannot be used counts for `max_failure_rate`, as an error does."""
+    """Whether a result that cannot be used counts towards `max_failure_rate`, as an error does."""
     seed: int | None = None
     is_worker = False
     """Whether this process is one of several workers of one command."""
@@ -63,18 +63,18 @@ class Objective:
         self.study_name = settings.study_name or unique_name(str(settings.config.hydra.job.name))
 
     def kept_settings(self) -> list[str]:
-        """Overrides with which a study of an older version goes on as it began."""
+        """Overrides that keep the settings with which a study of an older version began."""
         return []
 
     def prepare(self, space: SearchSpace) -> None:
-        """Find what is wrong before there is a study."""
+        """Find faults before the study is made."""
 
     def spec(self, space: SearchSpace) -> dict[str, str]:
-        """What must stay the same while the study goes on."""
+        """The settings that must stay the same throughout the study."""
         return {f"search of {name}": text for name, text in space.describe().items()}
 
     def command(self) -> dict[str, Any] | None:
-        """How the study was started; None where `lorahydra studies resume` cannot start it again."""
+        """How the study was started; None if `lorahydra studies resume` cannot start it again."""
         return None
 
     def attending(self, queue: TrialQueue) -> AbstractContextManager[None]:
@@ -86,7 +86,7 @@ class Objective:
         run_trials()
 
     def close_dead_runs(self, dead: Sequence[TrialRecord]) -> None:
-        """Close what trials left open whose process died."""
+        """Close what trials of dead processes left open."""
 
     def together(
         self, claimed: Sequence[RunningTrial], overrides: Sequence[Sequence[str]]
@@ -95,10 +95,10 @@ class Objective:
         return nullcontext()
 
     def begins(self, claimed: Sequence[RunningTrial]) -> None:
-        """Say which trials are run next; Hydra's launcher does so as well."""
+        """Log which trials are run next; Hydra's launcher does so as well."""
 
     def progressed(self) -> None:
-        """Say and record how far the study is, after the end of a trial."""
+        """Log and record the progress of the study after the end of a trial."""
 
     def release(self) -> None:
         """Free the memory of a trial that failed."""
@@ -122,7 +122,7 @@ def write_optimization_results(queue: TrialQueue, folder: Path, winner: TrialRec
     Args:
         queue: The trials of the study.
         folder: Where the file goes.
-        winner: The best trial, where it is not the one with the best value.
+        winner: The best trial, if it is not the one with the best value.
     """
     study = queue.study
     if len(study.directions) > 1:

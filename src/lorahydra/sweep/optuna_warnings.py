@@ -1,4 +1,4 @@
-"""Keeping Optuna's warnings about experimental features from users."""
+"""Hides Optuna's warnings about experimental features from users."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A study's plots as matplotlib figures.
 
-They are not drawn by `optuna.visualization.matplotlib`. It goes through pyplot, which picks a backend and a style for
-the whole process, keeps figures open and may want a display or the main thread. Its labels overlap where a study has
-more than a few parameters, and it draws the losses of a study that maximises below zero.
+They are not drawn by `optuna.visualization.matplotlib`. It uses pyplot, which chooses a backend and a style for the
+whole process, keeps figures open and may need a display or the main thread. Its labels overlap if a study has more than
+a few parameters, and it draws the losses of a study that maximises below zero.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = ["history", "importance", "intermediate", "parallel_coordinates", "par
 
 BLUE, RED, GREY, YELLOW = "#4477aa", "#cc3311", "#aaaaaa", "#ddaa33"
 MOST_NUMBERED = 40
-"""With more points than this their trial numbers would cover each other."""
+"""With more points than this, their trial numbers would cover each other."""
 PANELS_IN_A_ROW = 3
 
 
 def _plain(text: str) -> str:
-    # Matplotlib takes what stands between two dollars for a formula.
+    # Matplotlib takes text between two dollar signs for a formula.
     return text.replace("$", r"\$")
 
 
@@ -119,7 +119,7 @@ def _opacity(lines: int) -> float:
 
 
 def _upright(axes: Axes, x: int, axis: Axis, places: Sequence[float]) -> list[float]:
-    """Draw an axis with its values; the heights, 0 to 1, of what lies on it."""
+    """Draw an axis with its values; returns the heights, 0 to 1, of the points on it."""
     if axis.choices is None:
         drawn = [place for place in places if not math.isnan(place)]
         low, span = min(drawn), max(drawn) - min(drawn)
@@ -210,7 +210,7 @@ def _line(record: TrialRecord, data: PlotData) -> tuple[str, dict[str, Any]]:
 
 
 def time_against_score(data: PlotData) -> Figure:
-    """What a trial cost and what it gave."""
+    """The time of each trial against its score."""
     figure = _figure("Time against score")
     axes = _panel(figure.add_subplot(), "wall time, s", data.objective)
     points = [(record, record.seconds or 0.0, data.score(record)) for record in data.timed]

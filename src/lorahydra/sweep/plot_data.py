@@ -1,4 +1,4 @@
-"""What the plots of a study are drawn from."""
+"""The data from which the plots of a study are drawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Axis", "PlotData"]
 
 @dataclass(frozen=True)
 class Axis:
-    """Where the values of one parameter, or of the score, lie on an axis."""
+    """The positions of the values of one parameter, or of the score, on an axis."""
 
     name: str
     label: str
@@ -37,7 +37,7 @@ class Axis:
         return math.log10(value) if self.log else float(value)
 
     def text(self, place: float) -> str:
-        """What stands at a position."""
+        """The label at a position."""
         if self.choices is not None:
             return value_text(self.choices[round(place)])
         return number(10**place if self.log else place)
@@ -67,9 +67,9 @@ class PlotData:
         short = short_names(searched(self.scored))
         distributions = {name: kind for trial in trials for name, kind in trial.distributions.items()}
         self.axes = [_axis(name, short[name], distributions[name], self.scored) for name in short]
-        """Of all parameters of complete trials."""
+        """The axes of all parameters of complete trials."""
         self.study = optuna.create_study(study_name=study.study_name, directions=study.directions)
-        """The trials with short names of parameters and with losses as they are."""
+        """The trials with short names of parameters and with their true losses."""
         self.study.add_trials([_shown(trial, short) for trial in trials if trial.state.is_finished()])
 
     def score(self, record: TrialRecord) -> float:
@@ -96,6 +96,6 @@ def _shown(trial: FrozenTrial, short: dict[str, str]) -> FrozenTrial:
     shown = copy.copy(trial)
     shown.params = {short.get(name, name): value for name, value in trial.params.items()}
     shown.distributions = {short.get(name, name): kind for name, kind in trial.distributions.items()}
-    # A study that maximises is told losses with the opposite sign.
+    # A study that maximises records losses with the opposite sign.
     shown.intermediate_values = {step: abs(loss) for step, loss in trial.intermediate_values.items()}
     return shown

@@ -33,7 +33,7 @@ __all__ = ["write_plots"]
 logger = logging.getLogger(__name__)
 
 UNDRAWABLE = (ValueError, RuntimeError, ZeroDivisionError)
-"""What Optuna and the plotting libraries raise where a study has too little to show."""
+"""Errors that Optuna and the plotting libraries raise if a study has too little to show."""
 ONE_AT_A_TIME = threading.Lock()
 PAGE = "plots.html"
 HEAD = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head><body>'
@@ -44,15 +44,15 @@ class _Plot:
     """One plot in its two forms."""
 
     name: str
-    """Of its file, and of its section on the page."""
+    """Name of its file and of its section on the page."""
     fits: Callable[[PlotData], bool]
-    """Whether a study has enough for it."""
+    """Whether a study has enough data for it."""
     picture: Callable[[PlotData], Figure]
     section: Callable[[PlotData], Any]
 
 
 def write_plots(study: optuna.Study, folder: Path, objectives: Sequence[str]) -> list[Path]:
-    """Write the plots of a study; those that it has too little for are left out.
+    """Write the plots of a study; plots for which it has too little data are left out.
 
     The page is `plots.html`; the plots are `history` (with several objectives `pareto_front`), `importance`,
     `parallel_coordinates`, `slices`, `intermediate` and `time_against_score`. With several objectives all but the front
@@ -112,7 +112,7 @@ def _write_picture(plot: _Plot, data: PlotData, folder: Path) -> Path | None:
 
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
-    """Keep from the user what Optuna says about drawing; what it says about trials that run meanwhile still passes."""
+    """Hide Optuna's log lines about drawing, but not those about trials that run at the same time."""
     names = ("optuna.visualization", "optuna.importance", "optuna.storages._in_memory")
     loggers = [logging.getLogger(name) for name in names]
     levels = [one.level for one in loggers]

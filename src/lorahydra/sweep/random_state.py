@@ -1,4 +1,4 @@
-"""The random state of Optuna's samplers, with which a study that goes on draws what it would have drawn anyway."""
+"""The random state of Optuna's samplers, with which a resumed study draws the same as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def random_state(sampler: BaseSampler) -> dict[str, Any]:
 
 
 def restore_random_state(sampler: BaseSampler, state: Mapping[str, Any]) -> None:
-    """Set the generators back; those that the state does not have (of another sampler) stay as they are."""
+    """Restore the generators; those that are not in the state (of another sampler) stay as they are."""
     for path, holder in _generators(sampler):
         if path in state:
             kept = state[path]
@@ -39,7 +39,7 @@ def _encoded(rng: np.random.RandomState) -> dict[str, Any]:
 
 
 def _generators(holder: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, LazyRandomState]]:
-    """Generators inside a sampler, its inner samplers and strategies, each once, with the way to them."""
+    """Generators inside a sampler, its inner samplers and strategies, each once, with its path."""
     seen = set() if seen is None else seen
     for name, value in sorted(getattr(holder, "__dict__", {}).items()):
         if id(value) in seen:

@@ -18,7 +18,7 @@ STATES = (State.COMPLETE, State.PRUNED, State.FAILED, State.RUNNING, State.INTER
 
 
 def best_so_far(records: Sequence[TrialRecord], directions: Sequence[str]) -> TrialRecord | None:
-    """The complete trial with the best first objective; the earlier one of equals."""
+    """The complete trial with the best first objective; of equal trials, the earlier one."""
     complete = [record for record in records if record.values]
     sign = SIGNS[directions[0]]
     return min(complete, key=lambda record: (sign * (record.values or (0,))[0], record.number), default=None)
@@ -61,7 +61,7 @@ def pareto_front(records: Sequence[TrialRecord], directions: Sequence[str]) -> l
 
 
 def _losses(record: TrialRecord, directions: Sequence[str]) -> tuple[float, ...] | None:
-    """Values turned so that less is better, or None where they cannot be compared."""
+    """Values with signs such that less is better, or None if they cannot be compared."""
     if record.values is None or len(record.values) != len(directions) or any(map(math.isnan, record.values)):
         return None
     return tuple(SIGNS[direction] * value for direction, value in zip(directions, record.values, strict=True))

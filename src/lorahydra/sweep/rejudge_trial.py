@@ -88,7 +88,7 @@ def rejudge_trial(
 
 @contextmanager
 def _ended(running: RunningTrial, queue: TrialQueue, tracking: TrackingConfig, run_id: str) -> Iterator[None]:
-    """End the trial also where its judge fails or the program is interrupted."""
+    """End the trial even if its judge fails or the program is interrupted."""
     try:
         yield
     except JudgeCoverageError as error:
@@ -102,7 +102,7 @@ def _ended(running: RunningTrial, queue: TrialQueue, tracking: TrackingConfig, r
 
 
 def _by_tag(trial: SavedTrial) -> str | None:
-    """The study by the tag of the trial's run, where an earlier version kept the predictions without it."""
+    """The study, from the tag of the trial's run, if an earlier version saved the predictions without its name."""
     with contextlib.suppress(NotRecordedError):
         return read_run(trial.config.tracking, trial.run_id).tags.get(Tag.STUDY)
     return None
@@ -111,7 +111,7 @@ def _by_tag(trial: SavedTrial) -> str | None:
 def _queue(name: str, url: str) -> TrialQueue:
     opened = open_storage(url, create=False)
     try:
-        # Nothing is drawn: the parameters are those of the trial.
+        # Nothing is drawn, because the parameters are those of the trial.
         study = optuna.load_study(study_name=name, storage=opened, sampler=optuna.samplers.RandomSampler())
     except KeyError as error:
         raise StudyError(

@@ -31,13 +31,13 @@ __all__ = ["RunningTrial", "tell"]
 logger = logging.getLogger("lorahydra.sweep")
 
 JUDGED_BY = "lorahydra.judged_by"
-"""User attribute of a study: the models that gave the verdicts of its first trial, as the service names them."""
+"""User attribute of a study: the service's names of the models that gave the verdicts of its first trial."""
 
 
 class RunningTrial:
     """One trial of a study, from its claim to its end.
 
-    Facts that `note` gets are kept beside the trial in the database. A trial ends once; later calls have no effect.
+    Facts passed to `note` are kept beside the trial in the database. A trial ends once; later calls have no effect.
     """
 
     def __init__(self, study: optuna.Study, trial: Trial) -> None:
@@ -90,7 +90,7 @@ class RunningTrial:
         return time.perf_counter() - self._started
 
     def note(self, **facts: Any) -> None:
-        """Keep facts (plain JSON) for the leaderboard, and for the process that goes on if this one dies."""
+        """Keep facts (plain JSON) for the leaderboard, and for the process that takes over if this one dies."""
         self._facts |= facts
         self.trial.set_user_attr(ATTRIBUTE, self._facts)
 
@@ -98,7 +98,7 @@ class RunningTrial:
         """Make sure that the models that judged this trial are those that judged the study's first one.
 
         Raises:
-            JudgeSetupError: The service lets another model answer, whose scores do not compare.
+            JudgeSetupError: The service answers with another model, whose scores cannot be compared.
         """
         first: list[str] = self._study.user_attrs.get(JUDGED_BY, [])
         if not first and models:
@@ -114,7 +114,7 @@ class RunningTrial:
         """Report an intermediate validation loss.
 
         Raises:
-            TrialPruned: The trial is not worth going on with, and has ended.
+            TrialPruned: The trial is pruned, and has ended.
         """
         if len(self._study.directions) > 1 or not math.isfinite(loss):
             return  # Optuna prunes studies of one objective
@@ -182,7 +182,7 @@ class RunningTrial:
                 tell(self._study, self.number, told, values)
                 self.state = state
             except UpdateFinishedTrialError:
-                # This process sent no heartbeat for so long (a laptop slept) that another one took the trial for dead.
+                # This process sent no heartbeat for so long (a laptop slept) that another one closed the trial as dead.
                 logger.warning("Trial %d was closed by another process: its result does not count", self.number)
                 self.state = State.INTERRUPTED
 
@@ -190,7 +190,7 @@ class RunningTrial:
 class _Heartbeat:
     """Writes into the study's database that a trial is alive, until `stop` or the end of the process.
 
-    Optuna's thread would keep a process alive that ends by an exception.
+    Optuna's thread would keep a process alive after an exception has ended it.
     """
 
     def __init__(self, storage: BaseStorage, trial_id: int) -> None:

@@ -1,11 +1,11 @@
-"""Samplers in studies that are interrupted: what they draw depends on the trials that count, and on no others.
+"""Samplers in interrupted studies: what they draw depends only on the trials that count.
 
-An interrupted study so draws what an uninterrupted one draws, and both draw what upstream's sweeper draws. That is why
-the random state is kept, and not a seed per trial, which would give other parameters than upstream's.
+So an interrupted study draws the same as an uninterrupted one, and both draw the same as upstream's sweeper. That is
+why the random state is kept, and not a seed per trial, which would give other parameters than upstream's.
 
-Most samplers need only their random state. Others keep something else as well: in memory (Gaussian processes: where
-their last fit ended), or in the study (quasi Monte Carlo: the place in the sequence). Grid and CMA-ES go by the number
-of a trial, and interrupted trials use up numbers.
+Most samplers need only their random state. Others keep more: in memory (Gaussian processes: where their last fit
+ended), or in the study (quasi Monte Carlo: the place in the sequence). Grid and CMA-ES depend on the number of a trial,
+and interrupted trials use up numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FITS = ("_gprs_cache_list", "_constraints_gprs_cache_list")
 
 
 def counting(sampler: BaseSampler) -> BaseSampler:
-    """The sampler; one that goes by the number of a trial does not count interrupted trials."""
+    """The sampler; if it depends on the number of a trial, interrupted trials are not counted."""
     return _Counting(sampler) if isinstance(sampler, GridSampler | CmaEsSampler) else sampler
 
 
@@ -43,7 +43,7 @@ def sampler_name(sampler: BaseSampler) -> str:
 
 
 def keep_sampler(study: optuna.Study, last: int) -> None:
-    """Keep in the study what decides the next draws beside the trials.
+    """Keep in the study everything besides the trials that decides the next draws.
 
     Args:
         study: The study.
@@ -56,7 +56,7 @@ def keep_sampler(study: optuna.Study, last: int) -> None:
 
 
 def restore_sampler(study: optuna.Study) -> None:
-    """Take the study's sampler back to where it was when it was last kept; a new study keeps it first."""
+    """Restore the study's sampler to the state that was last kept; in a new study, keep its state first."""
     if SAMPLER not in study.user_attrs:
         keep_sampler(study, -1)
         return
@@ -72,7 +72,7 @@ def restore_sampler(study: optuna.Study) -> None:
 
 
 def last_drawn(study: optuna.Study) -> int:
-    """Number of the last trial whose parameters are drawn, and cannot be drawn again; -1 where there is none."""
+    """Number of the last trial whose parameters are drawn, and cannot be drawn again; -1 if there is none."""
     return int(study.user_attrs.get(SAMPLER, {}).get("trial", -1))
 
 
@@ -131,7 +131,7 @@ def _plain(fits: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _fits(plain: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What the sampler reads of its last fits: where the next ones begin."""
+    """The results of the sampler's last fits, from which the next ones begin."""
     import torch
 
     return [

@@ -40,7 +40,7 @@ def make_pruner(settings: Any) -> BasePruner:
 
 
 def make_sampler(settings: Any, config: DictConfig) -> UnfittedSampler:
-    """The sampler; without a seed of its own it takes the experiment's, so that a study can be repeated.
+    """The sampler. If it has no seed, it gets the experiment's, so that a study can be repeated.
 
     Raises:
         ConfigError: It cannot be made.
@@ -77,8 +77,8 @@ def fit_sampler(
     Args:
         settings: What the sweep was started with.
         space: The distributions.
-        tries_all: Whether a small finite space is tried setting by setting.
-        seed: Of the order in which that is done.
+        tries_all: Whether each setting of a small finite space is tried once.
+        seed: The seed of the order of these settings.
 
     Raises:
         ConfigError: The grid is too large.

@@ -31,7 +31,7 @@ class SearchSpace:
     fixed_overrides: list[str]
     """Overrides that remove a key."""
     first_trial: dict[str, Any] = field(default_factory=dict)
-    """Parameters of trial 0; empty where no good ones are shipped for the space."""
+    """Parameters of trial 0; empty if no good ones are shipped for the space."""
 
     def describe(self) -> dict[str, str]:
         """A text for each parameter; equal distributions have equal texts."""
@@ -45,9 +45,9 @@ def read_space(
 
     Args:
         arguments: Overrides, with and without sweeps; a later one replaces an earlier one of the same key.
-        shipped: The space of `conf/search`: used where `arguments` sweep nothing.
+        shipped: The space of `conf/search`, used if `arguments` sweep nothing.
         first_trial: Values of trial 0 for `shipped`.
-        add_shipped: Use `shipped` beside the sweeps in `arguments`.
+        add_shipped: Use `shipped` in addition to the sweeps in `arguments`.
 
     Raises:
         ConfigError: A sweep cannot be read or searched.
@@ -77,8 +77,8 @@ def grid_values(distribution: BaseDistribution, steps: int) -> list[Any]:
     """The values of a parameter that a grid tries.
 
     Args:
-        distribution: A continuous range is divided, evenly or on its logarithmic scale; anything else has its values.
-        steps: Values of a continuous range, both ends among them; 2 or more.
+        distribution: A continuous range is divided, evenly or on its logarithmic scale; others keep their values.
+        steps: Number of values of a continuous range, both ends included; 2 or more.
     """
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
@@ -90,7 +90,7 @@ def grid_values(distribution: BaseDistribution, steps: int) -> list[Any]:
     if distribution.single():
         return [low]
     if distribution.step is not None:
-        # Counted as upstream does, so that a study of upstream's goes on with the same values.
+        # Counted as upstream does, so that a study that upstream's sweeper began keeps its values.
         values = [float(value) for value in FloatRange(low, high, distribution.step)]
         return values if values and values[-1] == high else [*values, high]
     shares = [step / (steps - 1) for step in range(1, steps - 1)]

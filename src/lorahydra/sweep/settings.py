@@ -1,4 +1,4 @@
-"""What a sweep was started with."""
+"""The settings with which a sweep was started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MOST_DEATHS", "SweepSettings", "UnfittedSampler"]
 UnfittedSampler = BaseSampler | functools.partial[GridSampler]
 """A grid sampler cannot be made before the search space is read."""
 MOST_DEATHS = 2
-"""Parameters whose process died so often make a failed trial: they may be what kills it (by the memory they need)."""
+"""Parameters whose process died this often make a failed trial: they may need more memory than there is."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SweepSettings:
     """Address of the study's database; None keeps the study in memory."""
     study_name: str | None
     directions: list[str] | None
-    """`minimize` or `maximize` per objective; None where the objective decides."""
+    """`minimize` or `maximize` per objective; None if the objective decides."""
     n_trials: int
     """Finished trials at which the study ends."""
     n_jobs: int

@@ -20,7 +20,7 @@ from lorahydra.utils.files import writing
 __all__ = ["HEARTBEAT_SECONDS", "address_of", "check_address", "open_storage", "reading", "shown", "study_lock"]
 
 HEARTBEAT_SECONDS = 30
-"""How often a running trial says that it lives; three times as long without is dead, on another machine."""
+"""Time between heartbeats of a running trial; on another machine, it is dead after three times as long without one."""
 TABLES = 0x6C6F7261
 """Number of the lock under which tables are made."""
 SECONDS_TO_WAIT = 60
@@ -116,7 +116,7 @@ def _is_mlflows(engine: sqlalchemy.Engine) -> bool:
 
 
 def address_of(storage: BaseStorage) -> str | None:
-    """The address of an open storage from any folder, without its password; None for memory."""
+    """The address of an open storage, valid in any folder and without its password; None for memory."""
     backend = database_of(storage)
     return None if backend is None else databases.absolute(shown(backend.url))
 

@@ -37,10 +37,10 @@ class FinalScores:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, float]) -> FinalScores | None:
-        """The scores, from what a study's database keeps of them; None where there was no test split.
+        """The scores, from the facts in a study's database; None if there was no test split.
 
         Args:
-            facts: As `facts_of` gives them.
+            facts: The facts, as `facts_of` returns them.
         """
         tuned = _model_scores(facts, TEST)
         if tuned is None:
@@ -57,7 +57,7 @@ class FinalScores:
 
 
 def facts_of(scores: TrialScores | None) -> dict[str, float]:
-    """What a study's database keeps of the scores on the test split, by their names in MLflow."""
+    """The facts about scores on the test split that a study's database keeps, by their names in MLflow."""
     if scores is None:
         return {}
     return {
@@ -90,7 +90,7 @@ def _model_scores(facts: Mapping[str, float], prefix: str) -> ModelScores | None
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A finished study; with several objectives the winner is the best of the Pareto front by the first one."""
+    """A finished study; with several objectives the winner is the best of the Pareto front by the first objective."""
 
     study: str
     """Name of the study."""

@@ -55,7 +55,7 @@ class StudyRun:
         self.config = config
         self.folder = folder
         self.warnings: Sequence[str] = ()
-        """Warnings about the data, where this process has read them."""
+        """Warnings about the data, if this process has read them."""
         self.queue = queue
         self.objectives = objectives(config.objective)
         self.directions = [direction.name.lower() for direction in queue.study.directions]
@@ -104,7 +104,7 @@ class StudyRun:
             set_tags(tracking, str(tracking.run_id), {Tag.CONTINUES: earlier})
 
     def close_children(self, run_id: str) -> None:
-        """Send what dead processes had not sent, and close the runs of their trials with the states that the study has.
+        """Send what dead processes had not sent, and close the runs of their trials in the states that the study has.
 
         Args:
             run_id: The study's run.
@@ -130,7 +130,7 @@ class StudyRun:
                 close_run(self.config.tracking, record.run_id, State.INTERRUPTED)
 
     def progressed(self) -> None:
-        """Record and say how far the study is."""
+        """Record and log the progress of the study."""
         records, study = self.queue.records(), self.queue.study.study_name
         counts = {state: sum(record.state is state for record in records) for state in State}
         finished = sum(record.counts for record in records)
@@ -175,7 +175,7 @@ class StudyRun:
         self.run.note(note)
 
     def close(self, state: State | None, failure: str | None = None) -> None:
-        """Stop recording: end the run, or with None leave it to other processes."""
+        """Stop recording: end the run, or with None leave it open for other processes."""
         if self._run is None:
             return
         if state is None:
@@ -184,7 +184,7 @@ class StudyRun:
             self._run.finish(state, failure)
 
     def give_up(self, state: State, failure: str | None = None) -> None:
-        """End the run of a study that cannot go on; one that had ended well stays so unless a trial was begun since."""
+        """End the run of a study that cannot go on; a run that ended well stays so unless a trial has begun since."""
         if (
             self._run is not None
             and self._run.before.state is State.COMPLETE

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 SHOWN = 6
 CONTENT = "content"
-"""Begins the names of digests."""
+"""Prefix of the names of digests."""
 DATA_CONTENT = f"{CONTENT} of the data"
 """Digests of the splits, with a space between: training, validation and, where there is one, test."""
 ROWS_CONTENT = f"{CONTENT} of the rows that fit"
@@ -26,10 +26,10 @@ SPLIT_VERSION = "data.split_version"
 
 
 def kept_settings(spec: Mapping[str, str], given: Iterable[str]) -> list[str]:
-    """Overrides by which a study of an older version goes on as it began, unless they are given.
+    """Overrides that keep the settings with which a study of an older version began, unless they are given.
 
     Args:
-        spec: What the study began with; empty for a new one.
+        spec: The settings with which the study began; empty for a new one.
         given: Overrides of the command line.
     """
     chosen, defaults = [override.partition("=")[0] for override in given], flatten(ExperimentConfig())
@@ -45,13 +45,13 @@ def kept_settings(spec: Mapping[str, str], given: Iterable[str]) -> list[str]:
 def experiment_spec(
     config: ExperimentConfig, space: Mapping[str, str], objectives: Sequence[str], searched: Collection[str]
 ) -> dict[str, str]:
-    """Everything that decides what a score means, as text by name.
+    """Everything that affects a score, as text by name.
 
     Args:
         config: The experiment.
         space: Distributions by parameter.
-        objectives: What is optimised.
-        searched: Keys that trials set themselves.
+        objectives: The objectives.
+        searched: Keys that differ between trials.
     """
     spec = {"objective": ", ".join(objectives)}
     spec |= {f"search of {name}": text for name, text in space.items()}
@@ -100,8 +100,8 @@ def check_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> 
 def _same_rows(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
     """Whether another length limit leaves the same rows for training and validation as before.
 
-    `error` lets no row pass that is over the limit, so a higher limit, or another treatment of such rows, changes
-    nothing. Otherwise the digests decide.
+    With `error` no row is over the limit, so a higher limit, or another treatment of such rows, changes nothing.
+    Otherwise the digests decide.
     """
     if ROWS_CONTENT in before:
         return before[ROWS_CONTENT] == now.get(ROWS_CONTENT, before[ROWS_CONTENT])
@@ -110,12 +110,12 @@ def _same_rows(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
 
 
 def _scores_fewer(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """Whether validation rows are left out that an older version scored, which had no limit for them."""
+    """Whether validation rows are left out that an older version, which had no limit for them, scored."""
     return DATA_CONTENT in before and ROWS_CONTENT in now and _chosen_by(before)[1] != now[ROWS_CONTENT].split()[1]
 
 
 def _chosen_by(spec: Mapping[str, str]) -> list[str]:
-    """The digests of the splits that trials are trained on and chosen by."""
+    """The digests of the training and validation splits."""
     return spec[DATA_CONTENT].split()[:2]
 
 

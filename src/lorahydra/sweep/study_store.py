@@ -1,4 +1,4 @@
-"""Studies in their database: making one, or opening the one that goes on."""
+"""Studies in their database: making a new one, or opening one to resume it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def open_study(settings: SweepSettings, objective: Objective, space: SearchSpace
 
 
 def known_spec(name: str, url: str | None) -> dict[str, str]:
-    """What a study began with; empty where no study has that name yet, or its database cannot be used."""
+    """The settings with which a study began; empty if no study has this name, or its database cannot be used."""
     try:
         with reading(url), quietly():
             storage = open_storage(url, create=False)
@@ -98,14 +98,14 @@ def known_spec(name: str, url: str | None) -> dict[str, str]:
 
 
 def resume_command(name: str, url: str | None) -> str:
-    """The command that goes on with a study."""
+    """The command that resumes a study."""
     where = "" if url == STUDY_STORE else f" --storage {shlex.quote(shown(url))}"
     return f"lorahydra studies resume {shlex.quote(name)}{where}"
 
 
 def with_command(error: LorahydraError, command: str) -> LorahydraError:
-    """The error, which then also says how the study goes on when its cause is mended."""
-    if command in str(error):  # a worker has said it
+    """The error, extended by the command that resumes the study once the cause is solved."""
+    if command in str(error):  # a worker has already said it
         return error
     error.args = (f"{error}{STUDY_KEPT}{command}", *error.args[1:])
     return error

@@ -1,4 +1,4 @@
-"""The sweep that Hydra starts with `-m`: claim trials, launch them, tell the study, until `n_trials` are finished."""
+"""The sweep that Hydra starts with `-m`: claims trials, launches them and tells the study until enough are finished."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ __all__ = ["StudySweeper"]
 logger = logging.getLogger(__name__)
 
 FATAL_ERRORS = (ServiceError, OutputError, JudgeSetupError, JudgeBudgetError)
-"""Every other trial would meet them as well: the study stops, and can go on later."""
+"""Errors that every other trial would meet as well: the study stops, and can be resumed later."""
 
 
 class StudySweeper:
@@ -110,7 +110,7 @@ class StudySweeper:
             arguments: Overrides of the command line, with and without sweeps.
 
         Returns:
-            What the objective concludes.
+            The objective's conclusion.
         """
         if self.settings.storage is not None:
             check_address(self.settings.storage)  # before the slow steps
@@ -164,7 +164,7 @@ class StudySweeper:
         context.trials = {trial.number: trial for trial in claimed}
         try:
             if isinstance(self._launcher, BasicLauncher):
-                # It would run them one after another as well; this way each is told as soon as it ends.
+                # It would run them one after another as well, but this way the study is told as soon as each ends.
                 with self.objective.together(claimed, overrides):
                     for trial, given in zip(claimed, overrides, strict=True):
                         yield trial, self._launched_alone(trial, given)
@@ -180,13 +180,13 @@ class StudySweeper:
         try:
             [job] = self._launcher.launch([overrides], initial_job_idx=trial.number)
         except (HydraException, OmegaConfBaseException) as error:
-            # A value that only this trial has does not compose.
+            # The configuration cannot be composed with a value that only this trial has.
             job = JobReturn(status=JobStatus.FAILED)
             job.return_value = explain(error)
         return job
 
     def _settle(self, trial: RunningTrial, job: JobReturn) -> None:
-        """Tell the study how a trial ended, where it has not done so itself."""
+        """Tell the study how a trial ended, unless the trial has done so itself."""
         returned = outcome(job)
         if job.status is not JobStatus.COMPLETED:
             raise_if_interrupted()  # which may be why
@@ -203,7 +203,7 @@ class StudySweeper:
             if not getattr(returned, "exit_code", None):
                 logger.debug("Trial %d", trial.number, exc_info=returned)
             trial.failed(f"{getattr(returned, 'reason', type(returned).__name__)}: {returned}")
-            # Frames of the traceback hold what the trial held, models and batches too.
+            # Frames of the traceback hold the trial's objects, even models and batches.
             for cause in causes(returned):
                 traceback.clear_frames(cause.__traceback__)
             self.objective.release()

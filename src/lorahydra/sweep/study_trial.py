@@ -1,4 +1,4 @@
-"""One trial of a study: the experiment, told where it belongs."""
+"""One trial of a study: runs the experiment with its place in the study."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["place_of", "run_study_trial", "saved_predictions", "study_task"]
 logger = logging.getLogger("lorahydra.sweep")
 
 LIMITS = {"data.overlong", "data.max_length"}
-"""May change while the rows are the same, which the study has made sure of."""
+"""Keys that may change as long as the rows are the same, which the study has checked."""
 
 
 def study_task(tree: DictConfig) -> float | list[float]:
@@ -41,11 +41,11 @@ def study_task(tree: DictConfig) -> float | list[float]:
 
 
 def run_study_trial(config: ExperimentConfig, overrides: Sequence[str], trial: RunningTrial) -> list[float]:
-    """Run the trial; the study hears of it on the way.
+    """Run the trial, and tell the study its losses and result.
 
     Args:
         config: The trial's experiment.
-        overrides: What the study set.
+        overrides: The overrides that the study set.
         trial: The trial.
 
     Returns:
@@ -73,7 +73,7 @@ def _result_of_saved_predictions(place: _Place, config: ExperimentConfig) -> Tri
 
 
 def saved_predictions(trial: RunningTrial, config: ExperimentConfig) -> SavedTrial | None:
-    """What an earlier attempt at the same parameters answered, where only verdicts on it are missing."""
+    """The predictions of an earlier attempt at the same parameters, if only verdicts on them are missing."""
     for facts in trial.earlier():
         folder, run_id = facts.get("folder"), facts.get("run_id")
         if folder is None or config.judge.name == "none":
@@ -81,7 +81,7 @@ def saved_predictions(trial: RunningTrial, config: ExperimentConfig) -> SavedTri
         try:
             kept = load_trial(Path(folder), tracking_uri=config.tracking.uri)
         except (OutputError, ConfigError):
-            continue  # there are none, another version wrote them, or they lie on another machine
+            continue  # there are none, another version wrote them, or they are on another machine
         is_same = kept.run_id == run_id and not differing(kept.config, config, SCORE_NEUTRAL_KEYS | LIMITS)
         if is_same and any((kept.folder / ADAPTER_DIR).glob("*.safetensors")):
             return kept

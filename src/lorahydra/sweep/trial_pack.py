@@ -1,7 +1,7 @@
 """Trials of a study that one process trains side by side.
 
 Hydra runs a job for each trial. The first job of a pack opens the runs of all its trials, trains them together and
-lets each adapter answer, so that the judge is at work on all of them; each job then scores its own trial.
+lets each adapter answer, so that all their answers are being judged. Each job then scores its own trial.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def packed(
     """Train the trials that are launched in the block side by side.
 
     Args:
-        settings: Of the sweep.
+        settings: The settings of the sweep.
         claimed: The trials.
-        overrides: Of each trial.
+        overrides: The overrides of each trial.
     """
     members = {}
     for trial, given in zip(claimed, overrides, strict=True):
-        with suppress(LorahydraError, HydraException, OmegaConfBaseException):  # it is told at the trial's own turn
+        with suppress(LorahydraError, HydraException, OmegaConfBaseException):  # it is reported at the trial's turn
             if (member := _member(settings, trial, given)) is not None:
                 members[trial.number] = member
     pack = TrialPack(members)
@@ -61,7 +61,7 @@ def packed(
 
 
 def _member(settings: SweepSettings, trial: RunningTrial, overrides: Sequence[str]) -> PackedTrial | None:
-    """The trial as Hydra's job for it will see it; None where it needs no training."""
+    """The trial as Hydra's job for it will see it; None if it needs no training."""
     tree = settings.config_loader.load_sweep_config(settings.config, list(overrides))
     with open_dict(tree):
         tree.hydra.job.id, tree.hydra.job.num = str(trial.number), trial.number
@@ -89,7 +89,7 @@ class TrialPack:
     """Trials that were claimed together.
 
     Args:
-        members: By number.
+        members: The trials, by number.
     """
 
     def __init__(self, members: Mapping[int, PackedTrial]) -> None:
@@ -100,11 +100,11 @@ class TrialPack:
         """Train the pack, unless that was done, and score one of its trials.
 
         Args:
-            number: The trial's.
+            number: The trial's number.
 
         Raises:
             TrialPruned: The study ended the trial early.
-            LorahydraError: What went wrong with this trial.
+            LorahydraError: The trial failed.
         """
         if not self._trained:
             self._trained = True
@@ -120,7 +120,7 @@ class TrialPack:
         return result
 
     def close(self) -> None:
-        """Close the runs of trials that did not come to their end: their parameters are run again."""
+        """Close the runs of trials that did not reach their end; their parameters are run again."""
         for member in self._members.values():
             if member.trial is not None:
                 with suppress(LorahydraError, KeyboardInterrupt), member.trial as trial:

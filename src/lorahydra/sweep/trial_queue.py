@@ -1,7 +1,7 @@
 """Which process runs which trial: exactly `n_trials` finish, however many processes share a study and however they die.
 
 Every decision is taken under the study's lock. A claim writes, in this order, a running trial, the sampler's state, and
-the worker beside the trial. From these the next process sees how far a process got that died in its claim.
+the worker beside the trial. If a process dies in its claim, these show the next process how far it got.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class TrialQueue:
         return sum(record.state is State.RUNNING and record.number not in mine for record in self.records())
 
     def enqueue_first(self, params: dict[str, Any]) -> None:
-        """Make `params` the parameters of trial 0, where the study has no trial yet."""
+        """Make `params` the parameters of trial 0, if the study has no trial yet."""
         with self._lock():
             if not self.study.get_trials(deepcopy=False):
                 self.study.enqueue_trial(params)
@@ -81,10 +81,10 @@ class TrialQueue:
         """End the trials whose process died, and queue their parameters again unless they died too often.
 
         Args:
-            killed: The signal that killed a process, by its number on this machine.
+            killed: The signal that killed a process, by process number on this machine.
 
         Returns:
-            Those trials as they were before.
+            These trials, as they were before.
         """
         with self._lock():
             dead = self._dead()
@@ -93,12 +93,12 @@ class TrialQueue:
             return records
 
     def wait_for_signs(self) -> list[TrialRecord]:
-        """Wait until it is certain for all trials that run elsewhere whether they are alive.
+        """Wait until it is certain of each trial that runs elsewhere whether its process is alive.
 
-        A container that was restarted sees the trial of its former process as running, and cannot see that process.
+        To a restarted container, the trial of its former process still looks as if it were running.
 
         Returns:
-            Trials that turned out to be dead and were closed, as they were before.
+            Trials whose process was dead and that were closed, as they were before.
         """
         told = False
         while True:
@@ -120,23 +120,23 @@ class TrialQueue:
         return any(worker is not None and worker.get("pid") == pid and is_here(worker) for worker in workers)
 
     def claim(self, most: int, configure: Configure) -> tuple[list[RunningTrial], Sequence[Sequence[str]]]:
-        """Take up to `most` trials, or fewer where the study needs fewer.
+        """Claim up to `most` trials, or fewer if the study needs fewer.
 
         Args:
-            most: Number of trials.
+            most: Largest number of trials.
             configure: Draws their parameters.
 
         Returns:
             The trials and the overrides of each.
         """
         with postponed(), self._lock():
-            # A sampler goes by the trials that there are, so those that died in their claim are closed first.
+            # A sampler learns from the existing trials, so those that died in their claim are closed first.
             undrawn = [trial for trial in self._running_elsewhere() if worker_of(trial) is None]
             close_trials(self.study, undrawn, self.max_deaths)
             room = self.n_trials - sum(record.counts or record.state is State.RUNNING for record in self.records())
             if room <= 0:
                 return [], []
-            # What is run again is not mixed with new draws, which are to know its results, as they would have before.
+            # Trials that are run again are not mixed with new draws, which would normally have seen their results.
             waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
             again = sum(bool(trial_facts(trial).get("drawn")) for trial in waiting)
             restore_sampler(self.study)
@@ -160,16 +160,16 @@ class TrialQueue:
         return claimed, overrides
 
     def take_again(self, run_id: str) -> RunningTrial | None:
-        """Begin a trial again whose answers, which an MLflow run has, are judged again.
+        """Begin again the trial of an MLflow run whose answers are judged again.
 
         A trial ends only once in Optuna. So this is another trial with the same parameters: the one that waits, or a
         new one for a trial that failed.
 
         Args:
-            run_id: The run.
+            run_id: The MLflow run.
 
         Returns:
-            The trial; None where the study has its result.
+            The trial; None if the study already has its result.
 
         Raises:
             StudyError: The study has no such run, or its parameters are being run, or were run again.
@@ -213,7 +213,7 @@ class TrialQueue:
             with self._lock():
                 for running in self._mine:
                     stored = _stored(self.study, running.trial)
-                    # The interrupt may have come when the trial had ended in the database, and not yet here.
+                    # The interrupt may have come when the trial had ended in the database, but not yet in this process.
                     if running.state is State.RUNNING and not stored.state.is_finished():
                         queue_again(self.study, stored, trial_facts(stored).get("deaths", []))
                         running.interrupted()
@@ -235,7 +235,7 @@ class TrialQueue:
         return [trial for trial in candidates if is_dead(trial, signs.get(trial.number))]
 
     def _signs(self, trials: Sequence[FrozenTrial]) -> dict[int, Heartbeat]:
-        """The heartbeats of those trials whose process cannot be seen from here, by number."""
+        """The heartbeats of trials whose process cannot be seen from here, by number."""
         unseen = {
             id_of(trial): trial.number
             for trial in trials

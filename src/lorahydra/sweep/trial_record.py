@@ -40,13 +40,13 @@ class TrialRecord:
     seconds: float | None = None
     """Wall time."""
     deaths: Sequence[int | None] = ()
-    """Signals of the processes that died with these parameters, None where nobody saw it."""
+    """Signals of the processes that died with these parameters; None if the signal was not seen."""
     failure: str | None = None
     """Class and one line, where it failed."""
     rejected: bool = False
-    """It failed because its result cannot be used: not a number, or a wrong number of values."""
+    """Whether it failed because its result cannot be used: not a number, or a wrong number of values."""
     run_id: str | None = None
-    """MLflow run; None where another trial went on with it."""
+    """MLflow run; None if another trial has taken it over."""
     folder: Path | None = None
     """Output folder."""
     losses: Mapping[int, float] = field(default_factory=dict)
@@ -72,7 +72,7 @@ STATES = {
 
 
 def trial_facts(trial: FrozenTrial | Trial) -> Mapping[str, Any]:
-    """What is kept beside a trial: fields of its record, its worker, and which trial it repeats."""
+    """The facts kept beside a trial: fields of its record, its worker, and which trial it repeats."""
     facts: Mapping[str, Any] = trial.user_attrs.get(ATTRIBUTE, {})
     return facts
 
@@ -80,7 +80,7 @@ def trial_facts(trial: FrozenTrial | Trial) -> Mapping[str, Any]:
 def trial_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
     """All trials that were begun, by number.
 
-    A trial that another one repeats does not count, whatever it ended as, and a run belongs to the last trial that
+    A trial that another one repeats does not count, whatever its state, and a run belongs to the last trial that
     recorded to it: answers of a failed trial may have been judged again.
     """
     kept = {trial.number: trial_facts(trial) for trial in trials}
@@ -106,7 +106,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
     fields = {name: value for name, value in kept.items() if name in TrialRecord.__dataclass_fields__}
     if "seconds" not in fields and trial.duration is not None:
         fields["seconds"] = trial.duration.total_seconds()
-    # A study that maximises is told losses with the opposite sign.
+    # A study that maximises records losses with the opposite sign.
     losses = {step: abs(value) for step, value in trial.intermediate_values.items()}
     return TrialRecord(
         number=trial.number,

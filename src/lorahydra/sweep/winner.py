@@ -68,7 +68,7 @@ def _best_finalist(run: StudyRun, complete: Sequence[TrialRecord], best: TrialRe
 
 
 def keep_adapter(run: StudyRun, best: TrialRecord) -> Path:
-    """Copy the winner's adapter to `best/` in the study's folder; from MLflow where another machine trained it.
+    """Copy the winner's adapter to `best/` in the study's folder; from MLflow if another machine trained it.
 
     Args:
         run: The study's run.

@@ -1,7 +1,7 @@
 """Several trials at once on this machine: worker processes that share the study.
 
 Each worker is the same program with the same arguments, on the same study, as if it had been started by hand. So it
-takes its next trial when it has finished one, and nobody waits for the slowest of a batch.
+takes its next trial when it has finished one, and no worker waits for the slowest of a batch.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def workers_wanted(settings: SweepSettings) -> int:
 
 
 def worker_command(study: str, storage: str | None, overrides: Sequence[str]) -> list[str]:
-    """The program and the arguments of a worker: this program, or `lorahydra train` where it is not an experiment.
+    """The program and the arguments of a worker: this program, or `lorahydra train` if it is not an experiment.
 
     Args:
         study: Name of the study.
         storage: Address of its database.
-        overrides: What this sweep was started with.
+        overrides: The overrides with which this sweep was started.
     """
     # Other users of the machine can read a command line, but not the environment of a process.
     os.environ[STORAGE] = storage or ""
@@ -90,7 +90,7 @@ class WorkerPool:
     Args:
         command: Program and arguments of every worker.
         count: Number of workers.
-        replaces: Asked about each worker that was killed.
+        replaces: Called for each worker that was killed.
     """
 
     def __init__(self, command: Sequence[str], count: int, replaces: Replaces) -> None:
@@ -100,7 +100,7 @@ class WorkerPool:
         self._workers: dict[int, subprocess.Popen[str]] = {}
         self._echoes: dict[int, threading.Thread] = {}
         self._last_lines: dict[int, str] = {}
-        """What each process printed last, by process number."""
+        """The last output of each process, by process number."""
 
     def run(self) -> None:
         """Start the workers and wait for their end.
