@@ -62,7 +62,7 @@ SHAPES = {
         vocab_size=256,
     ),
 }
-"""The second is bound by the launching of operations, as a small model on a GPU is."""
+"""The speed of the second is limited by the launching of operations, like that of a small model on a GPU."""
 SEED = 0
 RATES = (1e-4, 2e-4, 3e-4, 5e-4)
 

@@ -99,7 +99,7 @@ def wait_for_trials(process: subprocess.Popen[bytes], place: Path, count: int) -
 
 
 def finished(place: Path) -> int:
-    """The number of such trials; -1 if there is no trial yet."""
+    """The number of finished trials; -1 if there is no trial yet."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{place / 'studies.db'}?mode=ro", uri=True)) as store:
             begun, done = store.execute("SELECT COUNT(*), SUM(state = 'COMPLETE') FROM trials").fetchone()

@@ -1,1 +1,1 @@
-"""Adapters that exist already: finding one by any name, exporting it, describing it."""
+"""Adapters that already exist: finds one by any name, exports it and describes it."""

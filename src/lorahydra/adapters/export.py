@@ -54,9 +54,9 @@ def export_adapter(
         folder: The adapter, in PEFT's format.
         target: A new or empty folder.
         merged: As one model, merged into a copy of its base; otherwise the adapter alone.
-        dtype: Of the weights; `auto` is the one in which the adapter was scored for a merged model, and the one that it
-            has for an adapter.
-        base: Where the base model is, when not where it was in training; written to an exported adapter.
+        dtype: Dtype of the weights. For a merged model `auto` is the one in which the adapter was scored; for an
+            adapter it is the adapter's own.
+        base: The place of the base model, if it is not where it was in training; written to an exported adapter.
         run: The trial's run, for the model card.
         study: The run of the study that it won, for the model card.
 

@@ -1,4 +1,4 @@
-"""Finds an adapter by what a user calls it.
+"""Finds an adapter by any of its names.
 
 ```python
 with find_adapter("demo") as adapter:          # a study: its champion
@@ -7,7 +7,7 @@ with find_adapter("demo") as adapter:          # a study: its champion
 
 | name | adapter |
 |---|---|
-| a folder in PEFT's format | it; no store is asked |
+| a folder in PEFT's format | the folder itself; no store is read |
 | the id of an MLflow run | that of the trial, or of the study's best trial |
 | `models:/NAME@ALIAS`, `models:/NAME/VERSION` | that of a version of a registered model |
 | the name of a registered model or of a study | that of the version with the alias `champion` |

@@ -25,7 +25,7 @@ class Evaluation:
 
     predictions: Predictions
     verdicts: Judgement | None
-    """What the judge said; None without a judge."""
+    """The judge's verdicts; None without a judge."""
     combined: Interval
     """`combined` with its 95 % interval."""
 
@@ -41,7 +41,7 @@ class Evaluation:
 
     @property
     def judged_means(self) -> dict[Score, float]:
-        """Those of them that depend on the judge."""
+        """The mean scores that depend on the judge."""
         return {
             **(judge_means(self.verdicts) if self.verdicts is not None else {}),
             Score.COMBINED: self.combined.mean,
@@ -54,8 +54,8 @@ def evaluate(predictions: Predictions, verdicts: Judgement | None, config: Evalu
     """Combine the scores of predictions.
 
     Args:
-        predictions: What a model predicted.
-        verdicts: From the judge; None without one.
+        predictions: The predictions of a model.
+        verdicts: The judge's verdicts; None without a judge.
         config: The weights.
         seed: Seeds the bootstrap.
 
@@ -75,7 +75,7 @@ def judged_alike(evaluations: Sequence[Evaluation], config: EvaluationConfig, se
     missing and the others' counted, the means would be over different examples, and the worst prediction would gain.
 
     Args:
-        evaluations: Of predictions for the same prompts.
+        evaluations: Evaluations of predictions for the same prompts.
         config: The weights.
         seed: Seeds the bootstrap.
 

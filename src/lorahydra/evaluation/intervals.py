@@ -1,9 +1,9 @@
 """95 % confidence intervals of means that hold even for few examples.
 
-Each end is Student's, moved half-way to the studentised bootstrap's (Efron & Tibshirani, 1993, section 12.5) where the
+Each end is Student's, moved half-way to the studentised bootstrap's (Efron & Tibshirani, 1993, section 12.5) if the
 latter is farther out. Student's alone is too narrow on the long side of skewed scores, the bootstrap alone is too
-narrow for symmetric differences with ties, and both together are too wide for normal ones. `benchmarks/coverage.py`
-shows how often the interval holds the true mean.
+narrow for symmetric differences with ties, and the outer one of both is too wide for normal scores.
+`benchmarks/coverage.py` shows how often the interval contains the true mean.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ TAIL = 0.025
 MIXED = 0.5
 """How far an end goes from Student's to the bootstrap's."""
 FARTHEST = 2.0
-"""How far beyond Student's end the bootstrap's counts, in widths of Student's: resamples of few scores of which most
-are nearly the same have next to no error, and would put the end anywhere."""
+"""How far beyond Student's end the bootstrap's end counts, in widths of Student's. Resamples of few scores, most of
+which are nearly equal, have almost no error, and could put the end anywhere."""
 CHUNK = 2_000_000
 """Resampled scores in memory at once."""
 TIED = 1e-9
-"""Scores that differ by less, relative to what is possible, are the same."""
+"""Scores that differ by less than this, relative to the possible range, count as equal."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Part:
     """The lowest and the highest score that is possible."""
 
     def unseen(self, *, paired: bool) -> tuple[float, float]:
-        """How far below and above the mean the true one may be when all scores are the same.
+        """How far below and above the mean the true mean may be if all scores are equal.
 
-        Ties are not certainty: with n equal scores, a share of up to `1 - 0.025 ** (1 / n)` of all examples may be
-        different. They may have any possible score; differences that are not 0 may be as large the other way, so that
-        six equal ones are just clear, as in a sign test.
+        Equal scores are not certain: with n of them, a share of up to `1 - 0.025 ** (1 / n)` of all examples may be
+        different. Those may have any possible score. Differences that are not 0 may be as large in the other direction,
+        so that six equal ones are just significant, as in a sign test.
         """
         value = float(self.values.mean())
         if float(np.ptp(self.values)) > TIED * (self.high - self.low):
@@ -71,7 +71,7 @@ def interval(
         paired: Whether the scores are differences between two sides.
 
     Returns:
-        Low and high end; all that is possible where a part has fewer than two examples.
+        Low and high end; the whole possible range if a part has fewer than two examples.
     """
     parts = [everywhere] if some is None else [everywhere, some]
     low, high = sum(part.low for part in parts), sum(part.high for part in parts)
@@ -93,10 +93,10 @@ def interval(
 
 @dataclass(frozen=True)
 class _Sample:
-    """Examples in two groups that are resampled apart, so that each resample has as many verdicts as there are."""
+    """Examples in two groups that are resampled separately, so that each resample has the same number of verdicts."""
 
     both: Floats
-    """What each judged example adds to the mean over these, shape (m,)."""
+    """The contribution of each judged example to the mean over these, shape (m,)."""
     judged: Floats
     """Their scores that every example has, shape (m,)."""
     others: Floats

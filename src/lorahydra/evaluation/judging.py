@@ -1,4 +1,4 @@
-"""Which predictions are judged, and what the verdicts say about all of them."""
+"""Chooses which predictions are judged, and computes the mean of the verdicts."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def judge_means(judgement: Judgement) -> dict[Score, float]:
 
 
 def check_coverage(judgement: Judgement) -> None:
-    """Make sure that there are enough verdicts to compare trials by.
+    """Make sure that there are enough verdicts to compare trials.
 
     Raises:
-        LorahydraError: There are too few; says what ended judging, or the most frequent fault.
+        LorahydraError: There are too few; the message says what ended judging, or names the most frequent fault.
     """
     config = judgement.session.config
     if judgement.coverage >= config.min_coverage and judgement.judged:
@@ -54,16 +54,16 @@ def check_coverage(judgement: Judgement) -> None:
 
 
 class Judging:
-    """The judge at work on what models predict for the same examples, one set of predictions after another.
+    """Judging of several models' predictions for the same examples, one set of predictions after another.
 
-    At the end of its block no further call begins.
+    After the end of its block no further call begins.
 
     Args:
         session: The judge; None without one.
         examples: The prompts and references.
         seed: Draws the examples that are judged.
-        n_examples: How many are judged; `judge.n_examples` when left out.
-        repeats: Verdicts for each.
+        n_examples: How many are judged; `judge.n_examples` by default.
+        repeats: Number of verdicts for each.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ class EvaluationSet:
     texts: Sequence[str]
     """Each prompt for people to read."""
     references: Sequence[str]
-    """What a good answer is."""
+    """The reference answer of each example."""
     digest: str
     """Digest of the content and of how it became prompts."""
 
@@ -32,7 +32,7 @@ class Predictions:
     texts: list[str]
     bertscore: BertScores
     truncated: int
-    """How many of them `max_new_tokens` cut short."""
+    """How many of them were truncated at `max_new_tokens`."""
     generate_seconds: float
     bertscore_seconds: float
 

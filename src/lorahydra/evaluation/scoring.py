@@ -1,4 +1,4 @@
-"""From scores of examples to one number with an interval: `combined`, and whether tuning helped."""
+"""Computes `combined` with its interval from the scores of examples, and whether tuning helped."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lorahydra.names import Score
 __all__ = ["MINIMUM", "ExampleScores", "Gain", "Interval", "combine", "combined_interval", "gain"]
 
 MINIMUM = 5
-"""With fewer examples nothing is said about whether tuning helped: the interval holds too rarely or says too little."""
+"""With fewer examples no claim is made whether tuning helped: the interval holds too rarely or is too wide."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval, which covers all that is possible when it rests on one example."""
+    """A mean with its 95 % interval, which is the whole possible range if there is only one example."""
 
     mean: float
     low: float
@@ -31,7 +31,7 @@ class Gain(Interval):
     """The tuned model's `combined` less the baseline's, on the same examples."""
 
     count: int
-    """Examples that it rests on: with a judge, those with a verdict on both sides."""
+    """Number of examples behind it: with a judge, those with a verdict on both sides."""
     judged: bool = False
     """Whether a judge is part of it."""
 
@@ -47,7 +47,7 @@ class Gain(Interval):
 
     @property
     def sentence(self) -> str:
-        """Whether tuning helped, in one honest sentence without a full stop: the only place that says so."""
+        """Whether tuning helped, in one sentence without a full stop; every place that says so uses it."""
         if not self.is_enough:
             examples = f"{self.count} {'judged ' if self.judged else ''}example{'s are' if self.count > 1 else ' is'}"
             return (
@@ -66,7 +66,7 @@ class Gain(Interval):
 
     @property
     def is_clear(self) -> bool:
-        """Whether the whole interval is on one side of 0, and rests on enough examples."""
+        """Whether the whole interval is on one side of 0, and there are enough examples."""
         return self.is_enough and (self.low > 0 or self.high < 0)
 
 
@@ -114,7 +114,7 @@ def combined_interval(scores: ExampleScores, config: EvaluationConfig, seed: int
 
 
 def gain(tuned: ExampleScores, baseline: ExampleScores, config: EvaluationConfig, seed: int) -> Gain:
-    """What tuning gained, from the differences on each example, so that what both sides have in common cancels.
+    """The gain from tuning, from the difference on each example, so that effects common to both sides cancel.
 
     With a judge, the judge's part is compared on the examples that have a verdict on both sides.
 

@@ -69,7 +69,7 @@ class AdaptedModel:
     Args:
         base: The base model.
         model: The base model with the adapter, a `peft.PeftModel`.
-        metadata: What the adapter belongs to.
+        metadata: The adapter's metadata.
     """
 
     def __init__(self, base: BaseModel, model: Any, metadata: AdapterMetadata) -> None:
@@ -91,7 +91,7 @@ class AdaptedModel:
         Args:
             asked: Conversations whose last message is not the assistant's.
             max_new_tokens: Longest answer; as in the adapter's trial when None.
-            tuned: With the adapter, or the base model alone.
+            tuned: Answer with the adapter; otherwise with the base model alone.
             progress: Where to show the progress.
 
         Raises:
@@ -168,15 +168,15 @@ def open_adapter(
     dtype: str | None = None,
     system_prompt: str | None = None,
 ) -> Iterator[AdaptedModel]:
-    """Load an adapter with the base model it belongs to, for as long as the block runs.
+    """Load an adapter with its base model while the block runs.
 
     Args:
         folder: In PEFT's format.
-        base: Where the base model is, when not where it was in training or in the adapter's folder: packaged name,
-            folder or hub id.
+        base: The place of the base model (packaged name, folder or hub id), if it is neither where it was in training
+            nor in the adapter's folder.
         device: As `model.device`.
-        dtype: As `model.dtype`; when None the one in which the adapter was scored, or `auto` where the device lacks it.
-        system_prompt: Of conversations that have none, in place of the adapter's own; an empty one for none.
+        dtype: As `model.dtype`; when None the one in which the adapter was scored, or `auto` if the device lacks it.
+        system_prompt: System message of conversations that have none, instead of the adapter's; empty for none.
 
     Raises:
         ModelError: The adapter or its base model cannot be used.

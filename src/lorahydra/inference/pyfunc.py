@@ -79,7 +79,7 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Pr
 
 
 def conversations_of(model_input: Any) -> list[Conversation]:
-    """Conversations in whatever MLflow hands over.
+    """The conversations in any input that MLflow passes.
 
     Args:
         model_input: A text; a list of texts; mappings or a data frame with a column `prompt` (texts) or `messages`

@@ -55,8 +55,8 @@ class BertScorer:
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> BertScores:
         """Compare each prediction with its reference.
 
-        Texts that are longer than the encoder's window are read in windows that overlap. Where one of the two is empty,
-        there is nothing to match: 0 before rescaling, as in `bert-score`.
+        Texts that are longer than the encoder's window are read in windows that overlap. If one of the two is empty,
+        nothing matches: the score is 0 before rescaling, as in `bert-score`.
 
         Raises:
             ModelError: The encoder gives numbers that are not finite, or memory does not suffice for one prediction.
@@ -115,7 +115,7 @@ def load_scorer(config: EvaluationConfig, device: torch.device) -> BertScorer:
     """BERTScore with the encoder that `config` names, loaded once per process.
 
     Raises:
-        ConfigError: There is no layer for the encoder, or no baseline to rescale with.
+        ConfigError: The layer of the encoder is not known, or there is no baseline to rescale with.
         ModelError: The encoder cannot be loaded.
         ServiceError: The encoder is on the hub, and the hub cannot be reached.
     """
@@ -210,7 +210,7 @@ def _check_safe(folder: Path, name: str) -> None:
 
 
 def _baseline(config: EvaluationConfig, layers: int) -> Tensor:
-    """What unrelated texts score: precision, recall and F1, shape `(3,)`."""
+    """The scores of unrelated texts: precision, recall and F1, shape `(3,)`."""
     if config.bertscore_baseline_file is not None:
         key, path = "evaluation.bertscore_baseline_file", Path(config.bertscore_baseline_file).expanduser()
     else:
@@ -249,7 +249,7 @@ def _shipped_baseline(name: str, lang: str | None) -> Path:
 
 
 def _limit_length(scorer: Any) -> None:
-    """Tell the tokenizer the encoder's window: some have none, and longer texts would crash the encoder."""
+    """Limit the tokenizer to the encoder's window: some have no limit, and longer texts would crash the encoder."""
     positions = getattr(encoder_of(scorer).config, "max_position_embeddings", None)
     tokenizer = tokenizer_of(scorer)
     if positions and tokenizer.model_max_length > positions:

@@ -1,7 +1,7 @@
-"""Parts of bert-score that are private, with the reason why nothing public does.
+"""Parts of bert-score that are private, with the reason why the public API is not enough.
 
-No other module reads them. `tests/metrics/test_compat.py` says what is relied on; `make upgrade-check` runs it with the
-newest versions that pyproject.toml allows.
+No other module reads them. `tests/metrics/test_compat.py` tests what is relied on; `make upgrade-check` runs it with
+the newest versions that pyproject.toml allows.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from torch import Tensor
 __all__ = ["Encoder", "Window", "windows"]
 
 OVERLAP = 4
-"""One in so many of a window's tokens is in the next one as well."""
+"""One token in this many of a window's is also in the next window."""
 UNLIMITED = 10**9
 
 
@@ -60,7 +60,7 @@ class Encoder:
     """Windows encoded together, and pairs compared before their embeddings are dropped."""
 
     def __post_init__(self) -> None:
-        """Find out which special tokens stand around a text."""
+        """Find out which special tokens are put around a text."""
         self.window: int = self.tokenizer.model_max_length
         """Most tokens that the encoder reads at once, special ones included."""
         around, probe = self.tokenizer.encode(""), self.tokenizer.encode("a")
