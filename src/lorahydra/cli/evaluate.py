@@ -49,7 +49,7 @@ def evaluate(adapter: str, overrides: tuple[str, ...], uri: str | None) -> None:
 
 
 def _with_metadata(adapter: Path, overrides: Sequence[str]) -> list[str]:
-    """The overrides, after those that the adapter's metadata adds where the user says nothing else."""
+    """The overrides, after those that the adapter's metadata adds for keys that the user does not set."""
     # Imported here: it is slow, but a typo in a command should be reported at once.
     from lorahydra.modeling.metadata import read_metadata
 

@@ -18,7 +18,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 @click.argument("source", shell_complete=folders)
 @click.option("--to", "target", type=click.Path(path_type=Path), required=True, metavar="DIR", help="A new folder.")
 @click.option("--merged", is_flag=True, help="One model for transformers, with the adapter merged into its base.")
-@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Of the weights.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Dtype of the weights.")
 @click.option("--base", metavar="NAME", help="Where the base model is now: packaged name, folder or hub id.")
 @uri_option
 def export(source: str, target: Path, merged: bool, dtype: str, base: str | None, uri: str | None) -> None:

@@ -28,15 +28,17 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 @click.argument("source", shell_complete=folders)
 @click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
 @click.option(
-    "--file", metavar="FILE", help="Prompts: .txt with one a line, or a dataset (.jsonl, .json, .csv, .parquet)."
+    "--file", metavar="FILE", help="Prompts: .txt with one per line, or a dataset (.jsonl, .json, .csv, .parquet)."
 )
 @click.option(
-    "--encoding", metavar="NAME", default="utf-8", show_default=True, help="Of FILE's text, or of what is piped in."
+    "--encoding", metavar="NAME", default="utf-8", show_default=True, help="Encoding of FILE or of the piped text."
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the answers there, as JSON lines.")
-@click.option("--compare", is_flag=True, help="The base model's answer beside the tuned one.")
-@click.option("--untuned", is_flag=True, help="The base model's answer alone.")
-@click.option("--system", metavar="TEXT", help="System message in place of the adapter's own; '' for none.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the answers to FILE, as JSON lines."
+)
+@click.option("--compare", is_flag=True, help="Show the base model's answer beside the tuned one.")
+@click.option("--untuned", is_flag=True, help="Show only the base model's answer.")
+@click.option("--system", metavar="TEXT", help="System message instead of the adapter's; '' for none.")
 @click.option("--max-new-tokens", type=click.IntRange(1), metavar="N", help="Longest answer [default: the adapter's].")
 @click.option("--base", metavar="NAME", help="Where the base model is now: packaged name, folder or hub id.")
 @click.option("--device", default="auto", show_default=True, help="As model.device.")

@@ -100,8 +100,8 @@ def _config(name: str, overrides: tuple[str, ...]) -> JudgeConfig:
 @judges.command("rejudge", short_help="Judge the answers of a trial again.")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("overrides", nargs=-1)
-@click.option("--uri", metavar="URI", help="Address of the MLflow store, where it has moved or has a password.")
-@click.option("--storage", metavar="URL", help="Store of the trial's study, where it has moved or has a password.")
+@click.option("--uri", metavar="URI", help="Address of the MLflow store, if it has moved or has a password.")
+@click.option("--storage", metavar="URL", help="Store of the trial's study, if it has moved or has a password.")
 def judge_again(folder: Path, overrides: tuple[str, ...], uri: str | None, storage: str | None) -> None:
     """Judge the answers of a trial that failed because of its judge, and complete its MLflow run.
 
@@ -123,7 +123,7 @@ def judge_again(folder: Path, overrides: tuple[str, ...], uri: str | None, stora
 
 @judges.command("finalists", short_help="Judge the best trials on all examples and rank them.")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
-@click.option("--uri", metavar="URI", help="Address of the MLflow store, where it has moved or has a password.")
+@click.option("--uri", metavar="URI", help="Address of the MLflow store, if it has moved or has a password.")
 @click.option("--set", "overrides", multiple=True, metavar="judge.KEY=VALUE", help="For example judge.repeats=3.")
 def rank_finalists(folders: tuple[Path, ...], uri: str | None, overrides: tuple[str, ...]) -> None:
     """Judge the best trials on all validation examples and say which one is best.

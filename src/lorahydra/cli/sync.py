@@ -15,11 +15,11 @@ __all__ = ["sync"]
 USUAL_FOLDERS = (Path("outputs"), Path("multirun"))
 
 
-@click.command(short_help="Send to MLflow what could not be sent before.")
+@click.command(short_help="Send logged data to MLflow that could not be sent before.")
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR]...")
-@click.option("--uri", metavar="URI", help="Address of the MLflow store, where it has moved since.")
+@click.option("--uri", metavar="URI", help="Address of the MLflow store, if it has moved.")
 def sync(folders: tuple[Path, ...], uri: str | None) -> None:
-    """Send to MLflow what could not be sent when it was logged.
+    """Send logged data to MLflow that could not be sent at the time.
 
     DIR is the output folder of a trial, or one that holds several; ./outputs and ./multirun by default. Runs
     whose process died are closed as interrupted. Runs that are still in progress are left alone.

@@ -17,7 +17,7 @@ __all__ = ["ui"]
 LOOPBACK = "127.0.0.1"
 
 
-@click.command(short_help="Start MLflow's UI, open at the trials.")
+@click.command(short_help="Start MLflow's UI, opened at the trials.")
 @uri_option
 @click.option("--experiment", default=TrackingConfig.experiment_name, show_default=True, help="MLflow experiment.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)

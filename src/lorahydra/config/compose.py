@@ -60,7 +60,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="base_config", node=ExperimentConfig, replace=True)
     for name in registered_judges():
-        # A judge of another package has no file in conf/; where there is a file, it comes first.
+        # A judge of another package has no file in conf/. If there is a file, it has priority.
         node = {"defaults": [{"rubric": "default"}, "_self_"], "name": name}
         store.store(group="judge", name=name, node=node, replace=True)
     register_resolver()

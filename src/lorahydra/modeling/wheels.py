@@ -77,7 +77,7 @@ def unpack(wheel: Path, member: str, folder: Path) -> dict[str, bytes]:
 
 
 def _pip() -> list[str]:
-    """The command that runs pip: of this Python, or of uv where the environment has no pip."""
+    """The command that runs pip: this Python's, or uv's if the environment has no pip."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     if uv := shutil.which("uv"):

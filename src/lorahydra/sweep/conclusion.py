@@ -150,7 +150,7 @@ def _draw(run: StudyRun) -> None:
 def _register(
     run: StudyRun, best: TrialRecord, config: ExperimentConfig, test: TrialScores | None
 ) -> tuple[str, str] | None:
-    """Register the winner's adapter; its name and version, or None where it cannot be registered."""
+    """Register the winner's adapter; returns its name and version, or None if it cannot be registered."""
     tracking, study = run.config.tracking, run.queue.study.study_name
     if best.run_id is None or not tracking.log_adapter:
         logger.info("The adapter is not registered: tracking.log_adapter=false")

@@ -36,7 +36,7 @@ def typed(tree: DictConfig, output_dir: str = "outputs") -> ExperimentConfig:
 def sweep_folder(tree: DictConfig, study_name: str) -> Path:
     """The study's folder: the user's `hydra.sweep.dir`, else `outputs/STUDY`, which is set in the tree."""
     if not any(override.startswith(f"{SWEEP_DIR}=") for override in tree.hydra.overrides.hydra):
-        # Each trial's configuration is composed anew from the overrides, so the folder has to be among them.
+        # Each trial's configuration is composed again from the overrides, so the folder has to be among them.
         with read_write(tree.hydra), open_dict(tree.hydra):
             tree.hydra.sweep.dir = f"outputs/{study_name}"
             tree.hydra.overrides.hydra.append(f"{SWEEP_DIR}='outputs/{study_name}'")

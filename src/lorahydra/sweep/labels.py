@@ -20,7 +20,7 @@ def searched(records: Iterable[TrialRecord]) -> list[str]:
 
 
 def short_names(params: Sequence[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """The name of each parameter without its config group, or with it where the short name would be ambiguous.
+    """The name of each parameter without its config group, or with it if the short name would be ambiguous.
 
     Args:
         params: Names as they stand on the command line, such as `lora.r`.

@@ -170,7 +170,7 @@ def slices(data: PlotData) -> Figure:
             places = [axis.place(record.params[axis.name]) for record in records]
             axes.scatter(places, [data.score(record) for record in records], color=colour)
         if axis.log:
-            # The labels of matplotlib's own scale overlap where a range is shorter than a decade.
+            # The labels of matplotlib's own scale overlap if a range is shorter than a decade.
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter(lambda place, _, axis=axis: axis.text(place))
         if axis.choices is not None:
@@ -231,7 +231,7 @@ def pareto(data: PlotData) -> Figure:
 
 
 def _scatter(axes: Axes, points: Sequence[tuple[TrialRecord, float, float]], data: PlotData, label: str) -> None:
-    """Draw trials as points, with their numbers where there is room for them; `label` names the best ones."""
+    """Draw trials as points, with their numbers if there is room; `label` names the best ones."""
     best = {record.number for record in pareto_front(data.scored, data.directions)}
     for kind, colour in ((label, RED), ("trial", BLUE)):
         shown = [(x, y) for record, x, y in points if (record.number in best) == (kind == label)]

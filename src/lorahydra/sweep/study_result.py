@@ -105,7 +105,7 @@ class StudyResult:
     run_id: str | None
     """The study's MLflow run; the winner's is `best.run_id`."""
     test: FinalScores | None = None
-    """The winner and the untuned model on the test split; None where there is no test split."""
+    """The winner and the untuned model on the test split; None if there is no test split."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the store keeps of the result."""
 

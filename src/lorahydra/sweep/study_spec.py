@@ -18,7 +18,7 @@ SHOWN = 6
 CONTENT = "content"
 """Prefix of the names of digests."""
 DATA_CONTENT = f"{CONTENT} of the data"
-"""Digests of the splits, with a space between: training, validation and, where there is one, test."""
+"""Digests of the splits, separated by spaces: training, validation and, if there is one, test."""
 ROWS_CONTENT = f"{CONTENT} of the rows that fit"
 """Digest of the training and validation rows that the length limits leave."""
 OVERLONG, MAX_LENGTH = "data.overlong", "data.max_length"

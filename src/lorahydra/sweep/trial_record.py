@@ -42,7 +42,7 @@ class TrialRecord:
     deaths: Sequence[int | None] = ()
     """Signals of the processes that died with these parameters; None if the signal was not seen."""
     failure: str | None = None
-    """Class and one line, where it failed."""
+    """Class of the error and one line, if it failed."""
     rejected: bool = False
     """Whether it failed because its result cannot be used: not a number, or a wrong number of values."""
     run_id: str | None = None

@@ -35,7 +35,7 @@ class Prepared:
     eval_tokens: TokenizedSplit
     eval_set: EvaluationSet
     test_set: EvaluationSet | None
-    """The test split, which only a study's winner sees; None where there is none."""
+    """The test split, which only a study's winner sees; None if there is none."""
     chat: ChatFormat
     """How prompts are written."""
     session: JudgeSession | None

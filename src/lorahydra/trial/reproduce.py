@@ -72,7 +72,7 @@ class Compared:
     """The last value."""
     again: float | None
     difference: float
-    """The largest absolute difference at a step; NaN where there is none to compare."""
+    """The largest absolute difference at a step; NaN if there is no step to compare."""
 
 
 @dataclass(frozen=True)
