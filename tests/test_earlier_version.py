@@ -126,4 +126,5 @@ def test_answers_that_wait_for_a_judge_are_judged(lorahydra: Lorahydra) -> None:
         lorahydra("judges", "rejudge", "outputs/judged", f"judge.base_url={server.openai}", OPENAI_API_KEY=KEY)
     run = read_run(TrackingConfig(f"sqlite:///{lorahydra.folder}/mlflow.db"), run_id)
     assert run.metrics["eval/judge_coverage"] == 1
+    assert run.tags["lorahydra.judge_prompt"] == "v1-37aeb5a70aff", "by the words that it began with"
     assert run.metrics["eval/combined"] > 0

@@ -56,6 +56,7 @@ def test_the_version_changes_with_every_text() -> None:
         return PromptWriter(RubricConfig(**(settings | changes))).version  # type: ignore[arg-type]
 
     others = [
+        PromptWriter(RubricConfig(language="en", instructions="i", criteria={"c": CriterionConfig("d", 1)}), 1).version,
         version(),
         version(language="ru"),
         version(instructions="j"),

@@ -86,6 +86,14 @@ def test_a_study_of_an_older_version_keeps_the_last_adapter() -> None:
         check_same("s", old, spec())
 
 
+def test_a_study_of_an_older_version_keeps_the_words_of_its_judge() -> None:
+    old = spec()
+    del old["judge.prompt_wording"]
+    assert kept_settings(old, []) == ["judge.prompt_wording=1"]
+    assert refused(old, spec())
+    assert not refused(old, spec("judge.prompt_wording=1"))
+
+
 def test_another_search_space_is_refused() -> None:
     searched = experiment_spec(
         compose(["data=local", "data.train_file=a"]), {"lora.r": "1 to 8"}, ["combined"], ["lora.r"]

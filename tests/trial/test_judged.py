@@ -121,7 +121,7 @@ def test_verdicts_are_scores_lines_and_records(trials: Trials, caplog: pytest.Lo
     assert metrics["eval/answer_length"] > 0
     assert run.data.tags["lorahydra.judge"] == "gemini"
     assert run.data.tags["lorahydra.judge_model"] == "judge-model-001"
-    assert run.data.tags["lorahydra.judge_prompt"].startswith("v1-")
+    assert run.data.tags["lorahydra.judge_prompt"].startswith("v2-")
 
     table = trials.predictions(result.run_id)
     judged = [row for row in table if row["judge_score"] is not None]

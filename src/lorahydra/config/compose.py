@@ -51,7 +51,11 @@ __all__ = [
     "without_password",
 ]
 
-UNRECORDED: Mapping[str, object] = {"data.split_version": 1, "training.keep": "last"}
+UNRECORDED: Mapping[str, object] = {
+    "data.split_version": 1,
+    "judge.prompt_wording": 1,
+    "training.keep": "last",
+}
 """Values that older versions, which did not record these keys, used."""
 
 

@@ -121,6 +121,8 @@ class JudgeConfig:
     """Price of a million tokens received."""
     max_cost: float | None = None
     """Judging stops before this process has spent more with these settings, in the currency of the prices."""
+    prompt_wording: int = 2
+    """Texts around the rubric: 2, or 1 as earlier versions wrote them. A study that began with 1 keeps it."""
     self_test: bool = True
     """Before anything is trained, have four fixed answers judged, once a day for a service. The run ends at once if the
     key is refused, the scale is wrong, or a wrong answer scores like a right one."""
@@ -143,6 +145,7 @@ class JudgeConfig:
             if value != "all" and (type(value) is not int or value < 1):
                 raise ConfigError(f"judge.{name}={value} is not allowed: give a number from 1, or all")
         within("judge.min_coverage", self.min_coverage, 0, 1)
+        within("judge.prompt_wording", self.prompt_wording, 1, 2)
         at_least("judge.requests_per_minute", self.requests_per_minute, 0, exclusive=True)
         at_least("judge.timeout", self.timeout, 0, exclusive=True)
         for name in ("max_retries", "prompt_price", "completion_price"):

@@ -34,7 +34,7 @@ class JudgeSession:
         self.config = config
         self.judge = judge
         self.cache = cache
-        self.writer = PromptWriter(config.rubric)
+        self.writer = PromptWriter(config.rubric, config.prompt_wording)
         self.limiter = RateLimiter(config)
         self.budget = Budget(config)
         self.is_tested = False
