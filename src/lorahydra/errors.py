@@ -33,6 +33,7 @@ __all__ = [
     "TrialPruned",
     "UserError",
     "causes",
+    "ends_study",
     "library_errors",
     "one_line",
     "reason",
@@ -193,6 +194,12 @@ def library_errors(ours: Callable[[Exception], Exception], *, but: type[Exceptio
         raise
     except Exception as error:
         raise ours(error) from error
+
+
+def ends_study(error: object) -> bool:
+    """Whether every other trial of a study would meet an error as well: the study stops, and can go on later."""
+    fatal = isinstance(error, ServiceError | OutputError | JudgeSetupError | JudgeBudgetError)
+    return fatal and not isinstance(error, JudgeCoverageError)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

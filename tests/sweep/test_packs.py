@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from optuna.trial import Trial
 from tests.judges.wire import KEY, MODEL, judge_server
 from tests.support.models import make_tiny_encoder
 from tests.support.programs import ProgramRunner, RunningProgram, environment
@@ -20,6 +22,9 @@ from lorahydra import LoRATuner
 from lorahydra.errors import JudgeError
 from lorahydra.names import State
 from lorahydra.sweep.study_result import StudyResult
+from lorahydra.training import engine, loop
+from lorahydra.training.loop import fit
+from lorahydra.trial import steps
 
 pytestmark = pytest.mark.slow
 
@@ -59,13 +64,26 @@ def points(folder: Path, run_id: str) -> dict[str, Points]:
 
 
 def test_trials_of_a_pack_are_those_of_a_study_without(
-    tiny_model: Path, encoder: Path, place: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_model: Path,
+    encoder: Path,
+    place: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    sizes: list[int] = []
+
+    def counted(base: Any, pack: Any, adapters: Any, *others: Any) -> None:
+        sizes.append(len(adapters))
+        fit(base, pack, adapters, *others)
+
+    monkeypatch.setattr(engine, "fit", counted)
     space = ("lora.lora_dropout=choice(0.0, 0.1)", "training.per_device_train_batch_size=choice(2, 4)")
     other = tmp_path_factory.mktemp("alone")
     shutil.copy(place / "mlflow.db", other)
     packed = run(tiny_model, encoder, place, *space, "training.pack=4")
+    assert (sum(sizes), len(sizes)) == (4, 2), "a pack for each batch size"
     alone = run(tiny_model, encoder, other, *space)
+    assert sizes[2:] == [1, 1, 1, 1]
     assert len({trial.params["training.per_device_train_batch_size"] for trial in alone.trials}) == 2
     for one, two in zip(packed.trials, alone.trials, strict=True):
         assert (one.params, one.values) == (two.params, two.values)
@@ -79,19 +97,83 @@ def test_trials_of_a_pack_are_those_of_a_study_without(
     assert logs == [(other / "outputs/packs" / str(number) / "train.log").exists() for number in range(4)]
 
 
-def test_one_that_fails_does_not_end_the_others(
-    tiny_model: Path, encoder: Path, place: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    rates = ("training.learning_rate=choice(0.001, 0.002, 0.9)", "hydra/sweeper/sampler=grid")
-    fails = ("training.divergence_factor=1.05", "lora.lora_alpha=4096")
+def ends(place: Path) -> dict[int, tuple[str, str, str]]:
+    """State in Optuna, and status and state in MLflow, of each trial."""
+    optuna_states = {t.number: t.state.name for t in stored_trials(f"sqlite:///{place}/studies.db", "packs")}
+    tags = {int(run.data.tags["lorahydra.trial_number"]): run for run in of_kind(place, "trial")}
+    return {
+        number: (state, tags[number].info.status, tags[number].data.tags["lorahydra.state"])
+        for number, state in optuna_states.items()
+        if number in tags
+    }
+
+
+COMPLETE = ("COMPLETE", "FINISHED", "complete")
+PRUNED = ("PRUNED", "FINISHED", "pruned")
+FAILED = ("FAIL", "FAILED", "failed")
+INTERRUPTED = ("FAIL", "KILLED", "interrupted")
+
+
+def test_one_that_fails_does_not_end_the_others(tiny_model: Path, encoder: Path, place: Path) -> None:
+    rates = ("training.learning_rate=choice(1e-8, 2e-8, 0.9)", "hydra/sweeper/sampler=grid")
+    fails = ("training.max_grad_norm=0", f"lora.lora_alpha={2**20}")
     result = run(tiny_model, encoder, place, *rates, *fails, "training.pack=3", "hydra.sweeper.n_trials=3")
-    assert "Trials 0, 1, 2 are trained side by side" in caplog.text
-    ends = {trial.params["training.learning_rate"]: trial.state for trial in result.trials}
-    assert ends[0.9] is State.FAILED
-    assert State.COMPLETE in ends.values()
-    statuses = {run.data.params["training.learning_rate"]: run.info.status for run in of_kind(place, "trial")}
-    assert statuses == {str(rate): "FINISHED" if state is State.COMPLETE else "FAILED" for rate, state in ends.items()}
+    failed = {trial.number: trial for trial in result.trials if trial.params["training.learning_rate"] == 0.9}
+    assert ends(place) == {n: FAILED if n in failed else COMPLETE for n in range(3)}
+    assert all(str(trial.failure).startswith(("diverged: ", "nan: ")) for trial in failed.values())
+
+
+def test_one_that_does_not_fit_the_model_fails_alone(tiny_model: Path, encoder: Path, place: Path) -> None:
+    space = ("lora.target_modules=choice([q_proj],[nonexistent])", "training.learning_rate=choice(0.001,0.002)")
+    more = ("hydra/sweeper/sampler=grid", "training.pack=4", "hydra.sweeper.max_failure_rate=1")
+    result = run(tiny_model, encoder, place, *space, *more)
+    wrong = {trial.number for trial in result.trials if "nonexistent" in str(trial.params["lora.target_modules"])}
+    assert len(wrong) == 2
+    assert ends(place) == {n: FAILED if n in wrong else COMPLETE for n in range(4)}
+    assert all("nonexistent" in str(trial.failure) for trial in result.trials if trial.number in wrong)
+
+
+def prune_trial_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trial, "should_prune", lambda self: self.number == 1)
+
+
+def test_a_pruned_trial_stays_pruned_when_its_pack_is_interrupted(
+    tiny_model: Path, encoder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    prune_trial_1(monkeypatch)
+    pack = ("training.pack=2", "hydra.sweeper.n_trials=2", "training.num_train_epochs=2")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(steps.Trial, "predict", interrupted)
+        run(tiny_model, encoder, place, *pack)
+    assert ends(place) == {0: INTERRUPTED, 1: PRUNED}
+    run(tiny_model, encoder, place, *pack)
+    assert ends(place) == {0: INTERRUPTED, 1: PRUNED, 2: COMPLETE}
+
+
+def test_a_pack_that_begins_again_for_want_of_memory_reports_each_step_once(
+    tiny_model: Path, encoder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune_trial_1(monkeypatch)
+    drop_ended, ran_out = loop._Run.drop_ended, []
+
+    def run_out(self: Any) -> None:
+        drop_ended(self)
+        if not ran_out and len(self.adapters) == 2:
+            ran_out.append(True)
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(loop._Run, "drop_ended", run_out)
+    run(tiny_model, encoder, place, "training.pack=3", "hydra.sweeper.n_trials=3", "training.num_train_epochs=2")
+    assert ran_out
+    assert ends(place) == {0: COMPLETE, 1: PRUNED, 2: COMPLETE}
+    measured = [trial.intermediate_values for trial in stored_trials(f"sqlite:///{place}/studies.db", "packs")]
+    assert [sorted(values) for values in measured] == [[1, 2], [1], [1, 2]]
+    for trial in of_kind(place, "trial"):
+        recorded = points(place, trial.info.run_id)["train/loss"]
+        assert len(dict(recorded)) == len(recorded)
 
 
 def started(programs: ProgramRunner, overrides: list[str], place: Path) -> RunningProgram:

@@ -127,3 +127,22 @@ def test_an_interrupt_after_the_end_of_a_trial_queues_nothing(study: optuna.Stud
     queue.interrupt_mine()
     assert [record.state for record in queue.records()] == [State.COMPLETE]
     assert len(study.get_trials()) == 1
+
+
+def test_trials_of_a_dead_pack_are_claimed_one_by_one_and_those_of_an_interrupted_one_together(
+    study: optuna.Study,
+) -> None:
+    dead, _ = TrialQueue(study, 9).claim(3, draw)
+    for trial in dead:
+        trial.note(worker=this_process() | {"pid": 2**22 + 1})
+    queue = TrialQueue(study, 9)
+    queue.close_dead()
+    for trial in dead:
+        [again], _ = queue.claim(3, draw)
+        assert again.params == trial.params
+        again.complete([1.0])
+    new, _ = queue.claim(3, draw)
+    assert len(new) == 3
+    queue.interrupt_mine()
+    claimed, _ = TrialQueue(study, 9).claim(9, draw)
+    assert [trial.params for trial in claimed] == [trial.params for trial in new]

@@ -30,7 +30,7 @@ from lorahydra.sweep.study_spec import CONTENT, DATA_CONTENT, ROWS_CONTENT, expe
 from lorahydra.sweep.study_store import known_spec, resume_command, with_command
 from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.sweep.trial_record import TrialRecord
-from lorahydra.sweep.workers import WorkerPool, is_worker, worker_command, workers_wanted
+from lorahydra.sweep.workers import WorkerPool, is_worker, worker_command, workers_of_study, workers_wanted
 
 if TYPE_CHECKING:
     from lorahydra.sweep.study_result import StudyResult
@@ -134,13 +134,15 @@ class ExperimentObjective(Objective):
 
     def _pack_size(self, device: str) -> int:
         """How many trials are trained side by side."""
-        training = self.config.training
-        if "time" in self.objectives or training.resume:
-            return 1  # each trial would have the time of the whole pack; a checkpoint belongs to one trial
-        if training.pack != "auto":
-            return int(training.pack)
-        # A sampler learns from trials that have ended: with four packs in a study it still has results to learn from.
-        return 1 if device == "cpu" else max(1, min(LARGEST_PACK, self.settings.n_trials // 4))
+        pack, n_trials = self.config.training.pack, -(-self.settings.n_trials // workers_of_study())
+        # Each trial would have the time of the whole pack; a checkpoint belongs to one trial; a custom space may vary
+        # the model.
+        if "time" in self.objectives or self.config.training.resume or self.settings.extends_space:
+            return 1
+        if pack != "auto":
+            return min(int(pack), n_trials)
+        # A sampler learns from trials that have ended: with four packs it still has results to learn from.
+        return 1 if device == "cpu" else max(1, min(LARGEST_PACK, n_trials // 4))
 
     def spec(self, space: SearchSpace) -> dict[str, str]:
         """All settings that affect a score."""

@@ -26,14 +26,10 @@ from lorahydra.config.compat import BasicLauncher, outcome
 from lorahydra.config.compose import explain, without_password
 from lorahydra.errors import (
     ConfigError,
-    JudgeBudgetError,
-    JudgeCoverageError,
-    JudgeSetupError,
-    OutputError,
-    ServiceError,
     StudyError,
     TrialPruned,
     causes,
+    ends_study,
 )
 from lorahydra.names import State
 from lorahydra.sweep.compat import suggest
@@ -52,9 +48,6 @@ from lorahydra.utils.interrupts import noticed, raise_if_interrupted
 __all__ = ["StudySweeper"]
 
 logger = logging.getLogger(__name__)
-
-FATAL_ERRORS = (ServiceError, OutputError, JudgeSetupError, JudgeBudgetError)
-"""Errors that every other trial would meet as well: the study stops, and can be resumed later."""
 
 
 class StudySweeper:
@@ -197,7 +190,7 @@ class StudySweeper:
                 trial.failed(str(error), rejected=True)
         elif isinstance(returned, TrialPruned | optuna.TrialPruned):
             trial.pruned()
-        elif isinstance(returned, FATAL_ERRORS) and not isinstance(returned, JudgeCoverageError):
+        elif ends_study(returned):
             raise returned
         else:
             if not getattr(returned, "exit_code", None):

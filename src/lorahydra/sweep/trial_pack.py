@@ -7,6 +7,7 @@ lets each adapter answer, so that all their answers are being judged. Each job t
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import LorahydraError
+from lorahydra.errors import LorahydraError, causes, ends_study
+from lorahydra.modeling.memory import release_memory
 from lorahydra.names import State
 from lorahydra.sweep.current import context
 from lorahydra.sweep.hydra_tree import typed
@@ -69,7 +71,7 @@ def _member(settings: SweepSettings, trial: RunningTrial, overrides: Sequence[st
     config = typed(tree, str(folder))
     if saved_predictions(trial, config) is not None:
         return None
-    return PackedTrial(config, list(tree.hydra.overrides.task), place_of(trial, config))
+    return PackedTrial(config, list(tree.hydra.overrides.task), place_of(trial, config), trial)
 
 
 @dataclass
@@ -79,6 +81,8 @@ class PackedTrial:
     config: ExperimentConfig
     overrides: Sequence[str]
     place: StudyPlace
+    running: RunningTrial
+    """The trial as its study knows it."""
     trial: Trial | None = None
     """None while its run is not open."""
     error: Exception | None = None
@@ -109,22 +113,24 @@ class TrialPack:
         if not self._trained:
             self._trained = True
             self._train()
-        member = self._members.pop(number)
+        member = self._members[number]
         if member.trial is None:
-            raise member.error or RuntimeError("a trial without a run")
+            raise member.error or RuntimeError("the trial was not begun, see the first trial of its pack")
         with member.trial as trial:
             if member.error is not None:
                 raise member.error
             result = trial.score()
+        del self._members[number]
         logger.info("MLflow run %s: %s", result.run_id, trial.run.url)
         return result
 
     def close(self) -> None:
-        """Close the runs of trials that did not reach their end; their parameters are run again."""
+        """Close the runs of trials that did not reach their end, in the state that the study has for them."""
         for member in self._members.values():
             if member.trial is not None:
+                state = member.running.state
                 with suppress(LorahydraError, KeyboardInterrupt), member.trial as trial:
-                    trial.run.finish(State.INTERRUPTED)
+                    trial.run.finish(State.INTERRUPTED if state is State.RUNNING else state)
         self._members.clear()
 
     def _train(self) -> None:
@@ -132,7 +138,9 @@ class TrialPack:
         for member in self._members.values():
             try:
                 member.trial = Trial(member.config, member.overrides, progress, member.place)
-            except LorahydraError as error:
+            except Exception as error:
+                if ends_study(error):
+                    raise
                 member.error = error
         groups: dict[tuple[object, ...], list[tuple[PackedTrial, Trial]]] = {}
         for member in self._members.values():
@@ -146,15 +154,19 @@ class TrialPack:
     def _train_group(self, group: Sequence[tuple[PackedTrial, Trial]], progress: Progress) -> None:
         """Train trials of the same base model and rows."""
         prepared = group[0][1].prepared
-        numbers = ", ".join(str(member.place.number) for member, _ in group)
-        logger.info("Trials %s are trained side by side", numbers)
+        if len(group) > 1:
+            logger.info("Trials %s are trained together", ", ".join(str(member.running.number) for member, _ in group))
         jobs = [trial.job for _, trial in group]
         outcomes = train_pack(prepared.base, jobs, prepared.train_tokens, prepared.eval_tokens, progress)
         for (member, trial), outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, LorahydraError):
+            if isinstance(outcome, Exception):
                 member.error = outcome
                 continue
             try:
                 trial.predict(outcome)
             except Exception as error:
                 member.error = error
+                # Its frames hold what the others need memory for.
+                for cause in causes(error):
+                    traceback.clear_frames(cause.__traceback__)
+                release_memory()

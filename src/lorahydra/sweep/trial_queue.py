@@ -138,12 +138,15 @@ class TrialQueue:
                 return [], []
             # Trials that are run again are not mixed with new draws, which would normally have seen their results.
             waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-            again = sum(bool(trial_facts(trial).get("drawn")) for trial in waiting)
+            again = [facts for facts in map(trial_facts, waiting) if facts.get("drawn")]
+            together = len(again) or most
+            if any(facts.get("deaths") for facts in again):
+                together = 1  # one of them may have killed the process, and is not to take the others along again
             restore_sampler(self.study)
             with warnings.catch_warnings():
                 # Optuna expects heartbeats from its loop only; here `RunningTrial` sends them.
                 warnings.filterwarnings("ignore", "Heartbeat of storage")
-                trials = [self.study.ask() for _ in range(min(room, most, again or most))]
+                trials = [self.study.ask() for _ in range(min(room, most, together))]
             try:
                 overrides = configure(trials)
             except Exception:

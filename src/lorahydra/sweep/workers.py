@@ -28,6 +28,7 @@ __all__ = ["WorkerPool", "is_worker", "watch_parent", "worker_command", "workers
 logger = logging.getLogger("lorahydra.sweep")
 
 WORKER = "LORAHYDRA_WORKER"
+WORKERS = "LORAHYDRA_WORKERS"
 """Environment variable that holds the number of a worker process, from 1."""
 STORAGE = "LORAHYDRA_STUDY_STORE"
 SECONDS_TO_END = 60
@@ -39,6 +40,11 @@ Replaces = Callable[[int, int], bool]
 def is_worker() -> bool:
     """Whether this process is a worker of another one."""
     return bool(os.environ.get(WORKER))
+
+
+def workers_of_study() -> int:
+    """How many processes of one command share the study, this one among them."""
+    return int(os.environ.get(WORKERS) or 1)
 
 
 def workers_wanted(settings: SweepSettings) -> int:
@@ -121,6 +127,7 @@ class WorkerPool:
         # Threads of several torch processes on the same cores slow each other by far more than their number.
         environment = os.environ | {
             WORKER: str(number + 1),
+            WORKERS: str(self._count),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores)),
         }
         if "model.device" not in " ".join(self._command):

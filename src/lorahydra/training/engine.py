@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Sequence
 
 import torch
 
-from lorahydra.errors import LorahydraError, TrainingError
+from lorahydra.errors import TrainingError, causes
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.memory import OutOfMemoryError, keep_freed_memory, release_memory, with_a_batch_that_fits
 from lorahydra.modeling.single import OnlyAloneError, attached
@@ -34,7 +35,7 @@ OUT_OF_MEMORY = (
     "data.max_length"
 )
 
-Outcome = TrainedAdapter | LorahydraError
+Outcome = TrainedAdapter | Exception
 
 
 def train(
@@ -54,7 +55,7 @@ def train(
     trained = []
     for job in jobs:
         [outcome] = train_pack(base, [job], train_data, eval_data, progress)
-        if isinstance(outcome, LorahydraError):
+        if isinstance(outcome, Exception):
             raise outcome
         trained.append(outcome)
     return trained
@@ -81,11 +82,8 @@ def train_pack(
 
     Returns:
         For each job its adapter, or the error that ended it: its loss became NaN or diverged, a study pruned it, its
-        results cannot be written, or memory does not suffice even for it alone. Such an error does not end the others.
-
-    Raises:
-        ConfigError: A job resumes a training that was made with other settings.
-        ModelError: A job's adapter does not fit the base model.
+        settings do not fit the base model or a checkpoint, its results cannot be written, or memory does not suffice
+        even for it alone. Such an error does not end the others.
     """
     if base.device.type == "cpu":
         keep_freed_memory()
@@ -119,7 +117,7 @@ def _train_alike(
     eval_data: TokenizedExamples,
     progress: Progress,
 ) -> list[Outcome]:
-    """Train jobs that can share a pack, in packs as large as memory allows."""
+    """Train jobs that can share a pack, in packs as large as memory allows; after an error, alone, to find its job."""
     outcomes: list[Outcome] = []
 
     def train_the_rest(side_by_side: int) -> None:
@@ -134,6 +132,13 @@ def _train_alike(
             side_by_side = 1
         except OutOfMemoryError:
             outcomes.append(TrainingError(OUT_OF_MEMORY, reason="out_of_memory"))
+            side_by_side = 1
+        except Exception as error:
+            # Its frames hold the memory of the pack.
+            for cause in causes(error):
+                traceback.clear_frames(cause.__traceback__)
+            if side_by_side == 1 or len(outcomes) == len(jobs) - 1:
+                outcomes.append(error)
             side_by_side = 1
     return outcomes
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lorahydra.config.schema import ExperimentConfig
+from lorahydra.errors import TrialPruned
 from lorahydra.names import EVAL, Kind, Metric, Score, State, Tag, scored
 from lorahydra.tracking import TrackedRun, start_run
 from lorahydra.training import OnMetrics
@@ -97,13 +98,27 @@ def start_trial(config: ExperimentConfig, place: StudyPlace | None) -> TrackedRu
 
 
 def metrics_of(run: TrackedRun, place: StudyPlace | None) -> OnMetrics:
-    """Sends training metrics to MLflow, and validation losses to the study as well."""
+    """Sends training metrics to MLflow, and validation losses to the study as well.
+
+    A training that begins again because memory ran out reports its first steps twice; only the first report counts.
+    """
+    reported: dict[str, int] = {}
+    pruned: list[TrialPruned] = []
 
     def on_metrics(values: Mapping[str, float], step: int) -> None:
-        run.metrics(values, step)
-        loss = values.get(scored(EVAL, Score.LOSS))
-        if place is not None and loss is not None:
+        if pruned:
+            raise pruned[0]
+        fresh = {name: value for name, value in values.items() if step > reported.get(name, -1)}
+        reported.update(dict.fromkeys(fresh, step))
+        run.metrics(fresh, step)
+        loss = fresh.get(scored(EVAL, Score.LOSS))
+        if place is None or loss is None:
+            return
+        try:
             place.measured(loss)
+        except TrialPruned as error:
+            pruned.append(error.with_traceback(None))
+            raise
 
     return on_metrics
 
