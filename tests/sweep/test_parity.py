@@ -12,6 +12,8 @@ from tests.sweep.conftest import Program, installed, make_program, states
 
 from lorahydra.names import State
 
+pytestmark = pytest.mark.slow
+
 SPHERE = {"x": "interval(-5.5, 5.5)", "y": "choice(-5, 0, 5)"}
 RANGES = {"x": "range(-5.5, 5.5, step=0.5)", "y": "choice(-5, 0, 5)"}
 BINH_AND_KORN = {"x": "range(0, 5, step=0.5)", "y": "range(0, 3, step=0.5)"}

@@ -22,6 +22,8 @@ from lorahydra.sweep.storage import open_storage
 from lorahydra.sweep.trial_record import trial_records
 from lorahydra.utils.processes import this_process
 
+pytestmark = pytest.mark.slow
+
 SPACE = ["x=interval(-5.5, 5.5)", "y=interval(0.0, 1.0)"]
 GRID = ["x=range(0, 6)", "y=choice(0.5, 0.75)"]
 

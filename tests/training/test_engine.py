@@ -207,6 +207,7 @@ train(base, [job], Examples(24), Examples(8, seed=1))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_trial_goes_on_from_its_checkpoint(
     base: BaseModel, tiny_model: Path, tmp_path: Path, examples: Examples, eval_examples: Examples
 ) -> None:

@@ -86,6 +86,7 @@ def test_patience_ends_a_training_and_no_other_of_its_pack(base: BaseModel, tmp_
     assert made[0][1].losses.items() >= made[1][1].losses.items()
 
 
+@pytest.mark.slow
 def test_a_resumed_training_knows_the_best_of_before(base: BaseModel, tmp_path: Path, others: Examples) -> None:
     class Dies(Curve):
         def __call__(self, values: Mapping[str, float], step: int) -> None:

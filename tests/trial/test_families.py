@@ -37,6 +37,8 @@ from lorahydra.modeling.lora import adapter, save_adapter
 from lorahydra.modeling.metadata import AdapterMetadata, write_metadata
 from lorahydra.training.batches import collate
 
+pytestmark = pytest.mark.slow
+
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
