@@ -78,6 +78,7 @@ def test_bash_completes(line: str, offered: str, tmp_path: Path) -> None:
     assert done.stdout.strip() == offered
 
 
+@pytest.mark.slow
 def test_letters_that_the_terminal_does_not_have_are_spelled_out(tmp_path: Path) -> None:
     (tmp_path / "вопросы.jsonl").write_text('{"prompt": "1", "completion": "2"}', encoding="utf-8")
     environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
@@ -86,6 +87,7 @@ def test_letters_that_the_terminal_does_not_have_are_spelled_out(tmp_path: Path)
     assert done.stdout.startswith(rb"\u0432\u043e\u043f")
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly(tmp_path: Path) -> None:
     command = f"{LORAHYDRA} data check demo --json | head -1"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)

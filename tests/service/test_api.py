@@ -25,6 +25,8 @@ from lorahydra.service.results import Progress, log_tail
 from lorahydra.service.service import Service
 from lorahydra.service.views import FineTuneParams
 
+pytestmark = pytest.mark.slow
+
 
 def test_projects(client: httpx.Client) -> None:
     made = [client.post("/projects", json={"name": name}).json()["id"] for name in ("One", "Two", "One")]
@@ -231,7 +233,6 @@ def parquet_bomb() -> bytes:
     return content.getvalue()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "status"),
     [
@@ -367,7 +368,6 @@ def test_events_end_with_the_job(client: httpx.Client) -> None:
     assert events == ["event: state", "event: state"]
 
 
-@pytest.mark.slow
 def test_health_says_when_no_fine_tune_can_start(
     client: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

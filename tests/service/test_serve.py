@@ -22,6 +22,8 @@ from lorahydra.service.server import ServerConfig, serve
 from lorahydra.service.service import Service
 from lorahydra.service.views import FineTuneParams
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_refusal_to_start_is_one_line(make_server: Callable[..., Served]) -> None:
     done = make_server().run("--host", "0.0.0.0")

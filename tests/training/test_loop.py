@@ -131,6 +131,7 @@ def test_each_of_a_pack_is_bit_for_bit_what_it_is_alone_and_with_peft(place: Pla
     assert [step for step, values in place.figures("pack", 0) if "eval/loss" in values] == [3, 6, 9, 12]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_order_and_neighbours_do_not_matter(place: Place, dropout: float) -> None:
     settings = [(dataclasses.replace(lora, lora_dropout=dropout), training) for lora, training in DIFFERENT[:3]]
@@ -263,6 +264,7 @@ def test_out_of_memory_halves_a_pack(place: Place, caplog: pytest.LogCaptureFixt
     assert caplog.text.count("Out of memory with a batch of") == many - 1
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_together_is_trained_one_after_the_other(place: Place) -> None:
     settings = [DIFFERENT[0], changed({}, per_device_train_batch_size=2), changed({"use_dora": True}), DIFFERENT[1]]
     together = place.train(settings, "together")

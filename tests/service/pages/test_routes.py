@@ -23,6 +23,8 @@ from lorahydra.service.pages.words import LANGUAGES, Words
 from lorahydra.service.service import Service
 from lorahydra.service.views import Examples, ExampleView, FineTuneParams, JobState, JobView, LogTail, MlflowLinks, Page
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7*7 }} </pre>"
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 EN, RU = Words("en"), Words("ru")
