@@ -6,6 +6,7 @@ outside service failed for good. Anything that is not a `LorahydraError` is a bu
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
     "TrialPruned",
     "UserError",
     "causes",
+    "clear_frames",
     "ends_study",
     "library_errors",
     "one_line",
@@ -209,6 +211,12 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def clear_frames(error: BaseException) -> None:
+    """Free what the frames of an error and its causes hold, such as a trial's model and batches."""
+    for cause in causes(error):
+        traceback.clear_frames(cause.__traceback__)
 
 
 def one_line(text: object, limit: int = 300) -> str:

@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT, until REAL)
 
 
 def new_owner() -> str:
-    """A name for whoever claims, from which others on this machine can tell whether the process is alive."""
+    """The name of a process that claims a verdict; others on this machine can tell from it whether it is alive."""
     return json.dumps({**this_process(), "id": uuid.uuid4().hex})
 
 

@@ -1,7 +1,7 @@
 """Runs the study of one job: `python -m lorahydra.service.job FOLDER`.
 
-It is `lorahydra train -m …` in a process of its own. Both processes hold the lock of the job, which never runs twice,
-whoever starts it and whichever of the two is killed.
+It is `lorahydra train -m …` in a process of its own. Both processes hold the lock of the job, so it never runs
+twice: it does not matter who starts it or which of the two is killed.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def start_ui(folder: Path, port: int) -> None:
 
 
 def end_ui(folder: Path) -> None:
-    """End the UI of this folder, whoever started it."""
+    """End the UI of this folder, no matter which process started it."""
     process = read_json(folder / PROCESS_FILE)
     deadline = time.monotonic() + SECONDS_TO_END
     while process and is_alive(process):

@@ -68,7 +68,7 @@ def start_program(folder: Path, log_file: str, *command: str) -> subprocess.Pope
 
 @contextmanager
 def hold(folder: Path, seconds: float) -> Iterator[int | None]:
-    """Hold the job's lock. Wait some seconds for it: whoever checks whether it is held has it for an instant.
+    """Hold the job's lock. It may take some seconds: a process that checks whether it is held takes it for an instant.
 
     Yields:
         Its file descriptor, which child processes may inherit to hold the lock as well; None if others hold it.

@@ -70,7 +70,7 @@ class FileReceiver:
         """The file, and the encoding that the form names, once all of the request has come.
 
         Raises:
-            ServiceRefusal: There is no file, or not all of the form has come.
+            ServiceRefusal: The form has no file, or did not arrive completely.
         """
         if self._upload is None:
             raise InvalidError("the form has no file: send it as the field 'file'", "no_file")

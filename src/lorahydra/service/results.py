@@ -160,7 +160,7 @@ class Stores:
         """Folder of the winner's adapter, or of that of the best trial so far.
 
         Raises:
-            ConflictError: There is no adapter yet.
+            ConflictError: The fine-tune has no adapter yet.
         """
         winner = Path(job.folder) / "outputs" / job.study / "best"
         if winner.is_dir():

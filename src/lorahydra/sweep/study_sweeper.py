@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import traceback
 from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -28,7 +27,7 @@ from lorahydra.errors import (
     ConfigError,
     StudyError,
     TrialPruned,
-    causes,
+    clear_frames,
     ends_study,
 )
 from lorahydra.names import State
@@ -196,9 +195,7 @@ class StudySweeper:
             if not getattr(returned, "exit_code", None):
                 logger.debug("Trial %d", trial.number, exc_info=returned)
             trial.failed(f"{getattr(returned, 'reason', type(returned).__name__)}: {returned}")
-            # Frames of the traceback hold the trial's objects, even models and batches.
-            for cause in causes(returned):
-                traceback.clear_frames(cause.__traceback__)
+            clear_frames(returned)
             self.objective.release()
         if trial.state is State.FAILED:
             logger.warning("Trial %d failed: %s", trial.number, trial.failure)

@@ -7,7 +7,6 @@ lets each adapter answer, so that all their answers are being judged. Each job t
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import LorahydraError, causes, ends_study
+from lorahydra.errors import LorahydraError, clear_frames, ends_study
 from lorahydra.modeling.memory import release_memory
 from lorahydra.names import State
 from lorahydra.sweep.current import context
@@ -166,7 +165,5 @@ class TrialPack:
                 trial.predict(outcome)
             except Exception as error:
                 member.error = error
-                # Its frames hold what the others need memory for.
-                for cause in causes(error):
-                    traceback.clear_frames(cause.__traceback__)
+                clear_frames(error)  # the others need the memory
                 release_memory()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Sequence
 
 import torch
 
-from lorahydra.errors import TrainingError, causes
+from lorahydra.errors import TrainingError, clear_frames
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.memory import OutOfMemoryError, keep_freed_memory, release_memory, with_a_batch_that_fits
 from lorahydra.modeling.single import OnlyAloneError, attached
@@ -134,9 +133,7 @@ def _train_alike(
             outcomes.append(TrainingError(OUT_OF_MEMORY, reason="out_of_memory"))
             side_by_side = 1
         except Exception as error:
-            # Its frames hold the memory of the pack.
-            for cause in causes(error):
-                traceback.clear_frames(cause.__traceback__)
+            clear_frames(error)  # they hold the memory of the pack
             if side_by_side == 1 or len(outcomes) == len(jobs) - 1:
                 outcomes.append(error)
             side_by_side = 1
