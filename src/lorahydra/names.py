@@ -159,6 +159,11 @@ class Tag(StrEnum):
     """The run that is recorded to instead of this one, which `mlflow run` opened for a study that already had a run."""
 
 
+PARENT_TAG = "mlflow.parentRunId"
+COMMIT_TAG = "mlflow.source.git.commit"
+"""Tags that MLflow itself reads: the run that this one is nested under, and the commit of the code."""
+
+
 class Kind(StrEnum):
     """Values of `Tag.KIND`."""
 

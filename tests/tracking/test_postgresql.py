@@ -114,7 +114,7 @@ def test_database_without_a_server(server: Server, database: str, tmp_path: Path
     config = TrackingConfig(uri=plain, experiment_name="direct", artifact_location=str(tmp_path), system_metrics=False)
     with start_run(config, output_dir=tmp_path / "out", kind=Kind.SINGLE, run_name="direct") as run:
         run.metrics({"a": 1.0})
-        assert run.finish(State.COMPLETE) is None
+        assert run.finish(State.COMPLETE) == 0
     assert "direct" in server.get(f"/ajax-api/2.0/mlflow/runs/get?run_id={run.run_id}").decode()
 
 

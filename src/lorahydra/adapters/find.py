@@ -25,14 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import LorahydraError, ModelError, TrackingError
-from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_DIR, CHAMPION, METADATA_FILE, Kind, Tag
+from lorahydra.errors import LorahydraError, ModelError, NotRecordedError, TrackingError
+from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_DIR, CHAMPION, METADATA_FILE, PARENT_TAG, Kind, Tag
 from lorahydra.tracking import (
     RecordedRun,
     RegisteredVersion,
     fetch_adapter,
     find_version,
-    has_run,
     read_run,
     registered_name,
 )
@@ -43,7 +42,6 @@ __all__ = ["FoundAdapter", "find_adapter", "store_address"]
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 MODEL_URI = re.compile(r"models:/+(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
-PARENT_TAG = "mlflow.parentRunId"
 
 
 @dataclass(frozen=True)
@@ -147,9 +145,10 @@ def _no_folder(folder: Path) -> str:
 
 
 def _by_run(store: TrackingConfig, run_id: str) -> tuple[str, RecordedRun, RecordedRun | None]:
-    if not has_run(store, run_id):
-        raise ModelError(f"the MLflow store {shown(store.uri)} has no run {run_id}: name its store with --uri")
-    run = read_run(store, run_id)
+    try:
+        run = read_run(store, run_id)
+    except NotRecordedError as error:
+        raise ModelError(str(error)) from error
     if run.tags.get(Tag.KIND) != Kind.STUDY:
         return f"run {run.name}", run, _study_of(store, run)
     best = run.tags.get(Tag.BEST_RUN)
@@ -197,12 +196,9 @@ def _named_version(store: TrackingConfig, name: str) -> RegisteredVersion:
 
 def _study_of(store: TrackingConfig, run: RecordedRun) -> RecordedRun | None:
     """The study that a trial's run has won; it has the scores on the test split."""
-    parent = run.tags.get(PARENT_TAG)
     try:
-        study = None if parent is None else read_run(store, parent)
-    except TrackingError:  # it was deleted
-        return None
-    if study is None:
+        study = read_run(store, run.tags[PARENT_TAG])
+    except (KeyError, TrackingError):  # it is not a study's, or the study was deleted
         return None
     return study if study.tags.get(Tag.BEST_RUN) == run.run_id else None
 
@@ -212,7 +208,7 @@ def _record_of(folder: Path, uri: str | None) -> tuple[RecordedRun | None, Recor
     try:
         run_id = json.loads((folder / METADATA_FILE).read_text("utf-8"))["run_id"]
         store = TrackingConfig(uri=store_address(uri))
-        if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id) or not has_run(store, run_id):
+        if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
             return None, None
         run = read_run(store, run_id)
         return run, _study_of(store, run)

@@ -16,13 +16,12 @@ from typing import Any
 from lorahydra.errors import one_line
 from lorahydra.modeling.metadata import AdapterMetadata
 from lorahydra.modeling.packaged import PACKAGED, public_name
-from lorahydra.names import BASELINE, EVAL, HEADLINES, HYPERPARAMETERS, SCORES, TEST, Score, Tag, scored
+from lorahydra.names import BASELINE, COMMIT_TAG, EVAL, HEADLINES, HYPERPARAMETERS, SCORES, TEST, Score, Tag, scored
 from lorahydra.tracking import RecordedRun
 
 __all__ = ["Facts", "model_card"]
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
-COMMIT_TAG = "mlflow.source.git.commit"
 WEIGHTS = ("evaluation.bertscore_weight", "evaluation.judge_weight")
 PLAIN = re.compile(r"[A-Za-z0-9 :,.+%()-]+")
 """A sentence in which nothing is Markdown."""

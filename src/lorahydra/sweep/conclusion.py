@@ -11,7 +11,7 @@ from typing import Any
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import OutputError, StoreAwayError, TrackingError
-from lorahydra.names import ADAPTER_DIR, CHAMPION, LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR, State, Tag
+from lorahydra.names import CHAMPION, LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR, State, Tag
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.leaderboard import leaderboard_csv, write_leaderboard
 from lorahydra.sweep.mlflow_notes import model_description
@@ -173,7 +173,6 @@ def _register(
             tracking,
             best.run_id,
             name,
-            artifact=ADAPTER_DIR,
             description=description,
             tags={Tag.TRIAL_NUMBER: str(best.number), Tag.STUDY: study},
         )

@@ -13,23 +13,26 @@ A study is a run with nested runs (`start_run(…, parent_run_id=…)`); several
 Whatever is logged goes to a queue on disk first, and a background thread sends it. What could not be sent by
 the end of a run is sent later by `sync` (on the command line: `lorahydra sync DIR`). This is the only package that
 imports mlflow, and it does so when a run starts, not before.
+
+Every function that is given an address or a `TrackingConfig` raises `ConfigError` if that is not the address of a
+store, `NotRecordedError` if the store does not have the run, and `TrackingError` if it cannot be used.
 """
 
-from lorahydra.tracking.artifacts import RegisteredVersion, fetch_adapter, fetch_folder, find_version, has_run
 from lorahydra.tracking.children import ChildRun, close_run, find_run, set_tags, unfinished_children
 from lorahydra.tracking.mlmodel import add_model_files, write_model_files
-from lorahydra.tracking.models import register_model, registered_name
+from lorahydra.tracking.models import RegisteredVersion, find_version, register_model, registered_name
 from lorahydra.tracking.patience import patiently
 from lorahydra.tracking.reading import (
     Points,
     RecordedDataset,
     RecordedRun,
+    fetch_adapter,
+    fetch_folder,
     read_metrics,
     read_run,
     read_text,
 )
 from lorahydra.tracking.run import TrackedRun
-from lorahydra.tracking.sender import Unsent
 from lorahydra.tracking.start import check_store, join_run, reopen_run, start_run
 from lorahydra.tracking.sync import SyncedRun, SyncResult, find_unsent, sync
 
@@ -42,7 +45,6 @@ __all__ = [
     "SyncResult",
     "SyncedRun",
     "TrackedRun",
-    "Unsent",
     "add_model_files",
     "check_store",
     "close_run",
@@ -51,7 +53,6 @@ __all__ = [
     "find_run",
     "find_unsent",
     "find_version",
-    "has_run",
     "join_run",
     "patiently",
     "read_metrics",

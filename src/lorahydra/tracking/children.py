@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.names import State, Tag
+from lorahydra.names import PARENT_TAG, State, Tag
 from lorahydra.tracking import operations
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.database import is_made
 from lorahydra.tracking.patience import patient
-from lorahydra.tracking.run import STATUS
 from lorahydra.tracking.store import opened
 from lorahydra.utils.databases import sqlite_file
 
 __all__ = ["ChildRun", "close_run", "find_run", "set_tags", "unfinished_children"]
 
-PARENT_TAG = "mlflow.parentRunId"
 OPEN = ("RUNNING", "SCHEDULED")
 """MLflow's statuses of a run that has not ended."""
 PAGE = 500
@@ -32,7 +30,7 @@ class ChildRun:
 
     run_id: str
     trial_number: int | None
-    """None where the run does not say."""
+    """None if the run does not say."""
     name: str
 
 
@@ -41,15 +39,11 @@ def find_run(config: TrackingConfig, tags: Mapping[str, str]) -> str | None:
     """Id of the run of the experiment that has all of these tags, the oldest if there are several.
 
     Deleted runs do not count. Makes neither an experiment nor a SQLite file.
-
-    Raises:
-        ConfigError: `config.uri` is not the address of a store.
-        TrackingError: The store cannot be reached or read.
     """
     file = sqlite_file(resolve(config.uri))
     if file is not None and not is_made(file):
         return None
-    stored = {name: value for chunk in operations.tags(tags) for name, value in chunk["values"].items()}
+    stored = operations.stored_tags(tags)
     with opened(config) as client:
         experiment = client.get_experiment_by_name(config.experiment_name)
         if experiment is None:
@@ -65,10 +59,6 @@ def unfinished_children(config: TrackingConfig, parent_run_id: str) -> list[Chil
     """Runs nested under a run that have not ended in the store, oldest first.
 
     Their processes may be alive, dead, or have ended without reaching the store.
-
-    Raises:
-        ConfigError: `config.uri` is not the address of a store.
-        TrackingError: The store cannot be reached, or does not have the parent.
     """
     nested = _clause(PARENT_TAG, parent_run_id)
     with opened(config, parent_run_id) as client:
@@ -83,42 +73,23 @@ def unfinished_children(config: TrackingConfig, parent_run_id: str) -> list[Chil
 
 @patient
 def close_run(config: TrackingConfig, run_id: str, state: State, failure: str | None = None) -> None:
-    """Record how a run ended that no process is recording any more; does nothing where that is recorded already.
+    """Record how a run ended (not `RUNNING`) that no process records any more, with one line of its error if it failed.
 
-    A run that has ended in another way keeps its end time.
-
-    Args:
-        config: Its store.
-        run_id: The run.
-        state: How it ended; not `RUNNING`.
-        failure: Class and one line of the error, where it failed.
-
-    Raises:
-        ConfigError: `config.uri` is not the address of a store.
-        TrackingError: The store cannot be reached or written, or does not have the run.
+    Does nothing if that is recorded already. A run that has ended in another way keeps its end time.
     """
-    status = STATUS[state]
     with opened(config, run_id) as client:
         run = client.get_run(run_id)
         has_ended = run.info.status not in OPEN
         if has_ended and run.data.tags.get(Tag.STATE) == state:
             return
-        ending = {Tag.STATE: state.value} | (
-            {Tag.FAILURE: operations.one_line(failure, operations.TAG_LENGTH)} if failure else {}
-        )
-        for name, value in ending.items():
+        for name, value in operations.end_tags(state, failure).items():
             client.set_tag(run_id, name, value)
-        client.set_terminated(run_id, status, run.info.end_time if has_ended else None)
+        client.set_terminated(run_id, operations.STATUS[state], run.info.end_time if has_ended else None)
 
 
 @patient
 def set_tags(config: TrackingConfig, run_id: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a run that is not being recorded.
-
-    Raises:
-        ConfigError: `config.uri` is not the address of a store.
-        TrackingError: The store cannot be reached or written, or does not have the run.
-    """
+    """Set tags of a run that is not being recorded."""
     with opened(config, run_id) as client:
         for name, value in tags.items():
             client.set_tag(run_id, name, value)

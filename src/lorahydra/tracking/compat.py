@@ -46,7 +46,7 @@ def ask(uri: str, method: str, path: str, body: dict[str, Any] | None = None, *,
 
 
 def make_tables(uri: str, artifact_root: Path) -> Any:
-    """MLflow's store on a database, with its tables made where there are none.
+    """MLflow's store on a database, with its tables made if there are none.
 
     `MlflowClient` makes them as well, but keeps its connections for the rest of the process.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -31,10 +30,6 @@ def prepare_database(uri: str, artifact_root: Path | None, *, writes: bool = Fal
         uri: Resolved address.
         artifact_root: Where artifacts go by default, recorded in a new database; None makes nothing new.
         writes: Refuse a database that can only be read.
-
-    Raises:
-        ConfigError: The database driver is not installed.
-        TrackingError: The database cannot be reached, read, written or understood.
     """
     file = sqlite_file(uri)
     if file is not None and not is_made(file):
@@ -79,20 +74,12 @@ def _create_sqlite(file: Path, artifact_root: Path) -> None:
                     closing(sqlite3.connect(temporary)) as target,
                 ):
                     source.backup(target)
-                    # Only its owner can read a temporary file; a database may be shared.
-                    temporary.chmod(0o666 & ~_umask())
             finally:
                 store.engine.dispose()
     except (OutputError, sqlite3.Error) as error:
         raise TrackingError(f"the MLflow store sqlite:///{file} cannot be made: {describe(error)}") from error
     # MLflow keeps connections per address; one that was opened before would go on with a deleted file.
     make_tables(sqlite_uri(file), artifact_root).engine.dispose()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _create_tables(uri: str, artifact_root: Path) -> None:
@@ -108,16 +95,9 @@ def _create_tables(uri: str, artifact_root: Path) -> None:
 
 
 def _check_database(uri: str, writes: bool) -> bool:
-    """Refuse a database that cannot be used, is not MLflow's, or has the tables of another version.
+    """Whether the database has tables; refuse one that cannot be used, is not MLflow's, or is of another version.
 
     MLflow itself would migrate an old database in place, without a copy, when tables are missing.
-
-    Returns:
-        Whether it has tables.
-
-    Raises:
-        ConfigError: Its driver is not installed.
-        TrackingError: Any other fault.
     """
     with _connected(uri) as connection:
         if connection.dialect.name == "sqlite":
@@ -138,12 +118,7 @@ def _check_database(uri: str, writes: bool) -> bool:
 
 @contextmanager
 def _connected(uri: str) -> Iterator[Any]:
-    """A new connection to the database; what is not committed is undone.
-
-    Raises:
-        ConfigError: Its driver is not installed.
-        TrackingError: The database cannot be reached, or fails in the block.
-    """
+    """A new connection to the database; what is not committed is undone. A fault in the block is a `TrackingError`."""
     import sqlalchemy
     from sqlalchemy import exc
 
@@ -165,12 +140,7 @@ def _tables(connection: Any) -> set[str]:
 
 
 def _check_writing(uri: str, connection: Any, tables: set[str]) -> None:
-    """Ask for a change that is rolled back; the file's folder has to take a journal for it.
-
-    Raises:
-        TrackingError: A server's database takes no change from this user.
-        SQLAlchemyError: A SQLite file takes none.
-    """
+    """Ask for a change that is rolled back; the file's folder has to take a journal for it."""
     if connection.dialect.name == "sqlite":
         version = connection.exec_driver_sql("PRAGMA user_version").scalar()
         connection.exec_driver_sql(f"PRAGMA user_version = {version}")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lorahydra.tracking.faults import describe, is_refusal, is_unknown_to_the_store
-from lorahydra.tracking.operations import Operation
+from lorahydra.tracking.operations import CONTEXT_TAG, Operation
 from lorahydra.tracking.spool import Entry, Spool
 from lorahydra.tracking.traces import send_trace
 
@@ -29,12 +29,9 @@ BYTES = 500_000
 
 
 class Delivery:
-    """Sends what a spool holds to one run.
+    """Sends what a spool holds to one run, through an `mlflow.MlflowClient`.
 
-    Args:
-        client: An `mlflow.MlflowClient`.
-        run_id: The run.
-        spool: Where the operations and the copies of artifacts are.
+    Its methods raise whatever MLflow raises when the store cannot be reached.
     """
 
     def __init__(self, client: Any, run_id: str, spool: Spool) -> None:
@@ -52,9 +49,6 @@ class Delivery:
 
         Returns:
             Number of operations that were sent or left out; 0 when none waits.
-
-        Raises:
-            Exception: Whatever MLflow raises when the store cannot be reached.
         """
         entries = self._spool.entries()
         if not entries:
@@ -72,11 +66,7 @@ class Delivery:
         return len(batch)
 
     def send_or_leave_out(self, operation: Operation) -> None:
-        """Send one operation, or warn that the store does not take it.
-
-        Raises:
-            Exception: Whatever MLflow raises when the store cannot be reached.
-        """
+        """Send one operation, or warn that the store does not take it."""
         try:
             self._send([operation])
         except Exception as error:
@@ -152,7 +142,7 @@ class Delivery:
             source=json.dumps(source),
             profile=json.dumps({"num_rows": operation["rows"]}),
         )
-        context = InputTag("mlflow.data.context", operation["context"])
+        context = InputTag(CONTEXT_TAG, operation["context"])
         self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [context])])
 
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import Iterator
 
-from lorahydra.errors import LorahydraError, StoreAwayError, TrackingError
-from lorahydra.tracking.operations import one_line
+from lorahydra.errors import LorahydraError, StoreAwayError, TrackingError, causes, one_line
 from lorahydra.utils import databases
 
 __all__ = ["describe", "is_passing", "is_refusal", "is_unknown_to_the_store", "store_fault"]
-
 
 REFUSALS = (400, 413, 414, 422)
 BUSY = (408, 429)
@@ -39,7 +36,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 def is_unknown_to_the_store(error: Exception) -> bool:
-    """Whether the store does not have such a thing at all: an older server."""
+    """Whether the store, an older server, does not have such a thing at all."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, NotImplementedError):
@@ -55,7 +52,7 @@ def is_passing(error: BaseException) -> bool:
     from mlflow.exceptions import MlflowException, RestException
     from sqlalchemy import exc
 
-    chain = list(_chain(error))
+    chain = list(causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in chain):
         return False
     for cause in chain:
@@ -77,12 +74,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def store_fault(message: str, error: BaseException) -> TrackingError:
-    """The error for a failure of a store, with its cause in words.
-
-    Args:
-        message: What cannot be used.
-        error: What failed.
-    """
+    """The error for a failure of a store: what cannot be used, and the cause in words."""
     kind = StoreAwayError if is_passing(error) else TrackingError
     return kind(f"{message}: {describe(error)}")
 
@@ -92,7 +84,7 @@ def describe(error: BaseException) -> str:
     import requests
     import urllib3
 
-    chain = list(_chain(error))
+    chain = list(causes(error))
     for cause in chain:
         if isinstance(cause, ConnectionRefusedError):
             return "nothing listens there (connection refused)"
@@ -112,12 +104,3 @@ def describe(error: BaseException) -> str:
         if databases.is_driver_error(cause):
             return databases.describe(cause)
     return one_line(chain[-1] if isinstance(chain[-1], OSError) else error)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        reason = getattr(error, "reason", None)  # urllib3 keeps the cause of MaxRetryError there
-        error = error.__cause__ or error.__context__ or (reason if isinstance(reason, BaseException) else None)

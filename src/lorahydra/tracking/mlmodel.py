@@ -6,7 +6,6 @@ asked. The code that answers is copied in, so that a server needs only packages 
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import tempfile
 import warnings
@@ -26,11 +25,7 @@ from lorahydra.utils.files import writing
 __all__ = ["add_model_files", "write_model_files"]
 
 LOADER = "lorahydra.inference.pyfunc"
-SERVED = (
-    "__init__.py",
-    "errors.py",
-    "names.py",
-)
+SERVED = ("__init__.py", "errors.py", "names.py")
 SERVED_PACKAGES = ("config", "data", "inference", "modeling", "utils")
 """What of lorahydra answers; imports point downwards, so nothing else is needed."""
 REQUIREMENTS = (
@@ -65,26 +60,18 @@ def write_model_files(folder: Path, *, with_base: bool = False) -> None:
 
 
 @patient
-def add_model_files(config: TrackingConfig, run_id: str, folder: Path, artifact: str = ADAPTER_DIR) -> None:
-    """Send the files that make a run's adapter an MLflow model; the run already has the adapter's weights.
+def add_model_files(config: TrackingConfig, run_id: str, folder: Path) -> None:
+    """Send the files that make a run's adapter an MLflow model, from its folder after `write_model_files`.
 
-    Args:
-        config: The run's store.
-        run_id: The run.
-        folder: The same adapter here, after `write_model_files`.
-        artifact: The run's artifact folder.
-
-    Raises:
-        ConfigError: `config.uri` is not the address of a store.
-        TrackingError: The store cannot be reached or written, or does not have the run.
+    The run already has the adapter's weights.
     """
     with tempfile.TemporaryDirectory() as name, opened(config, run_id, artifacts=True) as client:
         there = shutil.ignore_patterns(ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, "__pycache__", BASE_DIR)
         with writing(Path(name)):
             extras = shutil.copytree(folder, Path(name) / "model", ignore=there)
-        client.log_artifacts(run_id, str(extras), artifact)
+        client.log_artifacts(run_id, str(extras), ADAPTER_DIR)
         if (folder / BASE_DIR).is_dir():  # gigabytes: sent from where they are
-            client.log_artifacts(run_id, str(folder / BASE_DIR), f"{artifact}/{BASE_DIR}")
+            client.log_artifacts(run_id, str(folder / BASE_DIR), f"{ADAPTER_DIR}/{BASE_DIR}")
 
 
 def _save(target: Path, code: Path, origin: AdapterMetadata) -> None:
@@ -97,6 +84,8 @@ def _save(target: Path, code: Path, origin: AdapterMetadata) -> None:
     from mlflow.types.schema import AnyType, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     _copy_code(code)
+    # Without the local part of a build, such as `+cpu`, which the package index does not have.
+    requirements = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
     signature = ModelSignature(
         # A text or a list of messages: either is one column, and MLflow has no type for both.
         inputs=Schema([ColSpec(AnyType())]),
@@ -117,27 +106,19 @@ def _save(target: Path, code: Path, origin: AdapterMetadata) -> None:
             code_paths=[str(code)],
             signature=signature,
             input_example=EXAMPLE,
-            pip_requirements=_requirements(),
+            pip_requirements=requirements,
             model_config={"base_model": None, "device": "auto", "dtype": None},
             metadata=_facts(origin),
         )
 
 
 def _copy_code(target: Path) -> None:
-    spec = importlib.util.find_spec("lorahydra")
-    assert spec is not None
-    assert spec.origin is not None
-    source = Path(spec.origin).parent
+    source = Path(__file__).resolve().parents[1]
     target.mkdir()
     for name in SERVED:
         shutil.copyfile(source / name, target / name)
     for name in SERVED_PACKAGES:
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "demo"))
-
-
-def _requirements() -> list[str]:
-    """The versions in use; without the local part of a build, such as `+cpu`, which the package index does not have."""
-    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
 def _facts(origin: AdapterMetadata) -> dict[str, Any]:

@@ -25,18 +25,25 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from lorahydra.errors import one_line
+from lorahydra.names import State, Tag
+
 __all__ = [
+    "CONTEXT_TAG",
     "ENDS",
+    "STATUS",
     "Operation",
     "artifact",
     "dataset",
     "encode",
+    "end_tags",
+    "ending",
     "finish",
     "leave",
     "metrics",
     "now",
-    "one_line",
     "params",
+    "stored_tags",
     "table",
     "tags",
     "trace",
@@ -46,6 +53,15 @@ Operation = dict[str, Any]
 
 ENDS = ("finish", "leave")
 """The last operation of a process that did not die."""
+STATUS = {
+    State.COMPLETE: "FINISHED",
+    State.PRUNED: "FINISHED",
+    State.FAILED: "FAILED",
+    State.INTERRUPTED: "KILLED",
+}
+"""MLflow's status of a run that ended in a state."""
+CONTEXT_TAG = "mlflow.data.context"
+"""MLflow's tag on a dataset for what it was used for."""
 
 KEY_LENGTH = 250
 PARAM_LENGTH = 6000
@@ -68,11 +84,6 @@ def encode(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def one_line(value: object, limit: int = 300) -> str:
-    """The text of `value` without line breaks, cut to `limit` characters."""
-    return _cut(" ".join(str(value).split()), limit)
-
-
 def metrics(values: Mapping[str, float], step: int | None) -> Iterator[Operation]:
     """Metric points of one step, all with the present time; NaN and infinities are kept as they are."""
     stamp = now()
@@ -88,8 +99,19 @@ def params(values: Mapping[str, object]) -> Iterator[Operation]:
 
 def tags(values: Mapping[str, str]) -> Iterator[Operation]:
     """Tags, with long values cut to what MLflow takes."""
-    for chunk in _chunks((_key(name), _cut(str(value), TAG_LENGTH)) for name, value in values.items()):
+    for chunk in _chunks(stored_tags(values).items()):
         yield {"op": "tags", "values": chunk, "time": now()}
+
+
+def stored_tags(values: Mapping[str, str]) -> dict[str, str]:
+    """Tags as the store will have them."""
+    return {_key(name): _cut(str(value), TAG_LENGTH) for name, value in values.items()}
+
+
+def end_tags(state: State, failure: str | None = None) -> dict[str, str]:
+    """The tags of a run that has ended, with the class and one line of the error if it failed."""
+    said = {} if failure is None else {Tag.FAILURE.value: one_line(failure, TAG_LENGTH)}
+    return {Tag.STATE.value: state.value, **said}
 
 
 def dataset(name: str, digest: str, source: str, rows: int, context: str) -> Operation:
@@ -116,6 +138,11 @@ def finish(status: str, end_time: int | None = None) -> Operation:
     return {"op": "finish", "status": status, "time": now() if end_time is None else end_time}
 
 
+def ending(state: State, failure: str | None = None, end_time: int | None = None) -> list[Operation]:
+    """The last operations of a run that ended in a state."""
+    return [*tags(end_tags(state, failure)), finish(STATUS[state], end_time)]
+
+
 def leave() -> Operation:
     """The process logs nothing more to a run that goes on; nothing is sent to the store."""
     return {"op": "leave", "time": now()}
@@ -131,7 +158,17 @@ def trace(
     start_ns: int,
     end_ns: int,
 ) -> Operation:
-    """A call of a service; its id is drawn here, so that sending it twice gives one trace."""
+    """A call of a service; its id is drawn here, so that sending it twice gives one trace.
+
+    Args:
+        name: What was called.
+        inputs: What was sent.
+        outputs: What came back.
+        attributes: What else is worth knowing.
+        ok: Whether the call succeeded.
+        start_ns: Its start, in nanoseconds since the epoch.
+        end_ns: Its end.
+    """
     return {
         "op": "trace",
         "id": uuid.uuid4().hex,
@@ -179,7 +216,7 @@ def _chunks(items: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _key(name: str) -> str:
-    """The name where MLflow accepts it, else the nearest one that it accepts."""
+    """The name if MLflow accepts it, else the nearest one that it accepts."""
     clean = posixpath.normpath(re.sub(r"[^/\w.\- :]", "_", str(name)).strip("/") or "_")
     if clean.startswith("."):  # ".", "..", "../x": MLflow could take them for folders
         clean = f"_{clean}"

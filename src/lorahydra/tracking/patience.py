@@ -27,14 +27,9 @@ Parameters = ParamSpec("Parameters")
 
 
 def patiently(config: TrackingConfig, action: Callable[[], Result]) -> Result:
-    """The result of `action`, which is repeated for `config.retry_seconds` while the store cannot be reached.
+    """The result of `action`, which is repeated for `config.retry_seconds` while it raises `StoreAwayError`.
 
-    Args:
-        config: How long to wait.
-        action: Must be harmless when it is repeated.
-
-    Raises:
-        StoreAwayError: The store could not be reached in time.
+    The action must be harmless when it is repeated.
     """
     until = time.monotonic() + config.retry_seconds
     pause, waits = FIRST_PAUSE, False

@@ -1,8 +1,9 @@
-"""Reading what a run has recorded."""
+"""Reading what a run has recorded, and copying its artifacts to this machine."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +11,33 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
+from lorahydra.names import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_DIR,
+    ADAPTER_WEIGHTS_FILE,
+    GENERATION_FILE,
+    METADATA_FILE,
+)
+from lorahydra.tracking.operations import CONTEXT_TAG
+from lorahydra.tracking.patience import patient
 from lorahydra.tracking.store import opened
+from lorahydra.utils.files import replaced_dir
 
-__all__ = ["Points", "RecordedDataset", "RecordedRun", "read_metrics", "read_run", "read_text"]
+__all__ = [
+    "Points",
+    "RecordedDataset",
+    "RecordedRun",
+    "fetch_adapter",
+    "fetch_folder",
+    "read_metrics",
+    "read_run",
+    "read_text",
+]
 
 Points = tuple[tuple[int, float], ...]
 """Step and value of each point of a metric, in the order in which they were logged."""
+ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, METADATA_FILE, GENERATION_FILE)
+"""The files of an adapter; its folder may hold more, even a copy of the base model."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +69,7 @@ class RecordedRun:
 
 
 def read_run(config: TrackingConfig, run_id: str) -> RecordedRun:
-    """Read a run without the history of its metrics.
-
-    Raises:
-        ConfigError: `config.uri` is not the address of a store.
-        TrackingError: The store cannot be reached, or does not have the run.
-    """
+    """Read a run without the history of its metrics."""
     with opened(config, run_id) as client:
         run = client.get_run(run_id)
         experiment = client.get_experiment(run.info.experiment_id)
@@ -69,27 +86,16 @@ def read_run(config: TrackingConfig, run_id: str) -> RecordedRun:
 
 
 def read_metrics(config: TrackingConfig, run_id: str) -> dict[str, Points]:
-    """All points of all metrics of a run, by name.
-
-    Raises:
-        ConfigError: `config.uri` is not the address of a store.
-        TrackingError: The store cannot be reached, or does not have the run.
-    """
+    """All points of all metrics of a run, by name."""
     with opened(config, run_id) as client:
-        names = sorted(client.get_run(run_id).data.metrics)
         return {
             name: tuple((point.step, point.value) for point in client.get_metric_history(run_id, name))
-            for name in names
+            for name in sorted(client.get_run(run_id).data.metrics)
         }
 
 
 def read_text(config: TrackingConfig, run_id: str, artifact: str) -> str | None:
-    """A UTF-8 text among the artifacts of a run; None where it has none of this name.
-
-    Raises:
-        ConfigError: `config.uri` is not the address of a store.
-        TrackingError: The store or its artifacts cannot be read.
-    """
+    """A UTF-8 text among the artifacts of a run; None if it has none of this name."""
     folder, _, name = artifact.rpartition("/")
     with opened(config, run_id, artifacts=True) as client:
         if not any(Path(file.path).name == name for file in client.list_artifacts(run_id, folder or None)):
@@ -98,16 +104,40 @@ def read_text(config: TrackingConfig, run_id: str, artifact: str) -> str | None:
             return Path(client.download_artifacts(run_id, artifact, download)).read_text("utf-8", "replace")
 
 
+@patient
+def fetch_folder(config: TrackingConfig, run_id: str, artifact: str, target: Path) -> None:
+    """Copy an artifact folder of a run to `target`, in place of what is there."""
+    with tempfile.TemporaryDirectory() as download:
+        with opened(config, run_id, artifacts=True) as client:
+            folder = client.download_artifacts(run_id, artifact, download)
+        with replaced_dir(target) as temporary:
+            shutil.copytree(folder, temporary, dirs_exist_ok=True)
+
+
+def fetch_adapter(config: TrackingConfig, run_id: str, target: Path) -> bool:
+    """Copy the adapter of a run to `target`, in place of what is there; False if the run has none."""
+    with opened(config, run_id, artifacts=True) as client, tempfile.TemporaryDirectory() as download:
+        stored = {Path(file.path).name for file in client.list_artifacts(run_id, ADAPTER_DIR)}
+        if ADAPTER_CONFIG_FILE not in stored:
+            return False
+        names = [f"{ADAPTER_DIR}/{name}" for name in ADAPTER_FILES if name in stored]
+        files = [Path(client.download_artifacts(run_id, name, download)) for name in names]
+        with replaced_dir(target) as temporary:
+            for file in files:
+                shutil.move(file, temporary / file.name)
+    return True
+
+
 def _dataset(recorded: Any) -> RecordedDataset:
     dataset = recorded.dataset
-    contexts = [tag.value for tag in recorded.tags if tag.key == "mlflow.data.context"]
+    contexts = [tag.value for tag in recorded.tags if tag.key == CONTEXT_TAG]
     try:
         profile = json.loads(dataset.profile or "{}")
         source = json.loads(dataset.source or "{}")
     except ValueError:
         profile, source = {}, {}
     where = next((str(source[key]) for key in ("uri", "url") if key in source), dataset.source or "")
-    if "path" in source:  # of MLflow's type for datasets of the hub
+    if "path" in source:  # MLflow's type for datasets of the hub
         where = f"hub:{source['path']}"
     rows = profile.get("num_rows")
     return RecordedDataset(dataset.name, dataset.digest, where, rows, contexts[0] if contexts else "")

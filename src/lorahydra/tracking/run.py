@@ -13,28 +13,20 @@ from typing import Any, Self
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import OutputError, TrialPruned
-from lorahydra.names import State, Tag
+from lorahydra.names import State
 from lorahydra.tracking import operations
 from lorahydra.tracking.address import run_url
 from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.operations import Operation
-from lorahydra.tracking.sender import SECONDS_AFTER_INTERRUPT, Sender, Unsent
+from lorahydra.tracking.sender import SECONDS_AFTER_INTERRUPT, Sender
 from lorahydra.tracking.spool import Header, Spool
 from lorahydra.tracking.system import SystemMetrics
 from lorahydra.utils.databases import shown
 from lorahydra.utils.files import writing
 
-__all__ = ["STATUS", "TrackedRun"]
+__all__ = ["Before", "TrackedRun"]
 
 logger = logging.getLogger(__name__)
-
-STATUS = {
-    State.COMPLETE: "FINISHED",
-    State.PRUNED: "FINISHED",
-    State.FAILED: "FAILED",
-    State.INTERRUPTED: "KILLED",
-}
-"""MLflow's status of a run that ended in a state."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class Before:
     """What a run that goes on had before."""
 
     state: State
-    """Interrupted also where another process is still recording it."""
+    """Interrupted also if another process is still recording it."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The last value of each."""
     params: Mapping[str, str] = field(default_factory=dict)
@@ -65,7 +57,7 @@ class TrackedRun:
     run_id: str
     experiment_id: str
     url: str | None
-    """Link to the run where the store is a server; else the command that opens MLflow's UI on the store."""
+    """Link to the run if the store is a server; else the command that opens MLflow's UI on the store."""
     before: Before
     """What a run that goes on had before; nothing for a new one."""
 
@@ -102,7 +94,7 @@ class TrackedRun:
 
         Args:
             values: By name, see `lorahydra.names.Metric`. A value that is not a number is left out with a warning.
-            step: Optimiser step; 0 where there is none.
+            step: Optimiser step; 0 if there is none.
         """
         numbers: dict[str, float] = {}
         for name, value in values.items():
@@ -158,7 +150,7 @@ class TrackedRun:
         """Record a dataset as an input of the run.
 
         Args:
-            name: Its name.
+            name: The split.
             digest: Hash of its content; MLflow keeps the first 36 characters.
             source: Path, `http(s)://…`, or `hub:NAME` for one of the hub.
             rows: Number of examples.
@@ -166,24 +158,21 @@ class TrackedRun:
         """
         self._log([operations.dataset(name, digest, source, rows, context)])
 
-    def finish(self, state: State, failure: str | None = None) -> Unsent | None:
+    def finish(self, state: State, failure: str | None = None) -> int:
         """Send everything that waits and close the run; later calls of any method have no effect.
 
         It waits `config.retry_seconds` for a store that cannot be reached, and 5 seconds after an interrupt.
 
         Args:
             state: How the run ended; not `RUNNING`.
-            failure: Class and one line of the error, where it failed.
+            failure: Class and one line of the error, if it failed.
 
         Returns:
-            What could not be sent, or None.
+            How many entries could not be sent; `lorahydra sync` sends them later.
         """
-        ending = {Tag.STATE.value: state.value}
-        if failure is not None:
-            ending[Tag.FAILURE.value] = operations.one_line(failure, operations.TAG_LENGTH)
-        return self._end([*operations.tags(ending), operations.finish(STATUS[state])], hurry=state is State.INTERRUPTED)
+        return self._end(operations.ending(state, failure), hurry=state is State.INTERRUPTED)
 
-    def leave(self, *, hurry: bool = False) -> Unsent | None:
+    def leave(self, *, hurry: bool = False) -> int:
         """Like `finish`, but the run stays open for others that record it; with `hurry`, as after an interrupt."""
         return self._end([operations.leave()], hurry=hurry)
 
@@ -191,29 +180,9 @@ class TrackedRun:
         """Set what MLflow's UI shows as the run's description: Markdown, cut to 5000 characters."""
         self.tags({"mlflow.note.content": text})
 
-    def trace(
-        self,
-        name: str,
-        *,
-        inputs: Mapping[str, object],
-        outputs: Mapping[str, object],
-        attributes: Mapping[str, object],
-        ok: bool,
-        start_ns: int,
-        end_ns: int,
-    ) -> None:
-        """Record one call of a service as an MLflow trace that belongs to this run.
-
-        Args:
-            name: What was called.
-            inputs: What was sent.
-            outputs: What came back.
-            attributes: What else is worth knowing.
-            ok: Whether the call succeeded.
-            start_ns: Its start, in nanoseconds since the epoch.
-            end_ns: Its end.
-        """
-        self._log([operations.trace(name, inputs, outputs, attributes, ok=ok, start_ns=start_ns, end_ns=end_ns)])
+    def trace(self, call: Operation) -> None:
+        """Record one call of a service, made by `operations.trace`, as an MLflow trace of this run."""
+        self._log([call])
 
     def __enter__(self) -> Self:
         return self
@@ -231,13 +200,13 @@ class TrackedRun:
             # Ctrl-C, or a SystemExit from a signal handler.
             self.finish(State.INTERRUPTED)
 
-    def _end(self, last: Sequence[Operation], *, hurry: bool) -> Unsent | None:
-        """Log the last operations, send everything and close the spool; nothing on a second call."""
+    def _end(self, last: Sequence[Operation], *, hurry: bool) -> int:
+        """Log the last operations, send everything and close the spool; a second call does nothing."""
         if self._system is not None:
             self._system.stop()  # no sample comes after the end
         with self._mutex:
             if self._finished:
-                return None
+                return 0
             self._finished = True
         homeless = [operation for operation in last if self._append(operation) is not None]
         patience = min(self._patience, SECONDS_AFTER_INTERRUPT) if hurry else self._patience

@@ -7,7 +7,6 @@ import shlex
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lorahydra.tracking.compat import mute
@@ -17,7 +16,7 @@ from lorahydra.tracking.operations import Operation
 from lorahydra.tracking.spool import Spool
 from lorahydra.utils.interrupts import interrupted
 
-__all__ = ["SECONDS_AFTER_INTERRUPT", "Sender", "Unsent"]
+__all__ = ["SECONDS_AFTER_INTERRUPT", "Sender"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,27 +32,11 @@ LONGEST_PAUSE_AT_END = 2.0
 """The same when the trial has ended and someone waits."""
 
 
-@dataclass(frozen=True)
-class Unsent:
-    """What a process could not send by the end of its recording."""
-
-    count: int
-    """Number of things logged."""
-    folder: Path
-    """Where they wait."""
-    command: str
-    """What to run when the store is back."""
-
-
 class Sender:
     """Sends what `spool` holds, in order, and tries again while the store cannot be reached.
 
-    The thread starts with the object and ends with `drain`.
-
-    Args:
-        spool: The queue; this thread is its only reader.
-        delivery: Does the calls.
-        store: The store's name for messages.
+    The thread, the only reader of the spool, starts with the object and ends with `finish`. `store` is the store's name
+    for messages.
     """
 
     def __init__(self, spool: Spool, delivery: Delivery, store: str) -> None:
@@ -67,10 +50,10 @@ class Sender:
         self._stopped = False
         self._done = threading.Event()
         self._failed_at_end = False
-        """An attempt has failed since `drain`: the store may have come back before that."""
+        """An attempt has failed since the end began: the store may have come back before that."""
         self._failures = 0
         """Since the store last accepted something."""
-        self.fault = ""
+        self._fault = ""
         """Why the last attempt failed, in words."""
         self._progress = time.monotonic()
         """When the store last accepted something."""
@@ -82,17 +65,8 @@ class Sender:
         with self._wake:
             self._wake.notify()
 
-    def drain(self, patience: float, homeless: Sequence[Operation] = ()) -> bool:
-        """Send everything that is left and end the thread.
-
-        Args:
-            patience: Seconds to wait for a store that cannot be reached. As long as it accepts something, the wait
-                goes on.
-            homeless: Operations to send last, for which the disk had no room.
-
-        Returns:
-            Whether everything was sent.
-        """
+    def _drain(self, patience: float, homeless: Sequence[Operation]) -> bool:
+        """Send everything that is left and end the thread; returns whether everything was sent."""
         asked = time.monotonic()
         try:
             with self._wake:
@@ -108,26 +82,31 @@ class Sender:
             self._stop()
         return self._done.is_set()
 
-    def finish(self, patience: float, homeless: Sequence[Operation] = ()) -> Unsent | None:
-        """`drain`, and let go of the spool, which stays on disk where not everything was sent.
+    def finish(self, patience: float, homeless: Sequence[Operation] = ()) -> int:
+        """Send everything that is left, and let go of the spool, which stays on disk if not everything was sent.
+
+        Args:
+            patience: Seconds to wait for a store that cannot be reached. As long as it accepts something, the wait
+                goes on.
+            homeless: Operations to send last, for which the disk had no room.
 
         Returns:
-            What could not be sent, or None.
+            How many entries could not be sent.
         """
         try:
-            if self.drain(patience, homeless):
+            if self._drain(patience, homeless):
                 self._spool.remove()
-                return None
+                return 0
             folder, here = self._spool.folder.parent.parent, Path.cwd()
             folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
-            unsent = Unsent(self._spool.unsent(), self._spool.folder, f"lorahydra sync {shlex.quote(str(folder))}")
+            unsent = self._spool.unsent()
             logger.warning(
                 "%d entries of run %s were not sent to MLflow at %s (%s); run `%s` when the store is back",
-                unsent.count,
+                unsent,
                 self._delivery.run_id,
                 self._store,
-                self.fault,
-                unsent.command,
+                self._fault,
+                f"lorahydra sync {shlex.quote(str(folder))}",
             )
             return unsent
         finally:
@@ -153,7 +132,7 @@ class Sender:
 
     def _step(self) -> bool:
         """Send one batch; True when draining and nothing is left."""
-        draining = self._draining  # read first: what is logged before `drain` is in the spool by then
+        draining = self._draining  # read first: what is logged before the end begins is in the spool by then
         if self._delivery.step() or not draining:
             return False
         while self._homeless:
@@ -182,12 +161,12 @@ class Sender:
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1
         self._failed_at_end = self._draining
-        self.fault = describe(error)
+        self._fault = describe(error)
         if self._failures == FAILURES_TO_TELL:
             logger.warning(
                 "MLflow at %s cannot be reached: %s; the trial goes on, and what it logs waits in %s",
                 self._store,
-                self.fault,
+                self._fault,
                 self._spool.folder,
             )
 

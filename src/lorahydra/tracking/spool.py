@@ -57,7 +57,7 @@ class Header:
 
 
 def read_header(folder: Path) -> Header | None:
-    """Which run the spool in `folder` belongs to, whichever process holds it; None where that cannot be read."""
+    """Which run the spool in `folder` belongs to, whichever process holds it; None if that cannot be read."""
     try:
         return Header(**json.loads((folder / "run.json").read_text(encoding="ascii")))
     except (OSError, ValueError, TypeError):
@@ -92,15 +92,10 @@ class Spool:
         self._handle = os.open(self._queue, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._size = os.fstat(self._handle).st_size
         self._sent = self._read_sent()
-        self._files = 0
 
     @classmethod
     def create(cls, output_dir: Path) -> Spool:
-        """Make an empty spool in the output folder of a trial.
-
-        Raises:
-            OutputError: The folder cannot be written.
-        """
+        """Make an empty spool in the output folder of a trial."""
         parent = output_dir / FOLDER
         with writing(parent):
             parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +107,6 @@ class Spool:
 
         Raises:
             SpoolBusyError: Its process is alive.
-            OutputError: The folder cannot be written.
         """
         with writing(folder):
             return cls(folder)
@@ -121,10 +115,6 @@ class Spool:
         """Say which run this is; from now on the spool is one that `sync` can send."""
         with atomic_file(self.folder / "run.json") as temporary:
             temporary.write_text(encode(asdict(header)), encoding="ascii")
-
-    def header(self) -> Header | None:
-        """Which run this is; None when the process died before it knew."""
-        return read_header(self.folder)
 
     def append(self, operation: Operation) -> None:
         """Add one operation durably: it survives the death of this process.
@@ -145,7 +135,7 @@ class Spool:
             self._size += len(line)
 
     def entries(self) -> list[Entry]:
-        """The next operations that are not sent yet, oldest first; empty where there are none.
+        """The next operations that are not sent yet, oldest first; empty if there are none.
 
         The end of a torn line (the process died while writing it) never comes.
         """
@@ -166,22 +156,12 @@ class Spool:
 
     def unsent(self) -> int:
         """Number of operations that are not sent yet."""
-        count, offset = 0, self._sent
-        while chunk := os.pread(self._handle, READ_BYTES, offset):
-            count += chunk.count(b"\n")
-            offset += len(chunk)
-        return count
+        return self._queue.read_bytes().count(b"\n", self._sent)
 
     def last(self) -> Operation | None:
         """The newest operation, sent or not."""
-        if self._size == 0:
-            return None
-        for size in (READ_BYTES, self._size):  # the end of the queue holds several lines, all but always
-            data = os.pread(self._handle, size, max(0, self._size - size))
-            lines = data.split(b"\n")[:-1][(1 if size < self._size else 0) :]
-            if lines:
-                return next(_parse(lines[-1] + b"\n", 0)).operation
-        return None
+        complete, ended, _torn = self._queue.read_bytes().rpartition(b"\n")
+        return next(_parse(complete.rpartition(b"\n")[2] + ended, 0)).operation if ended else None
 
     def has_more(self) -> bool:
         """Whether operations wait; cheap, for the sending thread."""
@@ -189,11 +169,9 @@ class Spool:
 
     def reserve(self, name: str) -> Path:
         """A free path inside the spool whose last part is that of the artifact path `name`."""
-        with self._mutex:
-            self._files += 1
-        path = self.folder / "files" / str(self._files) / Path(name).name
-        path.parent.mkdir(parents=True)
-        return path
+        files = self.folder / "files"
+        files.mkdir(exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=files), Path(name).name)
 
     def forget(self, operations: Iterable[Operation]) -> None:
         """Drop the copies of artifacts that were sent."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,35 +12,27 @@ from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError
-from lorahydra.names import Kind, State, Tag
+from lorahydra.names import COMMIT_TAG, PARENT_TAG, Kind, State, Tag
 from lorahydra.tracking import compat, operations
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.patience import patient, patiently
 from lorahydra.tracking.run import Before, TrackedRun
-from lorahydra.tracking.source import source_tags
 from lorahydra.tracking.spool import Header, Spool
 from lorahydra.tracking.store import active_run, connect, experiment_of, get_or_create_experiment, opened, talking_to
 from lorahydra.tracking.views import furnish
+from lorahydra.utils.environment import git
 
 __all__ = ["check_store", "join_run", "reopen_run", "start_run"]
 
-
 NAME_LENGTH = 250
+"""Characters of a run's name that MLflow's databases keep."""
 
 
 def check_store(config: TrackingConfig, *, waits: bool = False) -> None:
     """Find out that a run could be started, before expensive work begins.
 
-    Makes the experiment, and the file of a SQLite store, where they do not exist yet.
-
-    Args:
-        config: Store and experiment.
-        waits: The store was used before: wait `config.retry_seconds` where it cannot be reached. Without this, a
-            wrong address is reported at once.
-
-    Raises:
-        ConfigError: `config.uri` is not the address of a store, or the experiment was deleted.
-        TrackingError: The store cannot be reached, read or written (within about 15 seconds, but for the waiting).
+    Makes the experiment, and the file of a SQLite store, if they do not exist yet. A wrong address is reported at once,
+    within about 15 seconds; with `waits` the store was used before, and the check waits `config.retry_seconds` for it.
     """
     if waits:
         patiently(config, lambda: _open_experiment(config))
@@ -78,29 +72,25 @@ def start_run(
         config: Store and experiment.
         output_dir: The trial's folder; what is not sent yet waits in its `tracking` folder.
         kind: What the run records.
-        run_name: Name shown in MLflow; cut to the 250 characters that its databases keep.
+        run_name: Name shown in MLflow, which keeps 250 characters of it.
         tags: More tags.
         parent_run_id: Run that this one is nested under.
 
     Raises:
-        ConfigError: `config.uri` is not the address of a store, or the experiment was deleted.
-        TrackingError: The store cannot be reached, read or written, and has not come back in `config.retry_seconds`.
+        ConfigError: The experiment was deleted, or `config.uri` is not the address of a store.
         OutputError: `output_dir` cannot be written.
     """
     own_tags = {Tag.KIND: kind, Tag.STATE: State.RUNNING} | dict(tags or {})
     if config.run_id is not None and parent_run_id is None:
-        return _adopt_run(config, output_dir, run_name, own_tags)
-    all_tags = source_tags() | own_tags
-    if parent_run_id is not None:
-        all_tags["mlflow.parentRunId"] = parent_run_id
+        return _adopt_run(config, config.run_id, output_dir, run_name, own_tags)
+    all_tags = _source_tags() | own_tags | ({} if parent_run_id is None else {PARENT_TAG: parent_run_id})
     uri, client, experiment_id = _open_experiment(config)
     spool = Spool.create(output_dir.absolute())
     run = None
     try:
         started = operations.now()
-        sent_at_once = {key: value for chunk in operations.tags(all_tags) for key, value in chunk["values"].items()}
         with talking_to(uri):
-            run = client.create_run(experiment_id, started, sent_at_once, run_name[:NAME_LENGTH])
+            run = client.create_run(experiment_id, started, operations.stored_tags(all_tags), run_name[:NAME_LENGTH])
         header = Header(uri, run.info.run_id, run_name, started)
         spool.write_header(header)
     except BaseException:
@@ -112,31 +102,26 @@ def start_run(
     return TrackedRun(client, spool, header, experiment_id=experiment_id, config=config)
 
 
-def _adopt_run(config: TrackingConfig, output_dir: Path, run_name: str, tags: Mapping[str, str]) -> TrackedRun:
+def _source_tags() -> dict[str, str]:
+    """MLflow's tags for who started a run, with which program, and from which commit of a Git repository."""
+    program = sys.argv[0] if sys.argv and sys.argv[0] not in ("", "-c") else sys.executable
+    tags = {"mlflow.source.name": program, "mlflow.source.type": "LOCAL"}
+    with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    if commit := git("rev-parse", "--verify", "--quiet", "HEAD"):
+        tags[COMMIT_TAG] = commit
+    return tags
+
+
+def _adopt_run(
+    config: TrackingConfig, run_id: str, output_dir: Path, run_name: str, tags: Mapping[str, str]
+) -> TrackedRun:
     """Record to the run that MLflow has opened."""
-    assert config.run_id is not None
-    with opened(config, config.run_id) as client:
-        client.update_run(config.run_id, name=run_name)
+    with opened(config, run_id) as client:
+        client.update_run(run_id, name=run_name)
         for key, value in tags.items():
-            client.set_tag(config.run_id, key, value)
-    return _record_again(config, output_dir, config.run_id, forget_failure=True)
-
-
-def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str, forget_failure: bool) -> TrackedRun:
-    """Go on recording a run that has ended; `before` of the result says how it ended.
-
-    Args:
-        config: Its store.
-        output_dir: The trial's folder.
-        run_id: The run.
-        forget_failure: What failed is done again.
-
-    Raises:
-        ConfigError: `config.uri` is not the address of a store.
-        TrackingError: The store cannot be reached, or does not have the run.
-        OutputError: `output_dir` cannot be written.
-    """
-    return _record_again(config, output_dir, run_id, forget_failure=forget_failure)
+            client.set_tag(run_id, key, value)
+    return reopen_run(config, output_dir=output_dir, run_id=run_id, forget_failure=True)
 
 
 def join_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> TrackedRun:
@@ -145,21 +130,16 @@ def join_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> Tracke
     The run is open from now on, whatever it was before, and its failure is removed. Each process has its own queue in
     its `output_dir` and ends with `leave`, the last one with `finish`. System metrics are not sampled. The first value
     of a param stays, whoever gave it.
-
-    Args:
-        config: Its store.
-        output_dir: Where this process keeps what it has not sent.
-        run_id: The run.
-
-    Raises:
-        ConfigError: `config.uri` is not the address of a store.
-        TrackingError: The store cannot be reached, or does not have the run.
-        OutputError: `output_dir` cannot be written.
     """
-    return _record_again(replace(config, system_metrics=False), output_dir, run_id, forget_failure=True)
+    config = replace(config, system_metrics=False)
+    return reopen_run(config, output_dir=output_dir, run_id=run_id, forget_failure=True)
 
 
-def _record_again(config: TrackingConfig, output_dir: Path, run_id: str, *, forget_failure: bool) -> TrackedRun:
+def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str, forget_failure: bool) -> TrackedRun:
+    """Go on recording a run that has ended; `before` of the result says how it ended.
+
+    With `forget_failure`, what failed is done again, and the run no longer says so.
+    """
     uri = resolve(config.uri)
     # What the run was before is read once: an attempt to open it may fail halfway, and be repeated.
     client, info, data = patiently(config, lambda: _read(uri, run_id))
@@ -185,23 +165,19 @@ def _read(uri: str, run_id: str) -> tuple[Any, Any, Any]:
 
 
 def _open_again(client: Any, uri: str, run_id: str, forget_failure: bool) -> None:
+    from mlflow.exceptions import MlflowException
+
     with talking_to(uri):
         compat.open_run(client, run_id)
         client.set_tag(run_id, Tag.STATE, State.RUNNING)
         if forget_failure:
-            _delete_tag(client, run_id, Tag.FAILURE)
-
-
-def _delete_tag(client: Any, run_id: str, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.delete_tag(run_id, name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # another process was quicker
-            raise
+            try:
+                client.delete_tag(run_id, Tag.FAILURE)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # another process was quicker
+                    raise
 
 
 def _state(tag: str | None) -> State:
-    """The state in a run's tag; interrupted where its process could not set one."""
+    """The state in a run's tag; interrupted if its process could not set one."""
     return State(tag) if tag in {State.COMPLETE, State.PRUNED, State.FAILED} else State.INTERRUPTED

@@ -1,7 +1,7 @@
 """Opening a tracking store. It is checked before a trial spends time, and every fault is one line.
 
 MLflow is imported here, on first use, which takes a second or two. It reads its settings from the environment, so these
-get a value before, where the user has not set one:
+get a value before, unless the user has set one:
 
 | variable | value | why |
 |---|---|---|
@@ -58,18 +58,14 @@ SECONDS_TO_ANSWER = 10
 
 
 def quiet_environment() -> None:
-    """Give MLflow's settings their values, where the user has set none; to be called before MLflow is imported."""
+    """Give MLflow's settings their values, if the user has set none; to be called before MLflow is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 @contextmanager
 def talking_to(uri: str) -> Iterator[None]:
-    """Keep MLflow's log quiet in this thread and turn its failures into one line.
-
-    Raises:
-        TrackingError: Instead of any failure of the store at the resolved address `uri`.
-    """
+    """Keep MLflow's log quiet in this thread, and turn any failure of the store at `uri` into a `TrackingError`."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -82,11 +78,7 @@ def talking_to(uri: str) -> Iterator[None]:
 
 @contextmanager
 def talking_to_artifacts(uri: str) -> Iterator[None]:
-    """The same for a store's artifacts: the SDKs of their services raise errors that have no common class.
-
-    Raises:
-        TrackingError: Instead of any failure that lorahydra has no error for.
-    """
+    """The same for a store's artifacts: the SDKs of their services raise errors that have no common class."""
     what = f"the artifacts of {shown(uri)} cannot be used"
     with library_errors(lambda error: store_fault(what, error)), talking_to(uri):
         yield
@@ -94,15 +86,12 @@ def talking_to_artifacts(uri: str) -> Iterator[None]:
 
 @contextmanager
 def opened(config: TrackingConfig, run_id: str | None = None, *, artifacts: bool = False) -> Iterator[Any]:
-    """A store that exists already, for the calls in the block.
+    """An `mlflow.MlflowClient` of a store that exists already, for the calls in the block.
 
     Args:
         config: Its address.
         run_id: A run that it must have.
-        artifacts: The block reads or writes artifacts.
-
-    Yields:
-        An `mlflow.MlflowClient`.
+        artifacts: Whether the block reads or writes artifacts.
 
     Raises:
         ConfigError: `config.uri` is not the address of a store.
@@ -118,19 +107,12 @@ def opened(config: TrackingConfig, run_id: str | None = None, *, artifacts: bool
 
 
 def connect(uri: str, *, create: bool, writes: bool = False) -> Any:
-    """Open the store at the resolved address `uri`.
+    """An `mlflow.MlflowClient` of the store at a resolved address.
 
     Args:
         uri: Address of the store.
         create: Make a SQLite file that does not exist yet.
         writes: Refuse a database that can only be read.
-
-    Returns:
-        An `mlflow.MlflowClient`.
-
-    Raises:
-        ConfigError: The database driver is not installed.
-        TrackingError: The store cannot be reached, read, written or understood.
     """
     quiet_environment()
     from mlflow import MlflowClient
@@ -144,13 +126,9 @@ def connect(uri: str, *, create: bool, writes: bool = False) -> Any:
 
 
 def get_or_create_experiment(client: Any, name: str, artifact_location: str | None) -> Any:
-    """The experiment `name`, an `mlflow.entities.Experiment`, made if there is none.
+    """The experiment `name`, an `mlflow.entities.Experiment`, made if there is none; `ConfigError` if it was deleted.
 
     Artifacts of a SQLite store go beside its file by default, in `mlartifacts/NAME`.
-
-    Raises:
-        ConfigError: The experiment was deleted.
-        TrackingError: The store failed, or its artifacts cannot be written from here.
     """
     from mlflow.exceptions import MlflowException
 
@@ -174,11 +152,7 @@ def get_or_create_experiment(client: Any, name: str, artifact_location: str | No
 
 
 def experiment_of(client: Any, run_id: str) -> Any:
-    """The experiment of a run, an `mlflow.entities.Experiment`.
-
-    Raises:
-        TrackingError: The store does not have the run, or its artifacts cannot be written from here.
-    """
+    """The experiment of a run, an `mlflow.entities.Experiment`, whose artifacts can be written from here."""
     info = active_run(client, run_id)
     with talking_to(client.tracking_uri):
         experiment = client.get_experiment(info.experiment_id)
@@ -225,11 +199,7 @@ def _check_artifacts(location: str, uri: str) -> None:
 
 
 def _check_server(uri: str) -> None:
-    """Ask the server for something small, and do not wait for the answer as long as MLflow's client does.
-
-    Raises:
-        TrackingError: There is no MLflow server, it refuses access, or it is too old.
-    """
+    """Ask the server for something small, and do not wait for the answer as long as MLflow's client does."""
     response = ask(uri, "POST", "experiments/search", {"max_results": 1}, seconds=SECONDS_TO_ANSWER)
     status = response.status_code
     if "Invalid Host header" in response.text:
@@ -269,17 +239,7 @@ def _is_unknown(response: Any) -> bool:
 
 
 def active_run(client: Any, run_id: str, name: str = "") -> Any:
-    """MLflow's information about a run.
-
-    Args:
-        client: Of the store.
-        run_id: The run.
-        name: Its name, for messages.
-
-    Raises:
-        NotRecordedError: The store does not have the run, or not any more.
-        TrackingError: The store cannot be reached.
-    """
+    """MLflow's information about a run, which must not have been deleted; `name` is for messages."""
     from mlflow.exceptions import MlflowException
 
     uri, which = client.tracking_uri, f"run {run_id} ({name})" if name else f"run {run_id}"

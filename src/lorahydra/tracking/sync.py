@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorahydra.errors import NotRecordedError, TrackingError
-from lorahydra.names import State, Tag
+from lorahydra.names import State
 from lorahydra.tracking import operations
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.faults import store_fault
-from lorahydra.tracking.run import STATUS
 from lorahydra.tracking.spool import FOLDER, Header, Spool, SpoolBusyError, read_header
 from lorahydra.tracking.store import active_run, connect, talking_to
 from lorahydra.utils.databases import shown
@@ -59,11 +58,9 @@ def sync(output_dir: Path, uri: str | None = None) -> SyncResult:
 
     Args:
         output_dir: A trial's output folder, or one that holds several.
-        uri: Address of the store, where it has moved since.
+        uri: Address of the store, if it has moved since.
 
     Raises:
-        ConfigError: `uri` is not the address of a store.
-        TrackingError: A store cannot be reached, or does not have the run.
         OutputError: The folder cannot be written.
     """
     result = SyncResult()
@@ -78,7 +75,7 @@ def sync(output_dir: Path, uri: str | None = None) -> SyncResult:
         if spool is None:
             continue
         try:
-            header = spool.header()
+            header = read_header(folder)
             if header is None:
                 raise TrackingError(f"{folder / 'run.json'} is damaged: delete {folder} to forget the run")
             is_alive = header.run_id in alive
@@ -90,12 +87,7 @@ def sync(output_dir: Path, uri: str | None = None) -> SyncResult:
 
 
 def _take(folder: Path) -> Spool | None:
-    """The spool; None when its process has sent everything and deleted it since it was listed.
-
-    Raises:
-        SpoolBusyError: Its process is alive.
-        OutputError: The folder cannot be written.
-    """
+    """The spool; None if its process has sent everything and deleted it since it was listed."""
     spool = Spool.open(folder)
     if (folder / "run.json").is_file():
         return spool
@@ -117,14 +109,7 @@ def _recorded_now(folders: Iterable[Path]) -> set[str]:
 
 
 def _send(spool: Spool, header: Header, uri: str, *, is_alive: bool) -> SyncedRun:
-    """Send a spool.
-
-    Args:
-        spool: What waits.
-        header: Its run.
-        uri: The run's store, resolved.
-        is_alive: Another process is still recording the run.
-    """
+    """Send a spool to its run in the store at the resolved `uri`; another process may still be recording the run."""
     client = connect(uri, create=False)
     try:
         active_run(client, header.run_id, header.run_name)
@@ -145,11 +130,7 @@ def _send(spool: Spool, header: Header, uri: str, *, is_alive: bool) -> SyncedRu
             interrupted = died and not is_alive and client.get_run(header.run_id).info.status == "RUNNING"
             if interrupted:
                 end = header.started if last is None else last.get("time", header.started)
-                state = State.INTERRUPTED
-                for operation in (
-                    *operations.tags({Tag.STATE: state}),
-                    operations.finish(STATUS[state], end),
-                ):
+                for operation in operations.ending(State.INTERRUPTED, end_time=end):
                     delivery.send_or_leave_out(operation)
         except Exception as error:
             # The SDKs of artifact stores raise errors that have no common class.

@@ -20,10 +20,9 @@ SECONDS = 10.0
 
 
 class SystemMetrics:
-    """Samples in the background until stopped; a run however short gets one sample.
+    """Samples in the background until stopped, and calls `record` with the values and the sample's number, from 0.
 
-    Args:
-        record: Called with the values and the number of the sample, counted from 0.
+    A run gets at least one sample, however short it is.
     """
 
     def __init__(self, record: Callable[[dict[str, float], int], None]) -> None:

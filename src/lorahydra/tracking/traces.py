@@ -20,11 +20,7 @@ PREVIEW = 1000
 
 
 def send_trace(uri: str, experiment_id: str, run_id: str, operation: Operation) -> None:
-    """Store one trace; storing the same again changes nothing.
-
-    Raises:
-        Exception: Whatever MLflow raises when the store cannot be reached.
-    """
+    """Store one trace; storing the same again changes nothing."""
     store_trace(uri, experiment_id, [_span(operation)], _info(experiment_id, run_id, operation))
 
 

@@ -43,12 +43,7 @@ CURVES = "^train/(loss|learning_rate|grad_norm)|^eval/(loss|combined|gain)$"
 
 
 def furnish(client: Any, experiment: Any) -> None:
-    """Give an experiment its view, once: a view that somebody has changed stays as it is.
-
-    Args:
-        client: Of the store.
-        experiment: An `mlflow.entities.Experiment`.
-    """
+    """Give an `mlflow.entities.Experiment` its view, once: a view that somebody has changed stays as it is."""
     tags = {KIND_TAG: "finetuning", VIEW_TAG: _view()}
     missing = {name: value for name, value in tags.items() if name not in experiment.tags}
     try:
@@ -61,12 +56,7 @@ def furnish(client: Any, experiment: Any) -> None:
 
 
 def find_experiment(config: TrackingConfig) -> str:
-    """The id of an experiment.
-
-    Raises:
-        ConfigError: `config.uri` is not the address of a store, or the store has no such experiment.
-        TrackingError: The store cannot be reached or read.
-    """
+    """The id of an experiment; `ConfigError` if the store does not have it."""
     with opened(config) as client:
         experiment = client.get_experiment_by_name(config.experiment_name)
         if experiment is not None and experiment.lifecycle_stage == "active":

@@ -28,6 +28,7 @@ from lorahydra.names import (
     scored,
 )
 from lorahydra.tracking import TrackedRun, write_model_files
+from lorahydra.tracking.operations import trace
 from lorahydra.training import TrainedAdapter
 from lorahydra.trial.prepare import Prepared
 from lorahydra.utils.databases import shown
@@ -175,7 +176,7 @@ def record_judging(run: TrackedRun, session: JudgeSession, judgements: Sequence[
 
 def _record_call(run: TrackedRun, session: JudgeSession, call: JudgeCall) -> None:
     reply, verdict = call.reply, call.verdict
-    run.trace(
+    call_trace = trace(
         f"judge {session.config.name}",
         inputs={"system": call.prompt.system, "user": call.prompt.user},
         outputs={
@@ -194,3 +195,4 @@ def _record_call(run: TrackedRun, session: JudgeSession, call: JudgeCall) -> Non
         start_ns=call.start_ns,
         end_ns=call.start_ns + int(call.seconds * 1e9),
     )
+    run.trace(call_trace)
