@@ -19,7 +19,7 @@ from tests.conftest import CHAT_TEMPLATE
 from tests.support.models import weights_digest
 
 from lorahydra.adapters.export import export_adapter
-from lorahydra.adapters.model_card import Facts, model_card
+from lorahydra.adapters.model_card import model_card
 from lorahydra.config.schema import LoraConfig, ModelConfig
 from lorahydra.errors import LorahydraError, ModelError, OutputError
 from lorahydra.inference.adapted_model import conversations, open_adapter
@@ -219,7 +219,7 @@ def test_an_empty_folder_is_filled(tiny_adapter: Path, tmp_path: Path) -> None:
 def test_an_export_that_fails_leaves_nothing(
     tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
-    def fail(*_: object) -> str:
+    def fail(*_: object, **__: object) -> str:
         raise fault
 
     monkeypatch.setattr("lorahydra.adapters.export.model_card", fail)
@@ -287,7 +287,7 @@ def recorded(**changes: Any) -> RecordedRun:
     return RecordedRun(**values | changes)
 
 
-def facts(**changes: Any) -> Facts:
+def facts(**changes: Any) -> dict[str, Any]:
     metadata = AdapterMetadata(
         ModelConfig(name_or_path="Qwen/Qwen3-0.6B", revision="main", dtype="bfloat16", chat_template=CHAT_TEMPLATE),
         base_digest="git:abc",
@@ -301,13 +301,13 @@ def facts(**changes: Any) -> Facts:
         "dtype": "float32",
         "merged": False,
     }
-    return Facts(**values | changes)
+    return values | changes
 
 
 def test_a_card_says_what_is_known() -> None:
     tags = {"lorahydra.gain": "Tuning helped: combined changed by +0.0800, 95 % interval +0.0200 to +0.1400"}
     study = recorded(tags=tags, metrics={"test/combined": 0.79, "baseline/combined": 0.71, "test/gain": 0.08})
-    card = model_card(facts(run=recorded(), study=study))
+    card = model_card(**facts(run=recorded(), study=study))
     assert front_matter(card) == {
         "base_model": "Qwen/Qwen3-0.6B",
         "base_model_relation": "adapter",
@@ -341,19 +341,21 @@ def test_a_card_says_what_is_known() -> None:
 
 
 def test_a_card_of_an_adapter_without_a_record() -> None:
-    card = model_card(facts(lora={"r": 8, "lora_alpha": 16, "auto_mapping": None}))
+    card = model_card(**facts(lora={"r": 8, "lora_alpha": 16, "auto_mapping": None}))
     assert "| `lora.r` | `8` |" in card
     assert "auto_mapping" not in card
     assert "## Scores" not in card
     assert "## Data" not in card
-    merged = model_card(facts(merged=True))
+    merged = model_card(**facts(merged=True))
     assert front_matter(merged)["library_name"] == "transformers"
     assert "peft" not in merged.lower()
 
 
 def test_a_card_says_what_ends_an_answer() -> None:
-    assert "model.generation_config = GenerationConfig.from_pretrained(folder)" in model_card(facts(has_settings=True))
-    merged = model_card(facts(merged=True, end_texts=("\n### User:",)))
+    assert "model.generation_config = GenerationConfig.from_pretrained(folder)" in model_card(
+        **facts(has_settings=True)
+    )
+    merged = model_card(**facts(merged=True, end_texts=("\n### User:",)))
     assert r"stop_strings=['\n### User:'], tokenizer=tokenizer)" in merged
 
 
@@ -369,10 +371,10 @@ def test_hostile_text_stays_text() -> None:
         ),
         datasets=(RecordedDataset(HOSTILE, HOSTILE, HOSTILE, 3, HOSTILE),),
     )
-    safe = [token for token in elements(model_card(facts(run=recorded())))]
+    safe = [token for token in elements(model_card(**facts(run=recorded())))]
     for merged in (False, True):
-        card = model_card(facts(title=HOSTILE, metadata=metadata, dtype=HOSTILE, merged=merged, run=run))
-        assert set(front_matter(card)) == set(front_matter(model_card(facts())))
+        card = model_card(**facts(title=HOSTILE, metadata=metadata, dtype=HOSTILE, merged=merged, run=run))
+        assert set(front_matter(card)) == set(front_matter(model_card(**facts())))
         assert "\x1b" not in card
         found = list(elements(card))
         kinds = {token.type for token in found}

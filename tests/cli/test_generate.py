@@ -21,7 +21,7 @@ from tests.support.waiting import SECONDS
 
 from lorahydra.cli import chat as chat_module
 from lorahydra.cli.commands import commands
-from lorahydra.cli.showing import Answered, printable, show_answers
+from lorahydra.cli.showing import printable, show_answers
 from lorahydra.data.examples import Message
 from lorahydra.errors import ConfigError, DataError, LorahydraError, OutputError
 from lorahydra.inference.adapted_model import conversations, open_adapter
@@ -75,11 +75,11 @@ def test_base_and_adapter_side_by_side(tiny_adapter: Path, answers: Callable[...
 
 
 def test_markup_and_control_characters_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    show_answers([Answered("p", "[bold]tuned[/bold] [red]x", "[/] :smile: base")])
+    show_answers([{"prompt": "p", "answer": "[bold]tuned[/bold] [red]x", "base_answer": "[/] :smile: base"}])
     shown = capsys.readouterr().out
     assert "[bold]tuned[/bold] [red]x" in shown
     assert "[/] :smile: base" in shown
-    show_answers([Answered("p", "[bold]alone")])
+    show_answers([{"prompt": "p", "answer": "[bold]alone"}])
     assert capsys.readouterr().out == "[bold]alone\n"
     assert printable("a\x1b]0;title\x07\n\tб", terminal=True) == "a\\x1b]0;title\\x07\n\tб"
     assert printable("a\x1b", terminal=False) == "a\x1b"

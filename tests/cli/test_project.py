@@ -15,7 +15,7 @@ import yaml
 from tests.support.models import make_tiny_encoder
 from tests.support.programs import REPOSITORY, ProgramRunner, environment
 
-from lorahydra.cli.project import CHECKED, ENTRIES, TEXTS, _command, calling_folder, overrides_of
+from lorahydra.cli.project import CHECKED, ENTRIES, TEXTS, _command, overrides_of
 from lorahydra.config.compose import compose
 from lorahydra.errors import ConfigError
 from lorahydra.names import Tag
@@ -113,15 +113,6 @@ def test_the_file_and_the_program_know_the_same_entry_points() -> None:
         for name in entry["parameters"]:
             assert name in {*CHECKED, *TEXTS, "overrides", "adapter", "options"}
             assert f"--{name} {{{name}}}" in entry["command"]
-
-
-def test_the_calling_folder_is_that_of_the_program_behind_the_shell(tmp_path: Path) -> None:
-    program = "from lorahydra.cli.project import calling_folder; print(calling_folder())"
-    inner = f"cd / && {sys.executable} -c '{program}'; true"
-    outer = f"import subprocess; subprocess.run(['bash', '-c', {inner!r}], check=True)"
-    done = subprocess.run([sys.executable, "-c", outer], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(tmp_path)
-    assert calling_folder().is_dir()
 
 
 # --- mlflow run, for real -------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lorahydra.adapters.model_card import Facts, model_card
+from lorahydra.adapters.model_card import model_card
 from lorahydra.errors import ModelError, OutputError
 from lorahydra.inference.adapted_model import chat_format, model_at, place_of_base, warn_of_another_base
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
@@ -82,10 +82,18 @@ def export_adapter(
             written, texts = _write_merged(folder, temporary, loaded, dtype)
         else:
             written, texts = _write_adapter(folder, temporary, metadata, dtype, moved=base is not None), ()
-        settings = json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8"))
-        ends = (temporary / GENERATION_FILE).is_file()
-        facts = Facts(target.name, metadata, settings, written, merged, run, study, ends, texts)
-        (temporary / CARD).write_text(model_card(facts), "utf-8", errors="replace")
+        card = model_card(
+            target.name,
+            metadata,
+            lora=json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8")),
+            dtype=written,
+            merged=merged,
+            run=run,
+            study=study,
+            has_settings=(temporary / GENERATION_FILE).is_file(),
+            end_texts=texts,
+        )
+        (temporary / CARD).write_text(card, "utf-8", errors="replace")
     if not (target / CARD).is_file():  # another process was faster
         raise OutputError(f"another program has created {target} meanwhile: choose another folder")
 
@@ -141,10 +149,6 @@ def _write_weights(source: Path, target: Path, dtype: str) -> str:
             raise ModelError(f"the adapter's weights are too large for {dtype}: choose another dtype")
         with disk_errors():
             save_file(tensors, target, metadata={"format": "pt"})
-    return _most_common(tensors)
-
-
-def _most_common(tensors: dict[str, Any]) -> str:
     counts = Counter(_name(value.dtype) for value in tensors.values())
     return counts.most_common(1)[0][0] if counts else "no weights"
 

@@ -59,11 +59,7 @@ class FoundAdapter:
 
 
 def store_address(uri: str | None = None) -> str:
-    """The MLflow store that a command reads: the one that is given, `MLFLOW_TRACKING_URI`, or `./mlflow.db`.
-
-    Raises:
-        ConfigError: The address is not valid.
-    """
+    """The MLflow store that a command reads: the one that is given, `MLFLOW_TRACKING_URI`, or `./mlflow.db`."""
     return resolve(uri or os.environ.get("MLFLOW_TRACKING_URI") or TrackingConfig.uri)
 
 

@@ -7,8 +7,7 @@ the text (`card.md.jinja`) they stand in code spans and code blocks that nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,7 +18,7 @@ from lorahydra.modeling.packaged import PACKAGED, public_name
 from lorahydra.names import BASELINE, COMMIT_TAG, EVAL, HEADLINES, HYPERPARAMETERS, SCORES, TEST, Score, Tag, scored
 from lorahydra.tracking import RecordedRun
 
-__all__ = ["Facts", "model_card"]
+__all__ = ["model_card"]
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 WEIGHTS = ("evaluation.bertscore_weight", "evaluation.judge_weight")
@@ -27,33 +26,35 @@ PLAIN = re.compile(r"[A-Za-z0-9 :,.+%()-]+")
 """A sentence in which nothing is Markdown."""
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a card tells."""
+def model_card(
+    title: str,
+    metadata: AdapterMetadata,
+    *,
+    lora: Mapping[str, Any],
+    dtype: str,
+    merged: bool,
+    run: RecordedRun | None = None,
+    study: RecordedRun | None = None,
+    has_settings: bool = False,
+    end_texts: Sequence[str] = (),
+) -> str:
+    """The card as Markdown with YAML front matter.
 
-    title: str
-    metadata: AdapterMetadata
-    lora: Mapping[str, Any]
-    """PEFT's configuration of the adapter."""
-    dtype: str
-    """Of the exported weights."""
-    merged: bool
-    run: RecordedRun | None = None
-    """Of the trial, where the store has it."""
-    study: RecordedRun | None = None
-    """That the trial has won."""
-    has_settings: bool = False
-    """Whether `generation_config.json` lies beside the weights."""
-    end_texts: tuple[str, ...] = ()
-    """Plain text that ends an answer, where the template has no control token for this."""
-
-
-def model_card(facts: Facts) -> str:
-    """The card as Markdown with YAML front matter."""
+    Args:
+        title: The heading.
+        metadata: Of the adapter.
+        lora: PEFT's configuration of the adapter.
+        dtype: Of the exported weights.
+        merged: Whether the adapter was merged into its base model.
+        run: The trial's run, if the store has it.
+        study: The run of the study that the trial has won.
+        has_settings: Whether `generation_config.json` lies beside the weights.
+        end_texts: Plain text that ends an answer, if the template has no control token for this.
+    """
     # Imported here: it takes longer than everything else that finds an adapter.
     from huggingface_hub import ModelCard, ModelCardData
 
-    base, merged, run = facts.metadata.model, facts.merged, facts.run
+    base = metadata.model
     front_matter = ModelCardData(
         base_model=one_line(_public(base.name_or_path)),
         base_model_relation="finetune" if merged else "adapter",
@@ -66,15 +67,21 @@ def model_card(facts: Facts) -> str:
     card = ModelCard.from_template(
         front_matter,
         str(TEMPLATE),
-        **vars(facts) | {"end_texts": list(facts.end_texts)},
+        title=title,
+        metadata=metadata,
+        dtype=dtype,
+        merged=merged,
+        run=run,
+        has_settings=has_settings,
+        end_texts=list(end_texts),
         base=base,
         is_gguf=bool(base.gguf_file) or base.name_or_path.endswith(".gguf"),
         is_packaged=base.name_or_path in PACKAGED,
         is_local=_is_local(base.name_or_path),
         judge=tags.get(Tag.JUDGE_MODEL),
         weights=weights if len(weights) == len(WEIGHTS) else None,
-        tables=[table for table in _tables(facts) if table["rows"]],
-        hyperparameters=_hyperparameters(facts),
+        tables=[table for table in _tables(run, study) if table["rows"]],
+        hyperparameters=_hyperparameters(run, lora),
         version=version("lorahydra"),
         commit=tags.get(COMMIT_TAG),
         study_name=tags.get(Tag.STUDY),
@@ -87,11 +94,11 @@ def model_card(facts: Facts) -> str:
     return f"{card}\n"
 
 
-def _tables(facts: Facts) -> Iterator[dict[str, Any]]:
+def _tables(trial: RecordedRun | None, study: RecordedRun | None) -> Iterator[dict[str, Any]]:
     """Scores on each split, with the gain in a sentence."""
     splits = (
-        ("the test split, which no trial has seen", TEST, facts.study),
-        ("the validation split", EVAL, facts.run),
+        ("the test split, which no trial has seen", TEST, study),
+        ("the validation split", EVAL, trial),
     )
     for split, prefix, run in splits:
         if run is None:
@@ -121,14 +128,13 @@ def _score(prefix: str, score: Score, metrics: Mapping[str, float], sign: str = 
     return info.text(value, sign) + (f" ({texts[0]} to {texts[1]})" if len(texts) == 2 else "")
 
 
-def _hyperparameters(facts: Facts) -> dict[str, str]:
+def _hyperparameters(run: RecordedRun | None, lora: Mapping[str, Any]) -> dict[str, str]:
     """What the adapter was trained with; without a record, what PEFT's configuration says."""
-    if facts.run is not None and "lora.r" in facts.run.params:
-        params = facts.run.params
+    if run is not None and "lora.r" in (params := run.params):
         names = [name for name in params if name.startswith("lora.")]
         names += [name for name in HYPERPARAMETERS if name.startswith("training.")]
         return {name: params[name] for name in [*names, "seed"] if name in params}
-    settings = {f"lora.{name}": value for name, value in facts.lora.items()}
+    settings = {f"lora.{name}": value for name, value in lora.items()}
     return {name: str(settings[name]) for name in HYPERPARAMETERS if name in settings}
 
 

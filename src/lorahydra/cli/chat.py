@@ -26,11 +26,7 @@ PROMPT = "> "
 def chat(model: AdaptedModel, *, max_new_tokens: int | None, compare: bool, tuned: bool) -> None:
     """Answer line by line, with the conversation so far, until the user ends it.
 
-    Args:
-        model: The model that answers.
-        max_new_tokens: Longest answer; as in the adapter's trial when None.
-        compare: Show the base model's answer first; the tuned one is kept in the conversation.
-        tuned: Answer with the adapter; otherwise with the base model alone.
+    With `compare`, the base model's answer is shown first, and the tuned one is kept in the conversation.
     """
     # Line editing and a history of the input, if this Python has readline.
     with contextlib.suppress(ImportError):

@@ -19,20 +19,10 @@ from lorahydra.cli.serve import serve
 from lorahydra.cli.studies import studies
 from lorahydra.cli.sync import sync
 from lorahydra.cli.ui import ui
-from lorahydra.errors import LorahydraError
+from lorahydra.errors import UserError
 from lorahydra.utils.interrupts import listen, stop_listening
 
 __all__ = ["main"]
-
-
-class UsageError(LorahydraError):
-    """The command line cannot be understood."""
-
-    def __init__(self, error: click.ClickException) -> None:
-        context = error.ctx if isinstance(error, click.UsageError) else None
-        command = "lorahydra" if context is None else context.command_path
-        super().__init__(f"{error.format_message()} (see {command} --help)")
-        self.exit_code = error.exit_code
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,11 +51,7 @@ for command in (data, evaluate, export, generate, judges, models, reproduce, ser
 
 
 def main() -> None:
-    """Run the command line.
-
-    Raises:
-        SystemExit: With the exit code.
-    """
+    """Run the command line, and exit with its code."""
     listen(str)
     try:
         code = _run()
@@ -84,6 +70,7 @@ def _run() -> int:
             # A group without a command: its help, on stderr and with 2, as everywhere in click.
             error.show()
             sys.exit(error.exit_code)
-        except click.ClickException as error:
-            raise UsageError(error) from error
+        except click.UsageError as error:
+            command = "lorahydra" if error.ctx is None else error.ctx.command_path
+            raise UserError(f"{error.format_message()} (see {command} --help)") from error
     return code if isinstance(code, int) else 0

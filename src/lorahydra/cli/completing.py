@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 import click
 from click.shell_completion import CompletionItem
 
+from lorahydra.config.judge_registry import registered_judges
 from lorahydra.errors import LorahydraError
+from lorahydra.modeling.packaged import PACKAGED
 from lorahydra.names import STUDY_STORE
 
 __all__ = ["files", "folders", "judge_names", "packaged_names", "study_names"]
@@ -35,24 +37,12 @@ def _names(known: Callable[[click.Context], Iterable[str]]) -> Completer:
     return complete
 
 
-def _judges(_context: click.Context) -> Iterable[str]:
-    from lorahydra.config.judge_registry import registered_judges
-
-    return registered_judges()
-
-
-def _packaged(_context: click.Context) -> Iterable[str]:
-    from lorahydra.modeling.packaged import PACKAGED
-
-    return PACKAGED
-
-
 def _studies(context: click.Context) -> Iterable[str]:
     from lorahydra.sweep.catalog import list_studies
 
     return [entry.name for entry in list_studies(context.params.get("storage") or STUDY_STORE)]
 
 
-judge_names = _names(_judges)
-packaged_names = _names(_packaged)
+judge_names = _names(lambda _: registered_judges())
+packaged_names = _names(lambda _: PACKAGED)
 study_names = _names(_studies)

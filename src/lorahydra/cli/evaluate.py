@@ -10,8 +10,7 @@ from pathlib import Path
 import click
 
 from lorahydra.cli.completing import folders
-from lorahydra.cli.logs import log_to_terminal
-from lorahydra.cli.stores import uri_option
+from lorahydra.cli.sharing import log_to_terminal, uri_option
 from lorahydra.config.compose import compose, literal
 from lorahydra.config.schema import DataConfig
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 
 from lorahydra.cli.completing import folders
-from lorahydra.cli.stores import uri_option
+from lorahydra.cli.sharing import uri_option
+from lorahydra.config.schema import DTYPES
 
 __all__ = ["export"]
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @click.command(short_help="Write an adapter, or a merged model, to a folder.")

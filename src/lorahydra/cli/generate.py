@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING
 import click
 
 from lorahydra.cli.completing import folders
-from lorahydra.cli.showing import Answered, note, prompt_text, show_answers, write_lines
-from lorahydra.cli.stores import uri_option
+from lorahydra.cli.sharing import uri_option
+from lorahydra.cli.showing import json_line, note, prompt_text, show_answers, write_lines
+from lorahydra.config.schema import DTYPES, ModelConfig
 from lorahydra.errors import ConfigError, DataError, OutputError
 from lorahydra.utils.files import writing
 
 if TYPE_CHECKING:
-    from lorahydra.inference.adapted_model import AdaptedModel, Conversation
+    from lorahydra.inference.adapted_model import Conversation
 
 __all__ = ["generate"]
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @click.command(short_help="Answer prompts with an adapter, or chat with it.")
@@ -68,7 +67,7 @@ def generate(
     """
     if compare and untuned:
         raise ConfigError("--compare shows both answers and --untuned only one: give one of them")
-    _check_device(device)
+    ModelConfig(device=device)  # refuses an unknown device before anything is loaded
     _check_out(out, file)
     conversations = _conversations(prompts, file, encoding)
     if conversations is None and (out is not None or as_json):
@@ -85,36 +84,21 @@ def generate(
 
                 chat(model, max_new_tokens=max_new_tokens, compare=compare, tuned=not untuned)
                 return
-            answered = _answered(model, conversations, max_new_tokens, compare, not untuned)
-    _give(answered, out, as_json)
-
-
-def _answered(
-    model: AdaptedModel, conversations: Sequence[Conversation], limit: int | None, compare: bool, tuned: bool
-) -> list[Answered]:
-    answers = model.answer(conversations, max_new_tokens=limit, tuned=tuned)
-    beside: Sequence[str | None] = [None] * len(answers)
-    if compare:
-        beside = model.answer(conversations, max_new_tokens=limit, tuned=False)
-    texts = [prompt_text(conversation) for conversation in conversations]
-    return [Answered(*entry) for entry in zip(texts, answers, beside, strict=True)]
-
-
-def _give(answered: Sequence[Answered], out: Path | None, as_json: bool) -> None:
+            columns = {
+                "prompt": [prompt_text(conversation) for conversation in conversations],
+                "answer": model.answer(conversations, max_new_tokens=max_new_tokens, tuned=not untuned),
+            }
+            if compare:
+                columns["base_answer"] = model.answer(conversations, max_new_tokens=max_new_tokens, tuned=False)
+    answered = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if out is not None:
         write_lines(answered, out)
         note(f"{len(answered)} answers: {out}")
     if as_json:
         for entry in answered:
-            click.echo(entry.to_json())
+            click.echo(json_line(entry))
     elif out is None:
         show_answers(answered)
-
-
-def _check_device(device: str) -> None:
-    from lorahydra.config.schema import ModelConfig
-
-    ModelConfig(device=device)
 
 
 def _check_out(out: Path | None, file: str | None) -> None:

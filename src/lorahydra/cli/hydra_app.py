@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,11 +67,8 @@ def _launch(app: Callable[[], object]) -> None:
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
-    return module.partition(".")[0] in ("hydra", "omegaconf")
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").partition(".")[0] in ("hydra", "omegaconf")
 
 
 def run_task(tree: DictConfig) -> float | list[float]:
@@ -92,7 +90,7 @@ def run_task(tree: DictConfig) -> float | list[float]:
 
 
 def _run(config: ExperimentConfig, overrides: list[str]) -> float:
-    # Imported here: torch takes seconds, but a typo in a key should be reported at once.
+    # Imported here: torch takes seconds, and a typo in a key should be reported at once.
     from lorahydra.trial.run import run_trial
 
     return run_trial(config, overrides=overrides).combined

@@ -29,9 +29,6 @@ def understood(arguments: Sequence[str]) -> list[str]:
 
     Prints the version and exits if that is asked for.
 
-    Args:
-        arguments: Overrides and options.
-
     Raises:
         ConfigError: An option does not exist, or its value is not allowed.
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorahydra.cli.completing import judge_names
-from lorahydra.cli.logs import log_to_terminal
+from lorahydra.cli.sharing import log_to_terminal, show_table
 from lorahydra.config.judge_registry import (
     install_command,
     is_built_in,
@@ -32,10 +32,7 @@ def judges() -> None:
 @judges.command("list", short_help="Show the judges, their models, keys and SDKs.")
 def list_judges() -> None:
     """Show the judges, the model that each one asks, and whether it has its key and SDK."""
-    rows = [("NAME", "MODEL", "KEY", "SDK"), *(_row(name) for name in registered_judges())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    show_table([("NAME", "MODEL", "KEY", "SDK"), *(_row(name) for name in registered_judges())])
 
 
 def _row(name: str) -> tuple[str, str, str, str]:

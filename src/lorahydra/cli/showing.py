@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,24 +15,16 @@ from lorahydra.utils.files import atomic_file
 if TYPE_CHECKING:
     from lorahydra.data.examples import Message
 
-__all__ = ["Answered", "note", "printable", "prompt_text", "show_answers", "write_lines"]
+__all__ = ["Answered", "json_line", "note", "printable", "prompt_text", "show_answers", "write_lines"]
 
 
-@dataclass(frozen=True)
-class Answered:
-    """A prompt and its answers."""
+Answered = Mapping[str, str]
+"""A `prompt`, its `answer`, and with `--compare` the `base_answer`, as they are written to JSON lines."""
 
-    prompt: str
-    answer: str
-    base_answer: str | None = None
-    """The base model's answer, beside the tuned one."""
 
-    def to_json(self) -> str:
-        """One line."""
-        values = {"prompt": self.prompt, "answer": self.answer}
-        if self.base_answer is not None:
-            values["base_answer"] = self.base_answer
-        return json.dumps(values, ensure_ascii=False)
+def json_line(entry: Answered) -> str:
+    """A prompt and its answers as one line of JSON."""
+    return json.dumps(entry, ensure_ascii=False)
 
 
 def note(text: str) -> None:
@@ -42,12 +33,7 @@ def note(text: str) -> None:
 
 
 def printable(text: str, terminal: bool | None = None) -> str:
-    """The text with characters that would control the terminal spelled out.
-
-    Args:
-        text: Text from a model or a file.
-        terminal: Whether it goes to a terminal; by default, whether stdout is one.
-    """
+    """A model's or a file's text, with characters that would control the `terminal` (by default stdout) spelled out."""
     if not (sys.stdout.isatty() if terminal is None else terminal):
         return text
     return "".join(
@@ -64,24 +50,20 @@ def prompt_text(conversation: Sequence[Message]) -> str:
 
 
 def write_lines(answered: Sequence[Answered], file: Path) -> None:
-    """Write answers as JSON lines, as a whole or not at all.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write answers as JSON lines, as a whole or not at all."""
     with atomic_file(file) as temporary:
-        temporary.write_text("".join(f"{entry.to_json()}\n" for entry in answered), "utf-8")
+        temporary.write_text("".join(f"{json_line(entry)}\n" for entry in answered), "utf-8")
 
 
 def show_answers(answered: Sequence[Answered]) -> None:
     """Print answers; base model and adapter side by side if both have answered."""
-    if any(entry.base_answer is not None for entry in answered):
+    if any("base_answer" in entry for entry in answered):
         _show_table(answered)
         return
     for number, entry in enumerate(answered):
         if len(answered) > 1:
-            note(f"{chr(10) if number else ''}> {entry.prompt}")
-        click.echo(printable(entry.answer))
+            note(f"{chr(10) if number else ''}> {entry['prompt']}")
+        click.echo(printable(entry["answer"]))
 
 
 def _show_table(answered: Sequence[Answered]) -> None:
@@ -95,7 +77,7 @@ def _show_table(answered: Sequence[Answered]) -> None:
     for name in (*(["prompt"] if several else []), "untuned", "tuned"):
         table.add_column(name, ratio=1, overflow="fold")
     for entry in answered:
-        cells = (*([entry.prompt] if several else []), entry.base_answer or "", entry.answer)
+        cells = (*([entry["prompt"]] if several else []), entry["base_answer"], entry["answer"])
         # As text, so that brackets in an answer are not taken for markup.
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console().print(table)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorahydra.cli.completing import study_names
+from lorahydra.cli.sharing import show_table
 from lorahydra.errors import StudyError
 from lorahydra.names import STUDY_STORE
 
@@ -37,19 +38,18 @@ def list_studies(storage: str) -> None:
     """Show the studies of a store, the newest first."""
     from lorahydra.sweep.catalog import list_studies as entries_of
 
-    entries = entries_of(storage)
-    rows = [("NAME", "STATE", "TRIALS", "BEST", "BEGUN"), *(_row(entry) for entry in entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    show_table([("NAME", "STATE", "TRIALS", "BEST", "BEGUN"), *(_row(entry) for entry in entries_of(storage))])
 
 
 def _row(entry: StudyEntry) -> tuple[str, str, str, str, str]:
-    wanted = "" if entry.n_trials is None else f" of {entry.n_trials}"
     best = entry.best
     score = "-" if best is None or best.values is None else f"{entry.objectives[0]} {best.values[0]:.4f}"
     begun = "-" if entry.begun is None else entry.begun.strftime("%Y-%m-%d %H:%M")
-    return entry.name, entry.state, f"{entry.finished}{wanted}", score, begun
+    return entry.name, entry.state, _progress(entry), score, begun
+
+
+def _progress(entry: StudyEntry) -> str:
+    return f"{entry.finished}" if entry.n_trials is None else f"{entry.finished} of {entry.n_trials}"
 
 
 @studies.command("show")
@@ -63,8 +63,7 @@ def show(name: str, storage: str) -> None:
 
     entry = find_study(name, storage)
     screen = console()
-    wanted = "" if entry.n_trials is None else f" of {entry.n_trials}"
-    screen.print(f"Study {entry.name}: {entry.state}, {entry.finished}{wanted} trials", highlight=False, soft_wrap=True)
+    screen.print(f"Study {entry.name}: {entry.state}, {_progress(entry)} trials", highlight=False, soft_wrap=True)
     write_leaderboard(screen, entry.trials, entry.directions, entry.objectives)
     if entry.command is not None:
         screen.print(f"Folder: {entry.command['folder']}", highlight=False, soft_wrap=True)
@@ -95,12 +94,7 @@ def resume(name: str, overrides: tuple[str, ...], storage: str) -> None:
     for variable in [name for name in os.environ if name.startswith("LORA_")]:
         del os.environ[variable]
     os.environ.update(entry.command.get("environment", {}))
-    _go_to(Path(entry.command["cwd"]))
-    train_command(["-m", *given, *overrides])
-
-
-def _go_to(folder: Path) -> None:
-    """Paths in the study's overrides are relative to where it was begun."""
+    folder = Path(entry.command["cwd"])  # the study's relative paths begin there
     if folder.is_dir():
         os.chdir(folder)
     else:
@@ -108,3 +102,4 @@ def _go_to(folder: Path) -> None:
             f"The study was begun in {folder}, which does not exist any more: relative paths are taken from here.",
             err=True,
         )
+    train_command(["-m", *given, *overrides])

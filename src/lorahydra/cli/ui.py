@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from lorahydra.cli.stores import uri_option
+from lorahydra.cli.sharing import uri_option
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError
 

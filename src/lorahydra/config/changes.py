@@ -62,13 +62,7 @@ def may_change(key: str, free: Collection[str]) -> bool:
 
 
 def differing(one: ExperimentConfig, other: ExperimentConfig, free: Collection[str]) -> list[str]:
-    """Keys in which two experiments differ although they may not, such as `lora.r`.
-
-    Args:
-        one: An experiment.
-        other: The experiment that it is compared with.
-        free: One of the lists.
-    """
+    """Keys, such as `lora.r`, in which two experiments differ although they are not in the list `free`."""
     before, now = flatten(one), flatten(other)
     keys = dict.fromkeys([*before, *now])
     return [key for key in keys if before.get(key) != now.get(key) and not may_change(key, free)]

@@ -36,8 +36,7 @@ def main_hydra(config_dir: Path) -> Hydra:
 def options_parser(version: str) -> argparse.ArgumentParser:
     """The parser of the options that `@hydra.main` adds to a program; Hydra does not make it public.
 
-    Args:
-        version: What `--version` prints in place of Hydra's version. argparse has no public way to change it.
+    `version` is printed by `--version` in place of Hydra's version; argparse has no public way to change it.
     """
     parser: argparse.ArgumentParser = get_args_parser()
     for action in parser._actions:

@@ -78,11 +78,7 @@ def config_dir() -> Path:
 
 
 def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> ExperimentConfig:
-    """Compose the shipped configs with Hydra overrides, as the command line does.
-
-    Args:
-        overrides: For example `["experiment=demo", "lora.r=8"]`.
-        folder: Another config folder.
+    """Compose the shipped configs, or those of another folder, with overrides such as `lora.r=8`.
 
     Raises:
         ConfigError: The overrides have a mistake; the message is one line.

@@ -47,7 +47,6 @@ class ColumnsConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Check each field."""
         for scheme_name, file_name in self.renamed().items():
             not_blank(f"data.columns.{scheme_name}", file_name)
 
@@ -114,7 +113,6 @@ class DataConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Check each field and their combination."""
         if (self.train_file is None) == (self.hub_name is None):
             given = "neither is" if self.train_file is None else "both are"
             raise ConfigError(

@@ -47,7 +47,6 @@ class RubricConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Check each field."""
         one_of("judge.rubric.language", self.language, LANGUAGES)
         for name, criterion in self.criteria.items():
             key = f"judge.rubric.criteria.{name}"
@@ -132,7 +131,6 @@ class JudgeConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Check each field and their combination."""
         if self.name != NO_JUDGE and self.name not in registered_judges():
             raise JudgeNotFoundError(self.name, registered_judges())
         self._check_secrets()
@@ -179,11 +177,7 @@ class JudgeConfig:
         return None
 
     def require_api_key(self) -> str:
-        """The key of a service that cannot be used without one.
-
-        Raises:
-            JudgeSetupError: None of the variables that may hold it is set.
-        """
+        """The key of a service that cannot be used without one; `JudgeSetupError` if no variable holds it."""
         if (key := self.api_key()) is not None:
             return key
         first, *others = self.key_names or ["judge.api_key_env"]
@@ -219,11 +213,7 @@ class JudgeConfig:
 
 
 def refuse_secret(override: str) -> None:
-    """Refuse an override that contains a secret key, before Hydra writes it to a file.
-
-    Raises:
-        ConfigError: An override contains one; the message does not repeat it.
-    """
+    """Refuse an override that contains a secret key, before Hydra writes it to a file, without repeating the key."""
     key, _, value = override.partition("=")
     group, _, name = key.lstrip("+~").partition(".")
     if group != "judge":

@@ -19,6 +19,7 @@ from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError
 
 __all__ = [
+    "DTYPES",
     "ColumnsConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -30,6 +31,8 @@ __all__ = [
     "TrackingConfig",
     "TrainingConfig",
 ]
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -55,9 +58,8 @@ class ModelConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Check each field."""
         not_blank("model.name_or_path", self.name_or_path)
-        one_of("model.dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        one_of("model.dtype", self.dtype, DTYPES)
         kind, _, index = self.device.partition(":")
         if kind not in ("auto", "cpu", "mps", "cuda") or (":" in self.device and not index.isdecimal()):
             raise ConfigError(f"model.device={self.device} is not allowed: choose auto, cpu, mps, cuda or cuda:N")
@@ -88,7 +90,6 @@ class LoraConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Check each field and their combination."""
         at_least("lora.r", self.r, 1)
         at_least("lora.lora_alpha", self.lora_alpha, 1)
         within("lora.lora_dropout", self.lora_dropout, 0, 1, below=True)
@@ -172,7 +173,6 @@ class TrainingConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Check each field and their combination."""
         at_least("training.num_train_epochs", self.num_train_epochs, 0, exclusive=True)
         if self.max_steps != -1:
             at_least("training.max_steps", self.max_steps, 1)
@@ -231,7 +231,6 @@ class EvaluationConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Check each field and their combination."""
         for name in ("max_new_tokens", "batch_size", "bertscore_num_layers", "bertscore_batch_size"):
             at_least(f"evaluation.{name}", getattr(self, name), 1)
         at_least("evaluation.bootstrap_samples", self.bootstrap_samples, 100)
@@ -288,7 +287,6 @@ class TrackingConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Check each field."""
         not_blank("tracking.uri", self.uri)
         not_blank("tracking.experiment_name", self.experiment_name)
         for name, limit in NAME_LENGTHS.items():
@@ -326,7 +324,6 @@ class ExperimentConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Check the study's name, the objective and the seed."""
         if self.study is not None:
             names_a_folder("study", self.study)
         names = objectives(self.objective)

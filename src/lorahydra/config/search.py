@@ -34,11 +34,7 @@ class SearchConfig:
 
 
 def objectives(value: object) -> list[str]:
-    """The names in `objective`, which is one name or a list.
-
-    Raises:
-        ConfigError: A name is unknown or given twice, or there is none.
-    """
+    """The names in `objective`, which is one name or a list of different ones."""
     names = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
     if not names:
         raise ConfigError(f"objective={value} is not allowed: give one or a list of {', '.join(OBJECTIVES)}")

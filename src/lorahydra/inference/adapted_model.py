@@ -64,13 +64,7 @@ def chat_format(base: BaseModel, metadata: AdapterMetadata) -> ChatFormat:
 
 
 class AdaptedModel:
-    """A base model with an adapter attached, ready to answer; `open_adapter` makes one.
-
-    Args:
-        base: The base model.
-        model: The base model with the adapter, a `peft.PeftModel`.
-        metadata: The adapter's metadata.
-    """
+    """A base model with an adapter attached, ready to answer; `open_adapter` makes one."""
 
     def __init__(self, base: BaseModel, model: Any, metadata: AdapterMetadata) -> None:
         self.base = base

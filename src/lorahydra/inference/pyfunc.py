@@ -27,12 +27,7 @@ COLUMNS = ("messages", "prompt")
 
 
 class Predictor:
-    """An adapter that answers; MLflow calls its `predict`.
-
-    Args:
-        model: The adapter with its base model.
-        resources: Closed with the predictor.
-    """
+    """An adapter that answers; MLflow calls its `predict`."""
 
     def __init__(self, model: AdaptedModel, resources: ExitStack) -> None:
         self._model = model
@@ -67,9 +62,7 @@ class Predictor:
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Predictor:
     """MLflow's entry: load the adapter in the folder `path`.
 
-    Args:
-        path: Folder of the model.
-        model_config: `base_model` (where the base is on this machine), `device`, `dtype`.
+    `model_config` may have `base_model` (where the base model is on this machine), `device` and `dtype`.
     """
     folder, settings = Path(path), model_config or {}
     resources = ExitStack()

@@ -61,9 +61,7 @@ def load_base(config: ModelConfig, *, role: str = "tuned") -> BaseModel:
         role: The use of the model: a model that judges does not replace the one that is tuned.
 
     Raises:
-        ModelError: The model is unknown, broken, incomplete, or not a causal language model.
         ConfigError: The device, dtype or attention kernel is not available.
-        ServiceError: The model is on the hub, not in its cache, and the hub cannot be reached.
     """
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
@@ -81,15 +79,8 @@ def load_base(config: ModelConfig, *, role: str = "tuned") -> BaseModel:
 def load_copy(config: ModelConfig) -> BaseModel:
     """Load a base model for the caller alone, who may change it; the models that the process holds stay as they are.
 
-    Weights are as the checkpoint stores them (those of GGUF files in float32), even where the CPU does not compute in
-    their dtype.
-
-    Args:
-        config: The model's settings; it is loaded on the CPU with the default kernels, whatever they are.
-
-    Raises:
-        ModelError: As `load_base`.
-        ServiceError: As `load_base`.
+    It is on the CPU, with the default kernels. Weights are as the checkpoint stores them (those of GGUF files in
+    float32), even if the CPU does not compute in their dtype.
     """
     files = locate(config)
     return _load(files, resolve_device("cpu"), stored_dtype(files), None)
@@ -99,21 +90,12 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """Load the tokenizer of the model that `config` names; no weights are read or downloaded.
 
     A model without a padding token gets its end-of-text token as one: padding is masked, so any token does.
-
-    Raises:
-        ModelError: The model is unknown, or its tokenizer is missing, broken or has no token to pad with.
-        ServiceError: The model is on the hub, not in its cache, and the hub cannot be reached.
     """
     return read_tokenizer(locate(config, weights=False))
 
 
 def load_context_window(config: ModelConfig) -> int | None:
-    """The largest number of tokens that the model takes; None if it does not say. No weights are read.
-
-    Raises:
-        ModelError: The model is unknown, or its configuration cannot be used.
-        ServiceError: The model is on the hub, not in its cache, and the hub cannot be reached.
-    """
+    """The largest number of tokens that the model takes; None if it does not say. No weights are read."""
     files = locate(config, weights=False)
     if files.gguf_file:
         return None

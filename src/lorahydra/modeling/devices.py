@@ -20,10 +20,7 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def resolve_device(requested: str) -> torch.device:
-    """Turn `model.device` into a device that exists.
-
-    Args:
-        requested: `auto` (the first CUDA GPU, else the CPU), `cpu`, `mps`, `cuda` or `cuda:N`.
+    """The device of `model.device`: `auto` (the first CUDA GPU, else the CPU), `cpu`, `mps`, `cuda` or `cuda:N`.
 
     Raises:
         ConfigError: The requested GPU does not exist.
@@ -49,12 +46,7 @@ def resolve_device(requested: str) -> torch.device:
 
 
 def resolve_dtype(requested: str, device: torch.device) -> torch.dtype:
-    """Turn `model.dtype` into a dtype that works on `device`.
-
-    Args:
-        requested: `auto` (bfloat16 on a CUDA GPU with native support, else float32), `float32`, `bfloat16` or
-            `float16`.
-        device: What `resolve_device` gave.
+    """The dtype that `model.dtype` asks for; `auto` is bfloat16 on a CUDA GPU with native support, else float32.
 
     Raises:
         ConfigError: The device cannot compute in this dtype.

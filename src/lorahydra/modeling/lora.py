@@ -67,10 +67,6 @@ def adapter(base: BaseModel, config: LoraConfig, seed: int) -> Iterator[peft.Pef
 def load_adapter(base: BaseModel, folder: Path | str) -> Iterator[peft.PeftModel]:
     """Attach the saved adapter in `folder` to `base` for inference, and remove it when the block ends.
 
-    Args:
-        base: The base model that the adapter was trained on.
-        folder: A folder in PEFT's format, with safetensors weights.
-
     Yields:
         The model with the adapter, in evaluation mode, nothing trainable.
 
@@ -83,15 +79,7 @@ def load_adapter(base: BaseModel, folder: Path | str) -> Iterator[peft.PeftModel
 
 
 def attach_saved(base: BaseModel, folder: Path) -> peft.PeftModel:
-    """Attach the saved adapter in `folder` to `base` permanently, for inference.
-
-    Args:
-        base: The base model that the adapter was trained on, to be changed.
-        folder: A folder that passed `check_adapter`.
-
-    Raises:
-        ModelError: The adapter does not fit the base model.
-    """
+    """Attach the saved adapter in a folder that passed `check_adapter` to `base`, permanently, for inference."""
     from peft import PeftModel
 
     what = f"the adapter in {folder} does not fit the base model {base.source}: use the base model it was trained on"

@@ -33,19 +33,13 @@ NO_THINKING = "{%- if enable_thinking is not defined -%}{%- set enable_thinking 
 
 
 def merge_adapter(config: ModelConfig, folder: Path, dtype: torch.dtype) -> BaseModel:
-    """Load a copy of the base model with the adapter merged into its weights.
+    """Load a copy of the base model, on the CPU, with the adapter in a folder merged into its weights.
 
     Products are added to the checkpoint's weights in float32 and rounded to `dtype` once. Base models that the process
     holds stay as they are.
 
-    Args:
-        config: The base model; the copy is on the CPU.
-        folder: The adapter, in PEFT's format.
-        dtype: Dtype of the merged weights.
-
     Raises:
         ModelError: Base model or adapter cannot be used, or merged weights are not finite in `dtype`.
-        ServiceError: The base model is on the hub, which cannot be reached.
     """
     check_adapter(folder)
     base = load_copy(config)
@@ -73,9 +67,6 @@ def save_merged(merged: BaseModel, folder: Path, *, chat_template: str | None = 
         folder: The folder to write to.
         chat_template: Jinja text, set on the tokenizer; the tokenizer's own stays when None.
         ends: Tokens that end an answer in this template, beside those that the base model's generation settings name.
-
-    Raises:
-        OSError: The folder cannot be written.
     """
     model, tokenizer = merged.model, merged.tokenizer
     model.generation_config = greedy_settings(model, tokenizer, ends)

@@ -46,11 +46,7 @@ class AdapterMetadata:
 
 
 def write_metadata(folder: Path, metadata: AdapterMetadata) -> None:
-    """Write the metadata into the adapter's folder.
-
-    Raises:
-        OutputError: The folder cannot be written.
-    """
+    """Write the metadata into the adapter's folder."""
     values = dataclasses.asdict(metadata)
     content = {"version": VERSION, **values, "model": {name: values["model"][name] for name in KEPT}}
     with atomic_file(folder / METADATA_FILE) as temporary:
@@ -58,11 +54,7 @@ def write_metadata(folder: Path, metadata: AdapterMetadata) -> None:
 
 
 def read_metadata(folder: Path) -> AdapterMetadata:
-    """Read the metadata; for an adapter that lorahydra did not train, what PEFT's configuration says.
-
-    Raises:
-        ModelError: The folder has no adapter, or its metadata cannot be read.
-    """
+    """Read the metadata; for an adapter that lorahydra did not train, what PEFT's configuration says."""
     check_adapter(folder)
     path = folder / METADATA_FILE
     if not path.is_file():

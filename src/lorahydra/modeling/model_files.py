@@ -44,15 +44,8 @@ class ModelFiles:
 def locate(config: ModelConfig, *, weights: bool = True) -> ModelFiles:
     """Find the files of the model that `config` names; a hub model is downloaded if it is not in the hub's cache.
 
-    A name is tried in this order: as a packaged name, as a local path, as a hub id.
-
-    Args:
-        config: The model's settings.
-        weights: Whether the weights are needed too, or only configuration and tokenizer.
-
-    Raises:
-        ModelError: Nothing has this name, or it has not been fetched, or it is not a model.
-        ServiceError: The hub is needed and cannot be reached.
+    A name is tried in this order: as a packaged name, as a local path, as a hub id. Without `weights`, only the
+    configuration and the tokenizer are needed.
     """
     name = config.name_or_path
     if name in PACKAGED:
@@ -67,11 +60,7 @@ def locate(config: ModelConfig, *, weights: bool = True) -> ModelFiles:
 
 
 def check_weights(files: ModelFiles) -> None:
-    """Check that all safetensors files of a model exist and are complete; only their headers are read.
-
-    Raises:
-        ModelError: A file is missing, damaged or of a refused kind; the message names it.
-    """
+    """Check that all safetensors files of a model exist and are complete; only their headers are read."""
     if files.gguf_file:
         return
     from safetensors import SafetensorError, safe_open
@@ -87,11 +76,7 @@ def check_weights(files: ModelFiles) -> None:
 
 
 def check_tokenizer(files: ModelFiles) -> None:
-    """Check that a model has a tokenizer: without its files transformers may quietly make an empty one.
-
-    Raises:
-        ModelError: None of the files that can hold a vocabulary exists.
-    """
+    """Check that a model has a tokenizer: without its files transformers may quietly make an empty one."""
     if not files.gguf_file and not any((files.folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(f"{files.name} has no tokenizer: {files.folder} holds none of {', '.join(TOKENIZER_FILES)}")
 
@@ -112,13 +97,7 @@ def content_digest(files: ModelFiles) -> str:
 
 
 def copy_model(config: ModelConfig, target: Path) -> None:
-    """Copy the files of a base model to a folder, as a whole or not at all.
-
-    Raises:
-        ModelError: The model is unknown or incomplete.
-        ServiceError: The model is on the hub, not in its cache, and the hub cannot be reached.
-        OutputError: The folder cannot be written.
-    """
+    """Copy the files of a base model to a folder, as a whole or not at all."""
     files = locate(config)
     check_weights(files)
     with replaced_dir(target) as temporary:
@@ -212,11 +191,7 @@ def _check_settings(folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the weights of a model other than a GGUF file, whether they exist or not.
-
-    Raises:
-        ModelError: The index that names them is damaged.
-    """
+    """The safetensors files that hold the weights of a model other than a GGUF file, whether they exist or not."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file() or not index.is_file():
         return [single]

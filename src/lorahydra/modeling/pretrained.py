@@ -23,17 +23,7 @@ logger = logging.getLogger(__name__)
 def read_model(
     files: ModelFiles, dtype: torch.dtype, attention: str | None
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Read the tokenizer and the model, which is put on the CPU.
-
-    Args:
-        files: Where they are.
-        dtype: Of the weights.
-        attention: Attention kernel; transformers' choice when None.
-
-    Raises:
-        ModelError: A file is missing or broken, or the model is not a causal language model.
-        ConfigError: The attention kernel is not available.
-    """
+    """Read the tokenizer and the model onto the CPU; without `attention`, transformers chooses the kernel."""
     check_weights(files)
     if files.gguf_file:
         return _from_gguf(files, files.gguf_file, dtype, attention)
@@ -70,11 +60,7 @@ def stored_dtype(files: ModelFiles) -> torch.dtype:
 
 
 def read_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
-    """The tokenizer, with a padding token.
-
-    Raises:
-        ModelError: It is missing or broken, or has no token to pad with.
-    """
+    """The tokenizer, with a padding token."""
     from transformers import AutoTokenizer
 
     check_tokenizer(files)
@@ -97,11 +83,7 @@ def read_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
 
 
 def read_config(files: ModelFiles) -> Any:
-    """The configuration, as transformers reads it.
-
-    Raises:
-        ModelError: It cannot be used.
-    """
+    """The configuration, as transformers reads it."""
     from transformers import AutoConfig
 
     with loading(f"the config.json of {files.name} cannot be used"):

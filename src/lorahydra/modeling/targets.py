@@ -21,9 +21,6 @@ def check_targets(base: BaseModel, config: LoraConfig) -> None:
 
     PEFT itself ignores names of a list that match nothing, and gives an obscure error if a layer is too small for
     PiSSA.
-
-    Raises:
-        ModelError: A name or the expression matches no module, or PiSSA cannot be computed for a matched layer.
     """
     targets = config.target_modules
     if targets == "all-linear":

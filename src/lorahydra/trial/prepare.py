@@ -54,15 +54,7 @@ class Prepared:
 
 
 def prepare(config: ExperimentConfig) -> Prepared:
-    """Read, check and tokenise the data, load the models and set up the judge; anything already loaded is used again.
-
-    Raises:
-        DataError: The data cannot be used.
-        ModelError: The base model or the encoder cannot be used.
-        ServiceError: A hub is needed and cannot be reached.
-        JudgeSetupError: The judge's SDK or key is missing, its key is refused, or its scores would mislead.
-        JudgeError: The judge is unavailable.
-    """
+    """Read, check and tokenise the data, load the models and set up the judge; what is already loaded is used again."""
     started = time.perf_counter()
     # First, so that a missing or refused key shows within seconds.
     session = ready_session(config.judge)
@@ -98,13 +90,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
 
 
 def metadata_of(config: ExperimentConfig, prepared: Prepared, run_id: str) -> AdapterMetadata:
-    """The metadata of an adapter of this experiment.
-
-    Args:
-        config: The experiment.
-        prepared: Its base model and prompts.
-        run_id: MLflow's run of the trial.
-    """
+    """The metadata of an adapter of this experiment, which the MLflow run `run_id` records."""
     base = prepared.base
     model = dataclasses.replace(
         config.model,

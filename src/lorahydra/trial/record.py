@@ -90,13 +90,7 @@ def data_warnings(warnings: Sequence[str]) -> list[str]:
 
 
 def record_description(run: TrackedRun, params: Mapping[str, object], warnings: Sequence[str]) -> None:
-    """Write the run's description: the parameters that distinguish this trial, and the warnings about the data.
-
-    Args:
-        run: Where to record.
-        params: The few of a run's hundred parameters that were searched or set by the user.
-        warnings: Warnings of the data report.
-    """
+    """Write the run's description: what was searched or set by the user, and the warnings about the data."""
     rows = [[code(name), code(value)] for name, value in params.items()]
     lines = [*data_warnings(warnings), *(table(["searched", "value"], rows) if rows else ())]
     if lines:
@@ -104,12 +98,7 @@ def record_description(run: TrackedRun, params: Mapping[str, object], warnings: 
 
 
 def record_environment(run: TrackedRun, device: str) -> None:
-    """Log code, packages and machine.
-
-    Args:
-        run: Where to record.
-        device: Where the model is.
-    """
+    """Log code, packages and machine, with the device that the model is on."""
     run.text(json.dumps(environment(device), ensure_ascii=False, indent=2), ENVIRONMENT_FILE)
     if changes := code_changes():
         run.text(changes, CHANGES_FILE)

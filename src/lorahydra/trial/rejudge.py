@@ -78,18 +78,9 @@ def judge_saved(
     tracking_uri: str | None = None,
     progress: Progress | None = None,
 ) -> TrialResult:
-    """Judge saved predictions, and complete the run of the trial that made them.
+    """Judge saved predictions with the current settings, and complete the run of the trial that made them.
 
-    Args:
-        trial: The trial.
-        config: Its experiment, with the current overrides.
-        place: In a study, the place of the trial that counts instead; it takes over the run.
-        tracking_uri: Where the MLflow store is, if it has moved.
-        progress: Where to show the progress.
-
-    Raises:
-        NotRecordedError: The store does not have the run.
-        LorahydraError: The judge fails; the run is closed as failed.
+    In a study, `place` is that of the trial that counts instead; it takes over the run.
     """
     started = time.perf_counter()
     predictions = trial.predictions
@@ -113,9 +104,7 @@ def judge_saved(
 def rejudge_hint(folder: Path, *, in_study: bool = False) -> Iterator[None]:
     """Add to a judge's error how to continue without training again.
 
-    Args:
-        folder: The trial's output folder.
-        in_study: Whether the trial is part of a study, which says itself how to resume after a fault that stops it.
+    A study (`in_study`) says itself how to resume after a fault that stops it.
     """
     try:
         yield
@@ -129,23 +118,14 @@ def rejudge_hint(folder: Path, *, in_study: bool = False) -> Iterator[None]:
 def reopened(
     trial: SavedTrial, config: ExperimentConfig, tracking_uri: str | None, *, forget_failure: bool
 ) -> TrackedRun:
-    """The trial's run, after everything unsent has been sent to it.
-
-    Raises:
-        OutputError: The trial is still running.
-    """
+    """The trial's run, after everything unsent has been sent to it; `OutputError` if the trial is still running."""
     if patiently(config.tracking, lambda: sync(trial.folder, tracking_uri)).busy:
         raise OutputError(f"the trial in {trial.folder} is still going on: wait for its end")
     return reopen_run(config.tracking, output_dir=trial.folder, run_id=trial.run_id, forget_failure=forget_failure)
 
 
 def judge_session(config: ExperimentConfig) -> JudgeSession:
-    """The judge of a saved trial.
-
-    Raises:
-        ConfigError: The trial has none.
-        JudgeSetupError: Its SDK or key is missing.
-    """
+    """The judge of a saved trial; `ConfigError` if it has none."""
     session = load_session(config.judge)
     if session is None:
         raise ConfigError(f"judge.name=none in the trial's {ANSWERS_FILE}: the trial has no judge")

@@ -178,9 +178,6 @@ def compare(
         again: The same for the second run.
         tolerance: Relative difference up to which a point counts as close.
         cut: Whether the first run ended early; then points that only the second run has are ignored.
-
-    Returns:
-        One entry per metric, by name.
     """
     names = [name for name in {**before, **again} if not name.startswith(NOT_COMPARED)]
     names = [name for name in names if name != Metric.TRAIN_TOKENS_PER_SECOND and not (cut and name not in before)]
@@ -217,11 +214,7 @@ def _same(old: float, new: float) -> bool:
 
 
 def _check_data(recorded: Recorded) -> None:
-    """Compare the digests of the data, so that no hours are spent on other data.
-
-    Raises:
-        DataError: They are not the same, and no setting that was changed explains it.
-    """
+    """Compare the digests of the data, so that no hours are spent on other data."""
     splits = load_splits(recorded.config.data, recorded.config.seed)
     now = {CONTEXTS[split.name]: split.digest for split in (splits.train, splits.validation)}
     for dataset in recorded.run.datasets:

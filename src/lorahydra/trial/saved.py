@@ -54,11 +54,7 @@ def forget_trial(folder: Path) -> None:
 
 
 def save_trial(trial: SavedTrial) -> None:
-    """Write a trial into its folder.
-
-    Raises:
-        OutputError: The folder cannot be written.
-    """
+    """Write a trial into its folder."""
     config, predictions = trial.config, trial.predictions
     tracking = dataclasses.replace(config.tracking, uri=shown(resolve(config.tracking.uri)))
     examples = predictions.examples
@@ -84,11 +80,9 @@ def save_trial(trial: SavedTrial) -> None:
 
 
 def load_trial(folder: Path, *, tracking_uri: str | None = None) -> SavedTrial:
-    """Read a trial back.
+    """Read a trial back from its output folder.
 
-    Args:
-        folder: A trial's output folder.
-        tracking_uri: Address of its MLflow store, if it has moved or needs a password; passwords are not saved.
+    Its MLflow store has the address `tracking_uri` if it has moved or needs a password; passwords are not saved.
 
     Raises:
         OutputError: There are no predictions, or they cannot be read.

@@ -139,13 +139,9 @@ def connect_args(url: str, seconds: float) -> dict[str, Any]:
 
 
 def open_engine(url: str, key: str, seconds: float, **options: Any) -> Engine:
-    """SQLAlchemy's engine of a database.
+    """SQLAlchemy's engine of a database at a checked address, which the setting `key` has.
 
-    Args:
-        url: The result of `checked_url`.
-        key: The setting that has the address, for messages.
-        seconds: How long to wait for a lock of SQLite, or for PostgreSQL's first answer.
-        **options: For `sqlalchemy.create_engine`.
+    It waits so many seconds for a lock of SQLite, or for PostgreSQL's first answer.
 
     Raises:
         ConfigError: Its driver is unknown or is not installed.
@@ -186,15 +182,10 @@ def database_lock(engine: Engine, number: int, name: str = "", *, wait: bool = T
         engine: Of the database.
         number: Of PostgreSQL's advisory lock, 64 bits.
         name: Of the lock file beside a SQLite database, after the database's name.
-        wait: For as long as another holds it.
+        wait: For as long as another holds it; otherwise that is a `TimeoutError`.
 
     Yields:
         The connection that holds the lock; None for SQLite.
-
-    Raises:
-        TimeoutError: Another holds it and `wait` is false.
-        OutputError: The lock file cannot be made.
-        SQLAlchemyError: The server cannot be reached.
     """
     from sqlalchemy import exc
 

@@ -30,10 +30,7 @@ CHANGES_LENGTH = 1_000_000
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What this process runs with, as JSON values.
-
-    Args:
-        device: Where the model is, such as `cpu` or `cuda:0`.
+    """What this process runs with, as JSON values, if its model is on a device such as `cpu` or `cuda:0`.
 
     Returns:
         `code` (commit and digest of what is not committed), `python`, `platform`, `packages` (version by name),

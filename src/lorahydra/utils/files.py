@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,11 +60,7 @@ def _reason_of_copy(error: OSError) -> str | None:
 
 
 def check_new(folder: Path) -> None:
-    """Check that `atomic_dir` can make `folder`: it does not exist, or is empty.
-
-    Raises:
-        OutputError: It is something else.
-    """
+    """Check that `atomic_dir` can make `folder`: it does not exist, or is empty."""
     with writing(folder):
         if folder.is_dir() and any(folder.iterdir()):
             raise OutputError(f"the folder {folder} is not empty: choose a new one, or remove it")
@@ -76,15 +72,12 @@ def check_new(folder: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, moved onto it when the block ends well and removed when it does not."""
+    """Yield a temporary file beside `path`, moved onto it when the block ends well and removed when it does not."""
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _beside(path)
+        temporary.touch()
         try:
             yield temporary
-            _follow_umask(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -96,37 +89,52 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
     A folder that another process put at `path` meanwhile stays, and this one is dropped.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with _temporary_dir(path) as temporary:
+        yield temporary
+        _readable(temporary)
         try:
-            yield temporary
-            _follow_umask(temporary)
-            try:
-                temporary.rename(path)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 @contextmanager
 def replaced_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that replaces it, with all it holds, when the block ends well."""
+    with _temporary_dir(path) as temporary, _temporary_dir(path) as old:
+        yield temporary
+        _readable(temporary)
+        if path.exists():
+            path.rename(old / path.name)
+        temporary.rename(path)
+
+
+@contextmanager
+def _temporary_dir(path: Path) -> Iterator[Path]:
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        old = temporary.with_name(f"{temporary.name}.old")
+        temporary = _beside(path)
+        temporary.mkdir()
         try:
             yield temporary
-            _follow_umask(temporary)
-            if path.exists():
-                path.rename(old)
-            temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A new name in the folder of `path`, which is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+
+
+def _readable(folder: Path) -> None:
+    """Give all in a new folder the permissions that newly made files and folders have, as the folder itself has.
+
+    safetensors makes files that only the user can read, which is wrong for a cache or an adapter that others use.
+    """
+    mode = folder.stat().st_mode & 0o777
+    for entry in folder.rglob("*"):
+        entry.chmod(mode if entry.is_dir() else mode & 0o666)
 
 
 @contextmanager
@@ -135,7 +143,6 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
     Raises:
         TimeoutError: Another process holds it and `wait` is false.
-        OutputError: The lock file cannot be made.
     """
     from filelock import FileLock
 
@@ -148,21 +155,3 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     finally:
         # Also after an interrupt inside `acquire`: the same process may need the lock again to clean up.
         lock.release(force=True)
-
-
-def _follow_umask(path: Path) -> None:
-    """Give `path`, and all in it, the permissions that newly made files and folders have.
-
-    `tempfile` and safetensors make files that only the user can read, which is wrong for a cache or an adapter that
-    others use.
-    """
-    # Reading the umask changes it for the whole process, so a folder and a file are made to find it out.
-    probe = Path(tempfile.mkdtemp(prefix=".permissions.", dir=path.parent))
-    try:
-        (probe / "folder").mkdir()
-        (probe / "file").touch()
-        modes = {kind: (probe / kind).stat().st_mode & 0o777 for kind in ("folder", "file")}
-    finally:
-        shutil.rmtree(probe, ignore_errors=True)
-    for entry in [path, *path.rglob("*")]:
-        entry.chmod(modes["folder" if entry.is_dir() else "file"])

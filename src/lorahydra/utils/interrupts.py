@@ -67,7 +67,7 @@ def listening() -> Iterator[None]:
     """Remember Ctrl-C inside the block, in a process that goes on after it, such as a notebook.
 
     Raises:
-        KeyboardInterrupt: At the end of the block, where it was lost inside.
+        KeyboardInterrupt: At the end of the block, if it was lost inside.
     """
     global _first
     # A handler that is already there stays, and only the main thread may handle signals.
@@ -87,11 +87,7 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def noticed() -> Iterator[None]:
-    """A block that ends with `KeyboardInterrupt` when an interrupt has come, also where it was lost.
-
-    Raises:
-        KeyboardInterrupt: Instead.
-    """
+    """A block that ends with `KeyboardInterrupt` if an interrupt has come, even if it was lost."""
     try:
         yield
     except Exception:
@@ -124,21 +120,13 @@ def interrupted() -> bool:
 
 
 def raise_if_interrupted() -> None:
-    """Raise an interrupt that was lost; called between two steps of work, and not while cleaning up.
-
-    Raises:
-        KeyboardInterrupt: One has come; only the main thread is told.
-    """
+    """Raise an interrupt that was lost, in the main thread; called between two steps, and not while cleaning up."""
     if _first is not None and not _postponed and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
 
 def forget() -> None:
-    """Go on after a Ctrl-C that was meant for one step only.
-
-    Raises:
-        KeyboardInterrupt: It was SIGTERM, which is meant for the process.
-    """
+    """Go on after a Ctrl-C that was meant for one step only; a SIGTERM, which is meant for the process, comes again."""
     global _first
     if _number is signal.SIGTERM:
         raise_if_interrupted()

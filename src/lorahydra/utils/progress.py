@@ -98,25 +98,14 @@ class Progress:
 
     @contextmanager
     def _bar(self, description: str, total: int) -> Iterator[Advance]:
+        from rich import progress as rich
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bar
 
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            *(rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn()),
+            *(rich.TimeElapsedColumn(), rich.TimeRemainingColumn(), rich.TextColumn("{task.fields[note]}")),
         )
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar, _logging_above_the_bar():
+        with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar, _logging_above_the_bar():
             task = bar.add_task(description, total=total, note="")
             yield lambda done, note: bar.update(task, advance=done, note=note)
 
