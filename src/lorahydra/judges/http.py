@@ -28,7 +28,6 @@ class HttpJudge(Judge):
 
     Args:
         config: The address, model and limits.
-        needs_key: Whether it is an error when no key is set.
         options: Names that `judge.options` may have.
         features: Parts of a request that not every service and model takes, each with a regular expression for the
             message of a service that refuses it. What is refused is not asked for again.
@@ -44,15 +43,19 @@ class HttpJudge(Judge):
         *,
         features: Mapping[str, str],
         options: Collection[str] = (),
-        needs_key: bool = True,
     ) -> None:
         check_options(config, options)
         self.model = require_model(config)
         self.identity = config.base_url or ""
-        self._key = config.require_api_key() if needs_key else config.api_key()
+        self._key = config.require_api_key() if self.needs_key(config) else config.api_key()
         self._config = config
         self._features = dict(features)
         self._client: Any
+
+    @classmethod
+    def needs_key(cls, config: JudgeConfig) -> bool:
+        """Whether it is an error when no key is set."""
+        return True
 
     @property
     def secrets(self) -> tuple[str, ...]:  # type: ignore[override]  # those of GigaChat change

@@ -44,7 +44,7 @@ class OpenAIJudge(HttpJudge):
             # OpenAI's newer models take only `max_completion_tokens`; other services often only the older name.
             del features[MAX_TOKENS]
         options = ("reasoning_effort",)
-        super().__init__(config, features=features, options=options, needs_key=not config.base_url)
+        super().__init__(config, features=features, options=options)
         self._sdk = import_sdk("openai", config.name)
         context = ssl_context(config)
         self._client = self._sdk.OpenAI(
@@ -54,6 +54,11 @@ class OpenAIJudge(HttpJudge):
             max_retries=0,
             http_client=self._sdk.DefaultHttpxClient(verify=context) if context else None,
         )
+
+    @classmethod
+    def needs_key(cls, config: JudgeConfig) -> bool:
+        """Only OpenAI's own service; another one may take requests without a key."""
+        return not config.base_url
 
     def _send(self, prompt: JudgePrompt, features: Collection[str]) -> Any:
         limit = MAX_TOKENS if MAX_TOKENS in features else "max_completion_tokens"
