@@ -79,7 +79,7 @@ def test_odd_forms_and_cookies(client: httpx.Client) -> None:
     answer = client.post(login, data={"token": TOKEN}, headers={"Origin": str(login.copy_with(raw_path=b"/"))[:-1]})
     assert "Secure" not in answer.headers["set-cookie"]
     session = answer.headers["set-cookie"].partition(";")[0]
-    # Another program of this host has set a cookie that is none.
+    # Another program of this host has set a cookie that is not valid.
     assert client.get("/projects", headers={"Cookie": f'theme={{"a": 1}}; {session}'}).status_code == 200
     secure = client.post(login, data={"token": TOKEN}, headers={"Origin": f"https://{login.netloc.decode()}"})
     assert "Secure" in secure.headers["set-cookie"]

@@ -18,7 +18,7 @@ from lorahydra.cli.serve import serve as command
 from lorahydra.errors import ConfigError
 from lorahydra.service.access import Access
 from lorahydra.service.database import Database, Version
-from lorahydra.service.server import ServerConfig, serve
+from lorahydra.service.server import serve
 from lorahydra.service.service import Service
 from lorahydra.service.views import FineTuneParams
 
@@ -74,7 +74,7 @@ def test_a_second_server_leaves_the_ui_of_the_first_alone(service: Service, monk
     ended: list[Path] = []
     monkeypatch.setattr("lorahydra.service.server.end_ui", ended.append)
     with pytest.raises(ConfigError, match="another lorahydra server uses the folder"):
-        serve(ServerConfig(Access(), free_port(), free_port()), service.config)
+        serve(service.config, Access(), free_port(), free_port())
     assert ended == []
 
 

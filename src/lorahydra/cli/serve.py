@@ -77,7 +77,6 @@ def serve(
     """
     _require_packages()
     from lorahydra.service.access import TOKEN_VARIABLE, Access
-    from lorahydra.service.server import ServerConfig
     from lorahydra.service.server import serve as run
     from lorahydra.service.service import ServiceConfig
 
@@ -93,7 +92,7 @@ def serve(
     )
     # Taken out of the environment, because studies and MLflow's UI have no use for it.
     access = Access(host=host, token=os.environ.pop(TOKEN_VARIABLE, None), names=names)
-    run(ServerConfig(access, port, None if no_mlflow else mlflow_port), config)
+    run(config, access, port, None if no_mlflow else mlflow_port)
 
 
 def _require_packages() -> None:

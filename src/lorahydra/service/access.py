@@ -7,13 +7,15 @@ import hmac
 import ipaddress
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, TimestampSigner
 
 from lorahydra.errors import ConfigError
 
-__all__ = ["COOKIE", "SESSION_SECONDS", "TOKEN_VARIABLE", "Access", "is_loopback"]
+__all__ = ["COOKIE", "SESSION_SECONDS", "TOKEN_VARIABLE", "Access"]
 
 TOKEN_VARIABLE = "LORAHYDRA_API_TOKEN"
 COOKIE = "lorahydra_session"
@@ -37,7 +39,9 @@ class Access:
 
     def __post_init__(self) -> None:
         """Check the token."""
-        if self.token is None and not is_loopback(self.host):
+        address = _address(self.host)
+        is_loopback = self.host.lower() == "localhost" or (address is not None and address.is_loopback)
+        if self.token is None and not is_loopback:
             raise ConfigError(
                 f"--host {self.host} lets other machines in: put a secret into {TOKEN_VARIABLE}, which they must send, "
                 "or leave --host out"
@@ -50,10 +54,11 @@ class Access:
 
         Starlette's TrustedHostMiddleware knows names only: not "any address", and not our refusals.
         """
-        name = _host_of(header)
-        if name is None:
-            return False
-        if name in LOOPBACK_NAMES or name in (self.host.lower(), *(other.lower() for other in self.names)):
+        name = ""
+        with suppress(ValueError):  # of a malformed address or port
+            parts = urlsplit(f"//{header.strip()}")
+            name = (parts.hostname or "").rstrip(".") if parts.port is None or parts.port else ""
+        if name in (*LOOPBACK_NAMES, *(other.lower() for other in (self.host, *self.names))):
             return True
         # A server that listens on all addresses may be asked by any of them: an address cannot be rebound.
         return self.host in ("0.0.0.0", "::") and _address(name) is not None
@@ -78,24 +83,7 @@ class Access:
         return TimestampSigner(self.token or "", salt="lorahydra session", digest_method=hashlib.sha256)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host."""
-    address = _address(host)
-    return host.lower() == "localhost" or (address is not None and address.is_loopback)
-
-
-def _host_of(header: str) -> str | None:
-    """The name in a `Host` header, without port and brackets; None if there is none."""
-    header = header.strip().lower()
-    if header.startswith("["):
-        name, bracket, port = header[1:].partition("]")
-        return name if bracket and (not port or port[1:].isdigit()) else None
-    name, colon, port = header.partition(":")
-    return name.rstrip(".") if name and (not colon or (port.isascii() and port.isdigit())) else None
-
-
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
+    with suppress(ValueError):
         return ipaddress.ip_address(text)
-    except ValueError:
-        return None
+    return None

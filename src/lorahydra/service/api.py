@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
@@ -16,40 +17,15 @@ from starlette.requests import ClientDisconnect
 
 from lorahydra import __version__
 from lorahydra.errors import LorahydraError, OutputError
+from lorahydra.service import views
 from lorahydra.service.archive import zipped
-from lorahydra.service.bodies import (
-    EstimateBody,
-    FineTuneBody,
-    IdempotencyKey,
-    Limit,
-    Lines,
-    Number,
-    Offset,
-    ProjectBody,
-    ProjectFilter,
-    Refusal,
-    TextEncoding,
-)
+from lorahydra.service.bodies import LARGEST, EstimateBody, FineTuneBody, ProjectBody, Refusal
 from lorahydra.service.errors import ServiceRefusal
 from lorahydra.service.guard import API
-from lorahydra.service.receiving import FileReceiver
-from lorahydra.service.results import log_tail
-from lorahydra.service.rows import PAGE
+from lorahydra.service.results import LONGEST_LOG, log_tail
+from lorahydra.service.rows import MOST, PAGE
 from lorahydra.service.service import Service
 from lorahydra.service.uploads import LONGEST_ENCODING
-from lorahydra.service.views import (
-    ENDED,
-    DatasetView,
-    Estimate,
-    Examples,
-    JobView,
-    JudgeView,
-    LeaderboardRow,
-    LogTail,
-    ModelView,
-    Page,
-    ProjectView,
-)
 
 __all__ = ["router"]
 
@@ -66,6 +42,30 @@ UPLOAD_SCHEMA = {
     "properties": {"file": {"type": "string", "format": "binary"}, "encoding": ENCODING_FIELD},
 }
 UPLOAD_FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_SCHEMA}}}}
+
+Number = Annotated[int, InPath(ge=1, le=LARGEST)]
+Limit = Annotated[int, Query(ge=1, le=MOST, description="Entries at a time.")]
+Offset = Annotated[int, Query(ge=0, le=LARGEST, description="Entries to skip.")]
+Lines = Annotated[int, Query(ge=1, le=LONGEST_LOG, description="Lines from the end.")]
+ProjectFilter = Annotated[int | None, Query(ge=1, le=LARGEST, description="Only the fine-tunes of this project.")]
+TextEncoding = Annotated[
+    str | None,
+    Query(
+        max_length=LONGEST_ENCODING,
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="Character encoding of a text file that is not UTF-8.",
+    ),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[!-~]+$",
+        description="The same key with the same body returns the same fine-tune.",
+    ),
+]
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -93,19 +93,19 @@ Served = Annotated[Service, Depends(_service)]
 
 
 @router.post("/projects", status_code=201, responses=refusals(415))
-def create_project(body: ProjectBody, service: Served) -> ProjectView:
+def create_project(body: ProjectBody, service: Served) -> views.ProjectView:
     """Create a project."""
     return service.projects.create(body.name)
 
 
 @router.get("/projects")
-def list_projects(service: Served, limit: Limit = PAGE, offset: Offset = 0) -> Page[ProjectView]:
+def list_projects(service: Served, limit: Limit = PAGE, offset: Offset = 0) -> views.Page[views.ProjectView]:
     """Projects, newest first."""
     return service.projects.page(limit, offset)
 
 
 @router.get("/projects/{project_id:int}", responses=refusals(404))
-def get_project(project_id: Number, service: Served) -> ProjectView:
+def get_project(project_id: Number, service: Served) -> views.ProjectView:
     """One project."""
     return service.projects.get(project_id)
 
@@ -115,46 +115,43 @@ def get_project(project_id: Number, service: Served) -> ProjectView:
 )
 async def add_dataset(
     project_id: Number, request: Request, service: Served, encoding: TextEncoding = None
-) -> DatasetView:
+) -> views.DatasetView:
     """Upload a dataset (JSONL, JSON, CSV, TSV or Parquet), which is checked as `lorahydra data check` does."""
     await run_in_threadpool(service.projects.get, project_id)
-    with ExitStack() as stack:
-        receiver = FileReceiver(
-            request.headers.get("content-type", ""),
-            lambda name: stack.enter_context(service.datasets.upload(project_id, name)),
-        )
+    with service.datasets.upload(request.headers.get("content-type", "")) as upload:
         try:
             async for chunk in request.stream():
-                await run_in_threadpool(receiver.feed, chunk)
+                await run_in_threadpool(upload.feed, chunk)
         except ClientDisconnect:
             raise ServiceRefusal("the upload was broken off", "bad_form") from None
-        upload, form_encoding = receiver.end()
         return await anyio.to_thread.run_sync(
-            service.datasets.keep, project_id, upload, encoding or form_encoding, limiter=request.app.state.checks
+            service.datasets.keep, project_id, upload, encoding, limiter=request.app.state.checks
         )
 
 
 @router.get("/projects/{project_id:int}/datasets", responses=refusals(404))
-def list_datasets(project_id: Number, service: Served, limit: Limit = PAGE, offset: Offset = 0) -> Page[DatasetView]:
+def list_datasets(
+    project_id: Number, service: Served, limit: Limit = PAGE, offset: Offset = 0
+) -> views.Page[views.DatasetView]:
     """Datasets of a project, newest first, without their reports."""
     return service.datasets.page(project_id, limit, offset)
 
 
 @router.get("/datasets/{dataset_id:int}", responses=refusals(404))
-def get_dataset(dataset_id: Number, service: Served) -> DatasetView:
+def get_dataset(dataset_id: Number, service: Served) -> views.DatasetView:
     """One dataset with its report."""
     return service.datasets.get(dataset_id)
 
 
 @router.post("/fine-tunes", status_code=202, responses=refusals(404, 409, 415, 429))
-def start_fine_tune(body: FineTuneBody, service: Served, key: IdempotencyKey = None) -> JobView:
+def start_fine_tune(body: FineTuneBody, service: Served, key: IdempotencyKey = None) -> views.JobView:
     """Put a fine-tune into the queue."""
     params = body.fine_tuning_params.as_view()
     return service.jobs.start(body.project_id, params, body.dataset_id, body.name, key)
 
 
 @router.post("/fine-tunes/estimate", responses=refusals(404, 409, 415))
-def estimate_fine_tune(body: EstimateBody, service: Served) -> Estimate:
+def estimate_fine_tune(body: EstimateBody, service: Served) -> views.Estimate:
     """Roughly what a fine-tune will take; nothing is started."""
     return service.jobs.estimate(body.project_id, body.fine_tuning_params.as_view(), body.dataset_id)
 
@@ -162,43 +159,43 @@ def estimate_fine_tune(body: EstimateBody, service: Served) -> Estimate:
 @router.get("/fine-tunes", responses=refusals(404))
 def list_fine_tunes(
     service: Served, project_id: ProjectFilter = None, limit: Limit = PAGE, offset: Offset = 0
-) -> Page[JobView]:
+) -> views.Page[views.JobView]:
     """Fine-tunes, newest first."""
     return service.jobs.page(project_id, limit, offset)
 
 
 @router.get("/fine-tunes/{job_id:int}", responses=refusals(404))
-def get_fine_tune(job_id: Number, service: Served) -> JobView:
+def get_fine_tune(job_id: Number, service: Served) -> views.JobView:
     """One fine-tune."""
     return service.jobs.get(job_id)
 
 
 @router.post("/fine-tunes/{job_id:int}/cancel", status_code=202, responses=refusals(404, 415))
-def cancel_fine_tune(job_id: Number, service: Served) -> JobView:
+def cancel_fine_tune(job_id: Number, service: Served) -> views.JobView:
     """Take a fine-tune out of the queue, or end it as Ctrl-C does; one that has ended stays as it is."""
     return service.jobs.cancel(job_id)
 
 
 @router.post("/fine-tunes/{job_id:int}/resume", status_code=202, responses=refusals(404, 409, 415, 429))
-def resume_fine_tune(job_id: Number, service: Served) -> JobView:
+def resume_fine_tune(job_id: Number, service: Served) -> views.JobView:
     """Queue a cancelled or failed fine-tune again, to continue its study."""
     return service.jobs.resume(job_id)
 
 
 @router.get("/fine-tunes/{job_id:int}/leaderboard", responses=refusals(404))
-def get_leaderboard(job_id: Number, service: Served) -> list[LeaderboardRow]:
+def get_leaderboard(job_id: Number, service: Served) -> list[views.LeaderboardRow]:
     """The trials of a fine-tune, best first."""
     return service.stores.leaderboard(service.jobs.get(job_id))
 
 
 @router.get("/fine-tunes/{job_id:int}/log", responses=refusals(404))
-def get_log(job_id: Number, service: Served, lines: Lines = 200) -> LogTail:
+def get_log(job_id: Number, service: Served, lines: Lines = 200) -> views.LogTail:
     """The end of a fine-tune's log."""
     return log_tail(Path(service.jobs.get(job_id).folder), lines)
 
 
 @router.get("/fine-tunes/{job_id:int}/examples", responses=refusals(404))
-def get_examples(job_id: Number, service: Served, limit: Limit = PAGE, offset: Offset = 0) -> Examples:
+def get_examples(job_id: Number, service: Served, limit: Limit = PAGE, offset: Offset = 0) -> views.Examples:
     """Predictions of the best trial beside those of the base model, with the judge's reasons."""
     return service.stores.examples(service.jobs.get(job_id), limit, offset)
 
@@ -223,7 +220,7 @@ def get_adapter(job_id: Number, service: Served) -> StreamingResponse:
 )
 async def get_events(job_id: Number, service: Served) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events, `state` and `progress`, each with the fine-tune; they end when it does."""
-    before: JobView | None = None
+    before: views.JobView | None = None
     while not service.closing.is_set():
         try:
             job = await run_in_threadpool(service.jobs.get, job_id)
@@ -234,24 +231,24 @@ async def get_events(job_id: Number, service: Served) -> AsyncIterator[ServerSen
             yield ServerSentEvent(event="state", data=job)
         elif _progress(job) != _progress(before):
             yield ServerSentEvent(event="progress", data=job)
-        if job.state in ENDED:
+        if job.state in views.ENDED:
             return
         before = job
         await anyio.sleep(EVENT_SECONDS)
 
 
-def _progress(job: JobView) -> tuple[Any, ...]:
+def _progress(job: views.JobView) -> tuple[Any, ...]:
     return job.trials_finished, job.trial_current, job.best_score, job.place, job.resumptions
 
 
 @router.get("/judges")
-def list_judges(service: Served) -> list[JudgeView]:
+def list_judges(service: Served) -> list[views.JudgeView]:
     """The judges, and what each of them lacks on this server."""
     return service.choices.judges()
 
 
 @router.get("/models")
-def list_models(service: Served) -> list[ModelView]:
+def list_models(service: Served) -> list[views.ModelView]:
     """Base models that can be named; so can any other hub id."""
     return service.choices.models()
 
@@ -270,18 +267,18 @@ def get_metrics(request: Request, service: Served) -> str:
     """Numbers for Prometheus."""
     # To fill Prometheus' own library with these numbers takes as many lines as to write them.
     counts = service.jobs.counts()
-    trials = counts.pop("trials")
-    answered = sorted(request.app.state.answered().items())
+    trials, seconds = counts.pop("trials"), round(time.monotonic() - request.app.state.began, 1)
+    answered = sorted(request.app.state.answered.items())
     groups = [
-        ("lorahydra_jobs", "gauge", "Fine-tunes by state.", [(f'{{state="{s}"}}', n) for s, n in counts.items()]),
-        ("lorahydra_trials_total", "counter", "Finished trials of all fine-tunes.", [("", trials)]),
-        ("lorahydra_uptime_seconds", "gauge", "Since the server began.", [("", request.app.state.uptime())]),
-        ("lorahydra_requests_total", "counter", "Answers by status.", [(f'{{status="{s}"}}', n) for s, n in answered]),
+        ("jobs", "gauge", "Fine-tunes by state.", [(f'{{state="{state}"}}', n) for state, n in counts.items()]),
+        ("trials_total", "counter", "Finished trials of all fine-tunes.", [("", trials)]),
+        ("uptime_seconds", "gauge", "Since the server began.", [("", seconds)]),
+        ("requests_total", "counter", "Answers by status.", [(f'{{status="{status}"}}', n) for status, n in answered]),
     ]
     lines = []
     for name, kind, text, values in groups:
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-        lines += [f"{name}{labels} {value}" for labels, value in values]
+        lines += [f"# HELP lorahydra_{name} {text}", f"# TYPE lorahydra_{name} {kind}"]
+        lines += [f"lorahydra_{name}{labels} {value}" for labels, value in values]
     return "\n".join(lines) + "\n"
 
 

@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-import re
+import logging
 import time
-from collections import Counter
 from typing import Any
 
 import anyio
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from lorahydra import __version__
 from lorahydra.errors import LorahydraError
 from lorahydra.service.access import Access
 from lorahydra.service.api import CHECKS_AT_ONCE, router
-from lorahydra.service.errors import ServiceRefusal, TooManyError
+from lorahydra.service.errors import ServiceRefusal, json_answer
 from lorahydra.service.guard import API, Guard
 from lorahydra.service.login import login_router
-from lorahydra.service.pages import pages_router
+from lorahydra.service.pages import routes, starting
+from lorahydra.service.pages.rendering import STATIC_PATH, Static, error_page
 from lorahydra.service.service import Service
-from lorahydra.service.uploads import BadDatasetError
 
 __all__ = ["create_app"]
 
-CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+logger = logging.getLogger(__name__)
+
+CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
+UNAVAILABLE = 503
 
 
 def create_app(service: Service, access: Access) -> Guard:
-    """The ASGI application of an open service.
-
-    Args:
-        service: What it shows.
-        access: Who may ask.
-    """
+    """The ASGI application of an open service."""
     app = FastAPI(
         title="lorahydra",
         version=__version__,
@@ -45,64 +41,56 @@ def create_app(service: Service, access: Access) -> Guard:
         redoc_url=None,
         redirect_slashes=False,
     )
+    for included in (router, routes.router, starting.router, login_router(access)):
+        app.include_router(included)
+    app.mount(STATIC_PATH, Static())
+    for kind, handler in (
+        (LorahydraError, _refused),
+        (RequestValidationError, _invalid),
+        (HTTPException, _http),
+        (Exception, _unknown),
+    ):
+        app.add_exception_handler(kind, handler)
+    guard = Guard(app, access, service.config.upload_limit)
     app.state.service = service
     app.state.access = access
     app.state.checks = anyio.CapacityLimiter(CHECKS_AT_ONCE)
-    began = time.monotonic()
-    app.state.uptime = lambda: round(time.monotonic() - began, 1)
-    for routes in (router, pages_router(), login_router(access)):
-        app.include_router(routes)
-    app.add_exception_handler(LorahydraError, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unknown)
-    guard = Guard(app, access, service.config.upload_limit)
-    app.state.answered = lambda: Counter(guard.answered)
+    app.state.began = time.monotonic()
+    app.state.answered = guard.answered
     return guard
 
 
-def _refused(request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, ServiceRefusal):
-        # A store that cannot be reached, or a full disk: no other request would do better.
-        return _json(503, str(error), "unavailable")
-    headers = {"Retry-After": str(max(1, round(error.wait)))} if isinstance(error, TooManyError) else None
-    report = {"report": error.report} if isinstance(error, BadDatasetError) else {}
-    return _json(error.status, error.message, error.code, headers, **report)
+def _refused(request: Request, error: Any) -> Response:
+    if isinstance(error, ServiceRefusal):
+        return error_page(request, error.status_code, error.detail) if _is_page(request) else error.answer()
+    # A store that cannot be reached, or a full disk: no other request would do better.
+    logger.warning("%s: %s", request.url.path, error)
+    if _is_page(request):
+        return error_page(request, UNAVAILABLE, str(error))
+    return json_answer(UNAVAILABLE, str(error), "unavailable")
 
 
-def _invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
+def _invalid(request: Request, error: Any) -> Response:
+    if _is_page(request):
+        return error_page(request, 404)  # the address has something else where a number should be
     first, *others = error.errors()
     if first["type"] == "json_invalid":
-        return _json(422, "the body is not JSON", "invalid")
+        return json_answer(422, "the body is not JSON", "invalid")
     # What was sent is not repeated, because it may be anything.
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     more = f" (and {len(others)} more)" if others else ""
     problem = "is not allowed here" if first["type"] == "string_pattern_mismatch" else first["msg"]
-    return _json(422, f"{place or 'the body'}: {problem}{more}"[:500], "invalid")
+    return json_answer(422, f"{place or 'the body'}: {problem}{more}"[:500], "invalid")
 
 
-def _http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    headers = dict(error.headers) if error.headers else {}
-    if error.status_code == 405 and (allowed := _methods(request)):
-        # Starlette names those of one route, and several routes may share a path.
-        headers["Allow"] = ", ".join(allowed)
-    return _json(error.status_code, str(error.detail), CODES.get(error.status_code, "error"), headers)
+def _http(request: Request, error: Any) -> Response:
+    return json_answer(error.status_code, error.detail, CODES.get(error.status_code, "error"), error.headers)
 
 
-def _methods(request: Request) -> list[str]:
-    """Methods of the API that a path accepts."""
-    for template, operations in request.app.openapi()["paths"].items():
-        if re.fullmatch(re.sub(r"\\{\w+\\}", "[0-9]+", re.escape(template)), request.url.path):
-            return [method.upper() for method in operations]
-    return []
+def _unknown(request: Request, error: Any) -> Response:
+    return json_answer(500, "the server made a mistake: see its log", "internal")
 
 
-def _unknown(request: Request, error: Exception) -> JSONResponse:
-    return _json(500, "the server made a mistake: see its log", "internal")
-
-
-def _json(status: int, detail: str, code: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
-    line = " ".join(detail.encode("utf-8", "replace").decode("utf-8").split())
-    return JSONResponse({"detail": line, "code": code, **more}, status, headers)
+def _is_page(request: Request) -> bool:
+    """Whether a refusal is a page in the reader's language; those of the API and of `POST /login` are JSON."""
+    return not request.url.path.startswith((API, "/login"))

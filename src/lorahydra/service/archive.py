@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 __all__ = ["zipped"]
 
 CHUNK = 1 << 18
 
 
-class _Outbox(list[bytes]):
-    """What the archive has written and nobody has taken yet; `zipfile` asks for no more of a stream than this."""
+class _Outbox(io.RawIOBase):
+    """What the archive has written and nobody has taken yet."""
 
-    def write(self, data: bytes) -> int:
-        self.append(bytes(data))
+    content = b""
+
+    def write(self, data: Any) -> int:
+        self.content += data
         return len(data)
-
-    def flush(self) -> None:
-        pass
-
-    close = flush
-
-    def take(self) -> bytes:
-        content = b"".join(self)
-        self.clear()
-        return content
 
 
 def zipped(folder: Path, root: str) -> Iterator[bytes]:
@@ -39,5 +33,6 @@ def zipped(folder: Path, root: str) -> Iterator[bytes]:
             with path.open("rb") as source, archive.open(entry, "w") as target:
                 while chunk := source.read(CHUNK):
                     target.write(chunk)
-                    yield outbox.take()
-    yield outbox.take()
+                    yield outbox.content
+                    outbox.content = b""
+    yield outbox.content

@@ -4,58 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Header, Path, Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from lorahydra.config.judge_registry import registered_judges
 from lorahydra.service.choices import MODEL_NAME
 from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
-from lorahydra.service.results import LONGEST_LOG
-from lorahydra.service.rows import MOST
-from lorahydra.service.uploads import LONGEST_ENCODING
 from lorahydra.service.views import FineTuneParams
 
-__all__ = [
-    "EstimateBody",
-    "FineTuneBody",
-    "IdempotencyKey",
-    "Limit",
-    "Lines",
-    "Number",
-    "Offset",
-    "ProjectBody",
-    "ProjectFilter",
-    "Refusal",
-    "TextEncoding",
-]
+__all__ = ["LARGEST", "EstimateBody", "FineTuneBody", "ProjectBody", "Refusal"]
 
 LARGEST = 2**31 - 1
 LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\x00-\x20\x7f-\xa0\s][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 """A text of one line that is not blank."""
-
-Number = Annotated[int, Path(ge=1, le=LARGEST)]
-Limit = Annotated[int, Query(ge=1, le=MOST, description="Entries at a time.")]
-Offset = Annotated[int, Query(ge=0, le=LARGEST, description="Entries to skip.")]
-Lines = Annotated[int, Query(ge=1, le=LONGEST_LOG, description="Lines from the end.")]
-ProjectFilter = Annotated[int | None, Query(ge=1, le=LARGEST, description="Only the fine-tunes of this project.")]
-TextEncoding = Annotated[
-    str | None,
-    Query(
-        max_length=LONGEST_ENCODING,
-        pattern=r"^[A-Za-z0-9_.-]+$",
-        description="Character encoding of a text file that is not UTF-8.",
-    ),
-]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        pattern=r"^[!-~]+$",
-        description="The same key with the same body returns the same fine-tune.",
-    ),
-]
 
 
 def _whole(value: Any) -> Any:

@@ -44,15 +44,12 @@ HEADER_BYTES = 1 << 20
 
 
 def check_file(file: Path, shown: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The data report of a file.
+    """The data report of a file, `DataReport.to_dict()`.
 
     Args:
         file: The file, under a name that the service made.
         shown: The user's name of it.
         overrides: Hydra overrides of every fine-tune; those of `data` decide how a file is read.
-
-    Returns:
-        `DataReport.to_dict()`.
 
     Raises:
         InvalidError: The file is not a dataset; one line says why.
@@ -74,11 +71,11 @@ def check_file(file: Path, shown: str, overrides: Sequence[str] = ()) -> dict[st
         answer = json.loads(done.stdout.decode("utf-8", "replace").replace(file.name, json.dumps(shown)[1:-1]))
     except ValueError:
         # The process was killed, or ran out of the memory that it may use.
-        raise InvalidError(f"{shown} cannot be read within {MEMORY >> 30} GiB of memory", "bad_dataset") from None
-    if "error" in answer:
-        raise InvalidError(str(answer["error"]), "bad_dataset")
+        answer = {"error": f"{shown} cannot be read within {MEMORY >> 30} GiB of memory"}
     if "unavailable" in answer:
-        raise OutputError(str(answer["unavailable"]))
+        raise OutputError(answer["unavailable"])
+    if "error" in answer:
+        raise InvalidError(answer["error"], "bad_dataset")
     report: dict[str, Any] = answer["report"]
     return report
 
@@ -93,21 +90,15 @@ def main(name: str, cache: str, overrides: Sequence[str]) -> None:
     try:
         _few_columns(Path(name))
         answer: dict[str, Any] = {"report": _report(name, Path(cache), overrides)}
-    except OutputError as error:
-        too_large = any(isinstance(cause, OSError) and cause.errno == errno.EFBIG for cause in causes(error))
-        if too_large:
+    except LorahydraError as error:
+        line = " ".join(str(error).split())
+        if any(isinstance(cause, OSError) and cause.errno == errno.EFBIG for cause in causes(error)):
             answer = {"error": f"{name} swells to more than {most >> 20} MiB when it is read"}
         else:
-            answer = {"unavailable": _line(error)}
-    except LorahydraError as error:
-        answer = {"error": _line(error)}
+            answer = {"unavailable" if isinstance(error, OutputError) else "error": line}
     except MemoryError:
         return
     sys.stdout.write(json.dumps(answer))
-
-
-def _line(error: LorahydraError) -> str:
-    return " ".join(str(error).split())
 
 
 def _report(name: str, cache: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -131,22 +122,16 @@ def _few_columns(file: Path) -> None:
         header = others[0] if others and b"sep=" in first[:16].lower() else first
         columns = 1 + max(header.count(delimiter) for delimiter in DELIMITERS)
     elif file.suffix == ".parquet":
-        columns = _parquet_columns(file)
+        import pyarrow
+        from pyarrow import parquet
+
+        columns = 0
+        with suppress(pyarrow.ArrowException, OSError, ValueError):  # the check says what is wrong
+            columns = parquet.read_metadata(file).num_columns
     else:
         return
     if columns > MOST_COLUMNS:
         raise DataError(f"has {columns} columns or more: at most {MOST_COLUMNS} are read", path=file, line=1)
-
-
-def _parquet_columns(file: Path) -> int:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(file) as table:
-            return int(table.metadata.num_columns)
-    except (pyarrow.ArrowException, OSError, ValueError):
-        return 0  # the check says what is wrong
 
 
 if __name__ == "__main__":

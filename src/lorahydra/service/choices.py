@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import re
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
-from lorahydra.config.judge_registry import install_command, registered_judges, sdk_package, sdk_version
+from lorahydra.config.judge_registry import (
+    install_command,
+    is_built_in,
+    judge_factory,
+    registered_judges,
+    sdk_package,
+    sdk_version,
+)
+from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import JudgeNotFoundError, LorahydraError
 from lorahydra.modeling.packaged import PACKAGED, ModelKind, packaged_path
-from lorahydra.service.composing import composed, without
 from lorahydra.service.errors import ConflictError, InvalidError, Message
 from lorahydra.service.views import JudgeView, ModelView
 
-__all__ = ["MODEL_NAME", "Choices"]
+__all__ = ["MODEL_NAME", "Choices", "composed", "without"]
 
 MODEL_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?$"
 """Form of `base_model_name`: it has room for nothing of a path or of Hydra's grammar."""
-PREFERRED = ("gemini", "gigachat", "openai")
-"""The first of these judges that is set up is used when a request names none."""
 MOST_FOLDERS = 100
+
+_compose = functools.lru_cache(maxsize=256)(compose)
+_composing = threading.Lock()
+
+
+def composed(overrides: Sequence[str]) -> ExperimentConfig:
+    """The experiment that overrides describe; treat it as read-only.
+
+    Raises:
+        ConfigError: They are not valid.
+    """
+    with _composing:  # Hydra keeps what it composes in globals
+        # How a study is run is not part of its config.
+        return _compose(tuple(override for override in overrides if not override.startswith(("hydra.", "hydra/"))))
+
+
+def without(overrides: Sequence[str], *keys: str) -> list[str]:
+    """The overrides except those of some keys."""
+    return [override for override in overrides if override.partition("=")[0] not in keys]
 
 
 class Choices:
@@ -33,18 +61,14 @@ class Choices:
     """
 
     def __init__(self, models_folder: Path, overrides: Sequence[str]) -> None:
+        self.overrides = tuple(overrides)
         self._models = models_folder
-        self._overrides = tuple(overrides)
 
     def judge_config(self, name: str) -> JudgeConfig:
-        """A judge's settings on this server.
-
-        Raises:
-            InvalidError: There is no such judge.
-        """
+        """A judge's settings on this server."""
         if name not in registered_judges():
             raise InvalidError(str(JudgeNotFoundError(name, registered_judges())), "judge_not_found")
-        return composed((f"judge={name}", *without(self._overrides, "judge"))).judge
+        return composed((f"judge={name}", *without(self.overrides, "judge"))).judge
 
     def judges(self) -> list[JudgeView]:
         """All judges, by name."""
@@ -52,11 +76,12 @@ class Choices:
         return [self._judge(name, name == default) for name in registered_judges()]
 
     def default_judge(self) -> str:
-        """The judge that the server's overrides name; else the first preferred one that is set up, or the first one."""
-        named = [override.partition("=")[2] for override in self._overrides if override.startswith("judge=")]
+        """The judge that the server's overrides name, else the first service by name that is set up, else the first."""
+        named = [override.partition("=")[2] for override in self.overrides if override.startswith("judge=")]
         if named and named[-1] in registered_judges():
             return named[-1]
-        return next((name for name in PREFERRED if self.missing(name) is None), PREFERRED[0])
+        services = [name for name in registered_judges() if self._calls_service(name)]
+        return next((name for name in services if self.missing(name) is None), [*services, *registered_judges()][0])
 
     def missing(self, name: str) -> str | None:
         """What the judge lacks before it can be called from here, in one line; None if nothing."""
@@ -65,37 +90,34 @@ class Choices:
             command = install_command(name)
             return Message(f"judge {name} needs its SDK: {command}", "sdk", judge=name, command=command)
         try:
-            # A server of one's own that is compatible with OpenAI's may need no key.
-            if config.api_key() is not None or not config.key_names or (name == "openai" and config.base_url):
+            if not config.key_names or config.api_key() is not None:
                 return None
         except LorahydraError as error:
             return str(error)
-        try:
-            config.require_api_key()
-        except LorahydraError as error:
-            first, *others = config.key_names
-            code = "key.or" if others else "key"
-            return Message(str(error), code, judge=name, variable=first, other=", ".join(others))
-        return None
+        judge: Any = judge_factory(name) if is_built_in(name) else None
+        if judge is not None and not judge.needs_key(config):
+            return None
+        text = f"judge {name} needs a key: put it into the environment variable {' or '.join(config.key_names)}"
+        return Message(text, "key", judge=name, variables=" / ".join(config.key_names))
 
     def require_judge(self, name: str | None) -> None:
-        """Check that a judge can be called; None is no judge.
-
-        Raises:
-            InvalidError: There is no such judge.
-            ConflictError: It is not set up here.
-        """
+        """Refuse a judge that is not set up here; None is no judge."""
         missing = None if name is None else self.missing(name)
-        if isinstance(missing, Message) and name in PREFERRED:
+        if isinstance(missing, Message):
             hint = f"{missing}; or start with use_llm_judge false"
             missing = Message(hint, missing.code, **missing.values)
         if missing is not None:
             raise ConflictError(missing, "judge_not_configured")
 
+    def _calls_service(self, name: str) -> bool:
+        with suppress(LorahydraError):  # the server's overrides are not valid with this judge
+            return is_built_in(name) and bool(self.judge_config(name).key_names)
+        return False
+
     def _judge(self, name: str, is_default: bool) -> JudgeView:
         try:
             config, missing = self.judge_config(name), self.missing(name)
-        except LorahydraError as error:  # the server's overrides are not valid with this judge
+        except LorahydraError as error:
             return JudgeView(name, "-", False, str(error), is_default, None, None)
         return JudgeView(
             id=name,
@@ -109,7 +131,7 @@ class Choices:
 
     def default_model(self) -> str:
         """The base model of a request that names none."""
-        return composed(self._overrides).model.name_or_path
+        return composed(self.overrides).model.name_or_path
 
     def models(self) -> list[ModelView]:
         """Packaged models, those in the models folder, and the default one."""
@@ -120,12 +142,7 @@ class Choices:
         return [self._model(name, default) for name in names]
 
     def model_path(self, name: str) -> str:
-        """The value of `model.name_or_path` for a base model.
-
-        Raises:
-            InvalidError: It is not the name of a model that answers.
-            ConflictError: It is a packaged model that was not fetched yet.
-        """
+        """The value of `model.name_or_path` for a base model; refuses those that cannot be used."""
         if not _is_model_name(name):
             raise InvalidError(
                 f"base_model_name {name[:100]!r} is not a model: give a packaged one, a folder of the server's models "
@@ -176,7 +193,9 @@ def _to_fetch(name: str) -> Message:
 
 
 def _is_in_hub_cache(name: str) -> bool:
-    """Whether the hub's cache has a snapshot of the model; the hub is not called."""
-    home = os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or str(Path(home) / "hub")).expanduser()
-    return any((cache / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json"))
+    """Whether the hub's cache has the model's config; the hub is not called."""
+    from huggingface_hub import try_to_load_from_cache
+
+    with suppress(ValueError):  # the hub does not allow such a name
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -122,16 +121,18 @@ class Database:
         self._engine = _engine(url)
         self._name = self._engine.url.render_as_string(hide_password=True)
         self._writing = threading.Lock()
-        self._versions = itertools.count(1)
         self.version = 0
         """Another number after each change, all of which are made by this server."""
         self._held = ExitStack()
         self._claim: sqlalchemy.Connection | None = None
         try:
-            self._take()
             with self._talking():
+                self._claim = self._held.enter_context(database_lock(self._engine, SERVER_LOCK, ".server", wait=False))
                 Table.metadata.create_all(self._engine)
             self._check_version()
+        except TimeoutError:
+            self.close()
+            raise ConfigError(f"another lorahydra server uses {self._name}: stop it first") from None
         except BaseException:
             self.close()
             raise
@@ -158,10 +159,10 @@ class Database:
         Raises:
             OutputError: The database failed.
         """
-        with self._writing, self.reading() as session:
-            yield session
-        # After the commit, and never the same twice: what was read under an older number may be outdated.
-        self.version = next(self._versions)
+        with self._writing:
+            with self.reading() as session:
+                yield session
+            self.version += 1  # after the commit: what was read under an older number may be outdated
 
     def still_mine(self) -> bool:
         """Whether no other server can have taken the database: a PostgreSQL server may have dropped the connection."""
@@ -172,13 +173,6 @@ class Database:
         except exc.SQLAlchemyError:
             return False
         return True
-
-    def _take(self) -> None:
-        try:
-            with self._talking():
-                self._claim = self._held.enter_context(database_lock(self._engine, SERVER_LOCK, ".server", wait=False))
-        except TimeoutError:
-            raise ConfigError(f"another lorahydra server uses {self._name}: stop it first") from None
 
     def _check_version(self) -> None:
         with self.changing() as session:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from lorahydra.service.database import Database, Dataset, Project
 from lorahydra.service.errors import NotFoundError
-from lorahydra.service.rows import PAGE, dataset_view, get_row, page_of
+from lorahydra.service.rows import PAGE, get_row, moment, page_of
 from lorahydra.service.uploads import Upload
 from lorahydra.service.views import DatasetView, Page
 
@@ -21,13 +21,7 @@ __all__ = ["Datasets", "chosen_dataset"]
 class Datasets:
     """The datasets of one server; methods may be called from any thread.
 
-    They raise `NotFoundError` for an id that nothing has.
-
-    Args:
-        database: Where they are kept.
-        folder: Where their files are kept.
-        upload_limit: Largest size of one in bytes.
-        overrides: Hydra overrides of every job; those of `data` decide how a file is read.
+    `upload_limit` is the largest size of a file in bytes; overrides of `data` decide how a file is read.
     """
 
     def __init__(self, database: Database, folder: Path, upload_limit: int, overrides: Sequence[str]) -> None:
@@ -36,26 +30,14 @@ class Datasets:
         self._upload_limit = upload_limit
         self._overrides = overrides
 
-    def upload(self, project_id: int, name: str) -> Upload:
-        """Begin to receive a file, which `keep` adds to the project.
-
-        Raises:
-            InvalidError: A dataset cannot have this name.
-        """
-        with self._database.reading() as session:
-            get_row(session, Project, project_id)
-        return Upload(self._folder, name, self._upload_limit)
+    def upload(self, content_type: str) -> Upload:
+        """Begin to receive a form with a file, which `keep` adds to a project."""
+        return Upload(self._folder, content_type, self._upload_limit)
 
     def keep(self, project_id: int, upload: Upload, encoding: str | None = None) -> DatasetView:
-        """Check an uploaded file, and keep it if it can be trained on.
+        """Check the file of a form that has been received, and keep it if it can be trained on.
 
-        Args:
-            project_id: The project that it belongs to.
-            upload: The file.
-            encoding: Character encoding of its text, if that is not UTF-8.
-
-        Raises:
-            InvalidError: The file is not a dataset, or has problems (`BadDatasetError`, whose `report` names them).
+        `encoding` is that of its text if it is not UTF-8, and takes precedence over the form's.
         """
         report = upload.check(self._overrides, encoding)
         row = Dataset(
@@ -73,19 +55,19 @@ class Datasets:
         except BaseException:
             (self._folder / row.file).unlink(missing_ok=True)
             raise
-        return dataset_view(row)
+        return _view(row)
 
     def get(self, dataset_id: int) -> DatasetView:
         """One dataset with its report."""
         with self._database.reading() as session:
-            return dataset_view(get_row(session, Dataset, dataset_id))
+            return _view(get_row(session, Dataset, dataset_id))
 
     def page(self, project_id: int, limit: int = PAGE, offset: int = 0) -> Page[DatasetView]:
         """Datasets of a project, newest first, without their reports."""
         with self._database.reading() as session:
             get_row(session, Project, project_id)
             rows, total = page_of(session, Dataset, Dataset.project_id == project_id, limit, offset)
-            return Page([dataclasses.replace(dataset_view(row), report={}) for row in rows], total, limit, offset)
+            return Page([dataclasses.replace(_view(row), report={}) for row in rows], total, limit, offset)
 
 
 def chosen_dataset(session: Session, project_id: int, dataset_id: int | None) -> Dataset | None:
@@ -101,3 +83,8 @@ def chosen_dataset(session: Session, project_id: int, dataset_id: int | None) ->
     if dataset is None:
         raise NotFoundError(f"project {project_id} has no dataset {dataset_id}", "dataset_not_found")
     return dataset
+
+
+def _view(row: Dataset) -> DatasetView:
+    same = {name: getattr(row, name) for name in ("id", "name", "size", "rows", "format", "report")}
+    return DatasetView(**same, project=row.project_id, created=moment(row.created))

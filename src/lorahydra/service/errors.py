@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
 from lorahydra.errors import UserError
 
 __all__ = [
@@ -13,6 +19,7 @@ __all__ = [
     "TooLargeError",
     "TooManyError",
     "UnsupportedError",
+    "json_answer",
 ]
 
 
@@ -35,22 +42,37 @@ class Message(str):
         return message
 
 
-class ServiceRefusal(UserError):
-    """A request that cannot be fulfilled.
+class ServiceRefusal(UserError, HTTPException):
+    """A request that cannot be fulfilled. FastAPI passes on only an `HTTPException` while it reads a body.
 
     Args:
         message: One line for people.
         code: One word for programs; that of the class by default.
+        status: HTTP status that says the same; that of the class by default.
+        headers: Headers of the answer.
     """
 
-    status = 400
-    """HTTP status that says the same."""
-    code = "bad_request"
+    status, code = 400, "bad_request"
+    report: Mapping[str, Any] | None = None
+    """The data report of a dataset that was refused."""
 
-    def __init__(self, message: str, code: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code or type(self).code
+    def __init__(
+        self,
+        message: str,
+        code: str | None = None,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        HTTPException.__init__(self, status or self.status, message, headers)
+        self.code = code or self.code
+
+    def __str__(self) -> str:
+        return self.detail
+
+    def answer(self) -> JSONResponse:
+        """How the API says it."""
+        report = {} if self.report is None else {"report": self.report}
+        return json_answer(self.status_code, self.detail, self.code, self.headers, **report)
 
 
 class NotFoundError(ServiceRefusal):
@@ -84,15 +106,17 @@ class InvalidError(ServiceRefusal):
 
 
 class TooManyError(ServiceRefusal):
-    """There were too many requests in a short time.
-
-    Args:
-        message: One line for people.
-        wait: Seconds after which it can be tried again.
-    """
+    """There were too many requests in a short time; `wait` is in seconds."""
 
     status, code = 429, "too_many_requests"
 
     def __init__(self, message: str, wait: float) -> None:
-        super().__init__(message)
-        self.wait = wait
+        super().__init__(message, headers={"Retry-After": str(max(1, round(wait)))})
+
+
+def json_answer(
+    status: int, detail: str, code: str, headers: Mapping[str, str] | None = None, **more: Any
+) -> JSONResponse:
+    """A refusal as JSON, with one line that can be sent."""
+    line = " ".join(detail.encode("utf-8", "replace").decode("utf-8").split())
+    return JSONResponse({"detail": line, "code": code, **more}, status, headers)

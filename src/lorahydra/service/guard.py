@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from urllib.parse import urlsplit
 
-from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorahydra.service.access import COOKIE, Access
+from lorahydra.service.errors import ServiceRefusal, TooLargeError, UnsupportedError
 
 __all__ = ["API", "Guard"]
 
@@ -41,22 +39,8 @@ HEADERS = {
 }
 
 
-class _RefusedError(HTTPException):
-    """The request goes no further."""
-
-    def __init__(self, status: int, code: str, detail: str, **headers: str) -> None:
-        super().__init__(status, detail, headers)
-        self.code = code
-
-
 class Guard:
-    """The outermost ASGI middleware.
-
-    Args:
-        app: What it guards.
-        access: Who may ask, and by which names.
-        upload_limit: Largest size of a dataset in bytes.
-    """
+    """The outermost ASGI middleware; `upload_limit` is the largest size of a dataset in bytes."""
 
     def __init__(self, app: ASGIApp, access: Access, upload_limit: int) -> None:
         self._app = app
@@ -67,11 +51,8 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
-        if scope["type"] == "lifespan":
+        if scope["type"] != "http":  # the server starts and ends; it takes no other connections
             await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
             return
 
         async def noted(message: Message) -> None:
@@ -85,27 +66,26 @@ class Guard:
         try:
             await self._check(scope)
             bounded = self._bounded(scope, receive)
-        except _RefusedError as refused:
-            content = {"detail": refused.detail, "code": refused.code}
-            await JSONResponse(content, refused.status_code, refused.headers)(scope, receive, noted)
+        except ServiceRefusal as refusal:
+            await refusal.answer()(scope, receive, noted)
             return
         await self._app(scope, bounded, noted)
 
     async def _check(self, scope: Scope) -> None:
         headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
         if not self._access.knows_host(headers.get("host", "")):
-            raise _RefusedError(400, "bad_host", "the Host header does not name this server (see --allow-host)")
+            raise ServiceRefusal("the Host header does not name this server (see --allow-host)", "bad_host")
         if method not in SAFE and not _comes_from_here(headers):
-            raise _RefusedError(403, "cross_site", "the request comes from another site's page")
+            raise ServiceRefusal("the request comes from another site's page", "cross_site", 403)
         is_open = path in OPEN or path.startswith(OPEN_FOLDER)
         if self._access.token is None or is_open or self._is_known(headers):
             return
         if headers.get("authorization"):
             await asyncio.sleep(REFUSAL_SECONDS)
         if not path.startswith("/api/") and method in SAFE and "text/html" in headers.get("accept", ""):
-            raise _RefusedError(303, "login", "log in", Location="/login")
-        challenge = {"WWW-Authenticate": "Bearer"}
-        raise _RefusedError(401, "unauthorized", "send the server's token: Authorization: Bearer …", **challenge)
+            raise ServiceRefusal("log in", "login", 303, {"Location": "/login"})
+        line = "send the server's token: Authorization: Bearer …"
+        raise ServiceRefusal(line, "unauthorized", 401, {"WWW-Authenticate": "Bearer"})
 
     def _is_known(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -122,15 +102,16 @@ class Guard:
         upload = scope["method"] == "POST" and dataset is not None
         most = self._upload_limit + AROUND_UPLOAD if upload else SMALL_BODY
         length = headers.get("content-length", "0")
-        if (length.isascii() and length.isdigit() and int(length[:20]) > most) or len(length) > 20:
-            raise _too_large(most)
+        too_large = TooLargeError(f"the request has more than {most} bytes", headers={"Connection": "close"})
+        if length.isdecimal() and int(length) > most:
+            raise too_large
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         has_body = length.strip("0") or "transfer-encoding" in headers
         if upload and headers.get("content-encoding", "identity") != "identity":
-            raise _RefusedError(415, "unsupported_media_type", "send the file as it is, without Content-Encoding")
+            raise UnsupportedError("send the file as it is, without Content-Encoding")
         is_call = scope["method"] == "POST" and scope["path"].startswith(API)
         if is_call and not upload and has_body and kind != "application/json":
-            raise _RefusedError(415, "unsupported_media_type", "send JSON, with Content-Type: application/json")
+            raise UnsupportedError("send JSON, with Content-Type: application/json")
         received = 0
 
         async def counted() -> Message:
@@ -138,7 +119,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > most:
-                raise _too_large(most)  # which FastAPI hands on, whatever it is doing with the body
+                raise too_large  # which FastAPI hands on, whatever it is doing with the body
             return message
 
         return counted
@@ -151,12 +132,5 @@ def _comes_from_here(headers: Headers) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return True
-    try:
-        parts = urlsplit(origin)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and parts.netloc.lower() == headers.get("host", "").strip().lower()
-
-
-def _too_large(most: int) -> _RefusedError:
-    return _RefusedError(413, "too_large", f"the request has more than {most} bytes", Connection="close")
+    scheme, _, host = origin.lower().partition("://")
+    return scheme in ("http", "https") and host == headers.get("host", "").strip().lower()

@@ -30,18 +30,9 @@ __all__ = ["Jobs"]
 
 
 class Jobs:
-    """The fine-tunes of one server; methods may be called from any thread.
+    """The fine-tunes of one server, in its `folder`; methods may be called from any thread.
 
-    They raise `NotFoundError` for an id that nothing has.
-
-    Args:
-        database: Where they are kept.
-        folder: The service's folder.
-        choices: Judges and base models of this server.
-        stores: What the studies record to.
-        overrides: Hydra overrides of every fine-tune.
-        wake: Called when there is something to start or to end.
-        starts: How often fine-tunes may be started.
+    `wake` is called when there is something to start or to end; `starts` says how often fine-tunes may be started.
     """
 
     def __init__(
@@ -50,7 +41,6 @@ class Jobs:
         folder: Path,
         choices: Choices,
         stores: Stores,
-        overrides: Sequence[str],
         wake: Callable[[], None],
         starts: Allowance,
     ) -> None:
@@ -58,7 +48,6 @@ class Jobs:
         self._folder = folder
         self._choices = choices
         self._stores = stores
-        self._overrides = overrides
         self._wake = wake
         self._starts = starts
         self._lists: Shared[Page[JobView]] = Shared()
@@ -79,40 +68,44 @@ class Jobs:
             dataset_id: A dataset of the project; None is its newest one, or the demo dataset if it has none.
             name: A name for people; None makes one from the model and the id.
             idempotency_key: The same key with the same request returns the same fine-tune.
-
-        Raises:
-            InvalidError: A parameter is not valid.
-            ConflictError: The judge or the model is not set up here, or the key was used for another request.
-            TooManyError: Too many fine-tunes were started in the last minute.
         """
-        digest = _digest(project_id, params, dataset_id, name)
+        asked = json.dumps([project_id, dataclasses.asdict(params), dataset_id, name], sort_keys=True)
+        digest = hashlib.sha256(asked.encode()).hexdigest()
         with self._database.changing() as session:
-            if (repeated := _repeated(session, idempotency_key, digest)) is not None:
-                return self._views(session, [repeated])[0]
+            same_key = select(Job).where(Job.idempotency_key == idempotency_key)
+            if idempotency_key is not None and (job := session.scalar(same_key)) is not None:
+                if job.request_digest != digest:
+                    raise ConflictError("this Idempotency-Key was used for another request", "idempotency_key_reused")
+                return self._views(session, [job])[0]
             self._starts.take()
             chosen = settled(params, self._choices)
             self._choices.require_judge(chosen.judge_model_id)
             label = None if name is None else readable_name(name, "the name of a fine-tune")
-            job = self._new_job(session, project_id, chosen, dataset_id)
-            job.idempotency_key, job.request_digest = idempotency_key, digest
+            require_project(session, project_id, create=True)
+            dataset = chosen_dataset(session, project_id, dataset_id)
+            job = Job(
+                project_id=project_id,
+                dataset_id=None if dataset is None else dataset.id,
+                name=label or "",
+                params=dataclasses.asdict(chosen),
+                overrides=overrides_of(chosen, self._choices, self._data(dataset).file),
+                environment={key: value for key, value in os.environ.items() if key.startswith("LORA_")},
+                idempotency_key=idempotency_key,
+                request_digest=digest,
+                state=JobState.QUEUED,
+                queue=_last_place(session),
+            )
             session.add(job)
             session.flush()
-            job.name = label or f"{job.name} #{job.id}"
+            job.name = label or f"{str(chosen.base_model_name).rpartition('/')[2]} #{job.id}"
             view = self._views(session, [job])[0]
         self._wake()
         return view
 
-    def repeated(
-        self, key: str, project_id: int, params: FineTuneParams, dataset_id: int | None = None, name: str | None = None
-    ) -> JobView | None:
-        """The fine-tune that the same request with this key has started; None if there is none.
-
-        Raises:
-            ConflictError: The key was used for another request.
-        """
+    def has_started(self, key: str) -> bool:
+        """Whether a request with this idempotency key has started a fine-tune."""
         with self._database.reading() as session:
-            job = _repeated(session, key, _digest(project_id, params, dataset_id, name))
-            return None if job is None else self._views(session, [job])[0]
+            return session.scalar(select(Job.id).where(Job.idempotency_key == key)) is not None
 
     def get(self, job_id: int) -> JobView:
         """One fine-tune."""
@@ -144,12 +137,7 @@ class Jobs:
         return self.get(job_id)
 
     def resume(self, job_id: int) -> JobView:
-        """Queue a fine-tune again, to continue its study.
-
-        Raises:
-            ConflictError: It is neither cancelled nor failed, or its judge is no longer set up.
-            TooManyError: Too many fine-tunes were started in the last minute.
-        """
+        """Queue a cancelled or failed fine-tune again, to continue its study."""
         self._starts.take()
         job = self.get(job_id)
         if not job.can_resume:
@@ -164,52 +152,26 @@ class Jobs:
         return self.get(job_id)
 
     def estimate(self, project_id: int | None, params: FineTuneParams, dataset_id: int | None = None) -> Estimate:
-        """Roughly what a fine-tune will take; nothing is started and no judge is asked.
-
-        Args:
-            project_id: The project whose data would be used; None is the demo dataset.
-            params: What would be asked for.
-            dataset_id: A dataset of the project, as for `start`.
-
-        Raises:
-            InvalidError: A parameter is not valid.
-            ConflictError: The model is not set up here.
-        """
+        """Roughly what `start` with the same arguments will take; without a project, on the demo dataset."""
         chosen = settled(params, self._choices)
         dataset = None
         with self._database.reading() as session:
             if project_id is not None:
                 require_project(session, project_id)
                 dataset = chosen_dataset(session, project_id, dataset_id)
-            measured = _measured(session, chosen, None if dataset is None else dataset.id)
-        data = self._data(dataset)
-        return estimate(chosen, self._study_overrides(chosen, data), data, measured)
+            # Of the newest fine-tune with the same model and data.
+            same_data = Job.dataset_id == (None if dataset is None else dataset.id)
+            timed = select(Job).where(same_data, Job.trial_seconds.is_not(None)).order_by(Job.id.desc()).limit(20)
+            earlier = (job for job in session.scalars(timed) if job.params["base_model_name"] == chosen.base_model_name)
+            measured = next((job.trial_seconds for job in earlier), None)
+        return estimate(chosen, self._choices, self._data(dataset), measured)
 
     def counts(self) -> dict[str, int]:
         """Number of fine-tunes in each `JobState`, and `trials`, the number of finished trials of all of them."""
         with self._database.reading() as session:
-            by_state = {
-                str(row[0]): row[1] for row in session.execute(select(Job.state, func.count()).group_by(Job.state))
-            }
+            by_state = {row[0]: row[1] for row in session.execute(select(Job.state, func.count()).group_by(Job.state))}
             trials = session.scalar(select(func.sum(Job.finished))) or 0
-        return {**{state.value: int(by_state.get(state, 0)) for state in JobState}, "trials": int(trials)}
-
-    def _new_job(self, session: Session, project_id: int, chosen: FineTuneParams, dataset_id: int | None) -> Job:
-        require_project(session, project_id, create=True)
-        dataset = chosen_dataset(session, project_id, dataset_id)
-        return Job(
-            project_id=project_id,
-            dataset_id=None if dataset is None else dataset.id,
-            name=str(chosen.base_model_name).rpartition("/")[2],
-            params=dataclasses.asdict(chosen),
-            overrides=self._study_overrides(chosen, self._data(dataset)),
-            environment={key: value for key, value in os.environ.items() if key.startswith("LORA_")},
-            state=JobState.QUEUED,
-            queue=_last_place(session),
-        )
-
-    def _study_overrides(self, chosen: FineTuneParams, data: Data) -> list[str]:
-        return list(overrides_of(chosen, self._choices, data.file, self._overrides))
+        return {**{state.value: by_state.get(state, 0) for state in JobState}, "trials": trials}
 
     def _data(self, dataset: Dataset | None) -> Data:
         if dataset is None:
@@ -221,32 +183,5 @@ class Jobs:
         return job_views(session, jobs, self._folder / "jobs", self._stores)
 
 
-def _repeated(session: Session, key: str | None, digest: str) -> Job | None:
-    """The job that was made with an idempotency key.
-
-    Raises:
-        ConflictError: It was made by another request.
-    """
-    if key is None:
-        return None
-    job = session.scalars(select(Job).where(Job.idempotency_key == key)).first()
-    if job is not None and job.request_digest != digest:
-        raise ConflictError("this Idempotency-Key was used for another request", "idempotency_key_reused")
-    return job
-
-
 def _last_place(session: Session) -> int:
     return (session.scalar(select(func.max(Job.queue))) or 0) + 1
-
-
-def _measured(session: Session, params: FineTuneParams, dataset_id: int | None) -> float | None:
-    """Mean seconds per trial of the newest job with the same model and data."""
-    same_data = Job.dataset_id.is_(None) if dataset_id is None else Job.dataset_id == dataset_id
-    timed = select(Job).where(same_data, Job.trial_seconds.is_not(None)).order_by(Job.id.desc()).limit(20)
-    same = (job for job in session.scalars(timed) if job.params["base_model_name"] == params.base_model_name)
-    return next((job.trial_seconds for job in same), None)
-
-
-def _digest(project_id: int, params: FineTuneParams, dataset_id: int | None, name: str | None) -> str:
-    content = [project_id, dataclasses.asdict(params), dataset_id, name]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

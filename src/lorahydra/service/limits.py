@@ -14,12 +14,7 @@ MINUTE = 60.0
 
 
 class Allowance:
-    """A number of times in any minute, for all callers together.
-
-    Args:
-        per_minute: The number.
-        what: What is counted, for the message.
-    """
+    """Allows something a number of times per minute, for all callers together; `what` names it in messages."""
 
     def __init__(self, per_minute: int, what: str) -> None:
         self._per_minute = per_minute
@@ -28,10 +23,7 @@ class Allowance:
         self._lock = threading.Lock()
 
     def take(self, *, count: bool = True) -> None:
-        """Count one time.
-
-        Args:
-            count: False only checks whether it would be allowed.
+        """Count one time; without `count`, only check that it would be allowed.
 
         Raises:
             TooManyError: There were as many as allowed in the last minute.

@@ -23,26 +23,19 @@ def login_router(access: Access) -> APIRouter:
     async def login(request: Request) -> Response:
         try:
             if access.token is not None:
-                failures.take(
-                    count=False
-                )  # before the token is looked at, so that a right guess is not told from a wrong one
+                failures.take(count=False)  # first, so that the answer does not tell a right guess from a wrong one
                 given = (await request.form()).get("token")
                 if not (isinstance(given, str) and access.is_token(given.encode("utf-8", "replace"))):
                     failures.take()
-                    raise _WrongTokenError("this is not the server's token")
+                    raise ServiceRefusal("this is not the server's token", "unauthorized", 401)
         except ServiceRefusal:
             if not _wants_page(request):
                 raise
             return RedirectResponse("/login?failed=1", status_code=303)
         answer = _answer(request, "/")
-        answer.set_cookie(
-            COOKIE,
-            access.new_session(),
-            max_age=SESSION_SECONDS,
-            httponly=True,
-            samesite="strict",
-            secure="https" in (request.url.scheme, request.headers.get("origin", "").partition(":")[0]),
-        )
+        is_secure = "https" in (request.url.scheme, request.headers.get("origin", "").partition(":")[0])
+        session = access.new_session()
+        answer.set_cookie(COOKIE, session, SESSION_SECONDS, httponly=True, samesite="strict", secure=is_secure)
         return answer
 
     @router.post("/logout")
@@ -52,10 +45,6 @@ def login_router(access: Access) -> APIRouter:
         return answer
 
     return router
-
-
-class _WrongTokenError(ServiceRefusal):
-    status, code = 401, "unauthorized"
 
 
 def _answer(request: Request, page: str) -> Response:

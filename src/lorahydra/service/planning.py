@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -14,8 +14,7 @@ from lorahydra.config.compose import literal
 from lorahydra.config.judge_registry import NO_JUDGE
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
-from lorahydra.service.choices import Choices
-from lorahydra.service.composing import composed, without
+from lorahydra.service.choices import Choices, composed, without
 from lorahydra.service.errors import InvalidError, Message
 from lorahydra.service.views import Estimate, FineTuneParams
 
@@ -55,7 +54,9 @@ def settled(params: FineTuneParams, choices: Choices) -> FineTuneParams:
         ConflictError: The judge or the model is not set up here.
     """
     if not FEWEST_TRIALS <= params.n_trials <= MOST_TRIALS:
-        raise InvalidError(f"n_trials is {params.n_trials}, and must be from {FEWEST_TRIALS} to {MOST_TRIALS}")
+        raise InvalidError(
+            f"n_trials is {params.n_trials}, and must be from {FEWEST_TRIALS} to {MOST_TRIALS}", "bad_trials"
+        )
     model = params.base_model_name or choices.default_model()
     if params.base_model_name is not None:
         choices.model_path(model)
@@ -65,16 +66,15 @@ def settled(params: FineTuneParams, choices: Choices) -> FineTuneParams:
     return replace(params, judge_model_id=judge, base_model_name=model)
 
 
-def overrides_of(
-    params: FineTuneParams, choices: Choices, dataset: Path | None, always: Sequence[str]
-) -> tuple[str, ...]:
+def overrides_of(params: FineTuneParams, choices: Choices, dataset: Path | None) -> list[str]:
     """Overrides of the study, without its name and its stores.
+
+    The server's overrides come last; their judge and their model are only defaults.
 
     Args:
         params: From `settled`.
-        choices: Judges and base models of this server.
+        choices: Judges and base models of this server, and its overrides.
         dataset: File of the dataset; None is the demo dataset.
-        always: Overrides of every fine-tune, which come last; their judge and their model are only defaults.
     """
     model = str(params.base_model_name)
     if model == DEMO_MODEL and dataset is None:
@@ -87,23 +87,23 @@ def overrides_of(
         chosen += ["data=demo"] if dataset is None else ["data=local", f"data.train_file={literal(str(dataset))}"]
         chosen += ["search=small"] if params.n_trials <= FEW_TRIALS else []
     chosen += [f"judge={params.judge_model_id or NO_JUDGE}"]
-    always = without(always, "judge", *(() if model == choices.default_model() else MODEL_KEYS))
+    always = without(choices.overrides, "judge", *(() if model == choices.default_model() else MODEL_KEYS))
     # The server's choice of a group replaces ours, because Hydra does not accept two.
     groups = {override.partition("=")[0] for override in always}
     kept = [override for override in chosen if override.partition("=")[0] not in groups]
-    return (*kept, *always, f"hydra.sweeper.n_trials={params.n_trials}")
+    return [*kept, *always, f"hydra.sweeper.n_trials={params.n_trials}"]
 
 
-def estimate(params: FineTuneParams, overrides: Sequence[str], data: Data, measured: float | None) -> Estimate:
+def estimate(params: FineTuneParams, choices: Choices, data: Data, measured: float | None) -> Estimate:
     """What a study will take.
 
     Args:
         params: From `settled`.
-        overrides: From `overrides_of`.
+        choices: Judges and base models of this server, and its overrides.
         data: What the model is trained on.
         measured: Seconds per trial of an earlier fine-tune with the same model and data; None without one.
     """
-    config = composed(tuple(overrides))
+    config = composed(overrides_of(params, choices, data.file))
     rows = {name: data.rows.get(name, 0) for name in ("train", "validation", "test")}
     calls = _judge_calls(params, config, rows) if config.judge.name != NO_JUDGE else 0
     row_tokens = data.size // CHARS_PER_TOKEN // max(1, sum(rows.values()))
@@ -140,7 +140,7 @@ def _guess(config: ExperimentConfig, data: Data) -> tuple[float | None, Message]
     """Seconds per trial from the cost of the passes through the model's weights, and how they were guessed."""
     weights = _weights(config.model.name_or_path)
     if weights is None:
-        return None, Message("nothing is known of the model's size", "nothing")
+        return None, Message("the size of the model is unknown", "nothing")
     row_tokens = data.size / CHARS_PER_TOKEN / max(1, sum(data.rows.values()))
     trained = row_tokens * data.rows.get("train", 0) * config.training.num_train_epochs
     validation = data.rows.get("validation", 0)

@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """What `write_json` wrote; empty if the file cannot be read."""
-    try:
+    with suppress(OSError, ValueError):
         content = json.loads(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def start_program(folder: Path, log_file: str, *command: str) -> subprocess.Popen[bytes]:
@@ -68,7 +66,7 @@ def start_program(folder: Path, log_file: str, *command: str) -> subprocess.Pope
 
 @contextmanager
 def hold(folder: Path, seconds: float) -> Iterator[int | None]:
-    """Hold the job's lock. It may take some seconds: a process that checks whether it is held takes it for an instant.
+    """Hold the job's lock; others that check whether it is held take it for an instant, so it may take some seconds.
 
     Yields:
         Its file descriptor, which child processes may inherit to hold the lock as well; None if others hold it.
@@ -92,40 +90,20 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class End:
-    """How an attempt ended."""
-
-    exit_code: int
-    """A negative one is the signal that killed the study."""
-    failure: str | None
-    """The last line of the study, if it failed."""
-    at: float
-    """When, in s since the epoch."""
-
-
 class JobProcess:
-    """The process of one job, seen from the server; another server may have started it.
-
-    Args:
-        folder: The job's folder.
-    """
+    """The process of the job in a folder, seen from the server; another server may have started it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.interrupted: float | None = None
+        """When it was asked to end."""
+        self.looked = float("-inf")
+        """When its progress was read."""
         self._child: subprocess.Popen[bytes] | None = None
         self._attempt = 0
 
     def start(self, attempt: int, overrides: list[str], environment: Mapping[str, str]) -> None:
-        """Start an attempt as a process in a session of its own, and do not wait for it.
-
-        An attempt that is started twice runs once.
-
-        Raises:
-            OutputError: The folder cannot be written.
-        """
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        """Start an attempt as a process in a session of its own; one that is started twice runs once."""
         job = {"attempt": attempt, "overrides": overrides, "environment": dict(environment)}
         write_json(self.folder / JOB_FILE, job)
         with writing(self.folder):
@@ -155,12 +133,10 @@ class JobProcess:
         finally:
             os.close(descriptor)
 
-    def end(self, attempt: int) -> End | None:
-        """How an attempt ended; None if it has not ended, or could not say so."""
+    def end(self, attempt: int) -> dict[str, Any] | None:
+        """How an attempt ended, as `lorahydra.service.job` writes it; None if it has not ended, or could not say so."""
         content = read_json(self.folder / ENDED_FILE)
-        if content.get("attempt") != attempt:
-            return None
-        return End(int(content["exit_code"]), content.get("failure"), float(content["at"]))
+        return content if content.get("attempt") == attempt else None
 
     def last_sign(self) -> float:
         """When the study last wrote to its log, in s since the epoch: about when it ended, if it could not say so."""
@@ -187,7 +163,11 @@ class JobProcess:
         leader = self._leader(attempt)
         if leader is None:
             return set()
-        members = {pid for pid in psutil.pids() if _leader_of(pid) == leader}
+        members = set()
+        for pid in psutil.pids():
+            with suppress(ProcessLookupError, PermissionError):
+                if os.getsid(pid) == leader:
+                    members.add(pid)
         if members:
             # As long as one member lives, the group's number belongs to no other.
             with suppress(ProcessLookupError, PermissionError):
@@ -200,10 +180,3 @@ class JobProcess:
         if content.get("attempt") != attempt:
             return self._child.pid if self._child is not None and self._attempt == attempt else None
         return int(content["pid"]) if has_its_number(content) else None
-
-
-def _leader_of(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except (ProcessLookupError, PermissionError):
-        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,9 @@ class Progress:
 
 
 class Stores:
-    """The studies' store and MLflow's, which all fine-tunes of a service share.
+    """The studies' store and MLflow's in the service's folder, which all fine-tunes share.
 
-    Args:
-        folder: The service's folder.
-        mlflow_url: Address of MLflow's UI, for links.
+    `mlflow_url` is the address of MLflow's UI, for links.
     """
 
     def __init__(self, folder: Path, mlflow_url: str | None) -> None:
@@ -73,11 +72,7 @@ class Stores:
         self._experiment_id: str | None = None
 
     def prepare(self) -> None:
-        """Create MLflow's store now, because its UI and two studies would disturb each other if they all tried.
-
-        Raises:
-            LorahydraError: It cannot be created.
-        """
+        """Create MLflow's store now, because its UI and two studies would disturb each other if they all tried."""
         from lorahydra.tracking import check_store
 
         check_store(self.tracking)
@@ -90,21 +85,13 @@ class Stores:
         best, test = entry.best, entry.result.get("test", {})
         running = [trial.number for trial in entry.trials if trial.state is State.RUNNING]
         seconds = [t.seconds for t in entry.trials if t.state is State.COMPLETE and t.seconds is not None]
-        of_best: dict[str, Any] = {}
-        if best is not None:
-            of_best = {
-                "best_score": _finite(best.combined),
-                "best_trial": best.number,
-                "best_params": dict(best.params),
-            }
-            of_best |= {"best_run": best.run_id, "best_folder": best.folder}
         return Progress(
             finished=entry.finished,
             current=running[-1] if running else None,
             trial_seconds=sum(seconds) / len(seconds) if seconds else None,
             baseline_score=_finite(test.get(scored(BASELINE, Score.COMBINED))),
             test_score=_finite(test.get(scored(TEST, Score.COMBINED))),
-            **of_best,
+            **{} if best is None else _of_best(best),
         )
 
     def leaderboard(self, job: JobView) -> list[LeaderboardRow]:
@@ -137,9 +124,6 @@ class Stores:
         """Predictions of the winner on the test split; before it is known, of the best trial on the validation split.
 
         Judged ones come first.
-
-        Raises:
-            TrackingError: MLflow's store cannot be read.
         """
         from lorahydra.tracking import read_text
 
@@ -189,10 +173,8 @@ class Stores:
         if self._experiment_id is None and self._url is not None and self._mlflow_file.is_file():
             from lorahydra.tracking.views import find_experiment
 
-            try:
+            with suppress(LorahydraError):
                 self._experiment_id = find_experiment(self.tracking)
-            except LorahydraError:
-                return None
         return self._experiment_id
 
     def _entry(self, study: str) -> Any:
@@ -225,6 +207,12 @@ def log_tail(folder: Path, lines: int) -> LogTail:
         every = every[1:]  # the first one is not whole
     last = every[-lines:]
     return LogTail("\n".join(last), size, bool(start) or len(last) < len(every))
+
+
+def _of_best(trial: Any) -> dict[str, Any]:
+    where = {"best_run": trial.run_id, "best_folder": trial.folder}
+    score = {"best_score": _finite(trial.combined), "best_trial": trial.number, "best_params": dict(trial.params)}
+    return score | where
 
 
 def _table(text: str) -> Iterator[dict[str, Any]]:

@@ -15,10 +15,10 @@ from lorahydra.service.database import Dataset, Job, Project
 from lorahydra.service.errors import NotFoundError
 from lorahydra.service.results import Stores
 from lorahydra.service.supervisor import ACTIVE, job_study
-from lorahydra.service.views import ENDED, DatasetView, FineTuneParams, JobState, JobView, MlflowLinks, ProjectView
+from lorahydra.service.views import ENDED, FineTuneParams, JobState, JobView, MlflowLinks
 from lorahydra.utils.databases import shown
 
-__all__ = ["MOST", "PAGE", "dataset_view", "get_row", "job_views", "page_of", "project_views"]
+__all__ = ["MOST", "PAGE", "get_row", "job_views", "moment", "page_of"]
 
 DEMO_NAME = "demo"
 """Name of the dataset of fine-tunes that use the shipped one."""
@@ -54,54 +54,37 @@ def page_of(session: Session, table: type[Row], where: Any, limit: int, offset: 
     return list(page), session.scalar(count) or 0
 
 
-def project_views(session: Session, rows: Sequence[Project]) -> list[ProjectView]:
-    """Projects with the numbers of their datasets and fine-tunes, read with two queries for all of them."""
-    numbers = [row.id for row in rows]
-    datasets, jobs = _counts(session, Dataset.project_id, numbers), _counts(session, Job.project_id, numbers)
-    return [
-        ProjectView(row.id, row.name, _time(row.created), datasets.get(row.id, 0), jobs.get(row.id, 0)) for row in rows
-    ]
-
-
-def _counts(session: Session, project: Any, numbers: Sequence[int]) -> dict[int, int]:
-    """Number of rows that each project has; `project` is the column with the id of a row's project."""
-    counted = session.execute(select(project, func.count()).where(project.in_(numbers)).group_by(project))
-    return {number: count for number, count in counted}
-
-
-def dataset_view(row: Dataset) -> DatasetView:
-    """A dataset with its report."""
-    columns = ("id", "name", "size", "rows", "format", "report")
-    same = {name: getattr(row, name) for name in columns}
-    return DatasetView(**same, project=row.project_id, created=_time(row.created))
+def moment(seconds: float) -> datetime:
+    """A time of the database."""
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def job_views(session: Session, jobs: Sequence[Job], folder: Path, stores: Stores) -> list[JobView]:
-    """Fine-tunes as they are now, read with three queries for all of them.
+    """Fine-tunes as they are now, read with three queries for all of them; `folder` holds the folders of all jobs."""
 
-    Args:
-        session: Where the rows are from.
-        jobs: The rows.
-        folder: Parent of the folders of all jobs.
-        stores: What the studies record to.
-    """
-    projects = _names(session, Project, {job.project_id for job in jobs})
-    datasets = _names(session, Dataset, {job.dataset_id for job in jobs if job.dataset_id is not None})
-    places = _places(session) if any(job.state == JobState.QUEUED for job in jobs) else {}
+    def names(table: type[Project | Dataset], numbers: set[int | None]) -> dict[int | None, str]:
+        return {row[0]: row[1] for row in session.execute(select(table.id, table.name).where(table.id.in_(numbers)))}
+
+    projects = names(Project, {job.project_id for job in jobs})
+    datasets = names(Dataset, {job.dataset_id for job in jobs} - {None}) | {None: DEMO_NAME}
+    places: dict[int, int] = {}
+    if any(job.state == JobState.QUEUED for job in jobs):
+        waiting = select(Job.id).where(Job.state == JobState.QUEUED).order_by(Job.queue, Job.id)
+        places = {number: place for place, number in enumerate(session.scalars(waiting), 1)}
     return [
         _job_view(
             job,
-            folder,
-            project_name=projects.get(job.project_id, ""),
-            dataset_name=DEMO_NAME if job.dataset_id is None else datasets[job.dataset_id],
+            project_name=projects[job.project_id],
+            dataset_name=datasets[job.dataset_id],
             place=places.get(job.id),
+            folder=str(folder / str(job.id)),
             mlflow=_links(job, stores),
         )
         for job in jobs
     ]
 
 
-def _job_view(job: Job, folder: Path, **looked_up: Any) -> JobView:
+def _job_view(job: Job, **looked_up: Any) -> JobView:
     state, params, now = JobState(job.state), FineTuneParams(**job.params), time.time()
     running = 0.0 if job.attempt_started is None else max(0.0, now - job.attempt_started)
     return JobView(
@@ -112,30 +95,19 @@ def _job_view(job: Job, folder: Path, **looked_up: Any) -> JobView:
         params=params,
         state=state,
         study=job_study(job.id),
-        folder=str(folder / str(job.id)),
         trials_finished=job.finished,
         trials_wanted=params.n_trials,
         trial_current=job.current if state in ACTIVE else None,
         seconds=round(job.seconds_before + running, 1),
-        seconds_left=_seconds_left(job, state, now),
+        seconds_left=_seconds_left(job, now),
         resumptions=job.crashes,
-        created=_time(job.created),
-        started=None if job.started is None else _time(job.started),
-        ended=None if job.ended is None else _time(job.ended),
-        can_cancel=state in (JobState.QUEUED, JobState.STARTING, JobState.RUNNING),
+        created=moment(job.created),
+        started=None if job.started is None else moment(job.started),
+        ended=None if job.ended is None else moment(job.ended),
+        can_cancel=state not in (*ENDED, JobState.CANCELLING),
         can_resume=state in (JobState.CANCELLED, JobState.FAILED),
         has_adapter=job.best_trial is not None,
     )
-
-
-def _names(session: Session, table: type[Project | Dataset], numbers: set[int]) -> dict[int, str]:
-    return {number: name for number, name in session.execute(select(table.id, table.name).where(table.id.in_(numbers)))}
-
-
-def _places(session: Session) -> dict[int, int]:
-    """Places in the queue, from 1, by the job's id."""
-    waiting = select(Job.id).where(Job.state == JobState.QUEUED).order_by(Job.queue, Job.id)
-    return {number: place for place, number in enumerate(session.scalars(waiting), 1)}
 
 
 def _links(job: Job, stores: Stores) -> MlflowLinks:
@@ -149,15 +121,11 @@ def _links(job: Job, stores: Stores) -> MlflowLinks:
     )
 
 
-def _seconds_left(job: Job, state: JobState, now: float) -> float | None:
-    if state in ENDED:
+def _seconds_left(job: Job, now: float) -> float | None:
+    if job.state in ENDED:
         return 0.0
     if job.trial_seconds is None:
         return None
     left = max(0, int(job.params["n_trials"]) - job.finished) * job.trial_seconds
     spent = now - job.current_started if job.current is not None and job.current_started is not None else 0.0
     return round(max(0.0, left - min(spent, job.trial_seconds)), 1)
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

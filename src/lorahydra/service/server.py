@@ -8,8 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -21,7 +20,7 @@ from lorahydra.service.mlflow_ui import LOOPBACK, end_ui, start_ui
 from lorahydra.service.service import Service, ServiceConfig
 from lorahydra.service.supervisor import ACTIVE
 
-__all__ = ["ServerConfig", "serve"]
+__all__ = ["serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,41 +29,32 @@ SECONDS_TO_CLOSE = 5
 SECONDS_FOR_STORES = 120
 
 
-@dataclass(frozen=True)
-class ServerConfig:
-    """Where the server listens."""
-
-    access: Access
-    port: int = 8000
-    mlflow_port: int | None = 5000
-    """Port of MLflow's UI on loopback; None does not start it."""
-
-
-def serve(server: ServerConfig, config: ServiceConfig) -> None:
+def serve(config: ServiceConfig, access: Access, port: int = 8000, mlflow_port: int | None = 5000) -> None:
     """Serve until Ctrl-C or SIGTERM; running studies then continue without the server.
 
     Args:
-        server: Where the server listens.
         config: How the service is set up.
+        access: Where the server listens, and who may ask.
+        port: Its port.
+        mlflow_port: Port of MLflow's UI on loopback; None does not start it.
 
     Raises:
         ConfigError: A port is taken, or another server uses the folder or the database.
         LorahydraError: The folder or the database cannot be used.
     """
     folder = config.folder.absolute()
-    with _listening(server.access.host, server.port) as listener:
-        if server.mlflow_port is not None:
-            config = replace(config, mlflow_url=config.mlflow_url or f"http://{LOOPBACK}:{server.mlflow_port}")
+    with _listening(access.host, port) as listener:
+        if mlflow_port is not None:
+            config = replace(config, mlflow_url=config.mlflow_url or f"http://{LOOPBACK}:{mlflow_port}")
         service = Service(config)
         service.open()  # from here on the folder is this server's, and so is the UI that a killed server left
         try:
-            if server.mlflow_port is not None:
+            if mlflow_port is not None:
                 end_ui(folder)
-                with _listening(LOOPBACK, server.mlflow_port, "--mlflow-port"):
+                with _listening(LOOPBACK, mlflow_port, "--mlflow-port"):
                     pass
-                threading.Thread(target=_show_mlflow, args=(service, server.mlflow_port), daemon=True).start()
-            _say(server, folder)
-            _run(service, server, listener)
+                threading.Thread(target=_show_mlflow, args=(service, mlflow_port), daemon=True).start()
+            _run(service, access, listener)
         finally:
             try:
                 _say_what_continues(service)
@@ -73,9 +63,12 @@ def serve(server: ServerConfig, config: ServiceConfig) -> None:
                 end_ui(folder)
 
 
-def _run(service: Service, server: ServerConfig, listener: socket.socket) -> None:
+def _run(service: Service, access: Access, listener: socket.socket) -> None:
+    host = f"[{access.host}]" if ":" in access.host else access.host
+    address = f"http://{host}:{listener.getsockname()[1]}"
+    logger.info("lorahydra serves %s (folder %s); end it with Ctrl-C", address, service.config.folder)
     settings = uvicorn.Config(
-        create_app(service, server.access),
+        create_app(service, access),
         log_config=None,
         log_level=logging.WARNING,
         access_log=False,
@@ -130,11 +123,6 @@ def _listening(host: str, port: int, option: str = "--port") -> Iterator[socket.
                 f"port {port} of {host} cannot be used ({error.strerror or error}): choose another with {option}"
             ) from error
         yield listener
-
-
-def _say(server: ServerConfig, folder: Path) -> None:
-    host = f"[{server.access.host}]" if ":" in server.access.host else server.access.host
-    logger.info("lorahydra serves http://%s:%d (folder %s); end it with Ctrl-C", host, server.port, folder)
 
 
 def _say_what_continues(service: Service) -> None:

@@ -15,13 +15,14 @@ caller can correct, and other kinds of `LorahydraError` when a store cannot be r
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lorahydra.errors import ConfigError
+from lorahydra.service.checking import INCOMING
 from lorahydra.service.choices import Choices
 from lorahydra.service.database import Database
 from lorahydra.service.datasets import Datasets
@@ -30,8 +31,7 @@ from lorahydra.service.limits import Allowance
 from lorahydra.service.projects import Projects
 from lorahydra.service.results import Stores
 from lorahydra.service.supervisor import Supervisor
-from lorahydra.service.uploads import remove_leftovers
-from lorahydra.utils.files import writing
+from lorahydra.utils.files import locked, writing
 
 __all__ = ["Service", "ServiceConfig"]
 
@@ -62,9 +62,6 @@ class Service:
     """Projects, datasets and fine-tunes on one folder and one database.
 
     `projects`, `datasets`, `jobs` and `supervisor` exist once the service is open.
-
-    Args:
-        config: How it is set up.
     """
 
     projects: Projects
@@ -91,19 +88,24 @@ class Service:
         config, folder = self.config, self.config.folder
         self.choices.default_model()  # refuses overrides that no fine-tune could run with
         with ExitStack() as stack:
-            stack.enter_context(_only_server(folder))
+            try:
+                stack.enter_context(locked(folder / "server", wait=False))
+            except TimeoutError:
+                raise ConfigError(
+                    f"another lorahydra server uses the folder {folder}: stop it, or give --folder"
+                ) from None
             for name in ("jobs", "datasets", "models"):
                 with writing(folder):
                     (folder / name).mkdir(exist_ok=True)
-            remove_leftovers(folder / "datasets")
+            for left_behind in (folder / "datasets").glob(f"{INCOMING}*"):  # by a server that was killed
+                shutil.rmtree(left_behind, ignore_errors=True)
             database = Database(config.storage or f"sqlite:///{folder / 'service.db'}")
             stack.callback(database.close)
             self.supervisor = Supervisor(database, folder / "jobs", config.workers, self.stores)
             self.projects = Projects(database)
             self.datasets = Datasets(database, folder / "datasets", config.upload_limit, config.overrides)
             starts = Allowance(config.starts_per_minute, "starts")
-            wake = self.supervisor.wake
-            self.jobs = Jobs(database, folder, self.choices, self.stores, config.overrides, wake, starts)
+            self.jobs = Jobs(database, folder, self.choices, self.stores, self.supervisor.wake, starts)
             self.supervisor.start()
             stack.callback(self.supervisor.stop)
             self._held = stack.pop_all()
@@ -112,19 +114,3 @@ class Service:
         """Start no more fine-tunes; those that run continue, and the next `open` finds them again."""
         self.closing.set()
         self._held.close()
-
-
-def _only_server(folder: Path) -> Any:
-    """The folder's lock, which only one server can hold.
-
-    Raises:
-        ConfigError: Another server holds it.
-    """
-    from filelock import FileLock, Timeout
-
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            return FileLock(folder / ".server.lock").acquire(timeout=0)
-        except Timeout:
-            raise ConfigError(f"another lorahydra server uses the folder {folder}: stop it, or give --folder") from None

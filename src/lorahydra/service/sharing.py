@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 __all__ = ["Shared"]
 
@@ -28,18 +28,12 @@ class Shared(Generic[T]):
         self._answers: dict[Hashable, tuple[int, float, T]] = {}
 
     def get(self, key: Hashable, version: Callable[[], int], make: Callable[[], T]) -> T:
-        """The answer to a question.
-
-        Args:
-            key: The question.
-            version: Returns another number after each change of what answers are made from.
-            make: Makes the answer.
-        """
+        """The answer to the question `key`; `version` returns another number after each change of what it is about."""
         with self._lock:
             now, before = time.monotonic(), version()
-            kept_version, made, answer = self._answers.get(key, (None, 0.0, None))
-            if kept_version == before and now - made < SECONDS:
-                return cast("T", answer)
+            kept = self._answers.get(key)
+            if kept is not None and kept[0] == before and now - kept[1] < SECONDS:
+                return kept[2]
             answer = make()
             if len(self._answers) >= MOST:
                 self._answers.clear()

@@ -20,6 +20,7 @@ import gc
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +29,7 @@ from sqlalchemy import CursorResult, func, select, update
 from lorahydra.config.compose import literal
 from lorahydra.errors import LorahydraError
 from lorahydra.service.database import Database, Job
-from lorahydra.service.processes import End, JobProcess
+from lorahydra.service.processes import JobProcess
 from lorahydra.service.results import Progress, Stores
 from lorahydra.service.views import JobState
 
@@ -51,14 +52,7 @@ PROGRESS_COLUMNS = tuple(name for name in Progress.__dataclass_fields__ if name 
 
 
 class Supervisor(threading.Thread):
-    """A thread that looks after all jobs.
-
-    Args:
-        database: Where they are kept.
-        folder: Parent of their folders.
-        workers: How many may run at the same time.
-        stores: What the studies record to.
-    """
+    """A thread that looks after all jobs, of which `workers` may run at the same time; `folder` holds their folders."""
 
     def __init__(self, database: Database, folder: Path, workers: int, stores: Stores) -> None:
         super().__init__(name="jobs", daemon=True)
@@ -71,8 +65,6 @@ class Supervisor(threading.Thread):
         self._workers = workers
         self._stores = stores
         self._processes: dict[int, JobProcess] = {}
-        self._interrupted: dict[int, float] = {}
-        self._looked: dict[int, float] = {}
         self._wake, self._stopping = threading.Event(), threading.Event()
 
     def run(self) -> None:
@@ -81,14 +73,12 @@ class Supervisor(threading.Thread):
             try:
                 self._look()
                 self.fault = None
-            except LorahydraError as error:
-                self.fault = str(error)
-                logger.error("Jobs cannot be looked after: %s", error)
-                self._stopping.wait(ERROR_SECONDS)
             except Exception as error:
                 # Whatever it is, the other jobs must not wait for it for ever.
-                self.fault = f"the server made a mistake ({type(error).__name__}): see its log"
-                logger.exception("Looking after jobs failed")
+                is_known = isinstance(error, LorahydraError)
+                mistake = f"the server made a mistake ({type(error).__name__}): see its log"
+                self.fault = str(error) if is_known else mistake
+                logger.error("Fine-tunes cannot be started or watched: %s", error, exc_info=not is_known)
                 self._stopping.wait(ERROR_SECONDS)
             self._wake.wait(LOOK_SECONDS)
             self._wake.clear()
@@ -105,7 +95,9 @@ class Supervisor(threading.Thread):
 
     def _look(self) -> None:
         if not self._database.still_mine():
-            raise LorahydraError("the connection that holds the database for this server is gone: start it again")
+            raise LorahydraError(
+                "the connection that reserves the database for this server was lost: start the server again"
+            )
         if not self.ready.is_set():
             self._stores.prepare()
             # A walk of the garbage collector through all of MLflow would stop every request.
@@ -149,7 +141,7 @@ class Supervisor(threading.Thread):
             if job.state == JobState.CANCELLING:
                 self._end(job, process)
             elif job.state == JobState.STARTING:
-                self._interrupted.pop(job.id, None)
+                process.interrupted = None
                 self._change(job, JobState.RUNNING)
             self._note_progress(job)
             return
@@ -161,7 +153,7 @@ class Supervisor(threading.Thread):
             return
         end = process.end(job.attempt)
         if job.state == JobState.STARTING and end is None and not process.was_started(job.attempt):
-            # It is started anew, so the seconds that it may take begin anew too.
+            # It is started again, so the seconds that it may take begin again too.
             if self._change(job, JobState.STARTING, attempt_started=time.time()):
                 self._launch(job, job.attempt)
             return
@@ -170,42 +162,40 @@ class Supervisor(threading.Thread):
         self._ended(job, end)
 
     def _end(self, job: Job, process: JobProcess) -> None:
-        interrupted = self._interrupted.get(job.id)
-        if interrupted is None:
-            self._interrupted[job.id] = time.monotonic()
+        if process.interrupted is None:
+            process.interrupted = time.monotonic()
             process.interrupt(job.attempt)
-        elif time.monotonic() - interrupted > SECONDS_TO_STOP:
+        elif time.monotonic() - process.interrupted > SECONDS_TO_STOP:
             process.kill(job.attempt)
 
-    def _ended(self, job: Job, end: End | None) -> None:
-        at = self._process(job.id).last_sign() if end is None else end.at
+    def _ended(self, job: Job, end: Mapping[str, Any] | None) -> None:
+        at = self._process(job.id).last_sign() if end is None else end["at"]
         seconds = job.seconds_before + max(0.0, at - (job.attempt_started or at))
-        over: dict[str, Any] = {"ended": at, "attempt_started": None, "seconds_before": seconds, "current": None}
-        self._interrupted.pop(job.id, None)
-        if end is not None and end.exit_code == 0:
-            changed = self._change(job, JobState.COMPLETE, failure=None, **over)
+        over: dict[str, Any] = {"attempt_started": None, "seconds_before": seconds, "current": None}
+        over |= {"ended": at, "failure": None}
+        code, failure = (None, None) if end is None else (end["exit_code"], end["failure"])
+        if code == 0:
+            state = JobState.COMPLETE
         elif job.state == JobState.CANCELLING:
-            changed = self._change(job, JobState.CANCELLED, failure=None, **over)
-        elif end is not None and 0 < end.exit_code != INTERRUPTED:
-            changed = self._change(job, JobState.FAILED, failure=end.failure or f"exit code {end.exit_code}", **over)
+            state = JobState.CANCELLED
+        elif code is not None and 0 < code != INTERRUPTED:  # a negative one is the signal that killed it
+            state, over["failure"] = JobState.FAILED, failure or f"exit code {code}"
         elif job.crashes >= MOST_CRASHES:
-            failure = f"its process was killed {job.crashes + 1} times, perhaps because memory ran out"
-            changed = self._change(job, JobState.FAILED, failure=failure, **over)
+            state = JobState.FAILED
+            over["failure"] = f"its process was killed {job.crashes + 1} times, perhaps because memory ran out"
         else:
-            over["ended"] = None
-            changed = self._change(job, JobState.QUEUED, crashes=job.crashes + 1, **over)
+            state, over["ended"], over["crashes"] = JobState.QUEUED, None, job.crashes + 1
             logger.warning("Job %d was killed and continues (%d of %d times)", job.id, job.crashes + 1, MOST_CRASHES)
-        if changed:
+        if self._change(job, state, **over):
             self._processes.pop(job.id, None)
-            self._looked.pop(job.id, None)
             self.wake()
 
     def _note_progress(self, job: Job, *, at_once: bool = False) -> None:
         """Keep the study's progress in the job's row, so that a list of jobs takes one query."""
-        now = time.monotonic()
-        if not at_once and now - self._looked.get(job.id, -PROGRESS_SECONDS) < PROGRESS_SECONDS:
+        process, now = self._process(job.id), time.monotonic()
+        if not at_once and now - process.looked < PROGRESS_SECONDS:
             return
-        self._looked[job.id] = now
+        process.looked = now
         try:
             progress = self._stores.progress(job_study(job.id))
             if progress is None:

@@ -128,7 +128,7 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     form.get_by_label(EN("configure.judge.off")).check()
     form.get_by_label(EN("configure.model.base")).select_option("tiny")
     form.get_by_label(EN("configure.trials")).fill("500")
-    form.locator("#estimate").get_by_text(EN("configure.trials.bad", fewest=5, most=100)).wait_for()
+    form.locator("#estimate").get_by_text(EN("refusal.bad_trials", fewest=5, most=100)).wait_for()
     form.get_by_role("button", name=EN("configure.start")).click()
     form.get_by_role("alert").wait_for()
     assert focused(page) == "problem"

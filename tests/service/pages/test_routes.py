@@ -216,7 +216,7 @@ def test_a_wrong_number_of_trials_is_named_beside_what_was_sent(site: httpx.Clie
     site.post("/projects", data={"name": "One"})
     sent = {"project": "1", "judge": "off", "base_model": "tiny", "trials": trials, "name": HOSTILE, "action": "start"}
     page = checked(site.post("/configure", data=sent, headers={"accept-language": "ru"}), 422)
-    assert RU("configure.trials.bad", fewest=5, most=100) in page
+    assert RU("refusal.bad_trials", fewest=5, most=100) in page
     assert 'aria-invalid="true"' in page
     assert HOSTILE in unescape(page)
     assert '<option value="tiny" selected>' in page
@@ -253,7 +253,7 @@ def test_the_estimate(site: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> No
     part = checked(site.get("/estimate", params=asked | {"judge": "off"}))
     assert EN("estimate.none") in part
     part = checked(site.get("/estimate", params=asked | {"trials": "3"}, headers={"accept-language": "ru"}))
-    assert RU("configure.trials.bad", fewest=5, most=100) in part
+    assert RU("refusal.bad_trials", fewest=5, most=100) in part
     page = checked(site.post("/configure", data=asked | {"action": "estimate"}))
     assert "at most" in page
 
@@ -286,7 +286,7 @@ def test_data_of_a_project_that_came_meanwhile_are_not_taken_unseen(site: httpx.
     service.projects.create("Somebody's")
     sent = {"judge": "off", "base_model": "tiny", "trials": "5", "key": key_in(first)}
     page = checked(site.post("/configure", data=sent), 409)
-    assert EN("configure.project.new") in page
+    assert EN("refusal.project_is_new") in page
     assert 'name="project" value="1"' in page
     assert site.post("/quick-start", data={"judge": "off"}).headers["location"] == "/"
     assert service.jobs.page().total == 0

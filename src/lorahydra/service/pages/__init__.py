@@ -1,5 +1,6 @@
-"""The web page: lists, fine-tunes and forms as HTML from the server, in English and Russian."""
+"""The web page: lists, fine-tunes and forms as HTML from the server, in English and Russian.
 
-from lorahydra.service.pages.routes import pages_router
-
-__all__ = ["pages_router"]
+Everything works by links and forms. If there is JavaScript, htmx replaces parts of a page: the same addresses answer a
+request with the header `HX-Request` with a part. The templates escape everything that a page shows. Pages have no
+inline scripts and styles, so that the content policy can forbid both.
+"""

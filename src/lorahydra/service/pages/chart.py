@@ -8,21 +8,13 @@ from dataclasses import dataclass
 
 from lorahydra.service.views import LeaderboardRow
 
-__all__ = ["Chart", "Mark", "Tick", "chart"]
+__all__ = ["Chart", "Mark", "chart"]
 
 WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 80, 16, 16, 56
 """Margins for the labels of the axes."""
 MOST_TICKS = 5
 STEPS = (1, 2, 2.5, 5, 10)
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A label of an axis and its position."""
-
-    place: float
-    value: float
 
 
 @dataclass(frozen=True)
@@ -48,8 +40,9 @@ class Chart:
     """Trials that have none: pruned or failed."""
     best_line: str
     """SVG path of the best score so far."""
-    scores: list[Tick]
-    trials: list[Tick]
+    scores: list[tuple[float, float]]
+    """Places and values of the labels of an axis."""
+    trials: list[tuple[float, float]]
     width: float = WIDTH
     height: float = HEIGHT
     left: float = LEFT
@@ -88,8 +81,8 @@ def chart(rows: Sequence[LeaderboardRow], wanted: int) -> Chart | None:
         marks=[mark(row) for row in scored],
         ended=[mark(row) for row in rows if row.combined is None and row.state in ("pruned", "failed")],
         best_line=_best_line([(mark(row).x, mark(row).y) for row in scored], x(last)),
-        scores=[Tick(y(value), value) for value in grid],
-        trials=[Tick(x(number), number) for number in numbers],
+        scores=[(y(value), value) for value in grid],
+        trials=[(x(number), number) for number in numbers],
     )
 
 

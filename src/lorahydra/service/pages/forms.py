@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
 from lorahydra.service.views import FineTuneParams
 
-__all__ = ["NO_PARAMS", "ConfigureForm", "FormError", "whole_number"]
+__all__ = ["NO_PARAMS", "ConfigureForm", "whole_number"]
 
 LONGEST = 300
 """Number of characters of a field that are read."""
 NO_PARAMS = FineTuneParams()
-
-
-class FormError(Exception):
-    """A field is not valid.
-
-    Args:
-        field: Its name in the form.
-        key: Key of the message that says why.
-    """
-
-    def __init__(self, field: str, key: str) -> None:
-        super().__init__(key)
-        self.field = field
-        self.key = key
 
 
 @dataclass(frozen=True)
@@ -52,26 +37,19 @@ class ConfigureForm:
     @classmethod
     def read(cls, sent: Mapping[str, Any]) -> ConfigureForm:
         """Make the form from the fields of a request."""
-        text = {name: str(sent.get(name) or "").strip()[:LONGEST] for name in cls.__dataclass_fields__}
-        project = whole_number(text.pop("project"))
-        given: dict[str, Any] = {name: value for name, value in text.items() if name in sent}
-        return replace(cls(project=project), **given)
+        fields: dict[str, Any] = {
+            name: str(sent[name]).strip()[:LONGEST] for name in cls.__dataclass_fields__ if name in sent
+        }
+        return cls(**fields | {"project": whole_number(fields.get("project"))})
 
     def params(self) -> FineTuneParams:
-        """What is asked for.
-
-        Raises:
-            FormError: The number of trials is not valid.
-        """
-        trials = whole_number(self.trials)
-        if trials is None or not FEWEST_TRIALS <= trials <= MOST_TRIALS:
-            raise FormError("trials", "configure.trials.bad")
+        """What is asked for; without a valid number of trials it is 0, which the service refuses."""
         with_judge = self.judge != "off"
         return FineTuneParams(
             use_llm_judge=with_judge,
             judge_model_id=(self.judge_model or None) if with_judge else None,
             base_model_name=self.other_model or self.base_model or None,
-            n_trials=trials,
+            n_trials=whole_number(self.trials) or 0,
         )
 
     @property

@@ -6,29 +6,43 @@ import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.datastructures import URL
+from starlette.staticfiles import StaticFiles
 
 from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.words import LANGUAGES, Words, chosen_language
 
-__all__ = ["LANGUAGE_COOKIE", "STATIC_FILES", "is_fragment", "render", "static_file", "words_of"]
+__all__ = ["STATIC_PATH", "Static", "error_page", "go", "is_fragment", "render", "words_of"]
 
 LANGUAGE_COOKIE = "lorahydra_language"
 YEAR = 365 * 24 * 3600
-STATIC_FILES = {
-    "app.css": "text/css",
-    "app.js": "text/javascript",
-    "htmx.min.js": "text/javascript",
-    "htmx.LICENSE.txt": "text/plain",
-    "icon.svg": "image/svg+xml",
-}
-"""The files of the folder `static` that are served, and their types."""
+STATIC_PATH = "/static"
+STATIC_FOLDER = Path(__file__).with_name("static")
+
+
+class Static(StaticFiles):
+    """Stylesheets, scripts and pictures, whose addresses have their digest, so that browsers may keep them."""
+
+    def __init__(self) -> None:
+        super().__init__(directory=STATIC_FOLDER)
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """The answer for a file."""
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = f"public, max-age={YEAR}, immutable"
+        return response
+
+
+@cache
+def _static(name: str) -> str:
+    digest = hashlib.sha256((STATIC_FOLDER / name).read_bytes()).hexdigest()[:12]
+    return f"{STATIC_PATH}/{name}?v={digest}"
 
 
 @cache
@@ -40,19 +54,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-@cache
-def static_file(name: str) -> tuple[bytes, str]:
-    """A static file's content, and a short digest of it.
-
-    Raises:
-        KeyError: There is no static file of this name.
-    """
-    if name not in STATIC_FILES:
-        raise KeyError(name)
-    content = (resources.files("lorahydra.service.pages") / "static" / name).read_bytes()
-    return content, hashlib.sha256(content).hexdigest()[:12]
 
 
 def words_of(request: Request) -> Words:
@@ -75,15 +76,7 @@ def render(
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A page or a part of one.
-
-    Args:
-        request: Tells the language and the address.
-        template: File of the template.
-        values: What the template shows.
-        status: HTTP status.
-        headers: Further headers.
-    """
+    """A page or a part of one, in the language of the request."""
     words = words_of(request)
     # A page that answers a form has no address that could be opened again.
     here = request.url if request.method == "GET" else URL("/")
@@ -91,7 +84,7 @@ def render(
         "t": words,
         "f": Shapes(words, datetime.now(UTC)),
         "languages": {code: (name, _here(here, code)) for code, name in LANGUAGES.items()},
-        "static": lambda name: f"/static/{name}?v={static_file(name)[1]}",
+        "static": _static,
         "most_bytes": request.app.state.service.config.upload_limit,
         # Only those who had to log in can log out.
         "may_log_out": request.app.state.access.token is not None,
@@ -107,6 +100,21 @@ def render(
     if request.query_params.get("lang") in LANGUAGES:
         response.set_cookie(LANGUAGE_COOKIE, words.language, max_age=YEAR, httponly=True, samesite="lax")
     return response
+
+
+def error_page(request: Request, status: int, detail: str | None = None) -> Response:
+    """A page that says what was refused and what can be done, and leads back; `detail` is the service's one line."""
+    words = words_of(request)
+    kind = status if f"error.{status}" in words else 503
+    values = {"title": words(f"error.{kind}"), "hint": words(f"error.{kind}.hint"), "detail": detail}
+    return render(request, "message.html", values, status)
+
+
+def go(request: Request, path: str) -> Response:
+    """Send the browser to another page of this server, after a form."""
+    if is_fragment(request):
+        return Response(status_code=204, headers={"HX-Redirect": path, "Cache-Control": "no-store"})
+    return RedirectResponse(path, 303)
 
 
 def _here(page: URL, language: str) -> str:

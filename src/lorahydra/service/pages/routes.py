@@ -1,9 +1,4 @@
-"""The pages that show something: lists, datasets, fine-tunes, and the log-in form.
-
-Everything works by links and forms. If there is JavaScript, htmx replaces parts of a page: the same addresses answer a
-request with the header `HX-Request` with a part. The templates escape everything that a page shows. Pages have no
-inline scripts and styles, so that the content policy can forbid both.
-"""
+"""The pages that show something: lists, datasets, fine-tunes, and the log-in form."""
 
 from __future__ import annotations
 
@@ -13,23 +8,19 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from lorahydra.errors import LorahydraError
-from lorahydra.service.api import Served, get_adapter
-from lorahydra.service.bodies import Number, Offset, ProjectFilter
-from lorahydra.service.errors import NotFoundError
-from lorahydra.service.pages.answers import PageRoute, go
+from lorahydra.service.api import Number, Offset, ProjectFilter, Served, get_adapter
 from lorahydra.service.pages.chart import chart
 from lorahydra.service.pages.forms import ConfigureForm
-from lorahydra.service.pages.rendering import STATIC_FILES, is_fragment, render, static_file
+from lorahydra.service.pages.rendering import go, is_fragment, render
 from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.starting import Sent, quick_hint
-from lorahydra.service.pages.starting import router as starting
 from lorahydra.service.results import log_tail
 from lorahydra.service.rows import PAGE
 from lorahydra.service.service import Service
 from lorahydra.service.uploads import SUFFIXES
-from lorahydra.service.views import ENDED, Examples, JobView, LogTail, ProjectView
+from lorahydra.service.views import Examples, JobView, LogTail, ProjectView
 
-__all__ = ["pages_router"]
+__all__ = ["router"]
 
 PROJECTS = 40
 """Number of projects to choose from at the top of a list."""
@@ -38,18 +29,9 @@ JOBS = 20
 EXAMPLES = 5
 """Number of predictions on a page."""
 LOG_LINES = 300
-FOREVER = "public, max-age=31536000, immutable"
-"""For static files, whose address has their digest."""
 
-router = APIRouter(route_class=PageRoute, include_in_schema=False)
-
-
-def pages_router() -> APIRouter:
-    """The routes of all pages."""
-    every = APIRouter()
-    every.include_router(router)
-    every.include_router(starting)
-    return every
+router = APIRouter(include_in_schema=False)
+router.get("/fine-tunes/{job_id}/adapter")(get_adapter)
 
 
 @router.get("/")
@@ -122,7 +104,7 @@ def examples_part(request: Request, job_id: Number, service: Served, examples: O
 def log_part(request: Request, job_id: Number, service: Served) -> Response:
     """The part with the log."""
     job = service.jobs.get(job_id)
-    return render(request, "_log.html", {"job": job, "ended": job.state in ENDED, "log": _log(job)})
+    return render(request, "_log.html", {"job": job, "log": _log(job)})
 
 
 @router.post("/fine-tunes/{job_id}/cancel")
@@ -137,26 +119,12 @@ def resume(request: Request, job_id: Number, service: Served) -> Response:
     return go(request, f"/fine-tunes/{service.jobs.resume(job_id).id}")
 
 
-@router.get("/fine-tunes/{job_id}/adapter")
-def adapter(job_id: Number, service: Served) -> Response:
-    """The best adapter, as a download; unlike the API's route, this one refuses with a page."""
-    return get_adapter(job_id, service)
-
-
 @router.get("/login")
 def login(request: Request, failed: str | None = None) -> Response:
     """The form that asks for the token."""
     # If a part of a page was asked for after the session had ended, the browser loads the page again and gets here.
     headers = {"HX-Refresh": "true"} if is_fragment(request) else {}
     return render(request, "login.html", {"failed": failed is not None}, headers=headers)
-
-
-@router.get("/static/{name}")
-def static(name: str) -> Response:
-    """A stylesheet, script or picture."""
-    if name not in STATIC_FILES:
-        raise NotFoundError(f"there is no file {name}")
-    return Response(static_file(name)[0], media_type=STATIC_FILES[name], headers={"Cache-Control": FOREVER})
 
 
 def _list(request: Request, service: Service, project: ProjectView | None, offset: int) -> Response:
@@ -179,7 +147,7 @@ def _jobs(service: Service, project: ProjectView | None, offset: int) -> dict[st
     return {
         "project": project,
         "jobs": jobs,
-        "is_live": any(job.state not in ENDED for job in jobs.items),
+        "is_live": any(job.ended is None for job in jobs.items),
         "list_path": "/fine-tunes" if project is None else f"/projects/{project.id}",
         "jobs_address": "/jobs?" + (f"project={project.id}&" if project else ""),
     }
@@ -193,7 +161,6 @@ def _live(service: Service, job: JobView) -> dict[str, Any]:
     rows = service.stores.leaderboard(job)
     return {
         "job": job,
-        "ended": job.state in ENDED,
         "rows": rows,
         "columns": Shapes.columns(rows),
         "chart": chart(rows, job.trials_wanted),
@@ -208,7 +175,6 @@ def _examples(service: Service, job: JobView, offset: int) -> dict[str, Any]:
         examples, problem = Examples("", None, [], 0), str(error)
     return {
         "job": job,
-        "ended": job.state in ENDED,
         "examples": examples,
         "examples_problem": problem,
         "offset": offset,

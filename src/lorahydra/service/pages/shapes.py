@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +17,8 @@ __all__ = ["NONE", "Shapes", "plain"]
 
 NONE = "–"
 """Shown where there is no value."""
-MINUTE, HOUR, DAY = 60, 3600, 86400
+MINUTE, HOUR = 60, 3600
+UNITS = (("day", 24 * HOUR), ("hour", HOUR), ("minute", MINUTE), ("second", 1))
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 """ANSI escapes: colours and cursor movements, window titles, single commands."""
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -30,12 +32,7 @@ def plain(text: str) -> str:
 
 
 class Shapes:
-    """Values in the reader's language.
-
-    Args:
-        words: Messages in that language.
-        now: The moment from which "ago" counts.
-    """
+    """Values in the language of `words`; "ago" counts from `now`."""
 
     def __init__(self, words: Words, now: datetime | None = None) -> None:
         self._words = words
@@ -71,29 +68,21 @@ class Shapes:
         if seconds is None:
             return NONE
         whole = round(seconds)
-        for unit, size, smaller in (("day", DAY, HOUR), ("hour", HOUR, MINUTE)):
-            if whole >= size:
-                rest = whole % size // smaller
-                text = self._words(f"unit.{unit}", n=whole // size)
-                return (
-                    f"{text} {self._words('unit.hour' if unit == 'day' else 'unit.minute', n=rest)}" if rest else text
-                )
-        if whole >= 10 * MINUTE:
+        if 10 * MINUTE <= whole < HOUR:
             return self._words("unit.minute", n=round(whole / MINUTE))
-        minutes, rest = divmod(whole, MINUTE)
-        parts = [self._words("unit.minute", n=minutes)] if minutes else []
-        parts += [self._words("unit.second", n=rest)] if rest or not minutes else []
-        return " ".join(parts)
+        for (unit, size), (smaller, step) in pairwise(UNITS):
+            if whole >= size:
+                text, rest = self._words(f"unit.{unit}", n=whole // size), whole % size // step
+                return f"{text} {self._words(f'unit.{smaller}', n=rest)}" if rest else text
+        return self._words("unit.second", n=whole)
 
     def ago(self, moment: datetime) -> str:
         """How long ago a moment was."""
         seconds = (self._now - moment).total_seconds()
-        if seconds < MINUTE:
-            return self._words("time.now")
-        for unit, size in (("day", DAY), ("hour", HOUR), ("minute", MINUTE)):
+        for unit, size in UNITS[:-1]:
             if seconds >= size:
                 return self._words("time.ago", time=self._words(f"unit.{unit}", n=int(seconds // size)))
-        raise AssertionError("a minute is the smallest")
+        return self._words("time.now")
 
     def moment(self, moment: datetime) -> str:
         """Date and time, the same for all readers."""

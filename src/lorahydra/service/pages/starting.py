@@ -9,28 +9,24 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from lorahydra.service.api import Served, add_dataset
-from lorahydra.service.bodies import Number
-from lorahydra.service.errors import NotFoundError, ServiceRefusal
-from lorahydra.service.pages.answers import PageRoute, go
-from lorahydra.service.pages.forms import NO_PARAMS, ConfigureForm, FormError, whole_number
-from lorahydra.service.pages.rendering import is_fragment, render, words_of
+from lorahydra.service.api import Number, Served, add_dataset
+from lorahydra.service.errors import ConflictError, NotFoundError, ServiceRefusal
+from lorahydra.service.pages.forms import NO_PARAMS, ConfigureForm, whole_number
+from lorahydra.service.pages.rendering import go, is_fragment, render, words_of
 from lorahydra.service.pages.shapes import plain
 from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
 from lorahydra.service.rows import MOST
 from lorahydra.service.service import Service
-from lorahydra.service.uploads import SUFFIXES, BadDatasetError
+from lorahydra.service.uploads import SUFFIXES
 from lorahydra.service.views import DatasetView, FineTuneParams, Page
 
 __all__ = ["Sent", "quick_hint", "router"]
 
-NO_JUDGE = "judge_not_configured"
-"""Code of a refusal that has a page of its own."""
-USED_KEY = "idempotency_key_reused"
-"""Code of the refusal of a form that was changed after it had started a fine-tune (the browser's "back")."""
+NO_JUDGE, USED_KEY, BAD_TRIALS = "judge_not_configured", "idempotency_key_reused", "bad_trials"
+"""Codes of refusals that the pages treat in their own way."""
 TRIALS = {"fewest": FEWEST_TRIALS, "most": MOST_TRIALS}
 
-router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
+router = APIRouter(include_in_schema=False, default_response_class=Response)
 
 
 async def _sent(request: Request) -> Mapping[str, Any]:
@@ -54,27 +50,21 @@ def configure(request: Request, service: Served) -> Response:
 @router.post("/configure")
 def start(request: Request, service: Served, sent: Sent) -> Response:
     """Start what the form says; with the other button, only estimate it."""
-    form, words = ConfigureForm.read(sent), words_of(request)
+    form = ConfigureForm.read(sent)
     if form.action == "estimate":
         return _form(request, service, form)
+    opened_without, newest = form.project is None, _newest(service)
     try:
-        params = form.params()
-        if form.project is None and (newest := _newest(service)) is not None:
-            # The form was opened when there was no project: show first which data would be used.
-            form = replace(form, project=newest)
-            if service.jobs.repeated(form.key, newest, params, form.dataset_id, form.name or None) is None:
-                return _form(request, service, form, 409, problem=words("configure.project.new"))
         project = _project_or_first(request, service, form.project)
         form = replace(form, project=project)
-        job = service.jobs.start(project, params, form.dataset_id, form.name or None, form.key or None)
-    except FormError as error:
-        return _form(request, service, form, 422, problem=words(error.key, **TRIALS), field=error.field)
+        if opened_without and newest is not None and not service.jobs.has_started(form.key):
+            # There was no project when the form was opened: show first which data would be used.
+            raise ConflictError("", "project_is_new")
+        job = service.jobs.start(project, form.params(), form.dataset_id, form.name or None, form.key or None)
     except ServiceRefusal as refusal:
-        key = f"refusal.{refusal.code}"
-        problem = words(key if key in words else "configure.refused")
-        if refusal.code == USED_KEY:
+        if refusal.code == USED_KEY:  # it was changed after it had started a fine-tune, by the browser's "back"
             form = replace(form, key=ConfigureForm().key)
-        return _form(request, service, form, refusal.status, problem=problem, detail=refusal.message)
+        return _form(request, service, form, refusal)
     return go(request, f"/fine-tunes/{job.id}")
 
 
@@ -82,18 +72,22 @@ def start(request: Request, service: Served, sent: Sent) -> Response:
 def quick_start(request: Request, service: Served, sent: Sent) -> Response:
     """Start at once with values that suit most tasks; if no judge is set up, ask first."""
     named, key = whole_number(str(sent.get("project", ""))), str(sent.get("key", ""))
-    params = FineTuneParams(use_llm_judge=sent.get("judge") != "off")
-    if named is None and (newest := _newest(service)) is not None:
-        repeated = service.jobs.repeated(key, newest, params) if key else None
-        # The list shows which data will be used.
-        return go(request, "/" if repeated is None else f"/fine-tunes/{repeated.id}")
+    if named is None and _newest(service) is not None and not service.jobs.has_started(key):
+        return go(request, "/")  # the list shows which data will be used
     project = _project_or_first(request, service, named)
+    params = FineTuneParams(use_llm_judge=sent.get("judge") != "off")
     try:
         job = service.jobs.start(project, params, idempotency_key=key or None)
     except ServiceRefusal as refusal:
         if refusal.code != NO_JUDGE:
             raise
-        return _without_judge(request, service, project)
+        values = {
+            "project": service.projects.get(project),
+            "key": ConfigureForm().key,
+            "judges": service.choices.judges(),
+            "configure_path": f"/configure?project={project}",
+        }
+        return render(request, "no_judge.html", values, refusal.status_code)
     return go(request, f"/fine-tunes/{job.id}")
 
 
@@ -122,13 +116,7 @@ async def upload(request: Request, project_id: Number, service: Served) -> Respo
 
 
 def quick_hint(request: Request, service: Service, dataset: str | None) -> str:
-    """What the quick start will do, in one line.
-
-    Args:
-        request: Tells the language.
-        service: Tells the judge.
-        dataset: Name of the project's newest dataset; None is the demo dataset.
-    """
+    """What the quick start will do, in one line; `dataset` is the name of the newest one, None is the demo dataset."""
     words = words_of(request)
     judge = next((judge for judge in service.choices.judges() if judge.is_default and judge.is_configured), None)
     data = words("dataset.demo") if dataset is None else plain(dataset)
@@ -140,24 +128,19 @@ def quick_hint(request: Request, service: Service, dataset: str | None) -> str:
 def _taken(request: Request, service: Service, dataset: DatasetView) -> Response:
     if not is_fragment(request):
         return go(request, f"/datasets/{dataset.id}")
-    values = {
-        "upload_name": dataset.name,
-        "report_name": dataset.name,
-        "report": dataset.report,
-        "chosen_dataset": dataset.id,
-    }
-    headers = {"HX-Trigger": "dataset-changed"}
-    return render(request, "_data.html", {**_data(service, dataset.project), **values}, 201, headers)
+    shown = {"upload_name": dataset.name, "report_name": dataset.name, "report": dataset.report}
+    values = {**_data(service, dataset.project), **shown, "chosen_dataset": dataset.id}
+    return render(request, "_data.html", values, 201, {"HX-Trigger": "dataset-changed"})
 
 
 def _refused(request: Request, service: Service, project_id: int, refusal: ServiceRefusal) -> Response:
-    report = refusal.report if isinstance(refusal, BadDatasetError) else None
-    sources = report["sources"] if report else []
+    sources = refusal.report["sources"] if refusal.report else []
     name = sources[0]["source"] if sources else words_of(request)("report.refused")
-    values = {"report": report, "report_name": name, "upload_name": name, "refusal": refusal.message, "dataset": None}
+    shown = {"upload_name": name, "report_name": name, "report": refusal.report, "refusal": refusal.detail}
     if is_fragment(request):
-        return render(request, "_data.html", {**_data(service, project_id), **values}, refusal.status)
-    return render(request, "dataset.html", {"project": service.projects.get(project_id), **values}, refusal.status)
+        return render(request, "_data.html", {**_data(service, project_id), **shown}, refusal.status_code)
+    values = {"project": service.projects.get(project_id), "dataset": None, **shown}
+    return render(request, "dataset.html", values, refusal.status_code)
 
 
 def _data(service: Service, project_id: int | None) -> dict[str, Any]:
@@ -173,8 +156,11 @@ def _data(service: Service, project_id: int | None) -> dict[str, Any]:
     }
 
 
-def _form(request: Request, service: Service, form: ConfigureForm, status: int = 200, **problem: str) -> Response:
-    judges = service.choices.judges()
+def _form(request: Request, service: Service, form: ConfigureForm, refusal: ServiceRefusal | None = None) -> Response:
+    judges, problem = service.choices.judges(), None
+    if refusal is not None:
+        problem = _problem(request, refusal) or words_of(request)("configure.refused")
+    has_bad_trials = refusal is not None and refusal.code == BAD_TRIALS
     values = {
         **_data(service, form.project),
         "chosen_dataset": form.dataset_id,
@@ -184,36 +170,27 @@ def _form(request: Request, service: Service, form: ConfigureForm, status: int =
         "models": service.choices.models(),
         "upload_path": f"/projects/{'first' if form.project is None else form.project}/datasets",
         "in_dialog": is_fragment(request),
-        "problem": None,
-        "detail": None,
-        "field": None,
+        "problem": problem,
+        "detail": refusal.detail if refusal and not has_bad_trials else None,
+        "has_bad_trials": has_bad_trials,
         **TRIALS,
         **_estimated(request, service, form),
-        **problem,
     }
-    return render(request, "_configure.html" if is_fragment(request) else "configure.html", values, status)
+    template = "_configure.html" if is_fragment(request) else "configure.html"
+    return render(request, template, values, refusal.status_code if refusal else 200)
 
 
 def _estimated(request: Request, service: Service, form: ConfigureForm) -> dict[str, Any]:
-    words = words_of(request)
     try:
         return {"estimate": service.jobs.estimate(form.project, form.params(), form.dataset_id)}
-    except FormError as error:
-        problem = words(error.key, **TRIALS)
     except ServiceRefusal as refusal:
-        key = f"refusal.{refusal.code}"
-        problem = words(key) if key in words else str(refusal)
-    return {"estimate": None, "estimate_problem": problem}
+        return {"estimate": None, "estimate_problem": _problem(request, refusal) or str(refusal)}
 
 
-def _without_judge(request: Request, service: Service, project_id: int) -> Response:
-    values = {
-        "project": service.projects.get(project_id),
-        "key": ConfigureForm().key,
-        "judges": service.choices.judges(),
-        "configure_path": f"/configure?project={project_id}",
-    }
-    return render(request, "no_judge.html", values, 409)
+def _problem(request: Request, refusal: ServiceRefusal) -> str | None:
+    """A refusal in the reader's language; None if the page has no message for it."""
+    words, key = words_of(request), f"refusal.{refusal.code}"
+    return words(key, **TRIALS) if key in words else None
 
 
 def _project_or_first(request: Request, service: Service, project_id: int | None) -> int:

@@ -13,6 +13,7 @@ Babel would replace the few lines for numbers and plurals, but writes "1 234" wh
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -24,6 +25,8 @@ __all__ = ["LANGUAGES", "Words", "chosen_language", "messages"]
 
 LANGUAGES = {"en": "English", "ru": "Русский"}
 """The languages by code, each under its own name. The first one is used where the reader's is not among them."""
+WISH = rf"(?<=,)\s*({'|'.join(LANGUAGES)})(?:-[\w-]+)?\s*(?:;\s*q=([01](?:\.\d{{1,3}})?)\s*)?(?=,)"
+"""One of them in the header `Accept-Language`, with its quality."""
 
 
 @cache
@@ -87,26 +90,10 @@ def plural(language: str, n: int) -> str:
 
 
 def chosen_language(cookie: str | None, accepted: str | None) -> str:
-    """The language to answer in.
-
-    Args:
-        cookie: What was chosen on the page.
-        accepted: The header `Accept-Language`.
-    """
+    """The language to answer in: the one in the cookie, else the best one of the header `Accept-Language`."""
     if cookie in LANGUAGES:
         return cookie
-    wishes = []
-    for part in (accepted or "")[:1000].split(","):
-        tag, _, parameter = part.strip().partition(";")
-        wishes.append((_quality(parameter), tag.strip().lower().partition("-")[0]))
-    # Sorting is stable, so the first of equal wishes counts.
-    spoken = [tag for quality, tag in sorted(wishes, key=lambda wish: -wish[0]) if quality > 0 and tag in LANGUAGES]
-    return next(iter(spoken or LANGUAGES))
-
-
-def _quality(parameter: str) -> float:
-    name, _, value = parameter.partition("=")
-    try:
-        return float(value) if name.strip() == "q" else 1.0
-    except ValueError:
-        return 0.0
+    wishes = re.findall(WISH, f",{(accepted or '')[:1000].lower()},")
+    # `max` takes the first of equal wishes.
+    language, quality = max(wishes, key=lambda wish: float(wish[1] or 1), default=("", "0"))
+    return language if float(quality or 1) > 0 else next(iter(LANGUAGES))

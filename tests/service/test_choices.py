@@ -1,0 +1,48 @@
+"""Judges and base models that can be chosen on a server, and what the server's overrides change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorahydra.service.choices import Choices, composed
+from lorahydra.service.planning import overrides_of, settled
+from lorahydra.service.views import FineTuneParams
+
+
+@pytest.fixture(autouse=True)
+def _without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY", "GIGACHAT_CREDENTIALS", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_default_judge_is_the_first_service_that_is_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = Choices(tmp_path, ())
+    assert choices.default_judge() == "gemini"
+    assert "GEMINI_API_KEY or GOOGLE_API_KEY" in str(choices.missing("gemini"))
+    assert choices.missing("local") is None
+    monkeypatch.setenv("GIGACHAT_CREDENTIALS", "secret")
+    assert choices.default_judge() == "gigachat"
+    monkeypatch.setenv("OPENAI_API_KEY", "ключ")
+    assert "copy the key again" in str(choices.missing("openai"))
+
+
+def test_a_server_with_openais_api_may_need_no_key(tmp_path: Path) -> None:
+    choices = Choices(tmp_path, ("judge.base_url=http://127.0.0.1:8001/v1",))
+    assert choices.missing("openai") is None
+    assert choices.missing("gemini") is not None
+    assert choices.default_judge() == "openai"
+
+
+def test_what_the_server_is_set_to_is_only_a_default(models: Path) -> None:
+    server = ("model=local", f"model.name_or_path={models / 'tiny'}", "judge=openai", "training.max_steps=2")
+    choices = Choices(models, server)
+    assert choices.default_judge() == "openai"
+    assert choices.judge_config("gemini").name == "gemini"
+    asked = settled(FineTuneParams(False, None, "Qwen/Qwen3-1.7B", 5), choices)
+    config = composed(overrides_of(asked, choices, None))
+    assert (config.model.name_or_path, config.judge.name, config.training.max_steps) == ("Qwen/Qwen3-1.7B", "none", 2)
+    left_out = settled(FineTuneParams(True, None, None, 5), choices)
+    config = composed(overrides_of(left_out, choices, None))
+    assert (config.model.name_or_path, config.judge.name) == (str(models / "tiny"), "openai")
