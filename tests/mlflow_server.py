@@ -8,6 +8,7 @@ import threading
 import urllib.request
 from pathlib import Path
 
+from tests.support.ports import free_port
 from tests.support.programs import ProgramRunner, RunningProgram, environment
 
 
@@ -23,9 +24,7 @@ class Server:
     """
 
     def __init__(self, programs: ProgramRunner, folder: Path, database: str | None = None) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.artifacts = folder / "server-artifacts"
         self._programs = programs

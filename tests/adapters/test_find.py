@@ -15,8 +15,6 @@ from lorahydra.errors import LorahydraError, ModelError, TrackingError
 from lorahydra.names import ADAPTER_DIR, METADATA_FILE, Kind, Tag
 from lorahydra.tracking import register_model, registered_name, start_run
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-
 REGISTERED = registered_name("lorahydra-моя студия")
 
 

@@ -181,7 +181,6 @@ def values(run: Any) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 def test_mlflow_run_is_the_parent_and_gives_the_same_twice(
     place: Path, mlflow_run: MlflowRun, programs: ProgramRunner
 ) -> None:
@@ -223,7 +222,6 @@ def test_mlflow_run_is_the_parent_and_gives_the_same_twice(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 def test_trial_and_evaluate(place: Path, mlflow_run: MlflowRun) -> None:
     trial = mlflow_run("-e", "trial", "-P", "tracking.experiment_name=ignored", "-P", "lora.r=4")
     assert trial.returncode == 0, trial.stderr

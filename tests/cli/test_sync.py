@@ -12,11 +12,6 @@ from lorahydra.errors import OutputError, TrackingError
 from lorahydra.names import Kind, State
 from lorahydra.tracking import start_run
 
-pytestmark = pytest.mark.filterwarnings(
-    # MLflow's queries with SQLAlchemy 2.1.
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning",
-)
-
 
 @pytest.fixture(autouse=True)
 def _in_own_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import pytest
 from tests.judges.wire import KEY, MODEL, JudgeServer, judge_server
 from tests.support.programs import TRAIN, ProgramRunner, environment
+from tests.support.questions import write_questions
+from tests.support.stores import runs_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
@@ -17,8 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.service]
 @pytest.fixture
 def place(place: Path, own_cache: Path) -> Path:
     """A folder with data, and a cache without verdicts."""
-    lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(60)]
-    (place / "rows.jsonl").write_text("\n".join(lines), "utf-8")
+    write_questions(place / "rows.jsonl", 60)
     return place
 
 
@@ -50,12 +50,7 @@ def variables(place: Path) -> dict[str, str]:
 
 
 def the_run(place: Path) -> Any:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("lorahydra")
-    assert experiment is not None
-    [run] = client.search_runs([experiment.experiment_id])
+    [run] = runs_of(place)
     return run
 
 

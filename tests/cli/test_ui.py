@@ -12,14 +12,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from tests.support.ports import free_port
 from tests.support.programs import ProgramRunner, environment
 from tests.support.waiting import wait_for
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.names import Kind
 from lorahydra.tracking import start_run
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
 
 @pytest.fixture
@@ -28,12 +27,6 @@ def store(place: Path) -> str:
     with start_run(config, output_dir=place / "out", kind=Kind.SINGLE, run_name="demo"):
         pass
     return config.uri
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def healthy(port: int) -> bool:

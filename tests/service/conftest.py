@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +11,10 @@ import pytest
 import uvicorn
 from tests.postgres import postgresql as postgresql
 from tests.postgres import postgresql_server as postgresql_server
-from tests.service.served import Served, free_port
+from tests.service.served import Served
+from tests.support.ports import free_port
 from tests.support.programs import ProgramRunner
+from tests.support.questions import question_rows
 from tests.support.waiting import wait_for
 
 from lorahydra.modeling.packaged import fetch
@@ -53,8 +54,7 @@ def make_server(
 @pytest.fixture
 def rows() -> bytes:
     """A small dataset as JSONL."""
-    lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
-    return "\n".join(lines).encode()
+    return question_rows().encode()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import httpx
 import psutil
+from tests.support.ports import free_port
 from tests.support.programs import ProgramRunner, RunningProgram, environment
 from tests.support.waiting import wait_for
 
@@ -25,12 +25,6 @@ OVERRIDES = (
 FORKED = str(Path(__file__).with_name("forked_jobs.py"))
 MODEL = {"use_llm_judge": False, "base_model_name": "tiny", "n_trials": 5}
 BODY = {"project_id": 123, "fine_tuning_params": MODEL}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Served:

@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.judges.wire import KEY, MODEL, JudgeServer, judge_server
 from tests.support.programs import ProgramRunner
-from tests.sweep.test_study import client_of, of_kind
+from tests.support.questions import write_questions
+from tests.support.stores import client_of, runs_of
 
 from lorahydra import LoRATuner
 from lorahydra.cli.commands import commands
@@ -41,9 +42,7 @@ def _closed() -> Iterator[None]:
 
 
 def tuner(model: Path, server: JudgeServer, *overrides: str, n_trials: int = 3) -> LoRATuner:
-    rows = Path("rows.jsonl")
-    lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(60)]
-    rows.write_text("\n".join(lines), "utf-8")
+    rows = write_questions(Path("rows.jsonl"), 60)
     own = [
         *("model.device=cpu", "evaluation=minilm", "evaluation.max_new_tokens=6", "training.max_steps=2"),
         *("data.validation_fraction=0.3", "tracking.system_metrics=false", "hydra/sweeper/pruner=none"),
@@ -91,12 +90,12 @@ def test_finalists_are_judged_on_all_examples_whatever_was_changed_since(
     with judge_server() as server:
         result = tuner(tiny_model, server, *CHANGES).run()
         examples = len({request.user for request in server.requests})
-    finalists = [run for run in of_kind(tmp_path, "trial") if "final/combined" in run.data.metrics]
+    finalists = [run for run in runs_of(tmp_path, "trial") if "final/combined" in run.data.metrics]
     assert len(finalists) == 3
     best = max(finalists, key=lambda run: run.data.metrics["final/combined"])
     assert result.best.run_id == best.info.run_id
     assert examples > 0
-    [parent] = of_kind(tmp_path, "study")
+    [parent] = runs_of(tmp_path, "study")
     assert parent.data.tags["lorahydra.best_run"] == best.info.run_id
     assert (tmp_path / "outputs" / "judged" / "study" / "plots.html").is_file()
 
@@ -143,13 +142,13 @@ def test_answers_are_kept_and_judged_again(tiny_model: Path, tmp_path: Path) -> 
         assert agreed(tmp_path)[5] is State.COMPLETE
         assert find_study("judged").state is State.INTERRUPTED, "a winner is to be named"
         result = goes_on(3)
-    assert len(of_kind(tmp_path, "trial")) == 3, "nothing was trained twice"
+    assert len(runs_of(tmp_path, "trial")) == 3, "nothing was trained twice"
     assert sorted(path.parent.name for path in tmp_path.glob("outputs/judged/*/adapter")) == ["0", "2", "3"]
-    finalists = [run for run in of_kind(tmp_path, "trial") if "final/combined" in run.data.metrics]
+    finalists = [run for run in runs_of(tmp_path, "trial") if "final/combined" in run.data.metrics]
     best = max(finalists, key=lambda run: run.data.metrics["final/combined"])
     assert result.best.run_id == best.info.run_id
     assert find_study("judged").state is State.COMPLETE
-    [parent] = of_kind(tmp_path, "study")
+    [parent] = runs_of(tmp_path, "study")
     assert parent.data.tags["lorahydra.state"] == "complete"
 
 
@@ -179,14 +178,14 @@ def test_a_study_that_is_killed_while_it_judges_pays_for_what_is_missing_only(
     refused = programs.run(["-m", "lorahydra", "studies", "resume", "judged", *other], tmp_path)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
     assert "training.max_steps" in refused.stderr
-    [parent] = of_kind(tmp_path, "study")
+    [parent] = runs_of(tmp_path, "study")
     assert (parent.info.status, parent.data.tags["lorahydra.state"]) == ("FINISHED", "complete")
 
 
 def agreed(folder: Path) -> dict[int, State]:
     """States of the trials, of which each run in MLflow has its own."""
     records = find_study("judged").trials
-    runs = {run.info.run_id: run for run in of_kind(folder, "trial")}
+    runs = {run.info.run_id: run for run in runs_of(folder, "trial")}
     owners = {record.run_id: record for record in records if record.run_id is not None}
     assert owners.keys() == runs.keys()
     for run_id, record in owners.items():

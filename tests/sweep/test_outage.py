@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.mlflow_server import Gate, Server
 from tests.support.programs import ProgramRunner
+from tests.support.questions import write_questions
 
 from lorahydra import LoRATuner
 from lorahydra.errors import StoreAwayError
@@ -55,8 +55,7 @@ def gate(place: Path, own_cache: Path, programs: ProgramRunner, monkeypatch: pyt
 
 
 def run(model: Path, gate: Gate, outages: Outages, *overrides: str) -> None:
-    lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
-    Path("rows.jsonl").write_text("\n".join(lines), "utf-8")
+    write_questions(Path("rows.jsonl"))
     own = [
         *("model.device=cpu", "evaluation=minilm", "evaluation.max_new_tokens=6", "training.max_steps=2"),
         *(f"tracking.uri=http://127.0.0.1:{gate.port}", "tracking.system_metrics=false", "hydra/sweeper/pruner=none"),

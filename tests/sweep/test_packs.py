@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 from contextlib import chdir
@@ -15,8 +14,9 @@ from optuna.trial import Trial
 from tests.judges.wire import KEY, MODEL, judge_server
 from tests.support.models import make_tiny_encoder
 from tests.support.programs import ProgramRunner, RunningProgram, environment
+from tests.support.questions import write_questions
+from tests.support.stores import client_of, runs_of
 from tests.sweep.conftest import stored_trials
-from tests.sweep.test_study import client_of, of_kind
 
 from lorahydra import LoRATuner
 from lorahydra.errors import JudgeError
@@ -40,11 +40,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(model: Path, encoder: Path, folder: Path, *overrides: str) -> list[str]:
     """Overrides of a study of the tiny models on rows in a folder."""
-    rows = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
-    (folder / "rows.jsonl").write_text("\n".join(rows), "utf-8")
+    rows = write_questions(folder / "rows.jsonl")
     return [
         *("model=local", f"model.name_or_path={model}", "model.device=cpu"),
-        *("data=local", f"data.train_file={folder / 'rows.jsonl'}"),
+        *("data=local", f"data.train_file={rows}"),
         *(f"evaluation.bertscore_model={encoder}", "evaluation.bertscore_num_layers=2", "evaluation.max_new_tokens=4"),
         *("training.num_train_epochs=1", "tracking.system_metrics=false", "study=packs"),
         *("hydra/sweeper/sampler=random", "hydra/sweeper/pruner=none", "hydra.sweeper.n_trials=4", RATE, *overrides),
@@ -100,7 +99,7 @@ def test_trials_of_a_pack_are_those_of_a_study_without(
 def ends(place: Path) -> dict[int, tuple[str, str, str]]:
     """State in Optuna, and status and state in MLflow, of each trial."""
     optuna_states = {t.number: t.state.name for t in stored_trials(f"sqlite:///{place}/studies.db", "packs")}
-    tags = {int(run.data.tags["lorahydra.trial_number"]): run for run in of_kind(place, "trial")}
+    tags = {int(run.data.tags["lorahydra.trial_number"]): run for run in runs_of(place, "trial")}
     return {
         number: (state, tags[number].info.status, tags[number].data.tags["lorahydra.state"])
         for number, state in optuna_states.items()
@@ -171,7 +170,7 @@ def test_a_pack_that_begins_again_for_want_of_memory_reports_each_step_once(
     assert ends(place) == {0: COMPLETE, 1: PRUNED, 2: COMPLETE}
     measured = [trial.intermediate_values for trial in stored_trials(f"sqlite:///{place}/studies.db", "packs")]
     assert [sorted(values) for values in measured] == [[1, 2], [1], [1, 2]]
-    for trial in of_kind(place, "trial"):
+    for trial in runs_of(place, "trial"):
         recorded = points(place, trial.info.run_id)["train/loss"]
         assert len(dict(recorded)) == len(recorded)
 
@@ -194,13 +193,13 @@ def test_a_pack_whose_process_ends_is_run_again_once(
     assert program.wait() == (130 if how is signal.SIGINT else -9)
     before = stored_trials(f"sqlite:///{place}/studies.db", "packs")
     if how is signal.SIGINT:
-        assert {run.info.status for run in of_kind(place, "trial")} == {"KILLED"}
+        assert {run.info.status for run in runs_of(place, "trial")} == {"KILLED"}
     resumed = programs.run(["-m", "lorahydra", "studies", "resume", "packs"], place, environment(HF_HUB_OFFLINE="1"))
     assert resumed.returncode == 0, resumed.stderr
     after = stored_trials(f"sqlite:///{place}/studies.db", "packs")
     complete = [trial.params for trial in after if trial.state.name == "COMPLETE"]
     assert sorted(map(str, complete)) == sorted(str(trial.params) for trial in before[:3])
-    statuses = sorted(run.info.status for run in of_kind(place, "trial"))
+    statuses = sorted(run.info.status for run in runs_of(place, "trial"))
     assert statuses == ["FINISHED"] * 3 + ["KILLED"] * 3
 
 

@@ -6,13 +6,15 @@ import csv
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.support.questions import write_questions
+from tests.support.stores import artifacts_of, client_of, runs_of
 
 from lorahydra import LoRATuner
 from lorahydra.errors import ConfigError, DataError, StudyError, TrainingError
@@ -31,10 +33,7 @@ def _encoder() -> None:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
-    path.write_text("\n".join(lines), "utf-8")
-    return path
+    return write_questions(tmp_path_factory.mktemp("rows") / "rows.jsonl")
 
 
 @pytest.fixture
@@ -99,33 +98,10 @@ def finished(
         logger.setLevel(level)
 
 
-def client_of(folder: Path) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-
-
-def runs_of(folder: Path) -> Sequence[Any]:
-    client = client_of(folder)
-    experiment = client.get_experiment_by_name("lorahydra")
-    return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
-
-
-def of_kind(folder: Path, kind: str) -> list[Any]:
-    return [run for run in runs_of(folder) if run.data.tags["lorahydra.kind"] == kind]
-
-
-def artifacts(client: Any, run_id: str, path: str = "") -> set[str]:
-    found: set[str] = set()
-    for entry in client.list_artifacts(run_id, path):
-        found |= artifacts(client, run_id, entry.path) if entry.is_dir else {entry.path}
-    return found
-
-
 def test_trials_are_nested_under_one_run_of_the_study(finished: tuple[Path, StudyResult, str]) -> None:
     folder, result, _ = finished
-    [parent] = of_kind(folder, "study")
-    trials = of_kind(folder, "trial")
+    [parent] = runs_of(folder, "study")
+    trials = runs_of(folder, "trial")
     assert parent.info.run_id == result.run_id
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {result.run_id}
     assert sorted(run.data.tags["lorahydra.trial_number"] for run in trials) == ["0", "1", "2"]
@@ -172,7 +148,7 @@ def test_what_a_study_leaves(finished: tuple[Path, StudyResult, str]) -> None:
         rows = list(csv.DictReader(file))
     assert rows[0]["number"] == str(result.best.number)
     assert {"training.learning_rate", "lora.r", "combined_low", "combined_high", "seconds"} <= set(rows[0])
-    kept = artifacts(client_of(folder), result.run_id or "")
+    kept = artifacts_of(client_of(folder), result.run_id or "")
     assert {"leaderboard.csv", "optimization_results.yaml", "config/config.yaml", "test/predictions.json"} <= kept
     assert {"study/plots.html", "study/history.png", "study/time_against_score.png"} <= kept
 
@@ -241,8 +217,8 @@ def test_a_finished_study_goes_on_with_more_trials(place: Path, tiny_model: Path
     assert len(runs_of(place)) == 2, "nothing was run again"
     more = tuner(tiny_model, rows, n_trials=2).run()
     assert more.run_id == first.run_id
-    assert len(of_kind(place, "trial")) == 2
-    assert len(of_kind(place, "study")) == 1
+    assert len(runs_of(place, "trial")) == 2
+    assert len(runs_of(place, "study")) == 1
     assert [trial.params for trial in sorted(more.trials, key=lambda trial: trial.number)][:1] == [
         trial.params for trial in sorted(first.trials, key=lambda trial: trial.number)
     ]
@@ -321,7 +297,7 @@ def test_trials_that_fail_do_not_end_the_study(
         2: "out_of_memory: out of memory while training",
     }
     assert sum(trial.state is State.COMPLETE for trial in result.trials) == 1
-    states = {run.data.tags["lorahydra.trial_number"]: run for run in of_kind(place, "trial")}
+    states = {run.data.tags["lorahydra.trial_number"]: run for run in runs_of(place, "trial")}
     assert [states[str(number)].info.status for number in range(4)] == ["FAILED"] * 3 + ["FINISHED"]
     assert "out of memory" in states["2"].data.tags["lorahydra.failure"]
 
@@ -338,7 +314,7 @@ def test_too_many_failures_end_the_study(
     said = r"2 of 2 trials .* failed, .*max_failure_rate=0.5 .*nan: loss is nan; the study is kept, .* resume one$"
     with pytest.raises(StudyError, match=said):
         tuner(tiny_model, rows, n_trials=2).run()
-    [parent] = of_kind(place, "study")
+    [parent] = runs_of(place, "study")
     assert parent.info.status == "FAILED"
 
 
@@ -356,7 +332,7 @@ def test_a_worse_trial_is_pruned_and_its_run_says_so(place: Path, tiny_model: Pa
     assert pruned.loss is not None
     assert pruned.loss > complete.loss
     assert pruned.values is None, "what is selected is the score, and a pruned trial has none"
-    [run] = [run for run in of_kind(place, "trial") if run.data.tags["lorahydra.state"] == "pruned"]
+    [run] = [run for run in runs_of(place, "trial") if run.data.tags["lorahydra.state"] == "pruned"]
     assert run.info.status == "FINISHED"
     assert "eval/combined" not in run.data.metrics
 

@@ -14,8 +14,6 @@ from lorahydra.sweep.study_run import StudyRun
 from lorahydra.sweep.study_store import STUDY_ID
 from lorahydra.sweep.trial_queue import TrialQueue
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-
 
 @pytest.fixture
 def queue() -> TrialQueue:

@@ -15,19 +15,6 @@ from lorahydra.tracking import TrackedRun, start_run
 
 StartRun = Callable[..., TrackedRun]
 
-THIRD_PARTY_WARNINGS = (
-    # MLflow's queries with SQLAlchemy 2.1.
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name the warnings that MLflow itself causes, in the tests of this folder only."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            for warning in THIRD_PARTY_WARNINGS:
-                item.add_marker(pytest.mark.filterwarnings(warning))
-
 
 @pytest.fixture
 def uri(tmp_path: Path, mlflow_database: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 from lorahydra.config.schema import TrackingConfig
@@ -146,9 +146,7 @@ def test_registered_loaded_and_served(start: StartRun, uri: str, tiny_adapter: P
     store = {"MLFLOW_TRACKING_URI": uri}
     assert asked_elsewhere("models:/m@champion", store)[1] == expected(tiny_adapter)
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/m@champion", "--env-manager", "local"]
     own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     # `mlflow models serve` starts the uvicorn that is on PATH.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import sqlalchemy
 from tests.mlflow_server import Server
 from tests.postgres import execute, new_database
 from tests.support.programs import TRAIN, ProgramRunner, environment
+from tests.support.questions import write_questions
 from tests.support.waiting import wait_for
 
 from lorahydra.config.schema import TrackingConfig
@@ -52,8 +52,7 @@ def test_study(server: Server, postgresql: str, tiny_model: Path, tmp_path: Path
 
     fetch("all-minilm-l6-v2")
     server.artifacts.mkdir(exist_ok=True)
-    rows = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(rows), "utf-8")
+    write_questions(tmp_path / "rows.jsonl")
     done = client(
         TRAIN, "-m", "study=small", "hydra.sweeper.n_trials=2",
         "tracking=server", "tracking.system_metrics=false", f"hydra.sweeper.storage='{postgresql}'",

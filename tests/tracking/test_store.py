@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.ports import free_port
 from tests.support.programs import ProgramRunner
 
 from lorahydra.config.schema import TrackingConfig
@@ -56,12 +57,6 @@ def test_passwords_are_not_shown(start: StartRun) -> None:
     assert "secret" not in run_url("https://me:secret@host", "1", "2")
     assert "secret" not in fault(start, ConfigError, uri="postgres://me:secret@host/db")
     assert "secret" not in fault(start, StoreAwayError, uri=f"http://me:secret@127.0.0.1:{free_port()}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_unreachable_server(start: StartRun, tmp_path: Path) -> None:

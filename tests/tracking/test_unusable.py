@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.support.ports import free_port
 from tests.support.programs import TRAIN, ProgramRunner
 
 from lorahydra.config.schema import TrackingConfig
@@ -23,9 +23,7 @@ RUN = "0" * 32
 
 
 def closed_port(folder: Path) -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 def old_database(folder: Path) -> str:

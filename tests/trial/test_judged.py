@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from tests.judges.wire import KEY, MODEL, JudgeServer, Request, judge_server
-from tests.trial.test_run import client_of, runs_of
+from tests.support.questions import write_questions
+from tests.support.stores import client_of, runs_of
 
 from lorahydra.cli.commands import commands
 from lorahydra.config.compose import compose
@@ -42,10 +43,7 @@ def _closed() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(80)]
-    path.write_text("\n".join(lines), "utf-8")
-    return path
+    return write_questions(tmp_path_factory.mktemp("rows") / "rows.jsonl", 80)
 
 
 class Trials:
@@ -199,7 +197,7 @@ def test_a_dead_judge_fails_the_trial_and_keeps_what_was_expensive(trials: Trial
         folder = trials.folder / "one"
         assert str(caught.value).startswith("judge gemini is unavailable: server error: HTTP 503")
         assert f"go on with: lorahydra judges rejudge {folder}" in str(caught.value)
-        [run] = runs_of(trials.client)
+        [run] = runs_of(trials.folder)
         assert run.info.status == "FAILED"
         assert run.data.tags["lorahydra.failure"].startswith("JudgeError: judge gemini is unavailable")
         assert run.data.metrics["eval/bertscore_f1"] > 0
@@ -223,7 +221,7 @@ def test_a_dead_judge_fails_the_trial_and_keeps_what_was_expensive(trials: Trial
     assert "lorahydra.failure" not in run.data.tags
     assert run.data.metrics["eval/judge_coverage"] == 1
     assert run.data.metrics["eval/combined"] > 0
-    assert len(runs_of(trials.client)) == 1
+    assert len(runs_of(trials.folder)) == 1
     mlflow.set_tracking_uri(None)
 
 
@@ -238,7 +236,7 @@ def test_a_spent_budget_says_how_to_go_on_and_what_judging_took_adds_up(trials: 
         assert 0 < asked < 10
         judge_finalists([folder], overrides=["judge.max_cost=100"])
         calls = server.calls
-    [run] = runs_of(trials.client)
+    [run] = runs_of(trials.folder)
     assert run.data.metrics["judge/calls"] == calls
     assert run.data.metrics["judge/cost"] == pytest.approx(calls * (321 + 45) / 1000)
     assert run.data.tags["lorahydra.state"] == "complete"
@@ -328,7 +326,7 @@ def test_a_missing_key_is_found_before_anything_is_loaded(trials: Trials, monkey
     with judge_server() as server, pytest.raises(JudgeSetupError, match="GEMINI_API_KEY .or GOOGLE_API_KEY."):
         trials("one", server)
     assert not (trials.folder / "one").exists()
-    assert runs_of(trials.client) == []
+    assert runs_of(trials.folder) == []
 
 
 def test_a_refused_key_is_found_before_anything_is_loaded(trials: Trials) -> None:
@@ -338,7 +336,7 @@ def test_a_refused_key_is_found_before_anything_is_loaded(trials: Trials) -> Non
     ):
         trials("one", server, "model.name_or_path=there/is-none", "data.train_file=nor-this.jsonl")
     assert not (trials.folder / "one").exists()
-    assert runs_of(trials.client) == []
+    assert runs_of(trials.folder) == []
 
 
 def test_finalists_are_judged_on_everything(trials: Trials) -> None:

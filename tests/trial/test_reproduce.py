@@ -7,9 +7,10 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.support.questions import write_questions
+from tests.support.stores import runs_of
 
 from lorahydra.cli.reproduce import _from_here
 from lorahydra.config.compose import compose, literal
@@ -21,8 +22,6 @@ from lorahydra.tracking import start_run
 from lorahydra.trial.evaluate_adapter import evaluate_adapter
 from lorahydra.trial.reproduce import Agreement, compare, read_recorded, reproduce
 from lorahydra.trial.run import TrialResult, run_trial
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
 
 def test_metrics_are_compared_step_by_step() -> None:
@@ -80,8 +79,7 @@ def recorded(
     fetch("all-minilm-l6-v2")
     folder = tmp_path_factory.mktemp("recorded")
     shutil.copy(mlflow_database, folder)
-    lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
-    (folder / "rows ${x}.jsonl").write_text("\n".join(lines), "utf-8")
+    write_questions(folder / "rows ${x}.jsonl")
     overrides = ["evaluation=minilm", "evaluation.max_new_tokens=6", "training.max_steps=2", "model.device=cpu"]
     config = compose(["model=local", f"model.name_or_path={tiny_model}", "data=local", "data.train_file=x", *overrides])
     config = dataclasses.replace(
@@ -106,7 +104,7 @@ def test_it_comes_out_the_same_and_says_whose_copy_it_is(
     compared = reproduce(read, output_dir=tmp_path / "again")
     assert {entry.name for entry in compared} >= {"train/loss", "eval/loss", "eval/combined", "baseline/combined"}
     assert {entry.agreement for entry in compared} == {Agreement.EQUAL}
-    copies = [run for run in _runs(config) if run.data.tags.get("lorahydra.reproduces") == result.run_id]
+    copies = [run for run in runs_of(config.tracking.uri) if run.data.tags.get("lorahydra.reproduces") == result.run_id]
     assert len(copies) == 1
 
 
@@ -114,11 +112,11 @@ def test_it_comes_out_the_same_and_says_whose_copy_it_is(
 def test_the_new_run_may_be_recorded_elsewhere(recorded: tuple[ExperimentConfig, TrialResult], tmp_path: Path) -> None:
     config, result = recorded
     elsewhere = [f"tracking.uri=sqlite:///{tmp_path}/other.db"]
-    before = len(_runs(config))
+    before = len(runs_of(config.tracking.uri))
     read = read_recorded(result.run_id, tracking_uri=config.tracking.uri, overrides=elsewhere)
     compared = reproduce(read, output_dir=tmp_path / "again")
     assert {entry.agreement for entry in compared} == {Agreement.EQUAL}
-    assert len(_runs(config)) == before
+    assert len(runs_of(config.tracking.uri)) == before
 
 
 def test_paths_in_overrides_are_meant_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +143,7 @@ def test_data_that_are_gone_are_one_line(recorded: tuple[ExperimentConfig, Trial
     config, result = recorded
     overrides = [f"data.train_file={tmp_path}/nowhere.jsonl"]
     read = read_recorded(result.run_id, tracking_uri=config.tracking.uri, overrides=overrides)
-    before = len(_runs(config))
+    before = len(runs_of(config.tracking.uri))
     with pytest.raises(DataError, match="nowhere"):
         reproduce(read, output_dir=tmp_path / "again")
     # Other rows are found before anything is trained.
@@ -155,7 +153,7 @@ def test_data_that_are_gone_are_one_line(recorded: tuple[ExperimentConfig, Trial
     read = read_recorded(result.run_id, tracking_uri=config.tracking.uri, overrides=overrides)
     with pytest.raises(DataError, match="the training data are not what they were: digest .* → "):
         reproduce(read, output_dir=tmp_path / "again")
-    assert len(_runs(config)) == before
+    assert len(runs_of(config.tracking.uri)) == before
     assert not (tmp_path / "again").exists()
 
 
@@ -180,18 +178,10 @@ def test_what_is_no_trial_is_refused(
     with start_run(config.tracking, output_dir=tmp_path / "e", kind=Kind.SINGLE, run_name="empty") as empty:
         pass
     evaluate_adapter(dataclasses.replace(config, output_dir=str(tmp_path / "scored")), tiny_adapter)
-    [scored] = [run for run in _runs(config) if "lorahydra.evaluates" in run.data.tags]
+    [scored] = [run for run in runs_of(config.tracking.uri) if "lorahydra.evaluates" in run.data.tags]
     with pytest.raises(
         ConfigError, match=f"only scored an adapter: `lorahydra evaluate {scored.data.tags['lorahydra.evaluates']}`"
     ):
         read_recorded(scored.info.run_id, tracking_uri=uri)
     with pytest.raises(ConfigError, match=r"has no config/config.yaml"):
         read_recorded(empty.run_id, tracking_uri=uri)
-
-
-def _runs(config: ExperimentConfig) -> list[Any]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(config.tracking.uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return list(client.search_runs(experiments))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.support.questions import write_questions
+from tests.support.stores import artifacts_of, client_of, runs_of
 
 from lorahydra.config.compose import compose, without_password
 from lorahydra.errors import ConfigError, DataError, LorahydraError, TrackingError, TrainingError
@@ -28,10 +28,7 @@ def _encoder() -> None:
 
 @pytest.fixture
 def rows(place: Path) -> Path:
-    path = place / "rows.jsonl"
-    lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(40)]
-    path.write_text("\n".join(lines), "utf-8")
-    return path
+    return write_questions(place / "rows.jsonl")
 
 
 def trial(folder: Path, model: Path, rows: Path, name: str, *more: str) -> TrialResult:
@@ -51,24 +48,6 @@ def trial(folder: Path, model: Path, rows: Path, name: str, *more: str) -> Trial
         *more,
     ]
     return run_trial(compose(overrides), overrides=overrides, progress=Progress(live=False))
-
-
-def client_of(folder: Path) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-
-
-def artifacts(client: Any, run_id: str, path: str = "") -> set[str]:
-    found: set[str] = set()
-    for entry in client.list_artifacts(run_id, path):
-        found |= artifacts(client, run_id, entry.path) if entry.is_dir else {entry.path}
-    return found
-
-
-def runs_of(client: Any) -> Sequence[Any]:
-    experiment = client.get_experiment_by_name("lorahydra")
-    return client.search_runs([experiment.experiment_id]) if experiment else []
 
 
 def test_a_trial_leaves_everything_in_mlflow(
@@ -105,7 +84,7 @@ def test_a_trial_leaves_everything_in_mlflow(
         "adapter/adapter_model.safetensors",
         "eval/predictions.json",
         "data/report.json",
-    } <= artifacts(client, result.run_id)
+    } <= artifacts_of(client, result.run_id)
     table = json.loads(Path(client.download_artifacts(result.run_id, "eval/predictions.json")).read_text("utf-8"))
     assert table["columns"][:6] == [
         "prompt", "reference", "prediction", "bertscore_f1", "judge_score", "judge_reason",
@@ -159,7 +138,7 @@ def test_a_failed_trial_is_closed_as_failed(place: Path, tiny_model: Path, rows:
             place, tiny_model, rows, "one",
             "training.learning_rate=1", "lora.lora_alpha=4096", "training.num_train_epochs=20",
         )  # fmt: skip
-    [run] = runs_of(client_of(place))
+    [run] = runs_of(place)
     assert run.info.status == "FAILED"
     assert run.data.tags["lorahydra.state"] == "failed"
     assert run.data.tags["lorahydra.failure"].startswith("TrainingError: training stopped at step")
@@ -176,7 +155,7 @@ def test_a_mistake_leaves_no_run_behind(
         trial(place, tiny_model, rows, "one", override)
     assert not (place / "one").exists()
     if error is DataError:
-        assert runs_of(client_of(place)) == []
+        assert runs_of(place) == []
 
 
 def test_rows_that_are_left_out_are_counted(
@@ -190,7 +169,7 @@ def test_rows_that_are_left_out_are_counted(
     [unused] = [text for text in said if "columns not used" in text]
     assert "longer than data.max_length=200 tokens" in left_out
     assert unused.endswith("columns not used: topic")
-    [run] = runs_of(client_of(place))
+    [run] = runs_of(place)
     for text in (left_out, unused):
         assert text.removeprefix("Data: ") in run.data.tags["mlflow.note.content"]
 
@@ -244,9 +223,9 @@ def test_an_adapter_is_kept_when_scoring_fails(
     with pytest.raises(RuntimeError, match="no scores today"):
         trial(place, tiny_model, rows, "one")
     client = client_of(place)
-    [run] = runs_of(client)
+    [run] = runs_of(place)
     assert run.info.status == "FAILED"
-    assert "adapter/adapter_model.safetensors" in artifacts(client, run.info.run_id)
+    assert "adapter/adapter_model.safetensors" in artifacts_of(client, run.info.run_id)
 
 
 @pytest.mark.parametrize("dies", ["lorahydra.trial.predict._predict", "lorahydra.metrics.bertscore.BertScorer.score"])
