@@ -8,11 +8,10 @@ a few parameters, and it draws the losses of a study that maximises below zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import optuna
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -22,7 +21,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from lorahydra.names import State
-from lorahydra.sweep.plot_data import Axis, PlotData
+from lorahydra.sweep.plot_data import PlotData
 from lorahydra.sweep.ranking import pareto_front, ranked
 from lorahydra.sweep.trial_record import TrialRecord
 
@@ -45,40 +44,41 @@ def _figure(title: str, width: float = 7.5, height: float = 4.8) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, x: str, y: str) -> Axes:
+def _panel(axes: Axes, x: str, y: str, *, whole: bool = False) -> Axes:
+    """Name the axes; with `whole` the horizontal one has ticks at whole numbers only."""
     axes.set_xlabel(_plain(x))
     axes.set_ylabel(_plain(y))
     axes.grid(color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return axes
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _legend(figure: Figure, axes: Axes) -> Figure:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
 
 
 def history(data: PlotData) -> Figure:
     """The score of each trial, and the best one so far."""
     figure = _figure("Score of each trial")
-    axes = _panel(figure.add_subplot(), "trial", data.objective)
+    axes = _panel(figure.add_subplot(), "trial", data.objective, whole=True)
     numbers = [record.number for record in data.scored]
-    scores = [data.score(record) for record in data.scored]
-    best = list(accumulate(scores, max if data.directions[0] == "maximize" else min))
+    best = list(accumulate(data.scores, max if data.directions[0] == "maximize" else min))
     axes.step(numbers, best, where="post", color=RED, label="best so far")
-    axes.scatter(numbers, scores, color=BLUE, zorder=3, label="trial")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(figure, axes)
-    return figure
+    axes.scatter(numbers, data.scores, color=BLUE, zorder=3, label="trial")
+    return _legend(figure, axes)
 
 
 def importance(data: PlotData) -> Figure:
     """How much of the difference in score each parameter explains."""
-    target = (lambda trial: float(trial.values[0])) if len(data.objectives) > 1 else None
-    shares = sorted(optuna.importance.get_param_importances(data.study, target=target).items(), key=lambda s: s[1])
-    figure = _figure("Importance of parameters", height=max(2.4, 1.4 + 0.42 * len(shares)))
+    shares = optuna.importance.get_param_importances(data.study, **data.target)
+    names = sorted(shares, key=shares.__getitem__)
+    figure = _figure("Importance of parameters", height=max(2.4, 1.4 + 0.42 * len(names)))
     axes = _panel(figure.add_subplot(), f"share of the difference in {data.objective}", "")
-    bars = axes.barh([_plain(name) for name, _ in shares], [share for _, share in shares], color=BLUE)
+    bars = axes.barh([_plain(name) for name in names], [shares[name] for name in names], color=BLUE)
     axes.bar_label(bars, fmt="%.2f", padding=4)
     axes.margins(x=0.12)
     return figure
@@ -88,25 +88,30 @@ def parallel_coordinates(data: PlotData) -> Figure:
     """One upright axis per parameter, one line per trial in the colour of its score; the best trial is on top."""
     figure = _figure("Parameters and score", max(7.5, 1.6 * len(data.axes) + 3))
     axes = figure.add_subplot()
-    columns = [(Axis("", data.objective), [data.score(record) for record in data.scored])]
-    columns += [(axis, [_placed(axis, record) for record in data.scored]) for axis in data.axes]
-    heights = [_upright(axes, index, axis, places) for index, (axis, places) in enumerate(columns)]
-    lines = {record.number: line for record, line in zip(data.scored, zip(*heights, strict=True), strict=True)}
-    colour, faint = _colours(figure, axes, data), _opacity(len(lines))
+    columns = [data.score_axis, *data.axes]
+    box: dict[str, Any] = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
+    for x, axis in enumerate(columns):
+        axes.axvline(x, color="#888888", linewidth=1, zorder=1)
+        for place, text in axis.ticks.items():
+            where: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center", "zorder": 5}
+            axes.annotate(_plain(text), (x, axis.height(place)), xytext=(-5, 0), fontsize=8, bbox=box, **where)
+    low, high = min(data.scores), max(data.scores)
+    # The brightest colour is hard to see on white, so the scale goes on above the highest score.
+    scale = ScalarMappable(Normalize(low, high + (high - low) * 0.08), "viridis")
+    figure.colorbar(scale, ax=axes, label=_plain(data.objective), pad=0.02)
+    lines = {record.number: index for index, record in enumerate(data.scored)}
     for record in reversed(ranked(data.scored, data.directions)):
-        style = {"linewidth": 3, "alpha": 1} if record is data.best else {"linewidth": 1.4, "alpha": faint}
-        axes.plot(lines[record.number], color=colour(data.score(record)), **style)
-    labels = [axis.label if len(axis.label) <= 14 else _broken(axis.label) for axis, _ in columns]
+        index = lines[record.number]
+        heights = [axis.height(axis.places[index]) for axis in columns]
+        style = {"linewidth": 3.0} if record is data.best else {"linewidth": 1.4, "alpha": _opacity(len(lines))}
+        axes.plot(heights, color=scale.to_rgba([data.scores[index]])[0], **style)
+    labels = [axis.label if len(axis.label) <= 14 else _broken(axis.label) for axis in columns]
     axes.set_xticks(range(len(columns)), [_plain(label) for label in labels])
     axes.tick_params(axis="x", length=0, pad=10)
     axes.set_yticks([])
     axes.set_xlim(-0.35, len(columns) - 0.9)
     axes.spines[:].set_visible(False)
     return figure
-
-
-def _placed(axis: Axis, record: TrialRecord) -> float:
-    return axis.place(record.params[axis.name]) if axis.name in record.params else math.nan
 
 
 def _broken(label: str) -> str:
@@ -118,65 +123,23 @@ def _opacity(lines: int) -> float:
     return max(0.2, min(0.75, 20 / lines))
 
 
-def _upright(axes: Axes, x: int, axis: Axis, places: Sequence[float]) -> list[float]:
-    """Draw an axis with its values; returns the heights, 0 to 1, of the points on it."""
-    if axis.choices is None:
-        drawn = [place for place in places if not math.isnan(place)]
-        low, span = min(drawn), max(drawn) - min(drawn)
-        ticks = [low + span * step / 4 for step in range(5)] if span else [low]
-    else:
-        low, span = 0.0, float(len(axis.choices) - 1)
-        ticks = [float(index) for index in range(len(axis.choices))]
-
-    def height(place: float) -> float:
-        return (place - low) / span if span else 0.5 + 0 * place
-
-    axes.axvline(x, color="#888888", linewidth=1, zorder=1)
-    box: dict[str, Any] = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
-    for tick in ticks:
-        axes.annotate(
-            _plain(axis.text(tick)),
-            (x, height(tick)),
-            xytext=(-5, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=8,
-            zorder=5,
-            bbox=box,
-        )
-    return [height(place) for place in places]
-
-
-def _colours(figure: Figure, axes: Axes, data: PlotData) -> Callable[[float], Any]:
-    scores = [data.score(record) for record in data.scored]
-    # The brightest colour is hard to see on white, so the scale goes on above the highest score.
-    reach = (max(scores) - min(scores)) * 0.08
-    scale = ScalarMappable(Normalize(min(scores), max(scores) + reach), "viridis")
-    figure.colorbar(scale, ax=axes, label=_plain(data.objective), pad=0.02)
-    return lambda score: scale.to_rgba(np.array([score]))[0]
-
-
 def slices(data: PlotData) -> Figure:
     """One panel per parameter: its values against the score."""
     columns = min(PANELS_IN_A_ROW, len(data.axes))
     rows = math.ceil(len(data.axes) / columns)
     figure = _figure("Score by parameter", max(5.0, 3.4 * columns + 1), 3.2 * rows + 0.6)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel().tolist()
+    best = next(index for index, record in enumerate(data.scored) if record is data.best)
     for index, (axis, axes) in enumerate(zip(data.axes, panels, strict=False)):
         _panel(axes, axis.label, data.objective if index % columns == 0 else "")
-        shown = [record for record in data.scored if axis.name in record.params]
-        for records, colour in ((shown, BLUE), ([record for record in shown if record is data.best], RED)):
-            places = [axis.place(record.params[axis.name]) for record in records]
-            axes.scatter(places, [data.score(record) for record in records], color=colour)
-        if axis.log:
-            # The labels of matplotlib's own scale overlap if a range is shorter than a decade.
-            axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.xaxis.set_major_formatter(lambda place, _, axis=axis: axis.text(place))
-        if axis.choices is not None:
-            texts = [_plain(axis.text(place)) for place in range(len(axis.choices))]
-            axes.set_xticks(range(len(texts)), texts, rotation=30 if sum(map(len, texts)) > 24 else 0)
-            axes.set_xlim(-0.5, len(texts) - 0.5)
+        axes.scatter(axis.places, data.scores, color=BLUE)
+        axes.scatter(axis.places[best], data.scores[best], color=RED)
+        if axis.kind != "linear":
+            # The labels of matplotlib's own logarithmic scale overlap if a range is shorter than a decade.
+            texts = [_plain(text) for text in axis.ticks.values()]
+            axes.set_xticks(list(axis.ticks), texts, rotation=30 if sum(map(len, texts)) > 24 else 0)
+        if axis.kind == "choice":
+            axes.set_xlim(-0.5, len(axis.ticks) - 0.5)
     for axes in panels[len(data.axes) :]:
         axes.set_visible(False)
     return figure
@@ -185,7 +148,7 @@ def slices(data: PlotData) -> Figure:
 def intermediate(data: PlotData) -> Figure:
     """Validation loss of every trial during training; pruned trials end with a cross."""
     figure = _figure("Validation loss during training")
-    axes = _panel(figure.add_subplot(), "evaluation", "validation loss")
+    axes = _panel(figure.add_subplot(), "evaluation", "validation loss", whole=True)
     labelled: set[str] = set()
     for record in data.measured:
         points = sorted((step, loss) for step, loss in record.losses.items() if math.isfinite(loss))
@@ -194,9 +157,7 @@ def intermediate(data: PlotData) -> Figure:
         labelled.add(kind)
         if record.state is State.PRUNED:
             axes.plot(*points[-1], marker="x", color="#555555", zorder=5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(figure, axes)
-    return figure
+    return _legend(figure, axes)
 
 
 def _line(record: TrialRecord, data: PlotData) -> tuple[str, dict[str, Any]]:
@@ -213,10 +174,10 @@ def time_against_score(data: PlotData) -> Figure:
     """The time of each trial against its score."""
     figure = _figure("Time against score")
     axes = _panel(figure.add_subplot(), "wall time, s", data.objective)
-    points = [(record, record.seconds or 0.0, data.score(record)) for record in data.timed]
+    timed = [(record, record.seconds, score) for record, score in zip(data.scored, data.scores, strict=True)]
+    points = [(record, seconds, score) for record, seconds, score in timed if seconds is not None]
     _scatter(axes, points, data, "best" if len(data.objectives) == 1 else "Pareto front")
-    _legend(figure, axes)
-    return figure
+    return _legend(figure, axes)
 
 
 def pareto(data: PlotData) -> Figure:
@@ -226,8 +187,7 @@ def pareto(data: PlotData) -> Figure:
         axes = _panel(figure.add_subplot(1, len(data.objectives) - 1, column), data.objective, name)
         points = [(record, record.values[0], record.values[column]) for record in data.scored if record.values]
         _scatter(axes, points, data, "Pareto front")
-    _legend(figure, axes)
-    return figure
+    return _legend(figure, axes)
 
 
 def _scatter(axes: Axes, points: Sequence[tuple[TrialRecord, float, float]], data: PlotData, label: str) -> None:

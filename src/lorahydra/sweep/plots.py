@@ -11,11 +11,9 @@ import html
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from matplotlib.figure import Figure
@@ -25,7 +23,6 @@ from plotly import graph_objects
 from lorahydra.sweep import pictures
 from lorahydra.sweep.labels import number, value_text
 from lorahydra.sweep.plot_data import PlotData
-from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.utils.files import atomic_file, writing
 
 __all__ = ["write_plots"]
@@ -39,24 +36,21 @@ PAGE = "plots.html"
 HEAD = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head><body>'
 
 
-@dataclass(frozen=True)
-class _Plot:
+class _Plot(NamedTuple):
     """One plot in its two forms."""
 
-    name: str
-    """Name of its file and of its section on the page."""
     fits: Callable[[PlotData], bool]
     """Whether a study has enough data for it."""
     picture: Callable[[PlotData], Figure]
     section: Callable[[PlotData], Any]
+    """Its form on the page."""
 
 
 def write_plots(study: optuna.Study, folder: Path, objectives: Sequence[str]) -> list[Path]:
     """Write the plots of a study; plots for which it has too little data are left out.
 
-    The page is `plots.html`; the plots are `history` (with several objectives `pareto_front`), `importance`,
-    `parallel_coordinates`, `slices`, `intermediate` and `time_against_score`. With several objectives all but the front
-    show the first one.
+    The page is `plots.html`; the plots are those of `PLOTS`, `history` with one objective and `pareto_front` with
+    several. With several objectives all but the front show the first one.
 
     May be called from any thread; calls wait for each other.
 
@@ -71,131 +65,103 @@ def write_plots(study: optuna.Study, folder: Path, objectives: Sequence[str]) ->
     Raises:
         OutputError: The folder cannot be written to.
     """
-    with ONE_AT_A_TIME, _quiet_optuna():
+    optuna.logging.disable_default_handler()  # it prints to stderr, beside the log
+    with ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         data = PlotData(study, objectives)
-        plots = [plot for plot in PLOTS if plot.fits(data)]
-        written = (_write_page(plots, data, folder), *(_write_picture(plot, data, folder) for plot in plots))
-        return [path for path in written if path is not None]
+        plots = {name: plot for name, plot in PLOTS.items() if plot.fits(data)}
+        page = _write_page(plots, data, folder / PAGE)
+        return page + [path for name in plots for path in _write_picture(plots[name], data, folder / f"{name}.png")]
 
 
-def _write_page(plots: Sequence[_Plot], data: PlotData, folder: Path) -> Path | None:
+def _write_page(plots: dict[str, _Plot], data: PlotData, path: Path) -> list[Path]:
     sections: list[str] = []
-    for plot in plots:
+    for name, plot in plots.items():
         try:
             figure = plot.section(data)
-            figure.update_layout(title=plot.name.replace("_", " ").capitalize())
+            figure.update_layout(title=name.replace("_", " ").capitalize())
             drawn = figure.to_html(include_plotlyjs=not sections, full_html=False)
         except UNDRAWABLE as error:
-            logger.debug("Plot %s left out of the page: %s", plot.name, error)
+            logger.debug("Plot %s left out of the page: %s", name, error)
             continue
-        sections.append(f'<section id="{plot.name}">{drawn}</section>')
+        sections.append(f'<section id="{name}">{drawn}</section>')
     if not sections:
-        return None
-    path = folder / PAGE
+        return []
     head = HEAD.format(title=html.escape(data.name))
     with atomic_file(path) as temporary, writing(path):
         temporary.write_text("\n".join([head, *sections, "</body></html>\n"]), encoding="utf-8")
-    return path
+    return [path]
 
 
-def _write_picture(plot: _Plot, data: PlotData, folder: Path) -> Path | None:
-    path = folder / f"{plot.name}.png"
+def _write_picture(plot: _Plot, data: PlotData, path: Path) -> list[Path]:
     try:
         figure = plot.picture(data)
         with atomic_file(path) as temporary:
             figure.savefig(temporary, format="png", dpi=150)
     except UNDRAWABLE as error:
-        logger.debug("Plot %s.png left out: %s", plot.name, error)
-        return None
-    return path
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Hide Optuna's log lines about drawing, but not those about trials that run at the same time."""
-    names = ("optuna.visualization", "optuna.importance", "optuna.storages._in_memory")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)
+        logger.debug("Plot %s left out: %s", path.name, error)
+        return []
+    return [path]
 
 
 def _by_optuna(name: str) -> Callable[[PlotData], Any]:
     """The plot of that name of `optuna.visualization`, for the first objective."""
-
-    def draw(data: PlotData) -> Any:
-        target: dict[str, Any] = {"target_name": data.objective}
-        if len(data.objectives) > 1:
-            # Without a function Optuna knows the direction, and shows the best so far in the history.
-            target["target"] = lambda trial: float(trial.values[0])
-        return getattr(visualization, name)(data.study, **target)
-
-    return draw
+    return lambda data: getattr(visualization, name)(data.study, target_name=data.objective, **data.target)
 
 
-def _intermediate_section(data: PlotData) -> Any:
+def _losses(data: PlotData) -> Any:
     figure = visualization.plot_intermediate_values(data.study)
     return figure.update_layout(xaxis_title="evaluation", yaxis_title="validation loss")
 
 
-def _time_section(data: PlotData) -> Any:
+def _times(data: PlotData) -> Any:
     points = graph_objects.Scatter(
-        x=[record.seconds for record in data.timed],
-        y=[data.score(record) for record in data.timed],
+        x=[record.seconds for record in data.scored],
+        y=data.scores,
         mode="markers",
         marker={"size": 10},
-        hovertext=[_hover(record, data) for record in data.timed],
+        hovertext=_hover(data),
         hoverinfo="text",
     )
     layout = {"xaxis_title": "wall time, s", "yaxis_title": html.escape(data.objective)}
     return graph_objects.Figure(points, layout=layout)
 
 
-def _hover(record: TrialRecord, data: PlotData) -> str:
-    lines = [f"trial {record.number}", f"{data.objective} {number(data.score(record))}", f"time {record.seconds:.1f} s"]
-    lines += [f"{name} {value_text(value)}" for name, value in record.params.items()]
-    # Plotly reads some tags in texts.
-    return "<br>".join(html.escape(line) for line in lines)
+def _hover(data: PlotData) -> list[str]:
+    texts = []
+    for record, score in zip(data.scored, data.scores, strict=True):
+        lines = [f"trial {record.number}", f"{data.objective} {number(score)}", f"time {record.seconds or 0:.1f} s"]
+        lines += [f"{name} {value_text(value)}" for name, value in record.params.items()]
+        # Plotly reads some tags in texts.
+        texts.append("<br>".join(html.escape(line) for line in lines))
+    return texts
 
 
-def _several(data: PlotData) -> bool:
-    return len(data.scored) > 1
-
-
-def _has_parameters(data: PlotData) -> bool:
-    return _several(data) and bool(data.axes)
-
-
-def _varies(data: PlotData) -> bool:
-    return len(data.axes) > 1 and len({data.score(record) for record in data.scored}) > 1
-
-
-PLOTS = (
-    _Plot(
-        "history",
-        lambda data: _several(data) and len(data.objectives) == 1,
+PLOTS = {
+    "history": _Plot(
+        lambda data: len(data.scored) > 1 and len(data.objectives) == 1,
         pictures.history,
         _by_optuna("plot_optimization_history"),
     ),
-    _Plot(
-        "pareto_front",
-        lambda data: _several(data) and len(data.objectives) in (2, 3),
+    "pareto_front": _Plot(
+        lambda data: len(data.scored) > 1 and len(data.objectives) in (2, 3),
         pictures.pareto,
         lambda data: visualization.plot_pareto_front(data.study, target_names=list(data.objectives)),
     ),
-    _Plot("importance", _varies, pictures.importance, _by_optuna("plot_param_importances")),
-    _Plot(
-        "parallel_coordinates", _has_parameters, pictures.parallel_coordinates, _by_optuna("plot_parallel_coordinate")
+    "importance": _Plot(
+        lambda data: len(data.axes) > 1 and len(set(data.scores)) > 1,
+        pictures.importance,
+        _by_optuna("plot_param_importances"),
     ),
-    _Plot("slices", _has_parameters, pictures.slices, _by_optuna("plot_slice")),
-    _Plot("intermediate", lambda data: bool(data.measured), pictures.intermediate, _intermediate_section),
-    _Plot("time_against_score", lambda data: len(data.timed) > 1, pictures.time_against_score, _time_section),
-)
-"""In the order in which they are written."""
+    "parallel_coordinates": _Plot(
+        lambda data: len(data.scored) > 1 and bool(data.axes),
+        pictures.parallel_coordinates,
+        _by_optuna("plot_parallel_coordinate"),
+    ),
+    "slices": _Plot(lambda data: len(data.scored) > 1 and bool(data.axes), pictures.slices, _by_optuna("plot_slice")),
+    "intermediate": _Plot(lambda data: bool(data.measured), pictures.intermediate, _losses),
+    "time_against_score": _Plot(
+        lambda data: sum(record.seconds is not None for record in data.scored) > 1, pictures.time_against_score, _times
+    ),
+}
+"""By name of the file and of the section on the page, in the order in which they are written."""
