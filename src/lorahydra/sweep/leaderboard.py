@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.measure import Measurement
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,14 +22,7 @@ from lorahydra.sweep.labels import duration, number, searched, short_names, valu
 from lorahydra.sweep.ranking import pareto_front, ranked
 from lorahydra.sweep.trial_record import TrialRecord
 
-__all__ = [
-    "Column",
-    "leaderboard_columns",
-    "leaderboard_csv",
-    "leaderboard_table",
-    "pareto_table",
-    "write_leaderboard",
-]
+__all__ = ["Column", "leaderboard_columns", "leaderboard_csv", "write_leaderboard"]
 
 STYLES = {State.PRUNED: "yellow", State.FAILED: "red", State.RUNNING: "cyan"}
 TIME = "time"
@@ -43,10 +35,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def _value(record: TrialRecord, objectives: Sequence[str], name: str) -> float | None:
     """Value of one objective."""
-    if record.values is None or name not in objectives:
-        return None
-    index = list(objectives).index(name)
-    return record.values[index] if index < len(record.values) else None
+    return dict(zip(objectives, record.values or (), strict=False)).get(name)
 
 
 def _combined(record: TrialRecord, objectives: Sequence[str]) -> float | None:
@@ -113,15 +102,14 @@ def leaderboard_columns(ordered: Sequence[TrialRecord], objectives: Sequence[str
     if any(record.combined_low is not None for record in ordered):
         columns.append(Column("95 %", _interval))
     if Score.JUDGE_SCORE not in objectives and any(record.judge_score is not None for record in ordered):
-        columns.append(Column("judge", lambda record: _shown(Score.JUDGE_SCORE, record.judge_score)))
+        columns.append(Column("judge", lambda record: _text(Score.JUDGE_SCORE, record.judge_score)))
     columns += [_objective(name, objectives) for name in objectives if name not in (Score.COMBINED, TIME)]
-    columns.append(Column(TIME, lambda record: duration(_seconds(record, objectives))))
+    columns.append(Column(TIME, lambda record: duration(_value(record, objectives, TIME) or record.seconds)))
     return [*columns, *_params(ordered, [*(column.header for column in columns), "reason"])]
 
 
 def _params(records: Sequence[TrialRecord], taken: Sequence[str]) -> list[Column]:
-    short = short_names(searched(records), taken=taken)
-    return [_param(name, header) for name, header in short.items()]
+    return [_param(name, header) for name, header in short_names(searched(records), taken=taken).items()]
 
 
 def _param(name: str, header: str) -> Column:
@@ -129,21 +117,22 @@ def _param(name: str, header: str) -> Column:
 
 
 def _objective(name: str, objectives: Sequence[str]) -> Column:
-    def cell(record: TrialRecord) -> str:
-        value = _value(record, objectives, name)
-        if name == Score.COMBINED:
-            return _shown(Score.COMBINED, value)
-        if name == TIME:
-            return duration(value)
-        return "-" if value is None else number(value)
-
-    return Column(name, cell)
+    return Column(name, lambda record: _text(name, _value(record, objectives, name)))
 
 
 def _score(record: TrialRecord, objectives: Sequence[str]) -> str:
     if record.state is not State.COMPLETE:
         return record.state.value
-    return _shown(Score.COMBINED, _combined(record, objectives))
+    return _text(Score.COMBINED, _combined(record, objectives))
+
+
+def _text(name: str, value: float | None) -> str:
+    """The value of an objective."""
+    if name == TIME:
+        return duration(value)
+    if value is None:
+        return "-"
+    return SCORES[Score(name)].text(value) if name in SCORES else number(value)
 
 
 def _interval(record: TrialRecord) -> str:
@@ -151,68 +140,35 @@ def _interval(record: TrialRecord) -> str:
     return "" if None in ends else "–".join(f"{end:.3f}" for end in ends)
 
 
-def _seconds(record: TrialRecord, objectives: Sequence[str]) -> float | None:
-    value = _value(record, objectives, TIME)
-    return record.seconds if value is None else value
-
-
 def _reason(record: TrialRecord) -> str:
     reason = " ".join((record.failure or "").split())
     return reason if len(reason) <= LONGEST_REASON else f"{reason[: LONGEST_REASON - 1]}…"
 
 
-def _shown(score: Score, value: float | None) -> str:
-    return "-" if value is None else SCORES[score].text(value)
-
-
-def leaderboard_table(records: Sequence[TrialRecord], directions: Sequence[str], objectives: Sequence[str]) -> Table:
-    """The trials, best first, without those that were interrupted.
-
-    Args:
-        records: The trials, in any order.
-        directions: One per objective.
-        objectives: Their names.
-    """
+def write_leaderboard(
+    console: Console, records: Sequence[TrialRecord], directions: Sequence[str], objectives: Sequence[str]
+) -> None:
+    """Print the trials but the interrupted ones, best first; with several objectives also the Pareto front."""
     shown = [record for record in ranked(records, directions) if record.state is not State.INTERRUPTED]
     columns = leaderboard_columns(shown, objectives)
     if any(record.failure for record in shown):
         columns.append(Column("reason", _reason, is_text=True))
-    return _table("Trials, best first", columns, shown, kept=3)
+    _print(console, "Trials, best first", columns, shown, kept=3)
+    if len(directions) > 1 and (front := pareto_front(records, directions)):
+        columns = [Column("trial", lambda record: str(record.number))]
+        columns += [_objective(name, objectives) for name in objectives]
+        params = _params(front, [column.header for column in columns])
+        _print(console, "Pareto front", [*columns, *params], front, kept=len(columns))
 
 
-def pareto_table(records: Sequence[TrialRecord], directions: Sequence[str], objectives: Sequence[str]) -> Table:
-    """The Pareto front, by the first objective: every objective and parameter of each trial."""
-    front = pareto_front(records, directions)
-    values = [_objective(name, objectives) for name in objectives]
-    columns = [Column("trial", lambda record: str(record.number)), *values]
-    params = _params(front, [column.header for column in columns])
-    return _table("Pareto front", [*columns, *params], front, kept=len(columns))
-
-
-class _FittingTable(Table):
-    """A table that takes a narrower form if the terminal has too few columns for it."""
-
-    narrower: Table | None = None
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # Measured without a limit, because rich assumes that no column is wider than the terminal.
-        needed = super().__rich_measure__(console, options.update_width(10_000)).minimum
-        if self.narrower is not None and needed > options.max_width:
-            yield self.narrower
-        else:
-            yield from super().__rich_console__(console, options)
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        least = super().__rich_measure__(console, options)
-        return least if self.narrower is None else Measurement(1, least.maximum)
-
-
-def _table(title: str, columns: Sequence[Column], rows: Sequence[TrialRecord], kept: int) -> Table:
-    """A table of trials; on a narrow terminal all columns but the first `kept` share one."""
-    table, tight = _drawn(title, columns, rows), _drawn(title, columns, rows, room=0)
-    table.narrower = tight
-    tight.narrower = _drawn(title, [*columns[:kept], _details(columns[kept:])], rows, room=0)
-    return table
+def _print(console: Console, title: str, columns: Sequence[Column], rows: Sequence[TrialRecord], kept: int) -> None:
+    """Print a table in the widest form that fits; in the narrowest, all columns but the first `kept` share one."""
+    forms = [_drawn(title, columns, rows, 1), _drawn(title, columns, rows, 0)]
+    forms.append(_drawn(title, [*columns[:kept], _details(columns[kept:])], rows, 0))
+    # Measured without a limit, because rich assumes that no column is wider than the terminal.
+    without_limit = console.options.update(width=10_000)
+    fitting = (form for form in forms if console.measure(form, options=without_limit).minimum <= console.width)
+    console.print(next(fitting, forms[-1]))
 
 
 def _details(columns: Sequence[Column]) -> Column:
@@ -226,9 +182,9 @@ def _details(columns: Sequence[Column]) -> Column:
     return Column("details", cell, is_text=True)
 
 
-def _drawn(title: str, columns: Sequence[Column], rows: Sequence[TrialRecord], room: int = 1) -> _FittingTable:
+def _drawn(title: str, columns: Sequence[Column], rows: Sequence[TrialRecord], room: int) -> Table:
     # Few lines and little padding: a study of five parameters has more than ten columns.
-    table = _FittingTable(title=title, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, room, 0, 0))
+    table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, room, 0, 0))
     for column in columns:
         table.add_column(
             Text(_broken(column.header)),
@@ -252,12 +208,3 @@ def _broken(header: str) -> str:
         else:
             lines[-1] += part
     return "\n".join(lines)
-
-
-def write_leaderboard(
-    console: Console, records: Sequence[TrialRecord], directions: Sequence[str], objectives: Sequence[str]
-) -> None:
-    """Print the trials, best first, and with several objectives the Pareto front."""
-    console.print(leaderboard_table(records, directions, objectives))
-    if len(directions) > 1 and pareto_front(records, directions):
-        console.print(pareto_table(records, directions, objectives))
