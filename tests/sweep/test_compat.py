@@ -13,7 +13,7 @@ from optuna.samplers import TPESampler
 from optuna.storages import InMemoryStorage, RDBStorage
 
 from lorahydra.sweep import compat
-from lorahydra.sweep.optuna_warnings import quietly
+from lorahydra.sweep.compat import quietly
 
 # As in `TrialQueue.claim`.
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")

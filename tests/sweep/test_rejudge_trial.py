@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import optuna
 import pytest
 from optuna.distributions import IntDistribution
@@ -15,10 +13,9 @@ from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.trial_queue import TrialQueue
 
 
-def configure(trials: list[Trial]) -> Any:
-    for trial in trials:
-        trial._suggest("lora.r", IntDistribution(1, 64))
-    return [() for _ in trials]
+def configure(trial: Trial) -> list[str]:
+    trial._suggest("lora.r", IntDistribution(1, 64))
+    return []
 
 
 def begun(queue: TrialQueue) -> RunningTrial:

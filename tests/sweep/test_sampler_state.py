@@ -9,8 +9,7 @@ import optuna
 import pytest
 from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 
-from lorahydra.sweep.random_state import random_state, restore_random_state
-from lorahydra.sweep.sampler_state import SAMPLER, keep_sampler, restore_sampler
+from lorahydra.sweep.sampler_state import SAMPLER, keep_sampler, random_state, restore_random_state, restore_sampler
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -50,6 +50,6 @@ def test_one_that_had_ended_stays_as_it_was_when_it_cannot_go_on(queue: TrialQue
     assert stored(refused)[:2] == ("FINISHED", "complete")
 
     longer = opened(queue, place)
-    queue.claim(1, lambda trials: [trial._suggest("x", IntDistribution(1, 9)) and () for trial in trials])
+    queue.claim(1, lambda trial: [str(trial._suggest("x", IntDistribution(1, 9)))])
     longer.give_up(State.FAILED, "JudgeError: away")
     assert stored(longer)[:2] == ("FAILED", "failed")

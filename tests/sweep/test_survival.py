@@ -128,11 +128,10 @@ settings = SimpleNamespace(storage="sqlite:///studies.db", sampler=sampler, prun
 queue = TrialQueue(open_study(settings, objective, None), n_trials)
 
 
-def configure(trials):
-    for trial in trials:
-        for key, distribution in space.items():
-            trial._suggest(key, distribution)
-    return [() for _ in trials]
+def configure(trial):
+    for key, distribution in space.items():
+        trial._suggest(key, distribution)
+    return []
 
 
 while True:

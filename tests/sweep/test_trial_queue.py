@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -24,16 +25,15 @@ from lorahydra.utils.processes import this_process
 SetAge = Callable[[int], None]
 
 
-def draw(trials: Sequence[Trial]) -> list[list[str]]:
-    for trial in trials:
-        trial.suggest_float("x", 0, 1)
-    return [[] for _ in trials]
+def draw(trial: Trial) -> list[str]:
+    trial.suggest_float("x", 0, 1)
+    return []
 
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
     # Signs of life come from the tests alone.
-    monkeypatch.setattr(running_trial._Heartbeat, "_beat", lambda *_: None)
+    monkeypatch.setattr(running_trial, "_heartbeats", lambda *_: threading.Event())
     storage = open_storage(f"sqlite:///{tmp_path}/studies.db")
     return optuna.create_study(storage=storage, study_name="s", sampler=optuna.samplers.RandomSampler(seed=1))
 

@@ -1,12 +1,15 @@
-"""Private parts of Optuna and of Hydra's Optuna sweeper, each with the reason why the public API is not enough.
+"""Private parts of Optuna and of Hydra's Optuna sweeper, and Optuna's experimental features.
 
-No other module imports or reads them. `tests/sweep/test_compat.py` tests what is relied on; `make upgrade-check` runs
-it with the newest versions that pyproject.toml allows.
+Each private part has the reason why the public API is not enough. No other module imports or reads them.
+`tests/sweep/test_compat.py` tests what is relied on; `make upgrade-check` runs it with the newest versions that
+pyproject.toml allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +17,7 @@ import optuna
 import sqlalchemy
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._heartbeat import BaseHeartbeat
@@ -27,6 +31,7 @@ __all__ = [
     "database_of",
     "id_of",
     "last_heartbeats",
+    "quietly",
     "set_system_attr",
     "storage_of",
     "suggest",
@@ -36,6 +41,14 @@ __all__ = [
 # `create_params_from_overrides`: reads overrides as Hydra's sweeper does, which has no public function for it.
 # `BaseHeartbeat`: storages that keep heartbeats. Optuna sends them only from its own loop, which is not used here.
 # `LazyRandomState`: the random generators in a sampler. Optuna has no way to save or restore their state.
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Hide the warnings about experimental features: a user did not ask for a feature of Optuna by that name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 def storage_of(study: optuna.Study) -> BaseStorage:

@@ -1,4 +1,4 @@
-"""Trials that ended with their process: they are closed, and their parameters are queued again.
+"""Trials whose process died: they are found and closed, and their parameters are queued again.
 
 All of it happens under the study's lock. Each step can be repeated, because the process that closes a dead trial may
 die as well.
@@ -9,25 +9,69 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lorahydra.sweep.compat import id_of, storage_of
-from lorahydra.sweep.heartbeats import Heartbeat
+from lorahydra.sweep.compat import database_of, id_of, last_heartbeats, storage_of
 from lorahydra.sweep.running_trial import tell
 from lorahydra.sweep.sampler_state import last_drawn
 from lorahydra.sweep.trial_record import ATTRIBUTE, trial_facts
 from lorahydra.utils.processes import is_alive, is_here
 
-__all__ = ["close_trials", "is_dead", "queue_again", "retry_of", "worker_of"]
+__all__ = ["Heartbeat", "Heartbeats", "close_trials", "is_dead", "queue_again", "retry_of", "worker_of"]
 
 logger = logging.getLogger("lorahydra.sweep.trial_queue")
 
 FIXED = "fixed_params"
 """System attribute in which Optuna keeps the parameters of a waiting trial."""
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The last sign of life of a trial whose process cannot be seen from here."""
+
+    age: float
+    """Seconds since then, by the database's clock; since the first look if there has never been a sign."""
+    grace: float
+    """Seconds of silence after which a process counts as dead."""
+    renewed: bool
+    """Whether it came after the first look from here: then the process lives, or lived while this one ran."""
+
+
+class Heartbeats:
+    """The heartbeats in a study's database, as far as trials on other machines and in other containers send them."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._database = database_of(storage)
+        self._first: dict[int, tuple[datetime | None, datetime]] = {}
+        """By id of a trial: its heartbeat and the database's time at the first look."""
+
+    def look(self, trials: Iterable[FrozenTrial]) -> dict[int, Heartbeat]:
+        """The heartbeats of those trials whose process cannot be seen from here, by number."""
+        unseen = {
+            id_of(trial): trial.number
+            for trial in trials
+            if (worker := worker_of(trial)) is not None and not is_here(worker)
+        }
+        database = self._database
+        if not unseen or database is None or database.heartbeat_interval is None:
+            return {}
+        now, last = last_heartbeats(database, list(unseen))
+        grace = float(database.grace_period or 2 * database.heartbeat_interval)
+        beats = {}
+        for trial_id, number in unseen.items():
+            beat = last.get(trial_id)
+            first_beat, first_look = self._first.setdefault(trial_id, (beat, now))
+            age = (now - (beat or first_look)).total_seconds()
+            renewed = beat is not None and (first_beat is None or beat > first_beat)
+            beats[number] = Heartbeat(age, grace, renewed)
+        return beats
 
 
 def worker_of(trial: FrozenTrial) -> Mapping[str, Any] | None:
@@ -36,20 +80,15 @@ def worker_of(trial: FrozenTrial) -> Mapping[str, Any] | None:
     return worker
 
 
-def is_dead(trial: FrozenTrial, sign: Heartbeat | None) -> bool:
-    """Whether the process of a running trial is gone.
-
-    Args:
-        trial: A trial that this process does not run.
-        sign: Its heartbeat, if its process cannot be seen from here.
-    """
+def is_dead(trial: FrozenTrial, beat: Heartbeat | None) -> bool:
+    """Whether the process of a running trial, which is not one of this process's trials, is gone."""
     worker = worker_of(trial)
     if worker is None:
         return True  # its process died between two steps of a claim, which holds the lock that is held here
     if is_here(worker):
         # A trial of this process is dead as well: an earlier run in a notebook was stopped twice.
         return worker.get("pid") == os.getpid() or not is_alive(worker)
-    return sign is not None and sign.dead
+    return beat is not None and beat.age > beat.grace
 
 
 def close_trials(
@@ -67,10 +106,31 @@ def close_trials(
         deaths = list(trial_facts(trial).get("deaths", []))
         if (worker := worker_of(trial)) is not None:  # else it died in its claim, and not of its parameters
             deaths.append((killed or {}).get(worker.get("pid", 0)) if is_here(worker) else None)
-        too_often = worker is not None and len(deaths) >= max_deaths
-        if not too_often:
+        facts = {**trial_facts(trial), "deaths": deaths}
+        times = "once" if len(deaths) == 1 else f"{len(deaths)} times"
+        if worker is not None and len(deaths) >= max_deaths:
+            facts["failure"] = f"died: its process was killed {times} ({_cause(deaths)})"
+            logger.warning("Trial %d counts as failed, %s", trial.number, facts["failure"])
+        else:
             queue_again(study, trial, deaths)
-        _close(study, trial, deaths, too_often=too_often)
+            facts["interrupted"] = True
+            if worker is not None:
+                logger.warning(
+                    "Trial %d was killed with its process (%s), %s with these parameters; they are run again",
+                    trial.number,
+                    _cause(deaths),
+                    times,
+                )
+        storage_of(study).set_trial_user_attr(id_of(trial), ATTRIBUTE, facts)
+        tell(study, trial.number, TrialState.FAIL)
+
+
+def _cause(deaths: Sequence[int | None]) -> str:
+    """The signal of the last death, if it was seen, and its likely cause."""
+    number = deaths[-1]
+    if number in (None, signal.SIGKILL):
+        return "often: out of memory" if number is None else "SIGKILL, often: out of memory"
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def retry_of(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial | None:
@@ -97,30 +157,3 @@ def queue_again(study: optuna.Study, trial: FrozenTrial, deaths: Sequence[int | 
     # Samplers keep beside a trial what its parameters are part of: a place in the grid, a generation.
     system = {**trial.system_attrs, FIXED: {**fixed, **trial.params}} if drawn else {FIXED: fixed}
     study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=system, user_attrs={ATTRIBUTE: again}))
-
-
-def _close(study: optuna.Study, trial: FrozenTrial, deaths: Sequence[int | None], *, too_often: bool) -> None:
-    facts = {**trial_facts(trial), "deaths": list(deaths)}
-    times = "once" if len(deaths) == 1 else f"{len(deaths)} times"
-    if too_often:
-        facts["failure"] = f"died: its process was killed {times} ({_cause(deaths)})"
-        logger.warning("Trial %d counts as failed, %s", trial.number, facts["failure"])
-    else:
-        facts["interrupted"] = True
-        if worker_of(trial) is not None:
-            logger.warning(
-                "Trial %d was killed with its process (%s), %s with these parameters; they are run again",
-                trial.number,
-                _cause(deaths),
-                times,
-            )
-    storage_of(study).set_trial_user_attr(id_of(trial), ATTRIBUTE, facts)
-    tell(study, trial.number, TrialState.FAIL)
-
-
-def _cause(deaths: Sequence[int | None]) -> str:
-    """The signal of the last death, if it was seen, and its likely cause."""
-    number = deaths[-1]
-    if number in (None, signal.SIGKILL):
-        return "often: out of memory" if number is None else "SIGKILL, often: out of memory"
-    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import optuna
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -99,12 +100,13 @@ def parallel_coordinates(data: PlotData) -> Figure:
     # The brightest colour is hard to see on white, so the scale goes on above the highest score.
     scale = ScalarMappable(Normalize(low, high + (high - low) * 0.08), "viridis")
     figure.colorbar(scale, ax=axes, label=_plain(data.objective), pad=0.02)
+    colours = scale.to_rgba(np.array(data.scores))
     lines = {record.number: index for index, record in enumerate(data.scored)}
     for record in reversed(ranked(data.scored, data.directions)):
         index = lines[record.number]
         heights = [axis.height(axis.places[index]) for axis in columns]
-        style = {"linewidth": 3.0} if record is data.best else {"linewidth": 1.4, "alpha": _opacity(len(lines))}
-        axes.plot(heights, color=scale.to_rgba([data.scores[index]])[0], **style)
+        width, opacity = (3.0, 1.0) if record is data.best else (1.4, _opacity(len(lines)))
+        axes.plot(heights, color=colours[index], linewidth=width, alpha=opacity)
     labels = [axis.label if len(axis.label) <= 14 else _broken(axis.label) for axis in columns]
     axes.set_xticks(range(len(columns)), [_plain(label) for label in labels])
     axes.tick_params(axis="x", length=0, pad=10)

@@ -20,8 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lorahydra.errors import JudgeSetupError, TrialPruned
 from lorahydra.names import State
-from lorahydra.sweep.compat import BaseHeartbeat, id_of, storage_of
-from lorahydra.sweep.optuna_warnings import quietly
+from lorahydra.sweep.compat import BaseHeartbeat, id_of, quietly, storage_of
 from lorahydra.sweep.storage import address_of
 from lorahydra.sweep.trial_record import ATTRIBUTE, trial_facts
 from lorahydra.utils.interrupts import postponed
@@ -35,10 +34,7 @@ JUDGED_BY = "lorahydra.judged_by"
 
 
 class RunningTrial:
-    """One trial of a study, from its claim to its end.
-
-    Facts passed to `note` are kept beside the trial in the database. A trial ends once; later calls have no effect.
-    """
+    """One trial of a study, from its claim to its end; it ends once, and later calls have no effect."""
 
     def __init__(self, study: optuna.Study, trial: Trial) -> None:
         self.trial = trial
@@ -49,11 +45,11 @@ class RunningTrial:
         self._facts: dict[str, Any] = dict(trial_facts(trial))
         self._started = time.perf_counter()
         self._measurements = 0
-        self._heartbeat = _Heartbeat(storage_of(study), id_of(trial))
+        self._left = _heartbeats(storage_of(study), id_of(trial))
 
     @property
     def number(self) -> int:
-        """Optuna's number."""
+        """The trial's number in Optuna."""
         return self.trial.number
 
     @property
@@ -145,7 +141,7 @@ class RunningTrial:
         self._end(State.COMPLETE, TrialState.COMPLETE, values, facts)
 
     def pruned(self) -> None:
-        """End early, as the function of the trial decided."""
+        """End early, as the function of the trial decided; `measured` does so itself."""
         self._end(State.PRUNED, TrialState.PRUNED)
 
     def failed(self, failure: str, *, rejected: bool = False) -> None:
@@ -164,7 +160,7 @@ class RunningTrial:
 
     def leave(self) -> None:
         """Send no more heartbeats for the trial."""
-        self._heartbeat.stop()
+        self._left.set()
 
     def _end(
         self,
@@ -175,7 +171,7 @@ class RunningTrial:
     ) -> None:
         if self.state is not State.RUNNING:
             return
-        self._heartbeat.stop()
+        self.leave()
         with postponed():
             try:
                 self.note(**{"seconds": self.seconds, **(facts or {})})
@@ -187,26 +183,23 @@ class RunningTrial:
                 self.state = State.INTERRUPTED
 
 
-class _Heartbeat:
-    """Writes into the study's database that a trial is alive, until `stop` or the end of the process.
+def _heartbeats(storage: BaseStorage, trial_id: int) -> threading.Event:
+    """Say in the study's database that a trial is alive, until the event is set or the process ends.
 
     Optuna's thread would keep a process alive after an exception has ended it.
     """
+    stopped = threading.Event()
 
-    def __init__(self, storage: BaseStorage, trial_id: int) -> None:
-        self._stopped = threading.Event()
-        if isinstance(storage, BaseHeartbeat) and (interval := storage.get_heartbeat_interval()) is not None:
-            threading.Thread(target=self._beat, args=(storage, trial_id, interval), daemon=True).start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def _beat(self, storage: BaseHeartbeat, trial_id: int, interval: int) -> None:
-        while not self._stopped.is_set():
+    def beat(storage: BaseHeartbeat, interval: int) -> None:
+        while not stopped.is_set():
             # If the database cannot be reached for long, the trial itself raises the error.
             with contextlib.suppress(SQLAlchemyError, StorageInternalError):
                 storage.record_heartbeat(trial_id)
-            self._stopped.wait(interval)
+            stopped.wait(interval)
+
+    if isinstance(storage, BaseHeartbeat) and (interval := storage.get_heartbeat_interval()) is not None:
+        threading.Thread(target=beat, args=(storage, interval), daemon=True).start()
+    return stopped
 
 
 def tell(study: optuna.Study, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:

@@ -10,26 +10,37 @@ and interrupted trials use up numbers.
 
 from __future__ import annotations
 
+import base64
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from lorahydra.sweep.compat import set_system_attr, system_attrs
-from lorahydra.sweep.random_state import random_state, restore_random_state
+from lorahydra.sweep.compat import LazyRandomState, set_system_attr, system_attrs
 from lorahydra.sweep.trial_record import trial_facts
 
-__all__ = ["counting", "keep_sampler", "last_drawn", "restore_sampler", "sampler_name"]
+__all__ = [
+    "counting",
+    "keep_sampler",
+    "last_drawn",
+    "random_state",
+    "restore_random_state",
+    "restore_sampler",
+    "sampler_name",
+]
 
 SAMPLER = "lorahydra.sampler"
 SEQUENCE = "qmc:"
 """Prefix of the study's system attributes that hold a place in a sequence."""
 FITS = ("_gprs_cache_list", "_constraints_gprs_cache_list")
+NUMBERS = {"lengthscales": "inverse_squared_lengthscales", "scale": "kernel_scale", "noise": "noise_var"}
+"""The numbers of a Gaussian process's fit: their names in the study, and in Optuna."""
 
 
 def counting(sampler: BaseSampler) -> BaseSampler:
@@ -85,27 +96,27 @@ class _Counting(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         self._sampler.before_trial(study, _counted(study, trial))
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(study, trial)
-
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         return self._sampler.sample_relative(study, _counted(study, trial), search_space)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
+    def reseed_rng(self) -> None:
+        self._sampler.reseed_rng()
+
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         if not _is_interrupted(trial):
             self._sampler.after_trial(study, trial, state, values)
-
-    def reseed_rng(self) -> None:
-        self._sampler.reseed_rng()
 
 
 def _counted(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
@@ -119,15 +130,41 @@ def _is_interrupted(trial: FrozenTrial) -> bool:
     return bool(trial_facts(trial).get("interrupted"))
 
 
+def random_state(sampler: BaseSampler) -> dict[str, Any]:
+    """All random generators of a sampler, as plain JSON."""
+    return {path: _encoded(holder.rng) for path, holder in _generators(sampler)}
+
+
+def restore_random_state(sampler: BaseSampler, state: Mapping[str, Any]) -> None:
+    """Restore the generators; those that are not in the state (of another sampler) stay as they are."""
+    for path, holder in _generators(sampler):
+        if path in state:
+            kept = state[path]
+            keys = np.frombuffer(base64.b64decode(kept["key"]), dtype=np.uint32)
+            holder.rng.set_state(("MT19937", keys, kept["pos"], kept["has_gauss"], kept["gauss"]))
+
+
+def _encoded(rng: np.random.RandomState) -> dict[str, Any]:
+    _, key, position, has_gauss, gauss = rng.get_state(legacy=True)
+    encoded = base64.b64encode(np.asarray(key, dtype=np.uint32).tobytes()).decode("ascii")
+    return {"key": encoded, "pos": int(position), "has_gauss": int(has_gauss), "gauss": float(gauss)}
+
+
+def _generators(holder: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, LazyRandomState]]:
+    """Generators inside a sampler, its inner samplers and strategies, each once, with its path."""
+    seen = set() if seen is None else seen
+    for name, value in sorted(getattr(holder, "__dict__", {}).items()):
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, LazyRandomState):
+            yield f"{path}{name}", value
+        elif type(value).__module__.startswith("optuna.samplers"):
+            yield from _generators(value, f"{path}{name}.", seen)
+
+
 def _plain(fits: Sequence[Any]) -> list[dict[str, Any]]:
-    return [
-        {
-            "lengthscales": fit.inverse_squared_lengthscales.tolist(),
-            "scale": float(fit.kernel_scale),
-            "noise": float(fit.noise_var),
-        }
-        for fit in fits
-    ]
+    return [{name: getattr(fit, attribute).tolist() for name, attribute in NUMBERS.items()} for fit in fits]
 
 
 def _fits(plain: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -135,10 +172,6 @@ def _fits(plain: Sequence[Mapping[str, Any]]) -> list[Any]:
     import torch
 
     return [
-        SimpleNamespace(
-            inverse_squared_lengthscales=torch.tensor(fit["lengthscales"], dtype=torch.float64),
-            kernel_scale=torch.tensor(fit["scale"], dtype=torch.float64),
-            noise_var=torch.tensor(fit["noise"], dtype=torch.float64),
-        )
+        SimpleNamespace(**{NUMBERS[name]: torch.tensor(value, dtype=torch.float64) for name, value in fit.items()})
         for fit in plain
     ]

@@ -17,7 +17,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, BruteForceSampler, CmaEsSampler, GridSampler, QMCSampler
 
 from lorahydra.errors import ConfigError, causes
-from lorahydra.sweep.optuna_warnings import quietly
+from lorahydra.sweep.compat import quietly
 from lorahydra.sweep.search_space import grid_values, size
 from lorahydra.sweep.settings import SweepSettings, UnfittedSampler
 

@@ -12,8 +12,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from sqlalchemy import exc
 
 from lorahydra.errors import StudyError, StudyStoreError
-from lorahydra.sweep.compat import database_of
-from lorahydra.sweep.optuna_warnings import quietly
+from lorahydra.sweep.compat import database_of, quietly
 from lorahydra.utils import databases
 from lorahydra.utils.files import writing
 

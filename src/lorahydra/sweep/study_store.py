@@ -13,8 +13,8 @@ from optuna.samplers import BaseSampler
 
 from lorahydra.errors import STUDY_KEPT, LorahydraError, StudyError
 from lorahydra.names import STUDY_STORE
+from lorahydra.sweep.compat import quietly
 from lorahydra.sweep.objective import Objective
-from lorahydra.sweep.optuna_warnings import quietly
 from lorahydra.sweep.sampler_state import counting
 from lorahydra.sweep.search_space import SearchSpace
 from lorahydra.sweep.settings import SweepSettings

@@ -135,7 +135,7 @@ class StudySweeper:
         while True:
             objective.close_dead_runs(queue.close_dead())
             self._check_failures(queue)
-            claimed, overrides = queue.claim(objective.batch, functools.partial(self._configure, space))
+            claimed, overrides = queue.claim(objective.batch, functools.partial(self._draw, space))
             if not claimed:
                 dead = queue.wait_for_signs()
                 objective.close_dead_runs(dead)
@@ -224,11 +224,8 @@ class StudySweeper:
                 f"{failed[-1].failure}"
             )
 
-    def _configure(self, space: SearchSpace, trials: Sequence[Trial]) -> list[list[str]]:
-        """Draw the parameters of trials, as upstream does; the overrides of each."""
-        return [self._draw(space, trial) for trial in trials]
-
     def _draw(self, space: SearchSpace, trial: Trial) -> list[str]:
+        """Draw the parameters of a trial, as upstream does; its overrides."""
         for name, distribution in space.distributions.items():
             suggest(trial, name, distribution)
         for name, value in space.fixed.items():

@@ -18,8 +18,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from lorahydra.errors import StudyError
 from lorahydra.names import State
 from lorahydra.sweep.compat import id_of, storage_of, suggest
-from lorahydra.sweep.dead_trials import close_trials, is_dead, queue_again, retry_of, worker_of
-from lorahydra.sweep.heartbeats import Heartbeat, Heartbeats
+from lorahydra.sweep.dead_trials import (
+    Heartbeat,
+    Heartbeats,
+    close_trials,
+    is_dead,
+    queue_again,
+    retry_of,
+    worker_of,
+)
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.sampler_state import keep_sampler, restore_sampler
 from lorahydra.sweep.settings import MOST_DEATHS
@@ -32,9 +39,8 @@ __all__ = ["Configure", "TrialQueue"]
 
 logger = logging.getLogger(__name__)
 
-Configure = Callable[[list[Trial]], Sequence[Sequence[str]]]
-"""Draws the parameters of trials and returns the overrides of each."""
-
+Configure = Callable[[Trial], Sequence[str]]
+"""Draws the parameters of a trial and returns its overrides."""
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -59,7 +65,7 @@ class TrialQueue:
         return trial_records(self.study.get_trials(deepcopy=False))
 
     def finished(self) -> int:
-        """Number of trials that count: complete, pruned or failed."""
+        """Number of trials that count."""
         return sum(record.counts for record in self.records())
 
     def others(self) -> int:
@@ -104,8 +110,8 @@ class TrialQueue:
         while True:
             if dead := self.close_dead():
                 return dead
-            signs = self._signs(self._running_elsewhere())
-            unsure = {number: beat for number, beat in signs.items() if not beat.renewed}
+            beats = self._heartbeats.look(self._running_elsewhere())
+            unsure = {number: beat for number, beat in beats.items() if not beat.renewed}
             if not unsure:
                 return []
             if not told:
@@ -120,11 +126,11 @@ class TrialQueue:
         return any(worker is not None and worker.get("pid") == pid and is_here(worker) for worker in workers)
 
     def claim(self, most: int, configure: Configure) -> tuple[list[RunningTrial], Sequence[Sequence[str]]]:
-        """Claim up to `most` trials, or fewer if the study needs fewer.
+        """Claim trials, as many as the study needs.
 
         Args:
             most: Largest number of trials.
-            configure: Draws their parameters.
+            configure: Draws the parameters of each.
 
         Returns:
             The trials and the overrides of each.
@@ -148,7 +154,7 @@ class TrialQueue:
                 warnings.filterwarnings("ignore", "Heartbeat of storage")
                 trials = [self.study.ask() for _ in range(min(room, most, together))]
             try:
-                overrides = configure(trials)
+                overrides = [configure(trial) for trial in trials]
             except Exception:
                 close_trials(self.study, [_stored(self.study, trial) for trial in trials], self.max_deaths)
                 raise
@@ -234,17 +240,8 @@ class TrialQueue:
 
     def _dead(self) -> list[FrozenTrial]:
         candidates = self._running_elsewhere()
-        signs = self._signs(candidates)
-        return [trial for trial in candidates if is_dead(trial, signs.get(trial.number))]
-
-    def _signs(self, trials: Sequence[FrozenTrial]) -> dict[int, Heartbeat]:
-        """The heartbeats of trials whose process cannot be seen from here, by number."""
-        unseen = {
-            id_of(trial): trial.number
-            for trial in trials
-            if (worker := worker_of(trial)) is not None and not is_here(worker)
-        }
-        return {unseen[trial_id]: beat for trial_id, beat in self._heartbeats.look(unseen).items()}
+        beats = self._heartbeats.look(candidates)
+        return [trial for trial in candidates if is_dead(trial, beats.get(trial.number))]
 
 
 def _say_waiting(study: str, unsure: Mapping[int, Heartbeat]) -> None:
