@@ -80,7 +80,7 @@ def test_tables_of_another_version(tmp_path: Path) -> None:
 def test_mlflows_database_is_not_for_studies(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/mlflow.db"
     check_store(TrackingConfig(uri=url))
-    with pytest.raises(StudyError, match="mlflow.db is MLflow's database: give one of its own"):
+    with pytest.raises(StudyError, match="mlflow.db is MLflow's database: give studies another one"):
         open_storage(url)
 
 

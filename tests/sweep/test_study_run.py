@@ -9,6 +9,7 @@ import pytest
 from optuna.distributions import IntDistribution
 
 from lorahydra.config.compose import compose
+from lorahydra.errors import JudgeError, StudyError
 from lorahydra.names import State
 from lorahydra.sweep.study_run import StudyRun
 from lorahydra.sweep.study_store import STUDY_ID
@@ -46,10 +47,10 @@ def test_one_that_had_ended_stays_as_it_was_when_it_cannot_go_on(queue: TrialQue
     refused = opened(queue, place)
     assert refused.run_id == first.run_id
     assert stored(refused) == ("RUNNING", "running", 0), "a run that goes on has no end"
-    refused.give_up(State.FAILED, "StudyError: other data")
+    refused.give_up(StudyError("other data"))
     assert stored(refused)[:2] == ("FINISHED", "complete")
 
     longer = opened(queue, place)
     queue.claim(1, lambda trial: [str(trial._suggest("x", IntDistribution(1, 9)))])
-    longer.give_up(State.FAILED, "JudgeError: away")
+    longer.give_up(JudgeError("away"))
     assert stored(longer)[:2] == ("FAILED", "failed")

@@ -29,7 +29,7 @@ class StudyEntry:
     name: str
     begun: datetime | None
     n_trials: int | None
-    """Finished trials at which the study ends; None if another program made the study."""
+    """As `hydra.sweeper.n_trials`; None if another program made the study."""
     objectives: list[str]
     directions: list[str]
     trials: list[TrialRecord]
@@ -42,7 +42,7 @@ class StudyEntry:
 
     @property
     def finished(self) -> int:
-        """Trials that count."""
+        """Number of trials that count."""
         return sum(trial.counts for trial in self.trials)
 
     @property

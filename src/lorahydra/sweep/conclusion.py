@@ -52,10 +52,6 @@ def conclude(run: StudyRun, compose: Compose) -> StudyResult:
 
     It may be repeated: each step gives the same result again, and nothing is judged or registered twice.
 
-    Args:
-        run: The study's run.
-        compose: Composes the winner's experiment.
-
     Raises:
         StudyError: No trial was completed.
         LorahydraError: The winner cannot be scored.
@@ -97,7 +93,6 @@ def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
         adapter=run.folder / "best",
         run_id=run.run_id,
         test=FinalScores.from_facts(facts.get("test", {})),
-        facts=facts,
     )
     _show(result, run, scores)
     return result

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lorahydra.sweep.compat import database_of, id_of, last_heartbeats, storage_of
 from lorahydra.sweep.running_trial import tell
 from lorahydra.sweep.sampler_state import last_drawn
+from lorahydra.sweep.storage import GRACE_SECONDS
 from lorahydra.sweep.trial_record import ATTRIBUTE, trial_facts
 from lorahydra.utils.processes import is_alive, is_here
 
@@ -38,8 +39,6 @@ class Heartbeat:
 
     age: float
     """Seconds since then, by the database's clock; since the first look if there has never been a sign."""
-    grace: float
-    """Seconds of silence after which a process counts as dead."""
     renewed: bool
     """Whether it came after the first look from here: then the process lives, or lived while this one ran."""
 
@@ -59,18 +58,16 @@ class Heartbeats:
             for trial in trials
             if (worker := worker_of(trial)) is not None and not is_here(worker)
         }
-        database = self._database
-        if not unseen or database is None or database.heartbeat_interval is None:
+        if not unseen or self._database is None:
             return {}
-        now, last = last_heartbeats(database, list(unseen))
-        grace = float(database.grace_period or 2 * database.heartbeat_interval)
+        now, last = last_heartbeats(self._database, list(unseen))
         beats = {}
         for trial_id, number in unseen.items():
             beat = last.get(trial_id)
             first_beat, first_look = self._first.setdefault(trial_id, (beat, now))
             age = (now - (beat or first_look)).total_seconds()
             renewed = beat is not None and (first_beat is None or beat > first_beat)
-            beats[number] = Heartbeat(age, grace, renewed)
+            beats[number] = Heartbeat(age, renewed)
         return beats
 
 
@@ -88,7 +85,7 @@ def is_dead(trial: FrozenTrial, beat: Heartbeat | None) -> bool:
     if is_here(worker):
         # A trial of this process is dead as well: an earlier run in a notebook was stopped twice.
         return worker.get("pid") == os.getpid() or not is_alive(worker)
-    return beat is not None and beat.age > beat.grace
+    return beat is not None and beat.age > GRACE_SECONDS
 
 
 def close_trials(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -16,7 +15,7 @@ from lorahydra.config.compat import launcher_log
 from lorahydra.config.compose import without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
-from lorahydra.errors import ConfigError, LorahydraError, StudyError, StudyStoreError, TrackingError
+from lorahydra.errors import ConfigError, LorahydraError, StudyError, StudyStoreError
 from lorahydra.names import State
 from lorahydra.sweep.current import context
 from lorahydra.sweep.hydra_tree import hide_password, sweep_folder, typed
@@ -177,25 +176,14 @@ class ExperimentObjective(Objective):
             # It is unknown whether other processes work on the study; if so, the last of them will close the run.
             self._run.close(None if self.is_worker else State.INTERRUPTED)
             raise with_command(error, command) from error
-        except LorahydraError as error:
+        except BaseException as error:
             if self.is_worker or queue.others():
                 self._run.close(None)
             else:
-                self._close_interrupted(error)
-                self._run.give_up(State.FAILED, f"{type(error).__name__}: {error}")
-            raise with_command(error, command) from error
-        except BaseException:
-            if self.is_worker or queue.others():
-                self._run.close(None)
-            else:
-                self._run.give_up(State.INTERRUPTED)
+                self._run.give_up(error)
+            if isinstance(error, LorahydraError):
+                raise with_command(error, command) from error
             raise
-
-    def _close_interrupted(self, error: LorahydraError) -> None:
-        """Close the runs of trials that will be resumed in the state that the study has for them, and not as failed."""
-        if self._run is not None and self._run.is_open and not isinstance(error, TrackingError):
-            with contextlib.suppress(LorahydraError):
-                self._run.close_children(self._run.run_id)
 
     def run(self, queue: TrialQueue, run_trials: Callable[[], None]) -> None:
         """Run trials here, or in worker processes."""

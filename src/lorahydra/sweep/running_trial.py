@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lorahydra.errors import JudgeSetupError, TrialPruned
 from lorahydra.names import State
 from lorahydra.sweep.compat import BaseHeartbeat, id_of, quietly, storage_of
-from lorahydra.sweep.storage import address_of
+from lorahydra.sweep.storage import HEARTBEAT_SECONDS, address_of
 from lorahydra.sweep.trial_record import ATTRIBUTE, trial_facts
 from lorahydra.utils.interrupts import postponed
 
@@ -59,7 +59,7 @@ class RunningTrial:
 
     @property
     def study_name(self) -> str:
-        """The study."""
+        """Name of the study."""
         return self._study.study_name
 
     @property
@@ -77,7 +77,7 @@ class RunningTrial:
 
     @property
     def failure(self) -> str | None:
-        """Why it failed."""
+        """Why the trial failed."""
         return self._facts.get("failure")
 
     @property
@@ -129,12 +129,7 @@ class RunningTrial:
                 )
 
     def complete(self, values: Sequence[float], facts: Mapping[str, Any] | None = None) -> None:
-        """End with a result; with a value that is not a number the trial fails.
-
-        Args:
-            values: One per objective.
-            facts: To keep.
-        """
+        """End with one value per objective, and facts to keep; with a value that is NaN the trial fails."""
         if any(math.isnan(value) for value in values):
             self.failed("nan: the trial's result is not a number", rejected=True)
             return
@@ -145,12 +140,7 @@ class RunningTrial:
         self._end(State.PRUNED, TrialState.PRUNED)
 
     def failed(self, failure: str, *, rejected: bool = False) -> None:
-        """End without a result.
-
-        Args:
-            failure: Reason and one line.
-            rejected: There was a result, and it cannot be used.
-        """
+        """End without a result; `rejected`: there was one, and it cannot be used."""
         facts: dict[str, Any] = {"failure": " ".join(failure.split())}
         self._end(State.FAILED, TrialState.FAIL, facts=facts | ({"rejected": True} if rejected else {}))
 
@@ -190,15 +180,15 @@ def _heartbeats(storage: BaseStorage, trial_id: int) -> threading.Event:
     """
     stopped = threading.Event()
 
-    def beat(storage: BaseHeartbeat, interval: int) -> None:
+    def beat(storage: BaseHeartbeat) -> None:
         while not stopped.is_set():
             # If the database cannot be reached for long, the trial itself raises the error.
             with contextlib.suppress(SQLAlchemyError, StorageInternalError):
                 storage.record_heartbeat(trial_id)
-            stopped.wait(interval)
+            stopped.wait(HEARTBEAT_SECONDS)
 
-    if isinstance(storage, BaseHeartbeat) and (interval := storage.get_heartbeat_interval()) is not None:
-        threading.Thread(target=beat, args=(storage, interval), daemon=True).start()
+    if isinstance(storage, BaseHeartbeat):
+        threading.Thread(target=beat, args=(storage,), daemon=True).start()
     return stopped
 
 

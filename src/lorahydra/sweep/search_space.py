@@ -70,10 +70,10 @@ def read_space(
 
 def size(distributions: Mapping[str, BaseDistribution]) -> float:
     """Number of settings in a space; infinite with a continuous parameter."""
-    return math.prod(_size(distribution) for distribution in distributions.values())
+    return math.prod(map(_size, distributions.values()))
 
 
-def grid_values(distribution: BaseDistribution, steps: int) -> list[Any]:
+def grid_values(distribution: BaseDistribution, steps: int) -> Sequence[Any]:
     """The values of a parameter that a grid tries.
 
     Args:
@@ -83,9 +83,8 @@ def grid_values(distribution: BaseDistribution, steps: int) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     if isinstance(distribution, IntDistribution):
-        return list(range(distribution.low, distribution.high + 1, distribution.step))
-    if not isinstance(distribution, FloatDistribution):
-        raise TypeError(f"a {type(distribution).__name__} cannot be searched")
+        return range(distribution.low, distribution.high + 1, distribution.step)
+    assert isinstance(distribution, FloatDistribution), "Optuna has no other kind"
     low, high = distribution.low, distribution.high
     if distribution.single():
         return [low]
@@ -101,17 +100,12 @@ def grid_values(distribution: BaseDistribution, steps: int) -> list[Any]:
 
 def corners(distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
     """A few settings that cover every choice and both ends of every range, to check that each can be set."""
-    ends = {name: _ends(distribution) for name, distribution in distributions.items()}
+    # A grid of two steps has both ends of a range.
+    grids = {name: grid_values(distribution, 2) for name, distribution in distributions.items()}
+    choices = {name for name, kind in distributions.items() if isinstance(kind, CategoricalDistribution)}
+    ends = {name: values if name in choices else [values[0], values[-1]] for name, values in grids.items()}
     most = max((len(values) for values in ends.values()), default=0)
     return [{name: values[min(index, len(values) - 1)] for name, values in ends.items()} for index in range(most)]
-
-
-def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
-    if isinstance(distribution, CategoricalDistribution):
-        return tuple(distribution.choices)
-    if isinstance(distribution, FloatDistribution | IntDistribution):
-        return (distribution.low, distribution.high)
-    raise TypeError(f"a {type(distribution).__name__} cannot be searched")
 
 
 def _once(name: str, distribution: BaseDistribution) -> BaseDistribution:
@@ -135,13 +129,9 @@ def _is_sweep(argument: str) -> bool:
 
 
 def _size(distribution: BaseDistribution) -> float:
-    if isinstance(distribution, CategoricalDistribution):
-        return len(distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return (distribution.high - distribution.low) // distribution.step + 1
-    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
-        return round((distribution.high - distribution.low) / distribution.step) + 1
-    return 1 if distribution.single() else math.inf
+    if isinstance(distribution, FloatDistribution) and distribution.step is None and not distribution.single():
+        return math.inf
+    return len(grid_values(distribution, 2))
 
 
 def _inside(name: str, value: Any, distribution: BaseDistribution) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,19 @@ from lorahydra.sweep.compat import database_of, quietly
 from lorahydra.utils import databases
 from lorahydra.utils.files import writing
 
-__all__ = ["HEARTBEAT_SECONDS", "address_of", "check_address", "open_storage", "reading", "shown", "study_lock"]
+__all__ = [
+    "GRACE_SECONDS",
+    "HEARTBEAT_SECONDS",
+    "address_of",
+    "check_address",
+    "open_storage",
+    "reading",
+    "shown",
+    "study_lock",
+]
 
-HEARTBEAT_SECONDS = 30
-"""Time between heartbeats of a running trial; on another machine, it is dead after three times as long without one."""
+HEARTBEAT_SECONDS, GRACE_SECONDS = 30, 90
+"""Time between heartbeats of a running trial, and the time without one after which a trial elsewhere is dead."""
 TABLES = 0x6C6F7261
 """Number of the lock under which tables are made."""
 SECONDS_TO_WAIT = 60
@@ -29,11 +39,7 @@ ALLOWED = "a SQLite file (sqlite:///studies.db), PostgreSQL (postgresql://USER@H
 
 
 def open_storage(url: str | None, *, create: bool = True) -> BaseStorage:
-    """The storage behind a URL; None is memory.
-
-    Args:
-        url: For example `sqlite:///studies.db` or `postgresql://user@host/studies`.
-        create: Make what does not exist yet.
+    """The storage behind a URL such as `sqlite:///studies.db`, made if it does not exist; None is memory.
 
     Raises:
         ConfigError: The URL cannot be used.
@@ -57,7 +63,7 @@ def open_storage(url: str | None, *, create: bool = True) -> BaseStorage:
                 url,
                 engine_kwargs={"connect_args": databases.connect_args(url, SECONDS_TO_WAIT), "pool_pre_ping": True},
                 heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=3 * HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
             )
     finally:
         engine.dispose()
@@ -74,11 +80,7 @@ def check_address(url: str) -> str:
 
 @contextmanager
 def reading(url: str | None) -> Iterator[None]:
-    """Turn a fault of the database into one line.
-
-    Raises:
-        StudyStoreError: Instead of any of them.
-    """
+    """Turn any fault of the database into a `StudyStoreError` of one line."""
     try:
         yield
     except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -89,29 +91,19 @@ def reading(url: str | None) -> Iterator[None]:
 
 @contextmanager
 def _opening(url: str, engine: sqlalchemy.Engine) -> Iterator[None]:
-    """The same, and what Optuna finds when it opens a database.
-
-    Raises:
-        StudyStoreError: Its tables are of another version, or MLflow's.
-    """
+    """Turn what Optuna says of the tables of a database (another version's, or MLflow's) into one line as well."""
     try:
         with reading(url):
             yield
     except RuntimeError as error:
-        if _is_mlflows(engine):
-            raise StudyStoreError(
-                f"the study store {shown(url)} is MLflow's database: give one of its own, both have a table of the "
-                "same name"
-            ) from error
-        raise StudyStoreError(f"the study store {shown(url)} cannot be used: {databases.describe(error)}") from error
-
-
-def _is_mlflows(engine: sqlalchemy.Engine) -> bool:
-    """Whether the tables of a database are MLflow's."""
-    try:
-        return {"experiments", "runs"} <= set(sqlalchemy.inspect(engine).get_table_names())
-    except exc.SQLAlchemyError:
-        return False
+        message = f"the study store {shown(url)} cannot be used: {databases.describe(error)}"
+        with contextlib.suppress(exc.SQLAlchemyError):
+            if {"experiments", "runs"} <= set(sqlalchemy.inspect(engine).get_table_names()):
+                message = (
+                    f"the study store {shown(url)} is MLflow's database: give studies another one, because both have a "
+                    "table of the same name"
+                )
+        raise StudyStoreError(message) from error
 
 
 def address_of(storage: BaseStorage) -> str | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorahydra.evaluation import Evaluation
 from lorahydra.evaluation.scoring import MINIMUM, Gain, Interval
 from lorahydra.names import BASELINE, TEST, Score, scored
 from lorahydra.sweep.trial_record import TrialRecord
@@ -37,15 +36,17 @@ class FinalScores:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, float]) -> FinalScores | None:
-        """The scores, from the facts in a study's database; None if there was no test split.
-
-        Args:
-            facts: The facts, as `facts_of` returns them.
-        """
+        """The scores, from what `facts_of` returned; None if there was no test split."""
         tuned = _model_scores(facts, TEST)
         if tuned is None:
             return None
-        return cls(tuned, _model_scores(facts, BASELINE), _gain(facts, judged=Score.JUDGE_SCORE in tuned.means))
+        gain, ends = None, (Score.GAIN, Score.GAIN_LOW, Score.GAIN_HIGH)
+        if tuned.means.keys() >= set(ends):
+            mean, low, high = (tuned.means[end] for end in ends)
+            # Studies of older versions do not say how many examples there were.
+            count = int(tuned.means.get(Score.GAIN_EXAMPLES, MINIMUM))
+            gain = Gain(mean, low, high, count, Score.JUDGE_SCORE in tuned.means)
+        return cls(tuned, _model_scores(facts, BASELINE), gain)
 
     def __repr__(self) -> str:
         parts = [f"combined={self.tuned.combined.mean:.4f}"]
@@ -57,33 +58,19 @@ class FinalScores:
 
 
 def facts_of(scores: TrialScores | None) -> dict[str, float]:
-    """The facts about scores on the test split that a study's database keeps, by their names in MLflow."""
+    """The scores on the test split that a study's database keeps, by their names in MLflow."""
     if scores is None:
         return {}
-    return {
-        **_facts(TEST, scores.tuned),
-        **(_facts(BASELINE, scores.baseline) if scores.baseline is not None else {}),
-        **({scored(TEST, score): value for score, value in scores.gain.means.items()} if scores.gain else {}),
-    }
-
-
-def _facts(prefix: str, evaluation: Evaluation) -> dict[str, float]:
-    return {scored(prefix, score): float(value) for score, value in evaluation.means.items()}
-
-
-def _gain(facts: Mapping[str, float], *, judged: bool) -> Gain | None:
-    names = [scored(TEST, score) for score in (Score.GAIN, Score.GAIN_LOW, Score.GAIN_HIGH)]
-    if not all(name in facts for name in names):
-        return None
-    mean, low, high = (facts[name] for name in names)
-    # Studies of older versions do not say how many examples there were.
-    return Gain(mean, low, high, int(facts.get(scored(TEST, Score.GAIN_EXAMPLES), MINIMUM)), judged)
+    sides = {TEST: dict(scores.tuned.means) | (scores.gain.means if scores.gain is not None else {})}
+    if scores.baseline is not None:
+        sides[BASELINE] = dict(scores.baseline.means)
+    return {scored(side, score): float(value) for side, means in sides.items() for score, value in means.items()}
 
 
 def _model_scores(facts: Mapping[str, float], prefix: str) -> ModelScores | None:
     means = {score: facts[name] for score in Score if (name := scored(prefix, score)) in facts}
     ends = (Score.COMBINED, Score.COMBINED_LOW, Score.COMBINED_HIGH)
-    if not all(score in means for score in ends):
+    if not means.keys() >= set(ends):
         return None
     return ModelScores(Interval(*(means[score] for score in ends)), means)
 
@@ -106,8 +93,6 @@ class StudyResult:
     """The study's MLflow run; the winner's is `best.run_id`."""
     test: FinalScores | None = None
     """The winner and the untuned model on the test split; None if there is no test split."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """What the store keeps of the result."""
 
     @property
     def best_params(self) -> Mapping[str, Any]:

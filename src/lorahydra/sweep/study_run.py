@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 from lorahydra.config.compose import flatten, to_yaml
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import objectives
+from lorahydra.errors import LorahydraError, TrackingError
 from lorahydra.names import CONFIG_FILE, OVERRIDES_FILE, Kind, Metric, State, Tag
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.mlflow_notes import study_note
@@ -43,13 +45,7 @@ RUN_ID = "lorahydra.run_id"
 
 
 class StudyRun:
-    """The parent run of a study's trials, as this process sees it.
-
-    Args:
-        config: The study's experiment.
-        queue: Its trials.
-        folder: Its output folder.
-    """
+    """The parent run of a study's trials, as this process sees it."""
 
     def __init__(self, config: ExperimentConfig, queue: TrialQueue, folder: Path) -> None:
         self.config = config
@@ -65,13 +61,8 @@ class StudyRun:
 
     @property
     def run_id(self) -> str:
-        """The run."""
+        """MLflow's id of the open run."""
         return self.run.run_id
-
-    @property
-    def is_open(self) -> bool:
-        """Whether this process records the run."""
-        return self._run is not None
 
     @property
     def run(self) -> TrackedRun:
@@ -104,11 +95,7 @@ class StudyRun:
             set_tags(tracking, str(tracking.run_id), {Tag.CONTINUES: earlier})
 
     def close_children(self, run_id: str) -> None:
-        """Send what dead processes had not sent, and close the runs of their trials in the states that the study has.
-
-        Args:
-            run_id: The study's run.
-        """
+        """Send what dead processes had not sent, and close the runs of their trials as the study has the trials."""
         numbers = {child.run_id: child.trial_number for child in unfinished_children(self.config.tracking, run_id)}
         sent = patiently(self.config.tracking, lambda: sync(self.folder))
         closed = [run.run_id for run in sent.runs if run.interrupted]
@@ -155,13 +142,7 @@ class StudyRun:
         test: TrialScores | None = None,
         registered: tuple[str, str] | None = None,
     ) -> None:
-        """Write the leaderboard on the study's page in MLflow.
-
-        Args:
-            records: All trials.
-            test: The winner on the test split, when the study has ended.
-            registered: Name and version of the registered model.
-        """
+        """Write the leaderboard on the study's page in MLflow; the arguments are those of `study_note`."""
         note = study_note(
             records,
             self.directions,
@@ -183,13 +164,18 @@ class StudyRun:
         else:
             self._run.finish(state, failure)
 
-    def give_up(self, state: State, failure: str | None = None) -> None:
-        """End the run of a study that cannot go on; a run that ended well stays so unless a trial has begun since."""
-        if (
-            self._run is not None
-            and self._run.before.state is State.COMPLETE
-            and self._begun == len(self.queue.records())
-        ):
+    def give_up(self, error: BaseException) -> None:
+        """End the run of a study that an error ends; a run that ended well stays so unless a trial has begun since."""
+        if self._run is None:
+            return
+        state, failure = State.INTERRUPTED, None
+        if isinstance(error, LorahydraError):
+            state, failure = State.FAILED, f"{type(error).__name__}: {error}"
+            if not isinstance(error, TrackingError):
+                # Trials that will be resumed end in the state that the study has for them, and not as failed.
+                with contextlib.suppress(LorahydraError):
+                    self.close_children(self.run_id)
+        if self._run.before.state is State.COMPLETE and self._begun == len(self.queue.records()):
             state, failure = State.COMPLETE, None
         self.close(state, failure)
 

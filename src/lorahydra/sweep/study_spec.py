@@ -30,7 +30,7 @@ def kept_settings(spec: Mapping[str, str], given: Iterable[str]) -> list[str]:
 
     Args:
         spec: The settings with which the study began; empty for a new one.
-        given: Overrides of the command line.
+        given: The overrides of the command line.
     """
     chosen, defaults = [override.partition("=")[0] for override in given], flatten(ExperimentConfig())
     kept = []

@@ -30,7 +30,7 @@ from lorahydra.sweep.dead_trials import (
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.sampler_state import keep_sampler, restore_sampler
 from lorahydra.sweep.settings import MOST_DEATHS
-from lorahydra.sweep.storage import study_lock
+from lorahydra.sweep.storage import GRACE_SECONDS, study_lock
 from lorahydra.sweep.trial_record import TrialRecord, trial_facts, trial_records
 from lorahydra.utils.interrupts import postponed, raise_if_interrupted
 from lorahydra.utils.processes import is_here, this_process
@@ -245,14 +245,14 @@ class TrialQueue:
 
 
 def _say_waiting(study: str, unsure: Mapping[int, Heartbeat]) -> None:
-    last = max(unsure.values(), key=lambda beat: beat.grace - beat.age)
+    age = min(beat.age for beat in unsure.values())
     logger.info(
         "Study %s: trial %s ran in a process that cannot be seen from here, last heard of %.0f s ago; waiting up to "
         "%.0f s to know whether it lives",
         study,
         ", ".join(map(str, sorted(unsure))),
-        last.age,
-        max(0.0, last.grace - last.age) + SECONDS_BETWEEN_LOOKS,
+        age,
+        max(0.0, GRACE_SECONDS - age) + SECONDS_BETWEEN_LOOKS,
     )
 
 

@@ -29,10 +29,6 @@ logger = logging.getLogger("lorahydra.sweep")
 def choose_winner(run: StudyRun, records: Sequence[TrialRecord]) -> TrialRecord:
     """The trial with the best first objective; with a judge the best of the finalists.
 
-    Args:
-        run: The study's run.
-        records: All trials.
-
     Raises:
         StudyError: No trial was completed.
     """
@@ -53,7 +49,7 @@ def choose_winner(run: StudyRun, records: Sequence[TrialRecord]) -> TrialRecord:
 
 
 def _best_finalist(run: StudyRun, complete: Sequence[TrialRecord], best: TrialRecord) -> TrialRecord:
-    """The best of the finalists, judged on all validation examples; `best` is the best one so far."""
+    """The best of the finalists, judged on all validation examples; `best` is the best trial before that."""
     folders = {record.folder: record for record in complete if record.folder is not None and record.folder.is_dir()}
     if len(folders) < len(complete):
         logger.warning("%d trials ran on other machines and cannot be finalists here", len(complete) - len(folders))
@@ -69,10 +65,6 @@ def _best_finalist(run: StudyRun, complete: Sequence[TrialRecord], best: TrialRe
 
 def keep_adapter(run: StudyRun, best: TrialRecord) -> Path:
     """Copy the winner's adapter to `best/` in the study's folder; from MLflow if another machine trained it.
-
-    Args:
-        run: The study's run.
-        best: The winner.
 
     Raises:
         StudyError: The adapter is neither on this machine nor in MLflow.
@@ -102,7 +94,7 @@ def score_winner(run: StudyRun, config: ExperimentConfig, adapter: Path) -> Tria
         adapter: Folder of its adapter.
 
     Returns:
-        The scores; None where there is no test split.
+        None if there is no test split.
 
     Raises:
         LorahydraError: Data, model or judge cannot be used.
