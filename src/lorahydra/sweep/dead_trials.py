@@ -91,13 +91,13 @@ def is_dead(trial: FrozenTrial, beat: Heartbeat | None) -> bool:
 def close_trials(
     study: optuna.Study, trials: Sequence[FrozenTrial], max_deaths: int, killed: Mapping[int, int] | None = None
 ) -> None:
-    """End dead trials, and queue their parameters again unless their processes died too often.
+    """End running trials whose process is gone, and queue their parameters again.
 
     Args:
         study: The study.
-        trials: Running trials whose process is gone.
-        max_deaths: How often a process may die with the same parameters.
-        killed: The signal that killed a process, by process number on this machine, if it was seen.
+        trials: Its dead trials.
+        max_deaths: Number of deaths after which parameters are not queued again.
+        killed: The signals that killed processes of this machine, by process number, as far as they were seen.
     """
     for trial in trials:
         deaths = list(trial_facts(trial).get("deaths", []))
@@ -137,13 +137,7 @@ def retry_of(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial | None:
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial, deaths: Sequence[int | None]) -> None:
-    """Make a waiting trial with the parameters of one that ended without a result.
-
-    Args:
-        study: The study.
-        trial: That trial.
-        deaths: Signals of the processes that died with these parameters; None if the signal was not seen.
-    """
+    """Make a waiting trial with the parameters of one that ended without a result; `deaths` as in `TrialRecord`."""
     if retry_of(study, trial) is not None:
         return  # its closing was cut short
     fixed = trial.system_attrs.get(FIXED, {})

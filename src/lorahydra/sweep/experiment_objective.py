@@ -51,9 +51,6 @@ NOT_REPEATED = {
 class ExperimentObjective(Objective):
     """A lorahydra experiment.
 
-    Args:
-        settings: What the sweep was started with.
-
     Raises:
         ConfigError: The experiment, or a key of the sweep, has a value that is not allowed.
     """
@@ -94,11 +91,7 @@ class ExperimentObjective(Objective):
         return kept_settings(known_spec(self.study_name, self.settings.storage), self._command_line)
 
     def prepare(self, space: SearchSpace) -> None:
-        """Load data and models, which trials share, so that a fault in them ends the program before there is a study.
-
-        Raises:
-            LorahydraError: They cannot be used.
-        """
+        """Load data and models, which trials share, so that a fault in them is found before there is a study."""
         if not space.distributions and not self.settings.extends_space:
             raise ConfigError(
                 "there is nothing to search: every key of the search space has a fixed value; give a sweep, for "
@@ -148,7 +141,7 @@ class ExperimentObjective(Objective):
         return experiment_spec(self.config, space.describe(), self.objectives, space.distributions) | self._content
 
     def command(self) -> dict[str, Any] | None:
-        """The data that `lorahydra studies resume` needs to start the study again."""
+        """What `lorahydra studies resume` needs to start the study again."""
         given = (*self.settings.config.hydra.overrides.hydra, *self._command_line)
         return {
             "overrides": [without_password(o) for o in given if o.partition("=")[0].lstrip("+") not in NOT_REPEATED],

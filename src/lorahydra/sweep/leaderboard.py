@@ -87,12 +87,7 @@ class Column:
 
 
 def leaderboard_columns(ordered: Sequence[TrialRecord], objectives: Sequence[str]) -> list[Column]:
-    """The columns of every table of trials: rank, trial, score or state, interval, other scores, time and parameters.
-
-    Args:
-        ordered: The trials, best first.
-        objectives: Names of the objectives.
-    """
+    """The columns of a table of trials, best first: rank, trial, score or state, interval, others, time, parameters."""
     ranks = {record.number: str(rank) for rank, record in enumerate(ordered, start=1) if record.values is not None}
     columns = [
         Column("#", lambda record: ranks.get(record.number, "")),

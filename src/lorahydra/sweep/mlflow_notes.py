@@ -37,9 +37,9 @@ def study_note(
     Args:
         records: All trials.
         directions: Of the objectives.
-        objectives: What the study optimises.
-        study: Its name.
-        experiment_id: MLflow's experiment.
+        objectives: Their names.
+        study: Name of the study.
+        experiment_id: Id of the experiment in MLflow.
         test: The winner on the test split, when the study has ended.
         registered: Name and version of the registered model.
         warnings: Warnings about the data.
@@ -85,17 +85,7 @@ def model_description(
     datasets: Mapping[str, str],
     test: TrialScores | None,
 ) -> str:
-    """The origin of a version of the registered model, as Markdown.
-
-    Args:
-        config: The winner's experiment.
-        best: The winner.
-        study: Name of the study.
-        experiment_id: MLflow's experiment.
-        study_run: MLflow's run of the study.
-        datasets: Digest by context: `training`, `validation`.
-        test: The winner on the test split.
-    """
+    """The origin of a version of the registered model, as Markdown; `datasets` are digests by context."""
     trial = run_link(f"trial {best.number}", experiment_id, best.run_id) if best.run_id else f"trial {best.number}"
     lines = [
         f"LoRA adapter of {code(config.model.name_or_path)}: "

@@ -33,11 +33,7 @@ def unique_name(*parts: str) -> str:
 
 
 class Objective:
-    """The function of any program, treated as upstream's sweeper treats it.
-
-    Args:
-        settings: What the sweep was started with.
-    """
+    """The function of any program, treated as upstream's sweeper treats it."""
 
     shipped_space: Mapping[str, str] = {}
     """The sweeps that are searched if the user gives none."""
@@ -122,7 +118,7 @@ def write_optimization_results(queue: TrialQueue, folder: Path, winner: TrialRec
     Args:
         queue: The trials of the study.
         folder: Where the file goes.
-        winner: The best trial, if it is not the one with the best value.
+        winner: The best trial, where it may be another one than that with the best value.
     """
     study = queue.study
     if len(study.directions) > 1:

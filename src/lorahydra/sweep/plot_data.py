@@ -48,12 +48,7 @@ def _number_axis(label: str, values: Sequence[float | None], *, log: bool = Fals
 
 
 class PlotData:
-    """A study, read once for all of its plots.
-
-    Args:
-        study: The study.
-        objectives: Names of its objectives.
-    """
+    """A study, read once for all of its plots."""
 
     def __init__(self, study: optuna.Study, objectives: Sequence[str]) -> None:
         trials = study.get_trials(deepcopy=False)

@@ -54,12 +54,7 @@ def sampler_name(sampler: BaseSampler) -> str:
 
 
 def keep_sampler(study: optuna.Study, last: int) -> None:
-    """Keep in the study everything besides the trials that decides the next draws.
-
-    Args:
-        study: The study.
-        last: Number of the last trial whose parameters are drawn.
-    """
+    """Keep in the study everything besides the trials that decides the draws after trial `last`."""
     places = {name: place for name, place in system_attrs(study).items() if name.startswith(SEQUENCE)}
     fits = {name: _plain(kept) for name in FITS if (kept := getattr(study.sampler, name, None)) is not None}
     state = {"random": random_state(study.sampler), "places": places, "fits": fits}

@@ -76,9 +76,9 @@ def fit_sampler(
 
     Args:
         settings: What the sweep was started with.
-        space: The distributions.
+        space: The distributions by parameter.
         tries_all: Whether each setting of a small finite space is tried once.
-        seed: The seed of the order of these settings.
+        seed: Decides the order of these settings.
 
     Raises:
         ConfigError: The grid is too large.

@@ -45,14 +45,7 @@ def kept_settings(spec: Mapping[str, str], given: Iterable[str]) -> list[str]:
 def experiment_spec(
     config: ExperimentConfig, space: Mapping[str, str], objectives: Sequence[str], searched: Collection[str]
 ) -> dict[str, str]:
-    """Everything that affects a score, as text by name.
-
-    Args:
-        config: The experiment.
-        space: Distributions by parameter.
-        objectives: The objectives.
-        searched: Keys that differ between trials.
-    """
+    """Everything that affects a score, as text by name; values of the `searched` keys differ between trials."""
     spec = {"objective": ", ".join(objectives)}
     spec |= {f"search of {name}": text for name, text in space.items()}
     for key, value in flatten(config).items():

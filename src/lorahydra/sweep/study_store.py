@@ -46,11 +46,6 @@ RESULT = "lorahydra.result"
 def open_study(settings: SweepSettings, objective: Objective, space: SearchSpace) -> optuna.Study:
     """Make the study, or open it and check that its trials and the new ones can be compared.
 
-    Args:
-        settings: What the sweep was started with; its sampler has been fitted to `space`.
-        objective: What is optimised.
-        space: What is searched.
-
     Raises:
         StudyError: The study was begun with other settings, or its database cannot be used.
     """

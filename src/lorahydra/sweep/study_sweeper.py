@@ -50,13 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 class StudySweeper:
-    """A sweep whose trials are kept in a study.
-
-    Args:
-        keys: The keys of `hydra.sweeper`; those of upstream's sweeper, `pruner`, `max_deaths` and `grid_steps`.
-        hydra_context: Hydra's configuration loader and callbacks.
-        task_function: What Hydra calls for each trial.
-        config: The configuration that Hydra composed.
+    """A sweep whose trials are kept in a study; `keys` are those of `hydra.sweeper`, the rest is what Hydra gives.
 
     Raises:
         ConfigError: A key has a value that is not allowed.
@@ -96,13 +90,10 @@ class StudySweeper:
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the study to its end, or this process's part of it.
+        """Run the study to its end, or this process's part of it; returns the objective's conclusion.
 
         Args:
             arguments: Overrides of the command line, with and without sweeps.
-
-        Returns:
-            The objective's conclusion.
         """
         if self.settings.storage is not None:
             check_address(self.settings.storage)  # before the slow steps

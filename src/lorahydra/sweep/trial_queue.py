@@ -84,14 +84,7 @@ class TrialQueue:
         return self.finished() + self.others() < self.n_trials
 
     def close_dead(self, killed: Mapping[int, int] | None = None) -> list[TrialRecord]:
-        """End the trials whose process died, and queue their parameters again unless they died too often.
-
-        Args:
-            killed: The signal that killed a process, by process number on this machine.
-
-        Returns:
-            These trials, as they were before.
-        """
+        """Close the trials whose process died (`close_trials`); returns them as they were before."""
         with self._lock():
             dead = self._dead()
             records = trial_records(dead)
@@ -101,10 +94,8 @@ class TrialQueue:
     def wait_for_signs(self) -> list[TrialRecord]:
         """Wait until it is certain of each trial that runs elsewhere whether its process is alive.
 
-        To a restarted container, the trial of its former process still looks as if it were running.
-
-        Returns:
-            Trials whose process was dead and that were closed, as they were before.
+        To a restarted container, the trial of its former process still looks as if it were running. Dead trials are
+        closed and returned as by `close_dead`.
         """
         told = False
         while True:
@@ -126,15 +117,7 @@ class TrialQueue:
         return any(worker is not None and worker.get("pid") == pid and is_here(worker) for worker in workers)
 
     def claim(self, most: int, configure: Configure) -> tuple[list[RunningTrial], Sequence[Sequence[str]]]:
-        """Claim trials, as many as the study needs.
-
-        Args:
-            most: Largest number of trials.
-            configure: Draws the parameters of each.
-
-        Returns:
-            The trials and the overrides of each.
-        """
+        """Claim up to `most` trials, or fewer if the study needs fewer; returns them and the overrides of each."""
         with postponed(), self._lock():
             # A sampler learns from the existing trials, so those that died in their claim are closed first.
             undrawn = [trial for trial in self._running_elsewhere() if worker_of(trial) is None]
@@ -172,13 +155,7 @@ class TrialQueue:
         """Begin again the trial of an MLflow run whose answers are judged again.
 
         A trial ends only once in Optuna. So this is another trial with the same parameters: the one that waits, or a
-        new one for a trial that failed.
-
-        Args:
-            run_id: The MLflow run.
-
-        Returns:
-            The trial; None if the study already has its result.
+        new one for a trial that failed; None if the study already has its result.
 
         Raises:
             StudyError: The study has no such run, or its parameters are being run, or were run again.

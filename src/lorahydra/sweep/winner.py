@@ -88,11 +88,6 @@ def keep_adapter(run: StudyRun, best: TrialRecord) -> Path:
 def score_winner(run: StudyRun, config: ExperimentConfig, adapter: Path) -> TrialScores | None:
     """Score the winner on the test split and record it in the study's run as `test/…` and `baseline/…`.
 
-    Args:
-        run: The study's run.
-        config: The winner's experiment.
-        adapter: Folder of its adapter.
-
     Returns:
         None if there is no test split.
 

@@ -71,13 +71,7 @@ def workers_wanted(settings: SweepSettings) -> int:
 
 
 def worker_command(study: str, storage: str | None, overrides: Sequence[str]) -> list[str]:
-    """The program and the arguments of a worker: this program, or `lorahydra train` if it is not an experiment.
-
-    Args:
-        study: Name of the study.
-        storage: Address of its database.
-        overrides: The overrides with which this sweep was started.
-    """
+    """The program and the arguments of a worker: this program, or `lorahydra train` if it is not an experiment."""
     # Other users of the machine can read a command line, but not the environment of a process.
     os.environ[STORAGE] = storage or ""
     if context.arguments is None:
@@ -96,7 +90,7 @@ class WorkerPool:
     Args:
         command: Program and arguments of every worker.
         count: Number of workers.
-        replaces: Called for each worker that was killed.
+        replaces: Is asked when a worker was killed.
     """
 
     def __init__(self, command: Sequence[str], count: int, replaces: Replaces) -> None:
