@@ -80,7 +80,7 @@ def test_it_is_waited_for_everywhere(tiny_model: Path, gate: Gate, caplog: pytes
     assert find_study("s").finished == 0
 
     gate.open()
-    moments = ["Study s goes on", "Trial 1 begins", "Study s: 1 of 2 trials", "Best value"]
+    moments = ["Study s is resumed", "Trial 1 begins", "Study s: 1 of 2 trials", "Best value"]
     outages = Outages(gate, moments)
     run(tiny_model, gate, outages)
     assert moments == []

@@ -68,11 +68,11 @@ def test_one_that_was_interrupted_is_the_one_that_waits(queue: TrialQueue) -> No
 
 def test_what_is_going_on_or_was_run_again_is_left_alone(queue: TrialQueue) -> None:
     begun(queue)
-    with pytest.raises(StudyError, match="trial 0 of study .* is going on"):
+    with pytest.raises(StudyError, match="trial 0 of study .* is still running"):
         queue.take_again("run-0")
     queue.interrupt_mine()
     second = begun(queue)
-    with pytest.raises(StudyError, match="trial 1 of study .* is going on"):
+    with pytest.raises(StudyError, match="trial 1 of study .* is still running"):
         queue.take_again("run-0")
     second.complete([0.5])
     with pytest.raises(StudyError, match="of trial 0 of study .* were run again as trial 1, which counts"):

@@ -94,7 +94,7 @@ def test_the_values_of_a_grid(distribution: BaseDistribution, expected: list[flo
 
 @pytest.mark.parametrize(("name", "value"), [("lora.r", 5), ("training.learning_rate", 1.0)])
 def test_a_first_trial_outside_of_the_space(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"search.first_trial: {name}={value} does not lie in its space"):
+    with pytest.raises(ConfigError, match=f"search.first_trial: {name}={value} is not in its search space"):
         read_space([], SHIPPED, FIRST | {name: value}, add_shipped=False)
 
 

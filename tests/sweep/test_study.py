@@ -227,7 +227,7 @@ def test_a_finished_study_goes_on_with_more_trials(place: Path, tiny_model: Path
 @pytest.mark.parametrize(
     ("change", "shown"),
     [
-        ("lora.r=choice(2, 4)", "search of lora.r: not there → "),
+        ("lora.r=choice(2, 4)", "search of lora.r: not set → "),
         ("data.max_train_rows=20", "data.max_train_rows: None → 20"),
         ("evaluation.max_new_tokens=7", "evaluation.max_new_tokens: 6 → 7"),
         ("seed=7", "seed: 42 → 7"),
@@ -238,7 +238,7 @@ def test_other_settings_are_refused_with_the_difference(
     begun: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, change: str, shown: str
 ) -> None:
     monkeypatch.chdir(begun)
-    with pytest.raises(StudyError, match="study one cannot go on with other settings") as caught:
+    with pytest.raises(StudyError, match="study one cannot be resumed with other settings") as caught:
         tuner(tiny_model, begun / "own.jsonl", change, n_trials=2).run()
     assert shown in str(caught.value)
     assert find_study("one").n_trials == 1

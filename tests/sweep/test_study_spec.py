@@ -29,7 +29,7 @@ def test_a_key_that_an_older_version_did_not_know_is_its_default() -> None:
     for key in ("data.system_prompt", "training.weight_decay"):
         del old[key]
     assert not refused(old, spec())
-    with pytest.raises(StudyError, match=r"training\.weight_decay: not there → 0\.1"):
+    with pytest.raises(StudyError, match=r"training\.weight_decay: not set → 0\.1"):
         check_same("s", old, spec("training.weight_decay=0.1"))
 
 
@@ -99,7 +99,7 @@ def test_another_search_space_is_refused() -> None:
         compose(["data=local", "data.train_file=a"]), {"lora.r": "1 to 8"}, ["combined"], ["lora.r"]
     )
     assert "lora.r" not in searched
-    with pytest.raises(StudyError, match="search of lora.r: 1 to 8 → not there"):
+    with pytest.raises(StudyError, match="search of lora.r: 1 to 8 → not set"):
         check_same("s", searched, spec())
 
 

@@ -316,7 +316,7 @@ def test_a_living_process_keeps_its_trial(program: Program) -> None:
     try:
         assert program.sweep(*command) == 0, program.output
         assert states(program.records()) == [State.RUNNING, State.COMPLETE, State.COMPLETE]
-        assert "the last trials run in other processes" in program.output
+        assert "the last trials are running in other processes" in program.output
     finally:
         first.kill()
         first.wait()
@@ -382,12 +382,12 @@ def test_another_space(program: Program) -> None:
     command = settings("random", 2)
     assert program.sweep(*command) == 0
     assert program.sweep(*settings("random", 4), "x=interval(-5.5, 6.5)") != 0
-    assert "study s cannot go on with other settings" in program.output
+    assert "study s cannot be resumed with other settings" in program.output
     assert "search of x: FloatDistribution(high=5.5, log=False, low=-5.5, step=None) → FloatDistribution(high=6.5" in (
         program.output
     )
     assert program.sweep(*settings("random", 4), "y=0.5") != 0
-    assert "low=0.0, step=None) → not there" in program.output
+    assert "low=0.0, step=None) → not set" in program.output
     assert len(program.records()) == 2
 
 

@@ -13,7 +13,7 @@ import optuna
 from lorahydra.config.search import OBJECTIVES
 from lorahydra.errors import StudyError
 from lorahydra.names import STUDY_STORE, State
-from lorahydra.sweep.ranking import best_so_far
+from lorahydra.sweep.ranking import best_so_far, directions_of
 from lorahydra.sweep.storage import open_storage, reading, shown
 from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS
 from lorahydra.sweep.trial_record import TrialRecord, trial_facts, trial_records
@@ -102,7 +102,7 @@ def _entry(study: optuna.Study) -> StudyEntry:
     trials = study.get_trials(deepcopy=False)
     workers = [trial_facts(trial).get("worker") for trial in trials if not trial.state.is_finished()]
     spec = study.user_attrs.get(SPEC, {})
-    directions = [direction.name.lower() for direction in study.directions]
+    directions = directions_of(study)
     objectives = [name for name in str(spec.get("objective", "")).split(", ") if name in OBJECTIVES]
     if len(objectives) != len(directions):  # another program made the study
         objectives = [f"value {index}" for index in range(len(directions))]

@@ -250,7 +250,7 @@ class ExperimentObjective(Objective):
             return None
         if (running := queue.others()) > 0:
             logger.info(
-                "Study %s: %d trials still run in other processes, and the last one of them names the winner",
+                "Study %s: %d trials are still running in other processes, and the last of them names the winner",
                 self.study_name,
                 running,
             )

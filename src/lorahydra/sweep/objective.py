@@ -102,7 +102,7 @@ class Objective:
     def conclude(self, queue: TrialQueue) -> Any:
         """Write the results of the study, when no trial is left to be claimed."""
         if queue.others():
-            logger.info("Study %s: the last trials run in other processes", self.study_name)
+            logger.info("Study %s: the last trials are running in other processes", self.study_name)
             return
         records = queue.records()
         if len(self.directions) == 1 and records and all(record.rejected for record in records):

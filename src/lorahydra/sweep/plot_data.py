@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from lorahydra.names import State
 from lorahydra.sweep.labels import number, searched, short_names, value_text
-from lorahydra.sweep.ranking import ranked
+from lorahydra.sweep.ranking import directions_of, ranked
 from lorahydra.sweep.trial_record import TrialRecord, trial_records
 
 __all__ = ["Axis", "PlotData"]
@@ -56,7 +56,7 @@ class PlotData:
         self.name = study.study_name
         self.objectives = objectives
         self.objective = objectives[0]
-        self.directions = [direction.name.lower() for direction in study.directions]
+        self.directions = directions_of(study)
         self.scored = [record for record in records if _is_scored(record)]
         """Complete trials whose objectives are all finite, by number."""
         self.scores = [record.values[0] for record in self.scored if record.values]

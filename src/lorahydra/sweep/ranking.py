@@ -8,20 +8,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import optuna
+
 from lorahydra.names import State
 from lorahydra.sweep.trial_record import TrialRecord
 
-__all__ = ["best_so_far", "pareto_front", "ranked"]
+__all__ = ["best_so_far", "directions_of", "pareto_front", "ranked"]
 
 SIGNS = {"maximize": -1.0, "minimize": 1.0}
 STATES = (State.COMPLETE, State.PRUNED, State.FAILED, State.RUNNING, State.INTERRUPTED)
 
 
+def directions_of(study: optuna.Study) -> list[str]:
+    """`minimize` or `maximize` per objective."""
+    return [direction.name.lower() for direction in study.directions]
+
+
 def best_so_far(records: Sequence[TrialRecord], directions: Sequence[str]) -> TrialRecord | None:
     """The complete trial with the best first objective; of equal trials, the earlier one."""
     complete = [record for record in records if record.values]
-    sign = SIGNS[directions[0]]
-    return min(complete, key=lambda record: (sign * (record.values or (0,))[0], record.number), default=None)
+    values = {record.number: SIGNS[directions[0]] * (record.values or (0,))[0] for record in complete}
+    return min(complete, key=lambda record: (values[record.number], record.number), default=None)
 
 
 def ranked(records: Sequence[TrialRecord], directions: Sequence[str]) -> list[TrialRecord]:
@@ -33,15 +40,14 @@ def ranked(records: Sequence[TrialRecord], directions: Sequence[str]) -> list[Tr
     front = {record.number for record in pareto_front(records, directions)}
 
     def place(record: TrialRecord) -> tuple[int, bool, bool, float, int]:
+        loss = math.nan
         if record.state is State.COMPLETE:
-            losses = _losses(record, directions)
-            loss = losses[0] if losses else None
-        else:
-            loss = record.loss if record.state is State.PRUNED else None
+            loss = (_losses(record, directions) or (loss,))[0]
+        elif record.state is State.PRUNED and record.loss is not None:
+            loss = record.loss
         # Infinity is a number, and better than no number at all.
-        missing = loss is None or math.isnan(loss)
-        order = 0.0 if loss is None or missing else loss
-        return STATES.index(record.state), record.number not in front, missing, order, record.number
+        missing = math.isnan(loss)
+        return STATES.index(record.state), record.number not in front, missing, 0 if missing else loss, record.number
 
     return sorted(records, key=place)
 

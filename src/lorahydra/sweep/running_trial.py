@@ -102,8 +102,8 @@ class RunningTrial:
         elif others := sorted(set(models) - set(first)):
             raise JudgeSetupError(
                 f"the judge's service answers as {', '.join(others)} now, and as {', '.join(first)} when study "
-                f"{self.study_name} began: scores of different judges do not compare. Begin a new study, with the name "
-                "of one version in judge.model where the service has such names, or else with judge.cache=false"
+                f"{self.study_name} began: scores of different judges cannot be compared. Begin a new study, with "
+                "the name of one version in judge.model if the service has such names, or else with judge.cache=false"
             )
 
     def measured(self, loss: float) -> None:

@@ -108,7 +108,7 @@ def _grid(
     count = math.prod(len(values) for values in grid.values())
     if count > LARGEST_GRID:
         raise ConfigError(
-            f"hydra/sweeper/sampler=grid: the grid has {count} settings, and {LARGEST_GRID} are the most: search "
+            f"hydra/sweeper/sampler=grid: the grid has {count} settings, more than the {LARGEST_GRID} allowed: search "
             "fewer values, or use another sampler"
         )
     return sampler(grid), count

@@ -143,4 +143,4 @@ def _inside(name: str, value: Any, distribution: BaseDistribution) -> Any:
                 return choice
     elif isinstance(value, int | float) and contains(distribution, float(value)):
         return value
-    raise ConfigError(f"search.first_trial: {name}={value} does not lie in its space {distribution}")
+    raise ConfigError(f"search.first_trial: {name}={value} is not in its search space {distribution}")

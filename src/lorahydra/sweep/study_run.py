@@ -17,7 +17,7 @@ from lorahydra.errors import LorahydraError, TrackingError
 from lorahydra.names import CONFIG_FILE, OVERRIDES_FILE, Kind, Metric, State, Tag
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.mlflow_notes import study_note
-from lorahydra.sweep.ranking import best_so_far
+from lorahydra.sweep.ranking import best_so_far, directions_of
 from lorahydra.sweep.sampler_state import sampler_name
 from lorahydra.sweep.storage import study_lock
 from lorahydra.sweep.study_store import COMMAND, STUDY_ID
@@ -54,7 +54,7 @@ class StudyRun:
         """Warnings about the data, if this process has read them."""
         self.queue = queue
         self.objectives = objectives(config.objective)
-        self.directions = [direction.name.lower() for direction in queue.study.directions]
+        self.directions = directions_of(queue.study)
         self._run: TrackedRun | None = None
         self._begun = 0
         """Number of trials when this process began."""

@@ -83,10 +83,10 @@ def check_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> 
     if not keys:
         return
     shown = [f"{key}: {_text(before.get(key))} → {_text(now.get(key))}" for key in keys[:SHOWN]]
-    more = f"; and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    shown += [f"and {len(keys) - SHOWN} more"] if len(keys) > SHOWN else []
     raise StudyError(
-        f"study {name} cannot go on with other settings, its trials could not be compared ({'; '.join(shown)}{more}): "
-        "undo the change, or begin a new study with another name"
+        f"study {name} cannot be resumed with other settings, because its trials could not be compared "
+        f"({'; '.join(shown)}): undo the change, or begin a new study with another name"
     )
 
 
@@ -114,5 +114,5 @@ def _chosen_by(spec: Mapping[str, str]) -> list[str]:
 
 def _text(value: str | None) -> str:
     if value is None:
-        return "not there"
+        return "not set"
     return value if len(value) <= 120 else f"{value[:120]}…"

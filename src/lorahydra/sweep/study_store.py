@@ -15,6 +15,7 @@ from lorahydra.errors import STUDY_KEPT, LorahydraError, StudyError
 from lorahydra.names import STUDY_STORE
 from lorahydra.sweep.compat import quietly
 from lorahydra.sweep.objective import Objective
+from lorahydra.sweep.ranking import directions_of
 from lorahydra.sweep.sampler_state import counting
 from lorahydra.sweep.search_space import SearchSpace
 from lorahydra.sweep.settings import SweepSettings
@@ -58,12 +59,14 @@ def open_study(settings: SweepSettings, objective: Objective, space: SearchSpace
     directions: Any = objective.directions
     with reading(url), study_lock(storage, name), quietly():
         try:
-            study = optuna.create_study(study_name=name, directions=directions, **arguments)
-            goes_on = False
+            study, said = optuna.create_study(study_name=name, directions=directions, **arguments), "begins"
         except DuplicatedStudyError:
-            study = optuna.load_study(study_name=name, **arguments)
-            goes_on = True
-        _check_directions(study, objective.directions)
+            study, said = optuna.load_study(study_name=name, **arguments), "is resumed"
+        if (begun := directions_of(study)) != directions:
+            raise StudyError(
+                f"study {name} has the directions {', '.join(begun)}, and now they are {', '.join(directions)}: begin "
+                "a new study with another name"
+            )
         spec = objective.spec(space)
         begun_with = study.user_attrs.get(SPEC)
         if begun_with is None:
@@ -77,7 +80,7 @@ def open_study(settings: SweepSettings, objective: Objective, space: SearchSpace
             study.set_user_attr(TRIALS, settings.n_trials)
             if (command := objective.command()) is not None and COMMAND not in study.user_attrs:
                 study.set_user_attr(COMMAND, command)
-    logger.info("Study %s %s (%s)", name, "goes on" if goes_on else "begins", shown(url))
+    logger.info("Study %s %s (%s)", name, said, shown(url))
     return study
 
 
@@ -104,12 +107,3 @@ def with_command(error: LorahydraError, command: str) -> LorahydraError:
         return error
     error.args = (f"{error}{STUDY_KEPT}{command}", *error.args[1:])
     return error
-
-
-def _check_directions(study: optuna.Study, wanted: list[str]) -> None:
-    directions = [direction.name.lower() for direction in study.directions]
-    if directions != wanted:
-        raise StudyError(
-            f"study {study.study_name} has the directions {', '.join(directions)}, and now they are "
-            f"{', '.join(wanted)}: begin a new study with another name"
-        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
-from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
@@ -23,13 +22,7 @@ from optuna.trial import Trial
 
 from lorahydra.config.compat import BasicLauncher, outcome
 from lorahydra.config.compose import explain, without_password
-from lorahydra.errors import (
-    ConfigError,
-    StudyError,
-    TrialPruned,
-    clear_frames,
-    ends_study,
-)
+from lorahydra.errors import ConfigError, StudyError, TrialPruned, clear_frames, ends_study
 from lorahydra.names import State
 from lorahydra.sweep.compat import suggest
 from lorahydra.sweep.current import context
@@ -116,9 +109,14 @@ class StudySweeper:
         queue = TrialQueue(open_study(settings, objective, space), settings.n_trials, settings.max_deaths)
         if space.first_trial and not isinstance(settings.sampler, GridSampler):
             queue.enqueue_first(space.first_trial)
-        with objective.attending(queue), self._resumable(queue):
-            objective.run(queue, functools.partial(self._run_trials, queue, space))
-            return objective.conclude(queue)
+        with objective.attending(queue):
+            try:
+                with noticed():
+                    objective.run(queue, functools.partial(self._run_trials, queue, space))
+                    return objective.conclude(queue)
+            except BaseException:
+                queue.interrupt_mine()  # so that they can be claimed again
+                raise
 
     def _run_trials(self, queue: TrialQueue, space: SearchSpace) -> None:
         """Claim and run trials until none is left to be claimed."""
@@ -228,16 +226,6 @@ class StudySweeper:
             raise ValueError(f"parameters are both fixed and searched: {', '.join(overlap)}")
         values = {**trial.params, **space.fixed}
         return [*(f"{name}={value}" for name, value in values.items()), *space.fixed_overrides]
-
-    @contextmanager
-    def _resumable(self, queue: TrialQueue) -> Iterator[None]:
-        """Give back the trials of a process that ends early."""
-        try:
-            with noticed():
-                yield
-        except BaseException:
-            queue.interrupt_mine()
-            raise
 
 
 def _objective(settings: SweepSettings) -> Objective:

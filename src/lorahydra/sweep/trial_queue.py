@@ -171,7 +171,7 @@ class TrialQueue:
                 return None
             again = first if first.state is TrialState.RUNNING else self._waiting(first)
             if again.state is TrialState.RUNNING:
-                raise StudyError(f"trial {again.number} of study {name} is going on: wait for its end")
+                raise StudyError(f"trial {again.number} of study {name} is still running: wait until it ends")
             if again.state is not TrialState.WAITING:
                 raise StudyError(
                     f"the parameters of trial {first.number} of study {name} were run again as trial {again.number}, "

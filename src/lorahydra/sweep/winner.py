@@ -43,7 +43,9 @@ def choose_winner(run: StudyRun, records: Sequence[TrialRecord]) -> TrialRecord:
         return best
     groups = {name.lstrip("+").partition(".")[0] for record in complete for name in record.params}
     if groups & {"judge", "evaluation", "seed"}:
-        logger.warning("No finalists are judged: the search decides how trials are scored, so they do not compare")
+        logger.warning(
+            "No finalists are judged: the search decides how trials are scored, so their scores cannot be compared"
+        )
         return best
     return _best_finalist(run, complete, best)
 
@@ -99,6 +101,8 @@ def score_winner(run: StudyRun, config: ExperimentConfig, adapter: Path) -> Tria
     record_data(run.run, prepared.splits, prepared.splits)
     examples = prepared.test_set
     if examples is None:
-        logger.warning("There is no test split: the winner's score is the one it was chosen by, which flatters it")
+        logger.warning(
+            "There is no test split: the winner's only score is the one by which it was chosen, which is optimistic"
+        )
         return None
     return score_adapter(run.run, config, prepared, examples, adapter, TEST)
