@@ -1,9 +1,9 @@
-"""Pictures of the page of `lorahydra serve`, for docs/images: what a person sees there.
+"""Takes the pictures of the page of `lorahydra serve` for docs/images.
 
 lorahydra serve &
 python scripts/service_screenshots.py [--address http://127.0.0.1:8000] [--job 1] [--out docs/images]
 
-The fine-tune shall have ended. Needs what `screenshots.py` needs.
+The fine-tune must have ended. It needs what `screenshots.py` needs.
 """
 
 from __future__ import annotations

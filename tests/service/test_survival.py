@@ -46,7 +46,7 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     uploaded = server.client.post(f"/projects/{project}/datasets", files={"file": ("rows.jsonl", rows)})
     assert uploaded.status_code == 201, uploaded.text
     first = start(server, project, fine_tuning_params=MODEL | {"use_llm_judge": True, "judge_model_id": "gemini"})
-    second, third = (start(server, project, fine_tuning_params=MODEL | {"n_trials": n}) for n in (12, 5))
+    second, third = (start(server, project, fine_tuning_params=MODEL | {"n_trials": n}) for n in (7, 5))
 
     # One runs and two wait when the server is killed.
     server.wait_for_trial(first)
@@ -94,7 +94,7 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     done = server.wait_for_state(second, "complete", "failed")
     assert done["state"] == "complete", done
     assert done["resumptions"] == 1
-    assert len(numbers(server, second)) == 12
+    assert len(numbers(server, second)) == 7
     assert server.attempts(second) == 3
     assert server.job(third)["state"] == "cancelled"
     assert not (server.folder / "jobs" / str(third)).exists()

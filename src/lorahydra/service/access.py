@@ -1,4 +1,7 @@
-"""Who may ask: the token of the API, and signed cookies that stand for it in a browser."""
+"""Who may ask: the token of the API, and signed cookies that stand for it in a browser.
+
+`POST /login` with the form field `token` exchanges the token for a cookie, and `POST /logout` takes the cookie back.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from itsdangerous import BadSignature, TimestampSigner
 
 from lorahydra.errors import ConfigError
+from lorahydra.service.errors import ServiceRefusal
+from lorahydra.service.limits import Allowance
 
-__all__ = ["COOKIE", "SESSION_SECONDS", "TOKEN_VARIABLE", "Access"]
+__all__ = ["COOKIE", "TOKEN_VARIABLE", "Access", "login_router"]
 
 TOKEN_VARIABLE = "LORAHYDRA_API_TOKEN"
 COOKIE = "lorahydra_session"
 SESSION_SECONDS = 12 * 3600
+FAILURES_PER_MINUTE = 10
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -81,6 +89,47 @@ class Access:
 
     def _signer(self) -> TimestampSigner:
         return TimestampSigner(self.token or "", salt="lorahydra session", digest_method=hashlib.sha256)
+
+
+def login_router(access: Access) -> APIRouter:
+    """Routes to log in and out; the form is a page."""
+    router = APIRouter(include_in_schema=False)
+    failures = Allowance(FAILURES_PER_MINUTE, "wrong tokens")
+
+    @router.post("/login")
+    async def login(request: Request) -> Response:
+        try:
+            if access.token is not None:
+                failures.take(count=False)  # first, so that the answer does not tell a right guess from a wrong one
+                given = (await request.form()).get("token")
+                if not (isinstance(given, str) and access.is_token(given.encode("utf-8", "replace"))):
+                    failures.take()
+                    raise ServiceRefusal("this is not the server's token", "unauthorized", 401)
+        except ServiceRefusal:
+            if not _wants_page(request):
+                raise
+            return RedirectResponse("/login?failed=1", status_code=303)
+        answer = _answer(request, "/")
+        is_secure = "https" in (request.url.scheme, request.headers.get("origin", "").partition(":")[0])
+        session = access.new_session()
+        answer.set_cookie(COOKIE, session, SESSION_SECONDS, httponly=True, samesite="strict", secure=is_secure)
+        return answer
+
+    @router.post("/logout")
+    def logout(request: Request) -> Response:
+        answer = _answer(request, "/login")
+        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return answer
+
+    return router
+
+
+def _answer(request: Request, page: str) -> Response:
+    return RedirectResponse(page, 303) if _wants_page(request) else JSONResponse({"status": "ok"})
+
+
+def _wants_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -13,11 +13,10 @@ from starlette.exceptions import HTTPException
 
 from lorahydra import __version__
 from lorahydra.errors import LorahydraError
-from lorahydra.service.access import Access
+from lorahydra.service.access import Access, login_router
 from lorahydra.service.api import CHECKS_AT_ONCE, router
 from lorahydra.service.errors import ServiceRefusal, json_answer
 from lorahydra.service.guard import API, Guard
-from lorahydra.service.login import login_router
 from lorahydra.service.pages import routes, starting
 from lorahydra.service.pages.rendering import STATIC_PATH, Static, error_page
 from lorahydra.service.service import Service

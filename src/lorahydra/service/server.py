@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -43,24 +43,20 @@ def serve(config: ServiceConfig, access: Access, port: int = 8000, mlflow_port: 
         LorahydraError: The folder or the database cannot be used.
     """
     folder = config.folder.absolute()
-    with _listening(access.host, port) as listener:
+    with _listening(access.host, port) as listener, ExitStack() as stack:
         if mlflow_port is not None:
             config = replace(config, mlflow_url=config.mlflow_url or f"http://{LOOPBACK}:{mlflow_port}")
         service = Service(config)
         service.open()  # from here on the folder is this server's, and so is the UI that a killed server left
-        try:
-            if mlflow_port is not None:
-                end_ui(folder)
-                with _listening(LOOPBACK, mlflow_port, "--mlflow-port"):
-                    pass
-                threading.Thread(target=_show_mlflow, args=(service, mlflow_port), daemon=True).start()
-            _run(service, access, listener)
-        finally:
-            try:
-                _say_what_continues(service)
-            finally:
-                service.close()
-                end_ui(folder)
+        stack.callback(end_ui, folder)  # after the others
+        stack.callback(service.close)
+        stack.callback(_say_what_continues, service)
+        if mlflow_port is not None:
+            end_ui(folder)
+            with _listening(LOOPBACK, mlflow_port, "--mlflow-port"):
+                pass
+            threading.Thread(target=_show_mlflow, args=(service, mlflow_port), daemon=True).start()
+        _run(service, access, listener)
 
 
 def _run(service: Service, access: Access, listener: socket.socket) -> None:
