@@ -28,7 +28,8 @@ def test_the_users_name_is_in_no_path(tmp_path: Path, name: str) -> None:
         assert upload.path.parent.parent == tmp_path
         assert "rows" not in upload.path.name
         assert upload.keep() == upload.path.name
-    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"{}"]
+    [kept] = tmp_path.iterdir()
+    assert (kept.read_bytes(), kept.stat().st_mode & 0o777) == (b"{}", 0o600)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class Guard:
         most = self._upload_limit + AROUND_UPLOAD if upload else SMALL_BODY
         length = headers.get("content-length", "0")
         too_large = TooLargeError(f"the request has more than {most} bytes", headers={"Connection": "close"})
-        if length.isdecimal() and int(length) > most:
+        if length.isdecimal() and int(length[:20]) > most:
             raise too_large
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         has_body = length.strip("0") or "transfer-encoding" in headers

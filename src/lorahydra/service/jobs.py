@@ -28,28 +28,23 @@ from lorahydra.service.views import Estimate, FineTuneParams, JobState, JobView,
 
 __all__ = ["Jobs"]
 
+STARTS_PER_MINUTE = 30
+"""How often fine-tunes may be started or resumed."""
+
 
 class Jobs:
     """The fine-tunes of one server, in its `folder`; methods may be called from any thread.
 
-    `wake` is called when there is something to start or to end; `starts` says how often fine-tunes may be started.
+    `wake` is called when there is something to start or to end.
     """
 
     def __init__(
-        self,
-        database: Database,
-        folder: Path,
-        choices: Choices,
-        stores: Stores,
-        wake: Callable[[], None],
-        starts: Allowance,
+        self, database: Database, folder: Path, choices: Choices, stores: Stores, wake: Callable[[], None]
     ) -> None:
-        self._database = database
-        self._folder = folder
-        self._choices = choices
-        self._stores = stores
+        self._database, self._folder = database, folder
+        self._choices, self._stores = choices, stores
         self._wake = wake
-        self._starts = starts
+        self._starts = Allowance(STARTS_PER_MINUTE, "starts")
         self._lists: Shared[Page[JobView]] = Shared()
 
     def start(

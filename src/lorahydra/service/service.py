@@ -27,7 +27,6 @@ from lorahydra.service.choices import Choices
 from lorahydra.service.database import Database
 from lorahydra.service.datasets import Datasets
 from lorahydra.service.jobs import Jobs
-from lorahydra.service.limits import Allowance
 from lorahydra.service.projects import Projects
 from lorahydra.service.results import Stores
 from lorahydra.service.supervisor import Supervisor
@@ -46,8 +45,6 @@ class ServiceConfig:
     """Database URL; None is `service.db` in the folder."""
     workers: int = 1
     """Number of fine-tunes that run at the same time."""
-    starts_per_minute: int = 30
-    """How often fine-tunes may be started or resumed."""
     upload_limit: int = 1 << 30
     """Largest size of a dataset in bytes."""
     models_folder: Path | None = None
@@ -104,8 +101,7 @@ class Service:
             self.supervisor = Supervisor(database, folder / "jobs", config.workers, self.stores)
             self.projects = Projects(database)
             self.datasets = Datasets(database, folder / "datasets", config.upload_limit, config.overrides)
-            starts = Allowance(config.starts_per_minute, "starts")
-            self.jobs = Jobs(database, folder, self.choices, self.stores, self.supervisor.wake, starts)
+            self.jobs = Jobs(database, folder, self.choices, self.stores, self.supervisor.wake)
             self.supervisor.start()
             stack.callback(self.supervisor.stop)
             self._held = stack.pop_all()

@@ -146,6 +146,7 @@ class Upload:
 
     def keep(self) -> str:
         """Keep the file; returns its name in the folder."""
+        self.path.chmod(0o600)  # others on this machine need not read it
         self.path.rename(self._folder / self.path.name)
         return self.path.name
 
