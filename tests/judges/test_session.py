@@ -404,23 +404,42 @@ def test_processes_share_verdicts_and_ask_once() -> None:
     done.join_thread()
 
 
-def test_the_claim_of_a_dead_process_runs_out(server: JudgeServer) -> None:
-    cache = VerdictCache()
-    with session_on(server, cache=cache) as session:
+def test_what_another_process_asks_for_is_waited_for(server: JudgeServer) -> None:
+    with session_on(server, cache=VerdictCache()) as session, session_on(server, cache=VerdictCache()) as other:
         key = session.key(cases(1)[0], 0)
-        assert cache.claim(key, "elsewhere 1 0 x", 0.3)
-        assert not cache.claim(key, "me", 10)
-        judgement = start_judging(session, cases(1)).wait()
-    assert judgement.coverage == 1
-    assert judgement.seconds >= 0.3
+        with session.cache.claimed(key, threading.Event()):  # type: ignore[union-attr]
+            running = start_judging(other, cases(1))
+            time.sleep(0.2)
+            assert server.calls == 0
+        assert running.wait().coverage == 1
 
 
-def test_the_claim_of_a_killed_process_on_this_machine_is_none(server: JudgeServer) -> None:
-    code = "from lorahydra.judges.cache import new_owner; print(new_owner())"
-    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+def test_waiting_for_another_process_ends_with_judging(server: JudgeServer) -> None:
+    with session_on(server, cache=VerdictCache()) as session, session_on(server, cache=VerdictCache()) as other:
+        key = session.key(cases(1)[0], 0)
+        with session.cache.claimed(key, threading.Event()):  # type: ignore[union-attr]
+            running = start_judging(other, cases(1))
+            running.stop()
+            assert running.wait().coverage == 0
+    assert server.calls == 0
+
+
+def test_the_claim_of_a_killed_process_ends_with_it(server: JudgeServer) -> None:
+    code = """
+import sys, threading
+from pathlib import Path
+from lorahydra.judges.cache import VerdictCache
+with VerdictCache(Path(sys.argv[1])).claimed(sys.argv[2], threading.Event()):
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
     cache = VerdictCache()
     with session_on(server, cache=cache) as session:
-        assert cache.claim(session.key(cases(1)[0], 0), dead, 1000)
+        command = [sys.executable, "-c", code, str(cache.path), session.key(cases(1)[0], 0)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killed:
+            assert killed.stdout is not None
+            assert killed.stdout.readline() == "claimed\n"
+            killed.kill()
         assert start_judging(session, cases(1)).wait().coverage == 1
 
 
@@ -501,17 +520,6 @@ def test_half_of_a_key_is_not_shown_either(length: int) -> None:
         assert "sk-0" not in said(judgement)
         judge.reply = JudgeFault(Fault.SERVER, text)
         assert "sk-0" not in said(start_judging(JudgeSession(config, judge, None), cases(1)).wait())
-
-
-def test_the_claim_of_a_living_process_is_not_taken_when_it_takes_long(server: JudgeServer) -> None:
-    from lorahydra.judges.cache import new_owner
-
-    cache, owner = VerdictCache(), new_owner()
-    assert cache.claim("key", owner, -1)
-    assert not cache.claim("key", new_owner(), 10)
-    assert cache.claim("key", owner, 10)
-    cache.release("key", owner)
-    assert cache.claim("key", new_owner(), 10)
 
 
 def test_a_lone_surrogate_is_sent_as_a_question_mark(server: JudgeServer) -> None:

@@ -16,7 +16,7 @@ from lorahydra.judges.copied import mask_scores
 from lorahydra.judges.parsing import read_verdict
 from lorahydra.judges.session import JudgeSession
 
-__all__ = ["LONGEST_WAIT", "JudgeCall", "ask_for_verdict"]
+__all__ = ["JudgeCall", "ask_for_verdict"]
 
 PATIENCE = 5
 """An example is given up after this many times `judge.timeout`."""
@@ -69,7 +69,6 @@ def ask_for_verdict(
     *,
     stop: threading.Event,
     record: Callable[[JudgeCall], None],
-    claim: Callable[[float], None],
 ) -> Verdict | None:
     """Ask about one case until there is a verdict or no hope of one.
 
@@ -78,7 +77,6 @@ def ask_for_verdict(
         case: What is judged.
         stop: Set when no further call may begin; then the result is None if there was no verdict before.
         record: Told of each call.
-        claim: Called with the seconds to wait before each call, so that no other process makes it too.
 
     Raises:
         JudgeFault: The last one, when there is no hope left.
@@ -93,7 +91,7 @@ def ask_for_verdict(
         attempt += 1
         shown = masked if unreadable >= COPIES_SHOWN else case
         prompt = session.writer.write(case, max_output_tokens, remind=unreadable > 0, shown=shown)
-        call = _call(session, prompt, shown, attempt, stop, claim)
+        call = _call(session, prompt, shown, attempt, stop)
         if call is None:
             return None
         record(call)
@@ -111,7 +109,6 @@ def ask_for_verdict(
         hopeless = not fault.is_transient or counted > config.max_retries or seconds > PATIENCE * config.timeout
         if hopeless or stop.is_set():
             raise call.error
-        claim(wait)
         stop.wait(wait)
 
 
@@ -140,7 +137,6 @@ def _call(
     shown: JudgeCase,
     attempt: int,
     stop: threading.Event,
-    claim: Callable[[float], None],
 ) -> JudgeCall | None:
     """Make one call within the limits and the budget; None when judging was stopped before it."""
     reply: JudgeReply | None = None
@@ -152,7 +148,6 @@ def _call(
         with session.limiter.slot(stop):
             if stop.is_set():
                 return None
-            claim(0.0)
             start_ns, started = time.time_ns(), time.monotonic()
             try:
                 reply = _checked(session, _ask_in_time(session, prompt))

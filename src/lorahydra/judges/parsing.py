@@ -19,7 +19,7 @@ from typing import Any
 from lorahydra.config.judge import RubricConfig
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, JudgeReply, Verdict
 from lorahydra.judges.copied import is_copied
-from lorahydra.judges.loose_json import BrokenObjectError, DuplicateKeys, objects
+from lorahydra.judges.loose_json import DuplicateKeys, objects
 from lorahydra.judges.prompt import MAX_SCORE
 
 __all__ = ["read_verdict"]
@@ -78,7 +78,7 @@ def read_verdict(reply: JudgeReply, rubric: RubricConfig, shown: JudgeCase | Non
                 verdicts.append(_verdict(found, reply, rubric, shown))
             except ValueError as error:
                 problem = str(error)
-    except BrokenObjectError:
+    except ValueError:
         if verdicts:
             # What was read may be a part of something else.
             verdicts, problem = [], "a broken JSON object follows the verdict"

@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, LorahydraError
-from lorahydra.judges.asking import LONGEST_WAIT, JudgeCall, ask_for_verdict
+from lorahydra.judges.asking import JudgeCall, ask_for_verdict
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, Verdict
-from lorahydra.judges.cache import new_owner
 from lorahydra.judges.session import JudgeSession
 from lorahydra.utils.progress import Progress
 
@@ -74,8 +73,6 @@ class Judgement:
         for key in self._cases:
             self._open.put(key)
         self._ended = queue.SimpleQueue[None]()
-        self._owner = new_owner()
-        self._seconds_claimed = session.config.timeout + LONGEST_WAIT  # of one call
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
         self._started = self._finished = time.perf_counter()
@@ -237,29 +234,22 @@ class Judgement:
         cache = self.session.cache
         if cache is None:
             return self._ask(key)
-        try:
-            verdict = cache.get_or_claim(key, self._owner, self._seconds_claimed, self._stop)
-            if verdict is not None:
-                with self._lock:
-                    self._cache_hits += 1
-                return verdict
-            outcome = self._ask(key)
-            if isinstance(outcome, Verdict):
-                cache.put(key, self.session.config.name, outcome)
-            return outcome
-        finally:
-            cache.release(key, self._owner)
+        if (verdict := cache.get(key)) is None:
+            with cache.claimed(key, self._stop):
+                # While this one waited for the claim, another process may have stored the verdict.
+                if (verdict := cache.get(key)) is None:
+                    outcome = self._ask(key)
+                    if isinstance(outcome, Verdict):
+                        cache.put(key, self.session.config.name, outcome)
+                    return outcome
+        with self._lock:
+            self._cache_hits += 1
+        return verdict
 
     def _ask(self, key: str) -> Verdict | str | None:
-        def claim(wait: float) -> None:
-            if self.session.cache is not None:
-                self.session.cache.claim(key, self._owner, wait + self._seconds_claimed)
-
         started = time.monotonic()
         try:
-            verdict = ask_for_verdict(
-                self.session, self._cases[key], stop=self._stop, record=self._calls.append, claim=claim
-            )
+            verdict = ask_for_verdict(self.session, self._cases[key], stop=self._stop, record=self._calls.append)
         except JudgeFault as fault:
             self._note_fault(fault, started)
             return str(fault)
