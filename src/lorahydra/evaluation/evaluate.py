@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import JudgeCoverageError
-from lorahydra.evaluation.judging import check_coverage, judge_means
 from lorahydra.evaluation.predictions import Predictions
 from lorahydra.evaluation.scoring import ExampleScores, Interval, combined_interval
 from lorahydra.judges import Judgement
@@ -41,9 +40,14 @@ class Evaluation:
 
     @property
     def judged_means(self) -> dict[Score, float]:
-        """The mean scores that depend on the judge."""
+        """The mean scores that depend on the judge; the judge's own only if a verdict counts."""
+        means: dict[Score, float] = {}
+        if self.verdicts is not None:
+            means[Score.JUDGE_COVERAGE] = self.verdicts.coverage
+            if self.verdicts.score is not None:
+                means[Score.JUDGE_SCORE] = self.verdicts.score
         return {
-            **(judge_means(self.verdicts) if self.verdicts is not None else {}),
+            **means,
             Score.COMBINED: self.combined.mean,
             Score.COMBINED_LOW: self.combined.low,
             Score.COMBINED_HIGH: self.combined.high,
@@ -51,33 +55,27 @@ class Evaluation:
 
 
 def evaluate(predictions: Predictions, verdicts: Judgement | None, config: EvaluationConfig, seed: int) -> Evaluation:
-    """Combine the scores of predictions.
-
-    Args:
-        predictions: The predictions of a model.
-        verdicts: The judge's verdicts; None without a judge.
-        config: The weights.
-        seed: Seeds the bootstrap.
+    """Combine the scores of predictions; `seed` draws the resamples of the interval.
 
     Raises:
-        LorahydraError: Too few of the chosen examples got a verdict.
+        LorahydraError: Too few of the chosen examples got a verdict; the message says what ended judging, or names the
+            most frequent fault.
     """
     if verdicts is not None:
-        check_coverage(verdicts)
-    scores = _example_scores(predictions, verdicts)
-    return Evaluation(predictions, verdicts, combined_interval(scores, config, seed))
+        least = verdicts.session.config.min_coverage
+        if verdicts.coverage < least or not verdicts.judged:
+            raise verdicts.error or JudgeCoverageError(
+                f"judge {verdicts.session.config.name} gave a verdict on {verdicts.judged} of {verdicts.chosen} "
+                f"predictions, fewer than judge.min_coverage={least} asks for; most often: {verdicts.main_fault}"
+            )
+    return Evaluation(predictions, verdicts, combined_interval(_example_scores(predictions, verdicts), config, seed))
 
 
 def judged_alike(evaluations: Sequence[Evaluation], config: EvaluationConfig, seed: int) -> list[Evaluation]:
-    """The evaluations, with means over the examples that have a verdict in each of them.
+    """Evaluations of predictions for the same prompts, with means over the examples that all of them have a verdict on.
 
     A judge does not fail at random: a filter stops the worst predictions. If one model's verdict on an example is
     missing and the others' counted, the means would be over different examples, and the worst prediction would gain.
-
-    Args:
-        evaluations: Evaluations of predictions for the same prompts.
-        config: The weights.
-        seed: Seeds the bootstrap.
 
     Raises:
         JudgeCoverageError: No example has a verdict in each of them.
@@ -93,15 +91,12 @@ def judged_alike(evaluations: Sequence[Evaluation], config: EvaluationConfig, se
         "%d examples are left out of the judge's means: not all of the predictions that are compared have a verdict",
         len(unequal),
     )
-    return [_without(each, unequal, config, seed) for each in evaluations]
-
-
-def _without(evaluation: Evaluation, left_out: frozenset[int], config: EvaluationConfig, seed: int) -> Evaluation:
-    if evaluation.verdicts is None:
-        return evaluation
-    verdicts = evaluation.verdicts.without(left_out)
-    combined = combined_interval(_example_scores(evaluation.predictions, verdicts), config, seed)
-    return Evaluation(evaluation.predictions, verdicts, combined)
+    alike = []
+    for each in evaluations:
+        verdicts = each.verdicts and each.verdicts.without(unequal)
+        scores = _example_scores(each.predictions, verdicts)
+        alike.append(Evaluation(each.predictions, verdicts, combined_interval(scores, config, seed)))
+    return alike
 
 
 def _example_scores(predictions: Predictions, verdicts: Judgement | None) -> ExampleScores:

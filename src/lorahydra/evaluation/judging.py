@@ -1,4 +1,4 @@
-"""Chooses which predictions are judged, and computes the mean of the verdicts."""
+"""Chooses which predictions are judged, and hands them to the judge."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import Self
 
 import numpy as np
 
-from lorahydra.errors import JudgeCoverageError
 from lorahydra.evaluation.predictions import EvaluationSet
 from lorahydra.judges import JudgeCase, Judgement, JudgeSession, start_judging
-from lorahydra.names import Score
 from lorahydra.utils.progress import Progress
 
-__all__ = ["Judging", "check_coverage", "choose", "judge_means"]
+__all__ = ["Judging", "choose"]
 
 
 def choose(count: int, n_examples: int | str, seed: int) -> list[int]:
@@ -26,31 +24,7 @@ def choose(count: int, n_examples: int | str, seed: int) -> list[int]:
     """
     if n_examples == "all" or int(n_examples) >= count:
         return list(range(count))
-    drawn = np.random.default_rng([seed, count]).permutation(count)[: int(n_examples)]
-    return sorted(int(position) for position in drawn)
-
-
-def judge_means(judgement: Judgement) -> dict[Score, float]:
-    """Score and coverage; no score if there is no verdict that counts."""
-    means = {Score.JUDGE_COVERAGE: judgement.coverage}
-    return means if judgement.score is None else {Score.JUDGE_SCORE: judgement.score, **means}
-
-
-def check_coverage(judgement: Judgement) -> None:
-    """Make sure that there are enough verdicts to compare trials.
-
-    Raises:
-        LorahydraError: There are too few; the message says what ended judging, or names the most frequent fault.
-    """
-    config = judgement.session.config
-    if judgement.coverage >= config.min_coverage and judgement.judged:
-        return
-    if judgement.error is not None:
-        raise judgement.error
-    raise JudgeCoverageError(
-        f"judge {config.name} gave a verdict on {judgement.judged} of {judgement.chosen} predictions, fewer than "
-        f"judge.min_coverage={config.min_coverage} asks for; most often: {judgement.main_fault}"
-    )
+    return sorted(np.random.default_rng([seed, count]).permutation(count)[: int(n_examples)].tolist())
 
 
 class Judging:

@@ -98,19 +98,12 @@ def combine(bertscore_f1: float, judge_score: float | None, config: EvaluationCo
 
 
 def combined_interval(scores: ExampleScores, config: EvaluationConfig, seed: int) -> Interval:
-    """`combined` over the examples, with its interval (`lorahydra.evaluation.intervals`).
-
-    Args:
-        scores: The scores of each example.
-        config: The weights and the number of resamples.
-        seed: Seeds the resampling.
+    """`combined` over the examples, with its interval (`lorahydra.evaluation.intervals`), whose resamples `seed` draws.
 
     Raises:
         ValueError: A judge was on, and no example has a verdict.
     """
-    bertscore, judge = _arrays(scores)
-    low, high = _ends(bertscore, judge, config, seed, (scores.lowest, 1.0), paired=False)
-    return Interval(_combined(bertscore, judge, config), low, high)
+    return Interval(*_estimate(*_arrays(scores), config, seed, (scores.lowest, 1.0), paired=False))
 
 
 def gain(tuned: ExampleScores, baseline: ExampleScores, config: EvaluationConfig, seed: int) -> Gain:
@@ -128,15 +121,13 @@ def gain(tuned: ExampleScores, baseline: ExampleScores, config: EvaluationConfig
         ValueError: A judge was on, and no example has a verdict on both sides.
     """
     (after, judge_after), (before, judge_before) = _arrays(tuned), _arrays(baseline)
-    bertscore = after - before
     judge = None if judge_after is None or judge_before is None else judge_after - judge_before
     reach = 1 - min(tuned.lowest, baseline.lowest)
-    low, high = _ends(bertscore, judge, config, seed, (-reach, reach), paired=True)
-    count = len(bertscore) if judge is None else int(np.isfinite(judge).sum())
-    return Gain(_combined(bertscore, judge, config), low, high, count, judge is not None)
+    ends = _estimate(after - before, judge, config, seed, (-reach, reach), paired=True)
+    return Gain(*ends, len(after) if judge is None else int(np.isfinite(judge).sum()), judge is not None)
 
 
-def _ends(
+def _estimate(
     bertscore: Floats,
     judge: Floats | None,
     config: EvaluationConfig,
@@ -144,34 +135,22 @@ def _ends(
     limits: tuple[float, float],
     *,
     paired: bool,
-) -> tuple[float, float]:
-    """Ends of the interval of `combined`, or of its differences; `limits` are those of one BERTScore."""
+) -> tuple[float, float, float]:
+    """`combined`, or its differences, and the ends of its interval; `limits` are those of one BERTScore."""
     low, high = limits
-    samples = config.bootstrap_samples
-    if judge is None:
-        every = np.arange(len(bertscore))
-        return interval(Part(bertscore, low, high), None, every, samples=samples, seed=seed, paired=paired)
-    judged = np.flatnonzero(np.isfinite(judge))
-    if not len(judged):
-        raise ValueError("no example has a verdict")
-    weight, weight_of_judge = config.bertscore_weight, config.judge_weight
-    return interval(
-        Part(weight * bertscore, weight * low, weight * high),
-        Part(weight_of_judge * judge[judged] / 100, -weight_of_judge if paired else 0.0, weight_of_judge),
-        judged,
-        samples=samples,
-        seed=seed,
-        paired=paired,
-    )
+    part, of_judge, judged = Part(bertscore, low, high), None, np.arange(len(bertscore))
+    if judge is not None:
+        judged = np.flatnonzero(np.isfinite(judge))
+        if not len(judged):
+            raise ValueError("no example has a verdict")
+        weight, most = config.bertscore_weight, config.judge_weight
+        part = Part(weight * bertscore, weight * low, weight * high)
+        of_judge = Part(most * judge[judged] / 100, -most if paired else 0.0, most)
+    ends = interval(part, of_judge, judged, samples=config.bootstrap_samples, seed=seed, paired=paired)
+    return combine(float(bertscore.mean()), None if judge is None else float(np.nanmean(judge)), config), *ends
 
 
 def _arrays(scores: ExampleScores) -> tuple[Floats, Floats | None]:
     """The scores as arrays; a missing verdict is NaN."""
     bertscore = np.asarray(scores.bertscore_f1, dtype=np.float64)
-    if scores.judge is None:
-        return bertscore, None
-    return bertscore, np.asarray([np.nan if s is None else s for s in scores.judge], dtype=np.float64)
-
-
-def _combined(bertscore: Floats, judge: Floats | None, config: EvaluationConfig) -> float:
-    return combine(float(bertscore.mean()), None if judge is None else float(np.nanmean(judge)), config)
+    return bertscore, None if scores.judge is None else np.array(scores.judge, dtype=np.float64)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import sqlite3
@@ -17,21 +16,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lorahydra.errors import OutputError
-from lorahydra.judges.base import JudgeCase, Verdict
+from lorahydra.judges.base import Verdict
 from lorahydra.utils.files import cache_dir, locked
 
-__all__ = ["VerdictCache", "verdict_key"]
+__all__ = ["VerdictCache"]
 
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_WAIT_FOR_A_WRITER = 30.0
 TABLE = "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, judge TEXT, model TEXT, created REAL, verdict TEXT)"
-
-
-def verdict_key(judge: str, model: str, identity: str, prompt_version: str, case: JudgeCase, repeat: int) -> str:
-    """The key of one verdict: a digest of everything that changes it; `repeat` counts verdicts on the same case."""
-    content = [judge, model, identity, prompt_version, case.question, case.reference, case.answer, repeat]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 class VerdictCache:

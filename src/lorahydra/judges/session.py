@@ -9,12 +9,13 @@ judgement.scores  # [100.0]
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import JudgeSetupError
 from lorahydra.judges.base import Fault, Judge, JudgeCase
-from lorahydra.judges.cache import VerdictCache, verdict_key
+from lorahydra.judges.cache import VerdictCache
 from lorahydra.judges.limits import Budget, RateLimiter
 from lorahydra.judges.prompt import PromptWriter
 
@@ -52,10 +53,12 @@ class JudgeSession:
         self.judge.close()
 
     def key(self, case: JudgeCase, repeat: int) -> str:
-        """The cache's key for a verdict."""
+        """The cache's key for a verdict: a digest of everything that changes it; `repeat` counts from 0."""
         config, judge = self.config, self.judge
         settings = json.dumps([judge.identity, config.temperature, config.structured_output, config.options])
-        return verdict_key(config.name, judge.model, settings, self.prompt_version, case, repeat)
+        texts = (case.question, case.reference, case.answer)
+        content = [config.name, judge.model, settings, self.prompt_version, *texts, repeat]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def redact(self, text: str) -> str:
         """`text` without the judge's secrets."""
