@@ -11,7 +11,7 @@ import json
 import shutil
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -53,20 +53,16 @@ class Writer:
         """Write what is collected."""
         import pyarrow as pa
 
-        if not self._rows:
-            return
-        pairs = zip(zip(*self._rows, strict=True), self._schema, strict=True)
-        columns = [pa.array(column, type=field.type) for column, field in pairs]
-        self._sink.write_batch(pa.record_batch(columns, schema=self._schema))
+        if self._rows:
+            columns = zip(zip(*self._rows, strict=True), self._schema.types, strict=True)
+            arrays = [pa.array(column, type=kind) for column, kind in columns]
+            self._sink.write_batch(pa.record_batch(arrays, schema=self._schema))
         self._rows.clear()
         self._bytes = 0
 
 
 class Store:
     """An opened cache entry.
-
-    Args:
-        folder: The entry.
 
     Raises:
         OSError: It cannot be read.
@@ -107,26 +103,20 @@ class Store:
 
     def lengths(self, column: int) -> npt.NDArray[np.int64]:
         """How long each row's list is, for a column of lists."""
-        parts = [chunk.value_lengths().to_numpy() for chunk in self._table.column(column).chunks]
-        return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
+        import pyarrow.compute as pc
 
-    def items(self, column: int) -> npt.NDArray[Any]:
-        """A column of lists of numbers: all numbers of all rows in one array, in memory."""
-        parts = [chunk.flatten().to_numpy() for chunk in self._table.column(column).chunks]
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+        lengths: npt.NDArray[np.int64] = pc.list_value_length(self._table.column(column)).to_numpy().astype(np.int64)
+        return lengths
 
-    def highest(self, column: int) -> int:
-        """The largest number in a column of lists of them; 0 where there is none."""
-        parts = (chunk.flatten().to_numpy() for chunk in self._table.column(column).chunks)
-        return max((int(part.max()) for part in parts if len(part)), default=0)
+    def items(self, column: int) -> Any:
+        """A column of lists of numbers: all numbers of all rows as one Arrow array."""
+        import pyarrow.compute as pc
+
+        return pc.list_flatten(self._table.column(column))
 
 
 class RowSequence(Sequence[Item]):
-    """Some rows of a `Store`, each made into an object when it is asked for.
-
-    Args:
-        indices: Which rows, ascending; shape (number of items,).
-    """
+    """Some rows of a `Store`, each made into an object when it is asked for."""
 
     def __init__(self, indices: npt.NDArray[np.int64]) -> None:
         self.indices = indices
@@ -148,9 +138,6 @@ class RowSequence(Sequence[Item]):
             return [self._read(int(row)) for row in self.indices[index]]
         return self._read(int(self.indices[index]))
 
-    def __iter__(self) -> Iterator[Item]:
-        return (self._read(int(row)) for row in self.indices)
-
 
 def data_cache(cache: Path | None) -> Path:
     """Folder of cached rows and tokens: the given one, else the user's."""
@@ -158,12 +145,10 @@ def data_cache(cache: Path | None) -> Path:
 
 
 def cached(folder: Path, schema: Any, build: Callable[[Writer], Mapping[str, Any]]) -> Store:
-    """Open the cache entry `folder`, which `build` makes if it does not exist or is damaged.
+    """Open the cache entry `folder`, whose name covers everything that its content depends on.
 
-    Args:
-        folder: The entry; its name covers everything that its content depends on.
-        schema: Arrow schema of the table.
-        build: Adds all rows to the writer and returns facts for the JSON file.
+    If it does not exist or is damaged, it is made: `build` adds all rows to the writer and returns facts for the JSON
+    file.
 
     Raises:
         OutputError: The cache cannot be written.

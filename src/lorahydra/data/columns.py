@@ -7,13 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lorahydra.data.examples import Message
-from lorahydra.data.messages import checked_text, describe, optional_text, read_history, read_message, read_tools
+from lorahydra.data.messages import (
+    checked_text,
+    list_of,
+    optional_text,
+    parsed,
+    read_history,
+    read_message,
+    read_tools,
+    required,
+)
 from lorahydra.data.problems import Fault, RowError
-from lorahydra.data.readers.json_files import parse_json
 from lorahydra.errors import DataError, one_line
 
-__all__ = ["SCHEMES", "Layout", "Scheme", "describe", "detect", "detect_prompts", "known_columns"]
-
+__all__ = ["SCHEMES", "Layout", "Scheme", "detect", "detect_prompts", "known_columns"]
 
 Read = TypeVar("Read")
 
@@ -50,7 +57,7 @@ SCHEMES = {
 
 def known_columns(mapping: Mapping[str, str]) -> frozenset[str]:
     """All columns of a file that may be used under this mapping."""
-    return frozenset(mapping.values()).union(*(scheme.required + scheme.optional for scheme in SCHEMES.values()))
+    return frozenset(mapping.values()).union(*(scheme.names for scheme in SCHEMES.values()))
 
 
 def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], source: str) -> Layout:
@@ -81,15 +88,7 @@ def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], so
 
 
 def detect_prompts(columns: Collection[str], source: str) -> Layout:
-    """Choose the scheme whose prompts a source has, with answers beside them or without.
-
-    Args:
-        columns: Names of the columns that the source has.
-        source: The source as the user named it, for error messages.
-
-    Raises:
-        DataError: No scheme fits, or more than one.
-    """
+    """Choose the scheme whose prompts a source has, with answers beside them or without; raises like `detect`."""
     whole = [scheme for scheme in SCHEMES.values() if set(scheme.required) <= set(columns)]
     fitting = whole or [scheme for scheme in SCHEMES.values() if scheme.required[0] in columns]
     if len(fitting) == 1:
@@ -153,11 +152,7 @@ class Layout:
         return messages[: last + 1]
 
     def question(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
-        """Turn a row into messages up to the one to answer; an answer in the row is left out.
-
-        Raises:
-            RowError: Something is missing, of the wrong type, empty or out of order.
-        """
+        """Turn a row into messages up to the one to answer, without an answer in the row; raises like `messages`."""
         if not self.scheme.keys:
             return self._prompt(row)
         messages = self._conversation(row)
@@ -178,9 +173,8 @@ class Layout:
     def _prompt(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
         """The system message where there is one, the turns before, and the question."""
         prompt = self._text(row, self.scheme.required[0])
-        if "input" in self.scheme.optional and (
-            extra := optional_text(row.get(self.column("input")), self.column("input"))
-        ):
+        column = self.column("input")
+        if "input" in self.scheme.optional and (extra := optional_text(row.get(column), column)):
             prompt = f"{prompt}\n\n{extra}"
         return *self._system(row), *self._around(row, "history", read_history), Message("user", prompt)
 
@@ -200,54 +194,43 @@ class Layout:
 
     def _text(self, row: Mapping[str, Any], name: str, fault: Fault = Fault.OTHER) -> str:
         column = self.column(name)
-        if column not in row:
-            raise RowError("is missing", field=column)
-        text = checked_text(row[column], column)
+        text = checked_text(required(row, column), column)
         if not text.strip():
             raise RowError("is empty", field=column, fault=fault)
         return text
 
     def _conversation(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
         column = self.column(self.scheme.required[0])
-        if column not in row:
-            raise RowError("is missing", field=column)
+        turns = _turns(required(row, column), column)
         messages = list(self._system(row))
         from_column = len(messages)
         keys = (self.column(self.scheme.keys[0]), self.column(self.scheme.keys[1]))
-        for number, turn in enumerate(_turns(row[column], column)):
+        for number, turn in enumerate(turns):
             where = f"{column}[{number}]"
             message, ignored = read_message(turn, where, keys, sharegpt=self.scheme.name == "conversations")
             self.ignored.update(f"{column}[].{key}" for key in ignored)
             if message.role == "system" and messages:
                 if messages == [message] and from_column:
                     continue
-                raise RowError(f"{_misplaced(messages, from_column)}: only the first message may be one", field=where)
+                what = "a second system message" if messages[0].role == "system" else "a system message after others"
+                if len(messages) == from_column:
+                    what = "another system message than the column has"
+                raise RowError(f"{what}: only the first message may be one", field=where)
             messages.append(message)
         return tuple(messages)
-
-
-def _misplaced(messages: list[Message], from_column: int) -> str:
-    if len(messages) == from_column:
-        return "another system message than the column has"
-    return "a second system message" if messages[0].role == "system" else "a system message after others"
 
 
 def _turns(value: object, column: str) -> list[object]:
     """The list of messages, which CSV holds as JSON and `datasets` may store as an object of lists."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = parse_json(value)
-        except ValueError as error:
-            raise RowError(str(error), field=column) from error
+        value = parsed(value, column)
     if isinstance(value, Mapping) and value and all(isinstance(part, list) for part in value.values()):
         if len({len(part) for part in value.values()}) > 1:
             raise RowError("holds lists of different lengths", field=column)
         value = [dict(zip(value, parts, strict=True)) for parts in zip(*value.values(), strict=True)]
-    if not isinstance(value, list):
-        raise RowError(f"holds {describe(value)} where a list of messages is expected", field=column)
-    if not value:
-        raise RowError("is an empty list", field=column)
-    return value
+    if turns := list_of(value, column, "messages"):
+        return turns
+    raise RowError("is an empty list", field=column)
 
 
 def _check_order(messages: tuple[Message, ...], column: str) -> None:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.arrow_cache import Store, Writer, cached, data_cache
-from lorahydra.data.columns import Layout, describe, detect, known_columns
+from lorahydra.data.columns import Layout, detect, known_columns
 from lorahydra.data.examples import KEY_BYTES, ROLES, Example, Message, example_keys
+from lorahydra.data.messages import describe
 from lorahydra.data.problems import Fault, Problem, Problems, RowError
 from lorahydra.data.readers import HEADER_ROW, Row, with_columns
 from lorahydra.data.report import SourceReport

@@ -20,7 +20,17 @@ from lorahydra.data.examples import ROLES, Message
 from lorahydra.data.problems import Fault, RowError
 from lorahydra.data.readers.json_files import parse_json
 
-__all__ = ["checked_text", "describe", "optional_text", "read_history", "read_message", "read_tools"]
+__all__ = [
+    "checked_text",
+    "describe",
+    "list_of",
+    "optional_text",
+    "parsed",
+    "read_history",
+    "read_message",
+    "read_tools",
+    "required",
+]
 
 SPEAKERS = {
     "system": "system",
@@ -36,11 +46,11 @@ USED = {"assistant": (*LOSS_KEYS, "tool_calls", CALL, "reasoning_content"), "too
 """Keys that a message may have besides its speaker and its text, by role."""
 
 
-def read_message(turn: object, where: str, keys: tuple[str, str], *, sharegpt: bool) -> tuple[Message, set[str]]:
+def read_message(entry: object, where: str, keys: tuple[str, str], *, sharegpt: bool) -> tuple[Message, set[str]]:
     """Turn one entry of a list of messages into a message.
 
     Args:
-        turn: The entry.
+        entry: The entry.
         where: Its place in the row, for error messages.
         keys: Names of the keys for the speaker and the text.
         sharegpt: Whether speakers are named as ShareGPT does.
@@ -51,17 +61,13 @@ def read_message(turn: object, where: str, keys: tuple[str, str], *, sharegpt: b
     Raises:
         RowError: Something is missing, of the wrong type or empty.
     """
-    if not isinstance(turn, Mapping):
-        raise RowError(f"holds {describe(turn)} where an object is expected", field=where)
+    turn = object_of(entry, where)
     speaker_key, text_key = keys
-    if speaker_key not in turn:
-        raise RowError("is missing", field=f"{where}.{speaker_key}")
-    speaker = checked_text(turn[speaker_key], f"{where}.{speaker_key}")
+    field = f"{where}.{speaker_key}"
+    speaker = checked_text(required(turn, speaker_key, field), field)
     speakers = SPEAKERS if sharegpt else {role: role for role in ROLES}
     if speaker not in speakers:
-        raise RowError(
-            f"unknown role '{speaker}': expected one of {', '.join(speakers)}", field=f"{where}.{speaker_key}"
-        )
+        raise RowError(f"unknown role '{speaker}': expected one of {', '.join(speakers)}", field=field)
     role = speakers[speaker]
     used = USED.get(role, ())
     extras = _extras(turn, role, where)
@@ -82,9 +88,7 @@ def read_message(turn: object, where: str, keys: tuple[str, str], *, sharegpt: b
 
 def _text(turn: Mapping[str, Any], where: str, key: str, role: str, *, empty: bool) -> str:
     """What is said; it may be empty beside a call, from a tool, and in a system message."""
-    if key not in turn and not empty:
-        raise RowError("is missing", field=where)
-    value = turn.get(key)
+    value = turn.get(key) if empty else required(turn, key, where)
     text = "" if value is None and empty else checked_text(value, where)
     if not text.strip() and not empty and role in ("user", "assistant"):
         raise RowError("is empty", field=where, fault=Fault.EMPTY_ANSWER if role == "assistant" else Fault.OTHER)
@@ -126,17 +130,13 @@ def _calls(value: object, field: str) -> list[dict[str, Any]]:
 
 
 def _call(entry: object, field: str) -> dict[str, Any]:
-    entry = without_nulls(parsed(entry, field))
-    if not isinstance(entry, dict):
-        raise RowError(f"holds {describe(entry)} where an object is expected", field=field)
+    entry = object_of(without_nulls(parsed(entry, field)), field)
     function = entry.pop("function", None)
     if function is None:
         function = {key: entry.pop(key) for key in ("name", "arguments") if key in entry}
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise RowError("does not name a function", field=field)
-    arguments = parsed(function.get("arguments", {}), f"{field}.arguments")
-    if not isinstance(arguments, dict):
-        raise RowError(f"holds {describe(arguments)} where an object is expected", field=f"{field}.arguments")
+    arguments = object_of(parsed(function.get("arguments", {}), f"{field}.arguments"), f"{field}.arguments")
     return {"type": "function", **entry, "function": {**function, "arguments": arguments}}
 
 
@@ -173,6 +173,20 @@ def read_history(value: object, field: str) -> list[Message]:
                 raise RowError(f"the text of the {role} is empty", field=where)
             messages.append(Message(role, text))
     return messages
+
+
+def required(values: Mapping[str, Any], key: str, field: str | None = None) -> Any:
+    """The value of a column or key that has to be there; `field` names it in the error where its name does not."""
+    if key not in values:
+        raise RowError("is missing", field=field or key)
+    return values[key]
+
+
+def object_of(value: object, field: str) -> dict[str, Any]:
+    """The value, which has to be an object."""
+    if not isinstance(value, Mapping):
+        raise RowError(f"holds {describe(value)} where an object is expected", field=field)
+    return dict(value)
 
 
 def list_of(value: object, field: str, what: str) -> list[object]:

@@ -22,7 +22,6 @@ class Fault(StrEnum):
 
     EMPTY_ANSWER = "empty_answer"
     UNDECODABLE = "undecodable"
-    OVERLONG = "overlong"
     OTHER = "other"
 
 
@@ -89,10 +88,7 @@ class Place:
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[Place]:
-    """Turn any error in reading `path` into one clear line.
-
-    Yields:
-        The place that the block keeps up to date, for the message.
+    """Turn any error in reading `path` into one clear line; yields the place that the block keeps up to date for it.
 
     Raises:
         DataError: Instead of any other error of the block: libraries do not document which ones they raise on a

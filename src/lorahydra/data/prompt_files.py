@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lorahydra.config.schema import DataConfig
-from lorahydra.data.columns import Layout, describe, detect_prompts, known_columns
+from lorahydra.data.columns import detect_prompts, known_columns
 from lorahydra.data.examples import Message
+from lorahydra.data.messages import describe
 from lorahydra.data.problems import Problems, RowError, reading
 from lorahydra.data.readers import HEADER_ROW, Row, with_columns
 from lorahydra.data.readers.text import BYTE_ORDER_MARK, UTF8, TextFile
@@ -21,15 +21,12 @@ TEXT = ".txt"
 
 
 def read_prompts(file: str, encoding: str = UTF8) -> list[tuple[Message, ...]]:
-    """Read the prompts of a file, in its order.
+    """Read the prompts of a file, in its order: conversations up to the message that is to be answered.
 
     Args:
         file: Text (`.txt`) with a prompt on each line that is not blank, or what `data.train_file` takes. The columns
             are detected as in a dataset; answers are optional and left out.
         encoding: The encoding of its text, as `data.encoding`.
-
-    Returns:
-        Conversations up to the message that is to be answered.
 
     Raises:
         ConfigError: There is no such encoding.
@@ -65,12 +62,8 @@ def _rows(rows: Iterator[Row], label: str) -> Iterator[tuple[Message, ...]]:
         if not isinstance(row, dict) or not row or layout is None:
             what = "an object without fields" if row == {} else describe(row)
             raise DataError(f"holds {what} where an object with a prompt is expected", path=label, line=number)
-        if number != HEADER_ROW:
-            yield _question(layout, number, row, label)
-
-
-def _question(layout: Layout, number: int, row: dict[str, Any], label: str) -> tuple[Message, ...]:
-    try:
-        return layout.question(row)
-    except RowError as error:
-        raise DataError(error.message, path=label, line=number, field=error.field) from error
+        try:
+            if number != HEADER_ROW:
+                yield layout.question(row)
+        except RowError as error:
+            raise DataError(error.message, path=label, line=number, field=error.field) from error

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.problems import Problems, reading
@@ -33,89 +33,28 @@ SUFFIXES = (*TEXT_READERS, ".json", ".parquet")
 COMPRESSED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar")
 
 
-class Source(Protocol):
+@dataclass(frozen=True)
+class Source:
     """Rows of one split, which can be read any number of times."""
 
-    @property
-    def label(self) -> str:
-        """The source as the user named it."""
+    label: str
+    """The source as the user named it."""
+    how: str
+    """How its files are read, as far as they do not say so themselves: a part of the content's hash."""
+    files: Callable[[], list[Path]]
+    rows: Callable[[Collection[str], Problems], Iterator[Row]]
+    """Yields (line or row number, value) for each readable row; what cannot be read goes to the problems.
+
+    A columnar source leaves out columns that are not among the given ones, and first yields `HEADER_ROW`.
+    """
 
     def content_hash(self) -> str:
         """Hex SHA-256 of the files that the rows are read from, and of how they are read."""
-
-    def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
-        """Yield (line or row number, value) for each readable row; what cannot be read goes to `problems`.
-
-        A columnar source leaves out columns that are not in `columns`, and first yields `HEADER_ROW`.
-        """
-
-
-@dataclass(frozen=True)
-class FileSource:
-    """A single file."""
-
-    label: str
-    path: Path
-    encoding: str = UTF8
-
-    def content_hash(self) -> str:
-        how = "" if self.encoding == UTF8 else f":{self.encoding}"
-        return _hash_files([self.path], self.path.suffix.lower() + how)
-
-    def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
-        suffix = self.path.suffix.lower()
-        if suffix == ".parquet":
-            return columnar.read_parquet(self.path, columns, problems)
-        file = TextFile(self.path, self.encoding)
-        return read_json(file, problems, columns) if suffix == ".json" else TEXT_READERS[suffix](file, problems)
-
-
-@dataclass(frozen=True)
-class SavedSource:
-    """A folder that `datasets` saved."""
-
-    label: str
-    path: Path
-    split: str
-
-    def content_hash(self) -> str:
-        with reading(self.path):
-            files = sorted(path for path in self.path.rglob("*") if path.is_file())
-        return _hash_files(files, f"saved:{self.split}")
-
-    def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
-        return columnar.read_dataset(columnar.load_saved(self.path, self.split), columns, problems, self.label)
-
-
-@dataclass(frozen=True)
-class HubSource:
-    """A split of a hub dataset."""
-
-    label: str
-    name: str
-    config: str | None
-    revision: str | None
-    split: str
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The dataset, loaded once."""
-        return columnar.load_hub(self.name, self.config, self.revision, self.split)
-
-    def content_hash(self) -> str:
-        # A slice such as train[:10%] shares its files with the whole split.
-        return _hash_files(columnar.stored_files(self.dataset), f"hub:{self.split}")
-
-    def rows(self, columns: Collection[str], problems: Problems) -> Iterator[Row]:
-        return columnar.read_dataset(self.dataset, columns, problems, self.label)
-
-
-def _hash_files(paths: list[Path], how: str) -> str:
-    digest = hashlib.sha256(how.encode())
-    for path in paths:
-        with reading(path), path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+        digest = hashlib.sha256(self.how.encode())
+        for path in self.files():
+            with reading(path), path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
 
 
 def locate(config: DataConfig) -> dict[str, Source]:
@@ -124,42 +63,71 @@ def locate(config: DataConfig) -> dict[str, Source]:
     Raises:
         DataError: A file is missing, is of an unknown kind or is not a regular file.
     """
-    if config.hub_name is not None:
-        sources: dict[str, Source] = {"train": _hub(config, config.train_split)}
-    else:
-        sources = {"train": _open(config, config.train_file or DEMO, "train", config.train_split)}
-    for name in SPLITS[1:]:
-        file = getattr(config, f"{name}_file")
-        split = getattr(config, f"{name}_split")
-        if file is None and config.train_file == DEMO:
+    sources = {}
+    for name in SPLITS:
+        file, split = getattr(config, f"{name}_file"), getattr(config, f"{name}_split")
+        if file is None and name != "train" and config.train_file == DEMO:
             file = DEMO
-        if file is not None:
-            sources[name] = _open(config, file, name, split or name)
-        elif split is not None:
-            sources[name] = (
-                _hub(config, split) if config.hub_name else _open(config, config.train_file or DEMO, name, split)
-            )
+        if file is None and split is None:
+            continue
+        if file is None and config.hub_name is not None:
+            sources[name] = _hub(config, config.hub_name, split)
+        else:
+            sources[name] = _open(config, file or config.train_file or DEMO, name, split or name)
     return sources
 
 
-def _hub(config: DataConfig, split: str) -> HubSource:
-    name = config.hub_name or ""
+def _file(label: str, path: Path, encoding: str = UTF8) -> Source:
+    suffix = path.suffix.lower()
+
+    def rows(columns: Collection[str], problems: Problems) -> Iterator[Row]:
+        if suffix == ".parquet":
+            return columnar.read_parquet(path, columns, problems)
+        file = TextFile(path, encoding)
+        return read_json(file, problems, columns) if suffix == ".json" else TEXT_READERS[suffix](file, problems)
+
+    return Source(label, suffix if encoding == UTF8 else f"{suffix}:{encoding}", lambda: [path], rows)
+
+
+def _saved(label: str, path: Path, split: str) -> Source:
+    """A folder that `datasets` saved."""
+
+    def files() -> list[Path]:
+        with reading(path):
+            return sorted(entry for entry in path.rglob("*") if entry.is_file())
+
+    def rows(columns: Collection[str], problems: Problems) -> Iterator[Row]:
+        return columnar.read_dataset(columnar.load_saved(path, split), columns, problems, label)
+
+    return Source(label, f"saved:{split}", files, rows)
+
+
+def _hub(config: DataConfig, name: str, split: str) -> Source:
     label = "/".join(filter(None, (f"hub:{name}", config.hub_config, split)))
-    return HubSource(label, name, config.hub_config, config.hub_revision, split)
+
+    @cache
+    def dataset() -> Dataset:
+        return columnar.load_hub(name, config.hub_config, config.hub_revision, split)
+
+    def rows(columns: Collection[str], problems: Problems) -> Iterator[Row]:
+        return columnar.read_dataset(dataset(), columns, problems, label)
+
+    # A slice such as train[:10%] shares its files with the whole split.
+    return Source(label, f"hub:{split}", lambda: columnar.stored_files(dataset()), rows)
 
 
 def _open(config: DataConfig, file: str, name: str, split: str) -> Source:
     """The source that a file name of the user means, for the split `name`."""
     if file == DEMO:
         folder = resources.files("lorahydra.data") / "demo"
-        return FileSource(f"{DEMO}/{name}.jsonl", Path(str(folder / f"{name}.jsonl")))
+        return _file(f"{DEMO}/{name}.jsonl", Path(str(folder / f"{name}.jsonl")))
     with reading(file):
         _require_text(file)
         path = Path(file).expanduser()
         _require_existing(path)
         if path.is_dir():
             if columnar.is_saved_dataset(path):
-                return SavedSource(file, path, split)
+                return _saved(file, path, split)
             raise DataError(
                 "is a folder, and not one that `datasets` saved: name a file in it, for example train.jsonl", path=file
             )
@@ -174,7 +142,7 @@ def _open(config: DataConfig, file: str, name: str, split: str) -> Source:
                 "`datasets` saved",
                 path=file,
             )
-        return FileSource(file, path, config.encoding)
+        return _file(file, path, config.encoding)
 
 
 def _require_text(name: str) -> None:

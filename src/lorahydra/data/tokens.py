@@ -54,7 +54,8 @@ class TokenizedSplit(RowSequence[TokenizedExample]):
         cut = f" {self._limit}" if fit.cut else ""
         self.digest = hashlib.sha256(f"{content}{cut} ".encode() + fit.learned.tobytes()).hexdigest()
         """Digest of the examples."""
-        self.highest_id = store.highest(INPUT_IDS)
+        ids = store.items(INPUT_IDS).chunks
+        self.highest_id = max((int(chunk.to_numpy().max()) for chunk in ids if len(chunk)), default=0)
         """The largest token id in any row."""
 
     def prompts(self) -> list[list[int]]:
@@ -87,17 +88,7 @@ def tokenize(
     max_new_tokens: int = 0,
     cache: Path | None = None,
 ) -> TokenizedSplit:
-    """Tokenize a split, or open it from the cache.
-
-    Args:
-        split: What to tokenize.
-        chat: How.
-        max_length: Longest example in tokens, prompt and answer together.
-        overlong: What happens to longer ones: `error`, `drop` or `truncate` (cuts the end).
-        window: Tokens that the model takes at most; None where it is not known.
-        max_new_tokens: Room for an answer that each prompt has to leave in the window; 0 for a split that is only
-            trained on.
-        cache: Folder of tokenized splits; by default in the user's cache.
+    """Tokenize a split, or open it from the cache (by default the user's); the limits are those of `Fit`.
 
     Raises:
         DataError: An example does not fit with `overlong=error`, or the template refuses one.
@@ -121,10 +112,12 @@ def tokenize(
 
 def measure(store: Store, max_length: int, overlong: str, window: int | None, max_new_tokens: int) -> Fit:
     """Compare a tokenized split, from `encode_split`, with the limits; the other arguments are those of `tokenize`."""
-    ends = np.cumsum(store.lengths(SPANS))
+    borders, counts = store.items(SPANS).to_numpy(), store.lengths(SPANS)
     # The last span begins where the prompt ends.
-    prompts = store.items(SPANS)[ends - 2].astype(np.int64)
-    loss = _loss_tokens(store, Fit.limit(max_length, window))
+    prompts = borders[np.cumsum(counts) - 2].astype(np.int64)
+    starts, ends = np.minimum(borders.reshape(-1, 2), Fit.limit(max_length, window)).astype(np.int64).T
+    rows = np.repeat(np.arange(len(store)), counts // 2)
+    loss = np.bincount(rows, weights=ends - starts, minlength=len(store)).astype(np.int64)
     return Fit(store.lengths(INPUT_IDS), prompts, loss, max_length, overlong, window, max_new_tokens)
 
 
@@ -153,13 +146,7 @@ def encode_split(split: Split, chat: ChatFormat, cache: Path | None) -> Store:
 
 
 def row_warnings(split: Split, store: Store, chat: ChatFormat) -> list[str]:
-    """What is unusual about rows of a split, one line each.
-
-    Args:
-        split: The rows.
-        store: From `encode_split`.
-        chat: How they were tokenized.
-    """
+    """What is unusual about rows of a split, one line each; the store is from `encode_split`."""
     return [
         RowWarning[name].warning(
             f"{split.name}: {count} of {len(split)} rows", f"{split.source}:{split.line(first)}", chat.special_tokens
@@ -171,10 +158,3 @@ def row_warnings(split: Split, store: Store, chat: ChatFormat) -> list[str]:
 def _content(split: Split, chat: ChatFormat) -> str:
     """Digest of a split and of how it becomes tokens."""
     return hashlib.sha256(f"{split.digest} {chat.fingerprint}".encode()).hexdigest()
-
-
-def _loss_tokens(store: Store, max_length: int) -> npt.NDArray[np.int64]:
-    """Tokens with loss in each row when rows are cut to `max_length`; shape (rows,)."""
-    starts, ends = np.minimum(store.items(SPANS).reshape(-1, 2), max_length).astype(np.int64).T
-    rows = np.repeat(np.arange(len(store)), store.lengths(SPANS) // 2)
-    return np.bincount(rows, weights=ends - starts, minlength=len(store)).astype(np.int64)
