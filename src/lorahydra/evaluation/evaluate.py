@@ -94,8 +94,8 @@ def judged_alike(evaluations: Sequence[Evaluation], config: EvaluationConfig, se
     alike = []
     for each in evaluations:
         verdicts = each.verdicts and each.verdicts.without(unequal)
-        scores = _example_scores(each.predictions, verdicts)
-        alike.append(Evaluation(each.predictions, verdicts, combined_interval(scores, config, seed)))
+        counting = _example_scores(each.predictions, verdicts)
+        alike.append(Evaluation(each.predictions, verdicts, combined_interval(counting, config, seed)))
     return alike
 
 

@@ -64,11 +64,7 @@ class JudgeCall:
 
 
 def ask_for_verdict(
-    session: JudgeSession,
-    case: JudgeCase,
-    *,
-    stop: threading.Event,
-    record: Callable[[JudgeCall], None],
+    session: JudgeSession, case: JudgeCase, *, stop: threading.Event, record: Callable[[JudgeCall], None]
 ) -> Verdict | None:
     """Ask about one case until there is a verdict or no hope of one.
 
@@ -101,7 +97,9 @@ def ask_for_verdict(
             raise call.error
         fault = call.error.fault
         unreadable += fault is Fault.UNPARSEABLE
-        counted += _is_counted(fault, unreadable, masked is not case)
+        # An answer must not escape judgement by bringing a verdict along: it is always asked about without that, too.
+        copied = fault is Fault.UNPARSEABLE and masked is not case and unreadable <= COPIES_SHOWN
+        counted += fault is not Fault.RATE_LIMIT and not copied
         if fault is Fault.TRUNCATED:
             max_output_tokens = min(2 * max_output_tokens, config.max_output_tokens * GROWTH_OF_TRUNCATED_REPLIES)
         wait = _wait_after(call.error, attempt, session)
@@ -110,13 +108,6 @@ def ask_for_verdict(
         if hopeless or stop.is_set():
             raise call.error
         stop.wait(wait)
-
-
-def _is_counted(fault: Fault, unreadable: int, has_scores: bool) -> bool:
-    """Whether a fault counts against `judge.max_retries`."""
-    # An answer must not escape judgement by bringing a verdict along: it is always asked about without that, too.
-    copied = fault is Fault.UNPARSEABLE and has_scores and unreadable <= COPIES_SHOWN
-    return fault is not Fault.RATE_LIMIT and not copied
 
 
 def _wait_after(fault: JudgeFault, attempt: int, session: JudgeSession) -> float:
@@ -132,18 +123,13 @@ def _wait_after(fault: JudgeFault, attempt: int, session: JudgeSession) -> float
 
 
 def _call(
-    session: JudgeSession,
-    prompt: JudgePrompt,
-    shown: JudgeCase,
-    attempt: int,
-    stop: threading.Event,
+    session: JudgeSession, prompt: JudgePrompt, shown: JudgeCase, attempt: int, stop: threading.Event
 ) -> JudgeCall | None:
     """Make one call within the limits and the budget; None when judging was stopped before it."""
     reply: JudgeReply | None = None
     verdict: Verdict | None = None
     error: JudgeFault | JudgeSetupError | None = None
     reserved = session.budget.reserve(prompt)
-    cost = 0.0
     try:
         with session.limiter.slot(stop):
             if stop.is_set():
@@ -151,7 +137,7 @@ def _call(
             start_ns, started = time.time_ns(), time.monotonic()
             try:
                 reply = _checked(session, _ask_in_time(session, prompt))
-                verdict = _read(session, reply, shown, time.monotonic() - started)
+                verdict = read_verdict(reply, session.config.rubric, shown)
             except JudgeFault as fault:
                 if reply is None and fault.reply is not None:
                     reply = _checked(session, fault.reply)
@@ -161,9 +147,18 @@ def _call(
             seconds = time.monotonic() - started
     finally:
         cost = session.budget.settle(reserved, prompt, reply)
+    # Redacted after the verdict was read: JSON may have hidden a secret behind its escapes.
     if reply is not None:
         session.last_reply = time.monotonic()
         reply = dataclasses.replace(reply, text=session.redact(reply.text))
+    if verdict is not None:
+        verdict = dataclasses.replace(
+            verdict,
+            reasoning=session.redact(verdict.reasoning),
+            raw_reply=session.redact(verdict.raw_reply),
+            prompt_version=session.prompt_version,
+            latency=seconds,
+        )
     return JudgeCall(prompt, reply, verdict, error, attempt, start_ns, seconds, cost)
 
 
@@ -198,24 +193,10 @@ def _ask_in_time(session: JudgeSession, prompt: JudgePrompt) -> JudgeReply:
 
 def _checked(session: JudgeSession, reply: JudgeReply) -> JudgeReply:
     """The reply with what a service may have left out or mistyped put right."""
-    return dataclasses.replace(
-        reply,
-        model=session.redact(str(reply.model))[:LONGEST_MODEL],
-        prompt_tokens=_count(reply.prompt_tokens),
-        completion_tokens=_count(reply.completion_tokens),
-    )
-
-
-def _read(session: JudgeSession, reply: JudgeReply, shown: JudgeCase, seconds: float) -> Verdict:
-    verdict = read_verdict(reply, session.config.rubric, shown)
-    return dataclasses.replace(
-        verdict,
-        # Redacted after it was read: JSON may have hidden a secret behind its escapes.
-        reasoning=session.redact(verdict.reasoning),
-        raw_reply=session.redact(verdict.raw_reply),
-        prompt_version=session.prompt_version,
-        latency=seconds,
-    )
+    counts = (reply.prompt_tokens, reply.completion_tokens)
+    sent, received = (count if type(count) is int and count >= 0 else 0 for count in counts)
+    model = session.redact(str(reply.model))[:LONGEST_MODEL]
+    return dataclasses.replace(reply, model=model, prompt_tokens=sent, completion_tokens=received)
 
 
 def _redacted(session: JudgeSession, fault: JudgeFault) -> JudgeFault:
@@ -226,7 +207,3 @@ def _redacted(session: JudgeSession, fault: JudgeFault) -> JudgeFault:
     if fault.retry_after:
         message += f"; it asks to wait {fault.retry_after:g} s"
     return JudgeFault(fault.fault, message.removeprefix("; "), retry_after=fault.retry_after)
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and value >= 0 else 0

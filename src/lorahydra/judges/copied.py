@@ -20,11 +20,6 @@ def is_copied(written: Mapping[str, float], reasoning: str, shown: JudgeCase) ->
     """Whether a verdict stands in the texts: each score after its criterion's name, and the reasoning too.
 
     A judge that gives the same scores for reasons of its own is believed.
-
-    Args:
-        written: For each criterion, the number as it was written.
-        reasoning: What was said.
-        shown: What the judge was shown.
     """
     scores, letters = _scores_in(shown, tuple(written))
     return all(score in scores[name] for name, score in written.items()) and _letters(_decoded(reasoning)) in letters
@@ -33,12 +28,7 @@ def is_copied(written: Mapping[str, float], reasoning: str, shown: JudgeCase) ->
 def mask_scores(case: JudgeCase, criteria: Sequence[str]) -> JudgeCase:
     """The case with `#` for each digit that follows a criterion's name, so that no verdict can be copied.
 
-    Args:
-        case: What is judged.
-        criteria: Names of the criteria.
-
-    Returns:
-        The case itself where its texts do not name a score for every criterion.
+    It is the case itself where its texts do not name a score for every criterion.
     """
     scores, _ = _scores_in(case, tuple(criteria))
     if not all(scores.values()):

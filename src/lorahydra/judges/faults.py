@@ -23,13 +23,7 @@ TRANSPORT = {
 
 
 def status_fault(status: int, message: str, wait: float | None = None) -> JudgeFault:
-    """The fault behind an HTTP status.
-
-    Args:
-        status: Of the reply.
-        message: What the service said; some say only there what is wrong.
-        wait: Seconds that it asks to wait.
-    """
+    """The fault behind an HTTP status; some services say only in the message what is wrong."""
     text = message.lower()
     if status == 403 and re.search("moderation|flagged", text):
         # OpenRouter and others refuse a single text in this way.
@@ -61,12 +55,9 @@ def connection_fault(error: BaseException) -> JudgeFault | None:
     for found in chain:
         if isinstance(found, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(found):
             return JudgeFault(Fault.CERTIFICATE, f"{one_line(str(found))}{where}")
-    classes = [{base.__name__ for base in type(found).__mro__} for found in chain]
-    every = set().union(*classes)
+    every = set().union(*map(_class_names, chain))
     # The SDK's own words come first and say least: "Connection error."
-    said = [
-        found for found, names in zip(chain, classes, strict=True) if names & {*TRANSPORT, "OSError"} and str(found)
-    ]
+    said = [found for found in chain if _class_names(found) & {*TRANSPORT, "OSError"} and str(found)]
     message = (one_line(str((said or chain)[-1])).rstrip(". ") or type(error).__name__) + where
     # urllib3 counts a connection that was never made among its timeouts.
     if any("Timeout" in name for name in every) and "NewConnectionError" not in every:
@@ -74,6 +65,10 @@ def connection_fault(error: BaseException) -> JudgeFault | None:
     if every & TRANSPORT:
         return JudgeFault(Fault.CONNECTION, message)
     return None
+
+
+def _class_names(error: BaseException) -> set[str]:
+    return {base.__name__ for base in type(error).__mro__}
 
 
 def _origin(error: BaseException) -> str | None:
@@ -98,13 +93,7 @@ def malformed_fault(error: Exception) -> JudgeFault:
 
 
 def finished_reply(reply: JudgeReply, reason: str, *, blocked: Collection[str], truncated: str) -> JudgeReply:
-    """The reply itself, where the service let the model finish it.
-
-    Args:
-        reply: What came back.
-        reason: Why the model stopped, in the service's words.
-        blocked: Its words for a filter.
-        truncated: Its word for the limit of tokens.
+    """The reply itself, where the service let the model finish it; all reasons are in the service's words.
 
     Raises:
         JudgeFault: The reply is blocked, truncated or empty.

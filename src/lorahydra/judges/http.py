@@ -18,7 +18,7 @@ from lorahydra.errors import ConfigError, JudgeSetupError
 from lorahydra.judges.base import Fault, Judge, JudgeFault, JudgePrompt, JudgeReply
 from lorahydra.judges.faults import connection_fault, malformed_fault, one_line
 
-__all__ = ["HttpJudge", "check_options", "import_sdk", "require_model", "ssl_context"]
+__all__ = ["HttpJudge", "chat_messages", "check_options", "import_sdk", "require_model", "ssl_context"]
 
 HTTP_LIBRARIES = ("httpx", "httpx2")
 
@@ -119,6 +119,11 @@ class HttpJudge(Judge):
             if fault is None:
                 raise
             raise fault from error
+
+
+def chat_messages(prompt: JudgePrompt) -> list[dict[str, str]]:
+    """The prompt as most services take it."""
+    return [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
 
 
 def import_sdk(module: str, judge: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import queue
 import threading
@@ -141,8 +142,8 @@ class Judgement:
     @property
     def main_fault(self) -> str:
         """The most frequent reason for missing verdicts; empty when none is missing."""
-        reasons = Counter(reason for reason in self.missing if reason)
-        return reasons.most_common(1)[0][0] if reasons else ""
+        [(reason, _)] = Counter(filter(None, self.missing)).most_common(1) or [("", 0)]
+        return reason
 
     def without(self, examples: frozenset[int]) -> Judgement:
         """The judgement, in which the verdicts on some examples do not count."""
@@ -155,14 +156,7 @@ class Judgement:
         self._stop.set()
 
     def wait(self, progress: Progress | None = None) -> Judgement:
-        """Wait for the verdicts; missing ones are part of the result, not an exception.
-
-        Args:
-            progress: Where to show how far it is.
-
-        Returns:
-            The judgement itself.
-        """
+        """Wait for the verdicts, and return the judgement; missing ones are part of it, not an exception."""
         runs_here = self.session.judge.runs_here
         if not self._threads:
             self._started = time.perf_counter()
@@ -207,15 +201,13 @@ class Judgement:
             thread.start()
 
     def _work(self) -> None:
-        while self._work_once():
-            pass
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._work_once()
 
-    def _work_once(self) -> bool:
-        """Bring one verdict to its end; False when none is left to begin."""
-        try:
-            key = self._open.get_nowait()
-        except queue.Empty:
-            return False
+    def _work_once(self) -> None:
+        """Bring one verdict to its end; raises `queue.Empty` when none is left to begin."""
+        key = self._open.get_nowait()
         try:
             outcome = None if self._stop.is_set() else self._verdict(key)
             if outcome is not None:
@@ -227,7 +219,6 @@ class Judgement:
         finally:
             self._finished = time.perf_counter()
             self._ended.put(None)
-        return True
 
     def _verdict(self, key: str) -> Verdict | str | None:
         """The verdict from the cache or the judge, or why there is none; None when judging was stopped before."""

@@ -98,12 +98,7 @@ def cases(session: JudgeSession) -> list[JudgeCase]:
 
 
 def self_test(session: JudgeSession, progress: Progress | None = None) -> SelfTest:
-    """Let the judge score the fixed answers; its calls count against `judge.max_cost` and are not cached.
-
-    Args:
-        session: The judge.
-        progress: Where to show the progress.
-    """
+    """Let the judge score the fixed answers; its calls count against `judge.max_cost` and are not cached."""
     # A verdict from the cache would test nothing.
     fresh = copy.copy(session)
     fresh.cache = None

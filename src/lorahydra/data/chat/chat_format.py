@@ -88,9 +88,9 @@ class ChatFormat:
         self.text_end = TextEnd(tokenizer, turns.end_texts) if turns.end_texts else None
         """Finds such text."""
         self._row_checker = RowChecker(turns, system_prompt)
-        self.template = self._renderer.template.text
+        self.template = self._renderer.template
         """The template in use, as Jinja text."""
-        self.is_plain = self._renderer.template.is_plain
+        self.is_plain = self._renderer.is_plain
         """Whether `PLAIN_TEMPLATE` is used because the model has no template."""
 
     @cached_property
@@ -102,7 +102,7 @@ class ChatFormat:
         backend.pop("truncation", None)
         parts = [
             VERSION,
-            self._renderer.template.text,
+            self.template,
             self._system_prompt,
             self._tokenizer.special_tokens_map,
             backend,

@@ -9,7 +9,6 @@ every name is then the template's; a copy of the tokenizer, which knows the cont
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -23,12 +22,7 @@ FIRST_NAME, FIRST_STAND_IN = 0x100000, 0x108000
 
 
 class Controls:
-    """The control tokens of a tokenizer and template.
-
-    Args:
-        tokenizer: A fast tokenizer of transformers.
-        names: The control tokens as text; at most 32,768.
-    """
+    """The control tokens of a fast tokenizer and template, by their text; at most 32,768."""
 
     def __init__(self, tokenizer: Any, names: Iterable[str]) -> None:
         self._tokenizer = tokenizer
@@ -67,19 +61,12 @@ class Controls:
     def _renamed(self, text: str) -> str:
         """The rendered text with the template's control tokens under their other names, and messages as they were."""
         text = self._pattern.sub(lambda match: self._other_names[match[0]], text)
-        return self._hidden.sub(lambda match: self._by_stand_in[match[0]], text)
+        hidden = {stand_in: name for name, stand_in in self._stand_ins.items()}
+        return alternatives(hidden).sub(lambda match: hidden[match[0]], text)
 
     @cached_property
     def _stand_ins(self) -> dict[str, str]:
         return {name: chr(FIRST_STAND_IN + number) * len(name) for number, name in enumerate(self._names)}
-
-    @cached_property
-    def _by_stand_in(self) -> dict[str, str]:
-        return {stand_in: name for name, stand_in in self._stand_ins.items()}
-
-    @cached_property
-    def _hidden(self) -> re.Pattern[str]:
-        return alternatives(self._by_stand_in)
 
     @cached_property
     def _other_names(self) -> dict[str, str]:

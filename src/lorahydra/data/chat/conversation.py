@@ -31,20 +31,9 @@ class Rendered:
     lost: tuple[RowWarning, ...] = ()
     """What the example holds and the template has no place for."""
 
-    @property
-    def learned_text(self) -> str:
-        """All that carries loss."""
-        return "".join(self.prompt[start:end] for start, end in self.earlier) + self.completion[: self.learned]
-
 
 class Conversation:
-    """One example under a template.
-
-    Args:
-        renderer: The template.
-        example: The conversation.
-        source: Where it comes from, for messages.
-    """
+    """One example under a template; `source` says where it comes from in messages."""
 
     def __init__(self, renderer: Renderer, example: Example, source: str | None = None) -> None:
         self._renderer = renderer
@@ -94,7 +83,9 @@ class Conversation:
             turns = [{key: value for key, value in turn.items() if key != REASONING} for turn in turns]
             rendered = self._rendered(turns)
         lost = []
-        if thoughts and not all(thought.strip() in rendered.learned_text for thought in thoughts):
+        answers = [rendered.prompt[start:end] for start, end in rendered.earlier]
+        learned_text = "".join([*answers, rendered.completion[: rendered.learned]])
+        if not all(thought.strip() in learned_text for thought in thoughts):
             lost.append(RowWarning.NO_THINKING)
         if self._tools and rendered.prompt == self.render(turns[:-1], tools=""):
             lost.append(RowWarning.NO_TOOLS)

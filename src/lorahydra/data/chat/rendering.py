@@ -15,16 +15,11 @@ __all__ = ["Renderer", "Turn"]
 Turn = dict[str, Any]
 MARK = "\ue000"
 """A character for private use, which no text has by chance."""
+HELLO: list[Turn] = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": MARK}]
 
 
 class Renderer:
-    """A chat template at work.
-
-    Args:
-        tokenizer: Of transformers; it knows the template's special tokens.
-        chat_template: Jinja text or the path of a file; see `find_template`.
-        system_prompt: System message for conversations that have none.
-        special_tokens: What names of control tokens in messages are: `text` or `control`.
+    """A chat template at work; the arguments are those of `ChatFormat`.
 
     Raises:
         ModelError: The template is broken.
@@ -35,6 +30,8 @@ class Renderer:
     ) -> None:
         self.tokenizer = tokenizer
         self.template = find_template(tokenizer, chat_template)
+        self.is_plain = chat_template is None and not tokenizer.chat_template
+        """Whether the template is `PLAIN_TEMPLATE`, because the model has none."""
         self.system_prompt = system_prompt
         self._try()
         self.turns = find_turns(self.apply, tokenizer)
@@ -53,7 +50,7 @@ class Renderer:
         text: str = self.tokenizer.apply_chat_template(
             turns,
             tools=tools,
-            chat_template=self.template.text,
+            chat_template=self.template,
             tokenize=False,
             add_generation_prompt=prompting,
             enable_thinking=thinking,
@@ -63,17 +60,16 @@ class Renderer:
     @cached_property
     def plain_ending(self) -> str:
         """What follows an answer that is just text."""
-        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": MARK}]
-        return self.apply(turns, prompting=False).rpartition(MARK)[2]
+        return self.apply(HELLO, prompting=False).rpartition(MARK)[2]
 
     @cached_property
     def takes_empty_system(self) -> bool:
         """Whether an empty system message means something: the template has one of its own, and takes others."""
-        turns = [{"role": "system", "content": ""}, {"role": "user", "content": "Hello"}]
         try:
-            return self.apply(turns, prompting=True) is not None and not self.template.is_plain
+            self.apply([{"role": "system", "content": ""}, HELLO[0]], prompting=True)
         except Exception:  # a template is a program that a user brings
             return False
+        return not self.is_plain
 
     def end_of_turn(self, ending: str) -> str:
         """The beginning of `ending` up to its first control token; empty if it has none."""
@@ -84,10 +80,9 @@ class Renderer:
         """Refuse a template that cannot even render a made-up conversation."""
         name = self.tokenizer.name_or_path
         where = f"check model.chat_template{f' or {name}' if name else ''}"
-        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": MARK}]
         # A template is a program: it may fail in any way.
         with library_errors(lambda error: ModelError(f"the chat template is broken: {one_line(error)}; {where}")):
-            self.apply(turns[:1], True)
-            count = self.apply(turns, False).count(MARK)
+            self.apply(HELLO[:1], True)
+            count = self.apply(HELLO, False).count(MARK)
         if count != 1:
             raise ModelError(f"the chat template does not keep the assistant's text once: {where}")

@@ -24,13 +24,7 @@ class RowWarning(StrEnum):
     NO_THINKING = "have reasoning_content that the model's chat template does not put between prompt and answer"
 
     def warning(self, rows: str, where: str, special_tokens: str) -> str:
-        """One line.
-
-        Args:
-            rows: Which rows, such as `train: 3 of 20 rows`.
-            where: The first of them.
-            special_tokens: What names of control tokens in messages are: `text` or `control`.
-        """
+        """One line about rows such as `train: 3 of 20 rows`, of which `where` is the first."""
         meaning = {
             RowWarning.RENDERED: "if they are rendered conversations, give the messages themselves (see docs/data.md)",
             RowWarning.CONTROL: "they stay text (data.special_tokens=control makes control tokens of them)"
@@ -45,12 +39,7 @@ class RowWarning(StrEnum):
 
 
 class RowChecker:
-    """Finds what a report warns about in the messages of an example.
-
-    Args:
-        turns: What the template puts around turns.
-        system_prompt: System message for conversations that have none.
-    """
+    """Finds what a report warns about in the messages of an example."""
 
     def __init__(self, turns: Turns, system_prompt: str | None) -> None:
         self._control = alternatives(turns.control)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from lorahydra.data.problems import reading
 from lorahydra.data.readers.encodings import marked
 from lorahydra.errors import ModelError
 
-__all__ = ["PLAIN_TEMPLATE", "Template", "find_template"]
+__all__ = ["PLAIN_TEMPLATE", "find_template"]
 
 PLAIN_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -44,22 +43,8 @@ FIXED_DAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 any day. Llama's own template falls back to this day."""
 
 
-@dataclass(frozen=True)
-class Template:
-    """A chat template."""
-
-    text: str
-    """Jinja."""
-    is_plain: bool
-    """Whether it is `PLAIN_TEMPLATE`, because the model has none."""
-
-
-def find_template(tokenizer: Any, given: str | None) -> Template:
-    """Choose the given template, else the tokenizer's own, else the plain one.
-
-    Args:
-        tokenizer: Of the model.
-        given: `model.chat_template`: Jinja text, or the path of a file that holds it.
+def find_template(tokenizer: Any, given: str | None) -> str:
+    """Choose the given template (Jinja text, or the path of a file), else the tokenizer's own, else the plain one.
 
     Raises:
         ModelError: `given` is neither, or the tokenizer has several templates and no default.
@@ -79,8 +64,8 @@ def find_template(tokenizer: Any, given: str | None) -> Template:
     else:
         # What its tokenizer does by default shows whether a base model expects such a token.
         begins = tokenizer("x", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
-        return Template(("{{- bos_token -}}" if begins else "") + PLAIN_TEMPLATE, is_plain=True)
-    return Template(FIXED_DAY + text if "strftime_now" in text else text, is_plain=False)
+        return ("{{- bos_token -}}" if begins else "") + PLAIN_TEMPLATE
+    return FIXED_DAY + text if "strftime_now" in text else text
 
 
 def _read(given: str) -> str:

@@ -40,12 +40,7 @@ class Turns:
 
 
 def find_turns(render: Render, tokenizer: Any) -> Turns:
-    """Find what a template puts around turns.
-
-    Args:
-        render: Applies the template, which renders a question with its answer.
-        tokenizer: Of transformers; it has an end-of-sequence token.
-    """
+    """Find what a template puts around turns; it renders a question with its answer."""
     added = tokenizer.added_tokens_decoder.values()
     special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
     turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
@@ -137,12 +132,7 @@ def _beginnings(literal: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 class TextEnd:
-    """Tells where an answer ends by text.
-
-    Args:
-        tokenizer: Of transformers.
-        texts: `Turns.end_texts`.
-    """
+    """Tells where an answer ends by one of `Turns.end_texts`."""
 
     def __init__(self, tokenizer: Any, texts: Sequence[str]) -> None:
         self._tokenizer = tokenizer

@@ -15,34 +15,18 @@ from lorahydra.judges.http import HttpJudge, import_sdk, ssl_context
 __all__ = ["GeminiJudge"]
 
 STRUCTURED, THINKING = "structured output", "thinking"
-BLOCKED_REASONS = (
-    "SAFETY",
-    "RECITATION",
-    "LANGUAGE",
-    "BLOCKLIST",
-    "PROHIBITED_CONTENT",
-    "SPII",
-    "MODEL_ARMOR",
-    "ESCALATION",
-)
-HARM_CATEGORIES = (
-    "HARM_CATEGORY_HARASSMENT",
-    "HARM_CATEGORY_HATE_SPEECH",
-    "HARM_CATEGORY_SEXUALLY_EXPLICIT",
-    "HARM_CATEGORY_DANGEROUS_CONTENT",
-)
+BLOCKED_REASONS = {
+    *("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR", "ESCALATION")
+}
+HARMS = ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
+HARM_CATEGORIES = tuple(f"HARM_CATEGORY_{harm}" for harm in HARMS)
 """Filters that are turned off: a harmful answer has to be judged, too."""
 
 
 class GeminiJudge(HttpJudge):
     """Asks Gemini for JSON of the verdict's schema.
 
-    Args:
-        config: Has the option `thinking_budget`: tokens of thought; 0 for none, null for the model's own choice.
-
-    Raises:
-        ConfigError: No model, or a wrong option.
-        JudgeSetupError: The SDK or the key is missing.
+    The option `thinking_budget` sets tokens of thought; 0 for none, null for the model's own choice.
     """
 
     def __init__(self, config: JudgeConfig) -> None:

@@ -22,13 +22,6 @@ class GeminiLegacyJudge(HttpJudge):
     """Asks Gemini over REST for JSON.
 
     The SDK's settings (key, address) belong to the whole process: of two such judges, those of the newer one count.
-
-    Args:
-        config: Has no `options`.
-
-    Raises:
-        ConfigError: No model, an option, or certificate settings, which this SDK does not have.
-        JudgeSetupError: The SDK or the key is missing.
     """
 
     def __init__(self, config: JudgeConfig) -> None:

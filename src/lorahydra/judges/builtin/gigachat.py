@@ -9,7 +9,7 @@ from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import ConfigError
 from lorahydra.judges.base import JudgeFault, JudgePrompt, JudgeReply
 from lorahydra.judges.faults import finished_reply, retry_after, status_fault
-from lorahydra.judges.http import HttpJudge, import_sdk, ssl_context
+from lorahydra.judges.http import HttpJudge, chat_messages, import_sdk, ssl_context
 
 __all__ = ["GigaChatJudge"]
 
@@ -21,15 +21,7 @@ TOP_P = 0.01
 
 
 class GigaChatJudge(HttpJudge):
-    """Asks GigaChat for JSON of the verdict's schema.
-
-    Args:
-        config: `scope` is the kind of account; there are no `options`.
-
-    Raises:
-        ConfigError: No model, an unknown scope, or an option.
-        JudgeSetupError: The SDK or the credentials are missing.
-    """
+    """Asks GigaChat for JSON of the verdict's schema."""
 
     def __init__(self, config: JudgeConfig) -> None:
         if config.scope is not None and config.scope not in SCOPES:
@@ -59,10 +51,7 @@ class GigaChatJudge(HttpJudge):
     def _send(self, prompt: JudgePrompt, features: Collection[str]) -> Any:
         payload: dict[str, Any] = {
             "model": self.model,
-            "messages": [
-                {"role": "system", "content": prompt.system},
-                {"role": "user", "content": prompt.user},
-            ],
+            "messages": chat_messages(prompt),
             "temperature": max(self._config.temperature, LEAST_TEMPERATURE),
             "max_tokens": prompt.max_output_tokens,
         }

@@ -37,8 +37,7 @@ OPENING = '{"reasoning": "'
 class LocalJudge(Judge):
     """Judges with a causal language model of `lorahydra.modeling`; one answer at a time.
 
-    Args:
-        config: `model` is what `model.name_or_path` takes; the options are `device`, `dtype` and `revision`.
+    `judge.model` is what `model.name_or_path` takes; the options are `device`, `dtype` and `revision`.
 
     Raises:
         ConfigError: No model, or an unknown option.
@@ -124,14 +123,14 @@ class LocalJudge(Judge):
         return before, digits
 
     def _prompt_ids(self, prompt: JudgePrompt) -> list[int]:
-        both = f"{prompt.system}\n\n{prompt.user}"
         answer = Message("assistant", OPENING)
         try:
-            asked = Example((Message("system", prompt.system), Message("user", prompt.user), answer), line=1)
-            ids = self._chat.prompt_ids(asked)
+            asked: tuple[Message, ...] = (Message("system", prompt.system), Message("user", prompt.user), answer)
+            ids = self._chat.prompt_ids(Example(asked, line=1))
         except DataError:
             # Some chat templates have no system message.
-            ids = self._chat.prompt_ids(Example((Message("user", both), answer), line=1))
+            asked = (Message("user", f"{prompt.system}\n\n{prompt.user}"), answer)
+            ids = self._chat.prompt_ids(Example(asked, line=1))
         return [*ids, *self._ids(OPENING)]
 
     def _ids(self, text: str) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.judges.base import Fault, JudgeFault, JudgePrompt, JudgeReply
 from lorahydra.judges.faults import finished_reply, retry_after, status_fault
-from lorahydra.judges.http import HttpJudge, import_sdk, ssl_context
+from lorahydra.judges.http import HttpJudge, chat_messages, import_sdk, ssl_context
 
 __all__ = ["OpenAIJudge"]
 
@@ -27,13 +27,8 @@ NO_KEY = "none"
 class OpenAIJudge(HttpJudge):
     """Asks for JSON of the verdict's schema, for any JSON where the service does not know schemas, or just asks.
 
-    Args:
-        config: Without a `base_url`, OpenAI itself is asked and the key is needed. Has the option `reasoning_effort`
-            of reasoning models.
-
-    Raises:
-        ConfigError: No model, or an unknown option.
-        JudgeSetupError: The SDK or the key is missing.
+    Without a `base_url`, OpenAI itself is asked and the key is needed. The option `reasoning_effort` is for reasoning
+    models.
     """
 
     def __init__(self, config: JudgeConfig) -> None:
@@ -43,8 +38,7 @@ class OpenAIJudge(HttpJudge):
         if not config.base_url:
             # OpenAI's newer models take only `max_completion_tokens`; other services often only the older name.
             del features[MAX_TOKENS]
-        options = ("reasoning_effort",)
-        super().__init__(config, features=features, options=options)
+        super().__init__(config, features=features, options=("reasoning_effort",))
         self._sdk = import_sdk("openai", config.name)
         context = ssl_context(config)
         self._client = self._sdk.OpenAI(
@@ -72,8 +66,7 @@ class OpenAIJudge(HttpJudge):
             request["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif JSON in features:
             request["response_format"] = {"type": "json_object"}
-        messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
-        return self._client.chat.completions.create(model=self.model, messages=messages, **request)
+        return self._client.chat.completions.create(model=self.model, messages=chat_messages(prompt), **request)
 
     def _reply(self, response: Any) -> JudgeReply:
         if not response.choices:
@@ -85,13 +78,8 @@ class OpenAIJudge(HttpJudge):
             raise JudgeFault(Fault.EMPTY, "no choices")
         choice = response.choices[0]
         text, refused = _texts(choice.message.content)
-        usage = response.usage
-        reply = JudgeReply(
-            text,
-            response.model or self.model,
-            getattr(usage, "prompt_tokens", 0),
-            getattr(usage, "completion_tokens", 0),
-        )
+        sent, received = (getattr(response.usage, name, 0) for name in ("prompt_tokens", "completion_tokens"))
+        reply = JudgeReply(text, response.model or self.model, sent, received)
         if refusal := getattr(choice.message, "refusal", None) or refused:
             raise JudgeFault(Fault.BLOCKED, str(refusal), reply=reply)
         return finished_reply(reply, choice.finish_reason or "", blocked=("content_filter",), truncated="length")
