@@ -26,13 +26,7 @@ EXACT = 32
 
 
 class Split(RowSequence[Example]):
-    """Examples of one split in the order of their source, read from disk when asked for.
-
-    Args:
-        name: `train`, `validation` or `test`.
-        rows: The source's rows.
-        indices: Which of them, ascending; shape (number of examples,).
-    """
+    """Examples of one split (`train`, `validation` or `test`) in the order of their source, read when asked for."""
 
     def __init__(self, name: str, rows: Rows, indices: npt.NDArray[np.int64]) -> None:
         super().__init__(indices)

@@ -67,22 +67,18 @@ def _wanted(names: Sequence[str], columns: Collection[str], source: Path | str) 
 
 def _batch_rows(batch: Any, place: Place, problems: Problems) -> Iterator[Row]:
     """Rows of a record batch or table, counted on from `place`; one that cannot be read is reported and left out."""
+    before = place.line or 0
     try:
-        rows = _values(batch)
-    except RowError:
-        # One value makes the batch unreadable: look at each row.
-        rows = None
-    for number in range(batch.num_rows):
-        place.line = (place.line or 0) + 1
-        if rows is not None:
-            yield place.line, rows[number]
-            continue
-        try:
-            [row] = _values(batch.slice(number, 1))
-        except RowError as error:
+        for place.line, row in enumerate(_values(batch), before + 1):
+            yield place.line, row
+    except RowError as error:
+        if batch.num_rows == 1:
+            place.line = before + 1
             problems.add(place.line, error.message, fault=error.fault)
-            continue
-        yield place.line, row
+            return
+        # One value makes the batch unreadable: look at each row.
+        for number in range(batch.num_rows):
+            yield from _batch_rows(batch.slice(number, 1), place, problems)
 
 
 def _values(batch: Any) -> list[dict[str, Any]]:
@@ -208,12 +204,6 @@ def read_dataset(dataset: Dataset, columns: Collection[str], problems: Problems,
     """Yield row numbers and the values of those of `columns` that the dataset has; row 0 names all columns.
 
     The stored values are taken as they are: images and audio are never decoded.
-
-    Args:
-        dataset: What to read.
-        columns: Names of the columns that matter.
-        problems: Where rows that cannot be read go.
-        label: The source as the user named it.
 
     Raises:
         DataError: The stored files are damaged.

@@ -61,6 +61,7 @@ MARKS = {
     codecs.BOM_UTF16_LE: ("utf-16", "utf-16-le"),
     codecs.BOM_UTF16_BE: ("utf-16", "utf-16-be"),
 }
+EAST_ASIAN = ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "FULLWIDTH", "HANGUL", "IDEOGRAPHIC")
 ISO_2022 = re.compile(rb"\x1b\$[@B]")
 UTF16 = ("utf-16-le", "utf-16-be")
 
@@ -82,16 +83,13 @@ def refuse_other_files(start: bytes, path: Path, but: bytes = b"") -> None:
 
 
 def detect_form(start: bytes) -> tuple[str, ...]:
-    """The encodings that the form of a file's first bytes proves; none for plain or one-byte text.
+    """Encodings that the form of a file's first bytes proves, the most common first; none for plain or one-byte text.
 
-    Args:
-        start: An even number of bytes, or the whole file.
-
-    Returns:
-        Names that can read it, the most common one first.
+    They have to be an even number of bytes, or the whole file.
     """
-    if names := _by_mark(start):
-        return names
+    for mark, names in MARKS.items():
+        if start.startswith(mark):
+            return names
     if ISO_2022.search(start) and start.isascii():
         return ("iso-2022-jp",)
     if 0 not in start:
@@ -111,11 +109,7 @@ def detect_form(start: bytes) -> tuple[str, ...]:
 
 def marked(start: bytes) -> str | None:
     """`utf-16` or `utf-32`, where a file begins with the byte order mark of one, which no other text begins with."""
-    return next(iter(_by_mark(start)), None)
-
-
-def _by_mark(start: bytes) -> tuple[str, ...]:
-    return next((names for mark, names in MARKS.items() if start.startswith(mark)), ())
+    return next((names[0] for mark, names in MARKS.items() if start.startswith(mark)), None)
 
 
 def _plain_share(content: bytes, encoding: str) -> float:
@@ -152,10 +146,9 @@ def is_utf8(lines: bytes) -> bool:
 
 
 def detect_encoding(lines: bytes) -> str | None:
-    """The common name of the most likely encoding of lines; `utf-8` where most of them are UTF-8; None if none fits.
+    """The common name of the most likely encoding of lines with bytes beyond ASCII, of which a few words are enough.
 
-    Args:
-        lines: Lines with bytes beyond ASCII; a few words are enough.
+    It is `utf-8` where most of the lines are UTF-8, and None if none fits.
     """
     # Imported here because only an error message needs it.
     from charset_normalizer import from_bytes
@@ -197,9 +190,7 @@ def _implausible(text: str) -> int:
 
 def _script(char: str) -> str:
     name = unicodedata.name(char, "").partition(" ")[0]
-    return (
-        "CJK" if name in ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "FULLWIDTH", "HANGUL", "IDEOGRAPHIC") else name
-    )
+    return "CJK" if name in EAST_ASIAN else name
 
 
 def _decodes(content: bytes, encoding: str) -> bool:

@@ -68,8 +68,7 @@ def read_json_lines(file: TextFile, problems: Problems) -> Iterator[Row]:
     """
     with reading(file.path) as place:
         if _first_character(file) == "[":
-            with file.open(translate=True) as stream:
-                yield from _array(file, stream, problems)
+            yield from _array(file, problems)
             return
         with file.open() as stream:
             for place.line, text in file.lines(stream, problems):
@@ -88,13 +87,8 @@ def read_json_lines(file: TextFile, problems: Problems) -> Iterator[Row]:
 def read_json(file: TextFile, problems: Problems, columns: Collection[str] = ()) -> Iterator[Row]:
     """Yield the rows of a JSON array, of a table in a JSON object, or of JSON lines named `.json`.
 
-    An array is read in blocks. An object is parsed as a whole, so it needs memory of a few times its size;
-    its rows are numbered from 1 instead of by lines.
-
-    Args:
-        file: What to read.
-        problems: Collects the problems of single rows.
-        columns: Names that columns may have, for objects that could hold rows or columns.
+    An array is read in blocks. An object is parsed as a whole, so it needs memory of a few times its size; its rows are
+    numbered from 1 instead of by lines. If it could hold rows or columns, the names that `columns` may have decide.
     """
     with reading(file.path):
         first = _first_character(file)
@@ -125,17 +119,24 @@ def _is_json_lines(file: TextFile) -> bool:
     return len(lines) == 2 and lines[0].endswith("}") and lines[1].startswith("{")
 
 
+def _decodable(file: TextFile, problems: Problems) -> bool:
+    """Whether all of a document can be decoded; the first line that cannot is reported."""
+    number = 1
+    with file.open(translate=True) as stream:
+        while line := stream.readline(MAX_LINE):
+            if (place := first_undecodable(line)) is not None:
+                problems.add(number, file.undecodable(line.rstrip("\n"), place), fault=Fault.UNDECODABLE)
+                return False
+            number += line.endswith("\n")
+    return True
+
+
 def _object(file: TextFile, problems: Problems, columns: Collection[str]) -> Iterator[Row]:
     """Rows of an object that holds one list of objects or a table, or the object itself as the only row."""
+    if not _decodable(file, problems):
+        return
     with file.open(translate=True) as stream:
         text = stream.read()
-    place = first_undecodable(text)
-    if place is not None:
-        line = text.count("\n", 0, place)
-        start = text.rfind("\n", 0, place) + 1
-        message = file.undecodable(text[start:].partition("\n")[0], place - start)
-        problems.add(line + 1, message, fault=Fault.UNDECODABLE)
-        return
     try:
         value = DECODER.decode(text.lstrip(BYTE_ORDER_MARK))
     except (ValueError, RecursionError) as error:
@@ -156,31 +157,18 @@ def _object(file: TextFile, problems: Problems, columns: Collection[str]) -> Ite
     yield from enumerate(value[rows[0]] if rows else [value], start=1)
 
 
-def _array(file: TextFile, stream: io.TextIOWrapper, problems: Problems) -> Iterator[Row]:
+def _array(file: TextFile, problems: Problems) -> Iterator[Row]:
     """Rows of an array with the line on which each begins; what follows a broken one cannot be read."""
-    window = _Window(stream)
-    try:
-        window.skip_mark()
-        window.skip()
-        if window.peek() == "]":
-            window.skip()
-        else:
+    if not _decodable(file, problems):
+        return
+    with file.open(translate=True) as stream:
+        window = _Window(stream)
+        try:
             yield from window.values()
-        if extra := window.peek():
-            problems.add(window.line, f"broken JSON: '{extra}' after the end of the array")
-    except _UndecodableError as error:
-        line, text, place = window.locate(error.place)
-        problems.add(line, file.undecodable(text, place), fault=Fault.UNDECODABLE)
-    except (ValueError, RecursionError) as error:
-        problems.add(*window.explain(error))
-
-
-class _UndecodableError(Exception):
-    """The window holds a byte that cannot be decoded."""
-
-    def __init__(self, place: int) -> None:
-        super().__init__(place)
-        self.place = place
+            if extra := window.peek():
+                problems.add(window.line, f"broken JSON: '{extra}' after the end of the array")
+        except (ValueError, RecursionError) as error:
+            problems.add(*window.explain(error))
 
 
 class _Window:
@@ -208,27 +196,35 @@ class _Window:
             if self._place < len(self._text) or not self._more(BLOCK):
                 return self._text[self._place : self._place + 1]
 
-    def skip_mark(self) -> None:
-        """Move past byte order marks at the beginning."""
+    def values(self) -> Iterator[Row]:
+        """Yield the values between the brackets; then the place is behind them."""
         self.peek()
         self._text = self._text.lstrip(BYTE_ORDER_MARK)
-
-    def skip(self) -> None:
-        """Move past the next character."""
-        self.peek()
-        self._place += 1
-
-    def values(self) -> Iterator[Row]:
-        """Yield the values up to and with the closing bracket."""
-        while True:
+        self._skip()
+        if self.peek() == "]":
+            self._skip()
+            return
+        after = ","
+        while after == ",":
             self.peek()
             line = self.line
             yield line, self._value()
             if (after := self.peek()) not in (",", "]"):
                 raise json.JSONDecodeError("Expecting ',' or ']'", self._text, self._place)
-            self.skip()
-            if after == "]":
-                return
+            self._skip()
+
+    def explain(self, error: ValueError | RecursionError) -> tuple[int, str]:
+        """The line and the message of a parsing error."""
+        line, column = self.line, None
+        if isinstance(error, json.JSONDecodeError):
+            line += self._text.count("\n", self._place, error.pos)
+            column = error.pos - self._text.rfind("\n", 0, error.pos)
+        return line, _explain(error, column)
+
+    def _skip(self) -> None:
+        """Move past the next character."""
+        self.peek()
+        self._place += 1
 
     def _value(self) -> object:
         """Parse one value, reading more while it seems incomplete and is not too long."""
@@ -244,29 +240,8 @@ class _Window:
 
     def _more(self, size: int) -> bool:
         """Drop what was read and append about `size` characters; False at the end of the file."""
-        block = self._stream.read(size)
-        if not block:
-            return False
-        self._lines_before = self.line - 1
-        kept = len(self._text) - self._place
-        self._text = self._text[self._place :] + block
-        self._place = self._counted = 0
-        place = first_undecodable(block)
-        if place is not None:
-            raise _UndecodableError(kept + place)
-        return True
-
-    def explain(self, error: ValueError | RecursionError) -> tuple[int, str]:
-        """The line and the message of a parsing error."""
-        line, column = self.line, None
-        if isinstance(error, json.JSONDecodeError):
-            line += self._text.count("\n", self._place, error.pos)
-            column = error.pos - self._text.rfind("\n", 0, error.pos)
-        return line, _explain(error, column)
-
-    def locate(self, place: int) -> tuple[int, str, int]:
-        """The line number of a place in the window, what is there of that line, and the place in it."""
-        line = self.line + self._text.count("\n", self._place, place)
-        start = self._text.rfind("\n", 0, place) + 1
-        end = self._text.find("\n", place)
-        return line, self._text[start : end if end >= 0 else None], place - start
+        if block := self._stream.read(size):
+            self._lines_before = self.line - 1
+            self._text = self._text[self._place :] + block
+            self._place = self._counted = 0
+        return bool(block)

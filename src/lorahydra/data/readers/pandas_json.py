@@ -12,7 +12,6 @@ __all__ = ["frame_rows"]
 
 SPLIT_KEYS = {"columns", "index", "data"}
 ADVICE = "save it with orient='records'"
-
 SPEAKERS = {"role", "from"}
 
 Rows = list[dict[str, Any]]
@@ -21,11 +20,8 @@ Rows = list[dict[str, Any]]
 def frame_rows(value: Mapping[str, Any], columns: Set[str]) -> Rows | None:
     """The rows of an object that is a table; None if it is not one.
 
-    Read are `orient='split'`, `'columns'` and `'index'`, and an object with a list for each column.
-
-    Args:
-        value: The object.
-        columns: Names that columns may have; they distinguish a column of rows from a row of columns.
+    Read are `orient='split'`, `'columns'` and `'index'`, and an object with a list for each column. The names that
+    columns may have distinguish a column of rows from a row of columns.
 
     Raises:
         ValueError: It is a broken table; the message is for the user.
@@ -41,13 +37,8 @@ def frame_rows(value: Mapping[str, Any], columns: Set[str]) -> Rows | None:
         # `datasets` may store one conversation in a form like that.
         turns = not SPEAKERS.isdisjoint(parts[0])
         return _columns(value) if named and not inside and not turns else None
-    if (
-        named
-        and parts
-        and all(isinstance(part, list) and not any(isinstance(x, Mapping) for x in part) for part in parts)
-    ):
-        return _lists(value)
-    return None
+    plain = all(isinstance(part, list) and not any(isinstance(item, Mapping) for item in part) for part in parts)
+    return _lists(value) if named and plain else None
 
 
 def _split(columns: object, data: object) -> Rows | None:

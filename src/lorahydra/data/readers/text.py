@@ -52,7 +52,7 @@ codecs.register_error(MARKING, _mark)
 
 
 def first_undecodable(text: str) -> int | None:
-    """Position of the first byte that could not be decoded, in a text of `TextFile.open`."""
+    """Position of the first byte that could not be decoded, in a text of `TextFile.open`; None if there is none."""
     if text.isascii():
         return None
     try:
@@ -73,8 +73,7 @@ class TextFile:
     def open(self, *, translate: bool = False) -> io.TextIOWrapper:
         """Open it; bytes that cannot be decoded become marks, which `first_undecodable` finds.
 
-        Args:
-            translate: Whether each line end becomes a line feed; else lines keep theirs, which may be of any kind.
+        With `translate`, each line end becomes a line feed; else lines keep theirs, which may be of any kind.
 
         Raises:
             DataError: The file is empty, or its beginning is not text in this encoding.
@@ -115,12 +114,7 @@ class TextFile:
             yield number, line
 
     def undecodable(self, line: str, place: int) -> str:
-        """A message: which byte of a line cannot be decoded, how the line would read, and what to do.
-
-        Args:
-            line: With marks.
-            place: Of the first one.
-        """
+        """A message: which byte of a line with its first mark at `place` cannot be decoded, and what to do."""
         name = "UTF-8" if self._is_utf8 else self._used
         what = f"byte 0x{ord(line[place]) & 0xFF:02X} at position {place + 1} of the line is not {name}"
         if self._used != self.encoding:
@@ -159,6 +153,7 @@ class TextFile:
         return encodings.detect_encoding(encodings.non_ascii_lines(self.path))
 
     def _check(self, start: bytes) -> None:
+        """Refuse a file whose beginning is not text in this encoding."""
         if not start:
             raise DataError("the file is empty", path=self.path)
         form = encodings.detect_form(start)
