@@ -62,12 +62,7 @@ class Writer:
 
 
 class Store:
-    """An opened cache entry.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is damaged.
-    """
+    """An opened cache entry; raises `OSError` if it cannot be read and `ValueError` if it is damaged."""
 
     def __init__(self, folder: Path) -> None:
         import pyarrow as pa

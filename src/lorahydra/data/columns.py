@@ -63,11 +63,8 @@ def known_columns(mapping: Mapping[str, str]) -> frozenset[str]:
 def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], source: str) -> Layout:
     """Choose the scheme that fits the columns of a source.
 
-    Args:
-        columns: Names of the columns that the source has.
-        wanted: `data.format`: a scheme's name, or `auto`.
-        mapping: `data.columns`: scheme column → column of the source.
-        source: The source as the user named it, for error messages.
+    What is wanted is `data.format`, a scheme's name or `auto`. The mapping is `data.columns`: scheme column → column of
+    the source.
 
     Raises:
         DataError: No scheme fits, or more than one.

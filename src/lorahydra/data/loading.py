@@ -81,20 +81,18 @@ def check(
     max_new_tokens: int = 0,
     cache: Path | None = None,
 ) -> DataReport:
-    """Read, split and (with a tokenizer) measure a dataset; what loading would refuse is collected instead of raised.
+    """Read, split and (with a tokenizer) measure a dataset; what `load_splits` would refuse is collected, not raised.
 
     Args:
-        config: What to read and how.
+        config: As for `load_splits`, like `seed` and `cache`.
         seed: Decides which rows are cut off for validation and test.
         chat: The model's chat format; without it there are no token lengths.
         window: Tokens that the model takes at most; None where it is not known.
         max_new_tokens: Room for an answer that the prompts of validation and test have to leave.
-        cache: Folder of read rows and tokens; by default in the user's cache.
+        cache: Folder of read rows and tokens.
 
     Raises:
-        DataError: A source as a whole cannot be used: missing, not text, of unknown columns.
-        ServiceError: The hub is needed and cannot be reached.
-        OutputError: The cache cannot be written.
+        LorahydraError: A source as a whole cannot be used, as in `load_splits`.
     """
     sources = read_sources(config, cache)
     report = _report_on(sources)

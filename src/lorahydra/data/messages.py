@@ -21,14 +21,7 @@ from lorahydra.data.problems import Fault, RowError
 from lorahydra.data.readers.json_files import parse_json
 
 __all__ = [
-    "checked_text",
-    "describe",
-    "list_of",
-    "optional_text",
-    "parsed",
-    "read_history",
-    "read_message",
-    "read_tools",
+    *("checked_text", "describe", "list_of", "optional_text", "parsed", "read_history", "read_message", "read_tools"),
     "required",
 ]
 
@@ -47,16 +40,9 @@ USED = {"assistant": (*LOSS_KEYS, "tool_calls", CALL, "reasoning_content"), "too
 
 
 def read_message(entry: object, where: str, keys: tuple[str, str], *, sharegpt: bool) -> tuple[Message, set[str]]:
-    """Turn one entry of a list of messages into a message.
+    """Turn one entry of a list of messages into a message; also returns the keys that hold something but are not used.
 
-    Args:
-        entry: The entry.
-        where: Its place in the row, for error messages.
-        keys: Names of the keys for the speaker and the text.
-        sharegpt: Whether speakers are named as ShareGPT does.
-
-    Returns:
-        The message, and the keys that hold something but are not used.
+    `keys` name those for the speaker (with `sharegpt`, named as ShareGPT does) and the text.
 
     Raises:
         RowError: Something is missing, of the wrong type or empty.
@@ -96,15 +82,11 @@ def _text(turn: Mapping[str, Any], where: str, key: str, role: str, *, empty: bo
 
 
 def _is_learned(turn: Mapping[str, Any], where: str) -> bool:
-    for key in LOSS_KEYS:
-        value = turn.get(key)
-        if value is None:
-            continue
+    given = {key: turn[key] for key in LOSS_KEYS if turn.get(key) is not None}
+    for key, value in given.items():
         if value not in (0, 1):
             raise RowError(f"holds {describe(value)} where 0 or 1 is expected", field=f"{where}.{key}")
-        if not value:
-            return False
-    return True
+    return all(given.values())
 
 
 def _extras(turn: Mapping[str, Any], role: str, where: str) -> dict[str, Any]:
@@ -258,17 +240,17 @@ def optional_text(value: object, field: str) -> str:
 
 def describe(value: object) -> str:
     """Name a JSON value in a few words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return f"the truth value {str(value).lower()}"
-    if isinstance(value, int | float):
-        number = str(value) if not isinstance(value, int) or abs(value) < 10**30 else "of many digits"
-        return f"the number {number}"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, Mapping):
-        return "an object"
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return f"the truth value {str(value).lower()}"
+        case int() | float():
+            return f"the number {value if isinstance(value, float) or abs(value) < 10**30 else 'of many digits'}"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case Mapping():
+            return "an object"
     return f"a value of type {type(value).__name__}"

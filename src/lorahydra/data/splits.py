@@ -117,13 +117,8 @@ def _near(threshold: int, below: npt.NDArray[np.int64], taken: int, fraction: fl
 
     A threshold on the hash never moves a row when others are added, but the resulting size is a matter of chance: of 20
     rows it may take none or five. So the threshold holds while the size is near enough, which is so in all but small
-    data; there, ranks give the exact size, and added rows may move a few others.
-
-    Args:
-        threshold: Where the threshold on the hash would end the split.
-        below: Distinct rows in the first groups; shape (groups + 1,).
-        taken: Groups that belong to the splits before.
-        fraction: Of the split.
+    data; there, ranks give the exact size, and added rows may move a few others. `below` counts the distinct rows in
+    the first groups, shape (groups + 1,), of which `taken` belong to the splits before.
     """
     wanted = round(fraction * int(below[-1]))
     slack = max(0, wanted - EXACT) // 4

@@ -15,13 +15,7 @@ __all__ = ["Judging", "choose"]
 
 
 def choose(count: int, n_examples: int | str, seed: int) -> list[int]:
-    """Positions of the examples to judge, ascending; the same for the same seed and number of examples.
-
-    Args:
-        count: How many examples there are.
-        n_examples: How many to judge, or `all`.
-        seed: Draws them.
-    """
+    """Positions of the examples to judge (so many, or `all`), ascending; the same for the same seed and count."""
     if n_examples == "all" or int(n_examples) >= count:
         return list(range(count))
     return sorted(np.random.default_rng([seed, count]).permutation(count)[: int(n_examples)].tolist())

@@ -82,15 +82,9 @@ class ExampleScores:
 
 
 def combine(bertscore_f1: float, judge_score: float | None, config: EvaluationConfig) -> float:
-    """`combined` of two means.
+    """`combined` of two means: of BERTScore, 0…1, and of the judge, 0…100; of the former alone without a judge.
 
-    Args:
-        bertscore_f1: 0…1.
-        judge_score: 0…100, or None without a judge.
-        config: The weights.
-
-    Returns:
-        `0.4 · bertscore_f1 + 0.6 · judge_score / 100` with the default weights, `bertscore_f1` without a judge.
+    With the default weights it is `0.4 · bertscore_f1 + 0.6 · judge_score / 100`.
     """
     if judge_score is None:
         return bertscore_f1
@@ -109,13 +103,8 @@ def combined_interval(scores: ExampleScores, config: EvaluationConfig, seed: int
 def gain(tuned: ExampleScores, baseline: ExampleScores, config: EvaluationConfig, seed: int) -> Gain:
     """The gain from tuning, from the difference on each example, so that effects common to both sides cancel.
 
-    With a judge, the judge's part is compared on the examples that have a verdict on both sides.
-
-    Args:
-        tuned: Scores of the tuned model's predictions.
-        baseline: Scores of the untuned model's predictions for the same prompts, in the same order.
-        config: The weights and the number of resamples.
-        seed: Seeds the resampling.
+    Both sides are predictions for the same prompts in the same order. With a judge, the judge's part is compared on the
+    examples that have a verdict on both.
 
     Raises:
         ValueError: A judge was on, and no example has a verdict on both sides.

@@ -66,13 +66,7 @@ class JudgeCall:
 def ask_for_verdict(
     session: JudgeSession, case: JudgeCase, *, stop: threading.Event, record: Callable[[JudgeCall], None]
 ) -> Verdict | None:
-    """Ask about one case until there is a verdict or no hope of one.
-
-    Args:
-        session: The judge and its limits.
-        case: What is judged.
-        stop: Set when no further call may begin; then the result is None if there was no verdict before.
-        record: Told of each call.
+    """Ask about one case until there is a verdict or no hope of one; None if `stop` was set before there was one.
 
     Raises:
         JudgeFault: The last one, when there is no hope left.

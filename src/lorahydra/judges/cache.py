@@ -30,9 +30,6 @@ TABLE = "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, judge TEXT, 
 class VerdictCache:
     """Looks up and stores verdicts; may be used from several threads and processes.
 
-    Args:
-        path: The file; `judge/verdicts.sqlite` in the cache folder when left out.
-
     Raises:
         OutputError: The file cannot be created, or is not a cache.
     """

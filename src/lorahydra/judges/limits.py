@@ -57,10 +57,7 @@ class Budget:
         """Money of all replies so far."""
 
     def reserve(self, prompt: JudgePrompt) -> float:
-        """Set aside the most that a call may cost; wait for running calls if it depends on what they cost.
-
-        Returns:
-            The money set aside, for `settle`.
+        """Set aside the most that a call may cost, and return it; wait for running calls if it depends on their cost.
 
         Raises:
             JudgeBudgetError: Less than that is left.

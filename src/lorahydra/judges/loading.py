@@ -28,9 +28,6 @@ _lock = threading.Lock()
 def get_model_by_id(model_id: str) -> Judge:
     """A judge with the settings of its file in `conf/judge`, or with the defaults of `JudgeConfig` if it has no file.
 
-    Args:
-        model_id: Its name, for example `gemini`.
-
     Raises:
         JudgeNotFoundError: No judge has this name.
         JudgeSetupError: Its SDK or key is missing.
@@ -58,10 +55,7 @@ def make_judge(config: JudgeConfig) -> Judge:
 
 
 def load_session(config: JudgeConfig) -> JudgeSession | None:
-    """The judge with its limits and cache; the same object for the same settings, so that trials share a budget.
-
-    Returns:
-        None without a judge.
+    """The judge with its limits and cache, or None; one object for the same settings, so that trials share a budget.
 
     Raises:
         JudgeNotFoundError: No judge has this name.
@@ -87,13 +81,7 @@ def close_session() -> None:
 
 
 def ready_session(config: JudgeConfig) -> JudgeSession | None:
-    """The judge of `load_session`, after it has shown that it answers and can tell answers apart; logs which it is.
-
-    Raises:
-        JudgeError: It is unavailable, or gives no verdicts.
-        JudgeSetupError: Its key, model or certificate is refused, or its scores would mislead.
-        LorahydraError: See `load_session`.
-    """
+    """The judge of `load_session` after the test of `ensure_usable` (both say what they raise); logs which it is."""
     session = load_session(config)
     if session is None:
         logger.info("LLM judge off: BERTScore only")

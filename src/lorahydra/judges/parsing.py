@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lorahydra.config.judge import RubricConfig
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, JudgeReply, Verdict
@@ -36,22 +35,14 @@ WRITTEN = re.compile(
 SCALE = re.compile(r"\s*(?:\d+\s*(?:-|–|…|\.\.\.?|to|до)\s*)?(?P<most>\d+(?:[.,]\d+)?)\s*")
 
 
-@dataclass(frozen=True)
-class _Grade:
+class _Grade(NamedTuple):
     """A score as it was written."""
 
     value: float
     most: float | None
     """Best score of the scale that is stated beside it; None if no scale is stated."""
-    is_whole: bool
-    """Whether it was written without decimals."""
-
-    def may_be_share(self, above_one: bool) -> bool:
-        """Whether it may be meant as a share of 1; `above_one`: another score is above 1, so the scale is another."""
-        if self.most is not None or not 0 < self.value <= 1 or self.is_whole:
-            return False
-        # A half is a step of the scale that is asked for.
-        return not above_one or self.value not in (0.5, 1)
+    may_be_share: bool
+    """Whether it may be meant as a share of 1: it has decimals and no scale is stated."""
 
 
 def read_verdict(reply: JudgeReply, rubric: RubricConfig, shown: JudgeCase | None = None) -> Verdict:
@@ -163,7 +154,7 @@ def _grade(name: str, value: object, most: float | None) -> _Grade:
     highest = MAX_SCORE if most is None else most
     if not 0 <= value <= highest:
         raise ValueError(f"the score of {name} is {str(value)[:20]}, not 0 to {highest:g}")
-    return _Grade(float(value), most, isinstance(value, int))
+    return _Grade(float(value), most, most is None and 0 < value <= 1 and not isinstance(value, int))
 
 
 def _scores(grades: Mapping[str, _Grade], fractions: bool) -> dict[str, float]:
@@ -172,9 +163,10 @@ def _scores(grades: Mapping[str, _Grade], fractions: bool) -> dict[str, float]:
     silent = [name for name, grade in grades.items() if grade.most is None]
     if others and silent:
         raise ValueError(f"one score is out of {others[0]:g}, and that of {silent[0]} does not say out of what")
-    above_one = any(grade.value > 1 for grade in grades.values())
+    # Beside a score above 1 the scale is another, of which a half is a step that is asked for.
+    steps = (0.5, 1) if any(grade.value > 1 for grade in grades.values()) else ()
     for name, grade in grades.items():
-        if grade.may_be_share(above_one) and not fractions:
+        if grade.may_be_share and grade.value not in steps and not fractions:
             raise ValueError(f"the score of {name} is {grade.value:g}, which may be a share of 1 instead of 0 to 5")
     return {name: grade.value * MAX_SCORE / (grade.most or MAX_SCORE) for name, grade in grades.items()}
 

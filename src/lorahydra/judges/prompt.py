@@ -113,12 +113,7 @@ REMINDERS = {
 
 
 class PromptWriter:
-    """Writes the prompts of one rubric.
-
-    Args:
-        rubric: What answers are judged by.
-        wording: `judge.prompt_wording`.
-    """
+    """Writes the prompts of one rubric; the wording is `judge.prompt_wording`."""
 
     version: str
     """Changes with every text that a judge is shown apart from the case: `v`, the wording and a digest."""
@@ -134,13 +129,9 @@ class PromptWriter:
     def write(
         self, case: JudgeCase, max_output_tokens: int, *, remind: bool = False, shown: JudgeCase | None = None
     ) -> JudgePrompt:
-        """The prompt for one answer.
+        """The prompt for one answer; with `remind`, it insists on the form of the reply after one that was not read.
 
-        Args:
-            case: What is judged.
-            max_output_tokens: Longest reply.
-            remind: Insist on the form of the reply, after a reply that could not be read.
-            shown: What the judge sees in place of `case`; the case itself by default.
+        The judge sees the texts of `shown`, or else of the case itself.
         """
         shown = shown or case
         texts, language = self._texts, self._rubric.language

@@ -32,10 +32,8 @@ def start_judging(session: JudgeSession, cases: Sequence[JudgeCase | None], repe
     Calls begin at once, in threads. A judge that computes on this machine begins in `wait`, and so does any judge with
     `judge.overlap=false`.
 
-    Args:
-        session: The judge, its limits and its cache.
-        cases: One for each example, None for those that are not judged; equal cases are judged once.
-        repeats: Verdicts for each case.
+    There is a case for each example, or None for those that are not judged. Equal cases are judged once, each
+    `repeats` times.
     """
     judgement = Judgement(session, cases, repeats)
     if session.config.overlap and not session.judge.runs_here:

@@ -23,13 +23,7 @@ __all__ = ["JudgeSession"]
 
 
 class JudgeSession:
-    """One judge with its limits, cache and budget; shared by all trials of a process.
-
-    Args:
-        config: Limits, rubric and prices.
-        judge: Who is asked.
-        cache: Where verdicts are kept; None keeps none.
-    """
+    """One judge with its limits, budget and (if verdicts are kept) cache; shared by all trials of a process."""
 
     def __init__(self, config: JudgeConfig, judge: Judge, cache: VerdictCache | None) -> None:
         self.config = config

@@ -35,12 +35,7 @@ class Window:
 
 
 def windows(length: int, room: int) -> list[Window]:
-    """Cut `length` tokens into windows of `room`; every token is kept once.
-
-    Args:
-        length: Tokens of the text.
-        room: Most tokens of a window.
-    """
+    """Cut `length` tokens into windows of at most `room`; every token is kept once."""
     if length <= room:
         return [Window(0, length, 0, length)]
     step = max(1, room - room // OVERLAP)
