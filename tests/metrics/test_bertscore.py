@@ -13,7 +13,7 @@ from tests.support.models import make_tiny_encoder
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import ConfigError, ModelError, ServiceError
 from lorahydra.metrics.bertscore import load_scorer
-from lorahydra.metrics.windows import Encoder, windows
+from lorahydra.metrics.windows import windows
 from lorahydra.modeling.packaged import fetch
 
 ANSWERS = ["The cat sat on the mat.", "Он пришёл домой.", "A [SEP] in the middle.", "An answer."]
@@ -67,9 +67,9 @@ def test_windows_keep_each_token_once_and_from_its_middle(room: int) -> None:
 
 def test_texts_of_one_window_score_alike_in_windows(encoder: Path) -> None:
     scorer = load_scorer(minilm(), CPU)
-    parts = Encoder(scorer._scorer._model, scorer._scorer._tokenizer, batch_size=3)
+    parts = scorer._encoder
     pairs = [(parts.tokens(a), parts.tokens(b)) for a, b in zip(ANSWERS, REFERENCES, strict=True)]
-    assert parts.score(pairs)[:, 2].tolist() == pytest.approx(scorer.score(ANSWERS, REFERENCES).f1, abs=1e-5)
+    assert parts.score(pairs, batch_size=3)[:, 2].tolist() == pytest.approx(scorer.score(ANSWERS, REFERENCES).f1, abs=1e-5)
 
 
 def test_what_has_no_tokens_scores_nothing(encoder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +93,7 @@ def test_an_encoder_that_overflows_is_an_error_and_no_zero(encoder: Path, answer
     def overflow(_: object, __: object, output: tuple[torch.Tensor, ...]) -> None:
         output[0].fill_(float("nan"))
 
-    handle = scorer._scorer._model.register_forward_hook(overflow)
+    handle = scorer._encoder.model.register_forward_hook(overflow)
     try:
         with pytest.raises(
             ModelError, match="all-minilm-l6-v2 gives numbers that are not finite for 1 of 2 predictions"
@@ -108,7 +108,7 @@ def test_the_same_text_scores_one(encoder: Path) -> None:
 
 
 def test_the_encoder_is_loaded_once_per_process(encoder: Path) -> None:
-    assert load_scorer(minilm(), CPU)._scorer is load_scorer(minilm(bertscore_batch_size=8), CPU)._scorer
+    assert load_scorer(minilm(), CPU)._encoder is load_scorer(minilm(bertscore_batch_size=8), CPU)._encoder
 
 
 def test_a_local_encoder_needs_its_layer(encoder: Path) -> None:
@@ -225,16 +225,16 @@ def test_memory_that_runs_out_halves_the_batch(
     config = EvaluationConfig(bertscore_model=str(make_tiny_encoder(tmp_path / "encoder")), bertscore_num_layers=2)
     expected = load_scorer(config, CPU).score(ANSWERS, REFERENCES)
     scorer = load_scorer(config, CPU)
-    scored = scorer._scorer.score
+    scored = scorer._encoder.score_texts
 
-    def score(*texts: list[str], batch_size: int) -> object:
+    def score(predictions: list[str], references: list[str], batch_size: int) -> object:
         # Really asks the allocator for more than any machine has.
-        return scored(*texts, batch_size=batch_size) if batch_size <= 16 else torch.empty(2**55)
+        return scored(predictions, references, batch_size) if batch_size <= 16 else torch.empty(2**55)
 
-    monkeypatch.setattr(scorer._scorer, "score", score)
+    monkeypatch.setattr(scorer._encoder, "score_texts", score)
     assert scorer.score(ANSWERS, REFERENCES) == expected
     assert "Out of memory with a batch of 32: going on with 16" in caplog.text
-    monkeypatch.setattr(scorer._scorer, "score", lambda *_, **__: torch.empty(2**55))
+    monkeypatch.setattr(scorer._encoder, "score_texts", lambda *_: torch.empty(2**55))
     with pytest.raises(ModelError, match=r"out of memory while .* choose a smaller encoder"):
         scorer.score(ANSWERS, REFERENCES)
 

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.chat.chat_format import ChatFormat
 from lorahydra.data.ingest import Rows, ingest
-from lorahydra.data.length_limits import Fit
 from lorahydra.data.problems import Problem
 from lorahydra.data.report import DataReport, Leakage, SplitReport
 from lorahydra.data.sources import locate
@@ -118,21 +117,16 @@ def check(
             continue
         report.warnings += row_warnings(split, store, chat)
         room = 0 if split.name == "train" else max_new_tokens
-        _add_fit(report, split, measure(store, config.max_length, config.overlong, window, room))
+        fit = measure(store, config.max_length, config.overlong, window, room)
+        report.add_fit(split.name, fit)
+        for row in fit.faults.tolist() if fit.overlong == "error" else ():
+            report.add_problem(Problem(split.line(row), None, fit.fault(row), split.source))
     return report
 
 
 def read_sources(config: DataConfig, cache: Path | None) -> dict[str, Rows]:
     """Read the source of each split that has one of its own; all are located before the first is read."""
     return {name: ingest(source, config, cache) for name, source in locate(config).items()}
-
-
-def _add_fit(report: DataReport, split: Split, fit: Fit) -> None:
-    """Report how a split fits the limits; rows that do not are problems if training would refuse them."""
-    report.add_fit(split.name, fit)
-    if fit.overlong == "error":
-        for row in fit.faults.tolist():
-            report.add_problem(Problem(split.line(row), None, fit.fault(row), split.source))
 
 
 def _report_on(sources: Mapping[str, Rows]) -> DataReport:
@@ -161,16 +155,13 @@ def _describe_splits(
         prompts = int(np.isin(held.prompt_keys(), seen.prompt_keys()).sum())
         examples = int(np.isin(held.example_keys(), seen.example_keys()).sum())
         report.leakage.append(Leakage(held.name, seen.name, prompts, examples))
+        leak = f"{prompts} of {len(held)} {held.name} prompts are also in {seen.name} ({examples} with the same answer)"
         if prompts:
-            report.warnings.append(
-                f"{prompts} of {len(held)} {held.name} prompts are also in {seen.name} "
-                f"({examples} with the same answer)"
-            )
+            report.warnings.append(leak)
         if seen.name == "train" and held.name in sources and prompts > config.max_leakage * len(held):
             message = (
-                f"{prompts} of {len(held)} {held.name} prompts are also in train ({examples} with the same answer), a "
-                f"larger share than data.max_leakage={config.max_leakage:g}: scores would reward what was memorised; "
-                "use other rows, or raise data.max_leakage"
+                f"{leak}, a larger share than data.max_leakage={config.max_leakage:g}: scores would reward what was "
+                "memorised; use other rows, or raise data.max_leakage"
             )
             faults.append(DataError(message, path=held.source))
     report.warnings += _small_splits(splits, sources, config)

@@ -112,8 +112,11 @@ def _hub(config: DataConfig, name: str, split: str) -> Source:
     def rows(columns: Collection[str], problems: Problems) -> Iterator[Row]:
         return columnar.read_dataset(dataset(), columns, problems, label)
 
+    def files() -> list[Path]:
+        return [Path(file["filename"]) for file in dataset().cache_files]
+
     # A slice such as train[:10%] shares its files with the whole split.
-    return Source(label, f"hub:{split}", lambda: columnar.stored_files(dataset()), rows)
+    return Source(label, f"hub:{split}", files, rows)
 
 
 def _open(config: DataConfig, file: str, name: str, split: str) -> Source:
@@ -126,7 +129,7 @@ def _open(config: DataConfig, file: str, name: str, split: str) -> Source:
         path = Path(file).expanduser()
         _require_existing(path)
         if path.is_dir():
-            if columnar.is_saved_dataset(path):
+            if any((path / marker).is_file() for marker in columnar.MARKERS):
                 return _saved(file, path, split)
             raise DataError(
                 "is a folder, and not one that `datasets` saved: name a file in it, for example train.jsonl", path=file

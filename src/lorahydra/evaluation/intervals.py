@@ -77,7 +77,9 @@ def interval(
     low, high = sum(part.low for part in parts), sum(part.high for part in parts)
     if min(len(part.values) for part in parts) < 2:
         return low, high
-    sample = _Sample.of(everywhere.values, np.zeros(len(judged)) if some is None else some.values, judged)
+    shared, extra = everywhere.values[judged], 0.0 if some is None else some.values
+    both = len(judged) / len(everywhere.values) * shared + extra
+    sample = _Sample(both, shared, np.delete(everywhere.values, judged))
     mean, error, freedom = sample.estimate()
     # Rounding puts the mean of perfect scores a little beyond 1.
     low, high = min(low, mean), max(high, mean)
@@ -101,12 +103,6 @@ class _Sample:
     """Their scores that every example has, shape (m,)."""
     others: Floats
     """The same of the examples that are not judged, shape (n - m,)."""
-
-    @classmethod
-    def of(cls, everywhere: Floats, some: Floats, positions: NDArray[np.intp]) -> _Sample:
-        judged = everywhere[positions]
-        share = len(positions) / len(everywhere)
-        return cls(share * judged + some, judged, np.delete(everywhere, positions))
 
     def estimate(self) -> tuple[float, float, float]:
         """The sum of the means, its standard error and that error's degrees of freedom (Welch, 1947)."""

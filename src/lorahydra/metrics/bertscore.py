@@ -8,14 +8,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.errors import ConfigError, LorahydraError, ModelError, library_errors, reason
-from lorahydra.metrics.compat import encoder_of, tokenizer_of
 from lorahydra.metrics.windows import Encoder
 from lorahydra.modeling.hub import snapshot
 from lorahydra.modeling.huggingface import no_progress_bars
@@ -46,8 +44,8 @@ class BertScores:
 class BertScorer:
     """Compares predictions with references; `load_scorer` makes one."""
 
-    def __init__(self, scorer: Any, batch_size: int, name: str, baseline: Tensor | None = None) -> None:
-        self._scorer = scorer
+    def __init__(self, encoder: Encoder, batch_size: int, name: str, baseline: Tensor | None = None) -> None:
+        self._encoder = encoder
         self._batch_size = batch_size
         self._name = name
         self._baseline = torch.zeros(3) if baseline is None else baseline
@@ -86,7 +84,7 @@ class BertScorer:
 
     def _raw(self, predictions: list[str], references: list[str], batch_size: int) -> Tensor:
         """Precision, recall and F1 before rescaling, shape `(predictions, 3)`."""
-        encoder = Encoder(encoder_of(self._scorer), tokenizer_of(self._scorer), batch_size)
+        encoder = self._encoder
         tokens = [
             (encoder.tokens(prediction), encoder.tokens(reference))
             for prediction, reference in zip(predictions, references, strict=True)
@@ -98,7 +96,7 @@ class BertScorer:
         raw = torch.zeros(len(predictions), 3)
         if short:
             sides = ([side[at] for at in short] for side in (predictions, references))
-            raw[short] = torch.stack(self._scorer.score(*sides, batch_size=batch_size), dim=1)
+            raw[short] = encoder.score_texts(*sides, batch_size)
         if long:
             logger.info(
                 "%d of %d examples are longer than the %d tokens that %s reads at once: read in parts that overlap",
@@ -107,7 +105,7 @@ class BertScorer:
                 encoder.window,
                 self._name,
             )
-            raw[long] = encoder.score([tokens[at] for at in long])
+            raw[long] = encoder.score([tokens[at] for at in long], batch_size)
         return raw
 
 
@@ -122,7 +120,7 @@ def load_scorer(config: EvaluationConfig, device: torch.device) -> BertScorer:
     name = config.bertscore_model
     layers = _layers(config)
     baseline = _baseline(config, layers) if config.rescale_with_baseline else None
-    return BertScorer(_scorer(name, layers, str(device)), config.bertscore_batch_size, name, baseline)
+    return BertScorer(_encoder(name, layers, str(device)), config.bertscore_batch_size, name, baseline)
 
 
 def _layers(config: EvaluationConfig) -> int:
@@ -140,8 +138,8 @@ def _layers(config: EvaluationConfig) -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def _scorer(name: str, layers: int, device: str) -> Any:
-    from bert_score import BERTScorer
+def _encoder(name: str, layers: int, device: str) -> Encoder:
+    from bert_score.utils import get_model, get_tokenizer
 
     folder = _encoder_folder(name)
     _check_safe(folder, name)
@@ -152,12 +150,18 @@ def _scorer(name: str, layers: int, device: str) -> Any:
         return ModelError(f"evaluation.bertscore_model={name} cannot be loaded: {reason(error)}")
 
     with library_errors(unusable), no_progress_bars():
-        scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
-    _check_weights(encoder_of(scorer), folder, name)
-    _limit_length(scorer)
+        tokenizer, model = get_tokenizer(str(folder)), get_model(str(folder), layers).to(device)
+    _check_weights(model, folder, name)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    # Some tokenizers have no limit, and longer texts would crash the encoder.
+    if positions and tokenizer.model_max_length > positions:
+        # RoBERTa's position ids start behind its padding id.
+        tokenizer.model_max_length = positions - 2
+    elif tokenizer.model_max_length > 10**6:
+        tokenizer.model_max_length = USUAL_WINDOW
     # What looks like a special token in a prediction is text: a prediction of nothing else would have no score.
-    tokenizer_of(scorer).split_special_tokens = True
-    return scorer
+    tokenizer.split_special_tokens = True
+    return Encoder(model, tokenizer)
 
 
 def _check_weights(model: torch.nn.Module, folder: Path, name: str) -> None:
@@ -191,17 +195,19 @@ def _encoder_folder(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
-    return snapshot(name, None, ENCODER_FILES, _is_complete, key)
+    return snapshot(
+        name, None, ENCODER_FILES, lambda found: (found / "config.json").is_file() and _has_weights(found), key
+    )
 
 
-def _is_complete(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("model*.safetensors"))
 
 
 def _check_safe(folder: Path, name: str) -> None:
     """Refuse an encoder that would be unpickled or brings code: bert-score's own loading would take both."""
     key = f"evaluation.bertscore_model={name}"
-    if not any(folder.glob("model*.safetensors")):
+    if not _has_weights(folder):
         raise ModelError(f"{key} cannot be loaded: {folder} has no safetensors weights")
     for settings in ("config.json", "tokenizer_config.json"):
         path = folder / settings
@@ -246,14 +252,3 @@ def _shipped_baseline(name: str, lang: str | None) -> Path:
             "model, or turn it off"
         )
     return path
-
-
-def _limit_length(scorer: Any) -> None:
-    """Limit the tokenizer to the encoder's window: some have no limit, and longer texts would crash the encoder."""
-    positions = getattr(encoder_of(scorer).config, "max_position_embeddings", None)
-    tokenizer = tokenizer_of(scorer)
-    if positions and tokenizer.model_max_length > positions:
-        # RoBERTa's position ids start behind its padding id.
-        tokenizer.model_max_length = positions - 2
-    elif tokenizer.model_max_length > 10**6:
-        tokenizer.model_max_length = USUAL_WINDOW

@@ -1,4 +1,4 @@
-"""BERTScore of texts that are longer than the encoder's window.
+"""BERTScore with the parts of `bert-score`, also of texts that are longer than the encoder's window.
 
 `bert-score` truncates them silently. Here the encoder reads a long text in windows that overlap, each token's
 embedding is taken from the window in which it has more text on both sides, and the greedy matching of BERTScore runs
@@ -7,13 +7,14 @@ over all tokens.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
-from bert_score.utils import bert_encode, greedy_cos_idf, sent_encode
+from bert_score.utils import bert_cos_score_idf, bert_encode, greedy_cos_idf, sent_encode
 from torch import Tensor
 
 __all__ = ["Encoder", "Window", "windows"]
@@ -47,12 +48,10 @@ def windows(length: int, room: int) -> list[Window]:
 
 @dataclass
 class Encoder:
-    """The model and tokenizer of a `bert_score.BERTScorer`."""
+    """The model and tokenizer that `bert-score` uses; a batch is of texts or windows that are encoded together."""
 
     model: Any
     tokenizer: Any
-    batch_size: int
-    """Windows encoded together, and pairs compared before their embeddings are dropped."""
 
     def __post_init__(self) -> None:
         """Find out which special tokens are put around a text."""
@@ -74,13 +73,20 @@ class Encoder:
         finally:
             self.tokenizer.model_max_length = self.window
 
+    def score_texts(self, predictions: list[str], references: list[str], batch_size: int) -> Tensor:
+        """Precision, recall and F1 of texts that fit the window, as `bert-score` computes them; shape `(texts, 3)`."""
+        weights = defaultdict(lambda: 1.0, {self.tokenizer.sep_token_id: 0.0, self.tokenizer.cls_token_id: 0.0})
+        texts = (self.model, references, predictions, self.tokenizer, weights)
+        scores: Tensor = bert_cos_score_idf(*texts, device=self.model.device, batch_size=batch_size)
+        return scores
+
     @torch.no_grad()
-    def score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Tensor:
+    def score(self, pairs: Sequence[tuple[list[int], list[int]]], batch_size: int) -> Tensor:
         """Precision, recall and F1 of predictions against references, all given as tokens; shape `(pairs, 3)`."""
         rows = [torch.zeros(0, 3)]
-        for start in range(0, len(pairs), self.batch_size):
-            batch = pairs[start : start + self.batch_size]
-            embedded = self._embedded([tokens for pair in batch for tokens in pair])
+        for start in range(0, len(pairs), batch_size):
+            batch = pairs[start : start + batch_size]
+            embedded = self._embedded([tokens for pair in batch for tokens in pair], batch_size)
             for prediction, reference in zip(embedded, embedded, strict=True):
                 scores = greedy_cos_idf(*self._inputs(reference), *self._inputs(prediction))
                 rows.append(torch.stack(scores, dim=-1).cpu())
@@ -94,7 +100,7 @@ class Encoder:
         embeddings = embeddings[None].to(self.model.device)
         return embeddings, torch.ones(embeddings.shape[:2], device=embeddings.device), weights
 
-    def _embedded(self, texts: Sequence[list[int]]) -> Iterator[Tensor]:
+    def _embedded(self, texts: Sequence[list[int]], batch_size: int) -> Iterator[Tensor]:
         """The embeddings of each text, shape `(tokens, hidden)`."""
         head, tail = self.head, self.tail
         cut = [windows(len(tokens) - head - tail, self.window - head - tail) for tokens in texts]
@@ -103,7 +109,7 @@ class Encoder:
             for tokens, parts in zip(texts, cut, strict=True)
             for part in parts
         ]
-        encoded = self._encoded(rows)
+        encoded = self._encoded(rows, batch_size)
         for parts in cut:
             pieces = []
             for part in parts:
@@ -113,11 +119,11 @@ class Encoder:
                 pieces.append(row[first:last])
             yield torch.cat(pieces)
 
-    def _encoded(self, rows: Sequence[list[int]]) -> Iterator[Tensor]:
+    def _encoded(self, rows: Sequence[list[int]], batch_size: int) -> Iterator[Tensor]:
         """What the encoder makes of each row of tokens, in order."""
         padding = self.tokenizer.pad_token_id
-        for start in range(0, len(rows), self.batch_size):
-            batch = rows[start : start + self.batch_size]
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
             longest = max(len(row) for row in batch)
             ids = torch.tensor([row + [padding] * (longest - len(row)) for row in batch])
             mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch])

@@ -39,11 +39,8 @@ class Tokens(NamedTuple):
     """What the example holds and the template has no place for."""
 
 
-class _Encoding(NamedTuple):
-    """A text as tokens, with the characters that each stands for (where they were requested)."""
-
-    ids: list[int]
-    offsets: list[Span]
+Encoding = tuple[list[int], list[Span]]
+"""A text as tokens, with the characters that each stands for (where they were requested)."""
 
 
 class ChatFormat:
@@ -124,15 +121,15 @@ class ChatFormat:
         wholes = self._tokenize([text.prompt + text.completion for text in texts], hidden, offsets=True)
         return [self._join(*parts) for parts in zip(texts, hidden, prompts, wholes, strict=True)]
 
-    def _join(self, text: Rendered, hidden: bool, prompt: _Encoding, whole: _Encoding) -> Tokens:
+    def _join(self, text: Rendered, hidden: bool, prompt: Encoding, whole: Encoding) -> Tokens:
         """Tokens of an example, given those of its prompt and those of all its text in one piece."""
         end = len(text.prompt) + text.learned
-        start, (ids, offsets) = len(prompt.ids), whole
-        if ids[:start] != prompt.ids:
-            before, after = self._tokenize([text.prompt, text.completion], [hidden] * 2, offsets=True)
-            ids = prompt.ids + after.ids
+        (before, _), (ids, offsets) = prompt, whole
+        start = len(before)
+        if ids[:start] != before:
+            (_, places), (after, shifted) = self._tokenize([text.prompt, text.completion], [hidden] * 2, offsets=True)
             shift = len(text.prompt)
-            offsets = before.offsets + [(first + shift, last + shift) for first, last in after.offsets]
+            ids, offsets = before + after, places + [(first + shift, last + shift) for first, last in shifted]
         spans = [token_span(text.prompt, offsets, span) for span in text.earlier]
         spans.append((start, token_span(text.prompt, offsets, (0, end))[1]))
         return Tokens(ids, spans, text.lost)
@@ -140,7 +137,7 @@ class ChatFormat:
     def prompt_ids(self, example: Example) -> list[int]:
         """Tokens of everything before the last answer, and the generation prompt: the start of `encode_batch`."""
         conversation = Conversation(self._renderer, example)
-        return self._tokenize([conversation.prompt()], [conversation.hidden])[0].ids
+        return self._tokenize([conversation.prompt()], [conversation.hidden])[0][0]
 
     def prompt_text(self, example: Example) -> str:
         """The prompt for people: the question alone, or all turns before the answer with their roles."""
@@ -166,7 +163,7 @@ class ChatFormat:
         """What in its messages looks as if a chat template had put it there, or gets lost in it."""
         return self._row_checker.find(example)
 
-    def _tokenize(self, texts: list[str], hidden: list[bool], *, offsets: bool = False) -> list[_Encoding]:
+    def _tokenize(self, texts: list[str], hidden: list[bool], *, offsets: bool = False) -> list[Encoding]:
         """Texts as tokens; `hidden` says in which of them names of control tokens are hidden."""
         # The template has put in all special tokens that belong there.
         encodings = self._tokenizer(
@@ -178,8 +175,8 @@ class ChatFormat:
             verbose=False,
         )
         places = encodings["offset_mapping"] if offsets else [[]] * len(texts)
-        tokens = list(map(_Encoding, encodings["input_ids"], places))
+        tokens: list[Encoding] = list(zip(encodings["input_ids"], places, strict=True))
         for number in (number for number, hides in enumerate(hidden) if hides):
             encoding = self._renderer.controls.encode(texts[number])
-            tokens[number] = _Encoding(encoding.ids, encoding.offsets)
+            tokens[number] = encoding.ids, encoding.offsets
         return tokens

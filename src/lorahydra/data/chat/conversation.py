@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from lorahydra.data.chat.rendering import Renderer, Turn
 from lorahydra.data.chat.row_warnings import RowWarning
@@ -212,7 +212,7 @@ class Conversation:
         spans = []
         place = len(first)
         for answer, literal in zip(answers, literals, strict=True):
-            fits = _follows(prompt, place, literal)
+            fits = partial(_follows, prompt, place, literal)
             # Some templates leave the thinking out of all answers but the last.
             kept = kept_form(answer, fits) or kept_form(answer.rpartition("</think>")[2], fits)
             if kept is None:
@@ -256,6 +256,6 @@ class Conversation:
         )
 
 
-def _follows(prompt: str, place: int, literal: str) -> Callable[[str], bool]:
+def _follows(prompt: str, place: int, literal: str, form: str) -> bool:
     """Whether a text stands at a place of the prompt with the literal behind it."""
-    return lambda form: prompt.startswith(form + literal, place)
+    return prompt.startswith(form + literal, place)

@@ -62,7 +62,8 @@ def find_turns(render: Render, tokenizer: Any) -> Turns:
         end_tokens=_end_tokens(render, turns, ending, between, pattern, tokenizer.eos_token),
         end_texts=tuple(dict.fromkeys(texts)),
         openings=tuple(dict.fromkeys([*(line for line in shown if pattern.search(line)), *texts, *FOREIGN_OPENINGS])),
-        keeps_system=_keeps_system(render),
+        # A template that refuses system messages says so itself.
+        keeps_system=NEXT in (_tried(render, [{"role": "system", "content": NEXT}, turns[0]], True) or NEXT),
     )
 
 
@@ -85,12 +86,6 @@ def _end_tokens(
     # A call may have tokens that end its parts; the last one ends the turn.
     called = pattern.findall(_after(_tried(render, [turns[0], calling], False), ANSWER))[-1:]
     return tuple(dict.fromkeys([*last, *earlier, *called, eos]))
-
-
-def _keeps_system(render: Render) -> bool:
-    turns = [{"role": "system", "content": NEXT}, {"role": "user", "content": QUESTION}]
-    # A template that refuses system messages says so itself.
-    return NEXT in (_tried(render, turns, True) or NEXT)
 
 
 def _tried(render: Render, turns: list[dict[str, Any]], prompting: bool) -> str:

@@ -16,12 +16,13 @@ from lorahydra.utils.files import writing
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["is_saved_dataset", "load_hub", "load_saved", "read_dataset", "read_parquet", "stored_files"]
+__all__ = ["MARKERS", "load_hub", "load_saved", "read_dataset", "read_parquet"]
 
 ANSWER_SECONDS = 10.0
 """How long the hub may take to answer before it counts as unreachable."""
 BATCH_ROWS = 256
 MARKERS = ("dataset_dict.json", "state.json", "dataset_info.json")
+"""One of these is in each folder that `datasets` saved."""
 
 
 def read_parquet(path: Path, columns: Collection[str], problems: Problems) -> Iterator[Row]:
@@ -97,11 +98,6 @@ def _values(batch: Any) -> list[dict[str, Any]]:
         batch.validate(full=True)
         rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
     return rows
-
-
-def is_saved_dataset(folder: Path) -> bool:
-    """Whether `datasets` saved a dataset to the folder."""
-    return any((folder / marker).is_file() for marker in MARKERS)
 
 
 def load_saved(folder: Path, split: str) -> Dataset:
@@ -216,8 +212,3 @@ def read_dataset(dataset: Dataset, columns: Collection[str], problems: Problems,
             return
         for table in dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS):
             yield from _batch_rows(table, place, problems)
-
-
-def stored_files(dataset: Dataset) -> list[Path]:
-    """Files that hold the rows of a dataset, in order; none where it is in memory."""
-    return [Path(file["filename"]) for file in dataset.cache_files]

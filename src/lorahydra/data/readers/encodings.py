@@ -102,7 +102,9 @@ def detect_form(start: bytes) -> tuple[str, ...]:
     # In western text every second byte is zero; in other text only spaces, punctuation and line ends have one, and
     # the other bytes are not text.
     western = 5 * zeros >= len(start)
-    if zeros < 2 or 100 * zeros < len(start) or not (western or _is_binary(start)):
+    rest = start.replace(b"\0", b"")
+    binary = re.search(rb"[\x01-\x08\x0e-\x1f]", rest) or not _decodes(rest, "utf-8")
+    if zeros < 2 or 100 * zeros < len(start) or not (western or binary):
         return ()
     return (name,) if _plain_share(start, name) > 0 else ()
 
@@ -119,12 +121,6 @@ def _plain_share(content: bytes, encoding: str) -> float:
     if "\0" in text or printable < 0.98 * len(text):
         return 0.0
     return sum(char.isascii() for char in text) / len(text)
-
-
-def _is_binary(content: bytes) -> bool:
-    """Whether the bytes other than zeros are not a line of ASCII or UTF-8."""
-    rest = content.replace(b"\0", b"")
-    return re.search(rb"[\x01-\x08\x0e-\x1f]", rest) is not None or not _decodes(rest, "utf-8")
 
 
 def non_ascii_lines(path: Path) -> bytes:

@@ -78,7 +78,7 @@ class TextFile:
         Raises:
             DataError: The file is empty, or its beginning is not text in this encoding.
         """
-        self._check(self._start)
+        self._check()
         # The built-in handler does the same for UTF-8, and is many times faster on a file of random bytes.
         errors = "surrogateescape" if self._is_utf8 else MARKING
         return self.path.open(encoding=self._used, errors=errors, newline=None if translate else "", buffering=BLOCK)
@@ -152,8 +152,9 @@ class TextFile:
         """The likely encoding of a file that is not UTF-8; determined once."""
         return encodings.detect_encoding(encodings.non_ascii_lines(self.path))
 
-    def _check(self, start: bytes) -> None:
+    def _check(self) -> None:
         """Refuse a file whose beginning is not text in this encoding."""
+        start = self._start
         if not start:
             raise DataError("the file is empty", path=self.path)
         form = encodings.detect_form(start)
