@@ -69,7 +69,8 @@ def test_texts_of_one_window_score_alike_in_windows(encoder: Path) -> None:
     scorer = load_scorer(minilm(), CPU)
     parts = scorer._encoder
     pairs = [(parts.tokens(a), parts.tokens(b)) for a, b in zip(ANSWERS, REFERENCES, strict=True)]
-    assert parts.score(pairs, batch_size=3)[:, 2].tolist() == pytest.approx(scorer.score(ANSWERS, REFERENCES).f1, abs=1e-5)
+    f1 = parts.score(pairs, batch_size=3)[:, 2].tolist()
+    assert f1 == pytest.approx(scorer.score(ANSWERS, REFERENCES).f1, abs=1e-5)
 
 
 def test_what_has_no_tokens_scores_nothing(encoder: Path, capfd: pytest.CaptureFixture[str]) -> None:
