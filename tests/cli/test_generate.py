@@ -144,9 +144,9 @@ def test_prompts_of_a_parquet_file(tiny_adapter: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "\n \n", "does not hold a prompt"),
+        ("a.txt", "\n \n", "has no prompts"),
         ("a.txt", "", "empty"),
-        ("a.txt", b"\xff\xfe", "does not hold a prompt"),
+        ("a.txt", b"\xff\xfe", "has no prompts"),
         ("a.txt", "Привет, как дела?\n".encode("cp1251"), "a.txt:1: .*not UTF-8.*so set --encoding windows-1251,"),
         ("a.jsonl", '{"prompt": "one"}\n{"prompt": 2}', "a.jsonl:2: field 'prompt'"),
         ("a.jsonl", '{"prompt": "one"}\n{"prompt": ', "a.jsonl:2"),
@@ -158,7 +158,7 @@ def test_prompts_of_a_parquet_file(tiny_adapter: Path, tmp_path: Path) -> None:
         ("a.jsonl", '{"messages": [{"role": "system", "content": "x"}]}', "no user message"),
         ("a.jsonl", '{"messages": [{"role": "assistant", "content": "x"}]}', "no user message"),
         ("a.jsonl", '{"messages": []}', "is an empty list"),
-        ("a.docx", "x", "extension '.docx' is not known"),
+        ("a.docx", "x", "extension '.docx' is not supported"),
         ("a.txt", None, "no such file|cannot be read"),
         ("a.jsonl", None, "no such file"),
     ],

@@ -334,10 +334,10 @@ class TestTemplate:
             ("{% for m in messages %}", "the chat template is broken: "),
             ("{{ messages.nothing.here }}", "the chat template is broken: "),
             ("{{ messages[0]['content'] + 1 }}", "the chat template is broken: "),
-            ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "does not keep the assistant's text once"),
+            ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "must print the assistant's text exactly once"),
             (
                 "{{ messages[-1]['content'] }}{{ messages[-1]['content'] }}",
-                "does not keep the assistant's text once",
+                "must print the assistant's text exactly once",
             ),
             ("no-such-file.jinja", r"model\.chat_template=no-such-file\.jinja is neither a file nor Jinja"),
         ],

@@ -115,7 +115,7 @@ class TestDetection:
             detect(["question", "answer"], "messages", {}, "a.jsonl")
 
     def test_a_mapping_across_schemes_is_refused(self) -> None:
-        with pytest.raises(DataError, match=r"data\.columns maps question, completion, which no scheme has together"):
+        with pytest.raises(DataError, match=r"data\.columns maps columns of different schemes: question, completion"):
             detect(["a", "b"], "auto", {"question": "a", "completion": "b"}, "a.jsonl")
 
 
@@ -153,9 +153,9 @@ S, U, A = ({"role": role, "content": "x"} for role in ("system", "user", "assist
 @pytest.mark.parametrize(
     ("turns", "field", "message"),
     [
-        ([U], "messages", "the last message must be the assistant's answer"),
-        ([U, A, U], "messages", "ends with a message of the user"),
-        ([S], "messages", "ends with a message of the system"),
+        ([U], "messages", "the last one must be the assistant's answer"),
+        ([U, A, U], "messages", "ends with a user message"),
+        ([S], "messages", "ends with a system message"),
         ([A], "messages", "has no user message"),
         ([S, S, U, A], "messages[1]", "a second system message"),
         ([U, S, A], "messages[1]", "a system message after others"),

@@ -194,7 +194,7 @@ class TestJsonDocuments:
     @pytest.mark.parametrize(
         ("value", "message"),
         [
-            ({"columns": ["a", "a"], "data": [["x", "y"]]}, "names the column 'a' twice"),
+            ({"columns": ["a", "a"], "data": [["x", "y"]]}, "two columns named 'a'"),
             ({"columns": ["a", "b"], "data": [["x"]]}, "row 1 has 1 values where the table has 2 columns"),
             ({"a": {"0": "x"}, "b": {"1": "y"}}, "the columns of the table have different rows"),
             ({"a": ["x", "z"], "b": ["y"]}, r"different lengths \(a 2, b 1\)"),
@@ -204,7 +204,7 @@ class TestJsonDocuments:
         with pytest.raises(DataError, match=message):
             list(read_json(text.TextFile(write("a.json", json.dumps(value))), Problems(), {"a", "b"}))
 
-    def test_one_conversation_of_lists_is_no_table(self, write: Write) -> None:
+    def test_one_conversation_of_lists_is_not_a_table(self, write: Write) -> None:
         row = {"messages": {"role": ["user", "assistant"], "content": ["Q", "A"]}}
         file = text.TextFile(write("a.json", json.dumps(row)))
         assert list(read_json(file, Problems(), {"messages"})) == [(1, row)]
@@ -312,7 +312,7 @@ class TestCsv:
         assert problems.first[0].line == 3
 
     def test_a_header_that_names_a_column_twice_is_refused(self, write: Write) -> None:
-        with pytest.raises(DataError, match=r"a\.csv:1: the header names the column 'a' twice"):
+        with pytest.raises(DataError, match=r"a\.csv:1: the header has two columns named 'a'"):
             read(write("a.csv", "a,b,a\n1,2,3\n"))
 
     def test_a_blank_header_is_refused(self, write: Write) -> None:

@@ -53,7 +53,7 @@ def test_one_example_tells_nothing(judge: list[float | None] | None) -> None:
     assert (found.low, found.high, found.count, found.is_clear) == (-1, 1, 1, False)
 
 
-def test_equal_scores_are_no_certainty() -> None:
+def test_equal_scores_are_not_certain() -> None:
     for scores in (ExampleScores([1.0] * 20, None), ExampleScores(normal(0.5, 20, 0), [100.0] * 20)):
         interval = combined_interval(scores, CONFIG, seed=1)
         assert interval.low < interval.mean - 0.05, "one in six other answers may be wrong"
@@ -93,7 +93,7 @@ def test_a_gain_on_every_example_is_clear_however_they_differ() -> None:
     assert helped.is_clear, "what examples have in common cancels"
 
 
-def test_noise_is_no_clear_gain() -> None:
+def test_noise_is_not_a_clear_gain() -> None:
     helped = gain(ExampleScores(normal(0.5, 24, 0), None), ExampleScores(normal(0.5, 24, 1), None), CONFIG, seed=1)
     assert not helped.is_clear
     assert helped.low < 0 < helped.high

@@ -74,10 +74,10 @@ def test_a_verdict_is_found(text: str) -> None:
         (TEXT.replace("4", "null"), "the score of correctness is not a number"),
         (TEXT.replace("4", '"excellent"'), "the score of correctness is not a number"),
         (TEXT.replace('"style": 3', '"tone": 3'), "style has no score"),
-        (TEXT.replace('"style"', '"correctness"'), "a key occurs in it twice"),
-        (TEXT.replace('"style": 3', '"style": 3, "Style": 4'), "a key occurs in it twice"),
-        ('{"correctness": {"score": 1, "score": 5}, "style": 3}', "a key occurs in it twice"),
-        ('{"scores": {"correctness": 4, "style": 3}, "Scores": {}}', "a key occurs in it twice"),
+        (TEXT.replace('"style"', '"correctness"'), "it has the same key twice"),
+        (TEXT.replace('"style": 3', '"style": 3, "Style": 4'), "it has the same key twice"),
+        ('{"correctness": {"score": 1, "score": 5}, "style": 3}', "it has the same key twice"),
+        ('{"scores": {"correctness": 4, "style": 3}, "Scores": {}}', "it has the same key twice"),
         (TEXT + TEXT.replace("4", "5"), "it holds several different verdicts"),
         ('{"scores": [4, 3]}', "its scores are not an object"),
         ("[" * 5000 + "{" * 5000, "there is no JSON object in it"),
@@ -131,7 +131,7 @@ def test_a_scale_that_is_stated_is_kept_exactly(text: str, scores: tuple[float, 
         (scored(4, 0.8), "the score of style is 0.8, which may be a share of 1"),
         (scored("0.8", "1.0"), "the score of correctness is 0.8, which may be"),
         (scored(80, 100), "the score of correctness is 80, not 0 to 5"),
-        (scored("8/10", 4), "one score is out of 10, and that of style does not say out of what"),
+        (scored("8/10", 4), "one score is out of 10, and the score of style states no scale"),
         (scored("12/10", "4/10"), "the score of correctness is 12, not 0 to 10"),
         (scored(4, 3, scale="points"), "its scale cannot be read"),
         (scored("4/0", "3/0"), "the score of correctness is not a number"),
@@ -168,7 +168,7 @@ def test_a_verdict_that_stands_in_the_answer_is_not_the_judge_s(quoted: str) -> 
     assert "is copied" in refused(quoted, escaped)
 
 
-def test_the_same_scores_for_reasons_of_ones_own_are_a_verdict() -> None:
+def test_the_same_scores_for_other_reasons_are_a_verdict() -> None:
     assert read(scored(5, 5), FAKED).scores == {"correctness": 5.0, "style": 5.0}
     assert read(FAKE, JudgeCase("q", "r", "correctness and style: a perfect answer.")).reasoning
 

@@ -122,7 +122,7 @@ def test_no_verdict_on_the_right_answer_is_the_judge_s_fault() -> None:
     assert "gave no verdict: request refused: a filter does not like it" in str(error)
 
 
-def test_a_judge_of_ones_own_is_its_author_s_affair(tmp_path: Path) -> None:
+def test_a_judge_of_the_user_is_not_tested(tmp_path: Path) -> None:
     register_judge("mine", lambda config: Scoring(obeying))
     try:
         config = JudgeConfig(name="mine", rubric=compose(["judge=openai"]).judge.rubric)

@@ -156,7 +156,7 @@ class JudgeContract:
             ("a page", "Welcome to the portal"),
         ],
     )
-    def test_what_is_no_reply_is_quoted(self, what: str, quoted: str) -> None:
+    def test_what_is_not_a_reply_is_quoted(self, what: str, quoted: str) -> None:
         found = self.fault(what)
         assert found.fault is Fault.UNPARSEABLE
         assert quoted in found.message
@@ -339,7 +339,7 @@ class TestOpenAI(JudgeContract):
     def test_a_refusal_in_parts(self) -> None:
         assert str(self.fault("a refusal in parts")) == f"{Fault.BLOCKED}: I cannot judge this."
 
-    def test_a_server_of_ones_own_needs_no_key(self, server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_server_at_a_base_url_needs_no_key(self, server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("OPENAI_API_KEY")
         judge, prompt = self.judge(server)
         with pytest.raises(JudgeFault) as caught:

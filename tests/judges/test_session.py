@@ -330,7 +330,7 @@ class OwnJudge(Judge):
         return JudgeReply(json.dumps({"reasoning": "", "scores": dict.fromkeys(prompt.criteria, right)}), self.model)
 
 
-def test_a_judge_of_ones_own() -> None:
+def test_a_judge_of_the_user() -> None:
     config = compose(["judge=openai"]).judge
     session = JudgeSession(config, OwnJudge(config), None)
     judgement = start_judging(
@@ -443,7 +443,7 @@ with VerdictCache(Path(sys.argv[1])).claimed(sys.argv[2], threading.Event()):
         assert start_judging(session, cases(1)).wait().coverage == 1
 
 
-def test_a_file_that_is_no_cache_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_cache_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.sqlite"
     path.write_text("not a database" * 100)
     with pytest.raises(

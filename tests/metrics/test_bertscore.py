@@ -88,7 +88,7 @@ def test_what_looks_like_a_special_token_is_text(encoder: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", ["a cat", STEPS])
-def test_an_encoder_that_overflows_is_an_error_and_no_zero(encoder: Path, answer: str) -> None:
+def test_an_encoder_that_overflows_is_an_error_and_not_a_zero(encoder: Path, answer: str) -> None:
     scorer = load_scorer(minilm(), CPU)
 
     def overflow(_: object, __: object, output: tuple[torch.Tensor, ...]) -> None:

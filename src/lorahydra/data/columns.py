@@ -73,7 +73,7 @@ def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], so
     layouts = [Layout(scheme, dict(mapping)) for scheme in schemes if set(mapping) <= set(scheme.names)]
     if not layouts:
         allowed = "; ".join(f"{scheme.name}: {', '.join(scheme.names)}" for scheme in schemes)
-        raise DataError(f"data.columns maps {', '.join(mapping)}, which no scheme has together (columns of {allowed})")
+        raise DataError(f"data.columns maps columns of different schemes: {', '.join(mapping)} (columns of {allowed})")
     fitting = [layout for layout in layouts if all(layout.column(name) in columns for name in layout.scheme.required)]
     if len(fitting) == 1:
         return fitting[0]
@@ -95,7 +95,9 @@ def detect_prompts(columns: Collection[str], source: str) -> Layout:
         names = " and ".join(scheme.required[0] for scheme in fitting)
         raise DataError(f"{names} could all be the prompts: keep one of them (columns: {present})", path=source)
     wanted = " or ".join(scheme.required[0] for scheme in SCHEMES.values())
-    raise DataError(f"none of the columns found ({present}) holds prompts: name one {wanted}", path=source)
+    raise DataError(
+        f"none of the columns found ({present}) holds prompts: rename the one that does to {wanted}", path=source
+    )
 
 
 def _needs(layouts: Iterable[Layout], columns: Collection[str]) -> str:
@@ -233,8 +235,6 @@ def _turns(value: object, column: str) -> list[object]:
 def _check_order(messages: tuple[Message, ...], column: str) -> None:
     if not messages or messages[-1].role != "assistant":
         last = messages[-1].role if messages else "system"
-        raise RowError(
-            f"ends with a message of the {last}: the last message must be the assistant's answer", field=column
-        )
+        raise RowError(f"ends with a {last} message: the last one must be the assistant's answer", field=column)
     if all(message.role != "user" for message in messages):
         raise RowError("has no user message", field=column)

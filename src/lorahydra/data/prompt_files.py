@@ -44,7 +44,7 @@ def read_prompts(file: str, encoding: str = UTF8) -> list[tuple[Message, ...]]:
         first = problems.first[0]
         raise DataError(first.message, path=file, line=first.line, field=first.field)
     if not prompts:
-        raise DataError("does not hold a prompt", path=file)
+        raise DataError("has no prompts", path=file)
     return prompts
 
 

@@ -141,7 +141,7 @@ def _open(config: DataConfig, file: str, name: str, split: str) -> Source:
             raise DataError(f"is compressed ({suffix}): unpack it first", path=file)
         if suffix not in SUFFIXES:
             raise DataError(
-                f"the extension '{path.suffix}' is not known: use one of {', '.join(SUFFIXES)}, or a folder that "
+                f"the extension '{path.suffix}' is not supported: use one of {', '.join(SUFFIXES)}, or a folder that "
                 "`datasets` saved",
                 path=file,
             )

@@ -107,7 +107,7 @@ def _verdict(found: Mapping[str, Any], reply: JudgeReply, rubric: RubricConfig, 
     if not isinstance(given, dict):
         raise ValueError("its scores are not an object")
     if any(isinstance(value, DuplicateKeys) for value in given.values()):
-        raise ValueError("a key occurs in it twice")
+        raise ValueError("it has the same key twice")
     given = _by_lower_key(given)
     criteria = {name: name.lower() for name in rubric.criteria}
     if missing := [name for name, key in criteria.items() if key not in given]:
@@ -136,7 +136,7 @@ def _verdict(found: Mapping[str, Any], reply: JudgeReply, rubric: RubricConfig, 
 def _by_lower_key(found: Mapping[str, Any]) -> dict[str, Any]:
     lower = {str(key).strip().lower(): value for key, value in found.items()}
     if len(lower) < len(found) or isinstance(found, DuplicateKeys):
-        raise ValueError("a key occurs in it twice")
+        raise ValueError("it has the same key twice")
     return lower
 
 
@@ -162,7 +162,7 @@ def _scores(grades: Mapping[str, _Grade], fractions: bool) -> dict[str, float]:
     others = [grade.most for grade in grades.values() if grade.most not in (None, MAX_SCORE)]
     silent = [name for name, grade in grades.items() if grade.most is None]
     if others and silent:
-        raise ValueError(f"one score is out of {others[0]:g}, and that of {silent[0]} does not say out of what")
+        raise ValueError(f"one score is out of {others[0]:g}, and the score of {silent[0]} states no scale")
     # Beside a score above 1 the scale is another, of which a half is a step that is asked for.
     steps = (0.5, 1) if any(grade.value > 1 for grade in grades.values()) else ()
     for name, grade in grades.items():

@@ -132,7 +132,7 @@ def _layers(config: EvaluationConfig) -> int:
     layers = config.bertscore_num_layers or (packaged.num_layers if packaged else model2layers.get(name))
     if layers is None:
         raise ConfigError(
-            f"evaluation.bertscore_num_layers is not set, and bert-score knows no best layer for {name}: give one"
+            f"evaluation.bertscore_num_layers is not set, and bert-score does not recommend a layer for {name}: set it"
         )
     return int(layers)
 

@@ -85,4 +85,4 @@ class Renderer:
             self.apply(HELLO[:1], True)
             count = self.apply(HELLO, False).count(MARK)
         if count != 1:
-            raise ModelError(f"the chat template does not keep the assistant's text once: {where}")
+            raise ModelError(f"the chat template must print the assistant's text exactly once: {where}")

@@ -62,7 +62,7 @@ def _wanted(names: Sequence[str], columns: Collection[str], source: Path | str) 
     wanted = [name for name in names if name in columns]
     for name in wanted:
         if wanted.count(name) > 1:
-            raise DataError(f"has the column '{one_line(name)}' twice", path=source)
+            raise DataError(f"has two columns named '{one_line(name)}'", path=source)
     return wanted
 
 

@@ -104,5 +104,5 @@ def _header(names: list[str], path: Path, line: int) -> list[str]:
     names = [name or f"(column {number})" for number, name in enumerate(names, start=1)]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise DataError(f"the header names the column '{one_line(twice[0])}' twice", path=path, line=line)
+        raise DataError(f"the header has two columns named '{one_line(twice[0])}'", path=path, line=line)
     return names

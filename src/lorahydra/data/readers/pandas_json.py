@@ -47,7 +47,7 @@ def _split(columns: object, data: object) -> Rows | None:
     names = [str(name) for name in columns]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"the table names the column '{one_line(twice[0])}' twice")
+        raise ValueError(f"the table has two columns named '{one_line(twice[0])}'")
     for number, row in enumerate(data, start=1):
         if len(row) != len(names):
             raise ValueError(f"row {number} has {len(row)} values where the table has {len(names)} columns: {ADVICE}")
