@@ -54,7 +54,6 @@ RIGHT, WRONG, EMPTY, DEMANDING = "a right answer", "a wrong one", "an empty one"
 class SelfTest:
     """A judge's verdicts on the fixed answers."""
 
-    session: JudgeSession
     judgement: Judgement
 
     @property
@@ -65,7 +64,7 @@ class SelfTest:
     @property
     def error(self) -> LorahydraError | None:
         """Why the judge cannot be used; None if it can. With `judge.self_test=false`, any scores are accepted."""
-        session, judgement = self.session, self.judgement
+        judgement, session = self.judgement, self.judgement.session
         if judgement.error is not None:
             return judgement.error
         right, *others = self.scores.values()
@@ -102,7 +101,7 @@ def self_test(session: JudgeSession, progress: Progress | None = None) -> SelfTe
     # A verdict from the cache would test nothing.
     fresh = copy.copy(session)
     fresh.cache = None
-    return SelfTest(session, start_judging(fresh, cases(session)).wait(progress or Progress(live=False)))
+    return SelfTest(start_judging(fresh, cases(session)).wait(progress or Progress(live=False)))
 
 
 def ensure_usable(session: JudgeSession) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from lorahydra.data.chat.conversation import Conversation, Rendered
+from lorahydra.data.chat.conversation import Conversation, Rendered, Span
 from lorahydra.data.chat.rendering import Renderer
 from lorahydra.data.chat.row_warnings import RowChecker, RowWarning
-from lorahydra.data.chat.spans import Span, token_span
 from lorahydra.data.chat.turns import TextEnd
 from lorahydra.data.examples import Example
 from lorahydra.errors import ModelError
@@ -130,8 +130,8 @@ class ChatFormat:
             (_, places), (after, shifted) = self._tokenize([text.prompt, text.completion], [hidden] * 2, offsets=True)
             shift = len(text.prompt)
             ids, offsets = before + after, places + [(first + shift, last + shift) for first, last in shifted]
-        spans = [token_span(text.prompt, offsets, span) for span in text.earlier]
-        spans.append((start, token_span(text.prompt, offsets, (0, end))[1]))
+        spans = [_token_span(text.prompt, offsets, span) for span in text.earlier]
+        spans.append((start, _token_span(text.prompt, offsets, (0, end))[1]))
         return Tokens(ids, spans, text.lost)
 
     def prompt_ids(self, example: Example) -> list[int]:
@@ -180,3 +180,17 @@ class ChatFormat:
             encoding = self._renderer.controls.encode(texts[number])
             tokens[number] = encoding.ids, encoding.offsets
         return tokens
+
+
+def _token_span(text: str, offsets: list[Span], span: Span) -> Span:
+    """The tokens that lie in a span of characters.
+
+    A token that begins before the span counts only if it adds nothing but spaces: many tokenizers join
+    a space to the next word.
+    """
+    start, end = span
+    starts = [offset[0] for offset in offsets]
+    first = bisect_left(starts, start)
+    if first and offsets[first - 1][1] > start and not text[starts[first - 1] : start].strip(" "):
+        first -= 1
+    return first, max(first, bisect_left(starts, end))

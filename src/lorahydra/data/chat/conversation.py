@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from lorahydra.data.chat.rendering import Renderer, Turn
 from lorahydra.data.chat.row_warnings import RowWarning
-from lorahydra.data.chat.spans import Span, kept_form, unused_mark
 from lorahydra.data.examples import Example
 from lorahydra.errors import DataError, library_errors, one_line
 
-__all__ = ["Conversation", "Rendered"]
+__all__ = ["Conversation", "Rendered", "Span"]
 
 REASONING = "reasoning_content"
+Span = tuple[int, int]
+"""From, up to but not including."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Conversation:
 
     def _missing_place(self, turns: list[Turn]) -> str | None:
         """What the template leaves out, in a few words: names, arguments or results of calls; None if nothing."""
-        mark = unused_mark(self.render(turns, prompting=False))
+        mark = _unused_mark(self.render(turns, prompting=False))
         marks: dict[str, list[str]] = {"calls of tools": [], "results of tools": []}
 
         def marked(kind: str) -> str:
@@ -163,11 +165,11 @@ class Conversation:
             end = place + len(end_of_turn) if place >= 0 else start
         else:
             end = start + len(self._renderer.end_of_turn(text[start:])) or len(text)
-        if end == start or (answer and kept_form(answer, text[start:end].__contains__) is None):
+        if end == start or (answer and _kept_form(answer, text[start:end].__contains__) is None):
             raise self._changed()
         if following and following[0]["role"] != "assistant" and "tool_calls" not in following[0]:
             # The span would hold some of the next turn.
-            mark = unused_mark("".join(str(turn) for turn in turns))
+            mark = _unused_mark("".join(str(turn) for turn in turns))
             changed = [*turns[: number + 1], {**following[0], "content": mark}, *following[1:]]
             if 0 <= self.render(changed, prompting=False).find(mark) < end:
                 raise self._changed()
@@ -184,17 +186,17 @@ class Conversation:
     def _answer(self, turns: list[Turn], prompt: str) -> tuple[str, str]:
         """The last answer as it follows the prompt, and what the template puts after it."""
         whole = self.render(turns, prompting=False)
-        answer, mark = turns[-1]["content"], unused_mark(whole)
+        answer, mark = turns[-1]["content"], _unused_mark(whole)
         marked = [*turns[:-1], {**turns[-1], "content": mark}]
         ending = self.render(marked, prompting=False).rpartition(mark)[2]
         if whole.startswith(prompt):
             rest = whole[len(prompt) :]
-            if kept_form(answer, lambda form: rest.endswith(form + ending)) is not None:
+            if _kept_form(answer, lambda form: rest.endswith(form + ending)) is not None:
                 # With what precedes the answer but is not in the prompt: the model has to write that too.
                 return rest.removesuffix(ending), ending
         elif "<think>" not in answer:
             # The generation prompt holds more than the history: the beginning of a thinking block.
-            kept = kept_form(answer, lambda form: whole.endswith(form + ending))
+            kept = _kept_form(answer, lambda form: whole.endswith(form + ending))
             if kept is not None:
                 return kept, ending
         raise self._changed()
@@ -204,7 +206,7 @@ class Conversation:
         answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
         if not answers:
             return []
-        mark = unused_mark(prompt)
+        mark = _unused_mark(prompt)
         marked = [{**turn, "content": mark} if turn["role"] == "assistant" else turn for turn in turns]
         first, *literals = self.render(marked).split(mark)
         if len(literals) != len(answers) or not prompt.startswith(first):
@@ -214,7 +216,7 @@ class Conversation:
         for answer, literal in zip(answers, literals, strict=True):
             fits = partial(_follows, prompt, place, literal)
             # Some templates leave the thinking out of all answers but the last.
-            kept = kept_form(answer, fits) or kept_form(answer.rpartition("</think>")[2], fits)
+            kept = _kept_form(answer, fits) or _kept_form(answer.rpartition("</think>")[2], fits)
             if kept is None:
                 raise self._changed()
             end = place + len(kept)
@@ -254,6 +256,20 @@ class Conversation:
             "the model's chat template changes an answer of this conversation (does it hold a thinking block?), so "
             "training would differ from generation: change the answer, or set model.chat_template"
         )
+
+
+def _kept_form(answer: str, fits: Callable[[str], bool]) -> str | None:
+    """The form in which a template kept an answer: as it is, or without white space around it."""
+    forms = (answer, answer.strip(), answer.strip("\n"), answer.lstrip("\n"), answer.lstrip(), answer.rstrip())
+    return next((form for form in forms if fits(form)), None)
+
+
+def _unused_mark(text: str) -> str:
+    """A mark that does not occur in `text` and that no template strips: characters for private use."""
+    mark = "\ue000"
+    while mark in text:
+        mark += "\ue001"
+    return mark
 
 
 def _follows(prompt: str, place: int, literal: str, form: str) -> bool:
