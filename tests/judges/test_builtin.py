@@ -45,10 +45,10 @@ def test_a_judge_has_settings_and_a_line_of_documentation(name: str) -> None:
 
 def test_the_sdk_of_a_judge_is_the_extra_of_its_name() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for name in SERVICES:
-        [requirement] = extras[name.replace("_", "-")]
-        assert requirement.partition(">=")[0] == sdk_package(name)
-        assert f",{name.replace('_', '-')}," in f",{extras['all'][0].removeprefix('lorahydra[').rstrip(']')},"
+    for extra in {name.replace("_", "-") for name in BUILT_IN} & set(extras):
+        [requirement] = extras[extra]
+        assert requirement.partition(">=")[0] == sdk_package(extra.replace("-", "_"))
+        assert f",{extra}," in f",{extras['all'][0].removeprefix('lorahydra[').rstrip(']')},"
     assert sdk_package("local") is None
     assert sdk_package("service") is None, "an extra that is no judge's"
 

@@ -155,13 +155,16 @@ def _describe_splits(
         prompts = int(np.isin(held.prompt_keys(), seen.prompt_keys()).sum())
         examples = int(np.isin(held.example_keys(), seen.example_keys()).sum())
         report.leakage.append(Leakage(held.name, seen.name, prompts, examples))
-        leak = f"{prompts} of {len(held)} {held.name} prompts are also in {seen.name} ({examples} with the same answer)"
         if prompts:
-            report.warnings.append(leak)
+            report.warnings.append(
+                f"{prompts} of {len(held)} {held.name} prompts are also in {seen.name} "
+                f"({examples} with the same answer)"
+            )
         if seen.name == "train" and held.name in sources and prompts > config.max_leakage * len(held):
             message = (
-                f"{leak}, a larger share than data.max_leakage={config.max_leakage:g}: scores would reward what was "
-                "memorised; use other rows, or raise data.max_leakage"
+                f"{prompts} of {len(held)} {held.name} prompts are also in train ({examples} with the same answer), a "
+                f"larger share than data.max_leakage={config.max_leakage:g}: scores would reward what was memorised; "
+                "use other rows, or raise data.max_leakage"
             )
             faults.append(DataError(message, path=held.source))
     report.warnings += _small_splits(splits, sources, config)
