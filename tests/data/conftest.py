@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from lorahydra.config.schema import DataConfig
 from lorahydra.data import ChatFormat, Example
 from lorahydra.data.chat.chat_format import IGNORE_INDEX
+from lorahydra.data.ingest import Rows
+from lorahydra.data.loading import read_sources
 
 Write = Callable[[str, Any], Path]
 
@@ -41,6 +44,18 @@ def write(tmp_path: Path) -> Write:
 def qa(count: int, start: int = 0) -> list[dict[str, str]]:
     """Distinct question/answer rows."""
     return [{"question": f"What is {n} + 1?", "answer": f"It is {n + 1}."} for n in range(start, start + count)]
+
+
+def train_rows(path: Path | str | None = None, **options: Any) -> Rows:
+    """What is read of a file as training data, without splitting it."""
+    if path is not None:
+        options["train_file"] = str(path)
+    return read_sources(DataConfig(**options), None)["train"]
+
+
+def pairs(rows: Rows) -> list[tuple[str, ...]]:
+    """The texts of each row."""
+    return [tuple(message.content for message in rows.example(n).messages) for n in range(len(rows))]
 
 
 def make_tokenizer(

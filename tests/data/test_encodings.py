@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
-from tests.data.conftest import Write
+from tests.data.conftest import Write, pairs, train_rows
 
 from lorahydra.config.schema import DataConfig
 from lorahydra.data import check
-from lorahydra.data.ingest import Rows
-from lorahydra.data.loading import read_sources
 from lorahydra.errors import ConfigError, DataError
 
 RUSSIAN = ["Как оформить возврат товара?", "Напишите нам на почту, и мы вернём деньги.", "Где заказ?", "Ждите завтра."]
@@ -63,14 +60,6 @@ def as_json(texts: list[str]) -> str:
 FORMS = {"a.csv": as_csv, "a.jsonl": as_json_lines, "a.json": as_json}
 
 
-def read(path: Any, **options: Any) -> Rows:
-    return read_sources(DataConfig(train_file=str(path), **options), None)["train"]
-
-
-def pairs(rows: Rows) -> list[tuple[str, ...]]:
-    return [tuple(message.content for message in rows.example(n).messages) for n in range(len(rows))]
-
-
 @pytest.mark.parametrize(("encoding", "texts"), ENCODED, ids=[f"{e}-{t[0][:2]}" for e, t in ENCODED])
 @pytest.mark.parametrize("name", FORMS)
 def test_the_error_names_the_encoding_which_then_reads_the_file(
@@ -78,13 +67,13 @@ def test_the_error_names_the_encoding_which_then_reads_the_file(
 ) -> None:
     path = write(name, FORMS[name](texts).encode(encoding))
     with pytest.raises(DataError) as caught:
-        read(path).require_valid()
+        train_rows(path).require_valid()
     message = str(caught.value)
     assert f"set data.encoding={encoding}," in message
     assert texts[0][:12] in message
     assert "iconv -f" in message
     assert "\n" not in message
-    rows = read(path, encoding=encoding)
+    rows = train_rows(path, encoding=encoding)
     assert pairs(rows) == rows_of(texts)
     assert not rows.problems
 
@@ -99,13 +88,13 @@ def test_a_file_in_another_encoding_is_one_line_of_the_report_and_all_rows_are_c
 def test_a_header_in_another_encoding_is_that_and_no_unknown_columns(write: Write) -> None:
     path = write("a.csv", "вопрос;ответ\nКак дела?;Хорошо\n".encode("cp1251"))
     with pytest.raises(DataError, match=r'a\.csv:1: .*"вопрос;ответ"\), so set data\.encoding=windows-1251'):
-        read(path)
+        train_rows(path)
 
 
 def test_one_line_of_another_encoding_does_not_condemn_the_file(write: Write) -> None:
     lines = [f"Вопрос {n},Ответ\n".encode() for n in range(9)]
     lines[4] = "Здравствуйте,Привет\n".encode("cp1251")
-    [problem] = read(write("a.csv", b"question,answer\n" + b"".join(lines))).problems
+    [problem] = train_rows(write("a.csv", b"question,answer\n" + b"".join(lines))).problems
     assert problem.line == 6
     assert "while other lines are" in problem.message
     assert '"Здравствуйте,Привет" in windows-1251' in problem.message
@@ -114,11 +103,11 @@ def test_one_line_of_another_encoding_does_not_condemn_the_file(write: Write) ->
 
 def test_a_byte_that_the_stated_encoding_does_not_have_is_named_by_line(write: Write) -> None:
     content = "question,answer\nВопрос,Ответ\nЕщё".encode("cp1251") + b"\x98,A\n"
-    [problem] = read(write("a.csv", content), encoding="windows-1251").problems
+    [problem] = train_rows(write("a.csv", content), encoding="windows-1251").problems
     assert problem.line == 3
     assert "byte 0x98 at position 4 of the line is not windows-1251" in problem.message
     half = "question,answer\n返品,A\n".encode("shift_jis") + b"\x95\n"
-    [problem] = read(write("b.csv", half), encoding="shift_jis").problems
+    [problem] = train_rows(write("b.csv", half), encoding="shift_jis").problems
     assert problem.line == 3
 
 
@@ -127,10 +116,10 @@ def test_utf8_is_not_read_as_something_else(write: Write, encoding: str) -> None
     path = write("a.csv", as_csv(RUSSIAN))
     if encoding == "utf-16-le":
         with pytest.raises(DataError):
-            read(path, encoding=encoding).require_valid()
+            train_rows(path, encoding=encoding).require_valid()
     else:
         with pytest.raises(DataError, match=r"UTF-8 text, which data\.encoding|no byte order mark"):
-            read(path, encoding=encoding)
+            train_rows(path, encoding=encoding)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
@@ -138,23 +127,23 @@ def test_utf8_is_not_read_as_something_else(write: Write, encoding: str) -> None
 def test_a_byte_order_mark_says_the_form_without_being_asked(write: Write, name: str, encoding: str) -> None:
     path = write(name, ("\ufeff" + FORMS[name](RUSSIAN)).encode(encoding))
     for options in ({}, {"encoding": encoding}, {"encoding": encoding[:6]}):
-        rows = read(path, **options)
+        rows = train_rows(path, **options)
         assert pairs(rows) == rows_of(RUSSIAN)
         assert not rows.problems
     with pytest.raises(DataError, match=r"is UTF-(16|32) text \(it begins with .*\): leave data\.encoding out"):
-        read(path, encoding="windows-1251")
+        train_rows(path, encoding="windows-1251")
 
 
 def test_bytes_that_the_mark_does_not_allow_are_named(write: Write) -> None:
     content = ("\ufeff" + as_csv(RUSSIAN)).encode("utf-16-le") + b"\x00\xdc\n\0"
-    [problem] = read(write("a.csv", content)).problems
+    [problem] = train_rows(write("a.csv", content)).problems
     assert problem.line == 4
     assert "is not utf-16, which the file's byte order mark says it is" in problem.message
     assert "data.encoding" not in problem.message
 
 
 def test_two_zero_bytes_do_not_make_utf16(write: Write) -> None:
-    rows = read(write("a.jsonl", '{"question": "x\0\0y", "answer": "A"}\n{"question": "Q", "answer": "A"}\n'))
+    rows = train_rows(write("a.jsonl", '{"question": "x\0\0y", "answer": "A"}\n{"question": "Q", "answer": "A"}\n'))
     assert len(rows) == 1
     assert "NUL" in rows.problems[0].message
 
@@ -166,4 +155,4 @@ def test_what_is_not_an_encoding_of_text_is_refused(name: str) -> None:
 
 
 def test_the_demo_is_read_whatever_the_encoding_of_other_files() -> None:
-    assert len(read("demo", encoding="cp1251"))
+    assert len(train_rows("demo", encoding="cp1251"))

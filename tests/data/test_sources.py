@@ -12,24 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.data.conftest import Write, qa
+from tests.data.conftest import Write, pairs, qa, train_rows
 
 from lorahydra.config.schema import ColumnsConfig, DataConfig
 from lorahydra.data import load_splits
 from lorahydra.data.ingest import Rows
-from lorahydra.data.loading import read_sources
 from lorahydra.data.sources import locate
 from lorahydra.errors import DataError, OutputError, ServiceError
 
 ROWS = [*qa(5), {"question": 'a "quoted"; line\nand, more\t', "answer": "Ünï 😀"}]
-
-
-def train_rows(**options: Any) -> Rows:
-    return read_sources(DataConfig(**options), None)["train"]
-
-
-def pairs(rows: Rows) -> list[tuple[str, ...]]:
-    return [tuple(message.content for message in rows.example(n).messages) for n in range(len(rows))]
 
 
 def save_csv(path: Path) -> None:
@@ -65,7 +56,7 @@ SAVERS = {
 @pytest.mark.parametrize("name", SAVERS)
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     SAVERS[name](tmp_path / name)
-    rows = train_rows(train_file=str(tmp_path / name))
+    rows = train_rows(tmp_path / name)
     assert pairs(rows) == [tuple(row.values()) for row in ROWS]
     assert rows.report.format == "question_answer"
     assert rows.source == str(tmp_path / name)
@@ -110,7 +101,7 @@ def test_a_saved_dataset_with_messages_is_read(tmp_path: Path) -> None:
 
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     Dataset.from_list([{"messages": turns}] * 2).save_to_disk(str(tmp_path / "d"))
-    assert pairs(train_rows(train_file=str(tmp_path / "d"))) == [("Q", "A")] * 2
+    assert pairs(train_rows(tmp_path / "d")) == [("Q", "A")] * 2
 
 
 def test_mapped_columns_of_parquet_are_read(tmp_path: Path) -> None:
@@ -145,7 +136,7 @@ class TestOddColumns:
         import pyarrow.parquet as pq
 
         pq.write_table(pa.table(columns), folder / "a.parquet")
-        return train_rows(train_file=str(folder / "a.parquet"))
+        return train_rows(folder / "a.parquet")
 
     def test_text_in_any_form_is_text(self, tmp_path: Path) -> None:
         import pyarrow as pa
@@ -188,9 +179,9 @@ class TestOddColumns:
         column = pa.array(["x"])
         pq.write_table(pa.Table.from_arrays([column] * 3, names=["question", "answer", "answer"]), path)
         with pytest.raises(DataError, match=r"a\.parquet: has two columns named 'answer'"):
-            train_rows(train_file=str(path))
+            train_rows(path)
         pq.write_table(pa.Table.from_arrays([column] * 4, names=["question", "answer", "n", "n"]), path)
-        assert pairs(train_rows(train_file=str(path))) == [("x", "x")]
+        assert pairs(train_rows(path)) == [("x", "x")]
 
     def test_rows_that_the_footer_promises_and_the_file_lacks_are_missed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -213,7 +204,7 @@ class TestOddColumns:
         )
         path.write_bytes(path.read_bytes().replace(b"Quick", b"Quack", 1))
         with pytest.raises(DataError, match=r"a\.parquet: .*[Cc][Rr][Cc]"):
-            train_rows(train_file=str(path))
+            train_rows(path)
 
 
 @pytest.mark.parametrize(
@@ -226,32 +217,32 @@ class TestOddColumns:
 )
 def test_something_else_under_a_parquet_name_is_named(write: Write, content: bytes, what: str) -> None:
     with pytest.raises(DataError, match=rf"a\.parquet: {what}"):
-        train_rows(train_file=str(write("a.parquet", content)))
+        train_rows(write("a.parquet", content))
 
 
 @pytest.mark.parametrize("content", [b"nonsense", b"PAR1 cut off", b""])
 def test_damaged_parquet_is_refused(write: Write, content: bytes) -> None:
     path = write("a.parquet", content)
     with pytest.raises(DataError, match=r"a\.parquet: cannot be read as Parquet"):
-        train_rows(train_file=str(path))
+        train_rows(path)
 
 
 def test_a_damaged_saved_dataset_is_refused(tmp_path: Path) -> None:
     save_folder(tmp_path / "d")
     next((tmp_path / "d").glob("*.arrow")).write_bytes(b"nonsense")
     with pytest.raises(DataError, match="cannot be read as a saved dataset"):
-        train_rows(train_file=str(tmp_path / "d"))
+        train_rows(tmp_path / "d")
     shutil.rmtree(tmp_path / "d")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "state.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read as a saved dataset"):
-        train_rows(train_file=str(tmp_path / "d"))
+        train_rows(tmp_path / "d")
 
 
 class TestFilesThatCannotBeUsed:
     def refused(self, path: Path | str, pattern: str) -> None:
         with pytest.raises(DataError, match=pattern) as caught:
-            train_rows(train_file=str(path))
+            train_rows(path)
         assert "\n" not in str(caught.value)
 
     def test_a_missing_file_proposes_close_names(self, write: Write, tmp_path: Path) -> None:
@@ -334,7 +325,7 @@ class TestFilesThatCannotBeUsed:
 
         monkeypatch.setattr(ingest, "_read", read_and_change)
         with pytest.raises(DataError, match="changed while it was read"):
-            train_rows(train_file=str(path))
+            train_rows(path)
 
 
 class TestProblems:
@@ -360,11 +351,11 @@ class TestProblems:
                 load_splits(DataConfig(train_file=str(write(name, [{"question": "Q", "answer": 1}]))), 0)
 
     def test_columns_of_a_file_with_other_keys_in_each_row_are_bounded(self, write: Write) -> None:
-        rows = train_rows(train_file=str(write("a.jsonl", [{**row, f"k{n}": n} for n, row in enumerate(qa(3000))])))
+        rows = train_rows(write("a.jsonl", [{**row, f"k{n}": n} for n, row in enumerate(qa(3000))]))
         assert len(rows.report.columns_ignored) < 1100
 
     def test_a_key_that_is_not_printable_does_not_break_the_report(self, write: Write) -> None:
-        rows = train_rows(train_file=str(write("a.jsonl", '{"prompt": "P", "completion": "C", "\\ud800\\n": 1}')))
+        rows = train_rows(write("a.jsonl", '{"prompt": "P", "completion": "C", "\\ud800\\n": 1}'))
         assert rows.report.columns_ignored == ["\\ud800"]
 
 
@@ -446,4 +437,4 @@ class TestHub:
 def test_an_unwritable_cache_is_one_clear_line(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAHYDRA_CACHE", str(write("file", "x")))
     with pytest.raises(OutputError, match=r"cannot write to .*a part of the path is a file"):
-        train_rows(train_file=str(write("a.jsonl", qa(2))))
+        train_rows(write("a.jsonl", qa(2)))
