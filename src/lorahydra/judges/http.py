@@ -7,8 +7,7 @@ import logging
 import re
 import ssl
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +66,7 @@ class HttpJudge(Judge):
         features = dict(self._features)
         while True:
             try:
-                with self._faults():
-                    response = self._send(prompt, features)
-                    reply = self._read(response)
+                reply = self._ask_once(prompt, features)
             except JudgeFault as fault:
                 if fault.fault is not Fault.REQUEST_REFUSED:
                     raise
@@ -97,23 +94,21 @@ class HttpJudge(Judge):
     def _fault(self, error: Exception) -> JudgeFault | None:
         """The fault behind an exception of the SDK; None for any other exception."""
 
-    def _read(self, response: Any) -> JudgeReply:
-        """The reply in what an SDK made of a body, which may be anything that is JSON, or even a web page."""
+    def _ask_once(self, prompt: JudgePrompt, features: Collection[str]) -> JudgeReply:
+        """Make one request; whatever an SDK raises for a failed one becomes a `JudgeFault`."""
+        response: Any = None
         try:
+            response = self._send(prompt, features)
             return self._reply(response)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise JudgeFault(Fault.UNPARSEABLE, f"malformed reply: {one_line(str(response))}") from error
-
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """Turn whatever an SDK raises for a failed call into a `JudgeFault`."""
-        try:
-            yield
         except JudgeFault:
             raise
         except Exception as error:
+            is_malformed = isinstance(error, ValueError | TypeError | LookupError | AttributeError)
+            if is_malformed and response is not None:
+                # An SDK makes something of any body that is JSON, or even of a web page.
+                raise JudgeFault(Fault.UNPARSEABLE, f"malformed reply: {one_line(str(response))}") from error
             fault = self._fault(error) or connection_fault(error)
-            if fault is None and isinstance(error, ValueError | TypeError | LookupError | AttributeError):
+            if fault is None and is_malformed:
                 # The SDK stumbled over a body that is not what the service promises.
                 fault = malformed_fault(error)
             if fault is None:

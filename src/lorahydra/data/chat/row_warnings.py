@@ -1,4 +1,4 @@
-"""What looks as if a chat template had put it into a message, and what the template loses: counted, not refused."""
+"""Text that looks as if a chat template had written it, and what a template loses: rows are counted, not refused."""
 
 from __future__ import annotations
 
