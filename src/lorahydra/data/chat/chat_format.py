@@ -160,7 +160,7 @@ class ChatFormat:
         return Conversation(self._renderer, example).hidden
 
     def row_warnings(self, example: Example) -> list[RowWarning]:
-        """Warnings about text in its messages that looks as if a template had written it, or that the template loses."""
+        """Warnings about text in its messages that looks as if a template had written it, or that it loses."""
         return self._row_checker.find(example)
 
     def _tokenize(self, texts: list[str], hidden: list[bool], *, offsets: bool = False) -> list[Encoding]:
