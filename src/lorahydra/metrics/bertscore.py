@@ -95,8 +95,8 @@ class BertScorer:
         long = [at for at in written if longest[at] > encoder.window]
         raw = torch.zeros(len(predictions), 3)
         if short:
-            sides = ([side[at] for at in short] for side in (predictions, references))
-            raw[short] = encoder.score_texts(*sides, batch_size)
+            left, right = ([side[at] for at in short] for side in (predictions, references))
+            raw[short] = encoder.score_texts(left, right, batch_size)
         if long:
             logger.info(
                 "%d of %d examples are longer than the %d tokens that %s reads at once: read in parts that overlap",
