@@ -20,6 +20,8 @@ from tests.sweep.conftest import stored_trials
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.tracking import find_version, read_run
 
+pytestmark = pytest.mark.slow
+
 MADE_IN = "/tmp/earlier"
 ARCHIVE = Path(__file__).with_name("fixtures") / "earlier_version.tar.xz"
 
@@ -72,7 +74,6 @@ def test_studies_are_listed_and_shown(lorahydra: Lorahydra) -> None:
     assert "0.7169" in shown
 
 
-@pytest.mark.slow
 def test_an_interrupted_study_goes_on_with_the_parameters_of_the_killed_trial(lorahydra: Lorahydra) -> None:
     url = f"sqlite:///{lorahydra.folder}/studies.db"
     before = stored_trials(url, "interrupted")
@@ -88,7 +89,6 @@ def test_an_interrupted_study_goes_on_with_the_parameters_of_the_killed_trial(lo
     assert version is not None
 
 
-@pytest.mark.slow
 def test_a_recorded_trial_is_reproduced_to_the_last_digit(lorahydra: Lorahydra) -> None:
     champion = find_version(
         TrackingConfig(f"sqlite:///{lorahydra.folder}/mlflow.db"), "lorahydra-finished", alias="champion"
@@ -120,6 +120,7 @@ def test_a_winner_is_found_by_name_loaded_by_mlflow_and_exported(lorahydra: Lora
     assert (lorahydra.folder / "exported" / "model.safetensors").is_file()
 
 
+@pytest.mark.service
 def test_answers_that_wait_for_a_judge_are_judged(lorahydra: Lorahydra) -> None:
     run_id = json.loads((lorahydra.folder / "outputs/judged/answers.json").read_text())["run_id"]
     with judge_server() as server:

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from tests.support.programs import ProgramRunner
 
 from lorahydra.cli.commands import commands
 
@@ -22,15 +23,14 @@ LORAHYDRA = str(Path(sys.executable).parent / "lorahydra")
     [
         (["frobnicate"], "No such command 'frobnicate'"),
         (["models", "fetch", "no-such-model"], "no-such-model"),
-        (["data", "check", "no-such-file.jsonl"], "no-such-file.jsonl"),
         (["sync", "no-such-folder"], "no-such-folder"),
         (["sync", "--frobnicate"], "--frobnicate"),
         (["studies", "resum"], "Did you mean 'resume'? (see lorahydra studies --help)"),
         (["judges", "check"], "Missing argument 'NAME'. (see lorahydra judges check --help)"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
-    done = subprocess.run([LORAHYDRA, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_a_mistake_is_one_line(arguments: list[str], words: str, tmp_path: Path, runner: ProgramRunner) -> None:
+    done = runner.run(["-m", "lorahydra", *arguments], tmp_path)
     assert done.returncode == 2
     [line] = done.stderr.strip().splitlines()
     assert line.startswith("lorahydra: ")
@@ -53,8 +53,8 @@ def test_a_group_shows_its_commands_one_a_line(group: str) -> None:
     assert all(line.endswith(".") and not line.endswith("...") for line in lines)
 
 
-def test_a_bare_command_shows_help_and_no_error(tmp_path: Path) -> None:
-    done = subprocess.run([LORAHYDRA, "studies"], cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_a_bare_command_shows_help_and_no_error(tmp_path: Path, runner: ProgramRunner) -> None:
+    done = runner.run(["-m", "lorahydra", "studies"], tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Usage: lorahydra studies [OPTIONS] COMMAND [ARGS]...\n")
 
@@ -79,19 +79,20 @@ def test_bash_completes(line: str, offered: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_letters_that_the_terminal_does_not_have_are_spelled_out(tmp_path: Path) -> None:
+def test_letters_that_the_terminal_does_not_have_are_spelled_out(tmp_path: Path, programs: ProgramRunner) -> None:
     (tmp_path / "вопросы.jsonl").write_text('{"prompt": "1", "completion": "2"}', encoding="utf-8")
-    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
-    command = [LORAHYDRA, "data", "check", "вопросы.jsonl"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
-    assert done.stdout.startswith(rb"\u0432\u043e\u043f")
+    script = (
+        "import sys\nfrom lorahydra.cli.commands import main\n"
+        "sys.stdout.reconfigure(encoding='latin-1')\n"
+        "sys.argv = ['lorahydra', 'data', 'check', 'вопросы.jsonl']\nmain()\n"
+    )
+    assert programs.run(["-c", script], tmp_path).stdout.startswith(r"\u0432\u043e\u043f")
 
 
-@pytest.mark.slow
-def test_a_reader_that_has_seen_enough_ends_the_command_quietly(tmp_path: Path) -> None:
-    command = f"{LORAHYDRA} data check demo --json | head -1"
+def test_a_reader_that_is_gone_ends_the_command_quietly(tmp_path: Path) -> None:
+    command = f"{LORAHYDRA} models list | true"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("{\n", "")
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_help_and_version(tmp_path: Path) -> None:
@@ -100,17 +101,19 @@ def test_help_and_version(tmp_path: Path) -> None:
         assert "lorahydra" in done.stdout.lower()
 
 
-def test_a_full_disk_without_a_file_name_is_one_line() -> None:
+def test_a_full_disk_without_a_file_name_is_one_line(tmp_path: Path, runner: ProgramRunner) -> None:
     script = (
         "import errno\nfrom lorahydra.cli.exits import exit_codes\n"
         "with exit_codes():\n    raise OSError(errno.ENOSPC, 'No space left on device')"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = runner.run(["-c", script], tmp_path)
     assert (done.returncode, done.stderr) == (2, "lorahydra: cannot read or write a file: the disk is full\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_every_command_with_130_also_where_a_library_swallows_it(number: signal.Signals) -> None:
+def test_ctrl_c_ends_every_command_with_130_also_where_a_library_swallows_it(
+    number: signal.Signals, tmp_path: Path, runner: ProgramRunner
+) -> None:
     script = (
         "import contextlib, os, sys\n"
         "from lorahydra.cli import commands\n"
@@ -122,7 +125,7 @@ def test_ctrl_c_ends_every_command_with_130_also_where_a_library_swallows_it(num
         "sys.argv = ['lorahydra', 'wait']\n"
         "commands.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = runner.run(["-c", script], tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (
         130,
         "the library went on\n",

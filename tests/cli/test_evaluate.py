@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from tests.conftest import CHAT_TEMPLATE
+from tests.support.programs import ProgramRunner
 
 from lorahydra.cli import evaluate as evaluate_module
 from lorahydra.cli.commands import commands
 from lorahydra.config.compose import compose
 from lorahydra.config.schema import ModelConfig
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
-
-LORAHYDRA = str(Path(sys.executable).parent / "lorahydra")
 
 
 def test_the_adapter_says_what_it_belongs_to(tiny_adapter: Path, tiny_model: Path) -> None:
@@ -70,10 +67,8 @@ def test_whatever_names_an_adapter_is_looked_up(
     ("arguments", "words"),
     [(["nosuch"], "there is no adapter nosuch"), (["nosuch", "lora.rr=8"], "lora.rr"), (["./x"], "is not an adapter")],
 )
-def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
-    done = subprocess.run(
-        [LORAHYDRA, "evaluate", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+def test_a_mistake_is_one_line(tmp_path: Path, runner: ProgramRunner, arguments: list[str], words: str) -> None:
+    done = runner.run(["-m", "lorahydra", "evaluate", *arguments], tmp_path)
     assert done.returncode == 2
     [line] = done.stderr.strip().splitlines()
     assert words in line

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tests.support.programs import ProgramRunner
 
 from lorahydra.cli.commands import commands
 from lorahydra.errors import LorahydraError
-
-LORAHYDRA = str(Path(sys.executable).parent / "lorahydra")
 
 
 def export(*arguments: str) -> str:
@@ -37,22 +34,27 @@ def test_an_adapter_and_a_model(tiny_adapter: Path, tmp_path: Path) -> None:
         (["ADAPTER", "--to", "new", "--dtype", "int4"], "int4"),
         (["ADAPTER", "--to", "full"], "the folder full is not empty"),
         (["ADAPTER", "--to", "full", "--merged"], "the folder full is not empty"),
-        (["ADAPTER", "--to", "new", "--merged", "--base", "./nowhere"], "nowhere does not exist"),
         (["ADAPTER", "--to", "new", "--uri", "carrier-pigeon://x", "--frob"], "--frob"),
     ],
 )
 def test_a_mistake_is_one_line_and_makes_nothing(
-    tiny_adapter: Path, tmp_path: Path, arguments: list[str], words: str
+    tiny_adapter: Path, tmp_path: Path, runner: ProgramRunner, arguments: list[str], words: str
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     own = [str(tiny_adapter) if word == "ADAPTER" else word for word in arguments]
-    done = subprocess.run([LORAHYDRA, "export", *own], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = runner.run(["-m", "lorahydra", "export", *own], tmp_path)
     assert done.returncode == 2
     [line] = done.stderr.strip().splitlines()
     assert line.startswith("lorahydra: ")
     assert words in line
     assert [entry.name for entry in tmp_path.iterdir()] == ["full"]
+
+
+def test_a_base_that_does_not_exist_makes_nothing(tiny_adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(LorahydraError, match="nowhere does not exist"):
+        export(str(tiny_adapter), "--to", str(tmp_path / "new"), "--merged", "--base", "./nowhere")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_target_is_looked_at_first(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ import os
 import pty
 import select
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -210,14 +208,13 @@ def test_bytes_that_are_no_text(tiny_adapter: Path) -> None:
     "arguments",
     [["nosuch", "hi"], ["./nosuch", "hi"], ["nosuch", "hi", "--compare", "--untuned"], ["x", "--file", "y.txt"]],
 )
-def test_a_typo_needs_no_torch(tmp_path: Path, arguments: list[str]) -> None:
+def test_a_typo_needs_no_torch(tmp_path: Path, runner: ProgramRunner, arguments: list[str]) -> None:
     script = (
         "import sys\nfrom lorahydra.cli import main\n"
         f"sys.argv = ['lorahydra', 'generate', *{arguments!r}]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)\n"
     )
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    done = runner.run(["-c", script], tmp_path)
     assert done.stdout == "2 False\n", done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 

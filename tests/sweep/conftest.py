@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,14 +185,6 @@ def counted(records: Sequence[TrialRecord]) -> list[tuple[Any, ...]]:
 
 def states(records: Sequence[TrialRecord]) -> list[State]:
     return [record.state for record in records]
-
-
-@pytest.fixture(scope="session")
-def runner() -> Iterator[ProgramRunner]:
-    """Runs programs that need no model: smaller processes than those of `programs`."""
-    runner = ProgramRunner()
-    yield runner
-    runner.close()
 
 
 @pytest.fixture
