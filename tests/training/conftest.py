@@ -39,8 +39,9 @@ class Examples:
         return self.rows[index]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def base(tiny_model: Path) -> BaseModel:
+    """The tiny model, which every training leaves as it was."""
     return load_base(ModelConfig(name_or_path=str(tiny_model), device="cpu"))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from lorahydra.errors import ConfigError
 from lorahydra.modeling.base import BaseModel
 from lorahydra.training import TrainedAdapter, TrainingJob, train
 
+Begun = Callable[..., Path]
 LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.2)
 TRAINING = TrainingConfig(learning_rate=5e-3, num_train_epochs=2, per_device_train_batch_size=4, save_steps=2)
 STEPS = 12
@@ -45,6 +48,12 @@ class Place:
     folder: Path
     examples: Examples
     validation: Examples
+    begun: Begun | None = None
+
+    def begin(self, dies_at: int | None = None, **changes: object) -> None:
+        """Have a training here that ended, or died at a step."""
+        assert self.begun is not None
+        shutil.copytree(self.begun(dies_at, **changes), self.folder)
 
     def run(self, heard: Dies, lora: LoraConfig = LORA, seed: int = 7, **changes: object) -> TrainedAdapter:
         job = TrainingJob(lora, dataclasses.replace(TRAINING, **changes), seed, self.folder, heard)  # type: ignore[arg-type]
@@ -61,14 +70,29 @@ def adapter(trained: TrainedAdapter) -> bytes:
     return (trained.folder / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.fixture
-def place(base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples) -> Place:
-    return Place(base, tmp_path / "trial", examples, eval_examples)
+@pytest.fixture(scope="module")
+def begun(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Begun:
+    """Makes a training that ends, or dies at a step, once for each settings; its folder is to be copied."""
+
+    @functools.cache
+    def begun(dies_at: int | None, **changes: object) -> Path:
+        place = Place(base, tmp_path_factory.mktemp("begun") / "trial", Examples(24), Examples(8, seed=1))
+        with contextlib.suppress(KeyboardInterrupt):
+            place.run(Dies(dies_at), **changes)  # type: ignore[arg-type]
+        return place.folder
+
+    return begun
 
 
 @pytest.fixture
-def whole(base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples) -> tuple[bytes, float]:
-    trained = Place(base, tmp_path / "whole", examples, eval_examples).run(Dies(), save_steps=0)
+def place(base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples, begun: Begun) -> Place:
+    return Place(base, tmp_path / "trial", examples, eval_examples, begun)
+
+
+@pytest.fixture(scope="module")
+def whole(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, float]:
+    place = Place(base, tmp_path_factory.mktemp("whole") / "trial", Examples(24), Examples(8, seed=1))
+    trained = place.run(Dies(), save_steps=0)
     assert trained.steps == STEPS
     return adapter(trained), trained.eval_loss
 
@@ -86,7 +110,7 @@ def test_a_training_that_has_ended_is_not_repeated(place: Place, save_steps: int
 
 
 def test_a_checkpoint_of_the_last_step_takes_no_further_one(place: Place, whole: tuple[bytes, float]) -> None:
-    place.run(Dies())
+    place.begin()
     # Killed between the last checkpoint and the adapter.
     (place.folder / "training.json").unlink()
     shutil.rmtree(place.folder / "adapter")
@@ -94,7 +118,8 @@ def test_a_checkpoint_of_the_last_step_takes_no_further_one(place: Place, whole:
 
 
 def test_a_damaged_adapter_is_made_again(place: Place, whole: tuple[bytes, float]) -> None:
-    path = place.run(Dies(), save_steps=5).folder / "adapter_model.safetensors"
+    place.begin(save_steps=5)
+    path = place.folder / "adapter" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert place.again() == (*whole, []), "from the last checkpoint"
 
@@ -103,8 +128,7 @@ def test_a_damaged_adapter_is_made_again(place: Place, whole: tuple[bytes, float
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     place: Place, whole: tuple[bytes, float], file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        place.run(Dies(at=7))
+    place.begin(dies_at=7)
     damaged = place.folder / "checkpoints" / "checkpoint-6"
     content = (damaged / file).read_bytes()
     (damaged / file).write_bytes(content[: len(content) // 2])
@@ -124,8 +148,7 @@ def test_an_adapter_with_layers_of_pefts_own_goes_on(place: Place) -> None:
 def test_a_checkpoint_of_another_version_is_not_taken(
     place: Place, whole: tuple[bytes, float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        place.run(Dies(at=3))
+    place.begin(dies_at=3)
     seal = place.folder / "checkpoints" / "checkpoint-2" / "lorahydra.json"
     record = json.loads(seal.read_text())
     del record["files"]["training_state.pt"]
@@ -135,8 +158,7 @@ def test_a_checkpoint_of_another_version_is_not_taken(
 
 
 def test_without_a_whole_checkpoint_it_begins_anew(place: Place, whole: tuple[bytes, float]) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        place.run(Dies(at=3))
+    place.begin(dies_at=3)
     (place.folder / "checkpoints" / "checkpoint-2" / "training_state.pt").unlink()
     assert place.again() == (*whole, list(range(1, STEPS + 1)))
 
@@ -155,32 +177,30 @@ def test_other_settings_are_refused_in_one_line(
     place: Place, changes: dict[str, object], message: str, ended: bool
 ) -> None:
     if ended:
-        place.run(Dies(), max_steps=2)
+        place.begin(max_steps=2)
         changes = {"max_steps": 2, **changes}
     else:
-        with pytest.raises(KeyboardInterrupt):
-            place.run(Dies(at=3))
+        place.begin(dies_at=3)
     with pytest.raises(ConfigError, match=rf"training.resume=true cannot go on from .*\({message}") as caught:
         place.again(**changes)
     assert "\n" not in str(caught.value)
 
 
 def test_other_examples_are_refused(place: Place) -> None:
-    place.run(Dies(), max_steps=2)
+    place.begin(max_steps=2)
     place.examples = Examples(23)
     with pytest.raises(ConfigError, match=r"other settings \(content of the training rows\)"):
         place.again(max_steps=2)
 
 
 def test_what_changes_no_adapter_may_change(place: Place, whole: tuple[bytes, float]) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        place.run(Dies(at=7))
+    place.begin(dies_at=7)
     found = place.again(save_steps=4, logging_steps=3, per_device_eval_batch_size=3, divergence_factor=9.0)
     assert found[0] == whole[0]
 
 
 def test_a_new_training_forgets_an_old_ones_checkpoints(place: Place) -> None:
-    place.run(Dies())
+    place.begin()
     with pytest.raises(KeyboardInterrupt):
         place.run(Dies(at=3))
     assert [path.name for path in (place.folder / "checkpoints").iterdir()] == ["checkpoint-2"]

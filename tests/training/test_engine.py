@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tests.support.gpu import almost_full_gpu, needs_gpu
 from tests.support.models import weights_digest
+from tests.support.programs import ProgramRunner
 from tests.training.plain_loop import plain_losses
 from transformers import LlamaForCausalLM
 
@@ -209,7 +208,12 @@ train(base, [job], Examples(24), Examples(8, seed=1))
 
 @pytest.mark.slow
 def test_a_killed_trial_goes_on_from_its_checkpoint(
-    base: BaseModel, tiny_model: Path, tmp_path: Path, examples: Examples, eval_examples: Examples
+    base: BaseModel,
+    tiny_model: Path,
+    tmp_path: Path,
+    examples: Examples,
+    eval_examples: Examples,
+    programs: ProgramRunner,
 ) -> None:
     # Within an epoch; tests of checkpoints go on from the end of one.
     step, kept = 10, 8
@@ -222,7 +226,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(
         folder=str(tmp_path / "killed"),
         step=step,
     )
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=False)
+    killed = programs.run(["-c", script], tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     checkpoints = tmp_path / "killed" / "checkpoints"
     assert {path.name for path in checkpoints.iterdir()} == {f"checkpoint-{kept - 2}", f"checkpoint-{kept}"}
