@@ -8,15 +8,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waiting import holds
 
-SECONDS = 60
-"""How long it may take to start."""
 _numbers = itertools.count(1)
 
 
@@ -59,10 +57,7 @@ def postgresql_server() -> Iterator[str]:
         url = f"postgresql+psycopg2://lora@/postgres?host={folder}"
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
         try:
-            end = time.monotonic() + SECONDS
-            while not _answers(engine):
-                assert time.monotonic() < end, (folder / "log").read_text()
-                time.sleep(0.05)
+            assert holds(lambda: _answers(engine)), (folder / "log").read_text()
             yield url
         finally:
             engine.dispose()

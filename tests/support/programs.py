@@ -9,14 +9,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from tests.support import forking
-from tests.support.waiting import SECONDS
+from tests.support.waiting import SECONDS, holds
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = str(REPOSITORY / "train.py")
@@ -69,28 +68,31 @@ class RunningProgram:
 
     def wait(self, seconds: float = SECONDS) -> int:
         """The exit code, once it has ended; the test fails if that takes too long."""
-        end = time.monotonic() + seconds
-        while (code := self.poll()) is None:
-            if time.monotonic() > end:
-                self._give_up("goes on for too long")
-            time.sleep(0.005)
-        return code
+        if not holds(lambda: self.poll() is not None, seconds):
+            self._give_up("goes on for too long")
+        assert self.returncode is not None
+        return self.returncode
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = SECONDS) -> None:
         """Wait until a condition holds; the test fails if the program ends first."""
-        end = time.monotonic() + seconds
-        while not condition():
-            ended = self.poll() is not None
-            if (ended and not condition()) or time.monotonic() > end:
-                self._give_up("did not get there")
-            time.sleep(0.005)
+
+        def reached() -> bool:
+            if condition():
+                return True
+            # It may have got there just before its end.
+            if self.poll() is not None and not condition():
+                self._give_up("ended before it got there")
+            return False
+
+        if not holds(reached, seconds):
+            self._give_up("did not get there")
 
     def finish(self, seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
         """Wait for the end."""
         code = self.wait(seconds)
         return subprocess.CompletedProcess(self._command, code, self.output, self.errors)
 
-    def _give_up(self, what: str) -> None:
+    def _give_up(self, what: str) -> NoReturn:
         self.kill()
         pytest.fail(f"{self._command} {what} ({self.returncode}): {self.output}\n{self.errors}")
 
