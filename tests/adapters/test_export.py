@@ -112,9 +112,9 @@ def test_all_ways_give_the_same_answers_of_a_real_model(tmp_path: Path) -> None:
             optimizer.zero_grad()
         save_adapter(model, tmp_path / "trained")
     config = ModelConfig(name_or_path=base.source, dtype="float32", chat_template=base.tokenizer.chat_template)
-    write_metadata(tmp_path / "trained", AdapterMetadata(config, base.digest, "Be brief.", max_new_tokens=16))
+    write_metadata(tmp_path / "trained", AdapterMetadata(config, base.digest, "Be brief.", max_new_tokens=10))
     # A few, because each answer takes a second: three lengths and two alphabets, padded in one batch.
-    assert_same_answers(tmp_path / "trained", folder, tmp_path, PROMPTS[-4:])
+    assert_same_answers(tmp_path / "trained", folder, tmp_path, PROMPTS[-3:])
 
 
 def test_an_adapter_holds_no_base_weights(tiny_adapter: Path, tiny_model: Path, tmp_path: Path) -> None:

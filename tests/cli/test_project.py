@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +14,8 @@ import pytest
 import yaml
 from tests.support.models import make_tiny_encoder
 from tests.support.programs import REPOSITORY, ProgramRunner, environment
+from tests.support.questions import write_questions
+from tests.support.stores import client_of, runs_of
 
 from lorahydra.cli.project import CHECKED, ENTRIES, TEXTS, _command, overrides_of
 from lorahydra.config.compose import compose
@@ -22,6 +24,16 @@ from lorahydra.names import Tag
 
 RECORDED = ["tracking.uri='http://host:5000'", f"tracking.run_id={'0' * 32}"]
 MlflowRun = Callable[..., subprocess.CompletedProcess[str]]
+ProjectRun = Callable[..., subprocess.CompletedProcess[str]]
+PARAMETERS = {
+    "model": "tiny",
+    "data_file": "мои данные, a=${b}.jsonl",
+    "overrides": (
+        "evaluation.max_new_tokens=6 evaluation.bertscore_model=./encoder evaluation.bertscore_num_layers=1 "
+        "training.max_steps=2 tracking.system_metrics=false model.device=cpu"
+    ),
+}
+"""Of every run: a small trial on data in a file of an awkward name."""
 HOSTILE = [
     "x hydra.run.dir=/etc",
     "a,b",
@@ -119,12 +131,12 @@ def test_the_file_and_the_program_know_the_same_entry_points() -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, mlflow_database: Path) -> Path:
     """A folder to call `mlflow run` in, with rows in a file of an awkward name, and a project that comes from Git."""
     folder = tmp_path_factory.mktemp("calling") / "мои данные"
     folder.mkdir()
-    lines = [json.dumps({"question": f"What is {n}+{n}?", "answer": f"It is {2 * n}."}) for n in range(60)]
-    (folder / "мои данные, a=${b}.jsonl").write_text("\n".join(lines), "utf-8")
+    shutil.copy(mlflow_database, folder / "mlflow.db")
+    write_questions(folder / "мои данные, a=${b}.jsonl")
     project = folder / "project"
     project.mkdir()
     for name in ("src", "conf", "scripts"):
@@ -148,27 +160,28 @@ def mlflow_run(place: Path, programs: ProgramRunner) -> MlflowRun:
         (other / "python").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
     # No environment is activated: `python` on PATH need not be the one that has lorahydra.
     variables = environment(MLFLOW_DISABLE_TELEMETRY="true", PATH=f"{other}:/usr/bin:/bin")
-    overrides = (
-        "evaluation.max_new_tokens=6 evaluation.bertscore_model=./encoder evaluation.bertscore_num_layers=1 "
-        "training.max_steps=2 tracking.system_metrics=false model.device=cpu"
-    )
 
     def run(*words: str, project: str = str(REPOSITORY)) -> subprocess.CompletedProcess[str]:
-        command = [
-            *("-m", "mlflow", "run", project, "--env-manager", "local", "-P", "model=tiny"),
-            *("-P", "data_file=мои данные, a=${b}.jsonl", "-P", f"overrides={overrides}"),
-        ]
-        return programs.run([*command, *words], place, variables)
+        given = [word for name, value in PARAMETERS.items() for word in ("-P", f"{name}={value}")]
+        command = ["-m", "mlflow", "run", project, "--env-manager", "local", *given, *words]
+        return programs.run(command, place, variables)
 
     return run
 
 
-def runs(place: Path) -> list[Any]:
-    from mlflow import MlflowClient
+@pytest.fixture
+def project(place: Path, programs: ProgramRunner, monkeypatch: pytest.MonkeyPatch) -> ProjectRun:
+    """Does what `mlflow run` does, in a process that has imported everything: opens a run and calls the entry point."""
+    monkeypatch.chdir(place)
 
-    client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
+    def run(entry: str, **parameters: str) -> subprocess.CompletedProcess[str]:
+        opened = client_of(place).create_run("0").info.run_id
+        variables = environment(MLFLOW_RUN_ID=opened, MLFLOW_TRACKING_URI=f"sqlite:///{place / 'mlflow.db'}")
+        given = [word for name, value in (PARAMETERS | parameters).items() for word in (f"--{name}", value)]
+        command = ["-m", "lorahydra.cli.project", str(os.getpid()), entry, *given]
+        return programs.run(command, REPOSITORY, variables)
+
+    return run
 
 
 def values(run: Any) -> dict[str, float]:
@@ -182,9 +195,9 @@ def values(run: Any) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_mlflow_run_is_the_parent_and_gives_the_same_twice(
-    place: Path, mlflow_run: MlflowRun, programs: ProgramRunner
+    place: Path, project: ProjectRun, mlflow_run: MlflowRun, programs: ProgramRunner
 ) -> None:
-    first = mlflow_run("-P", "judge=none", "-P", "n_trials=1")
+    first = project("main", judge="none", n_trials="1")
     assert first.returncode == 0, first.stderr
     # The second time from Git, at a commit: another folder, and the caller's files and outputs all the same.
     git = ["git", "-C", str(place / "project"), "rev-parse", "HEAD"]
@@ -194,17 +207,17 @@ def test_mlflow_run_is_the_parent_and_gives_the_same_twice(
     )
     assert second.returncode == 0, second.stderr
 
-    found = runs(place)
+    found = runs_of(place)
     assert len(found) == 4, "two parents with a trial each, and no other run"
     parents = [run for run in found if run.data.tags.get(Tag.KIND) == "study"]
     assert len(parents) == 2
     trials = []
     for parent in parents:
         assert parent.info.status == "FINISHED"
-        assert parent.data.tags["mlflow.source.type"] == "PROJECT", "it is the run that MLflow opened"
         assert parent.data.params["n_trials"] == "1"
         trials += [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
         assert trials[-1].info.experiment_id == parent.info.experiment_id
+    assert parents[1].data.tags["mlflow.source.type"] == "PROJECT", "it is the run that MLflow opened"
     assert parents[1].data.tags["mlflow.source.git.commit"] == commit
     assert parents[0].info.experiment_id != parents[1].info.experiment_id
     first_trial, second_trial = trials
@@ -222,16 +235,17 @@ def test_mlflow_run_is_the_parent_and_gives_the_same_twice(
 
 
 @pytest.mark.slow
-def test_trial_and_evaluate(place: Path, mlflow_run: MlflowRun) -> None:
+def test_trial_and_evaluate(place: Path, project: ProjectRun, mlflow_run: MlflowRun) -> None:
     trial = mlflow_run("-e", "trial", "-P", "tracking.experiment_name=ignored", "-P", "lora.r=4")
     assert trial.returncode == 0, trial.stderr
-    run = runs(place)[-1]
+    run = runs_of(place)[-1]
     assert run.data.tags[Tag.KIND] == "single"
+    assert run.data.tags["mlflow.source.type"] == "PROJECT"
     assert run.data.params["lora.r"] == "4"
     adapters = sorted((place / "outputs").glob("*/*/adapter"))
-    evaluated = mlflow_run("-e", "evaluate", "-P", f"adapter={adapters[-1]}")
+    evaluated = project("evaluate", adapter=str(adapters[-1]))
     assert evaluated.returncode == 0, evaluated.stderr
-    scored = runs(place)[-1]
+    scored = runs_of(place)[-1]
     assert scored.info.run_id != run.info.run_id
     assert {"test/combined", "baseline/combined"} <= set(scored.data.metrics)
 
@@ -244,4 +258,4 @@ def test_a_mistake_is_one_line_and_fails_the_run(place: Path, mlflow_run: Mlflow
     assert len(lines) == 1
     assert "LLM judge model not found: 'foo'" in lines[0]
     assert "Traceback" not in done.stderr
-    assert runs(place)[-1].info.status == "FAILED"
+    assert runs_of(place)[-1].info.status == "FAILED"

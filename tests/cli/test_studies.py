@@ -8,17 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.models import scored_with
 from tests.support.programs import TRAIN, ProgramRunner, RunningProgram
 from tests.support.questions import write_questions
 from tests.support.stores import runs_of
 
-from lorahydra.modeling.packaged import fetch
 from lorahydra.names import State
 from lorahydra.sweep.catalog import find_study
 from lorahydra.sweep.trial_record import TrialRecord
 
 pytestmark = pytest.mark.slow
 
+Arguments = Callable[[int], list[str]]
 Start = Callable[..., RunningProgram]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -26,16 +27,18 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def place(place: Path) -> Path:
     """A folder to run in, with rows."""
-    fetch("all-minilm-l6-v2")
     write_questions(place / "rows.jsonl")
     return place
 
 
-def arguments(model: Path, n_trials: int) -> list[str]:
-    return [
+@pytest.fixture
+def arguments(tiny_model: Path, tiny_encoder: Path) -> Arguments:
+    """Overrides of a study of so many trials."""
+    return lambda n_trials: [
         *("-m", "study=small", f"hydra.sweeper.n_trials={n_trials}", "tracking.system_metrics=false"),
-        *("model=local", f"model.name_or_path={model}", "model.device=cpu", "training.max_steps=2"),
-        *("evaluation=minilm", "evaluation.max_new_tokens=6", "data=local", "data.train_file=rows.jsonl"),
+        *("model=local", f"model.name_or_path={tiny_model}", "model.device=cpu", "training.max_steps=2"),
+        *scored_with(tiny_encoder),
+        *("evaluation.max_new_tokens=6", "data=local", "data.train_file=rows.jsonl"),
         *("training.learning_rate=tag(log, interval(1e-4, 1e-1))", "hydra/sweeper/pruner=none"),
     ]
 
@@ -76,16 +79,16 @@ def check_whole(place: Path, n_trials: int) -> list[TrialRecord]:
 
 
 def test_a_killed_study_goes_on_as_if_nothing_had_been(
-    place: Path, tiny_model: Path, start: Start, lorahydra: Command
+    place: Path, arguments: Arguments, start: Start, lorahydra: Command
 ) -> None:
     whole = place / "whole"
     whole.mkdir()
     (whole / "rows.jsonl").write_bytes((place / "rows.jsonl").read_bytes())
-    done = start(*arguments(tiny_model, 3), folder=whole).finish()
+    done = start(*arguments(3), folder=whole).finish()
     assert done.returncode == 0, done.stderr
     uninterrupted = check_whole(whole, 3)
 
-    running = start(*arguments(tiny_model, 3))
+    running = start(*arguments(3))
     running.wait_for(lambda: "Trial 1 begins" in running.output)
     running.kill()
     assert running.wait() == -signal.SIGKILL
@@ -105,9 +108,9 @@ def test_a_killed_study_goes_on_as_if_nothing_had_been(
 
 
 def test_ctrl_c_keeps_the_study_and_says_how_it_goes_on(
-    place: Path, tiny_model: Path, start: Start, lorahydra: Command
+    place: Path, arguments: Arguments, start: Start, lorahydra: Command
 ) -> None:
-    running = start(*arguments(tiny_model, 2))
+    running = start(*arguments(2))
     running.wait_for(lambda: "Trial 1 begins" in running.output)
     running.send_signal(signal.SIGINT)
     assert running.wait() == 130
@@ -122,17 +125,17 @@ def test_ctrl_c_keeps_the_study_and_says_how_it_goes_on(
     check_whole(place, 3)
 
 
-def test_four_processes_share_a_study(place: Path, tiny_model: Path, start: Start) -> None:
-    processes = [start(*arguments(tiny_model, 12)) for _ in range(4)]
+def test_four_processes_share_a_study(place: Path, arguments: Arguments, start: Start) -> None:
+    processes = [start(*arguments(8)) for _ in range(4)]
     ends = [process.finish() for process in processes]
     assert [done.returncode for done in ends] == [0] * 4, ends
-    counted = check_whole(place, 12)
-    assert sorted(trial.number for trial in counted) == list(range(12))
-    assert len({str(trial.params) for trial in counted}) == 12
+    counted = check_whole(place, 8)
+    assert sorted(trial.number for trial in counted) == list(range(8))
+    assert len({str(trial.params) for trial in counted}) == 8
 
 
-def test_workers_of_one_command(place: Path, tiny_model: Path, start: Start) -> None:
-    done = start(*arguments(tiny_model, 4), "hydra/launcher=joblib", "hydra.sweeper.n_jobs=2").finish()
+def test_workers_of_one_command(place: Path, arguments: Arguments, start: Start) -> None:
+    done = start(*arguments(4), "hydra/launcher=joblib", "hydra.sweeper.n_jobs=2").finish()
     assert done.returncode == 0, done.stderr
     check_whole(place, 4)
     assert "Trials, best first" in done.stdout
@@ -148,11 +151,9 @@ def test_workers_of_one_command(place: Path, tiny_model: Path, start: Start) -> 
     ],
 )
 def test_hydras_and_optunas_own_sweepers_still_work(
-    place: Path, tiny_model: Path, words: list[str], start: Start
+    place: Path, arguments: Arguments, words: list[str], start: Start
 ) -> None:
-    shared = [
-        word for word in arguments(tiny_model, 2) if word.startswith(("-m", "model", "evaluation", "data", "tracking"))
-    ]
+    shared = [word for word in arguments(2) if word.startswith(("-m", "model", "evaluation", "data", "tracking"))]
     done = start(*shared, "training.max_steps=2", *words).finish()
     assert done.returncode == 0, done.stderr
     assert [run.data.tags["lorahydra.kind"] for run in runs_of(place)] == ["single", "single"]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.models import scored_with
 from tests.support.programs import TRAIN, ProgramRunner, environment
 
 from lorahydra import __version__
@@ -24,34 +25,15 @@ ROW = json.dumps({"prompt": "Say hello.", "completion": "Hello!"})
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """An empty folder to run in."""
-    return tmp_path
-
-
-def run_alone(
-    place: Path, *arguments: str, variables: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run `train.py` in a process that imports everything itself."""
-    return subprocess.run(
-        [sys.executable, TRAIN, *arguments],
-        cwd=place,
-        env=environment(**variables or {}),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def run(runner: ProgramRunner) -> Run:
+    """Runs `train.py` where no model is needed: in a folder, with arguments and variables."""
+    return lambda place, *arguments, **variables: runner.run([TRAIN, *arguments], place, environment(**variables))
 
 
 @pytest.fixture
-def run(programs: ProgramRunner) -> Run:
-    """Runs `train.py` in a process with everything imported: in a folder, with arguments and variables."""
-
-    def run(place: Path, *arguments: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return programs.run([TRAIN, *arguments], place, environment(**variables or {}))
-
-    return run
+def run_trial(programs: ProgramRunner) -> Run:
+    """Runs `train.py` with everything imported: in a folder, with arguments and variables."""
+    return lambda place, *arguments, **variables: programs.run([TRAIN, *arguments], place, environment(**variables))
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
@@ -82,9 +64,9 @@ def with_rows(place: Path, content: str | bytes, name: str = "rows.jsonl") -> st
         ("data.train_file=null", ["data.train_file or data.hub_name"]),
     ],
 )
-def test_a_mistake_in_the_configuration(place: Path, override: str, parts: list[str], run: Run) -> None:
-    assert_one_line(run(place, "experiment=demo", override), 2, *parts)
-    assert not (place / "mlflow.db").exists()
+def test_a_mistake_in_the_configuration(tmp_path: Path, override: str, parts: list[str], run: Run) -> None:
+    assert_one_line(run(tmp_path, "experiment=demo", override), 2, *parts)
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize(
@@ -102,36 +84,36 @@ def test_a_mistake_in_an_option(arguments: list[str], message: str) -> None:
         understood(arguments)
 
 
-def test_help_and_version_are_ours(place: Path) -> None:
-    done = run_alone(place, "--version")
+def test_help_and_version_are_ours(tmp_path: Path, run: Run) -> None:
+    done = run(tmp_path, "--version")
     assert (done.returncode, done.stdout) == (0, f"lorahydra, version {__version__}\n")
-    done = run_alone(place, "--help", variables={"LORA_N_TRIALS": "many"})
+    done = run(tmp_path, "--help", LORA_N_TRIALS="many")
     assert done.returncode == 0
     assert "data: demo, hub, local\n" in done.stdout
     assert "hydra.sweeper.n_trials=40" in done.stdout
     assert "docs/troubleshooting.md" in done.stdout
     assert "lora_dropout" not in done.stdout, "a page, and not the whole configuration"
     assert max(map(len, done.stdout.splitlines())) < 100
-    assert run_alone(place, "--hydra-help").stdout.startswith("Hydra (")
-    assert not list(place.iterdir())
+    assert run(tmp_path, "--hydra-help").stdout.startswith("Hydra (")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["job", "all"])
-def test_the_configuration_is_shown_without_secrets(place: Path, kind: str, run: Run) -> None:
+def test_the_configuration_is_shown_without_secrets(tmp_path: Path, kind: str, run: Run) -> None:
     overrides = ["tracking.uri=postgresql://me:geheim@host/db", "judge=openai", "judge.model=${oc.env:MY_API_KEY}"]
-    done = run(place, "--cfg", kind, "--resolve", *overrides, variables={"MY_API_KEY": "sk-0123456789"})
+    done = run(tmp_path, "--cfg", kind, "--resolve", *overrides, MY_API_KEY="sk-0123456789")
     assert (done.returncode, done.stderr) == (0, "")
     assert "postgresql://me:***@host/db" in done.stdout
     assert "geheim" not in done.stdout
     assert "sk-0123456789" not in done.stdout
     [folder] = re.findall(r"^output_dir: (.+)", done.stdout, re.MULTILINE)
     assert folder.startswith("outputs/")
-    assert not list(place.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_reader_that_is_gone_ends_it_quietly(place: Path) -> None:
+def test_a_reader_that_is_gone_ends_it_quietly(tmp_path: Path) -> None:
     command = f"{sys.executable} {TRAIN} --cfg job | true"
-    done = subprocess.run(["bash", "-c", command], cwd=place, capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
 
 
@@ -148,19 +130,19 @@ def test_bash_completes_overrides() -> None:
     assert done.stdout.split() == ["data=demo", "data=hub", "data=local"]
 
 
-def test_a_variable_of_the_wrong_type(place: Path, run: Run) -> None:
-    done = run(place, variables={"LORA_BATCH_SIZE": "four"})
+def test_a_variable_of_the_wrong_type(tmp_path: Path, run: Run) -> None:
+    done = run(tmp_path, LORA_BATCH_SIZE="four")
     assert_one_line(done, 2, "environment variable LORA_BATCH_SIZE='four' is not a whole number")
 
 
-def test_a_traceback_on_request(place: Path, run: Run) -> None:
-    done = run(place, "lora.r=0", variables={"HYDRA_FULL_ERROR": "1"})
+def test_a_traceback_on_request(tmp_path: Path, run: Run) -> None:
+    done = run(tmp_path, "lora.r=0", HYDRA_FULL_ERROR="1")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
 
 
-def test_worker_processes_show_tracebacks_only_on_request(place: Path, run: Run) -> None:
-    done = run(place, "lora.r=0", variables={"HYDRA_FULL_ERROR": "1", "LORAHYDRA_TRACEBACK": "0"})
+def test_worker_processes_show_tracebacks_only_on_request(tmp_path: Path, run: Run) -> None:
+    done = run(tmp_path, "lora.r=0", HYDRA_FULL_ERROR="1", LORAHYDRA_TRACEBACK="0")
     assert_one_line(done, 2, "lora.r=0 is not allowed")
 
 
@@ -184,11 +166,12 @@ MISTAKES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_the_data(place: Path, name: str, tiny_model: Path, run: Run) -> None:
-    fetch("all-minilm-l6-v2")
+def test_a_mistake_in_the_data(place: Path, name: str, tiny_model: Path, tiny_encoder: Path, run_trial: Run) -> None:
     content, parts = MISTAKES[name]
     file = "data.train_file=rows.jsonl" if content is None else with_rows(place, content)
-    done = run(place, "model=local", f"model.name_or_path={tiny_model}", "evaluation=minilm", "data=local", file)
+    done = run_trial(
+        place, "model=local", f"model.name_or_path={tiny_model}", *scored_with(tiny_encoder), "data=local", file
+    )
     assert_one_line(done, 2, *parts)
     assert not list(place.glob("outputs/*/*/adapter")), "nothing half-written"
 
@@ -199,7 +182,7 @@ def test_a_mistake_in_the_data(place: Path, name: str, tiny_model: Path, run: Ru
     [
         (["model.name_or_path=./no-such-model"], 2, ["no-such-model", "does not exist"]),
         (["model.name_or_path=no such model"], 2, ["no such model"]),
-        ([], 3, ["Qwen/Qwen3-0.6B", "experiment=demo"]),
+        (["model.name_or_path=nobody/no-such-model"], 3, ["nobody/no-such-model", "experiment=demo"]),
         (["model=smollm2_135m"], 2, ["lorahydra models fetch smollm2-135m-instruct"]),
         (["model.device=cuda:99"], 2, ["model.device"]),
         (["tracking.uri=sqlite:////proc/none/mlflow.db"], 3, ["/proc/none"]),
@@ -207,31 +190,27 @@ def test_a_mistake_in_the_data(place: Path, name: str, tiny_model: Path, run: Ru
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
 )
-def test_a_mistake_elsewhere(place: Path, overrides: list[str], code: int, parts: list[str], run: Run) -> None:
-    # Which hub there is, a library reads when it is imported.
-    start = run if overrides else run_alone
-    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(place / "hub")}
-    done = start(place, *overrides, variables=hub | {"LORAHYDRA_CACHE": str(place / "cache")})
+def test_a_mistake_elsewhere(place: Path, overrides: list[str], code: int, parts: list[str], run_trial: Run) -> None:
+    done = run_trial(place, *overrides, LORAHYDRA_CACHE=str(place / "cache"))
     assert_one_line(done, code, *parts)
 
 
-def test_an_output_folder_in_the_place_of_a_file(place: Path, run: Run) -> None:
-    (place / "outputs").touch()
-    assert_one_line(run(place, "experiment=demo"), 2, "cannot read or write outputs", "a part of the path is a file")
+def test_an_output_folder_in_the_place_of_a_file(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "outputs").touch()
+    assert_one_line(run(tmp_path, "experiment=demo"), 2, "cannot read or write outputs", "a part of the path is a file")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-def test_a_full_disk(place: Path, tiny_model: Path, run: Run) -> None:
-    fetch("all-minilm-l6-v2")
+def test_a_full_disk(place: Path, tiny_model: Path, tiny_encoder: Path, run_trial: Run) -> None:
     small = place / "small"
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], check=False)
     if mounted.returncode:
         pytest.skip("may not mount")
     try:
-        done = run(
-            place, "model=local", f"model.name_or_path={tiny_model}", "evaluation=minilm",
+        done = run_trial(
+            place, "model=local", f"model.name_or_path={tiny_model}", *scored_with(tiny_encoder),
             "evaluation.max_new_tokens=4", "training.max_steps=2", "lora.r=64", f"hydra.run.dir={small}",
         )  # fmt: skip
     finally:
@@ -240,11 +219,11 @@ def test_a_full_disk(place: Path, tiny_model: Path, run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_trial_from_the_command_line(place: Path, tiny_model: Path, run: Run) -> None:
+def test_a_trial_from_the_command_line(place: Path, tiny_model: Path, run_trial: Run) -> None:
     fetch("all-minilm-l6-v2")
     rows = "\n".join(json.dumps({"вопрос": f"Сколько {n}?", "ответ": f"{n}"}) for n in range(30))
     file = with_rows(place, rows, "мои данные.jsonl")
-    done = run(
+    done = run_trial(
         place, "model=local", f"model.name_or_path={tiny_model}", "evaluation=minilm", "evaluation.max_new_tokens=4",
         "training.max_steps=2", "data=local", file, "data.columns.question=вопрос", "data.columns.answer=ответ",
     )  # fmt: skip
@@ -260,11 +239,10 @@ def test_a_trial_from_the_command_line(place: Path, tiny_model: Path, run: Run) 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_says_how_to_go_on(
-    sent: signal.Signals, place: Path, tiny_model: Path, programs: ProgramRunner
+    sent: signal.Signals, place: Path, tiny_model: Path, tiny_encoder: Path, programs: ProgramRunner
 ) -> None:
-    fetch("all-minilm-l6-v2")
     command = [
-        TRAIN, "model=local", f"model.name_or_path={tiny_model}", "evaluation=minilm",
+        TRAIN, "model=local", f"model.name_or_path={tiny_model}", *scored_with(tiny_encoder),
         "training.max_steps=100000", "training.save_steps=5", "hydra.run.dir=out",
     ]  # fmt: skip
     running = programs.start(command, place)
@@ -277,7 +255,7 @@ def test_an_interruption_says_how_to_go_on(
     assert "hydra.run.dir=" in line
 
 
-def test_the_installed_command_does_the_same(place: Path) -> None:
+def test_the_installed_command_does_the_same(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "lorahydra"), "train", "lora.r=0"]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert_one_line(done, 2, "lora.r=0 is not allowed")

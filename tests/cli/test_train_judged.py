@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.judges.wire import KEY, MODEL, JudgeServer, judge_server
+from tests.judges.wire import KEY, MODEL, judge_server
+from tests.support.models import scored_with
 from tests.support.programs import TRAIN, ProgramRunner, environment
 from tests.support.questions import write_questions
 from tests.support.stores import runs_of
 
+Arguments = Callable[..., list[str]]
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 
@@ -22,13 +25,15 @@ def place(place: Path, own_cache: Path) -> Path:
     return place
 
 
-def arguments(model: Path, server: JudgeServer, *more: str) -> list[str]:
-    return [
+@pytest.fixture
+def arguments(tiny_model: Path, tiny_encoder: Path) -> Arguments:
+    """The command of a trial with the judge of a server."""
+    return lambda server, *more: [
         TRAIN,
         "model=local",
-        f"model.name_or_path={model}",
+        f"model.name_or_path={tiny_model}",
         "model.device=cpu",
-        "evaluation=minilm",
+        *scored_with(tiny_encoder),
         "evaluation.max_new_tokens=6",
         "data=local",
         "data.train_file=rows.jsonl",
@@ -54,9 +59,9 @@ def the_run(place: Path) -> Any:
     return run
 
 
-def test_a_judge_that_is_away_is_exit_code_3(place: Path, tiny_model: Path, programs: ProgramRunner) -> None:
+def test_a_judge_that_is_away_is_exit_code_3(place: Path, arguments: Arguments, programs: ProgramRunner) -> None:
     with judge_server(lambda request, attempt: "503") as server:
-        done = programs.run(arguments(tiny_model, server, "judge.max_retries=1"), place, variables(place))
+        done = programs.run(arguments(server, "judge.max_retries=1"), place, variables(place))
     assert done.returncode == 3
     [line] = done.stderr.strip().splitlines()[-1:]
     assert line.startswith("lorahydra: judge gemini is unavailable: server error: HTTP 503")
@@ -67,11 +72,11 @@ def test_a_judge_that_is_away_is_exit_code_3(place: Path, tiny_model: Path, prog
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_trial_stopped_while_it_is_judged_goes_on(
-    place: Path, tiny_model: Path, programs: ProgramRunner, how: signal.Signals
+    place: Path, arguments: Arguments, programs: ProgramRunner, how: signal.Signals
 ) -> None:
     stopped = False
     with judge_server(lambda request, attempt: "good" if stopped or attempt > 1 else "slow") as server:
-        running = programs.start(arguments(tiny_model, server), place, variables(place))
+        running = programs.start(arguments(server), place, variables(place))
         running.wait_for((place / "out" / "answers.json").is_file)
         running.send_signal(how)
         code, stopped = running.wait(), True

@@ -47,8 +47,8 @@ def test_it_serves_until_it_is_interrupted(store: str, tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
         text=True,
         cwd=tmp_path,
-        # The processes for jobs that MLflow starts beside its UI would cost as much as ten tests.
-        env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
+        # The other workers of MLflow's server, and its processes for jobs, would cost as much as ten tests.
+        env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_WORKERS="1"),
         start_new_session=True,
     )
     try:

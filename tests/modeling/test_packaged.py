@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tests.modeling.conftest import make_wheel
+from tests.support.programs import ProgramRunner
 
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ModelError, OutputError, ServiceError
@@ -82,16 +82,12 @@ def test_a_gguf_model_is_converted_exactly(chat: PackagedModel, tiny_gguf: Path,
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_convert_once(chat: PackagedModel, tmp_path: Path) -> None:
+def test_two_processes_at_once_convert_once(chat: PackagedModel, tmp_path: Path, programs: ProgramRunner) -> None:
     settings = {name: value for name, value in vars(chat).items() if name != "kind"}
     script = FETCH.format(settings=settings, cache=str(tmp_path / "cache"))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    both = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=120)[0].split() for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    both = [process.finish() for process in [programs.start(["-c", script], tmp_path) for _ in range(2)]]
+    assert [done.returncode for done in both] == [0, 0], both
+    outputs = [done.stdout.split() for done in both]
     assert sum("converting" in output for output in outputs) == 1
     assert outputs[0][-1] == outputs[1][-1] == str(packaged_path(chat, cache=tmp_path / "cache"))
 

@@ -79,6 +79,11 @@ def make_tiny_encoder(folder: Path, *, seed: int = 0, **sizes: int) -> Path:
     return folder
 
 
+def scored_with(encoder: Path) -> list[str]:
+    """Overrides that score predictions with a tiny encoder, in a hundredth of a real one's time."""
+    return [f"evaluation.bertscore_model={encoder}", "evaluation.bertscore_num_layers=1"]
+
+
 def weights_digest(model: Module) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers."""
     import torch

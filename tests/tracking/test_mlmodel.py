@@ -67,15 +67,6 @@ def asked_elsewhere(uri: str, environment: dict[str, str] | None = None) -> tupl
     return tuple(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.slow
-def test_it_answers_by_itself_and_as_lorahydra_does(model: Path, tiny_adapter: Path) -> None:
-    file, answers, one, used = asked_elsewhere(str(model))
-    assert file == str(model / "code" / "lorahydra" / "__init__.py")
-    assert answers == expected(tiny_adapter)
-    assert [one] == [expected(tiny_adapter, ["Hi"])]
-    assert not [name for name in used if name.split(".")[1:2] in (["tracking"], ["sweep"], ["cli"])]
-
-
 def test_what_is_in_it(model: Path, tiny_adapter: Path, tiny_model: Path) -> None:
     described = yaml.safe_load((model / "MLmodel").read_text("utf-8"))
     assert described["metadata"]["base_model"] == str(tiny_model)
@@ -103,7 +94,9 @@ def test_what_is_in_it(model: Path, tiny_adapter: Path, tiny_model: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_base_comes_along_when_asked(tiny_adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_it_answers_by_itself_and_the_base_comes_along_when_asked(
+    tiny_adapter: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     folder, base = tmp_path / "model", tmp_path / "base"
     shutil.copytree(tiny_model, base)
     shutil.copytree(tiny_adapter, folder)
@@ -112,7 +105,11 @@ def test_the_base_comes_along_when_asked(tiny_adapter: Path, tiny_model: Path, t
     (folder / "lorahydra.json").write_text(json.dumps(origin), "utf-8")
     write_model_files(folder, with_base=True)
     shutil.rmtree(base)
-    assert asked_elsewhere(str(folder))[1] == expected(tiny_adapter)
+    file, answers, one, used = asked_elsewhere(str(folder))
+    assert file == str(folder / "code" / "lorahydra" / "__init__.py")
+    assert answers == expected(tiny_adapter)
+    assert [one] == [expected(tiny_adapter, ["Hi"])]
+    assert not [name for name in used if name.split(".")[1:2] in (["tracking"], ["sweep"], ["cli"])]
 
 
 def test_a_base_that_is_gone_cannot_come_along(tiny_adapter: Path, tmp_path: Path) -> None:

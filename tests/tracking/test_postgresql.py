@@ -12,13 +12,13 @@ import pytest
 import sqlalchemy
 from tests.mlflow_server import Server
 from tests.postgres import execute, new_database
+from tests.support.models import scored_with
 from tests.support.programs import TRAIN, ProgramRunner, environment
 from tests.support.questions import write_questions
 from tests.support.waiting import wait_for
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError
-from lorahydra.modeling.packaged import fetch
 from lorahydra.names import ADAPTER_DIR, Kind, State
 from lorahydra.tracking import check_store, read_run, start_run
 from lorahydra.tracking import database as database_module
@@ -42,7 +42,9 @@ def server(database: str, programs: ProgramRunner, tmp_path_factory: pytest.Temp
     running.kill()
 
 
-def test_study(server: Server, postgresql: str, tiny_model: Path, tmp_path: Path, programs: ProgramRunner) -> None:
+def test_study(
+    server: Server, postgresql: str, tiny_model: Path, tiny_encoder: Path, tmp_path: Path, programs: ProgramRunner
+) -> None:
     import mlflow
 
     def client(*command: str) -> subprocess.CompletedProcess[str]:
@@ -50,14 +52,13 @@ def test_study(server: Server, postgresql: str, tiny_model: Path, tmp_path: Path
         variables = environment(MLFLOW_TRACKING_URI=server.uri)
         return programs.run(command, tmp_path, variables, hidden=server.artifacts)
 
-    fetch("all-minilm-l6-v2")
     server.artifacts.mkdir(exist_ok=True)
     write_questions(tmp_path / "rows.jsonl")
     done = client(
         TRAIN, "-m", "study=small", "hydra.sweeper.n_trials=2",
         "tracking=server", "tracking.system_metrics=false", f"hydra.sweeper.storage='{postgresql}'",
         "model=local", f"model.name_or_path={tiny_model}", "model.device=cpu", "training.max_steps=2",
-        "evaluation=minilm", "evaluation.max_new_tokens=6", "data=local", "data.train_file=rows.jsonl",
+        *scored_with(tiny_encoder), "evaluation.max_new_tokens=6", "data=local", "data.train_file=rows.jsonl",
         "hydra/sweeper/pruner=none",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

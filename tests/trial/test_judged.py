@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from tests.judges.wire import KEY, MODEL, JudgeServer, Request, judge_server
+from tests.support.models import scored_with
 from tests.support.questions import write_questions
 from tests.support.stores import client_of, runs_of
 
@@ -43,21 +44,21 @@ def _closed() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_questions(tmp_path_factory.mktemp("rows") / "rows.jsonl", 80)
+    return write_questions(tmp_path_factory.mktemp("rows") / "rows.jsonl")
 
 
 class Trials:
     """Runs trials in one folder against one server."""
 
-    def __init__(self, folder: Path, model: Path, rows: Path) -> None:
-        self.folder, self.model, self.rows = folder, model, rows
+    def __init__(self, folder: Path, model: Path, encoder: Path, rows: Path) -> None:
+        self.folder, self.model, self.encoder, self.rows = folder, model, encoder, rows
 
     def overrides(self, name: str, server: JudgeServer, *more: str) -> list[str]:
         return [
             "model=local",
             f"model.name_or_path={self.model}",
             "model.device=cpu",
-            "evaluation=minilm",
+            *scored_with(self.encoder),
             "evaluation.max_new_tokens=8",
             "data=local",
             f"data.train_file={self.rows}",
@@ -88,8 +89,8 @@ class Trials:
 
 
 @pytest.fixture
-def trials(place: Path, tiny_model: Path, rows: Path) -> Trials:
-    return Trials(place, tiny_model, rows)
+def trials(place: Path, tiny_model: Path, tiny_encoder: Path, rows: Path) -> Trials:
+    return Trials(place, tiny_model, tiny_encoder, rows)
 
 
 def test_verdicts_are_scores_lines_and_records(trials: Trials, caplog: pytest.LogCaptureFixture) -> None:

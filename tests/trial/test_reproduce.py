@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.support.models import scored_with
 from tests.support.questions import write_questions
 from tests.support.stores import runs_of
 
@@ -16,7 +17,6 @@ from lorahydra.cli.reproduce import _from_here
 from lorahydra.config.compose import compose, literal
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, DataError, TrackingError
-from lorahydra.modeling.packaged import fetch
 from lorahydra.names import Kind
 from lorahydra.tracking import start_run
 from lorahydra.trial.evaluate_adapter import evaluate_adapter
@@ -73,14 +73,14 @@ def test_a_pruned_run_is_compared_as_far_as_it_went() -> None:
 
 @pytest.fixture(scope="module")
 def recorded(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, mlflow_database: Path
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_encoder: Path, mlflow_database: Path
 ) -> tuple[ExperimentConfig, TrialResult]:
     """A trial in a store of its own."""
-    fetch("all-minilm-l6-v2")
     folder = tmp_path_factory.mktemp("recorded")
     shutil.copy(mlflow_database, folder)
     write_questions(folder / "rows ${x}.jsonl")
-    overrides = ["evaluation=minilm", "evaluation.max_new_tokens=6", "training.max_steps=2", "model.device=cpu"]
+    own = ("evaluation.max_new_tokens=6", "training.max_steps=2", "model.device=cpu")
+    overrides = [*scored_with(tiny_encoder), *own]
     config = compose(["model=local", f"model.name_or_path={tiny_model}", "data=local", "data.train_file=x", *overrides])
     config = dataclasses.replace(
         config,
