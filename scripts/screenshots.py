@@ -148,7 +148,7 @@ def comparison(page: Page, address: str, study: Any, trials: list[Any]) -> None:
 
 def charts(page: Page, address: str, study: Any, trials: list[Any]) -> None:
     """Curves of all trials over each other."""
-    page.goto(view_url(address, study.info.experiment_id, charts=True))
+    page.goto(f"{view_url(address, study.info.experiment_id)}&compareRunsMode=CHART")
     page.get_by_text("eval/loss").first.wait_for()
     settle(page)
 

@@ -1,6 +1,6 @@
 """Every error a user can cause or meet, as one tree under `LorahydraError`.
 
-A command turns these into one line on stderr and an exit code: 2 where the user's input is at fault, 3 where an
+A command turns these into one line on stderr and an exit code: 2 if the user's input is at fault, 3 if an
 outside service failed for good. Anything that is not a `LorahydraError` is a bug and keeps its traceback.
 """
 
@@ -91,18 +91,13 @@ class DataError(UserError):
 
     Args:
         message: What is wrong and what to do.
-        path: The file, where there is one.
+        path: The file, if there is one.
         line: 1-based line (or row, for formats without lines).
         field: The column or key at fault.
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        path: Path | str | None = None,
-        line: int | None = None,
-        field: str | None = None,
+        self, message: str, *, path: Path | str | None = None, line: int | None = None, field: str | None = None
     ) -> None:
         where = _escaped(str(path)) if path is not None else ""
         if line is not None:
@@ -226,7 +221,7 @@ def one_line(text: object, limit: int = 300) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What an error of a library says, in one line; its kind too where the message says nothing on its own."""
+    """What an error of a library says, in one line; with its kind if the message alone says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else ""
     if not line or isinstance(error, LookupError | AttributeError | RecursionError):

@@ -62,7 +62,7 @@ def test_calls_after_leaving_do_nothing(start: StartRun, config: TrackingConfig,
 
     def work() -> None:
         with join_run(config, output_dir=tmp_path / "second", run_id=parent.run_id) as joined:
-            joined.leave(hurry=True)
+            joined.leave()
             joined.metrics({"late": 1.0})
             joined.text("late", "late.txt")
             assert joined.leave() == 0

@@ -47,8 +47,8 @@ def test_tables_are_made_and_their_version_is_known(tmp_path: Path) -> None:
 
 
 def test_a_trace_is_stored_as_a_whole(uri: str, client: Any) -> None:
+    from lorahydra.tracking.delivery import send_trace
     from lorahydra.tracking.operations import trace
-    from lorahydra.tracking.traces import send_trace
 
     run = client.create_run("0")
     call = trace("judge", {"a": 1}, {"b": 2}, {}, ok=True, start_ns=10**18, end_ns=10**18 + 10**6)

@@ -22,7 +22,6 @@ from lorahydra.errors import ConfigError, JudgeBudgetError, JudgeError, JudgeSet
 from lorahydra.trial.finalists import judge_finalists
 from lorahydra.trial.rejudge import rejudge
 from lorahydra.trial.run import TrialResult, run_trial
-from lorahydra.utils.progress import Progress
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
@@ -77,7 +76,7 @@ class Trials:
 
     def __call__(self, name: str, server: JudgeServer, *more: str) -> TrialResult:
         overrides = self.overrides(name, server, *more)
-        return run_trial(compose(overrides), overrides=overrides, progress=Progress(live=False))
+        return run_trial(compose(overrides), overrides=overrides)
 
     @property
     def client(self) -> Any:
@@ -404,6 +403,6 @@ def test_folders_without_answers(trials: Trials) -> None:
 
 def test_a_trial_without_a_judge_cannot_be_judged_again(trials: Trials) -> None:
     overrides = [override for override in trials.overrides("one", JudgeServer()) if not override.startswith("judge")]
-    run_trial(compose(overrides), overrides=overrides, progress=Progress(live=False))
+    run_trial(compose(overrides), overrides=overrides)
     with pytest.raises(OutputError, match="give the output folder of a trial with a judge"):
         rejudge(trials.folder / "one")

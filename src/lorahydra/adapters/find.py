@@ -27,14 +27,7 @@ from pathlib import Path
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import LorahydraError, ModelError, NotRecordedError, TrackingError
 from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_DIR, CHAMPION, METADATA_FILE, PARENT_TAG, Kind, Tag
-from lorahydra.tracking import (
-    RecordedRun,
-    RegisteredVersion,
-    fetch_adapter,
-    find_version,
-    read_run,
-    registered_name,
-)
+from lorahydra.tracking import RecordedRun, RegisteredVersion, fetch_adapter, find_version, read_run, registered_name
 from lorahydra.tracking.address import resolve
 from lorahydra.utils.databases import shown, sqlite_file
 
@@ -51,7 +44,7 @@ class FoundAdapter:
     name: str
     """Its name in a sentence."""
     folder: Path
-    """In PEFT's format; a temporary one where the adapter comes from a store."""
+    """In PEFT's format; a temporary one if the adapter comes from a store."""
     run: RecordedRun | None = None
     """Of the trial that trained it."""
     study: RecordedRun | None = None
@@ -65,12 +58,12 @@ def store_address(uri: str | None = None) -> str:
 
 @contextmanager
 def find_adapter(name: str, *, uri: str | None = None, record: bool = False) -> Iterator[FoundAdapter]:
-    """Find an adapter, and keep a copy of it as long as the block runs where it comes from a store.
+    """Find an adapter; one that comes from a store is copied here for as long as the block runs.
 
     Args:
         name: What the user calls it, see the table above. A folder goes before all else.
         uri: The store, as `store_address` takes it.
-        record: Look for the run of a folder's adapter too; it is None where the store does not have it.
+        record: Look for the run of a folder's adapter too; it is None if the store does not have it.
 
     Raises:
         ModelError: There is no such adapter; the message says what was looked for and where.
@@ -200,7 +193,7 @@ def _study_of(store: TrackingConfig, run: RecordedRun) -> RecordedRun | None:
 
 
 def _record_of(folder: Path, uri: str | None) -> tuple[RecordedRun | None, RecordedRun | None]:
-    """The run that a folder's adapter names, where the store has it; the adapter can be used without it."""
+    """The run that a folder's adapter names, if the store has it; the adapter can be used without it."""
     try:
         run_id = json.loads((folder / METADATA_FILE).read_text("utf-8"))["run_id"]
         store = TrackingConfig(uri=store_address(uri))

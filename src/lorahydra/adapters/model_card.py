@@ -96,10 +96,7 @@ def model_card(
 
 def _tables(trial: RecordedRun | None, study: RecordedRun | None) -> Iterator[dict[str, Any]]:
     """Scores on each split, with the gain in a sentence."""
-    splits = (
-        ("the test split, which no trial has seen", TEST, study),
-        ("the validation split", EVAL, trial),
-    )
+    splits = (("the test split, which no trial has seen", TEST, study), ("the validation split", EVAL, trial))
     for split, prefix, run in splits:
         if run is None:
             continue
@@ -118,7 +115,7 @@ def _tables(trial: RecordedRun | None, study: RecordedRun | None) -> Iterator[di
 
 
 def _score(prefix: str, score: Score, metrics: Mapping[str, float], sign: str = "") -> str:
-    """A score with its interval, where there is one."""
+    """A score with its interval, if there is one."""
     value = metrics.get(scored(prefix, score))
     if value is None:
         return "–"
@@ -158,7 +155,7 @@ def _code(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """The same in a table, where a bar ends the cell unless an odd number of backslashes stands before it."""
+    """The same in a table, in which a bar ends the cell unless an odd number of backslashes stands before it."""
     return re.sub(r"(\\*)\|", lambda bar: bar[1] + ("¦" if len(bar[1]) % 2 else r"\|"), _code(text))
 
 

@@ -27,10 +27,10 @@ def folders(_context: click.Context, _parameter: click.Parameter, incomplete: st
     return [CompletionItem(incomplete, type="dir")]
 
 
-def _names(known: Callable[[click.Context], Iterable[str]]) -> Completer:
+def _names(names: Callable[[click.Context], Iterable[str]]) -> Completer:
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         try:
-            return [CompletionItem(name) for name in known(context) if name.startswith(incomplete)]
+            return [CompletionItem(name) for name in names(context) if name.startswith(incomplete)]
         except LorahydraError:  # no store is here: nothing to offer
             return []
 

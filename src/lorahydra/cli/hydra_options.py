@@ -78,7 +78,7 @@ def _check_completion(overrides: Sequence[str]) -> None:
     command, _, shell = overrides[0].partition("=") if overrides else ("", "", "")
     if program_name().startswith("lorahydra"):
         _refuse(
-            'the completion of lorahydra is eval "$(_LORAHYDRA_COMPLETE=bash_source lorahydra)"; train.py has its own'
+            'the completion of lorahydra is eval "$(_LORAHYDRA_COMPLETE=bash_source lorahydra)"; train.py has another'
         )
     if command not in ("install", "uninstall", "query") or shell not in SHELLS:
         _refuse(f"--shell-completion needs install=SHELL with SHELL one of {', '.join(SHELLS)}")

@@ -9,13 +9,7 @@ import click
 
 from lorahydra.cli.completing import judge_names
 from lorahydra.cli.sharing import log_to_terminal, show_table
-from lorahydra.config.judge_registry import (
-    install_command,
-    is_built_in,
-    registered_judges,
-    sdk_package,
-    sdk_version,
-)
+from lorahydra.config.judge_registry import install_command, is_built_in, registered_judges, sdk_package, sdk_version
 from lorahydra.errors import JudgeNotFoundError, JudgeSetupError
 
 if TYPE_CHECKING:
@@ -46,7 +40,7 @@ def _row(name: str) -> tuple[str, str, str, str]:
 
 
 def _sdk(name: str) -> str:
-    """Whether the SDK is installed, found out without importing it."""
+    """Whether the SDK is installed, without importing it."""
     package = sdk_package(name)
     if package is None:
         return "built in" if is_built_in(name) else "own"

@@ -1,7 +1,7 @@
 """Which keys may change between results that are compared with each other; all comparisons use these lists.
 
-`SCORE_NEUTRAL_KEYS` may change between the trials of a study and for its finalists, `REJUDGING_NEUTRAL_KEYS` where
-answers are judged again, `REPRODUCTION_NEUTRAL_KEYS` where a run is repeated. Any other key decides what a score means.
+`SCORE_NEUTRAL_KEYS` may change between the trials of a study and for its finalists, `REJUDGING_NEUTRAL_KEYS` when
+answers are judged again, `REPRODUCTION_NEUTRAL_KEYS` when a run is repeated. Any other key decides what a score means.
 """
 
 from __future__ import annotations

@@ -46,10 +46,10 @@ def text_encoding(key: str, value: str) -> None:
     try:
         # Some of Python's codecs turn bytes into bytes, and some decode escapes that belong to the file format.
         "".encode(value)
-        known = codecs.lookup(value).name not in NOT_OF_FILES
+        is_encoding = codecs.lookup(value).name not in NOT_OF_FILES
     except (LookupError, ValueError):
-        known = False
-    if not known:
+        is_encoding = False
+    if not is_encoding:
         raise ConfigError(
             f"{key}={value} is not a character encoding: give its name, for example utf-8, windows-1251 or shift_jis"
         )

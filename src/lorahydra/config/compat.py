@@ -48,6 +48,6 @@ def options_parser(version: str) -> argparse.ArgumentParser:
 def outcome(job: JobReturn) -> Any:
     """What a job returned or the exception that ended it.
 
-    `JobReturn.return_value` prints to stderr and raises where the job failed.
+    `JobReturn.return_value` prints to stderr and raises if the job failed.
     """
     return job._return_value

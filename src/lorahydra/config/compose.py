@@ -22,12 +22,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lorahydra.config.environment import register_resolver
 from lorahydra.config.judge import refuse_secret
@@ -51,11 +46,7 @@ __all__ = [
     "without_password",
 ]
 
-UNRECORDED: Mapping[str, object] = {
-    "data.split_version": 1,
-    "judge.prompt_wording": 1,
-    "training.keep": "last",
-}
+UNRECORDED: Mapping[str, object] = {"data.split_version": 1, "judge.prompt_wording": 1, "training.keep": "last"}
 """Values that older versions, which did not record these keys, used."""
 
 
@@ -96,8 +87,8 @@ def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Exp
     try:
         with initialize_config_dir(str(folder or config_dir())):
             # The file asks a running Hydra application for its folder, and here is none.
-            own = f"output_dir={ExperimentConfig.output_dir}"
-            return to_config(hydra_compose("config", overrides=[own, *readable(overrides)]))
+            default = f"output_dir={ExperimentConfig.output_dir}"
+            return to_config(hydra_compose("config", overrides=[default, *readable(overrides)]))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error) from error
 
@@ -149,8 +140,8 @@ def _text_keys(schema: type) -> Iterator[str]:
 
 
 def _in_quotes(text: str) -> str:
-    """The text in Hydra's quotes, where a backslash is an escape only before quotes."""
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), text)
+    """The text in Hydra's quotes, in which a backslash is an escape only before quotes."""
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + (r"\'" if match[2] else ""), text)
     return f"'{escaped}'"
 
 
@@ -160,7 +151,7 @@ def literal(text: str) -> str:
 
 
 def _not_interpolated(text: str) -> str:
-    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
 def to_config(tree: DictConfig) -> ExperimentConfig:
@@ -257,14 +248,14 @@ def without_password(override: str) -> str:
 def explain(error: BaseException) -> LorahydraError:
     """One line that says which mistake Hydra or OmegaConf found, taken out of all wrapping errors."""
     chain = list(causes(error))
-    for found in chain:
-        if isinstance(found, LorahydraError):
-            return found
-    for found in chain:
-        if isinstance(found, MissingConfigException):
-            return _unknown_choice(found)
-        if isinstance(found, OmegaConfBaseException) and found.full_key:
-            return _bad_value(found)
+    for cause in chain:
+        if isinstance(cause, LorahydraError):
+            return cause
+    for cause in chain:
+        if isinstance(cause, MissingConfigException):
+            return _unknown_choice(cause)
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            return _bad_value(cause)
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
         return ConfigError(f"cannot read {ambiguous[1]}: put a text with commas in quotes, or search its parts with -m")
     if alone := re.match(r"Error when parsing index: \d+, string: (.*) out of \[", str(error)):

@@ -106,8 +106,8 @@ def sdk_package(name: str) -> str | None:
     if not is_built_in(name):
         return None
     requirement = re.compile(rf"([\w.-]+)[^;]*;\s*extra\s*==\s*[\"']{_extra(name)}[\"']")
-    found = filter(None, map(requirement.match, metadata.requires("lorahydra") or ()))
-    return next((match[1] for match in found), None)
+    matches = filter(None, map(requirement.match, metadata.requires("lorahydra") or ()))
+    return next((match[1] for match in matches), None)
 
 
 def sdk_version(name: str) -> str | None:

@@ -25,4 +25,4 @@ def short_repr(config: Any) -> str:
 
 def without_passwords(text: str) -> str:
     """A text with the passwords in its addresses left out."""
-    return PASSWORD_IN_ADDRESS.sub(lambda found: f"{found[1]}:***@" if found[1] else f"{found[2]}***", text)
+    return PASSWORD_IN_ADDRESS.sub(lambda match: f"{match[1]}:***@" if match[1] else f"{match[2]}***", text)

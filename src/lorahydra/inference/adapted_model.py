@@ -28,7 +28,6 @@ from lorahydra.modeling.lora import load_adapter
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata
 from lorahydra.modeling.packaged import PACKAGED
 from lorahydra.names import BASE_DIR
-from lorahydra.utils.progress import Progress
 
 __all__ = [
     "AdaptedModel",
@@ -73,12 +72,7 @@ class AdaptedModel:
         self._chat = chat_format(base, metadata)
 
     def answer(
-        self,
-        asked: Sequence[Conversation],
-        *,
-        max_new_tokens: int | None = None,
-        tuned: bool = True,
-        progress: Progress | None = None,
+        self, asked: Sequence[Conversation], *, max_new_tokens: int | None = None, tuned: bool = True
     ) -> list[str]:
         """The most likely answer to each conversation, in their order.
 
@@ -86,22 +80,16 @@ class AdaptedModel:
             asked: Conversations whose last message is not the assistant's.
             max_new_tokens: Longest answer; as in the adapter's trial when None.
             tuned: Answer with the adapter; otherwise with the base model alone.
-            progress: Where to show the progress.
 
         Raises:
             DataError: The chat template refuses a conversation.
             ConfigError: A prompt leaves no room for an answer.
         """
-        tokens = self.answer_tokens(asked, max_new_tokens=max_new_tokens, tuned=tuned, progress=progress)
+        tokens = self.answer_tokens(asked, max_new_tokens=max_new_tokens, tuned=tuned)
         return [self._chat.answer_text(answer) for answer in tokens]
 
     def answer_tokens(
-        self,
-        asked: Sequence[Conversation],
-        *,
-        max_new_tokens: int | None = None,
-        tuned: bool = True,
-        progress: Progress | None = None,
+        self, asked: Sequence[Conversation], *, max_new_tokens: int | None = None, tuned: bool = True
     ) -> list[list[int]]:
         """The same as token ids, without what ends an answer."""
         with nullcontext() if tuned else self._model.disable_adapter():
@@ -112,7 +100,6 @@ class AdaptedModel:
                 ends=self._chat.text_end,
                 max_new_tokens=max_new_tokens or self.metadata.max_new_tokens,
                 batch_size=BATCH_SIZE,
-                progress=progress,
             )
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:

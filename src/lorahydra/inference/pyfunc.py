@@ -110,7 +110,7 @@ def _values(model_input: Any) -> list[Any]:
 
 
 def _chosen(row: Mapping[Any, Any]) -> Any:
-    """The prompt or messages of a row; pandas has NaN where a row lacks a column that another one has."""
+    """The prompt or messages of a row; pandas has NaN if a row lacks a column that another one has."""
     for name in COLUMNS:
         value = row.get(name)
         if value is not None and not isinstance(value, float):

@@ -51,17 +51,11 @@ _lock = threading.Lock()
 
 
 def load_base(config: ModelConfig, *, role: str = "tuned") -> BaseModel:
-    """Load the base model that `config` names, or return it if it is loaded already.
+    """Load the base model that `config` names, or return it if it is loaded already; `chat_template` is ignored.
 
-    A process holds one base model for each role: the same settings give the same object; other settings free the old
-    one first (objects that the caller still refers to stay in memory).
-
-    Args:
-        config: The model's settings; `chat_template` is ignored.
-        role: The use of the model: a model that judges does not replace the one that is tuned.
-
-    Raises:
-        ConfigError: The device, dtype or attention kernel is not available.
+    A process holds one base model for each role, because a model that judges does not replace the one that is tuned.
+    The same settings give the same object; other settings free the old one first (objects that the caller still refers
+    to stay in memory).
     """
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)

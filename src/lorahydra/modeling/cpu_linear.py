@@ -29,7 +29,7 @@ def is_supported() -> bool:
 def use_onednn(model: nn.Module) -> None:
     """Let the linear layers of `model` compute with oneDNN as long as their weights are frozen.
 
-    Does nothing where that is not supported. Layers keep their class, and weights their layout.
+    Does nothing if that is not supported. Layers keep their class, and weights their layout.
     """
     if not is_supported():
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lorahydra.errors import ConfigError
@@ -9,7 +11,7 @@ from lorahydra.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["moved", "resolve_device", "resolve_dtype"]
+__all__ = ["cpu_threads", "moved", "resolve_device", "resolve_dtype"]
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -19,12 +21,21 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def resolve_device(requested: str) -> torch.device:
-    """The device of `model.device`: `auto` (the first CUDA GPU, else the CPU), `cpu`, `mps`, `cuda` or `cuda:N`.
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute on so many CPU threads inside the block, or on as many as before."""
+    import torch
 
-    Raises:
-        ConfigError: The requested GPU does not exist.
-    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def resolve_device(requested: str) -> torch.device:
+    """The device of `model.device`: `auto` (the first CUDA GPU, else the CPU), `cpu`, `mps`, `cuda` or `cuda:N`."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -46,11 +57,7 @@ def resolve_device(requested: str) -> torch.device:
 
 
 def resolve_dtype(requested: str, device: torch.device) -> torch.dtype:
-    """The dtype that `model.dtype` asks for; `auto` is bfloat16 on a CUDA GPU with native support, else float32.
-
-    Raises:
-        ConfigError: The device cannot compute in this dtype.
-    """
+    """The dtype that `model.dtype` asks for; `auto` is bfloat16 on a CUDA GPU with native support, else float32."""
     import torch
 
     bfloat16 = True

@@ -32,17 +32,8 @@ def load_gguf(
     """Dequantise `folder/gguf_file` into a model on the CPU; about 30 s for 135 million parameters.
 
     The model is rebuilt from its configuration, because a model that transformers makes from a GGUF file counts as
-    quantised and can be neither saved nor trained. While it is copied there are two models in memory.
-
-    Args:
-        folder: Where the file is.
-        gguf_file: Its name.
-        dtype: Of the weights.
-        attn_implementation: Attention kernel; transformers' choice when None.
-        on_tensor: Called after each tensor.
-
-    Raises:
-        ModelError: The file is damaged, or of an architecture that transformers cannot read from GGUF.
+    quantised and can be neither saved nor trained. While it is copied there are two models in memory. `on_tensor` is
+    called after each tensor.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -83,10 +74,6 @@ def convert_gguf(file: Path, folder: Path) -> None:
 
     The weights are float32, which is exact: GGUF's blocks are a scale and small integers, and bfloat16 would
     round them once more.
-
-    Raises:
-        ModelError: As `load_gguf`.
-        OSError: `folder` cannot be written.
     """
     import torch
     from transformers import AutoTokenizer

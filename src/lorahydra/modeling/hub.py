@@ -22,7 +22,7 @@ ANSWER_SECONDS = 10.0
 def snapshot(
     repo: str, revision: str | None, patterns: Sequence[str], complete: Callable[[Path], bool], key: str
 ) -> Path:
-    """Folder with the files of a hub model that match `patterns`; only top-level files count.
+    """Folder of the hub's cache, named after the commit, with the top-level files of a hub model that match `patterns`.
 
     Args:
         repo: Hub id, `name` or `owner/name`.
@@ -30,14 +30,6 @@ def snapshot(
         patterns: Shell patterns of the wanted files.
         complete: Returns whether a cached folder has all wanted files; if so, the hub is not asked.
         key: The configuration key that named the model, for messages.
-
-    Returns:
-        A folder of the hub's cache, named after the commit.
-
-    Raises:
-        ModelError: No such model or revision, no access to it, or not a hub id.
-        ServiceError: The hub cannot be reached and the files are not in its cache.
-        OutputError: The hub's cache cannot be written.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -64,35 +56,28 @@ def snapshot(
 @contextmanager
 def _hub_errors(repo: str, revision: str | None, key: str) -> Iterator[None]:
     """Turn each error of huggingface_hub into one line."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, errors
 
     # HTTPError is the root of the HTTP library's errors, whichever library this huggingface_hub uses.
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]
-        GatedRepoError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
+    away = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError)  # type: ignore[attr-defined]
     try:
         yield
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise ModelError(
             f"{key}={repo}: access to this model is restricted; accept its terms at "
             f"{constants.ENDPOINT}/{repo} and set HF_TOKEN"
         ) from error
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise ModelError(f"{key}={repo}: the hub has this model, but no revision '{revision}'") from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise ModelError(
             f"{key}={repo}: the hub has no such model, or it is private (then set HF_TOKEN); local folders "
             "are given as a path, packaged models are listed by `lorahydra models list`"
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError) as error:
-        offline = constants.is_offline_mode()
-        why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} does not deliver it ({_cause(error)})"
+    except away as error:
+        # huggingface_hub wraps the network error in a longer text.
+        why = f"{constants.ENDPOINT} does not deliver it ({reason(error.__cause__ or error)})"
+        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else why
         raise ServiceError(
             f"{key}={repo} is not in the local cache of the model hub and {why}: connect and try again, "
             f"{_instead(repo, key)}"
@@ -110,8 +95,3 @@ def _instead(repo: str, key: str) -> str:
         f"give a local folder (model=local {key}=FOLDER; for a saved adapter --base FOLDER), or run "
         "`python train.py experiment=demo`, which works offline"
     )
-
-
-def _cause(error: BaseException) -> str:
-    """The network error itself, which huggingface_hub wraps in a longer text."""
-    return reason(error.__cause__ or error)

@@ -20,14 +20,9 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Turn any error that a library raises on a broken file into one clear line.
+    """Turn any error that a library raises on a broken file into a `ModelError` of one line.
 
-    Args:
-        what: The beginning of the line, for example `the tokenizer of X cannot be read`.
-
-    Raises:
-        ModelError: Instead of any other error of the block: libraries do not document which ones they raise.
-        MemoryError: There is not enough.
+    The line begins with `what`, for example `the tokenizer of X cannot be read`.
     """
     with library_errors(lambda error: ModelError(f"{what}: {reason(error)}")):
         yield
@@ -48,11 +43,7 @@ def disk_errors() -> Iterator[None]:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write a tokenizer of transformers to `folder`, without traces of this machine.
-
-    Raises:
-        OSError: `folder` cannot be written.
-    """
+    """Write a tokenizer of transformers to `folder`, without traces of this machine."""
     tokenizer.save_pretrained(folder)
     # transformers also writes how this tokenizer was read, which would be wrong when it is loaded from here.
     settings = json.loads((folder / TOKENIZER_CONFIG).read_text("utf-8"))

@@ -23,6 +23,7 @@ import torch
 from lorahydra.config.schema import LoraConfig
 from lorahydra.errors import ModelError, library_errors, reason
 from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.devices import cpu_threads
 from lorahydra.modeling.peft_format import check_adapter, remember_start, save_adapter
 from lorahydra.modeling.restoring import restored
 from lorahydra.modeling.targets import check_targets
@@ -35,29 +36,20 @@ __all__ = ["adapter", "attach_saved", "load_adapter", "random_state", "save_adap
 
 @contextmanager
 def adapter(base: BaseModel, config: LoraConfig, seed: int) -> Iterator[peft.PeftModel]:
-    """Attach a new adapter to `base`, and remove it when the block ends, even by an exception.
+    """Attach a new adapter to `base`, in training mode, and remove it when the block ends, even by an exception.
 
     Only the adapter is trainable. Its weights are float32 even on a bfloat16 base: small updates vanish in 8 bits of
     mantissa, and an adapter is too small for the memory to matter. Initialisation has a separate random generator, so
     the same seed gives the same adapter bit for bit, and the caller's random state does not change.
 
-    Afterwards `base` is as it was: module tree, weights (bit for bit, even after PiSSA, which replaces them), hooks,
-    flags and configuration. The yielded model cannot be used afterwards. Merging into the base in place is not undone:
-    use a copy for that.
-
-    Args:
-        base: The base model; one adapter at a time.
-        config: The adapter's settings.
-        seed: Seeds the adapter's initial weights.
-
-    Yields:
-        The model with the adapter `default`, in training mode.
-
-    Raises:
-        ModelError: `target_modules` matches nothing that LoRA can be put on, or the settings do not fit the layers.
+    Afterwards `base`, which takes one adapter at a time, is as it was: module tree, weights (bit for bit, even after
+    PiSSA, which replaces them), hooks, flags and configuration. The yielded model cannot be used afterwards. Merging
+    into the base in place is not undone: use a copy for that.
     """
     with restored(base.model):
-        with seeded(seed, base.device), _one_thread():
+        # The many small decompositions of PiSSA gain little from more threads, and become 50 times slower if other
+        # processes keep the cores busy. On one thread they also do not depend on the number of threads.
+        with seeded(seed, base.device), cpu_threads(1):
             model = _attach(base, config)
         remember_start(model, base.source)
         yield model.train()
@@ -65,14 +57,7 @@ def adapter(base: BaseModel, config: LoraConfig, seed: int) -> Iterator[peft.Pef
 
 @contextmanager
 def load_adapter(base: BaseModel, folder: Path | str) -> Iterator[peft.PeftModel]:
-    """Attach the saved adapter in `folder` to `base` for inference, and remove it when the block ends.
-
-    Yields:
-        The model with the adapter, in evaluation mode, nothing trainable.
-
-    Raises:
-        ModelError: The folder has no LoRA adapter, or one that is broken or for another base model.
-    """
+    """Attach the saved adapter in `folder` to `base` for inference, and remove it when the block ends."""
     path = check_adapter(Path(folder))
     with restored(base.model):
         yield attach_saved(base, path)
@@ -109,21 +94,6 @@ def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one CPU thread inside the block.
-
-    The many small decompositions of PiSSA gain little from more threads, and become 50 times slower if other processes
-    keep the cores busy. On one thread they also do not depend on the number of threads.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def _peft_warnings() -> Iterator[None]:
     """Hide PEFT's needless warnings, and turn the one that means a wrong result into an error."""
     with warnings.catch_warnings():
@@ -142,16 +112,7 @@ def _attach(base: BaseModel, config: LoraConfig) -> peft.PeftModel:
     import peft
 
     check_targets(base, config)
-    settings = peft.LoraConfig(
-        task_type=peft.TaskType.CAUSAL_LM,
-        r=config.r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=config.target_modules,
-        use_rslora=config.use_rslora,
-        use_dora=config.use_dora,
-        init_lora_weights=config.init_lora_weights,
-    )
+    settings = peft.LoraConfig(task_type=peft.TaskType.CAUSAL_LM, **vars(config))
     try:
         with _peft_warnings():
             return peft.get_peft_model(base.model, settings, autocast_adapter_dtype=True)

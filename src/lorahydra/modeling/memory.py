@@ -95,10 +95,7 @@ class OutOfMemoryError(Exception):
 
 
 def with_a_batch_that_fits(run: Callable[[int], Result], batch_size: int) -> tuple[Result, int]:
-    """Call `run` with a batch size, and again with half of it for as long as memory runs out.
-
-    Returns:
-        What `run` returned, and the batch size that it was last called with.
+    """The result of `run` with a batch size, halved for as long as memory runs out, and that batch size.
 
     Raises:
         OutOfMemoryError: Memory ran out with a batch of one.

@@ -35,11 +35,8 @@ NO_THINKING = "{%- if enable_thinking is not defined -%}{%- set enable_thinking 
 def merge_adapter(config: ModelConfig, folder: Path, dtype: torch.dtype) -> BaseModel:
     """Load a copy of the base model, on the CPU, with the adapter in a folder merged into its weights.
 
-    Products are added to the checkpoint's weights in float32 and rounded to `dtype` once. Base models that the process
-    holds stay as they are.
-
-    Raises:
-        ModelError: Base model or adapter cannot be used, or merged weights are not finite in `dtype`.
+    Products are added to the checkpoint's weights in float32 and rounded to `dtype` once, in which they must be finite.
+    Base models that the process holds stay as they are.
     """
     check_adapter(folder)
     base = load_copy(config)

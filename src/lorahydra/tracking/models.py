@@ -66,12 +66,7 @@ def registered_name(name: str) -> str:
 
 @patient
 def register_model(
-    config: TrackingConfig,
-    run_id: str,
-    name: str,
-    *,
-    description: str = "",
-    tags: Mapping[str, str],
+    config: TrackingConfig, run_id: str, name: str, *, description: str = "", tags: Mapping[str, str]
 ) -> str:
     """Make a run's adapter a version of a registered model and give it the alias `champion`.
 

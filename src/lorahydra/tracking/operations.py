@@ -160,14 +160,7 @@ def trace(
 ) -> Operation:
     """A call of a service; its id is drawn here, so that sending it twice gives one trace.
 
-    Args:
-        name: What was called.
-        inputs: What was sent.
-        outputs: What came back.
-        attributes: What else is worth knowing.
-        ok: Whether the call succeeded.
-        start_ns: Its start, in nanoseconds since the epoch.
-        end_ns: Its end.
+    Start and end are in nanoseconds since the epoch; `ok` says whether the call succeeded.
     """
     return {
         "op": "trace",

@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.names import (
-    ADAPTER_CONFIG_FILE,
-    ADAPTER_DIR,
-    ADAPTER_WEIGHTS_FILE,
-    GENERATION_FILE,
-    METADATA_FILE,
-)
+from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_DIR, ADAPTER_WEIGHTS_FILE, GENERATION_FILE, METADATA_FILE
 from lorahydra.tracking.operations import CONTEXT_TAG
 from lorahydra.tracking.patience import patient
 from lorahydra.tracking.store import opened

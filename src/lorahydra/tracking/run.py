@@ -131,12 +131,9 @@ class TrackedRun:
         self._log_copy(name, lambda target: target.write_bytes(data))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], name: str) -> None:
-        """Record a table that MLflow's UI shows and `mlflow.load_table` reads.
+        """Record a table that MLflow's UI shows and `mlflow.load_table` reads; its `name` ends in `.json`.
 
-        Args:
-            columns: Names of the columns.
-            rows: One value per column each; NaN becomes null, other objects their text.
-            name: Artifact path that ends in `.json`.
+        NaN becomes null, other objects their text.
         """
         data = operations.table(columns, rows)
         self._log_copy(name, lambda target: target.write_bytes(data))
@@ -147,34 +144,27 @@ class TrackedRun:
         self.tags({"mlflow.loggedArtifacts": listed})
 
     def dataset(self, name: str, digest: str, source: str, rows: int, context: str) -> None:
-        """Record a dataset as an input of the run.
+        """Record a dataset as an input of the run, with a hash of its content, of which MLflow keeps 36 characters.
 
-        Args:
-            name: The split.
-            digest: Hash of its content; MLflow keeps the first 36 characters.
-            source: Path, `http(s)://…`, or `hub:NAME` for one of the hub.
-            rows: Number of examples.
-            context: What it was used for: `training`, `validation` or `test`.
+        Its source is a path, `http(s)://…`, or `hub:NAME`; its context is `training`, `validation` or `test`.
         """
         self._log([operations.dataset(name, digest, source, rows, context)])
 
     def finish(self, state: State, failure: str | None = None) -> int:
-        """Send everything that waits and close the run; later calls of any method have no effect.
+        """Send everything that waits and close the run, which did not stay `RUNNING`; later calls have no effect.
 
         It waits `config.retry_seconds` for a store that cannot be reached, and 5 seconds after an interrupt.
-
-        Args:
-            state: How the run ended; not `RUNNING`.
-            failure: Class and one line of the error, if it failed.
 
         Returns:
             How many entries could not be sent; `lorahydra sync` sends them later.
         """
-        return self._end(operations.ending(state, failure), hurry=state is State.INTERRUPTED)
+        interrupted = state is State.INTERRUPTED
+        patience = min(self._patience, SECONDS_AFTER_INTERRUPT) if interrupted else self._patience
+        return self._end(operations.ending(state, failure), patience)
 
-    def leave(self, *, hurry: bool = False) -> int:
-        """Like `finish`, but the run stays open for others that record it; with `hurry`, as after an interrupt."""
-        return self._end([operations.leave()], hurry=hurry)
+    def leave(self) -> int:
+        """Like `finish`, but the run stays open for others that record it."""
+        return self._end([operations.leave()], self._patience)
 
     def note(self, text: str) -> None:
         """Set what MLflow's UI shows as the run's description: Markdown, cut to 5000 characters."""
@@ -200,7 +190,7 @@ class TrackedRun:
             # Ctrl-C, or a SystemExit from a signal handler.
             self.finish(State.INTERRUPTED)
 
-    def _end(self, last: Sequence[Operation], *, hurry: bool) -> int:
+    def _end(self, last: Sequence[Operation], patience: float) -> int:
         """Log the last operations, send everything and close the spool; a second call does nothing."""
         if self._system is not None:
             self._system.stop()  # no sample comes after the end
@@ -209,7 +199,6 @@ class TrackedRun:
                 return 0
             self._finished = True
         homeless = [operation for operation in last if self._append(operation) is not None]
-        patience = min(self._patience, SECONDS_AFTER_INTERRUPT) if hurry else self._patience
         if self._lost:
             logger.warning("%d entries of run %s were lost: the disk was full", self._lost, self.run_id)
         return self._sender.finish(patience, homeless)

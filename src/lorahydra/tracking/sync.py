@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +14,8 @@ from lorahydra.names import State
 from lorahydra.tracking import operations
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.delivery import Delivery
-from lorahydra.tracking.faults import store_fault
 from lorahydra.tracking.spool import FOLDER, Header, Spool, SpoolBusyError, read_header
-from lorahydra.tracking.store import active_run, connect, talking_to
+from lorahydra.tracking.store import active_run, connect, talking_to_artifacts
 from lorahydra.utils.databases import shown
 
 __all__ = ["SyncResult", "SyncedRun", "find_unsent", "sync"]
@@ -63,26 +63,22 @@ def sync(output_dir: Path, uri: str | None = None) -> SyncResult:
     Raises:
         OutputError: The folder cannot be written.
     """
-    result = SyncResult()
-    folders = find_unsent(output_dir)
-    alive = _recorded_now(folders)
-    for folder in folders:
-        try:
-            spool = _take(folder)
-        except SpoolBusyError:
-            result.busy.append(folder.parent.parent)
-            continue
-        if spool is None:
-            continue
-        try:
-            header = read_header(folder)
+    result, taken, alive = SyncResult(), [], set()
+    with ExitStack() as held:
+        for folder in find_unsent(output_dir):
+            try:
+                if (spool := _take(folder)) is not None:
+                    held.callback(spool.close)
+                    taken.append(spool)
+            except SpoolBusyError:
+                result.busy.append(folder.parent.parent)
+                alive |= {header.run_id for header in [read_header(folder)] if header is not None}
+        for spool in taken:
+            header = read_header(spool.folder)
             if header is None:
-                raise TrackingError(f"{folder / 'run.json'} is damaged: delete {folder} to forget the run")
-            is_alive = header.run_id in alive
-            result.runs.append(_send(spool, header, resolve(uri or header.uri), is_alive=is_alive))
+                raise TrackingError(f"{spool.folder / 'run.json'} is damaged: delete {spool.folder} to forget the run")
+            result.runs.append(_send(spool, header, resolve(uri or header.uri), is_alive=header.run_id in alive))
             spool.remove()
-        finally:
-            spool.close()
     return result
 
 
@@ -95,46 +91,26 @@ def _take(folder: Path) -> Spool | None:
     return None
 
 
-def _recorded_now(folders: Iterable[Path]) -> set[str]:
-    """Ids of the runs that a living process records in one of these spools."""
-    runs = set()
-    for folder in folders:
-        try:
-            if (spool := _take(folder)) is not None:
-                spool.close()
-        except SpoolBusyError:
-            header = read_header(folder)
-            runs |= {header.run_id} if header is not None else set()
-    return runs
-
-
 def _send(spool: Spool, header: Header, uri: str, *, is_alive: bool) -> SyncedRun:
     """Send a spool to its run in the store at the resolved `uri`; another process may still be recording the run."""
     client = connect(uri, create=False)
     try:
         active_run(client, header.run_id, header.run_name)
-    except TrackingError as error:
-        if isinstance(error, NotRecordedError):
-            raise TrackingError(f"{error}; delete {spool.folder} to forget the run") from error
-        raise
+    except NotRecordedError as error:
+        raise TrackingError(f"{error}; delete {spool.folder} to forget the run") from error
     delivery = Delivery(client, header.run_id, spool)
     last = spool.last()
     died = last is None or last["op"] not in operations.ENDS
-    interrupted = False
     entries = 0
-    with talking_to(uri):
-        try:
-            while count := delivery.step():
-                entries += count
-            # A run may have several processes: another one may have ended it properly, or may still do so.
-            interrupted = died and not is_alive and client.get_run(header.run_id).info.status == "RUNNING"
-            if interrupted:
-                end = header.started if last is None else last.get("time", header.started)
-                for operation in operations.ending(State.INTERRUPTED, end_time=end):
-                    delivery.send_or_leave_out(operation)
-        except Exception as error:
-            # The SDKs of artifact stores raise errors that have no common class.
-            raise store_fault(f"the MLflow store {shown(uri)} cannot be used", error) from error
+    with talking_to_artifacts(uri):
+        while count := delivery.step():
+            entries += count
+        # A run may have several processes: another one may have ended it properly, or may still do so.
+        interrupted = died and not is_alive and client.get_run(header.run_id).info.status == "RUNNING"
+        if interrupted:
+            end = header.started if last is None else last.get("time", header.started)
+            for operation in operations.ending(State.INTERRUPTED, end_time=end):
+                delivery.send_or_leave_out(operation)
     return SyncedRun(header.run_id, header.run_name, shown(uri), entries, interrupted)
 
 

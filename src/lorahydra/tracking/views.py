@@ -66,10 +66,9 @@ def find_experiment(config: TrackingConfig) -> str:
     raise ConfigError(f"the MLflow store {store} has no experiment {config.experiment_name}: it has {', '.join(names)}")
 
 
-def view_url(server: str, experiment_id: str, *, charts: bool = False) -> str:
+def view_url(server: str, experiment_id: str) -> str:
     """The page of an experiment's trials, best first, under the address of an MLflow server or UI."""
-    mode = "&compareRunsMode=CHART" if charts else ""
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}{mode}"
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}"
 
 
 def _view() -> str:

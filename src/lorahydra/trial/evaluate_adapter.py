@@ -29,19 +29,13 @@ __all__ = ["evaluate_adapter", "score_adapter"]
 logger = logging.getLogger(__name__)
 
 
-def evaluate_adapter(
-    config: ExperimentConfig, adapter: Path, *, overrides: Sequence[str] = (), progress: Progress | None = None
-) -> TrialScores:
+def evaluate_adapter(config: ExperimentConfig, adapter: Path, *, overrides: Sequence[str] = ()) -> TrialScores:
     """Score an adapter on the test split, or on the validation split if there is none, in a new run.
 
     Args:
         config: Data, base model, judge; nothing is trained.
         adapter: Folder in PEFT's format.
         overrides: The user's overrides, for the record.
-        progress: Where to show the progress.
-
-    Raises:
-        LorahydraError: Data, model, adapter or judge cannot be used.
     """
     check_store(config.tracking)
     metadata = read_metadata(adapter)
@@ -52,7 +46,7 @@ def evaluate_adapter(
     with start_run(config.tracking, output_dir=Path(config.output_dir), kind=Kind.SINGLE, run_name=name) as run:
         run.tags({Tag.EVALUATES: metadata.run_id or str(adapter.resolve())})
         record_setup(run, config, overrides, prepared)
-        scores = score_adapter(run, config, prepared, examples, adapter, prefix, progress=progress)
+        scores = score_adapter(run, config, prepared, examples, adapter, prefix)
     split = "test" if prefix == TEST else "validation"
     write_scores(console(), scores, split=split)
     logger.info("MLflow run %s: %s", run.run_id, run.url)
@@ -60,20 +54,13 @@ def evaluate_adapter(
 
 
 def score_adapter(
-    run: TrackedRun,
-    config: ExperimentConfig,
-    prepared: Prepared,
-    examples: EvaluationSet,
-    adapter: Path,
-    prefix: str,
-    *,
-    progress: Progress | None = None,
+    run: TrackedRun, config: ExperimentConfig, prepared: Prepared, examples: EvaluationSet, adapter: Path, prefix: str
 ) -> TrialScores:
     """Let the adapter in a folder and the untuned baseline answer, score both, and record the scores in `run`.
 
     The metrics' `prefix` is `TEST` or `EVAL`, which also says how many of the examples are judged.
     """
-    progress = progress or Progress()
+    progress = Progress()
     n_examples = config.judge.test_examples if prefix == TEST else config.judge.n_examples
     with Judging(prepared.session, examples, config.seed, n_examples=n_examples) as judging:
         predictions = predict_both(config, prepared, examples, adapter, judging, progress, description="Testing")

@@ -23,7 +23,6 @@ from lorahydra.trial.record import record_judging
 from lorahydra.trial.rejudge import judge_session, reopened, with_overrides
 from lorahydra.trial.saved import SavedTrial, load_trial, not_saved
 from lorahydra.trial.score import record_finalist
-from lorahydra.utils.progress import Progress
 
 __all__ = ["Finalist", "find_trials", "judge_finalists"]
 
@@ -37,11 +36,7 @@ class Finalist:
 
 
 def find_trials(folders: Sequence[Path]) -> list[Path]:
-    """Output folders of trials that have saved predictions: the folders themselves, or those below them.
-
-    Raises:
-        OutputError: A folder does not exist, or has no saved predictions.
-    """
+    """Output folders of trials that have saved predictions: the folders themselves, or those below them."""
     trials: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
@@ -60,9 +55,8 @@ def judge_finalists(
     settings: ExperimentConfig | None = None,
     scores: Mapping[Path, float] | None = None,
     tracking_uri: str | None = None,
-    progress: Progress | None = None,
 ) -> list[Finalist]:
-    """Judge the best trials on all validation examples, `judge.repeats` times each, and rank them.
+    """Judge the best trials on all validation examples, `judge.repeats` times each, and rank them, best first.
 
     The `judge.finalists` trials with the best scores so far are taken. Their new scores are over the examples that have
     a verdict in each of them, and are recorded in their runs as `final/…`.
@@ -74,16 +68,11 @@ def judge_finalists(
         settings: The experiment whose judge is used; by default that of the newest trial.
         scores: `combined` of the trials by folder, if the caller has it.
         tracking_uri: Where the MLflow store is, if it has moved.
-        progress: Where to show the progress.
-
-    Returns:
-        Best first.
 
     Raises:
         ConfigError: The trials were not judged alike.
-        LorahydraError: The judge gives too few verdicts.
+        JudgeError: The judge gives too few verdicts.
     """
-    progress = progress or Progress()
     trials = [load_trial(folder, tracking_uri=tracking_uri) for folder in folders]
     newest = with_overrides(settings or max(trials, key=_written).config, overrides)
     _check_alike(trials, newest)
@@ -92,11 +81,11 @@ def judge_finalists(
     combined = dict(scores or {})
     for trial in trials:
         if trial.folder not in combined:
-            combined[trial.folder] = _first_score(session, trial, progress)
+            combined[trial.folder] = _first_score(session, trial)
     ranked = sorted(trials, key=lambda trial: -combined[trial.folder])
     finalists = []
     for trial in ranked[: session.config.finalists]:
-        finalist = Finalist(trial, _judged(session, trial, progress, "all", session.config.repeats))
+        finalist = Finalist(trial, _judged(session, trial, "all", session.config.repeats))
         _record(finalist, tracking_uri, session)
         finalists.append(finalist)
     alike = _on_the_same_examples(finalists, newest, tracking_uri)
@@ -139,21 +128,19 @@ def _written(trial: SavedTrial) -> float:
     return (trial.folder / ANSWERS_FILE).stat().st_mtime
 
 
-def _first_score(session: JudgeSession, trial: SavedTrial, progress: Progress) -> float:
+def _first_score(session: JudgeSession, trial: SavedTrial) -> float:
     """The score of the trial, from its run, or else from the verdicts in the cache."""
     recorded = read_run(trial.config.tracking, trial.run_id).metrics.get(OBJECTIVE)
-    return _judged(session, trial, progress).combined.mean if recorded is None else recorded
+    return _judged(session, trial).combined.mean if recorded is None else recorded
 
 
-def _judged(
-    session: JudgeSession, trial: SavedTrial, progress: Progress, n_examples: str | None = None, repeats: int = 1
-) -> Evaluation:
+def _judged(session: JudgeSession, trial: SavedTrial, n_examples: str | None = None, repeats: int = 1) -> Evaluation:
     """The tuned model's predictions with verdicts on the trial's own examples, or on `all`."""
     config, predictions = trial.config, trial.predictions
     judging = Judging(session, predictions.examples, config.seed, n_examples=n_examples, repeats=repeats)
     with judging:
         judging.start(predictions.tuned.texts)
-        [verdicts] = judging.verdicts(progress)
+        [verdicts] = judging.verdicts()
     return evaluate(predictions.tuned, verdicts, config.evaluation, config.seed)
 
 

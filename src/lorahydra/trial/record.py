@@ -62,12 +62,7 @@ def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[
     run.text(to_yaml(config), CONFIG_FILE)
     run.text(OmegaConf.to_yaml(OmegaConf.create(list(overrides))), OVERRIDES_FILE)
     record_environment(run, str(prepared.base.device))
-    run.tags(
-        {
-            Tag.BASE_MODEL: prepared.base.source,
-            Tag.BASE_DIGEST: prepared.base.digest or "unknown",
-        }
-    )
+    run.tags({Tag.BASE_MODEL: prepared.base.source, Tag.BASE_DIGEST: prepared.base.digest or "unknown"})
     record_data(run, prepared.splits, (prepared.splits.train, prepared.splits.validation))
     run.metrics({Metric.TIME_LOAD: prepared.seconds})
 
@@ -123,13 +118,8 @@ def record_adapter(run: TrackedRun, config: ExperimentConfig, trained: TrainedAd
 def record_judging(run: TrackedRun, session: JudgeSession, judgements: Sequence[Judgement], prefix: str = EVAL) -> None:
     """Log the calls, time and cost of judging, and each call as a trace, even if there are too few verdicts.
 
-    If a run is resumed, the cost is added to what it had spent before.
-
-    Args:
-        run: Where to record.
-        session: The judge.
-        judgements: On the tuned model's predictions and, second, on the baseline's.
-        prefix: Of the tuned model's coverage.
+    The judgements are on the tuned model's predictions, whose metrics have the `prefix`, and on the baseline's. If a
+    run is resumed, the cost is added to what it had spent before.
     """
     calls = [call for judgement in judgements for call in judgement.calls]
     summed = {

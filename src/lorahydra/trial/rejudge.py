@@ -43,13 +43,7 @@ __all__ = ["judge_saved", "judge_session", "rejudge", "rejudge_hint", "reopened"
 logger = logging.getLogger(__name__)
 
 
-def rejudge(
-    folder: Path,
-    *,
-    overrides: Sequence[str] = (),
-    tracking_uri: str | None = None,
-    progress: Progress | None = None,
-) -> TrialScores:
+def rejudge(folder: Path, *, overrides: Sequence[str] = (), tracking_uri: str | None = None) -> TrialScores:
     """Judge the predictions of a trial that ended because of the judge, and complete its run.
 
     Verdicts that were given before are in the cache and cost nothing. A study does not hear of it: for its trials
@@ -59,7 +53,6 @@ def rejudge(
         folder: The trial's output folder.
         overrides: Overrides of judge keys that do not change verdicts, for example `judge.max_cost=2`.
         tracking_uri: Where the MLflow store is, if it has moved.
-        progress: Where to show the progress.
 
     Raises:
         LorahydraError: The judge fails again, or the trial cannot be read.
@@ -67,16 +60,11 @@ def rejudge(
     trial = load_trial(folder, tracking_uri=tracking_uri)
     config = with_overrides(trial.config, overrides)
     with rejudge_hint(folder):
-        return judge_saved(trial, config, tracking_uri=tracking_uri, progress=progress).scores
+        return judge_saved(trial, config, tracking_uri=tracking_uri).scores
 
 
 def judge_saved(
-    trial: SavedTrial,
-    config: ExperimentConfig,
-    *,
-    place: StudyPlace | None = None,
-    tracking_uri: str | None = None,
-    progress: Progress | None = None,
+    trial: SavedTrial, config: ExperimentConfig, *, place: StudyPlace | None = None, tracking_uri: str | None = None
 ) -> TrialResult:
     """Judge saved predictions with the current settings, and complete the run of the trial that made them.
 
@@ -92,7 +80,7 @@ def judge_saved(
         judging.start(predictions.tuned.texts)
         if predictions.baseline is not None:
             judging.start(predictions.baseline.texts)
-        scores = score(run, config, predictions, judging, progress or Progress())
+        scores = score(run, config, predictions, judging, Progress())
         loss = run.before.metrics.get(scored(EVAL, Score.LOSS), math.nan) if math.isnan(trial.loss) else trial.loss
         seconds = trial.seconds + time.perf_counter() - started
         result = TrialResult(run.run_id, trial.folder / ADAPTER_DIR, scores, loss, seconds)

@@ -15,8 +15,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -29,19 +28,11 @@ from lorahydra.config.compose import flatten, restored_config
 from lorahydra.config.schema import ExperimentConfig, TrackingConfig
 from lorahydra.data import load_splits
 from lorahydra.errors import ConfigError, DataError, TrackingError
-from lorahydra.names import (
-    CONFIG_FILE,
-    ENVIRONMENT_FILE,
-    OVERRIDES_FILE,
-    Kind,
-    Metric,
-    State,
-    Tag,
-)
+from lorahydra.modeling.devices import cpu_threads, resolve_device
+from lorahydra.names import CONFIG_FILE, ENVIRONMENT_FILE, OVERRIDES_FILE, Kind, Metric, State, Tag
 from lorahydra.tracking import Points, RecordedRun, read_metrics, read_run, read_text, set_tags
 from lorahydra.trial.record import CONTEXTS
 from lorahydra.utils.environment import differences, environment
-from lorahydra.utils.progress import Progress
 
 __all__ = ["Agreement", "Compared", "Recorded", "compare", "read_recorded", "reproduce"]
 
@@ -90,13 +81,17 @@ class Recorded:
     changed: tuple[str, ...] = ()
     """Keys that the caller changed and on which metrics depend, such as `lora.r`."""
 
+    @property
+    def threads(self) -> int | None:
+        """On how many threads torch computed; None if that was not recorded."""
+        threads: int | None = self.environment.get("hardware", {}).get("threads")
+        return threads
+
     def differences(self) -> list[str]:
         """Differences in settings, code, packages and machine, one line each."""
-        from lorahydra.modeling.devices import resolve_device
-
         now = flatten(self.config)
         lines = [f"config: {key} is {now.get(key)} now" for key in self.changed]
-        with _threads(self.environment):
+        with cpu_threads(self.threads):
             lines += differences(self.environment, environment(str(resolve_device(self.config.model.device))))
         return lines
 
@@ -137,9 +132,7 @@ def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = 
     )
 
 
-def reproduce(
-    recorded: Recorded, *, output_dir: Path, tolerance: float = 1e-3, progress: Progress | None = None
-) -> list[Compared]:
+def reproduce(recorded: Recorded, *, output_dir: Path, tolerance: float = 1e-3) -> list[Compared]:
     """Run a recorded trial again, as a new run beside it, and compare every metric.
 
     Torch computes on as many threads as in the recorded run, because their number decides how sums are rounded.
@@ -148,7 +141,6 @@ def reproduce(
         recorded: The trial.
         output_dir: Folder of the new run.
         tolerance: Relative difference up to which a metric counts as `within tolerance`.
-        progress: Where to show the progress.
 
     Raises:
         DataError: The data are not those of the run; nothing was trained.
@@ -159,8 +151,8 @@ def reproduce(
     config = dataclasses.replace(recorded.config, output_dir=str(output_dir))
     _check_data(recorded)
     before = read_metrics(recorded.store, recorded.run.run_id)
-    with _threads(recorded.environment):
-        result = run_trial(config, overrides=recorded.overrides, progress=progress)
+    with cpu_threads(recorded.threads):
+        result = run_trial(config, overrides=recorded.overrides)
     store = config.tracking
     set_tags(store, result.run_id, {Tag.REPRODUCES: recorded.run.run_id})
     _warn_of_other_inputs(recorded.run, read_run(store, result.run_id))
@@ -173,11 +165,8 @@ def compare(
 ) -> list[Compared]:
     """Compare the metrics of two runs, step by step; times and costs are left out.
 
-    Args:
-        before: Points by name.
-        again: The same for the second run.
-        tolerance: Relative difference up to which a point counts as close.
-        cut: Whether the first run ended early; then points that only the second run has are ignored.
+    A point within the relative `tolerance` counts as close. If the first run ended early (`cut`), points that only the
+    second run has are ignored.
     """
     names = [name for name in {**before, **again} if not name.startswith(NOT_COMPARED)]
     names = [name for name in names if name != Metric.TRAIN_TOKENS_PER_SECOND and not (cut and name not in before)]
@@ -264,17 +253,3 @@ def _mapping(text: str | None) -> dict[str, Any]:
     except ValueError as error:
         raise TrackingError(f"{ENVIRONMENT_FILE} is not valid JSON: {error}") from error
     return content if isinstance(content, dict) else {}
-
-
-@contextmanager
-def _threads(recorded: Mapping[str, Any]) -> Iterator[None]:
-    """Compute on as many threads as the recorded run did."""
-    import torch
-
-    threads = recorded.get("hardware", {}).get("threads")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads if isinstance(threads, int) and threads > 0 else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

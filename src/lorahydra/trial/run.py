@@ -24,18 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 def run_trial(
-    config: ExperimentConfig,
-    *,
-    overrides: Sequence[str] = (),
-    progress: Progress | None = None,
-    place: StudyPlace | None = None,
+    config: ExperimentConfig, *, overrides: Sequence[str] = (), place: StudyPlace | None = None
 ) -> TrialResult:
     """Train one adapter, score it beside the untuned baseline, and record all of it in MLflow.
 
     Args:
         config: The whole experiment.
         overrides: The user's overrides, for the record.
-        progress: Where to show the progress.
         place: The trial's place in a study; None for a trial outside a study.
 
     Raises:
@@ -43,9 +38,9 @@ def run_trial(
         LorahydraError: The trial failed; the message is one line. The run, if it was started, is closed as failed. If
             the judge is at fault, adapter and predictions are kept, and `lorahydra judges rejudge` goes on from there.
     """
-    with Trial(config, overrides, progress or Progress(), place) as trial:
+    with Trial(config, overrides, Progress(), place) as trial:
         prepared = trial.prepared
-        [trained] = train(prepared.base, [trial.job], prepared.train_tokens, prepared.eval_tokens, progress)
+        [trained] = train(prepared.base, [trial.job], prepared.train_tokens, prepared.eval_tokens)
         trial.predict(trained)
         result = trial.score()
     if place is None:  # a study shows its leaderboard instead

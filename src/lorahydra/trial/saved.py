@@ -66,11 +66,7 @@ def save_trial(trial: SavedTrial) -> None:
         "steps": predictions.steps,
         "loss": trial.loss,
         "seconds": trial.seconds,
-        "examples": {
-            "texts": list(examples.texts),
-            "references": list(examples.references),
-            "digest": examples.digest,
-        },
+        "examples": {"texts": list(examples.texts), "references": list(examples.references), "digest": examples.digest},
         "tuned": _content(predictions.tuned),
         "untuned": None if predictions.baseline is None else _content(predictions.baseline),
     }
@@ -83,10 +79,6 @@ def load_trial(folder: Path, *, tracking_uri: str | None = None) -> SavedTrial:
     """Read a trial back from its output folder.
 
     Its MLflow store has the address `tracking_uri` if it has moved or needs a password; passwords are not saved.
-
-    Raises:
-        OutputError: There are no predictions, or they cannot be read.
-        ConfigError: The store's address had a password.
     """
     path = folder / ANSWERS_FILE
     try:

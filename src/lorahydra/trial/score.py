@@ -62,18 +62,12 @@ def score(
     progress: Progress,
     prefix: str = EVAL,
 ) -> TrialScores:
-    """Score predictions, and record them and their scores.
+    """Score predictions that the judge has received, and record them and their scores.
 
-    Args:
-        run: Where to record.
-        config: Weights and seed.
-        predictions: The predictions to be scored.
-        judging: The judge, which has received them.
-        progress: Where to show that it waits.
-        prefix: Prefix of the metrics: `EVAL`, or `TEST` on the test split.
+    Metrics have the `prefix` `EVAL`, or `TEST` on the test split.
 
     Raises:
-        LorahydraError: Too few verdicts on the tuned model's predictions; all earlier results are recorded.
+        JudgeError: Too few verdicts on the tuned model's predictions; all earlier results are recorded.
     """
     tuned = predictions.tuned
     run.metrics({Metric.TIME_GENERATE: tuned.generate_seconds, Metric.TIME_BERTSCORE: tuned.bertscore_seconds})
@@ -172,30 +166,24 @@ def _record_table(
     prefix: str,
 ) -> None:
     tuned, baseline = predictions.tuned, predictions.baseline
+    nothing = [None] * len(tuned.texts)
     columns: dict[str, Sequence[object]] = {
         PredictionColumn.PROMPT: predictions.examples.texts,
         PredictionColumn.REFERENCE: predictions.examples.references,
         PredictionColumn.PREDICTION: tuned.texts,
         PredictionColumn.BERTSCORE_F1: tuned.bertscore.f1,
-        PredictionColumn.JUDGE_SCORE: _column(verdicts, predictions, "given"),
-        PredictionColumn.JUDGE_REASON: _column(verdicts, predictions, "reasons"),
+        PredictionColumn.JUDGE_SCORE: nothing if verdicts is None else verdicts.given,
+        PredictionColumn.JUDGE_REASON: nothing if verdicts is None else verdicts.reasons,
         PredictionColumn.LENGTH: [len(text) for text in tuned.texts],
     }
     if verdicts is not None:
-        columns[PredictionColumn.JUDGE_CRITERIA] = _column(verdicts, predictions, "criteria")
+        columns[PredictionColumn.JUDGE_CRITERIA] = verdicts.criteria
     if baseline is not None:
         columns |= {
             PredictionColumn.BASELINE_PREDICTION: baseline.texts,
             PredictionColumn.BASELINE_BERTSCORE_F1: baseline.bertscore.f1,
         }
         if verdicts is not None:
-            columns[PredictionColumn.BASELINE_JUDGE_SCORE] = _column(baseline_verdicts, predictions, "given")
+            given = nothing if baseline_verdicts is None else baseline_verdicts.given
+            columns[PredictionColumn.BASELINE_JUDGE_SCORE] = given
     run.table(list(columns), list(zip(*columns.values(), strict=True)), TABLES[prefix])
-
-
-def _column(verdicts: Judgement | None, predictions: TrialPredictions, name: str) -> list[object]:
-    """One property of the verdict on each example; None if there is no verdict."""
-    if verdicts is None:
-        return [None] * len(predictions.tuned.texts)
-    values: list[object] = getattr(verdicts, name)
-    return values

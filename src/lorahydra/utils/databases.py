@@ -79,7 +79,7 @@ def checked_url(url: str, key: str, allowed: str) -> str:
 
 
 def _with_driver(url: str) -> str:
-    """A PostgreSQL address with the driver that is installed, where it names none: SQLAlchemy would take psycopg."""
+    """A PostgreSQL address with the driver that is installed, if it names none: SQLAlchemy would take psycopg."""
     scheme, separator, rest = url.partition("://")
     if scheme.lower() != "postgresql":
         return url
@@ -98,7 +98,7 @@ def sqlite_file(url: str) -> Path | None:
 def local_path(text: str) -> Path:
     """The path that stands in an address, percent-encoded or not.
 
-    Where both readings are possible, the one that exists is meant.
+    If both readings are possible, the one that exists is meant.
     """
     literal, decoded = Path(text), Path(unquote(text))
     if "\N{REPLACEMENT CHARACTER}" in decoded.name or literal == decoded:

@@ -65,7 +65,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def code_changes() -> str | None:
-    """Changes of code and configs that are not committed, as `git diff` shows them; None where there are none.
+    """Changes of code and configs that are not committed, as `git diff` shows them; None if there are none.
 
     New files are only named.
     """
@@ -76,7 +76,7 @@ def code_changes() -> str | None:
 
 
 def git(*arguments: str) -> str | None:
-    """What Git says about the folder of the code; None where it is not a repository, or Git is not installed.
+    """What Git says about the folder of the code; None if it is not a repository, or Git is not installed.
 
     Git is asked once: a process goes on with the code that it has loaded.
     """

@@ -47,12 +47,10 @@ _ended = False
 def listen(hint: Callable[[], str], *, always: bool = False) -> None:
     """Handle SIGINT and SIGTERM, which schedulers send before they kill, until the end of the process.
 
-    The first one raises `KeyboardInterrupt`. A later Ctrl-C ends the process at once with exit code 130 and one line;
-    a later SIGTERM changes nothing. May be called again with another hint: what has come is not forgotten.
-
-    Args:
-        hint: What to say after a second Ctrl-C about how to go on.
-        always: Also where the process was started with Ctrl-C ignored, as shells do with background jobs.
+    The first one raises `KeyboardInterrupt`. A later Ctrl-C ends the process at once with exit code 130 and one line,
+    which ends with the `hint` on how to go on; a later SIGTERM changes nothing. May be called again with another hint:
+    what has come is not forgotten. With `always`, it works even if the process was started with Ctrl-C ignored, as
+    shells do with background jobs.
     """
     global _hint, _ended
     _hint, _ended = hint, False

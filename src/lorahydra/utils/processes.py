@@ -27,7 +27,7 @@ def is_here(process: Mapping[str, Any]) -> bool:
 
 
 def is_alive(process: Mapping[str, Any]) -> bool | None:
-    """Whether the process still runs; None where it cannot be seen from here. A zombie counts as dead."""
+    """Whether the process still runs; None if it cannot be seen from here. A zombie counts as dead."""
     if not is_here(process):
         return None
     started = _started(int(process.get("pid", 0)))
@@ -35,7 +35,7 @@ def is_alive(process: Mapping[str, Any]) -> bool | None:
 
 
 def has_its_number(process: Mapping[str, Any]) -> bool:
-    """Whether the number of a process is still its own, alive or dead, and not another's or unknown."""
+    """Whether the number of a process, alive or dead, has not been given to another process."""
     return is_here(process) and _started(int(process["pid"])) in (None, process.get("started"))
 
 
@@ -51,7 +51,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _started(pid: int) -> float | None:
-    """When the process began; None where there is none (a zombie counts as none).
+    """When the process began; None if there is none (a zombie counts as none).
 
     On Linux in clock ticks since boot, which a change of the clock does not touch; else in s since the epoch.
     """

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a moving bar for a person, plain lines where the output goes to a file.
+"""Progress on the terminal: a moving bar for a person, plain lines if the output goes to a file.
 
 ```python
 progress = Progress()
