@@ -200,7 +200,7 @@ def test_options_that_cannot_be(
 
 
 def test_bytes_that_are_no_text(tiny_adapter: Path) -> None:
-    with pytest.raises(DataError, match="piped in is not UTF-8"):
+    with pytest.raises(DataError, match="the piped text is not UTF-8"):
         generate(tiny_adapter, piped=b"\xff\xff")
 
 
@@ -272,7 +272,7 @@ def test_a_chat_keeps_its_history_until_it_is_reset(
     assert histories == [["one"], ["one", "tuned one", "two"], ["three"]]
     shown = capsys.readouterr()
     assert shown.out == "tuned one\ntuned two\ntuned three\n"
-    assert "Forgotten." in shown.err
+    assert "The conversation is forgotten." in shown.err
 
 
 def test_a_chat_that_compares_keeps_the_tuned_answer(
@@ -290,7 +290,7 @@ def test_what_is_stopped_or_refused_is_forgotten(
     speaker = talk(monkeypatch, "one", "stop", "fail", "/nope", "/etc/passwd is what?")
     assert [message.content for message in speaker.asked[-1][0]] == ["one", "tuned one", "/etc/passwd is what?"]
     said = capsys.readouterr().err
-    for part in ("Stopped", "too long; /reset starts over", "There is no command /nope"):
+    for part in ("Stopped", "too long; /reset starts over", "/nope is not a command"):
         assert part in said
 
 
@@ -360,7 +360,7 @@ def converse(terminal: Terminal, base: str, tuned: str) -> None:
     assert printable(base, terminal=True) in shown
     assert printable(tuned, terminal=True) in shown.partition("\ntuned:")[2]
     terminal.type("/reset\n")
-    assert "Forgotten." in terminal.wait_for("\n> ")
+    assert "The conversation is forgotten." in terminal.wait_for("\n> ")
     terminal.process.send_signal(signal.SIGINT)
     # A signal between the prompt and the wait for a key is noticed with the next one.
     terminal.type("\n")

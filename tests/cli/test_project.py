@@ -231,7 +231,7 @@ def test_mlflow_run_is_the_parent_and_gives_the_same_twice(
     again = programs.run(["-m", "lorahydra", "reproduce", best], place)
     assert again.returncode == 0, again.stderr
     assert "metrics are equal to the last digit" in again.stdout
-    assert "Not the same as then" not in again.stdout
+    assert "Different from the recorded run" not in again.stdout
 
 
 @pytest.mark.slow

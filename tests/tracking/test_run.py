@@ -336,5 +336,5 @@ def test_a_run_that_mlflow_opened_becomes_ours(start: StartRun, client: Any, tmp
 def test_a_run_id_that_is_not_there_is_one_line(start: StartRun) -> None:
     with pytest.raises(TrackingError, match="has no run 0{32}"):
         start(run_id="0" * 32)
-    with pytest.raises(ConfigError, match=r"tracking.run_id=12 is not a run of MLflow"):
+    with pytest.raises(ConfigError, match=r"tracking.run_id=12 is not the id of an MLflow run"):
         start(run_id="12")

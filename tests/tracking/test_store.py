@@ -177,7 +177,7 @@ def test_database_of_another_program(start: StartRun, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("CREATE TABLE studies (id INTEGER)")
     message = fault(start, TrackingError, uri=f"sqlite:///{tmp_path}/other.db")
-    assert "other tables than MLflow's" in message
+    assert "tables that are not MLflow's" in message
     assert tables(tmp_path / "other.db") == {"studies"}
 
 

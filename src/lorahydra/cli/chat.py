@@ -39,9 +39,9 @@ def chat(model: AdaptedModel, *, max_new_tokens: int | None, compare: bool, tune
             return
         if text == "/reset":
             history = ()
-            note("Forgotten.")
+            note("The conversation is forgotten.")
         elif re.fullmatch(r"/\w+", text):
-            note(f"There is no command {text}: {HELP}")
+            note(f"{text} is not a command: {HELP}")
         elif text:
             history = _turn(model, (*history, Message("user", text)), max_new_tokens, compare, tuned)
 

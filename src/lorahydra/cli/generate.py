@@ -60,7 +60,7 @@ def generate(
     as_json: bool,
     uri: str | None,
 ) -> None:
-    """Let adapter SOURCE answer PROMPTs, those of a file, what is piped in, or a chat on the terminal.
+    """Let adapter SOURCE answer PROMPTs, those of a file, piped text, or a chat on the terminal.
 
     SOURCE is a folder, the id of an MLflow run, models:/NAME@ALIAS, or the name of a study or registered model.
     Answers go to stdout, everything else to stderr.
@@ -152,4 +152,4 @@ def _piped(encoding: str) -> str:
     try:
         return sys.stdin.buffer.read().decode(encoding).strip()
     except UnicodeDecodeError as error:
-        raise DataError(f"what is piped in is not {encoding.upper()} text: name its --encoding") from error
+        raise DataError(f"the piped text is not {encoding.upper()}: give its encoding with --encoding") from error

@@ -43,7 +43,7 @@ def _sdk(name: str) -> str:
     """Whether the SDK is installed, without importing it."""
     package = sdk_package(name)
     if package is None:
-        return "built in" if is_built_in(name) else "own"
+        return "built in" if is_built_in(name) else "your own"
     version = sdk_version(name)
     return f"{package} {version}" if version else f"missing: {install_command(name)}"
 

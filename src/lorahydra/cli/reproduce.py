@@ -69,7 +69,7 @@ def _show_run(recorded: Recorded) -> None:
     if not lines:
         click.echo("Settings, code, packages and machine are the same.")
         return
-    click.echo("Not the same as then:")
+    click.echo("Different from the recorded run:")
     for line in lines[:SHOWN]:
         click.echo(f"  {line}")
     if len(lines) > SHOWN:

@@ -55,4 +55,4 @@ def _check_free(port: int) -> None:
         except OSError as error:
             raise ConfigError(
                 f"port {port} of {LOOPBACK} is taken ({error.strerror}): choose another with --port"
-            ) from (error)
+            ) from error

@@ -172,7 +172,9 @@ class JudgeConfig:
         for name in self.key_names:
             if key := os.environ.get(name, "").strip():
                 if not key.isascii() or not key.isprintable():
-                    raise JudgeSetupError(f"the value of {name} has characters that no key has: copy the key again")
+                    raise JudgeSetupError(
+                        f"the value of {name} has characters that cannot be part of a key: copy the key again"
+                    )
                 return key
         return None
 

@@ -296,7 +296,9 @@ class TrackingConfig:
         at_least("tracking.retry_seconds", self.retry_seconds, 0)
         one_of("tracking.log_model", self.log_model, ("winner", "all", "none"))
         if self.run_id is not None and not re.fullmatch(r"[0-9a-f]{32}", self.run_id):
-            raise ConfigError(f"tracking.run_id={self.run_id} is not a run of MLflow: ids have 32 hexadecimal digits")
+            raise ConfigError(
+                f"tracking.run_id={self.run_id} is not the id of an MLflow run: ids have 32 hexadecimal digits"
+            )
 
 
 @dataclass

@@ -186,6 +186,8 @@ def _on_this_machine(model: ModelConfig, device: str, dtype: str | None) -> Mode
         try:
             resolve_dtype(dtype, here)
         except ConfigError:
-            logger.warning("The adapter was scored in %s, which %s does not compute in: model.dtype=auto", dtype, here)
+            logger.warning(
+                "The adapter was scored in %s, in which %s cannot compute: model.dtype=auto is used", dtype, here
+            )
             dtype = "auto"
     return dataclasses.replace(model, device=device, dtype=dtype, attn_implementation=attention)

@@ -104,8 +104,8 @@ def _load(files: ModelFiles, device: torch.device, dtype: torch.dtype, attention
     except torch.OutOfMemoryError as error:
         size = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
         raise ModelError(
-            f"{files.name} needs {size:.1f} GiB, more than is free on {device}: free it, choose a smaller "
-            "model or model.device=cpu"
+            f"{files.name} needs {size:.1f} GiB, more than is free on {device}: free some memory, choose a "
+            "smaller model, or set model.device=cpu"
         ) from error
     check_vocabulary(model, tokenizer, files.name)
     model.requires_grad_(False).eval()

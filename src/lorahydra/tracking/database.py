@@ -159,7 +159,7 @@ def _check_schema(uri: str, tables: set[str], revision: str | None) -> None:
 
     if "experiments" not in tables:
         raise TrackingError(
-            f"the database {shown(uri)} holds other tables than MLflow's: give MLflow a separate database "
+            f"the database {shown(uri)} holds tables that are not MLflow's: give MLflow a separate database "
             "(tracking.uri)"
         )
     versions = migrations()

@@ -124,7 +124,7 @@ class Delivery:
             if not is_unknown_to_the_store(error):
                 raise
             self._traces = False
-            logger.warning("The MLflow of this store is too old for these traces: they are left out")
+            logger.warning("MLflow on this server is too old for these traces: they are left out")
 
     def _send_artifact(self, operation: Operation) -> None:
         path, name = self._spool.path_of(operation), operation["name"]
