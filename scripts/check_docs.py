@@ -25,7 +25,7 @@ PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]
 
 
 def broken_links() -> Iterator[str]:
-    """Relative links to files that are not there."""
+    """Relative links to files that do not exist."""
     for path in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
             if not (path.parent / target).exists():
@@ -33,7 +33,7 @@ def broken_links() -> Iterator[str]:
 
 
 def stale_configuration() -> Iterator[str]:
-    """The page of keys, when the schema says something else."""
+    """The page of keys, if the schema says something else."""
     if not PAGE.is_file() or PAGE.read_text("utf-8") != page():
         yield "docs/configuration.md is stale: run python scripts/config_docs.py"
 
@@ -50,14 +50,14 @@ def keys(prefix: str, config: object) -> Iterator[str]:
 def unknown_keys() -> Iterator[str]:
     """Keys in the pages that the schema does not have."""
     config = ExperimentConfig()
-    known = set(keys("", config))
+    allowed = set(keys("", config))
     groups = "|".join(
         field.name for field in dataclasses.fields(config) if dataclasses.is_dataclass(getattr(config, field.name))
     )
     for path in PAGES:
         for key in re.findall(rf"(?<![\w./])((?:{groups})\.[a-z_.]+?)=", path.read_text("utf-8")):
-            if key not in known:
-                yield f"{path.name}: {key} is no key of the configuration"
+            if key not in allowed:
+                yield f"{path.name}: {key} is not a key of the configuration"
 
 
 def unpinned() -> Iterator[str]:
@@ -79,7 +79,7 @@ def pins() -> dict[str, str]:
 
 
 def stale_versions() -> Iterator[str]:
-    """Versions that pages and the compose file name, where constraints.txt has others."""
+    """Versions in pages and the compose file that differ from those in constraints.txt."""
     tested = pins()
     for path in (*PAGES, COMPOSE):
         for name, version in re.findall(r"([\w-]+)(?:\[\w+\])?==(\d[\w.]*\w)", path.read_text("utf-8")):
@@ -102,13 +102,13 @@ def faulty_compose() -> Iterator[str]:
 
 
 def stale_environment() -> Iterator[str]:
-    """The environment of `mlflow run`, when pins or dependencies say something else."""
+    """The environment of `mlflow run`, if pins or dependencies say something else."""
     if not python_env.FILE.is_file() or python_env.FILE.read_text("utf-8") != python_env.content():
         yield "python_env.yaml is stale: run python scripts/python_env.py"
 
 
 def unknown_messages() -> Iterator[str]:
-    """Messages that the pages on trouble quote, and that the program does not say; `…` stands for values there."""
+    """Messages that the pages on trouble quote but the program does not have; `…` stands for values there."""
     said = "\0".join(literal for file in (REPOSITORY / "src").rglob("*.py") for literal in literals(file))
     said += "\0".join(literals(REPOSITORY / "scripts" / "check_python.py"))
     for path in (REPOSITORY / "docs").glob("troubleshooting*.md"):
@@ -126,7 +126,7 @@ def literals(file: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print every fault and exit with 1 when there is one."""
+    """Print every fault and exit with 1 if there is one."""
     checks = (
         broken_links,
         stale_configuration,

@@ -44,11 +44,11 @@ class FoundAdapter:
     name: str
     """Its name in a sentence."""
     folder: Path
-    """In PEFT's format; a temporary one if the adapter comes from a store."""
+    """A folder in PEFT's format; a temporary one if the adapter comes from a store."""
     run: RecordedRun | None = None
-    """Of the trial that trained it."""
+    """Run of the trial that trained it."""
     study: RecordedRun | None = None
-    """Of the study that it won."""
+    """Run of the study that it won."""
 
 
 def store_address(uri: str | None = None) -> str:

@@ -20,29 +20,29 @@ class ColumnsConfig:
     """The names that the file has for the columns of the schemes; unset means the scheme's name."""
 
     prompt: str | None = None
-    """Of `prompt_completion`."""
+    """Column of the scheme `prompt_completion`."""
     completion: str | None = None
-    """Of `prompt_completion`."""
+    """Column of the scheme `prompt_completion`."""
     instruction: str | None = None
-    """Of `instruction`."""
+    """Column of the scheme `instruction`."""
     input: str | None = None
-    """Of `instruction`; may be empty in a row."""
+    """Column of the scheme `instruction`; may be empty in a row."""
     output: str | None = None
-    """Of `instruction`."""
+    """Column of the scheme `instruction`."""
     question: str | None = None
-    """Of `question_answer`."""
+    """Column of the scheme `question_answer`."""
     answer: str | None = None
-    """Of `question_answer`."""
+    """Column of the scheme `question_answer`."""
     messages: str | None = None
-    """Of `messages`: a list of `{role, content}`."""
+    """Column of the scheme `messages`: a list of `{role, content}`."""
     conversations: str | None = None
-    """Of `conversations`: a list of `{from, value}`."""
+    """Column of the scheme `conversations`: a list of `{from, value}`."""
     system: str | None = None
-    """Of all schemes: the system message."""
+    """Column of any scheme: the system message."""
     history: str | None = None
-    """Of the first three schemes: earlier turns, a list of `[question, answer]`."""
+    """Column of the first three schemes: earlier turns, a list of `[question, answer]`."""
     tools: str | None = None
-    """Of all schemes: tools that may be called, a list of objects or its JSON."""
+    """Column of any scheme: tools that may be called, a list of objects or its JSON."""
 
     __repr__ = short_repr
 
@@ -62,9 +62,9 @@ class DataConfig:
     train_file: str | None = None
     """JSONL, JSON, CSV or Parquet file, or a folder that `datasets` saved; `demo` is the shipped demo dataset."""
     validation_file: str | None = None
-    """The same for the validation split; without it the split is made from `train_file`."""
+    """File or folder of the validation split; without it the split is made from `train_file`."""
     test_file: str | None = None
-    """The same for the test split, which only a study's winner sees."""
+    """File or folder of the test split, which only a study's winner sees."""
     hub_name: str | None = None
     """Dataset on the hub, for example `openai/gsm8k`."""
     hub_config: str | None = None

@@ -42,7 +42,7 @@ class RubricConfig:
     instructions: str = ""
     """Beginning of the prompt: the judge's role and what matters."""
     criteria: dict[str, CriterionConfig] = field(default_factory=dict)
-    """By name; each is judged from 0 to 5."""
+    """The criteria by name; each is judged from 0 to 5."""
 
     __repr__ = short_repr
 

@@ -34,7 +34,7 @@ class BaseModel:
     """A frozen causal language model with its tokenizer, device and origin."""
 
     model: PreTrainedModel
-    """In evaluation mode, no parameter trainable, on `device` in `dtype`."""
+    """The model in evaluation mode, no parameter trainable, on `device` in `dtype`."""
     tokenizer: PreTrainedTokenizerBase
     """Has a padding token; its padding side is up to the caller."""
     device: torch.device
@@ -42,7 +42,7 @@ class BaseModel:
     source: str
     """A value for `model.name_or_path` that names this model: packaged name, absolute path or hub id."""
     digest: str | None
-    """For lineage: `git:<commit>` of a hub model, else `sha256:<digest>` of the wheel or the local files."""
+    """Digest for lineage: `git:<commit>` of a hub model, else `sha256:<digest>` of the wheel or the local files."""
 
 
 _loaded: dict[str, tuple[object, BaseModel]] = {}

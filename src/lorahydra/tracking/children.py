@@ -73,9 +73,10 @@ def unfinished_children(config: TrackingConfig, parent_run_id: str) -> list[Chil
 
 @patient
 def close_run(config: TrackingConfig, run_id: str, state: State, failure: str | None = None) -> None:
-    """Record how a run ended (not `RUNNING`) that no process records any more, with one line of its error if it failed.
+    """Record that a run, which no process records any more, ended in a state other than `RUNNING`.
 
-    Does nothing if that is recorded already. A run that has ended in another way keeps its end time.
+    `failure` is the class and one line of its error, if it failed. Does nothing if that is recorded already. A run that
+    has ended in another way keeps its end time.
     """
     with opened(config, run_id) as client:
         run = client.get_run(run_id)

@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 VALUES = ("metrics", "params", "tags")
 LIMITS = {"metrics": 800, "params": 100, "tags": 100}
-"""Of one call; MLflow takes 1000 values in all."""
+"""Most values of each kind in one call; MLflow takes 1000 in all."""
 BYTES = 500_000
-"""Of the queue in one call; requests must stay below 1 MB."""
+"""Most bytes of the queue in one call; requests must stay below 1 MB."""
 NANOSECONDS = 1_000_000
-"""Of a millisecond."""
+"""Nanoseconds in a millisecond."""
 PREVIEW = 1000
 """Characters that MLflow keeps of the first and last message for its table of traces."""
 

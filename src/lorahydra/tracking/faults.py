@@ -15,7 +15,7 @@ REFUSALS = (400, 413, 414, 422)
 BUSY = (408, 429)
 """HTTP statuses of a server that asks to be called again."""
 ANSWERED = "API request to"
-"""In MLflow's text for an answer that did not come from an MLflow server, such as that of a proxy."""
+"""Part of MLflow's text for an answer that did not come from an MLflow server but, for example, from a proxy."""
 
 
 def is_refusal(error: Exception) -> bool:

@@ -29,7 +29,7 @@ FAILURES_TO_TELL = 2
 LONGEST_PAUSE = 10.0
 """Between attempts while the store cannot be reached; the first pause is half a second, and each is twice the last."""
 LONGEST_PAUSE_AT_END = 2.0
-"""The same when the trial has ended and someone waits."""
+"""Longest pause when the trial has ended and someone waits."""
 
 
 class Sender:

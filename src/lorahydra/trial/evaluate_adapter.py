@@ -58,7 +58,7 @@ def score_adapter(
 ) -> TrialScores:
     """Let the adapter in a folder and the untuned baseline answer, score both, and record the scores in `run`.
 
-    The metrics' `prefix` is `TEST` or `EVAL`, which also says how many of the examples are judged.
+    The `prefix` of the metrics, `TEST` or `EVAL`, also decides how many of the examples are judged.
     """
     progress = Progress()
     n_examples = config.judge.test_examples if prefix == TEST else config.judge.n_examples

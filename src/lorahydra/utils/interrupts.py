@@ -36,7 +36,7 @@ SECONDS_OF_ONE = 0.2
 _first: float | None = None
 """`time.monotonic()` of the signal that ends this process or this study."""
 _number = signal.SIGINT
-"""That signal."""
+"""The signal that came at `_first`."""
 _hint: Callable[[], str] | None = None
 """Says how to go on; None in a process that lorahydra may not end."""
 _postponed = 0
