@@ -151,9 +151,10 @@ class TrackedRun:
         self._log([operations.dataset(name, digest, source, rows, context)])
 
     def finish(self, state: State, failure: str | None = None) -> int:
-        """Send everything that waits and close the run, which did not stay `RUNNING`; later calls have no effect.
+        """Send everything that waits and close the run in a state other than `RUNNING`; later calls have no effect.
 
         It waits `config.retry_seconds` for a store that cannot be reached, and 5 seconds after an interrupt.
+        `failure` is the class and one line of the error, if the run failed.
 
         Returns:
             How many entries could not be sent; `lorahydra sync` sends them later.
