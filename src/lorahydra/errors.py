@@ -66,16 +66,10 @@ class ConfigError(UserError):
 
 
 class JudgeNotFoundError(ConfigError):
-    """No judge has this name.
-
-    Args:
-        name: The name that was given.
-        registered: Names of all judges.
-    """
+    """No judge has the name that was given; those in `registered` are all."""
 
     def __init__(self, name: str, registered: Sequence[str]) -> None:
         super().__init__(f"LLM judge model not found: {name!r}. Registered: {', '.join(registered)}.")
-        self.name = name
 
 
 class JudgeSetupError(UserError):

@@ -27,7 +27,7 @@ from lorahydra.modeling.base import load_base
 from lorahydra.modeling.lora import adapter, save_adapter
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
 from lorahydra.names import METADATA_FILE
-from lorahydra.tracking import RecordedDataset, RecordedRun
+from lorahydra.tracking.reading import RecordedDataset, RecordedRun
 
 PROMPTS = [f"What is {n} and {n}{'?' * (n % 3)}" for n in range(18)] + ["Назови цвет.", "x"]
 THINKING = CHAT_TEMPLATE.replace(

@@ -11,7 +11,6 @@ from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import TrackingError
 from lorahydra.names import Kind, State
 from lorahydra.tracking import (
-    ChildRun,
     TrackedRun,
     children,
     close_run,
@@ -22,6 +21,7 @@ from lorahydra.tracking import (
     sync,
     unfinished_children,
 )
+from lorahydra.tracking.children import ChildRun
 
 StartRun = Callable[..., TrackedRun]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -12,8 +13,11 @@ from lorahydra.errors import ConfigError
 
 __all__ = ["register_resolver"]
 
-PARSERS = {"int": int, "float": float, "str": str}
-KINDS = {"int": "a whole number", "float": "a number", "str": "text"}
+KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "str": (str, "text"),
+}
 
 
 def register_resolver() -> None:
@@ -26,10 +30,11 @@ def _from_environment(name: str, kind: str, default: Any) -> Any:
     value = os.environ.get(name)
     if value is None or not value.strip():
         return default
+    parse, described = KINDS[kind]
     try:
-        parsed = PARSERS[kind](value)
-        if kind != "str" and not math.isfinite(parsed):
+        parsed = parse(value)
+        if isinstance(parsed, float) and not math.isfinite(parsed):
             raise ValueError(value)
         return parsed
     except ValueError:
-        raise ConfigError(f"environment variable {name}={value!r} is not {KINDS[kind]}") from None
+        raise ConfigError(f"environment variable {name}={value!r} is not {described}") from None

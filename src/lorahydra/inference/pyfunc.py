@@ -125,8 +125,6 @@ def _is_message(value: Any) -> bool:
 def _conversation(value: Any, number: int) -> Conversation:
     if isinstance(value, str):
         return (Message("user", value),)
-    if isinstance(value, Mapping):
-        raise DataError(f"prompt {number} is neither a text nor a list of messages")
     try:
         messages = tuple(Message(str(entry["role"]), entry["content"]) for entry in value)
     except (TypeError, KeyError, AttributeError) as error:

@@ -18,13 +18,12 @@ Every function that is given an address or a `TrackingConfig` raises `ConfigErro
 store, `NotRecordedError` if the store does not have the run, and `TrackingError` if it cannot be used.
 """
 
-from lorahydra.tracking.children import ChildRun, close_run, find_run, set_tags, unfinished_children
+from lorahydra.tracking.children import close_run, find_run, set_tags, unfinished_children
 from lorahydra.tracking.mlmodel import add_model_files, write_model_files
 from lorahydra.tracking.models import RegisteredVersion, find_version, register_model, registered_name
 from lorahydra.tracking.patience import patiently
 from lorahydra.tracking.reading import (
     Points,
-    RecordedDataset,
     RecordedRun,
     fetch_adapter,
     fetch_folder,
@@ -34,16 +33,13 @@ from lorahydra.tracking.reading import (
 )
 from lorahydra.tracking.run import TrackedRun
 from lorahydra.tracking.start import check_store, join_run, reopen_run, start_run
-from lorahydra.tracking.sync import SyncedRun, SyncResult, find_unsent, sync
+from lorahydra.tracking.sync import SyncResult, find_unsent, sync
 
 __all__ = [
-    "ChildRun",
     "Points",
-    "RecordedDataset",
     "RecordedRun",
     "RegisteredVersion",
     "SyncResult",
-    "SyncedRun",
     "TrackedRun",
     "add_model_files",
     "check_store",

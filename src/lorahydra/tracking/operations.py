@@ -84,23 +84,27 @@ def encode(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def _operation(kind: str, **content: object) -> Operation:
+    return {"op": kind, "time": now(), **content}
+
+
 def metrics(values: Mapping[str, float], step: int | None) -> Iterator[Operation]:
     """Metric points of one step, all with the present time; NaN and infinities are kept as they are."""
     stamp = now()
     for chunk in _chunks((_key(name), float(value)) for name, value in values.items()):
-        yield {"op": "metrics", "values": chunk, "step": int(step or 0), "time": stamp}
+        yield _operation("metrics", values=chunk, step=int(step or 0), time=stamp)
 
 
 def params(values: Mapping[str, object]) -> Iterator[Operation]:
     """Parameters, with long values cut to what MLflow takes."""
     for chunk in _chunks((_key(name), _cut(str(value), PARAM_LENGTH)) for name, value in values.items()):
-        yield {"op": "params", "values": chunk, "time": now()}
+        yield _operation("params", values=chunk)
 
 
 def tags(values: Mapping[str, str]) -> Iterator[Operation]:
     """Tags, with long values cut to what MLflow takes."""
     for chunk in _chunks(stored_tags(values).items()):
-        yield {"op": "tags", "values": chunk, "time": now()}
+        yield _operation("tags", values=chunk)
 
 
 def stored_tags(values: Mapping[str, str]) -> dict[str, str]:
@@ -116,26 +120,19 @@ def end_tags(state: State, failure: str | None = None) -> dict[str, str]:
 
 def dataset(name: str, digest: str, source: str, rows: int, context: str) -> Operation:
     """A dataset that went into the run."""
-    return {
-        "op": "dataset",
-        "name": _cut(name, 500),
-        "digest": digest[:DIGEST_LENGTH],
-        "source": source,
-        "rows": rows,
-        "context": _cut(context, 500),
-        "time": now(),
-    }
+    name, context = _cut(name, 500), _cut(context, 500)
+    return _operation("dataset", name=name, digest=digest[:DIGEST_LENGTH], source=source, rows=rows, context=context)
 
 
 def artifact(name: str, *, owned: str | None = None, kept: str | None = None) -> Operation:
     """A file or folder, by its path in the spool (`owned`) or in the trial's output folder (`kept`)."""
     place = {"owned": owned} if owned is not None else {"kept": kept}
-    return {"op": "artifact", "name": posixpath.normpath(name), "time": now()} | place
+    return _operation("artifact", name=posixpath.normpath(name), **place)
 
 
 def finish(status: str, end_time: int | None = None) -> Operation:
     """The end of the run: `FINISHED`, `FAILED` or `KILLED` at `end_time` (ms; now by default)."""
-    return {"op": "finish", "status": status, "time": now() if end_time is None else end_time}
+    return _operation("finish", status=status, time=now() if end_time is None else end_time)
 
 
 def ending(state: State, failure: str | None = None, end_time: int | None = None) -> list[Operation]:
@@ -145,7 +142,7 @@ def ending(state: State, failure: str | None = None, end_time: int | None = None
 
 def leave() -> Operation:
     """The process logs nothing more to a run that goes on; nothing is sent to the store."""
-    return {"op": "leave", "time": now()}
+    return _operation("leave")
 
 
 def trace(
@@ -162,18 +159,8 @@ def trace(
 
     Start and end are in nanoseconds since the epoch; `ok` says whether the call succeeded.
     """
-    return {
-        "op": "trace",
-        "id": uuid.uuid4().hex,
-        "name": name,
-        "inputs": dict(inputs),
-        "outputs": dict(outputs),
-        "attributes": dict(attributes),
-        "ok": ok,
-        "start_ns": start_ns,
-        "end_ns": end_ns,
-        "time": now(),
-    }
+    texts = {"inputs": dict(inputs), "outputs": dict(outputs), "attributes": dict(attributes)}
+    return _operation("trace", id=uuid.uuid4().hex, name=name, **texts, ok=ok, start_ns=start_ns, end_ns=end_ns)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
