@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from tests.support.gpu import almost_full_gpu, needs_gpu
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Gemma2Config,
     GenerationConfig,
     MambaConfig,
@@ -20,8 +21,10 @@ from transformers import (
 )
 
 from lorahydra.errors import ConfigError
-from lorahydra.modeling import generation
+from lorahydra.modeling import decoding
+from lorahydra.modeling.cuda_graphs import NotRecordableError
 from lorahydra.modeling.generation import generate, stop_tokens
+from lorahydra.modeling.memory import release_memory
 from lorahydra.utils.progress import Progress
 
 SIZES = {
@@ -39,15 +42,17 @@ SIZES = {
 CONFIGS = {
     "qwen3": Qwen3Config(**SIZES),
     "gemma2": Gemma2Config(**SIZES, sliding_window=8, final_logit_softcapping=None),
+    # Its position bias is made from the mask of each row.
+    "bloom": BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.5),
     "mamba": MambaConfig(vocab_size=61, hidden_size=32, num_hidden_layers=2, state_size=4, initializer_range=0.5),
 }
 STOP = frozenset({5, 9})
 QUIET = Progress(live=False)
 
 
-def model_of(name: str) -> PreTrainedModel:
+def model_of(name: str, attention: str = "eager") -> PreTrainedModel:
     torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation=attention).eval()
     # Pad and stop tokens are given to `generate`; what the class would add itself is not wanted.
     model.generation_config = GenerationConfig()
     return model
@@ -86,6 +91,38 @@ def test_answers_equal_transformers_own(name: str, batch_size: int) -> None:
     assert actual == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "attention", "recordable"), [("qwen3", "eager", True), ("qwen3", "sdpa", True), ("bloom", "eager", False)]
+)
+def test_a_repeated_step_gives_the_same_tokens(
+    monkeypatch: pytest.MonkeyPatch, name: str, attention: str, recordable: bool
+) -> None:
+    model, asked = model_of(name, attention), prompts()
+    settings: Any = {"stop": STOP, "max_new_tokens": 24, "batch_size": 5, "progress": QUIET}
+    expected, recorded = generate(model, asked, **settings), []
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        recorded.append(work)
+        return work
+
+    monkeypatch.setattr(decoding, "recorder", lambda _: record)
+    assert generate(model, asked, **settings) == expected
+    assert bool(recorded) == recordable
+
+
+def test_a_step_that_cannot_be_recorded_is_computed_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tries = model_of("qwen3"), []
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        tries.append(work)
+        raise NotRecordableError
+
+    expected = generate(model, prompts(), stop=STOP, max_new_tokens=24, batch_size=4, progress=QUIET)
+    monkeypatch.setattr(decoding, "recorder", lambda _: record)
+    assert generate(model, prompts(), stop=STOP, max_new_tokens=24, batch_size=4, progress=QUIET) == expected
+    assert len(tries) == 1, "the next batches do not try again"
+
+
 @pytest.mark.parametrize("name", ["qwen3", "mamba"])
 def test_an_answer_that_is_over_by_what_it_says_is_cut(name: str) -> None:
     model, asked = model_of(name), prompts()[: 1 if name == "mamba" else None]
@@ -111,7 +148,7 @@ def test_finished_rows_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = generate(model, prompts(), stop=STOP, max_new_tokens=24, batch_size=64, progress=QUIET)
     handle.remove()
     assert sizes[0] == 12
-    assert sizes[-1] <= sum(len(answer) == 24 for answer in answers) / (1 - generation.COMPACT_SHARE) + 1
+    assert sizes[-1] <= sum(len(answer) == 24 for answer in answers) / (1 - decoding.COMPACT_SHARE) + 1
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -161,3 +198,23 @@ def test_a_full_gpu_answers_in_smaller_batches() -> None:
     with almost_full_gpu(left=48 * 2**20):
         answers = generate(model, asked * 400, batch_size=16_000, **settings)
     assert answers == expected * 400
+
+
+@needs_gpu
+@pytest.mark.parametrize("waits", [False, True])
+def test_steps_on_a_gpu_are_recorded_and_give_the_same_tokens(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+    model, asked = model_of("qwen3", "sdpa").to("cuda"), prompts(40)
+    if waits:  # which cannot be recorded
+        model.lm_head.register_forward_hook(lambda _, __, logits: logits.add(logits.sum().item() * 0))
+    settings: Any = {"stop": STOP, "max_new_tokens": 60, "batch_size": 40, "progress": QUIET}
+    monkeypatch.setenv("LORAHYDRA_CUDA_GRAPHS", "0")
+    expected = generate(model, asked, **settings)
+    monkeypatch.delenv("LORAHYDRA_CUDA_GRAPHS")
+    calls: list[Any] = []
+    model.register_forward_pre_hook(lambda *call: calls.append(call))
+    held = torch.cuda.memory_allocated()
+    assert generate(model, asked, **settings) == expected
+    assert (len(calls) > 40) == waits
+    release_memory()
+    assert torch.cuda.memory_allocated() <= held
+    assert torch.cuda.memory_reserved() <= held + 64 * 2**20, "the memory of recordings is given back"

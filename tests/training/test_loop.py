@@ -19,8 +19,9 @@ from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
 from lorahydra.errors import LorahydraError, TrainingError, TrialPruned
 from lorahydra.modeling import packing
 from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.cuda_graphs import NotRecordableError
 from lorahydra.modeling.lora import adapter, save_adapter
-from lorahydra.training import TrainedAdapter, TrainingJob, train_pack
+from lorahydra.training import TrainedAdapter, TrainingJob, loop, train_pack
 from lorahydra.training.batches import collate, epoch_order
 from lorahydra.training.loss import CompletionLoss
 from lorahydra.utils.progress import Progress
@@ -298,3 +299,31 @@ def test_a_pack_on_a_gpu_is_what_each_is_alone(
         assert len(packed) == STEPS
         assert packed == pytest.approx(alone, rel=0.05)
         assert all(torch.isfinite(value).all() for value in weights(pack[index]).values())
+
+
+def test_recorded_passes_train_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apart from the last bits, in which longer padding shows."""
+    settings = [*DIFFERENT[:2], BROKEN, (dataclasses.replace(LORA, lora_dropout=0.0), TRAINING)]
+    usual, recorded = place.train(settings, "usual"), []
+
+    def record(work: Any, *_: Any) -> Any:
+        recorded.append(work)
+        return work
+
+    monkeypatch.setattr(loop, "recorder", lambda _: record)
+    outcomes = place.train(settings, "recorded")
+    assert len(recorded) >= 4, "a forward and a backward pass, before and after an adapter has left"
+    assert isinstance(outcomes[2], TrainingError)
+    for one, other in zip(usual, outcomes, strict=True):
+        if isinstance(one, TrainedAdapter):
+            expected = weights(one)
+            for name, value in weights(other).items():
+                torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_passes_that_cannot_be_recorded_are_computed_as_usual(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise NotRecordableError
+
+    monkeypatch.setattr(loop, "recorder", lambda _: refuse)
+    assert all(isinstance(outcome, TrainedAdapter) for outcome in place.train(DIFFERENT[:2], "pack"))

@@ -70,7 +70,7 @@ def test_value_and_gradient_equal_the_plain_loss(name: str, chunk_bytes: int, mo
     weight = next(p for n, p in model.named_parameters() if "layers.0" in n and p.dim() == 2)
     weight.requires_grad_(True)
     completion_loss = CompletionLoss(model)
-    assert completion_loss._fused == (name in FUSED)
+    assert completion_loss.from_hidden == (name in FUSED)
 
     expected = plain_loss(model, ids, labels)
     [expected_grad] = torch.autograd.grad(expected, weight)

@@ -218,7 +218,7 @@ def test_an_adapter_is_kept_when_scoring_fails(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no scores today")
 
-    monkeypatch.setattr(predict, "_predict", fail)
+    monkeypatch.setattr(predict, "_predictions", fail)
     with pytest.raises(RuntimeError, match="no scores today"):
         trial(place, tiny_model, rows, "one")
     client = client_of(place)
@@ -227,7 +227,9 @@ def test_an_adapter_is_kept_when_scoring_fails(
     assert "adapter/adapter_model.safetensors" in artifacts_of(client, run.info.run_id)
 
 
-@pytest.mark.parametrize("dies", ["lorahydra.trial.predict._predict", "lorahydra.metrics.bertscore.BertScorer.score"])
+@pytest.mark.parametrize(
+    "dies", ["lorahydra.trial.predict._predictions", "lorahydra.metrics.bertscore.BertScorer.score"]
+)
 def test_a_trial_that_died_after_its_training_goes_on_to_the_same_scores(
     dies: str, place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

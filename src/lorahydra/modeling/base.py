@@ -18,6 +18,7 @@ from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ModelError
 from lorahydra.modeling.cpu_linear import use_onednn
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
+from lorahydra.modeling.fused_norms import use_fused_norms
 from lorahydra.modeling.memory import keep_to_share, release_memory
 from lorahydra.modeling.model_files import ModelFiles, content_digest, locate
 from lorahydra.modeling.pretrained import read_config, read_model, read_tokenizer, stored_dtype
@@ -110,6 +111,7 @@ def _load(files: ModelFiles, device: torch.device, dtype: torch.dtype, attention
     check_vocabulary(model, tokenizer, files.name)
     model.requires_grad_(False).eval()
     use_onednn(model)
+    use_fused_norms(model)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return BaseModel(model, tokenizer, device, dtype, files.name, content_digest(files))

@@ -9,7 +9,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from lorahydra.modeling.compat import takes_dynamic_cache
 
-__all__ = ["growing_cache", "keep_rows"]
+__all__ = ["growing_cache", "keep_rows", "write_at"]
 
 
 class _PreallocatedLayer(DynamicLayer):
@@ -24,16 +24,24 @@ class _PreallocatedLayer(DynamicLayer):
         self._capacity = capacity
         self._filled = 0
         self._buffers: tuple[Tensor, Tensor] | None = None
+        self.place: Tensor | None = None
+        """Where the next token's keys and values go, int64, shape `(1,)`, if the caller says; it then gets the whole
+        buffers."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Append the new tokens' keys and values, each of shape `(batch, heads, tokens, head_dim)`."""
         if self._buffers is None:
             self.lazy_initialization(key_states, value_states)
             batch, heads, _tokens, key_size = key_states.shape
+            # Zeros, because even what a mask hides must not be NaN.
             self._buffers = (
-                key_states.new_empty(batch, heads, self._capacity, key_size),
-                value_states.new_empty(batch, heads, self._capacity, value_states.shape[-1]),
+                key_states.new_zeros(batch, heads, self._capacity, key_size),
+                value_states.new_zeros(batch, heads, self._capacity, value_states.shape[-1]),
             )
+        if self.place is not None:
+            for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+                buffer.index_copy_(2, self.place, states)
+            return self._buffers
         start, self._filled = self._filled, self._filled + key_states.shape[-2]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start : self._filled] = states
@@ -60,6 +68,24 @@ def growing_cache(model: PreTrainedModel, capacity: int) -> Cache | None:
     if standard.layers and all(type(layer) is DynamicLayer for layer in standard.layers):
         return Cache(layers=[_PreallocatedLayer(capacity) for _ in standard.layers])
     return standard if all(isinstance(layer, DynamicLayer) for layer in standard.layers) else None
+
+
+def write_at(cache: Cache, place: Tensor | None) -> bool:
+    """Let `cache` write each next token at `place`, which the caller moves on, and show its whole capacity.
+
+    Args:
+        cache: From `growing_cache`.
+        place: int64, shape `(1,)`; None to append and show what is filled, as at first.
+
+    Returns:
+        False, and nothing has changed, if the cache cannot do that.
+    """
+    layers = [layer for layer in cache.layers if isinstance(layer, _PreallocatedLayer)]
+    if len(layers) < len(cache.layers):
+        return False
+    for layer in layers:
+        layer.place = place
+    return True
 
 
 def keep_rows(cache: Cache, rows: Tensor) -> None:

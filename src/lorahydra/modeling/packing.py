@@ -86,7 +86,10 @@ class Pack:
         self._starts = list(starts)
         self._seed = seed
         self._place = (0, 0)
-        self._generator = torch.Generator(base.device)
+        self.generator = torch.Generator(base.device)
+        """Of the dropout."""
+        self._keyed = base.device.type != "cuda"
+        """Whether each layer seeds the generator, and not each pass: a recording cannot seed it in the middle."""
         self._layout = _layout(starts)
         # float16 has too small a range for gradients that nothing scales.
         dtype = torch.float32 if base.dtype == torch.float16 else base.dtype
@@ -119,6 +122,8 @@ class Pack:
     def at(self, step: int, part: int) -> None:
         """Set which forward pass of which step is next; dropout depends only on this, the seed and the layer."""
         self._place = (step, part)
+        if not self._keyed:
+            self.generator.manual_seed(self._key())
 
     def refresh(self) -> None:
         """Make the layers use `weights`."""
@@ -132,6 +137,10 @@ class Pack:
         for leaf in leaves:
             leaf.grad = None
         return torch.cat(gradients, dim=1).to(self.weights.dtype)
+
+    def recomputes(self) -> None:
+        """Prepare for activation checkpointing, which computes layers again, and needs the same dropout then."""
+        self._keyed = True
 
     def matrices(self, rows: Tensor, slot: int) -> list[Tensor]:
         """The matrices of one adapter in a tensor in the shape of `weights`, without the padding of its rank."""
@@ -164,10 +173,13 @@ class Pack:
         """
         if self.dropout is None:
             return None
-        key = hashlib.blake2b(f"{self._seed} {self._place} {layer}".encode(), digest_size=7).digest()
-        self._generator.manual_seed(int.from_bytes(key))
-        numbers = torch.rand(shape, generator=self._generator, device=self.weights.device)
-        return numbers >= self.dropout
+        if self._keyed:
+            self.generator.manual_seed(self._key(layer))
+        return torch.rand(shape, generator=self.generator, device=self.weights.device) >= self.dropout
+
+    def _key(self, *layer: str) -> int:
+        content = " ".join(map(str, (self._seed, self._place, *layer)))
+        return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=7).digest())
 
     def _parts(self, rows: Tensor) -> dict[str, Tensor]:
         """Views of `(slots, size)`, by name and in the shape `(slots, …)`."""

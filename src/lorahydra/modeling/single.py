@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +36,7 @@ class SingleAdapter:
     """
 
     slots = 1
+    generator = None
 
     def __init__(self, model: peft.PeftModel) -> None:
         self._model = model
@@ -44,6 +47,9 @@ class SingleAdapter:
 
     def at(self, step: int, part: int) -> None:
         """Dropout goes on from torch's own random state."""
+
+    def recomputes(self) -> None:
+        """Checkpointing puts torch's random state back by itself."""
 
     def refresh(self) -> None:
         """The layers multiply with `weights` themselves."""
@@ -82,7 +88,7 @@ def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iter
         ValueError: The adapters are on different layers.
     """
     reason = next(filter(None, (_reason(base, lora) for lora in settings)), None)
-    starts = [] if reason else [new_adapter(base, lora, seed) for lora in settings]
+    starts = [] if reason else _new_adapters(base, settings, seed)
     reason = reason or _unusual_layer(base, starts)
     if reason is None:
         with packed(base, starts, seed) as pack:
@@ -93,6 +99,21 @@ def attached(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> Iter
     logger.info("%s: the adapter is trained with PEFT's own layers, which can only be done alone", reason)
     with adapter(base, settings[0], seed) as model, seeded(seed, base.device):
         yield SingleAdapter(model)
+
+
+def _new_adapters(base: BaseModel, settings: Sequence[LoraConfig], seed: int) -> list[NewAdapter]:
+    """New adapters; those that begin with the same weights are initialised once, which takes most of a second."""
+    made: dict[str, NewAdapter] = {}
+    starts = []
+    for lora in settings:
+        # Scale and dropout do not affect the initial weights.
+        key = repr(dataclasses.replace(lora, lora_alpha=1, lora_dropout=0.0, use_rslora=False))
+        if key not in made:
+            made[key] = new_adapter(base, lora, seed)
+        config = copy.deepcopy(made[key].config)
+        config.lora_alpha, config.lora_dropout, config.use_rslora = lora.lora_alpha, lora.lora_dropout, lora.use_rslora
+        starts.append(NewAdapter(config, made[key].weights))
+    return starts
 
 
 def _reason(base: BaseModel, lora: LoraConfig) -> str | None:

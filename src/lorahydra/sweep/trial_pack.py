@@ -20,14 +20,16 @@ from omegaconf.errors import OmegaConfBaseException
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import LorahydraError, clear_frames, ends_study
 from lorahydra.modeling.memory import release_memory
+from lorahydra.modeling.single import OnlyAloneError
 from lorahydra.names import State
 from lorahydra.sweep.current import context
 from lorahydra.sweep.hydra_tree import typed
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.study_trial import place_of, saved_predictions
-from lorahydra.training import train_pack
+from lorahydra.training import TrainedAdapter, train_pack
 from lorahydra.trial.place import StudyPlace, TrialResult
+from lorahydra.trial.predict import Answers, answer_together
 from lorahydra.trial.steps import Trial
 from lorahydra.utils.progress import Progress
 
@@ -157,13 +159,38 @@ class TrialPack:
             logger.info("Trials %s are trained together", ", ".join(str(member.running.number) for member, _ in group))
         jobs = [trial.job for _, trial in group]
         outcomes = train_pack(prepared.base, jobs, prepared.train_tokens, prepared.eval_tokens, progress)
+        answers = _answers(group, outcomes, progress)
         for (member, trial), outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 member.error = outcome
                 continue
             try:
-                trial.predict(outcome)
+                trial.predict(outcome, answers.get(member.running.number))
             except Exception as error:
                 member.error = error
                 clear_frames(error)  # the others need the memory
                 release_memory()
+
+
+def _answers(
+    group: Sequence[tuple[PackedTrial, Trial]], outcomes: Sequence[TrainedAdapter | Exception], progress: Progress
+) -> dict[int, Answers]:
+    """The answers of the trained adapters, by number; those that cannot answer together do so at their turn."""
+    trained = [
+        (member.running.number, trial, outcome)
+        for (member, trial), outcome in zip(group, outcomes, strict=True)
+        if isinstance(outcome, TrainedAdapter)
+    ]
+    settings = [(trial.config.evaluation, trial.prepared.eval_set.digest) for _, trial, _ in trained]
+    if len(trained) < 2 or any(other != settings[0] for other in settings):
+        return {}
+    numbers, first = [number for number, _, _ in trained], trained[0][1]
+    folders = [outcome.folder for _, _, outcome in trained]
+    try:
+        answers = answer_together(first.config, first.prepared, first.prepared.eval_set, folders, progress)
+    except (OnlyAloneError, LorahydraError) as error:
+        logger.debug("trials %s answer one by one: %s", numbers, error)
+        clear_frames(error)
+        release_memory()
+        return {}
+    return dict(zip(numbers, answers, strict=True))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.cuda_graphs import recorder
 from lorahydra.modeling.devices import moved
 from lorahydra.modeling.packing import Pack
 from lorahydra.modeling.single import SingleAdapter
@@ -21,6 +22,7 @@ from lorahydra.training.adapter_state import AdapterState
 from lorahydra.training.batches import Batch, collate, sorted_batches, step_batches
 from lorahydra.training.jobs import TokenizedExamples, steps_per_epoch, total_steps
 from lorahydra.training.loss import IGNORED, CompletionLoss
+from lorahydra.training.recorded import RecordedPasses, padded
 from lorahydra.utils.progress import Progress
 
 __all__ = ["fit"]
@@ -55,6 +57,7 @@ def fit(
     )
     if config.gradient_checkpointing:
         base.model.activation_checkpointing_enable()
+        pack.recomputes()
     run = _Run(base, pack, adapters)
     if pack.slots > 1 and base.device.type != "cpu":
         run.try_longest(train_data)
@@ -93,6 +96,9 @@ class _Run:
         self._base = base
         self._pack = pack
         self._loss = CompletionLoss(base.model, pack.slots)
+        can_record = self._loss.from_hidden and not adapters[0].job.training.gradient_checkpointing
+        self._record = recorder(base.device) if can_record else None
+        self._recorded = self._new_recordings()
         self._tokens = 0
         self._arriving: deque[_Figures] = deque()
 
@@ -102,12 +108,23 @@ class _Run:
         losses = gradients = torch.empty(0)
         for part, batch in enumerate(batches):
             self._pack.at(step, part)
-            means = self._sums(batch) / items
-            means.sum().backward()
-            new = self._pack.take_gradients()
-            losses = losses + means.detach() if part else means.detach()
-            gradients = gradients.add_(new) if part else new
+            means, new = self._passes(batch, items)
+            losses = losses + means if part else means
+            # What is recorded is overwritten by the next part.
+            gradients = gradients.add_(new) if part else new.clone() if len(batches) > 1 else new
         return losses, gradients
+
+    def _passes(self, batch: Batch, items: int) -> tuple[Tensor, Tensor]:
+        if self._recorded is not None:
+            batch = padded(batch)
+            if (done := self._recorded.run(batch, items)) is not None:
+                return done
+        means = self._sums(batch) / items
+        means.sum().backward()
+        return means.detach(), self._pack.take_gradients()
+
+    def _new_recordings(self) -> RecordedPasses | None:
+        return None if self._record is None else RecordedPasses(self._base, self._pack, self._loss, self._record)
 
     def try_longest(self, data: TokenizedExamples) -> None:
         """Run the longest batch once, so that a pack that does not fit runs out of memory before the training."""
@@ -190,6 +207,7 @@ class _Run:
         self.adapters = [self.adapters[slot] for slot in left]
         if left:
             self._pack.keep(left)
+            self._recorded = self._new_recordings()
         for slot, adapter in enumerate(self.adapters):
             adapter.move(slot)
 

@@ -9,7 +9,7 @@ computed together in chunks, and the full logits never exist (the idea of arXiv 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,7 +43,8 @@ class CompletionLoss:
     def __init__(self, model: nn.Module, slots: int = 1) -> None:
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self._head: nn.Module = causal_lm.get_output_embeddings()
-        self._fused = self._is_plain(model, slots)
+        self.from_hidden = self._is_plain(model, slots)
+        """Whether the loss follows from the head's input alone."""
 
     def __call__(self, model: nn.Module, input_ids: Tensor, labels: Tensor, slots: int = 1) -> Tensor:
         """Run the model and return the summed losses.
@@ -60,36 +61,43 @@ class CompletionLoss:
         Returns:
             Shape `(slots,)`, float32 or wider.
         """
-        targets = labels[:, 1:]
-        rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
-        wanted = moved(targets[rows, columns], input_ids.device)
-        places = moved(rows * labels.shape[1] + columns, input_ids.device)
-        with self._narrowed(places, slots) as captured:
-            outputs = model(input_ids=input_ids.repeat(slots, 1), use_cache=False)
-        if self._fused:
-            return _fused_cross_entropy(captured[0], self._head.get_parameter("weight"), wanted)
-        logits = outputs.logits[0].float()
+        if self.from_hidden:
+            return self.of_hidden(self.hidden(model, input_ids, slots), labels, slots)
+        places, wanted = _targets(labels, input_ids.device)
+
+        def narrow(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            selected = _at(args[0], places, slots)
+            return (selected.flatten(0, 1).unsqueeze(0), *args[1:])
+
+        with _hooked(self._head, narrow):
+            logits = model(input_ids=input_ids.repeat(slots, 1), use_cache=False).logits[0].float()
         return functional.cross_entropy(logits, wanted.repeat(slots), reduction="none").view(slots, -1).sum(dim=1)
 
-    @contextmanager
-    def _narrowed(self, places: Tensor, slots: int) -> Iterator[list[Tensor]]:
-        """Let the head see only labelled positions (`(1, slots · n, hidden)`), or only one when the loss is fused.
+    def hidden(self, model: nn.Module, input_ids: Tensor, slots: int = 1) -> Tensor:
+        """Run the model without its output head; only for `from_hidden`.
 
-        Yields a list that holds the labelled hidden states, shape `(slots, n, hidden)`, after the forward pass.
+        Returns:
+            What the head would see, shape `(slots · batch, length, hidden)`.
         """
         captured: list[Tensor] = []
 
-        def narrow(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            hidden = args[0]
-            selected = hidden.reshape(slots, -1, hidden.shape[-1]).index_select(1, places)
-            captured.append(selected)
-            return (hidden[:1, :1].detach() if self._fused else selected.flatten(0, 1).unsqueeze(0), *args[1:])
+        def skip(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            captured.append(args[0])
+            return (args[0][:1, :1].detach(), *args[1:])
 
-        handle = self._head.register_forward_pre_hook(narrow)
-        try:
-            yield captured
-        finally:
-            handle.remove()
+        with _hooked(self._head, skip):
+            model(input_ids=input_ids.repeat(slots, 1), use_cache=False)
+        return captured[0]
+
+    def of_hidden(self, hidden: Tensor, labels: Tensor, slots: int = 1) -> Tensor:
+        """The summed losses, from what `hidden` returned; arguments and result are those of a call."""
+        places, wanted = _targets(labels, hidden.device)
+        return _fused_cross_entropy(_at(hidden, places, slots), self.head_weight, wanted)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """Of the output head, shape `(vocabulary, hidden)`."""
+        return self._head.get_parameter("weight")
 
     @torch.no_grad()
     def _is_plain(self, model: nn.Module, slots: int) -> bool:
@@ -98,16 +106,37 @@ class CompletionLoss:
         if type(self._head) is not nn.Linear or self._head.bias is not None or weight is None or weight.requires_grad:
             return False
         seen: list[Tensor] = []
-        handle = self._head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         was_training = model.training
         model.eval()
         try:
-            tokens = torch.arange(4, device=weight.device).repeat(slots, 1)
-            logits = model(input_ids=tokens, use_cache=False).logits
+            with _hooked(self._head, lambda _, args: seen.append(args[0])):
+                tokens = torch.arange(4, device=weight.device).repeat(slots, 1)
+                logits = model(input_ids=tokens, use_cache=False).logits
         finally:
-            handle.remove()
             model.train(was_training)
         return torch.equal(logits, frozen_linear(seen[0], weight).to(logits.dtype))
+
+
+@contextmanager
+def _hooked(head: nn.Module, hook: Callable[[nn.Module, tuple[Tensor, ...]], Any]) -> Iterator[None]:
+    """Let `hook` see, and change, what `head` is given."""
+    handle = head.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _targets(labels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions in the flattened batch whose next token is labelled, and these tokens."""
+    targets = labels[:, 1:]
+    rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
+    return moved(rows * labels.shape[1] + columns, device), moved(targets[rows, columns], device)
+
+
+def _at(hidden: Tensor, places: Tensor, slots: int) -> Tensor:
+    """The hidden states of each slot at these positions, shape `(slots, n, hidden)`."""
+    return hidden.reshape(slots, -1, hidden.shape[-1]).index_select(1, places)
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
@@ -121,11 +150,10 @@ class _FusedCrossEntropy(torch.autograd.Function):
         totals = torch.zeros(len(hidden), dtype=wide, device=hidden.device)
         for slots, part in _blocks(hidden, weight):
             wanted = targets[part].expand(len(totals[slots]), -1).unsqueeze(2)
-            logits = frozen_linear(hidden[slots, part], weight).to(wide)
-            log_sum = torch.logsumexp(logits, dim=2, keepdim=True)
-            totals[slots] += (log_sum - logits.gather(2, wanted)).flatten(1).sum(dim=1)
+            log_probabilities = _log_softmax(frozen_linear(hidden[slots, part], weight), wide)
+            totals[slots] -= log_probabilities.gather(2, wanted).flatten(1).sum(dim=1)
             if grad is not None:
-                probabilities = logits.sub_(log_sum).exp_()
+                probabilities = log_probabilities.exp_()
                 probabilities.scatter_add_(2, wanted, torch.full_like(wanted, -1, dtype=probabilities.dtype))
                 grad[slots, part] = frozen_linear(probabilities.to(weight.dtype), weight.t())
         if grad is not None:
@@ -136,6 +164,14 @@ class _FusedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = ctx.saved_tensors
         return grad * grad_outputs[0].to(grad.dtype).view(-1, 1, 1), None, None
+
+
+def _log_softmax(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """In `dtype`, by one kernel on a GPU; on a CPU in place, which needs less memory."""
+    if logits.is_cuda:
+        return functional.log_softmax(logits, dim=2, dtype=dtype)
+    logits = logits.to(dtype)
+    return logits.sub_(torch.logsumexp(logits, dim=2, keepdim=True))
 
 
 def _blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:

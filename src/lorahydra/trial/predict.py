@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,12 @@ from transformers import PreTrainedModel
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation import EvaluationSet, Judging, Predictions
 from lorahydra.modeling.compat import attention_of
-from lorahydra.modeling.generation import generate, stop_tokens
-from lorahydra.modeling.lora import load_adapter
+from lorahydra.modeling.generation import generate_pack, stop_tokens
+from lorahydra.modeling.saved_pack import load_pack
 from lorahydra.trial.prepare import Prepared
 from lorahydra.utils.progress import Progress
 
-__all__ = ["TrialPredictions", "predict_both"]
+__all__ = ["Answers", "TrialPredictions", "answer_together", "predict_both"]
 
 CPU_BATCH = 32
 GPU_BATCH = 256
@@ -36,6 +37,15 @@ class TrialPredictions:
     """Optimiser steps behind the tuned model; 0 where they are not known."""
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered to every prompt of a set."""
+
+    tokens: list[list[int]]
+    seconds: float
+    """Time of generating them; for an adapter of a pack, its share."""
+
+
 def predict_both(
     config: ExperimentConfig,
     prepared: Prepared,
@@ -44,6 +54,7 @@ def predict_both(
     judging: Judging,
     progress: Progress,
     *,
+    answers: Answers | None = None,
     steps: int = 0,
     description: str = "Generating",
 ) -> TrialPredictions:
@@ -56,49 +67,88 @@ def predict_both(
         adapter: Folder in PEFT's format.
         judging: Receives both sets of predictions, the tuned model's first.
         progress: Where to show the progress.
+        answers: The adapter's answers, if it has answered already.
         steps: Optimiser steps that trained the adapter.
         description: Label of the tuned model's progress.
 
     Raises:
         ModelError: The adapter cannot be used.
     """
-    with load_adapter(prepared.base, adapter) as model:
-        tuned = _predict(model, config, prepared, examples, judging, progress, description)
+    if answers is None:
+        [answers] = answer_together(config, prepared, examples, [adapter], progress, description)
+    tuned = _predictions(answers, config, prepared, examples, judging)
     baseline = None
     if config.evaluation.baseline:
         baseline = _predict_baseline(config, prepared, examples, judging, progress)
     return TrialPredictions(examples, tuned, baseline, steps)
 
 
-def _predict(
-    model: PreTrainedModel,
+def answer_together(
     config: ExperimentConfig,
     prepared: Prepared,
     examples: EvaluationSet,
-    judging: Judging,
+    adapters: Sequence[Path],
+    progress: Progress,
+    description: str = "Generating",
+) -> list[Answers]:
+    """Load adapters side by side, and let them answer the examples; each answers as it does alone.
+
+    Args:
+        config: The experiment; of several, all have the same settings for evaluation.
+        prepared: Its base model.
+        examples: The prompts.
+        adapters: Folders in PEFT's format.
+        progress: Where to show the progress.
+        description: Its label.
+
+    Returns:
+        The answers of each adapter.
+
+    Raises:
+        ModelError: An adapter cannot be used.
+        OnlyAloneError: The adapters are not alike.
+    """
+    started = time.perf_counter()
+    with load_pack(prepared.base, adapters) as model:
+        tokens = _generate(model, len(adapters), config, prepared, examples, progress, description)
+    seconds = (time.perf_counter() - started) / len(adapters)
+    return [Answers(answers, seconds) for answers in tokens]
+
+
+def _generate(
+    model: PreTrainedModel,
+    slots: int,
+    config: ExperimentConfig,
+    prepared: Prepared,
+    examples: EvaluationSet,
     progress: Progress,
     description: str,
-) -> Predictions:
-    """Let `model` answer every prompt, and compare its predictions with the references while the judge is at work."""
-    settings, base, chat = config.evaluation, prepared.base, prepared.chat
-    started = time.perf_counter()
-    tokens = generate(
+) -> list[list[list[int]]]:
+    base, chat = prepared.base, prepared.chat
+    return generate_pack(
         model,
         examples.prompts,
+        slots,
         stop=stop_tokens(base.model, chat.end_tokens),
         ends=chat.text_end,
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size or (CPU_BATCH if base.device.type == "cpu" else GPU_BATCH),
+        max_new_tokens=config.evaluation.max_new_tokens,
+        batch_size=config.evaluation.batch_size or (CPU_BATCH if base.device.type == "cpu" else GPU_BATCH),
         progress=progress,
         description=description,
     )
-    texts = [chat.answer_text(answer) for answer in tokens]
-    generated = time.perf_counter()
+
+
+def _predictions(
+    answers: Answers, config: ExperimentConfig, prepared: Prepared, examples: EvaluationSet, judging: Judging
+) -> Predictions:
+    """Compare answers with the references while the judge is at work."""
+    texts = [prepared.chat.answer_text(answer) for answer in answers.tokens]
     judging.start(texts)
+    started = time.perf_counter()
     bertscore = prepared.scorer.score(texts, examples.references)
-    finished = time.perf_counter()
-    truncated = sum(len(answer) == settings.max_new_tokens for answer in tokens)
-    return Predictions(texts, bertscore, truncated, generated - started, finished - generated)
+    seconds = time.perf_counter() - started
+    truncated = sum(len(answer) == config.evaluation.max_new_tokens for answer in answers.tokens)
+    return Predictions(texts, bertscore, truncated, answers.seconds, seconds)
 
 
 _baselines: dict[object, Predictions] = {}
@@ -116,6 +166,8 @@ def _predict_baseline(
     if key in _baselines:
         judging.start(_baselines[key].texts)
     else:
-        description = "Generating (untuned)"
-        _baselines[key] = _predict(base.model, config, prepared, examples, judging, progress, description)
+        started = time.perf_counter()
+        [tokens] = _generate(base.model, 1, config, prepared, examples, progress, "Generating (untuned)")
+        answers = Answers(tokens, time.perf_counter() - started)
+        _baselines[key] = _predictions(answers, config, prepared, examples, judging)
     return _baselines[key]

@@ -17,7 +17,7 @@ from lorahydra.modeling.metadata import write_metadata
 from lorahydra.tracking import check_store
 from lorahydra.training import TrainedAdapter, TrainingJob
 from lorahydra.trial.place import StudyPlace, TrialResult, end_trial, metrics_of, start_trial
-from lorahydra.trial.predict import predict_both
+from lorahydra.trial.predict import Answers, predict_both
 from lorahydra.trial.prepare import metadata_of, prepare
 from lorahydra.trial.record import record_adapter, record_description, record_setup
 from lorahydra.trial.rejudge import rejudge_hint
@@ -50,7 +50,7 @@ class Trial:
         self, config: ExperimentConfig, overrides: Sequence[str], progress: Progress, place: StudyPlace | None
     ) -> None:
         self._started = time.perf_counter()
-        self._config, self._place, self._progress = config, place, progress
+        self.config, self._place, self._progress = config, place, progress
         self._folder = Path(config.output_dir)
         check_store(config.tracking, waits=place is not None)
         self.prepared = prepare(config)
@@ -78,15 +78,27 @@ class Trial:
     def __exit__(self, *error: Any) -> None:
         self._block.__exit__(*error)
 
-    def predict(self, trained: TrainedAdapter) -> None:
-        """Record the adapter, and let it and the untuned model answer; the judge begins with the first answers."""
-        config, run, prepared = self._config, self.run, self.prepared
+    def predict(self, trained: TrainedAdapter, answers: Answers | None = None) -> None:
+        """Record the adapter, and let it and the untuned model answer; the judge begins with the first answers.
+
+        Args:
+            trained: The adapter.
+            answers: Its answers, if it has answered already.
+        """
+        config, run, prepared = self.config, self.run, self.prepared
         write_metadata(trained.folder, metadata_of(config, prepared, run.run_id))
         write_greedy_settings(trained.folder, prepared.base.model, prepared.base.tokenizer, prepared.chat.end_tokens)
         record_adapter(run, config, trained)
         self._trained = trained
         self._predictions = predictions = predict_both(
-            config, prepared, prepared.eval_set, trained.folder, self._judging, self._progress, steps=trained.steps
+            config,
+            prepared,
+            prepared.eval_set,
+            trained.folder,
+            self._judging,
+            self._progress,
+            answers=answers,
+            steps=trained.steps,
         )
         logger.info("Trial %d: params=%s, BERTScore=%.4f", self._number, self._params, predictions.tuned.bertscore_f1)
         if prepared.session is not None:  # before the judge is waited for
@@ -97,7 +109,7 @@ class Trial:
 
     def score(self) -> TrialResult:
         """Wait for the judge, record the scores and close the run as complete."""
-        scores = score(self.run, self._config, self._predictions, self._judging, self._progress)
+        scores = score(self.run, self.config, self._predictions, self._judging, self._progress)
         adapter, loss = self._trained.folder, self._trained.eval_loss
         result = TrialResult(self.run.run_id, adapter, scores, loss, self._seconds())
         end_trial(self.run, result, self._place)

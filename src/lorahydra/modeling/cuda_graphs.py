@@ -1,0 +1,75 @@
+"""Work on a GPU that is recorded once and then repeated without Python (CUDA graphs).
+
+A step of a small model launches thousands of kernels, and launching them takes the processor several times as long as
+running them takes the GPU. A recording is launched as a whole. `LORAHYDRA_CUDA_GRAPHS=0` turns recording off.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+import torch
+
+__all__ = ["NotRecordableError", "Recorder", "recorder"]
+
+SWITCH = "LORAHYDRA_CUDA_GRAPHS"
+
+_one_at_a_time = threading.Lock()
+
+
+class NotRecordableError(Exception):
+    """The work cannot be recorded: it waits for the GPU in the middle, say, or memory does not suffice."""
+
+
+class Recorder:
+    """Records work on one GPU.
+
+    Recordings share their memory: what one computes may be overwritten by the next one that is run. What has to last,
+    and what changes from run to run, is in tensors that were made before.
+
+    Args:
+        device: The GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Callable[[], None], generator: torch.Generator | None = None) -> Callable[[], None]:
+        """Record work without running it.
+
+        Args:
+            work: Runs on the tensors' current contents whenever it is repeated. It must have been run before, so that
+                libraries have set themselves up.
+            generator: Of random numbers that the work draws. They go on from its state at each repetition.
+
+        Returns:
+            Repeats the work.
+
+        Raises:
+            NotRecordableError: The work cannot be recorded; nothing has changed.
+        """
+        recording = torch.cuda.CUDAGraph()
+        if generator is not None:
+            recording.register_generator_state(generator)
+        before = torch.cuda.current_stream(self._stream.device)
+        try:
+            # Other threads, such as a judge's on the same GPU, may go on with their work, but not record.
+            with (
+                _one_at_a_time,
+                torch.cuda.graph(recording, self._pool, self._stream, capture_error_mode="thread_local"),
+            ):
+                work()
+        except (RuntimeError, NotImplementedError) as error:
+            raise NotRecordableError(str(error).partition("\n")[0]) from None
+        finally:
+            # After an error torch leaves its own stream in place.
+            torch.cuda.set_stream(before)
+        return recording.replay
+
+
+def recorder(device: torch.device) -> Recorder | None:
+    """A recorder for `device`; None where work cannot be recorded, or is not to be."""
+    return Recorder(device) if device.type == "cuda" and os.environ.get(SWITCH) != "0" else None
