@@ -24,7 +24,7 @@ from lorahydra.data.report import SourceReport
 from lorahydra.data.sources import Source
 from lorahydra.errors import DataError, library_errors, one_line, reason
 
-__all__ = ["Rows", "ingest"]
+__all__ = ["Rows", "ingest", "objects"]
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _schema() -> Any:
 def _read(source: Source, config: DataConfig, writer: Writer) -> Mapping[str, Any]:
     """Write the valid rows of a source and return the other facts about it."""
     problems = Problems()
-    rows = _objects(source.rows(known_columns(config.columns.renamed()), problems), problems)
+    rows = objects(source.rows(known_columns(config.columns.renamed()), problems), problems)
     columns, rows = with_columns(rows)
     # Without a single object there is nothing to detect; what the source holds instead has been reported.
     layout = detect(columns, config.format, config.columns.renamed(), source.label) if columns else None
@@ -182,7 +182,7 @@ def _read(source: Source, config: DataConfig, writer: Writer) -> Mapping[str, An
     }
 
 
-def _objects(rows: Iterator[Row], problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+def objects(rows: Iterator[Row], problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows that are objects; others are reported."""
     for number, row in rows:
         if isinstance(row, dict) and row:

@@ -8,9 +8,9 @@ from pathlib import Path
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.columns import detect_prompts, known_columns
 from lorahydra.data.examples import Message
-from lorahydra.data.messages import describe
+from lorahydra.data.ingest import objects
 from lorahydra.data.problems import Problems, RowError, reading
-from lorahydra.data.readers import HEADER_ROW, Row, with_columns
+from lorahydra.data.readers import HEADER_ROW, with_columns
 from lorahydra.data.readers.text import BYTE_ORDER_MARK, UTF8, TextFile
 from lorahydra.data.sources import locate
 from lorahydra.errors import DataError
@@ -32,14 +32,12 @@ def read_prompts(file: str, encoding: str = UTF8) -> list[tuple[Message, ...]]:
         ConfigError: There is no such encoding.
         DataError: The file or one of its rows cannot be used.
     """
-    path = Path(file).expanduser()
-    problems = Problems()
     config = DataConfig(train_file=file, encoding=encoding)
-    if path.suffix.lower() == TEXT:
-        prompts = list(_lines(TextFile(path, encoding), problems))
-    else:
-        source = locate(config)["train"]
-        prompts = list(_rows(source.rows(known_columns({}), problems), source.label))
+    problems = Problems()
+    path = Path(file).expanduser()
+    prompts = list(
+        _lines(TextFile(path, encoding), problems) if path.suffix.lower() == TEXT else _rows(config, problems)
+    )
     if problems.total:
         first = problems.first[0]
         raise DataError(first.message, path=file, line=first.line, field=first.field)
@@ -55,15 +53,13 @@ def _lines(file: TextFile, problems: Problems) -> Iterator[tuple[Message, ...]]:
                 yield (Message("user", text),)
 
 
-def _rows(rows: Iterator[Row], label: str) -> Iterator[tuple[Message, ...]]:
-    columns, rows = with_columns(rows)
-    layout = detect_prompts(columns, label) if columns else None
+def _rows(config: DataConfig, problems: Problems) -> Iterator[tuple[Message, ...]]:
+    source = locate(config)["train"]
+    columns, rows = with_columns(objects(source.rows(known_columns({}), problems), problems))
+    layout = detect_prompts(columns, source.label) if columns else None
     for number, row in rows:
-        if not isinstance(row, dict) or not row or layout is None:
-            what = "an object without fields" if row == {} else describe(row)
-            raise DataError(f"holds {what} where an object with a prompt is expected", path=label, line=number)
         try:
-            if number != HEADER_ROW:
+            if layout is not None and number != HEADER_ROW:
                 yield layout.question(row)
         except RowError as error:
-            raise DataError(error.message, path=label, line=number, field=error.field) from error
+            problems.add(number, error.message, field=error.field)

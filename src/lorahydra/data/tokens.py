@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from lorahydra.data.length_limits import Fit
 from lorahydra.data.splits import Split
 from lorahydra.errors import DataError
 
-__all__ = ["TokenizedExample", "TokenizedSplit", "encode_split", "measure", "row_warnings", "tokenize"]
+__all__ = ["TokenizedSplit", "encode_split", "measure", "row_warnings", "tokenize"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +28,10 @@ VERSION = 2
 INPUT_IDS, SPANS = range(2)
 
 
-class TokenizedExample(TypedDict):
-    """One training example; both arrays have shape (tokens,) and type int64."""
+class TokenizedSplit(RowSequence[dict[str, npt.NDArray[np.int64]]]):
+    """Examples of a split as tokens, read from disk when asked for; a map-style dataset for torch, made by `tokenize`.
 
-    input_ids: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-
-
-class TokenizedSplit(RowSequence[TokenizedExample]):
-    """Examples of a split as tokens, read from disk when asked for; a map-style dataset for torch.
-
-    Made by `tokenize`.
+    Each has `input_ids` and `labels` of shape (tokens,).
     """
 
     def __init__(self, store: Store, fit: Fit, content: str, warnings: list[str]) -> None:
@@ -70,7 +63,7 @@ class TokenizedSplit(RowSequence[TokenizedExample]):
         ids: npt.NDArray[np.int32] = self._store.value(INPUT_IDS, row).values.to_numpy()
         return ids
 
-    def _read(self, row: int) -> TokenizedExample:
+    def _read(self, row: int) -> dict[str, npt.NDArray[np.int64]]:
         ids = self._ids(row)[: self._limit].astype(np.int64)
         labels = np.full_like(ids, IGNORE_INDEX)
         for start, end in self._store.value(SPANS, row).values.to_numpy().reshape(-1, 2):

@@ -6,6 +6,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from lorahydra.data.problems import Fault, Problems, reading
@@ -55,15 +56,14 @@ def read_csv(file: TextFile, problems: Problems) -> Iterator[tuple[int, object]]
     # Only raised, never lowered: the limit belongs to the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
     with reading(file.path) as place, file.open() as stream:
-        first = _first_line(file)
         lines = _Lines(file.lines(stream, problems, replace=True))
-        separator = EXCEL_SEPARATOR.fullmatch(first)
-        if separator:
-            next(lines)
+        first = next(lines, "")
+        if separator := EXCEL_SEPARATOR.fullmatch(first):
             lines.begins_row = True
-        delimiter = separator[1] if separator else _sniff(first, file.path.suffix.lower())
-        rows = csv.reader(lines, delimiter=delimiter, strict=True)
-        place.line = lines.number + 1
+            rows = csv.reader(lines, delimiter=separator[1], strict=True)
+        else:
+            rows = csv.reader(chain([first], lines), delimiter=_sniff(first, file.path.suffix.lower()), strict=True)
+        place.line = 2 if separator else 1
         try:
             names = next(rows, [])
             undecodable = problems.counts[Fault.UNDECODABLE]
@@ -88,12 +88,6 @@ def read_csv(file: TextFile, problems: Problems) -> Iterator[tuple[int, object]]
         except csv.Error as error:
             # After a broken quote, nothing that follows can be trusted.
             problems.add(place.line, f"broken CSV: {error} (a quote inside a field is written twice)")
-
-
-def _first_line(file: TextFile) -> str:
-    with file.open() as stream:
-        line = next((text for _, text in file.lines(stream, Problems(), replace=True)), "")
-    return line.lstrip(BYTE_ORDER_MARK)
 
 
 def _header(names: list[str], path: Path, line: int) -> list[str]:
