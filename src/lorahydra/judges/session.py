@@ -30,17 +30,14 @@ class JudgeSession:
         self.judge = judge
         self.cache = cache
         self.writer = PromptWriter(config.rubric, config.prompt_wording)
+        self.prompt_version = self.writer.version
+        """Digest of the prompt's fixed texts and the rubric."""
         self.limiter = RateLimiter(config)
         self.budget = Budget(config)
         self.is_tested = False
         """Whether it has passed the self-test."""
         self.last_reply = float("-inf")
         """When the service last replied anything (`time.monotonic`)."""
-
-    @property
-    def prompt_version(self) -> str:
-        """Digest of the prompt's fixed texts and the rubric."""
-        return self.writer.version
 
     def close(self) -> None:
         """Close the judge's connections."""
