@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.data.conftest import Write, qa
+from tests.support.programs import ProgramRunner, RunningProgram
 
 from lorahydra.config.schema import DataConfig
 from lorahydra.data import Example, load_splits
@@ -117,30 +118,26 @@ sys.stdout.write(splits.train.digest)
 """
 
 
-def start(path: Path, cache: Path, how: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCRIPT, str(path), str(cache), how]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+def start(programs: ProgramRunner, path: Path, cache: Path, how: str) -> RunningProgram:
+    return programs.start(["-c", SCRIPT, str(path), str(cache), how], path.parent)
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_a_cache_that_works(write: Write, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_a_cache_that_works(programs: ProgramRunner, write: Write, tmp_path: Path) -> None:
     path, cache = write("a.jsonl", qa(50)), tmp_path / "c"
-    killed = start(path, cache, "die")
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    assert start(programs, path, cache, "die").wait() == -signal.SIGKILL
     assert [child.is_dir() for child in (cache / "rows").glob(".*.*")].count(True) == 1
     assert len(load(path, cache)) == 50
     assert [child for child in (cache / "rows").glob(".*") if child.is_dir()] == []
 
 
 @pytest.mark.slow
-def test_processes_at_once_agree(write: Write, tmp_path: Path) -> None:
+def test_processes_at_once_agree(programs: ProgramRunner, write: Write, tmp_path: Path) -> None:
     path, cache = write("a.jsonl", qa(3000)), tmp_path / "c"
-    processes = [start(path, cache, "live") for _ in range(3)]
-    digests = {process.communicate()[0] for process in processes}
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert digests == {load_splits(DataConfig(train_file=str(path)), 0, cache=cache).train.digest}
+    processes = [start(programs, path, cache, "live") for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    digest = load_splits(DataConfig(train_file=str(path)), 0, cache=cache).train.digest
+    assert {process.output for process in processes} == {digest}
     assert len([child for child in (cache / "rows").iterdir() if child.is_dir()]) == 1
 
 
@@ -151,27 +148,35 @@ from lorahydra.config.schema import DataConfig
 from lorahydra.data import load_splits
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-load_splits(DataConfig(train_file=sys.argv[1]), 0, cache=Path(sys.argv[3]))
-before = peak()
-splits = load_splits(DataConfig(train_file=sys.argv[2]), 0, cache=Path(sys.argv[3]))
-sys.stdout.write(f"{peak() - before} {len(splits.train) + len(splits.validation) + len(splits.test)}")
+cache, *files = sys.argv[1:]
+small, large = files[: len(files) // 2], files[len(files) // 2 :]
+for name in small:
+    load_splits(DataConfig(train_file=name), 0, cache=Path(cache))
+for name in large:
+    before = peak()
+    splits = load_splits(DataConfig(train_file=name), 0, cache=Path(cache))
+    print(peak() - before, len(splits.train) + len(splits.validation) + len(splits.test))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["large.jsonl", "large.json", "large.csv"])
-def test_a_large_file_is_read_in_little_memory(write: Write, tmp_path: Path, name: str) -> None:
-    small, large, rows = write("small" + Path(name).suffix, ""), tmp_path / name, 30_000
-    for path, count in ((small, 20), (large, rows)):
+def test_a_large_file_is_read_in_little_memory(tmp_path: Path) -> None:
+    rows = 30_000
+    files = [
+        (tmp_path / f"{size}{suffix}", rows if size == "large" else 20)
+        for size in ("small", "large")
+        for suffix in (".jsonl", ".json", ".csv")
+    ]
+    for path, count in files:
         with path.open("w", encoding="utf-8") as stream:
             write_rows(stream, path.suffix, count)
-    assert large.stat().st_size > 30e6
-    command = [sys.executable, "-c", MEASURE, str(small), str(large), str(tmp_path / "c")]
+    assert files[-1][0].stat().st_size > 30e6
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "c"), *(str(path) for path, _ in files)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
-    grown, read = map(int, output.split())
-    assert read == rows
-    assert grown < 20e6
+    measured = [tuple(map(int, line.split())) for line in output.splitlines()]
+    assert [read for _, read in measured] == [rows] * 3
+    assert all(grown < 20e6 for grown, _ in measured)
 
 
 def write_rows(stream: Any, suffix: str, count: int) -> None:

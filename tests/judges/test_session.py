@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import re
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.judges.wire import COMPLETION_TOKENS, MODEL, PROMPT_TOKENS, JudgeServer, Request, judge_server
+from tests.support.programs import ProgramRunner
 
 from lorahydra.config.compose import compose
 from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, OutputError
@@ -379,29 +377,26 @@ def test_stopping_begins_no_further_call() -> None:
     assert judgement.coverage <= 0.2
 
 
-def _judge_in_a_process(url: str, name: str, done: object) -> None:
-    server = JudgeServer(url=url)
-    with session_on(server, f"judge.name={name}", cache=VerdictCache()) as session:
-        done.put(start_judging(session, cases(12)).wait().scores)  # type: ignore[attr-defined]
+SHARING = """
+import json, sys
+from lorahydra.config.compose import compose
+from lorahydra.judges import JudgeCase, JudgeSession, make_judge, start_judging
+from lorahydra.judges.cache import VerdictCache
+config = compose(["judge=openai", *sys.argv[1:]]).judge
+cases = [JudgeCase(f"question {n}", "reference", f"answer {n}") for n in range(12)]
+print(json.dumps(start_judging(JudgeSession(config, make_judge(config), VerdictCache()), cases).wait().scores))
+"""
 
 
 @pytest.mark.slow
-def test_processes_share_verdicts_and_ask_once() -> None:
-    context = multiprocessing.get_context("spawn")
+def test_processes_share_verdicts_and_ask_once(programs: ProgramRunner, tmp_path: Path) -> None:
     with judge_server(delay=0.1) as server:
-        done = context.Queue()
-        workers = [context.Process(target=_judge_in_a_process, args=(server.url, "openai", done)) for _ in range(3)]
-        for worker in workers:
-            worker.start()
-        scores = [done.get(timeout=60) for _ in workers]
-        for worker in workers:
-            worker.join()
-            worker.close()
+        command = ["-c", SHARING, f"judge.model={MODEL}", f"judge.base_url={server.openai}"]
+        running = [programs.start(command, tmp_path) for _ in range(3)]
+        scores = [json.loads(program.finish().stdout) for program in running]
         assert server.calls == 12
     assert scores[0] == scores[1] == scores[2]
     assert None not in scores[0]
-    done.close()
-    done.join_thread()
 
 
 def test_what_another_process_asks_for_is_waited_for(server: JudgeServer) -> None:
@@ -424,22 +419,26 @@ def test_waiting_for_another_process_ends_with_judging(server: JudgeServer) -> N
     assert server.calls == 0
 
 
-def test_the_claim_of_a_killed_process_ends_with_it(server: JudgeServer) -> None:
-    code = """
-import sys, threading
+CLAIMING = """
+import sys, threading, time
 from pathlib import Path
 from lorahydra.judges.cache import VerdictCache
 with VerdictCache(Path(sys.argv[1])).claimed(sys.argv[2], threading.Event()):
     print("claimed", flush=True)
-    sys.stdin.read()
+    time.sleep(600)
 """
+
+
+@pytest.mark.slow
+def test_the_claim_of_a_killed_process_ends_with_it(
+    programs: ProgramRunner, server: JudgeServer, tmp_path: Path
+) -> None:
     cache = VerdictCache()
     with session_on(server, cache=cache) as session:
-        command = [sys.executable, "-c", code, str(cache.path), session.key(cases(1)[0], 0)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killed:
-            assert killed.stdout is not None
-            assert killed.stdout.readline() == "claimed\n"
-            killed.kill()
+        command = ["-c", CLAIMING, str(cache.path), session.key(cases(1)[0], 0)]
+        killed = programs.start(command, tmp_path)
+        killed.wait_for(lambda: "claimed" in killed.output)
+        killed.kill()
         assert start_judging(session, cases(1)).wait().coverage == 1
 
 

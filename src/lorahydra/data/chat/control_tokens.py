@@ -29,10 +29,6 @@ class Controls:
         self._names = list(names)
         self._pattern = alternatives(self._names)
 
-    def holds(self, text: str) -> bool:
-        """Whether a text holds the name of a control token."""
-        return self._pattern.search(text) is not None
-
     def hide(self, value: Any) -> Any:
         """The value (a text, or lists and mappings with texts in them) with stand-ins for names of control tokens.
 
@@ -40,7 +36,9 @@ class Controls:
             ValueError: A text holds such names and characters that stand in for them.
         """
         if isinstance(value, str):
-            return self._hide(value)
+            if self._pattern.search(value) and max(value) >= chr(FIRST_NAME):
+                raise ValueError("it holds names of control tokens and characters of Unicode's last private-use plane")
+            return self._pattern.sub(lambda match: self._stand_ins[match[0]], value)
         if isinstance(value, dict):
             return {key: self.hide(entry) for key, entry in value.items()}
         if isinstance(value, list | tuple):
@@ -49,20 +47,11 @@ class Controls:
 
     def encode(self, text: str) -> Any:
         """Tokenize a rendered text with hidden names; gives an encoding of the tokenizers library."""
-        return self._copy.encode(self._renamed(text), add_special_tokens=False)
-
-    def _hide(self, text: str) -> str:
-        if not self.holds(text):
-            return text
-        if max(text) >= chr(FIRST_NAME):
-            raise ValueError("it holds both names of control tokens and characters of Unicode's last private-use plane")
-        return self._pattern.sub(lambda match: self._stand_ins[match[0]], text)
-
-    def _renamed(self, text: str) -> str:
-        """The rendered text with the template's control tokens under their other names, and messages as they were."""
+        # The template's control tokens get their other names, and messages read as they were.
         text = self._pattern.sub(lambda match: self._other_names[match[0]], text)
         hidden = {stand_in: name for name, stand_in in self._stand_ins.items()}
-        return alternatives(hidden).sub(lambda match: hidden[match[0]], text)
+        text = alternatives(hidden).sub(lambda match: hidden[match[0]], text)
+        return self._copy.encode(text, add_special_tokens=False)
 
     @cached_property
     def _stand_ins(self) -> dict[str, str]:
