@@ -108,8 +108,8 @@ class Served:
         return self.client.post(path, json=body, headers=headers)
 
     def job(self, number: int) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.get(f"/fine-tunes/{number}").json()
-        return found
+        job: dict[str, Any] = self.client.get(f"/fine-tunes/{number}").json()
+        return job
 
     def wait_for_state(self, number: int, *states: str) -> dict[str, Any]:
         wait_for(lambda: self.job(number)["state"] in states)
@@ -140,14 +140,14 @@ class Served:
 
 
 def session_of(leader: int) -> list[psutil.Process]:
-    found = []
+    members = []
     for process in psutil.process_iter():
         try:
             if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                members.append(process)
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
-    return found
+    return members
 
 
 def refused(answer: httpx.Response, status: int, code: str) -> str:

@@ -106,20 +106,20 @@ def test_foreign_hosts(make_client: Callable[..., httpx.Client], host: str, stat
 
 def test_pages_of_other_sites_change_nothing(make_client: Callable[..., httpx.Client]) -> None:
     client = make_client()
-    own = f"http://{client.base_url.netloc.decode()}"
+    here = f"http://{client.base_url.netloc.decode()}"
     for headers in (
         {"Origin": "http://evil.test"},
         {"Origin": "null"},
         {"Origin": "http://127.0.0.1:1"},
         {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-site", "Origin": own},
+        {"Sec-Fetch-Site": "same-site", "Origin": here},
     ):
         refused(client.post("/fine-tunes", json=BODY, headers=headers), 403, "cross_site")
     # A form of another site cannot send JSON, and what it can send is not taken.
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
         answer = client.post("/fine-tunes", content=b'{"project_id": 123}', headers={"Content-Type": kind})
         refused(answer, 415, "unsupported_media_type")
-    good = {"Origin": own, "Sec-Fetch-Site": "same-origin"}
+    good = {"Origin": here, "Sec-Fetch-Site": "same-origin"}
     assert client.post("/fine-tunes", json=BODY, headers=good).status_code == 202
     assert client.get("/projects", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
 

@@ -113,9 +113,9 @@ def test_estimate(client: httpx.Client) -> None:
     assert without["judge_calls"] == 0
     assert without["judge_cost"] == 0
     params = {"judge_model_id": "gemini", "base_model_name": "smollm2-135m-instruct", "n_trials": 10}
-    found = client.post("/fine-tunes/estimate", json={"fine_tuning_params": params})
-    assert found.status_code == 200, found.text
-    judged = found.json()
+    answer = client.post("/fine-tunes/estimate", json={"fine_tuning_params": params})
+    assert answer.status_code == 200, answer.text
+    judged = answer.json()
     # Ten trials and the untuned model on five examples, three finalists on all 32, both on all 32 of the test.
     assert judged["judge_calls"] == 11 * 5 + 3 * 32 + 2 * 32
     assert judged["judge_cost"] > 0
@@ -378,9 +378,9 @@ def test_judged_answers_come_first(service: Service, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(service.stores, "progress", lambda _: Progress(best_run="1", best_trial=0))
     monkeypatch.setattr("lorahydra.tracking.read_text", lambda *_: table)
     job = service.jobs.start(123, FineTuneParams(False, None, "tiny", 5))
-    found = service.stores.examples(job, 3)
-    assert [(one.prompt, one.judge_score) for one in found.items] == [("b", 80.0), ("d", 60.0), ("a", None)]
-    assert found.total == 4
+    examples = service.stores.examples(job, 3)
+    assert [(one.prompt, one.judge_score) for one in examples.items] == [("b", 80.0), ("d", 60.0), ("a", None)]
+    assert examples.total == 4
 
 
 def test_a_log_that_overwrites_itself_is_one_line(tmp_path: Path) -> None:

@@ -14,19 +14,19 @@ from lorahydra.service.views import FineTuneParams
 
 def test_an_answer_is_made_once_for_all_who_wait() -> None:
     shared, made, go = Shared[int](), itertools.count(1), threading.Event()
-    found: list[int] = []
+    answers: list[int] = []
 
     def slow() -> int:
         go.wait(10)
         return next(made)
 
-    threads = [threading.Thread(target=lambda: found.append(shared.get("list", lambda: 0, slow))) for _ in range(10)]
+    threads = [threading.Thread(target=lambda: answers.append(shared.get("list", lambda: 0, slow))) for _ in range(10)]
     for thread in threads:
         thread.start()
     go.set()
     for thread in threads:
         thread.join()
-    assert found == [1] * 10
+    assert answers == [1] * 10
 
 
 def test_an_answer_is_made_again_when_something_changed_or_time_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:

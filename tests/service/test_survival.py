@@ -39,8 +39,8 @@ def judge() -> Iterator[JudgeServer]:
 def test_nothing_is_lost_and_nothing_runs_twice(
     make_server: Callable[..., Served], rows: bytes, judge: JudgeServer
 ) -> None:
-    own = (f"--set=judge.base_url={judge.gemini}", f"--set=judge.model={JUDGE_MODEL}")
-    server = make_server(*own, GEMINI_API_KEY=KEY)
+    judged = (f"--set=judge.base_url={judge.gemini}", f"--set=judge.model={JUDGE_MODEL}")
+    server = make_server(*judged, GEMINI_API_KEY=KEY)
     server.start(forks_jobs=False)
     project = server.post("/projects", {"name": "Support"}).json()["id"]
     uploaded = server.client.post(f"/projects/{project}/datasets", files={"file": ("rows.jsonl", rows)})

@@ -130,10 +130,8 @@ class Supervisor(threading.Thread):
             self._process(job.id).start(attempt, [*job.overrides, *stores], job.environment)
         except (LorahydraError, OSError) as error:
             logger.error("Job %d cannot be started: %s", job.id, error)
-            values = {"state": JobState.FAILED, "ended": time.time(), "attempt_started": None}
-            with self._database.changing() as session:
-                this = update(Job).where(Job.id == job.id)
-                session.execute(this.values(**values, failure=f"it cannot be started: {error}"))
+            failure = f"it cannot be started: {error}"
+            self._change(job, JobState.FAILED, ended=time.time(), attempt_started=None, failure=failure)
 
     def _watch(self, job: Job) -> None:
         process = self._process(job.id)
@@ -218,6 +216,7 @@ class Supervisor(threading.Thread):
             statement = update(Job).where(Job.id == job.id, Job.state == job.state).values(state=state, **values)
             changed = bool(cast("CursorResult[Any]", session.execute(statement)).rowcount)
         if changed:
+            job.state = state
             logger.info("Job %d (%s): %s", job.id, job.name, state)
         return changed
 

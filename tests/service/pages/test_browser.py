@@ -86,9 +86,9 @@ def accessible(page: Any) -> None:
     size = page.viewport_size
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        found = page.evaluate(f"{AXE}; axe.run()")
-        assert len(found["passes"]) > 15  # it has looked
-        serious = [f for f in found["violations"] if f["impact"] in ("serious", "critical")]
+        report = page.evaluate(f"{AXE}; axe.run()")
+        assert len(report["passes"]) > 15  # it has looked
+        serious = [f for f in report["violations"] if f["impact"] in ("serious", "critical")]
         assert [(f["id"], f["nodes"][0]["html"], f["nodes"][0]["failureSummary"]) for f in serious] == []
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(PHONE)

@@ -30,9 +30,9 @@ def test_the_chart() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.5, 0.5), (0.61, 0.74), (0.8234, 0.8241), (0, 99), (-3.2, 4)])
 def test_ticks_are_few_and_hold_the_values(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert 2 <= len(found) <= 7
-    assert found[0] <= low
-    assert found[-1] >= high
-    steps = {round(b - a, 9) for a, b in pairwise(found)}
+    values = ticks(low, high)
+    assert 2 <= len(values) <= 7
+    assert values[0] <= low
+    assert values[-1] >= high
+    steps = {round(b - a, 9) for a, b in pairwise(values)}
     assert len(steps) == 1

@@ -134,9 +134,9 @@ def checked(answer: httpx.Response, status: int = 200) -> str:
 
 
 def key_in(page: str) -> str:
-    found = re.search(r'name="key" value="([^"]+)"', page)
-    assert found is not None
-    return found[1]
+    match = re.search(r'name="key" value="([^"]+)"', page)
+    assert match is not None
+    return match[1]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -14,8 +14,8 @@ EN, RU = Words("en"), Words("ru")
 
 
 def test_durations() -> None:
-    found = [Shapes(EN).duration(s) for s in (None, 0, 5, 60, 95, 599, 605, 3599, 3600, 3900, 86400, 90000, 200000)]
-    assert found == [
+    texts = [Shapes(EN).duration(s) for s in (None, 0, 5, 60, 95, 599, 605, 3599, 3600, 3900, 86400, 90000, 200000)]
+    assert texts == [
         "–", "0 s", "5 s", "1 min", "1 min 35 s", "9 min 59 s", "10 min", "60 min", "1 h", "1 h 5 min", "1 day",
         "1 day 1 h", "2 days 7 h",
     ]  # fmt: skip
