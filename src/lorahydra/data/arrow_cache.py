@@ -70,14 +70,10 @@ class Store:
         facts = json.loads((folder / FACTS).read_text("utf-8"))
         if facts["checksum"] != _checksum(folder / TABLE):
             raise ValueError(f"{folder} is damaged")
-        self.folder = folder
         self.facts: dict[str, Any] = facts["facts"]
         # The memory map stays valid even if another process removes the entry.
         with pa.ipc.open_file(pa.memory_map(str(folder / TABLE))) as file:
             self._table = file.read_all()
-
-    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
-        return Store, (self.folder,)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

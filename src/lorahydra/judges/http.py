@@ -36,13 +36,7 @@ class HttpJudge(Judge):
         JudgeSetupError: The key is missing.
     """
 
-    def __init__(
-        self,
-        config: JudgeConfig,
-        *,
-        features: Mapping[str, str],
-        options: Collection[str] = (),
-    ) -> None:
+    def __init__(self, config: JudgeConfig, *, features: Mapping[str, str], options: Collection[str] = ()) -> None:
         check_options(config, options)
         self.model = require_model(config)
         self.identity = config.base_url or ""
