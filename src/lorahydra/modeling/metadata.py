@@ -63,8 +63,7 @@ def read_metadata(folder: Path) -> AdapterMetadata:
         content = json.loads(path.read_text("utf-8"))
         if content.pop("version") != VERSION:
             raise ModelError(f"{path} was written by another version of lorahydra")
-        content["model"] = _model(content["model"])
-        return _checked(AdapterMetadata(**content))
+        return _checked(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise ModelError(f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or copy it again") from (
             error
@@ -79,27 +78,18 @@ def _base_of(folder: Path) -> str:
     return name
 
 
-def _model(values: Mapping[str, Any]) -> ModelConfig:
-    model = ModelConfig(**{name: values[name] for name in KEPT})
-    _check_texts(*vars(model).values())
+def _checked(content: Mapping[str, Any]) -> AdapterMetadata:
+    model = ModelConfig(**{name: content["model"][name] for name in KEPT})
+    metadata = AdapterMetadata(**{**content, "model": model})
+    for text in (*vars(model).values(), metadata.base_digest, metadata.system_prompt, metadata.run_id):
+        if not isinstance(text, str | None):
+            raise TypeError("a text is expected")
+        (text or "").encode()  # half of a surrogate pair, which JSON can hold, is not text
     if model.chat_template is not None and "{" not in model.chat_template:
         # A path would name a file of this machine, even if another machine wrote it.
         raise ValueError("the chat template is not a template")
-    return model
-
-
-def _checked(metadata: AdapterMetadata) -> AdapterMetadata:
-    _check_texts(metadata.base_digest, metadata.system_prompt, metadata.run_id)
     if type(metadata.max_new_tokens) is not int or metadata.max_new_tokens < 1:
         raise ValueError("max_new_tokens is not a valid length")
     if metadata.special_tokens not in SPECIAL_TOKENS:
         raise ValueError(f"special_tokens is not one of {', '.join(SPECIAL_TOKENS)}")
     return metadata
-
-
-def _check_texts(*values: object) -> None:
-    for value in values:
-        if not isinstance(value, str | None):
-            raise TypeError("a text is expected")
-        if value is not None:
-            value.encode()  # half of a surrogate pair, which JSON can hold, is not text

@@ -126,7 +126,7 @@ def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = 
         run=run,
         store=store,
         config=config,
-        overrides=tuple(_list(read_text(store, run_id, OVERRIDES_FILE))),
+        overrides=tuple(map(str, yaml.safe_load(read_text(store, run_id, OVERRIDES_FILE) or "[]"))),
         environment=_mapping(read_text(store, run_id, ENVIRONMENT_FILE)),
         changed=tuple(differing(_config(text, (), tracking, run_id), config, REPRODUCTION_NEUTRAL_KEYS)),
     )
@@ -240,11 +240,6 @@ def _config(text: str, overrides: Sequence[str], tracking: Mapping[str, Any], ru
         return restored_config(values, overrides)
     except ConfigError as error:
         raise ConfigError(f"{error} (in {CONFIG_FILE} of run {run_id}, or in what was changed of it)") from error
-
-
-def _list(text: str | None) -> list[str]:
-    entries = yaml.safe_load(text) if text else []
-    return [str(entry) for entry in entries] if isinstance(entries, list) else []
 
 
 def _mapping(text: str | None) -> dict[str, Any]:
