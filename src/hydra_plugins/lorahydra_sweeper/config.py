@@ -56,15 +56,11 @@ class MedianPrunerConfig(PrunerConfig):
 
 
 @dataclass
-class PercentilePrunerConfig(PrunerConfig):
+class PercentilePrunerConfig(MedianPrunerConfig):
     """The same with another share of trials that go on."""
 
     _target_: str = "optuna.pruners.PercentilePruner"
     percentile: float = 75.0
-    n_startup_trials: int = 4
-    n_warmup_steps: int = 0
-    interval_steps: int = 1
-    n_min_trials: int = 3
 
 
 @dataclass

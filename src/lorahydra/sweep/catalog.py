@@ -47,7 +47,7 @@ class StudyEntry:
 
     @property
     def state(self) -> State:
-        """Complete, running, or interrupted."""
+        """`complete`, `running` or `interrupted`."""
         if self._has_ended or (self.n_trials is None and not self.alive):
             return State.COMPLETE
         return State.RUNNING if self.alive else State.INTERRUPTED

@@ -32,6 +32,11 @@ BLUE, RED, GREY, YELLOW = "#4477aa", "#cc3311", "#aaaaaa", "#ddaa33"
 MOST_NUMBERED = 40
 """With more points than this, their trial numbers would cover each other."""
 PANELS_IN_A_ROW = 3
+LINES: dict[State, tuple[str, dict[str, Any]]] = {
+    State.COMPLETE: ("complete", {"color": BLUE, "linewidth": 1.2, "zorder": 3}),
+    State.PRUNED: ("pruned", {"color": GREY, "linestyle": "--"}),
+}
+"""Name and style of a trial's losses."""
 
 
 def _plain(text: str) -> str:
@@ -139,7 +144,8 @@ def slices(data: PlotData) -> Figure:
         if axis.kind != "linear":
             # The labels of matplotlib's own logarithmic scale overlap if a range is shorter than a decade.
             texts = [_plain(text) for text in axis.ticks.values()]
-            axes.set_xticks(list(axis.ticks), texts, rotation=30 if sum(map(len, texts)) > 24 else 0)
+            long = axis.kind == "choice" and sum(map(len, texts)) > 24
+            axes.set_xticks(list(axis.ticks), texts, rotation=30 if long else 0)
         if axis.kind == "choice":
             axes.set_xlim(-0.5, len(axis.ticks) - 0.5)
     for axes in panels[len(data.axes) :]:
@@ -151,25 +157,19 @@ def intermediate(data: PlotData) -> Figure:
     """Validation loss of every trial during training; pruned trials end with a cross."""
     figure = _figure("Validation loss during training")
     axes = _panel(figure.add_subplot(), "evaluation", "validation loss", whole=True)
-    labelled: set[str] = set()
+    labelled = {""}
     for record in data.measured:
         points = sorted((step, loss) for step, loss in record.losses.items() if math.isfinite(loss))
-        kind, style = _line(record, data)
+        kind, style = LINES.get(record.state, ("not finished", {"color": YELLOW, "linestyle": ":"}))
+        if data.best is not None and record.number == data.best.number:
+            kind, style = f"best, trial {record.number}", {"color": RED, "linewidth": 2.5, "zorder": 4}
+        elif record.state is State.COMPLETE:
+            style = {**style, "alpha": _opacity(len(data.measured))}
         axes.plot(*zip(*points, strict=True), marker=".", label=None if kind in labelled else kind, **style)
         labelled.add(kind)
         if record.state is State.PRUNED:
             axes.plot(*points[-1], marker="x", color="#555555", zorder=5)
     return _legend(figure, axes)
-
-
-def _line(record: TrialRecord, data: PlotData) -> tuple[str, dict[str, Any]]:
-    if data.best is not None and record.number == data.best.number:
-        return f"best, trial {record.number}", {"color": RED, "linewidth": 2.5, "zorder": 4}
-    if record.state is State.COMPLETE:
-        return "complete", {"color": BLUE, "alpha": _opacity(len(data.measured)), "linewidth": 1.2, "zorder": 3}
-    if record.state is State.PRUNED:
-        return "pruned", {"color": GREY, "linestyle": "--"}
-    return "not finished", {"color": YELLOW, "linestyle": ":"}
 
 
 def time_against_score(data: PlotData) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,7 +85,13 @@ class StudyRun:
             # The process that made the run may have died before it could keep its id.
             earlier = study.user_attrs.get(RUN_ID) or find_run(tracking, {Tag.STUDY_ID: study_id})
             if earlier is None:
-                self._run = self._start(study_id)
+                self._run = start_run(
+                    dataclasses.replace(tracking, system_metrics=False),
+                    output_dir=self.folder,
+                    kind=Kind.STUDY,
+                    run_name=study.study_name,
+                    tags={Tag.STUDY: study.study_name, Tag.STUDY_ID: study_id},
+                )
             else:
                 self._run = join_run(tracking, output_dir=self.folder, run_id=earlier)
             study.set_user_attr(RUN_ID, self._run.run_id)
@@ -107,10 +114,8 @@ class StudyRun:
             record = by_run.get(child) or (None if number is None else by_number.get(number))
             if child == run_id or (record is not None and record.state is State.RUNNING):
                 continue
-            if record is None or record.state is State.INTERRUPTED:
-                close_run(self.config.tracking, child, State.INTERRUPTED)
-            else:
-                close_run(self.config.tracking, child, record.state, record.failure)
+            state, failure = (State.INTERRUPTED, None) if record is None else (record.state, record.failure)
+            close_run(self.config.tracking, child, state, None if state is State.INTERRUPTED else failure)
         for record in records:
             # It was closed with another state just before its process died.
             if record.state is State.INTERRUPTED and record.run_id is not None and record.run_id not in numbers:
@@ -118,16 +123,15 @@ class StudyRun:
 
     def progressed(self) -> None:
         """Record and log the progress of the study."""
-        records, study = self.queue.records(), self.queue.study.study_name
-        counts = {state: sum(record.state is state for record in records) for state in State}
+        records, study, said = self.queue.records(), self.queue.study.study_name, ""
+        counts = Counter(record.state for record in records)
         finished = sum(record.counts for record in records)
         metrics: dict[str, float] = {
-            Metric.STUDY_COMPLETE: float(counts[State.COMPLETE]),
-            Metric.STUDY_PRUNED: float(counts[State.PRUNED]),
-            Metric.STUDY_FAILED: float(counts[State.FAILED]),
+            Metric.STUDY_COMPLETE: counts[State.COMPLETE],
+            Metric.STUDY_PRUNED: counts[State.PRUNED],
+            Metric.STUDY_FAILED: counts[State.FAILED],
         }
         best = best_so_far(records, self.directions)
-        said = ""
         if best is not None and best.values is not None:
             metrics[Metric.STUDY_BEST] = best.values[0]
             said = f", best {self.objectives[0]} {best.values[0]:.4f} (trial {best.number})"
@@ -178,16 +182,6 @@ class StudyRun:
         if self._run.before.state is State.COMPLETE and self._begun == len(self.queue.records()):
             state, failure = State.COMPLETE, None
         self.close(state, failure)
-
-    def _start(self, study_id: str) -> TrackedRun:
-        name = self.queue.study.study_name
-        return start_run(
-            dataclasses.replace(self.config.tracking, system_metrics=False),
-            output_dir=self.folder,
-            kind=Kind.STUDY,
-            run_name=name,
-            tags={Tag.STUDY: name, Tag.STUDY_ID: study_id},
-        )
 
     def _record_settings(self) -> None:
         config, study = without_secrets(self.config), self.queue.study

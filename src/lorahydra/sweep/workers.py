@@ -27,10 +27,8 @@ __all__ = ["WorkerPool", "is_worker", "watch_parent", "worker_command", "workers
 
 logger = logging.getLogger("lorahydra.sweep")
 
-WORKER = "LORAHYDRA_WORKER"
-WORKERS = "LORAHYDRA_WORKERS"
-"""Environment variable that holds the number of a worker process, from 1."""
-STORAGE = "LORAHYDRA_STUDY_STORE"
+WORKER, WORKERS, STORAGE = "LORAHYDRA_WORKER", "LORAHYDRA_WORKERS", "LORAHYDRA_STUDY_STORE"
+"""Environment variables of a worker: its number, from 1, the number of workers, and the study's database."""
 SECONDS_TO_END = 60
 
 Replaces = Callable[[int, int], bool]
