@@ -50,17 +50,9 @@ def place(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, rows: Path) -> Path:
-    """The folder of a study of one trial, with its data in `own.jsonl`."""
-    folder = tmp_path_factory.mktemp("begun")
-    (folder / "own.jsonl").write_bytes(rows.read_bytes())
-    with chdir(folder):
-        tuner(tiny_model, folder / "own.jsonl", n_trials=1).run()
-    return folder
-
-
 RATE = "training.learning_rate=tag(log, interval(1e-4, 1e-1))"
+FINISHED = ("lora.r=choice(2, 4)", "data.test_fraction=0.075")
+"""The settings of the finished study."""
 
 
 def tuner(model: Path, rows: Path, *overrides: str, n_trials: int = 3, study: str | None = "one") -> LoRATuner:
@@ -77,8 +69,9 @@ def tuner(model: Path, rows: Path, *overrides: str, n_trials: int = 3, study: st
 def finished(
     tiny_model: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, StudyResult, str]]:
-    """A study of three trials: its folder, result and log."""
+    """A study of three trials: its folder, with the data in `own.jsonl`, its result and its log."""
     folder = tmp_path_factory.mktemp("finished")
+    (folder / "own.jsonl").write_bytes(rows.read_bytes())
     lines: list[str] = []
 
     class Keep(logging.Handler):
@@ -91,7 +84,7 @@ def finished(
     logger.setLevel(logging.INFO)
     try:
         with chdir(folder):
-            result = tuner(tiny_model, rows, "lora.r=choice(2, 4)", "data.test_fraction=0.075").run()
+            result = tuner(tiny_model, folder / "own.jsonl", *FINISHED).run()
         yield folder, result, "\n".join(lines)
     finally:
         logger.removeHandler(handler)
@@ -159,9 +152,9 @@ def test_the_winner_is_registered_as_champion(finished: tuple[Path, StudyResult,
     assert version.run_id == result.best.run_id
 
 
-def test_what_trials_share_is_loaded_once(
-    place: Path, tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of what is loaded or made that trials share."""
     import bert_score
     import transformers
 
@@ -182,10 +175,7 @@ def test_what_trials_share_is_loaded_once(
     counted(transformers.AutoTokenizer, "from_pretrained")
     counted(bert_score, "BERTScorer")
     counted(tokens, "tokenize")
-    tuner(tiny_model, rows, n_trials=1).run()
-    first = len(loaded)
-    tuner(tiny_model, rows, n_trials=2).run()
-    assert loaded[first:] == [], "trial 2 loaded nothing again"
+    return loaded
 
 
 def test_the_log_names_trials_and_parameters(finished: tuple[Path, StudyResult, str]) -> None:
@@ -206,8 +196,11 @@ def test_the_store_shows_the_study(finished: tuple[Path, StudyResult, str]) -> N
         find_study("onee", storage)
 
 
-def test_a_finished_study_goes_on_with_more_trials(place: Path, tiny_model: Path, rows: Path) -> None:
+def test_a_finished_study_goes_on_with_more_trials(
+    place: Path, tiny_model: Path, rows: Path, loaded: list[str]
+) -> None:
     first = tuner(tiny_model, rows, n_trials=1).run()
+    loaded.clear()
     again = tuner(tiny_model, rows, n_trials=1).run()
     assert again.best == first.best
     assert again.test == first.test
@@ -216,6 +209,7 @@ def test_a_finished_study_goes_on_with_more_trials(place: Path, tiny_model: Path
     assert max(map(len, map(repr, [again, *again.trials]))) < 700, "what a cell of a notebook shows"
     assert len(runs_of(place)) == 2, "nothing was run again"
     more = tuner(tiny_model, rows, n_trials=2).run()
+    assert loaded == [], "what trials share is loaded once"
     assert more.run_id == first.run_id
     assert len(runs_of(place, "trial")) == 2
     assert len(runs_of(place, "study")) == 1
@@ -227,7 +221,8 @@ def test_a_finished_study_goes_on_with_more_trials(place: Path, tiny_model: Path
 @pytest.mark.parametrize(
     ("change", "shown"),
     [
-        ("lora.r=choice(2, 4)", "search of lora.r: not set → "),
+        ("lora.r=choice(2, 8)", "search of lora.r: CategoricalDistribution(choices=(2, 4)) → "),
+        ("lora.lora_dropout=choice(0, 0.1)", "search of lora.lora_dropout: not set → "),
         ("data.max_train_rows=20", "data.max_train_rows: None → 20"),
         ("evaluation.max_new_tokens=7", "evaluation.max_new_tokens: 6 → 7"),
         ("seed=7", "seed: 42 → 7"),
@@ -235,22 +230,28 @@ def test_a_finished_study_goes_on_with_more_trials(place: Path, tiny_model: Path
     ],
 )
 def test_other_settings_are_refused_with_the_difference(
-    begun: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, change: str, shown: str
+    finished: tuple[Path, StudyResult, str],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    shown: str,
 ) -> None:
-    monkeypatch.chdir(begun)
+    monkeypatch.chdir(folder := finished[0])
     with pytest.raises(StudyError, match="study one cannot be resumed with other settings") as caught:
-        tuner(tiny_model, begun / "own.jsonl", change, n_trials=2).run()
+        tuner(tiny_model, folder / "own.jsonl", *FINISHED, change, n_trials=4).run()
     assert shown in str(caught.value)
-    assert find_study("one").n_trials == 1
+    assert find_study("one").n_trials == 3
 
 
-def test_changed_data_are_refused(begun: Path, tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    folder = Path(shutil.copytree(begun, tmp_path / "copy"))
+def test_changed_data_are_refused(
+    finished: tuple[Path, StudyResult, str], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(finished[0], tmp_path / "copy"))
     monkeypatch.chdir(folder)
     with (folder / "own.jsonl").open("a", encoding="utf-8") as file:
         file.write("\n" + json.dumps({"question": "One more?", "answer": "Yes."}))
     with pytest.raises(StudyError, match="content of the data: .* → "):
-        tuner(tiny_model, folder / "own.jsonl", n_trials=2).run()
+        tuner(tiny_model, folder / "own.jsonl", *FINISHED, n_trials=4).run()
 
 
 def test_a_winner_of_another_machine_comes_from_mlflow(
