@@ -1,4 +1,4 @@
-"""Each worker of a study gets a GPU, and its share of one that it has not to itself."""
+"""Each worker of a study gets a GPU, and its share of one that several workers use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_workers_are_spread_over_the_gpus() -> None:
 @pytest.mark.usefixtures("two_gpus")
 def test_workers_of_one_gpu_share_what_is_free_there() -> None:
     third = {"CUDA_VISIBLE_DEVICES": "0", GPU_MEMORY: "26667"}
-    # Of the second one it is not known what is free.
+    # It is unknown how much memory of the second one is free.
     assert [gpu_for(number, 5) for number in (0, 1, 4)] == [third, {"CUDA_VISIBLE_DEVICES": "1"}, third]
 
 

@@ -260,7 +260,7 @@ def test_a_container_that_is_restarted(program: Program) -> None:
         connection.execute("UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = 2", [json.dumps(moved)])
     program.file.write_text(SILENCE + program.file.read_text())
     assert program.sweep(*command) == 0, program.output
-    assert "trial 1 ran in a process that cannot be seen from here, last heard of 3" in program.output
+    assert "trial 1 ran in a process that cannot be seen from here, last heard from 3" in program.output
     assert states(program.records()) == [State.COMPLETE, State.INTERRUPTED, State.COMPLETE]
     assert (program.file.with_name("results") / "optimization_results.yaml").exists()
 

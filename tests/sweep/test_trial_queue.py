@@ -83,10 +83,10 @@ def test_silence_is_waited_out(
     monkeypatch.setattr(queue_module.time, "sleep", lambda _: set_age(next(ages)))
     caplog.set_level(logging.INFO)
     assert [record.number for record in TrialQueue(study, 9).wait_for_signs()] == [0]
-    [line] = [record.getMessage() for record in caplog.records if "cannot be seen" in record.getMessage()]
+    [line] = [record.getMessage() for record in caplog.records if "last heard from" in record.getMessage()]
     told = re.fullmatch(
-        r"Study s: trial 0 ran in a process that cannot be seen from here, last heard of (\d+) s ago; waiting up to "
-        r"(\d+) s to know whether it lives",
+        r"Study s: trial 0 ran in a process that cannot be seen from here, last heard from (\d+) s ago; "
+        r"waiting up to (\d+) s to learn whether it is alive",
         line,
     )
     assert told is not None

@@ -79,7 +79,7 @@ class ExperimentObjective(Objective):
         self.is_worker = is_worker()
         self.n_workers = workers_wanted(settings)
         hide_password(tree, settings.storage)
-        self._run: StudyRun | None = None
+        self._run: StudyRun  # made by `attending`
         self._content: dict[str, str] = {}
         """Digests of data and model, if this process has loaded them."""
         self._warnings: Sequence[str] = ()
@@ -220,7 +220,7 @@ class ExperimentObjective(Objective):
 
     def close_dead_runs(self, dead: Sequence[TrialRecord]) -> None:
         """Close the MLflow runs of trials whose process died."""
-        if dead and self._run is not None:
+        if dead:
             self._run.close_children(self._run.run_id)
 
     def begins(self, claimed: Sequence[RunningTrial]) -> None:
@@ -233,8 +233,7 @@ class ExperimentObjective(Objective):
 
     def progressed(self) -> None:
         """Log and record the progress of the study."""
-        if self._run is not None:
-            self._run.progressed()
+        self._run.progressed()
 
     def release(self) -> None:
         """Give back the memory of a trial that failed."""
@@ -244,16 +243,14 @@ class ExperimentObjective(Objective):
 
     def conclude(self, queue: TrialQueue) -> StudyResult | None:
         """Name the winner, unless another process still runs a trial."""
-        assert self._run is not None
-        if self.is_worker:
-            self._run.close(None)
-            return None
-        if (running := queue.others()) > 0:
+        running = 0 if self.is_worker else queue.others()
+        if running:
             logger.info(
                 "Study %s: %d trials are still running in other processes, and the last of them names the winner",
                 self.study_name,
                 running,
             )
+        if running or self.is_worker:
             self._run.close(None)
             return None
         from lorahydra.sweep.conclusion import conclude

@@ -73,7 +73,7 @@ class StudySweeper:
         self.objective = _objective(self.settings)
         if len(self.objective.directions) > 1 and isinstance(self.settings.sampler, CmaEsSampler):
             raise ConfigError(
-                "hydra/sweeper/sampler=cmaes searches for one objective: use multivariate_tpe, nsgaii or another one"
+                "hydra/sweeper/sampler=cmaes takes one objective only: use multivariate_tpe, nsgaii or another sampler"
             )
 
     @functools.cached_property

@@ -224,8 +224,8 @@ class TrialQueue:
 def _say_waiting(study: str, unsure: Mapping[int, Heartbeat]) -> None:
     age = min(beat.age for beat in unsure.values())
     logger.info(
-        "Study %s: trial %s ran in a process that cannot be seen from here, last heard of %.0f s ago; waiting up to "
-        "%.0f s to know whether it lives",
+        "Study %s: trial %s ran in a process that cannot be seen from here, last heard from %.0f s ago; "
+        "waiting up to %.0f s to learn whether it is alive",
         study,
         ", ".join(map(str, sorted(unsure))),
         age,

@@ -79,7 +79,7 @@ def keep_adapter(run: StudyRun, best: TrialRecord) -> Path:
         return target
     if best.run_id is None or not run.config.tracking.log_adapter:
         raise StudyError(
-            f"the adapter of the best trial is not here ({source}), and not in MLflow (tracking.log_adapter=false): "
+            f"the adapter of the best trial is neither here ({source}) nor in MLflow (tracking.log_adapter=false): "
             "copy the folder here, or finish the study where the trial was run, with `lorahydra studies resume`"
         )
     logger.info("Trial %d was run on another machine: its adapter comes from MLflow", best.number)
