@@ -15,7 +15,7 @@ from lorahydra.errors import StudyError
 from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.ranking import best_so_far, directions_of
 from lorahydra.sweep.storage import open_storage, reading, shown
-from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS
+from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS, is_concluded
 from lorahydra.sweep.trial_record import TrialRecord, trial_facts, trial_records
 from lorahydra.utils.processes import is_alive
 
@@ -61,10 +61,8 @@ class StudyEntry:
 
     @property
     def _has_ended(self) -> bool:
-        if self.n_trials is None or self.finished < self.n_trials or "best" not in self.result:
-            return False
-        complete = sum(trial.state is State.COMPLETE for trial in self.trials)
-        return bool(self.result.get("complete", complete) >= complete)
+        has_all = self.n_trials is not None and self.finished >= self.n_trials
+        return has_all and is_concluded(self.result, self.trials)
 
 
 def list_studies(storage: str = STUDY_STORE) -> list[StudyEntry]:

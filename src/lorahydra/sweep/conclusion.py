@@ -21,7 +21,7 @@ from lorahydra.sweep.ranking import ranked
 from lorahydra.sweep.storage import study_lock
 from lorahydra.sweep.study_result import FinalScores, StudyResult, facts_of
 from lorahydra.sweep.study_run import StudyRun
-from lorahydra.sweep.study_store import RESULT
+from lorahydra.sweep.study_store import RESULT, is_concluded
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.sweep.winner import choose_winner, keep_adapter, score_winner
 from lorahydra.tracking import (
@@ -66,9 +66,7 @@ def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
     study, records, scores = run.queue.study, run.queue.records(), None
     facts = study.user_attrs.get(RESULT, {})
     finished = sum(record.counts for record in records)
-    complete = sum(record.state is State.COMPLETE for record in records)
-    # A trial that had failed may be complete now, if its answers were judged again.
-    if facts.get("finished") == finished and facts.get("complete", complete) == complete:
+    if is_concluded(facts, records):
         logger.info("Study %s has its %d trials: nothing is left to do", study.study_name, finished)
         best = next(record for record in records if record.number == facts["best"])
     else:
@@ -79,6 +77,7 @@ def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
         config = compose(best.params, run.folder)
         scores = score_winner(run, config, keep_adapter(run, best))
         raise_if_interrupted()
+        complete = sum(record.state is State.COMPLETE for record in records)
         facts = {"best": best.number, "finished": finished, "complete": complete, "test": facts_of(scores)}
         _record(run, records, best, config, scores)
         raise_if_interrupted()

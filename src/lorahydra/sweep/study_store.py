@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -12,7 +13,7 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.samplers import BaseSampler
 
 from lorahydra.errors import STUDY_KEPT, LorahydraError, StudyError
-from lorahydra.names import STUDY_STORE
+from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.compat import quietly
 from lorahydra.sweep.objective import Objective
 from lorahydra.sweep.ranking import directions_of
@@ -21,6 +22,7 @@ from lorahydra.sweep.search_space import SearchSpace
 from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.storage import open_storage, reading, shown, study_lock
 from lorahydra.sweep.study_spec import check_same
+from lorahydra.sweep.trial_record import TrialRecord
 
 __all__ = [
     "COMMAND",
@@ -28,6 +30,7 @@ __all__ = [
     "SPEC",
     "STUDY_ID",
     "TRIALS",
+    "is_concluded",
     "known_spec",
     "open_study",
     "resume_command",
@@ -42,6 +45,16 @@ COMMAND = "lorahydra.command"
 TRIALS = "lorahydra.n_trials"
 RESULT = "lorahydra.result"
 """User attribute of a study that has ended: its winner and the test scores, as plain JSON."""
+
+
+def is_concluded(result: Mapping[str, Any], records: Sequence[TrialRecord]) -> bool:
+    """Whether the result of a study is that of its present trials.
+
+    A trial that had failed may be complete now, if its answers were judged again.
+    """
+    complete = sum(record.state is State.COMPLETE for record in records)
+    finished = sum(record.counts for record in records)
+    return result.get("finished") == finished and bool(result.get("complete", complete) == complete)
 
 
 def open_study(settings: SweepSettings, objective: Objective, space: SearchSpace) -> optuna.Study:
