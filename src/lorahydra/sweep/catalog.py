@@ -19,7 +19,7 @@ from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS, is_conclu
 from lorahydra.sweep.trial_record import TrialRecord, trial_facts, trial_records
 from lorahydra.utils.processes import is_alive
 
-__all__ = ["StudyEntry", "find_study", "list_studies"]
+__all__ = ["StudyEntry", "find_study", "list_studies", "load_study"]
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,25 @@ def find_study(name: str, storage: str = STUDY_STORE) -> StudyEntry:
         StudyError: The store has no study of that name.
         LorahydraError: The store cannot be read.
     """
-    opened = open_storage(storage, create=False)
     with reading(storage):
-        try:
-            return _entry(optuna.load_study(study_name=name, storage=opened))
-        except KeyError:
-            names = optuna.get_all_study_names(opened)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f", did you mean {close[0]}?" if close else " (see lorahydra studies list)"
-    raise StudyError(f"there is no study {name} in {shown(storage)}{hint}")
+        return _entry(load_study(name, storage))
+
+
+def load_study(name: str, storage: str) -> optuna.Study:
+    """One study as Optuna's.
+
+    Raises:
+        StudyError: The store has no study of that name.
+    """
+    opened = open_storage(storage, create=False)
+    try:
+        return optuna.load_study(study_name=name, storage=opened)
+    except KeyError as error:
+        close = difflib.get_close_matches(name, optuna.get_all_study_names(opened), n=1)
+        hint = (
+            f"did you mean {close[0]}?" if close else "see lorahydra studies list, or name its database with --storage"
+        )
+        raise StudyError(f"there is no study {name} in {shown(storage)}: {hint}") from error
 
 
 def _entry(study: optuna.Study) -> StudyEntry:

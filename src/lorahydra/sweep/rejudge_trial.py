@@ -13,13 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import optuna
-
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import ConfigError, JudgeCoverageError, LorahydraError, NotRecordedError, StudyError
+from lorahydra.errors import ConfigError, JudgeCoverageError, LorahydraError, NotRecordedError
 from lorahydra.names import STUDY_STORE, State, Tag
+from lorahydra.sweep.catalog import load_study
 from lorahydra.sweep.running_trial import RunningTrial
-from lorahydra.sweep.storage import open_storage, reading, shown
+from lorahydra.sweep.storage import reading
 from lorahydra.sweep.study_store import TRIALS
 from lorahydra.sweep.study_trial import place_of
 from lorahydra.sweep.trial_queue import TrialQueue
@@ -65,7 +64,8 @@ def rejudge_trial(
         reason = "was kept in memory" if url is None else f"is in {url}, whose password was not kept"
         raise ConfigError(f"study {name} {reason}: give its database with --storage")
     with reading(url):
-        queue = _queue(name, url)
+        study = load_study(name, url)
+        queue = TrialQueue(study, int(study.user_attrs.get(TRIALS, 0)))
         queue.close_dead()
         running = queue.take_again(trial.run_id)
         if running is None:
@@ -103,15 +103,3 @@ def _by_tag(trial: SavedTrial) -> str | None:
     with contextlib.suppress(NotRecordedError):
         return read_run(trial.config.tracking, trial.run_id).tags.get(Tag.STUDY)
     return None
-
-
-def _queue(name: str, url: str) -> TrialQueue:
-    opened = open_storage(url, create=False)
-    try:
-        # Nothing is drawn, because the parameters are those of the trial.
-        study = optuna.load_study(study_name=name, storage=opened, sampler=optuna.samplers.RandomSampler())
-    except KeyError as error:
-        raise StudyError(
-            f"there is no study {name} in {shown(url)}: give the database that it is in with --storage"
-        ) from error
-    return TrialQueue(study, int(study.user_attrs.get(TRIALS, 0)))
