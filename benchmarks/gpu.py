@@ -1,7 +1,7 @@
-"""One adapter at a time on one GPU: training steps, decoding, and a study in which a trial is too large.
+"""On one GPU: training steps, decoding, a study in which a trial is too large, and studies with and without packs.
 
-    python benchmarks/gpu.py                      # all three, about three minutes
-    python benchmarks/gpu.py steps decode study
+    python benchmarks/gpu.py                      # all of them, about five minutes
+    python benchmarks/gpu.py decode packs
 
 The model has the shape of Qwen3-0.6B and random weights, so nothing is downloaded.
 """
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -139,15 +140,17 @@ def study(work: Path) -> None:
 
 
 def packs(work: Path) -> None:
-    """A study of eight trials, one by one and side by side."""
-    rates = ", ".join(f"{n}e-5" for n in range(1, 9))
-    for size in (1, 8):
+    """Studies whose trials take 100 steps: one by one without recordings (CUDA graphs), one by one, side by side."""
+    for size, trials, recorded in ((1, 4, "0"), (1, 4, "1"), (8, 16, "1")):
+        rates = ", ".join(f"{n}e-5" for n in range(1, trials + 1))
         settings = (f"training.learning_rate=choice({rates})", "training.max_steps=100", f"training.pack={size}")
-        run_study(work, f"pack{size}", f"8 trials in packs of {size}", 3, *settings, "hydra.sweeper.n_trials=8")
+        about = f"{trials} trials in packs of {size}{'' if recorded == '1' else ', without recordings'}"
+        name = f"pack{size}-{recorded}"
+        run_study(work, name, about, 3, *settings, f"hydra.sweeper.n_trials={trials}", LORAHYDRA_CUDA_GRAPHS=recorded)
 
 
-def run_study(work: Path, name: str, about: str, length: int, *settings: str) -> None:
-    """Run a study by the command, and print how it went and how long it took."""
+def run_study(work: Path, name: str, about: str, length: int, *settings: str, **variables: str) -> None:
+    """Run a study by the command, and print how it went and how long it took, in all and for a trial."""
     # The scores mean nothing, and the time is that of a real small encoder.
     sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     make_tiny_encoder(work / "encoder", **sizes)
@@ -163,17 +166,31 @@ def run_study(work: Path, name: str, about: str, length: int, *settings: str) ->
         "evaluation.max_new_tokens=32",
         *("hydra/sweeper/sampler=grid", "hydra/sweeper/pruner=none", *settings),
     ]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")])
-    }
+    environment = (
+        os.environ
+        | variables
+        | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")])}
+    )
     started = time.perf_counter()
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
     print(f"study of {about}: exit code {done.returncode}", end="")
-    print(f" after {time.perf_counter() - started:.0f} s", flush=True)
-    told = re.compile(r"Trial \d|[Oo]ut of memory|helped|Test|Error|winner|Winner|best")
-    print("\n".join(f"  {line[:200]}" for line in (done.stdout + done.stderr).splitlines() if told.search(line)))
+    print(f" after {time.perf_counter() - started:.0f} s", end="")
+    lines = (done.stdout + done.stderr).splitlines()
+    begun = [stamp(line) for line in lines if re.search(r"Trial \d+ begins", line)]
+    ended = [stamp(line) for line in lines if re.search(r"Study .*\d of \d+ trials", line)]
+    if begun and ended:
+        seconds = (ended[-1] - begun[0]).total_seconds()
+        print(f"; {seconds:.1f} s from the first trial to the last, {seconds / len(ended):.2f} s a trial", end="")
+    print(flush=True)
+    told = re.compile(r"[Oo]ut of memory|helped|Test|Error|winner|Winner|best")
+    print("\n".join(f"  {line[:200]}" for line in lines if told.search(line)))
     if done.returncode:
         print((done.stdout + done.stderr)[-3000:])
+
+
+def stamp(line: str) -> datetime:
+    """When a line was logged."""
+    return datetime.strptime(line[1:24], "%Y-%m-%d %H:%M:%S,%f")
 
 
 def main() -> None:

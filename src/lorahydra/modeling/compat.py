@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-__all__ = ["attention_of", "has_linear", "is_view", "linear", "takes_dynamic_cache", "tensor_norms"]
+__all__ = [
+    "attention_of",
+    "end_failed_recording",
+    "has_linear",
+    "is_view",
+    "linear",
+    "takes_dynamic_cache",
+    "tensor_norms",
+]
 
 
 def attention_of(model: PreTrainedModel) -> str:
@@ -47,3 +55,16 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")  # no activation
     return result
+
+
+def end_failed_recording(device: torch.device, pool: tuple[int, int]) -> None:
+    """Let torch's allocator go on as usual after a recording of a GPU's work that failed.
+
+    `torch.cuda.graph` leaves it as if the recording went on; from then on no memory would be given back.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    try:
+        torch._C._cuda_endAllocateToPool(index, pool)
+    except RuntimeError:  # the recording did end; only the work in it failed
+        return
+    torch._C._cuda_releasePool(index, pool)

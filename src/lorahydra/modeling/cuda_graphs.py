@@ -6,11 +6,15 @@ running them takes the GPU. A recording is launched as a whole. `LORAHYDRA_CUDA_
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
+
+from lorahydra.modeling.compat import end_failed_recording
 
 __all__ = ["NotRecordableError", "Recorder", "recorder"]
 
@@ -34,8 +38,10 @@ class Recorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._last: torch.cuda.CUDAGraph | None = None
+        """Keeps the shared memory alive from one recording to the next."""
 
     def __call__(self, work: Callable[[], None], generator: torch.Generator | None = None) -> Callable[[], None]:
         """Record work without running it.
@@ -54,20 +60,27 @@ class Recorder:
         recording = torch.cuda.CUDAGraph()
         if generator is not None:
             recording.register_generator_state(generator)
-        before = torch.cuda.current_stream(self._stream.device)
+        before = torch.cuda.current_stream(self._device)
+        # Other threads, such as a judge's on the same GPU, may go on with their work, but not record.
+        settings: Any = {"stream": _stream(self._device), "capture_error_mode": "thread_local"}
         try:
-            # Other threads, such as a judge's on the same GPU, may go on with their work, but not record.
-            with (
-                _one_at_a_time,
-                torch.cuda.graph(recording, self._pool, self._stream, capture_error_mode="thread_local"),
-            ):
+            with _one_at_a_time, torch.cuda.graph(recording, self._pool, **settings):
                 work()
         except (RuntimeError, NotImplementedError) as error:
+            end_failed_recording(self._device, self._pool)
+            self._pool = torch.cuda.graph_pool_handle()
             raise NotRecordableError(str(error).partition("\n")[0]) from None
         finally:
             # After an error torch leaves its own stream in place.
             torch.cuda.set_stream(before)
+        self._last = recording
         return recording.replay
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream for all recordings: libraries keep some 32 MiB for each stream that they have seen."""
+    return torch.cuda.Stream(device)
 
 
 def recorder(device: torch.device) -> Recorder | None:

@@ -115,6 +115,8 @@ class RecordedPasses:
             try:
                 forward = self._record(passes.forward, self._pack.generator)
                 self._recordings[shape] = (passes, forward, self._record(passes.backward))
+                # Its graph would keep nodes of the recording's stream alive, on which later passes then wait.
+                passes.hidden = passes.hidden.detach()
             except NotRecordableError as error:
                 logger.debug("training steps cannot be recorded: %s", error)
                 self._record = None
