@@ -140,8 +140,8 @@ def study(work: Path) -> None:
 
 
 def packs(work: Path) -> None:
-    """Studies whose trials take 100 steps: one by one without recordings (CUDA graphs), one by one, side by side."""
-    for size, trials, recorded in ((1, 4, "0"), (1, 4, "1"), (8, 16, "1")):
+    """Studies with trials of 100 steps: side by side, one by one, and one by one without recordings (CUDA graphs)."""
+    for size, trials, recorded in ((8, 16, "1"), (1, 4, "1"), (1, 4, "0")):
         rates = ", ".join(f"{n}e-5" for n in range(1, trials + 1))
         settings = (f"training.learning_rate=choice({rates})", "training.max_steps=100", f"training.pack={size}")
         about = f"{trials} trials in packs of {size}{'' if recorded == '1' else ', without recordings'}"

@@ -217,6 +217,6 @@ def test_steps_on_a_gpu_are_recorded_and_give_the_same_tokens(monkeypatch: pytes
     release_memory()
     # Libraries keep some memory for the stream of recordings.
     held = torch.cuda.memory_reserved()
-    assert generate(model, asked * 100, **settings) == expected * 100
+    assert generate(model, asked * 2, **settings) == expected * 2
     release_memory()
     assert torch.cuda.memory_reserved() <= held, "the memory of recordings is given back"
