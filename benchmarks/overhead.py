@@ -48,18 +48,18 @@ def main() -> None:
     timed(Trial, "predict")
     timed(Trial, "score")
     settle = study_sweeper.StudySweeper._settle
-    configure = study_sweeper.StudySweeper._configure
+    draw = study_sweeper.StudySweeper._draw
 
     def begun(self: Any, *arguments: Any) -> Any:
         work.append(0.0)
-        return configure(self, *arguments)
+        return draw(self, *arguments)
 
     def settled(self: Any, *arguments: Any) -> None:
         settle(self, *arguments)
         ends.append(time.perf_counter())
         memory.append(psutil.Process().memory_info().rss / 2**20)
 
-    study_sweeper.StudySweeper._configure = begun  # type: ignore[method-assign]
+    study_sweeper.StudySweeper._draw = begun  # type: ignore[method-assign]
     study_sweeper.StudySweeper._settle = settled  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

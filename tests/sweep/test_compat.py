@@ -8,7 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import IntDistribution
 from optuna.samplers import TPESampler
 from optuna.storages import InMemoryStorage, RDBStorage
 
@@ -66,12 +66,6 @@ def test_where_a_sampler_has_its_random_state() -> None:
     kept = [value for value in vars(sampler).values() if isinstance(value, compat.LazyRandomState)]
     assert kept
     assert kept[0].rng.get_state(legacy=True)[0] == "MT19937"
-
-
-def test_a_value_in_a_distribution() -> None:
-    assert compat.contains(IntDistribution(8, 64, step=8), 16)
-    assert not compat.contains(IntDistribution(8, 64, step=8), 17)
-    assert compat.contains(FloatDistribution(1e-5, 1e-3, log=True), 1e-4)
 
 
 def test_overrides_are_read_as_hydras_sweeper_reads_them() -> None:

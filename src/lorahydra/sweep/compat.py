@@ -26,7 +26,6 @@ from optuna.trial import FrozenTrial, Trial
 __all__ = [
     "BaseHeartbeat",
     "LazyRandomState",
-    "contains",
     "create_params_from_overrides",
     "database_of",
     "id_of",
@@ -70,11 +69,6 @@ def id_of(trial: Trial | FrozenTrial) -> int:
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     """Draw a parameter from a distribution; the public methods take its limits one by one."""
     return trial._suggest(name, distribution)
-
-
-def contains(distribution: BaseDistribution, value: float) -> bool:
-    """Whether a value lies in a distribution, its step included; Optuna checks that only when it draws."""
-    return bool(distribution._contains(value))
 
 
 def system_attrs(study: optuna.Study) -> Mapping[str, Any]:

@@ -12,9 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import FloatRange
 from hydra.errors import HydraException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import create_trial
 
 from lorahydra.errors import ConfigError
-from lorahydra.sweep.compat import contains, create_params_from_overrides
+from lorahydra.sweep.compat import create_params_from_overrides
 
 __all__ = ["SearchSpace", "corners", "grid_values", "read_space", "size"]
 
@@ -141,6 +142,9 @@ def _inside(name: str, value: Any, distribution: BaseDistribution) -> Any:
         for choice in distribution.choices:
             if choice == value or str(choice).strip("'\"").lower() == str(value).lower():
                 return choice
-    elif isinstance(value, int | float) and contains(distribution, float(value)):
-        return value
-    raise ConfigError(f"search.first_trial: {name}={value} is not in its search space {distribution}")
+    try:
+        create_trial(value=0.0, params={name: value}, distributions={name: distribution})  # which checks the value
+    except (ValueError, TypeError) as error:
+        message = f"search.first_trial: {name}={value} is not in its search space {distribution}"
+        raise ConfigError(message) from error
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from enum import Enum
@@ -147,13 +148,15 @@ class StudySweeper:
             if isinstance(self._launcher, BasicLauncher):
                 # It would run them one after another as well, but this way the study is told as soon as each ends.
                 with self.objective.together(claimed, overrides):
-                    for trial, given in zip(claimed, overrides, strict=True):
-                        yield trial, self._launched_alone(trial, given)
+                    for trial, words in zip(claimed, overrides, strict=True):
+                        yield trial, self._launched_alone(trial, words)
                 return
             # The launcher numbers jobs one after another, and other processes may have taken numbers in between.
-            for start, stop in _runs([trial.number for trial in claimed]):
-                jobs = self._launcher.launch(overrides[start:stop], initial_job_idx=claimed[start].number)
-                yield from zip(claimed[start:stop], jobs, strict=True)
+            pairs = enumerate(zip(claimed, overrides, strict=True))
+            for _, consecutive in itertools.groupby(pairs, key=lambda pair: pair[1][0].number - pair[0]):
+                trials, given = zip(*(pair for _, pair in consecutive), strict=True)
+                jobs = self._launcher.launch(list(given), initial_job_idx=trials[0].number)
+                yield from zip(trials, jobs, strict=True)
         finally:
             context.trials = {}
 
@@ -242,12 +245,3 @@ def _directions(direction: Any) -> list[str] | None:
         return None
     given = direction if isinstance(direction, MutableSequence) else [direction]
     return [one.name if isinstance(one, Enum) else str(one) for one in given]
-
-
-def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Slices of consecutive numbers."""
-    start = 0
-    for index in range(1, len(numbers) + 1):
-        if index == len(numbers) or numbers[index] != numbers[index - 1] + 1:
-            yield start, index
-            start = index
