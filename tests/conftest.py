@@ -6,7 +6,6 @@ import gc
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,24 +23,29 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 # A shell starts background jobs with Ctrl-C ignored, and the programs that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-frozen_modules = 0
+frozen_for: Path | None = None
 
 
-def pytest_runtest_setup() -> None:
-    """Leave what libraries made out of garbage collections: trials ask for them, and each would take half a second."""
-    global frozen_modules
-    if len(sys.modules) > frozen_modules + 300:
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave what earlier files made out of garbage collections: trials ask for them, and each would take half a second.
+
+    What only the fixtures of an earlier file held is collected before.
+    """
+    global frozen_for
+    if item.path != frozen_for:
         gc.collect()
         gc.freeze()
-        frozen_modules = len(sys.modules)
+        frozen_for = item.path
 
 
 WHOLE_PROGRAM = (
     *("torch", "transformers.optimization", "peft", "bert_score", "datasets"),
-    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.data", "mlflow.tracking"),
+    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.data", "mlflow.tracking", "mlflow.pyfunc"),
+    *("mlflow.store.model_registry.sqlalchemy_store", "mlflow.utils.search_logged_model_utils"),
     *("mlflow.cli", "mlflow.server.handlers", "uvicorn"),
     *("openai", "google.genai"),
-    *("lorahydra.trial.run", "lorahydra.sweep.conclusion", "lorahydra.cli.commands"),
+    *("lorahydra.sweep.plots", "matplotlib.backends.backend_agg", "plotly.graph_objects", "plotly.io"),
+    *("lorahydra.trial.run", "lorahydra.sweep.study_trial", "lorahydra.sweep.conclusion", "lorahydra.cli.commands"),
 )
 """What `train.py` and `lorahydra` import in a trial or a study with a judge, and what MLflow's programs do."""
 

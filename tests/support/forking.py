@@ -43,6 +43,8 @@ def _serve() -> None:
         importlib.import_module("cmaes")
     Plugins.instance()
     _open_a_study()
+    if "mlflow.pyfunc" in sys.modules:
+        _know_packages()
     gc.freeze()
     running: set[int] = set()
     for line in sys.stdin:
@@ -71,6 +73,16 @@ def _open_a_study() -> None:
     optuna.create_study(storage=storage).ask()
     storage.engine.dispose()
     optuna.logging.enable_default_handler()
+
+
+def _know_packages() -> None:
+    """Read which packages are installed, which each trial and each study would do again, a second each time."""
+    from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
+
+    from lorahydra.utils.environment import environment
+
+    environment("cpu")
+    warn_dependency_requirement_mismatches(["mlflow"])
 
 
 def _become(request: Mapping[str, Any]) -> None:
