@@ -52,7 +52,8 @@ class Trial:
         self._started = time.perf_counter()
         self.config, self._place, self._progress = config, place, progress
         self._folder = Path(config.output_dir)
-        check_store(config.tracking, waits=place is not None)
+        if place is None:  # a study has checked its store
+            check_store(config.tracking)
         self.prepared = prepare(config)
         self._judging = Judging(self.prepared.session, self.prepared.eval_set, config.seed)
         self._number, self._params = (
