@@ -197,14 +197,13 @@ def values(run: Any) -> dict[str, float]:
 def test_mlflow_run_is_the_parent_and_gives_the_same_twice(
     place: Path, project: ProjectRun, mlflow_run: MlflowRun, programs: ProgramRunner
 ) -> None:
-    first = project("main", judge="none", n_trials="1")
+    first = project("main", judge="none", n_trials="1", **{"lora.r": "4"})
     assert first.returncode == 0, first.stderr
     # The second time from Git, at a commit: another folder, and the caller's files and outputs all the same.
     git = ["git", "-C", str(place / "project"), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    second = mlflow_run(
-        "-P", "n_trials=1", "-v", commit, "--experiment-name", "second", project=f"file://{place / 'project'}"
-    )
+    options = f"-P n_trials=1 -P lora.r=4 -v {commit} --experiment-name second"
+    second = mlflow_run(*options.split(), project=f"file://{place / 'project'}")
     assert second.returncode == 0, second.stderr
 
     found = runs_of(place)
@@ -221,6 +220,7 @@ def test_mlflow_run_is_the_parent_and_gives_the_same_twice(
     assert parents[1].data.tags["mlflow.source.git.commit"] == commit
     assert parents[0].info.experiment_id != parents[1].info.experiment_id
     first_trial, second_trial = trials
+    assert second_trial.data.params["lora.r"] == "4"
     assert first_trial.info.run_name == second_trial.info.run_name
     assert values(first_trial) == values(second_trial)
     assert values(parents[0]) == values(parents[1])
@@ -235,12 +235,11 @@ def test_mlflow_run_is_the_parent_and_gives_the_same_twice(
 
 
 @pytest.mark.slow
-def test_trial_and_evaluate(place: Path, project: ProjectRun, mlflow_run: MlflowRun) -> None:
-    trial = mlflow_run("-e", "trial", "-P", "tracking.experiment_name=ignored", "-P", "lora.r=4")
+def test_trial_and_evaluate(place: Path, project: ProjectRun) -> None:
+    trial = project("trial", **{"tracking.experiment_name": "ignored", "lora.r": "4"})
     assert trial.returncode == 0, trial.stderr
     run = runs_of(place)[-1]
     assert run.data.tags[Tag.KIND] == "single"
-    assert run.data.tags["mlflow.source.type"] == "PROJECT"
     assert run.data.params["lora.r"] == "4"
     adapters = sorted((place / "outputs").glob("*/*/adapter"))
     evaluated = project("evaluate", adapter=str(adapters[-1]))
