@@ -137,7 +137,7 @@ def test_an_overridden_variable_does_no_harm(monkeypatch: pytest.MonkeyPatch) ->
         ("data.columns.qestion=q", r"unknown key data.columns.qestion \(did you mean question\?\)"),
         ("training.learning_rate=abc", "training.learning_rate: Value 'abc' of type 'str' could not be converted"),
         ("lora.r=8.5", "lora.r: Value '8.5'"),
-        ("lora=foo", "lora=foo does not exist: choose one of dora, lora, pissa, rslora"),
+        ("lora=foo", "lora=foo does not exist: choose one of dora, lora, loraplus, pissa, rslora"),
         ("lora=rslra", r"\(did you mean rslora\?\)"),
         ("lora.r=[1", r"cannot read lora.r=\[1: put text with special characters in quotes"),
         ("data.train_file=a,b.jsonl", "cannot read data.train_file=a,b.jsonl: put a text with commas in quotes"),
@@ -217,3 +217,9 @@ def test_the_shipped_spaces_can_be_searched_and_hold_their_first_trial(choice: s
 def test_an_impossible_study_is_one_line(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         make(*overrides)
+
+
+def test_dictionaries_of_a_librarys_settings_take_any_key() -> None:
+    config = compose(["lora=loraplus", "lora.extra={exclude_modules: [down_proj]}", "training.extra.betas=[0.9,0.95]"])
+    assert (config.lora.plus_ratio, config.lora.extra) == (16, {"exclude_modules": ["down_proj"]})
+    assert flatten(config)["training.extra.betas"] == [0.9, 0.95]

@@ -16,12 +16,12 @@ from tests.support.models import weights_digest
 from transformers import get_scheduler
 
 from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
-from lorahydra.errors import LorahydraError, TrainingError, TrialPruned
+from lorahydra.errors import ConfigError, LorahydraError, TrainingError, TrialPruned
 from lorahydra.modeling import packing
 from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.cuda_graphs import NotRecordableError
 from lorahydra.modeling.lora import adapter, save_adapter
-from lorahydra.training import TrainedAdapter, TrainingJob, loop, train_pack
+from lorahydra.training import TrainedAdapter, TrainingJob, check_settings, loop, train_pack
 from lorahydra.training.batches import collate, epoch_order
 from lorahydra.training.loss import CompletionLoss
 from lorahydra.utils.progress import Progress
@@ -99,8 +99,14 @@ def by_peft(place: Place, lora: LoraConfig, training: TrainingConfig) -> Weights
     """The same training with PEFT's layers, and torch's AdamW and clipping."""
     with adapter(place.base, lora, 7) as model:
         loss = CompletionLoss(model)
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        parameters, rate = [parameter for _, parameter in named], training.learning_rate
+        groups = [
+            {"params": [p for name, p in named if "lora_B" not in name], "lr": rate},
+            {"params": [p for name, p in named if "lora_B" in name], "lr": rate * lora.plus_ratio},
+        ]
+        betas = tuple(training.extra.get("betas", (0.9, 0.999)))
+        optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay, betas=betas)
         warmup = math.ceil(STEPS * training.warmup_ratio)
         scheduler = get_scheduler(training.lr_scheduler_type, optimizer, warmup, STEPS)
         for epoch in range(2):
@@ -130,6 +136,50 @@ def test_each_of_a_pack_is_bit_for_bit_what_it_is_alone_and_with_peft(place: Pla
     steps = [step for step, values in place.figures("pack", 0) if "train/loss" in values]
     assert steps == list(range(1, STEPS + 1))
     assert [step for step, values in place.figures("pack", 0) if "eval/loss" in values] == [3, 6, 9, 12]
+
+
+def test_lora_plus_and_arguments_of_the_optimiser(place: Place) -> None:
+    settings = [changed({"plus_ratio": 8.0}), changed({"plus_ratio": 2.0}, extra={"betas": [0.8, 0.95]}), DIFFERENT[0]]
+    pack = place.train(settings, "pack")
+    for outcome, setting in zip(pack, settings, strict=True):
+        assert same(weights(outcome), by_peft(place, *setting))
+
+
+@pytest.mark.parametrize(
+    ("extra", "layers", "ranks"),
+    [({"exclude_modules": r".*layers\.0\..*"}, {"1"}, {4}), ({"rank_pattern": {"q_proj": 2}}, {"0", "1"}, {2, 4})],
+)
+def test_further_fields_of_peft(place: Place, extra: dict[str, Any], layers: set[str], ranks: set[int]) -> None:
+    """The first kind can share a pack; the second is trained alone."""
+    settings = [changed({"extra": extra}), changed({"extra": extra, "lora_alpha": 12})]
+    for outcome, setting in zip(place.train(settings, "pack"), settings, strict=True):
+        trained = weights(outcome)
+        assert {name.partition(".layers.")[2].partition(".")[0] for name in trained} == layers
+        assert {len(value) for name, value in trained.items() if "lora_A" in name} == ranks
+        assert same(trained, by_peft(place, *setting))
+
+
+@pytest.mark.parametrize(
+    ("lora", "training", "message"),
+    [
+        (
+            {"extra": {"layers_to_tranform": [1]}},
+            {},
+            r"unknown key lora.extra.layers_to_tranform \(did you mean layers_t",
+        ),
+        ({"extra": {"r": 4}}, {}, r"unknown key lora.extra.r"),
+        ({"extra": {"layers_to_transform": [1]}}, {}, "lora.extra=.* cannot be used when `target_modules` is a str"),
+        ({}, {"extra": {"beta": [0.9, 0.95]}}, r"unknown key training.extra.beta \(did you mean betas\?\)"),
+        ({}, {"extra": {"betas": [0.9, 1.5]}}, r"training.extra=.*betas.*Invalid beta parameter at index 1"),
+        ({}, {"optim": "sgd", "extra": {"betas": [0.9, 0.95]}}, "unknown key training.extra.betas: training.extra may"),
+    ],
+)
+def test_settings_that_a_library_refuses_are_one_line(
+    lora: dict[str, Any], training: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_settings(*changed(lora, **training))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

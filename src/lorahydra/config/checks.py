@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from lorahydra.errors import ConfigError
 
-__all__ = ["at_least", "names_a_folder", "not_blank", "one_of", "text_encoding", "within"]
+__all__ = ["at_least", "did_you_mean", "names_a_folder", "not_blank", "one_of", "only_keys", "text_encoding", "within"]
 
 NOT_OF_FILES = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
 
@@ -33,6 +34,21 @@ def one_of(key: str, value: object, allowed: Collection[str]) -> None:
     """Check that `value` is one of the allowed values."""
     if value not in allowed:
         raise ConfigError(f"{key}={value} is not allowed: choose one of {', '.join(sorted(allowed))}")
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """A hint at the allowed name that is most like `name`, in brackets; empty if none is."""
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def only_keys(key: str, given: Iterable[str], allowed: Collection[str]) -> None:
+    """Check that a dictionary of settings has no keys but the allowed ones."""
+    for name in given:
+        if name not in allowed:
+            raise ConfigError(
+                f"unknown key {key}.{name}{did_you_mean(name, allowed)}: {key} may have {', '.join(sorted(allowed))}"
+            )
 
 
 def not_blank(key: str, value: str) -> None:

@@ -10,7 +10,6 @@ config = compose(["experiment=demo", "lora.r=8"])   # → ExperimentConfig
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from lorahydra.config.checks import did_you_mean
 from lorahydra.config.environment import register_resolver
 from lorahydra.config.judge import refuse_secret
 from lorahydra.config.judge_registry import registered_judges
@@ -105,7 +105,20 @@ def readable(overrides: Sequence[str]) -> list[str]:
     """
     for override in overrides:
         refuse_secret(override)
-    return [_quoted(override) for override in overrides if override.strip() != "experiment=null"]
+    return [_added(_quoted(override)) for override in overrides if override.strip() != "experiment=null"]
+
+
+def _added(override: str) -> str:
+    """The override as an addition, if it gives a dictionary keys of its own, which Hydra refuses otherwise."""
+    key = override.partition("=")[0]
+    return (
+        f"++{override}" if any(key == name or key.startswith(f"{name}.") for name in _dictionary_keys()) else override
+    )
+
+
+@functools.cache
+def _dictionary_keys() -> frozenset[str]:
+    return frozenset(_keys_of(ExperimentConfig, dict[str, Any]))
 
 
 def _quoted(override: str) -> str:
@@ -128,14 +141,15 @@ def _quoted(override: str) -> str:
 @functools.cache
 def text_keys() -> frozenset[str]:
     """Keys whose value is a text."""
-    return frozenset({"hydra.sweeper.study_name", *_text_keys(ExperimentConfig)})
+    return frozenset({"hydra.sweeper.study_name", *_keys_of(ExperimentConfig, str, str | None)})
 
 
-def _text_keys(schema: type) -> Iterator[str]:
+def _keys_of(schema: type, *wanted: Any) -> Iterator[str]:
+    """The keys whose values have one of these types."""
     for name, kind in get_type_hints(schema).items():
         if dataclasses.is_dataclass(kind):
-            yield from (f"{name}.{key}" for key in _text_keys(kind))  # type: ignore[arg-type]
-        elif kind in (str, str | None):
+            yield from (f"{name}.{key}" for key in _keys_of(kind, *wanted))  # type: ignore[arg-type]
+        elif kind in wanted:
             yield name
 
 
@@ -271,7 +285,7 @@ def _unknown_choice(error: MissingConfigException) -> ConfigError:
     if not group:
         return ConfigError(f"config '{name}' not found in {config_dir()}")
     return ConfigError(
-        f"{group}={name} does not exist: choose one of {', '.join(options)}{_did_you_mean(name, options)}"
+        f"{group}={name} does not exist: choose one of {', '.join(options)}{did_you_mean(name, options)}"
     )
 
 
@@ -293,12 +307,7 @@ def _unknown_key(key: str) -> ConfigError:
         return ConfigError(f"unknown key {key}")
     allowed = [field.name for field in dataclasses.fields(node)]
     where = f"{parent} has" if parent else "the config has"
-    return ConfigError(f"unknown key {key}{_did_you_mean(name, allowed)}: {where} {', '.join(allowed)}")
-
-
-def _did_you_mean(name: str, allowed: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, allowed, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return ConfigError(f"unknown key {key}{did_you_mean(name, allowed)}: {where} {', '.join(allowed)}")
 
 
 def _first_sentence(text: str) -> str:

@@ -86,6 +86,10 @@ class LoraConfig:
     """Weight-decomposed adaptation (arXiv 2402.09353)."""
     init_lora_weights: Any = True
     """`true` (B is zero), `false` (random, for tests), `gaussian`, `orthogonal`, `pissa` or `pissa_niter_[n]`."""
+    plus_ratio: float = 1.0
+    """LoRA+ (arXiv 2402.12354): the learning rate of B is this many times that of A."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further fields of `peft.LoraConfig` by PEFT's names, for example `{exclude_modules: [down_proj]}`."""
 
     __repr__ = short_repr
 
@@ -93,6 +97,7 @@ class LoraConfig:
         at_least("lora.r", self.r, 1)
         at_least("lora.lora_alpha", self.lora_alpha, 1)
         within("lora.lora_dropout", self.lora_dropout, 0, 1, below=True)
+        at_least("lora.plus_ratio", self.plus_ratio, 0, exclusive=True)
         self._check_target_modules()
         init = self.init_lora_weights
         if isinstance(init, str):
@@ -147,6 +152,8 @@ class TrainingConfig:
     """Gradient norm is clipped to this; 0 turns clipping off."""
     optim: str = "adamw_torch"
     """Optimiser."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the optimiser by its own names, for example `{betas: [0.9, 0.95]}`."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     group_by_length: bool = True

@@ -12,6 +12,7 @@ with load_adapter(base, folder) as peft_model:
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lorahydra.config.checks import only_keys
 from lorahydra.config.schema import LoraConfig
-from lorahydra.errors import ModelError, library_errors, reason
+from lorahydra.errors import ConfigError, ModelError, library_errors, reason
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.devices import cpu_threads
 from lorahydra.modeling.peft_format import check_adapter, remember_start, save_adapter
@@ -32,6 +34,25 @@ if TYPE_CHECKING:
     import peft
 
 __all__ = ["adapter", "attach_saved", "load_adapter", "random_state", "save_adapter", "seeded", "set_random_state"]
+
+
+OWN_FIELDS = ("plus_ratio", "extra")
+"""Fields of the adapter's settings that are not PEFT's."""
+NOT_EXTRA = {
+    *(
+        "task_type",
+        "peft_type",
+        "auto_mapping",
+        "peft_version",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+    ),
+    # They change the base model, need data, or keep weights that are not an adapter's.
+    *("layer_replication", "modules_to_save", "trainable_token_indices", "target_parameters", "megatron_config"),
+    *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config"),
+}
+"""Fields of PEFT's that `lora.extra` cannot have."""
 
 
 @contextmanager
@@ -108,13 +129,28 @@ def _peft_warnings() -> Iterator[None]:
         yield
 
 
+def peft_config(config: LoraConfig) -> peft.LoraConfig:
+    """PEFT's configuration of an adapter.
+
+    Raises:
+        ConfigError: PEFT does not take a field of `lora.extra`, or its value.
+    """
+    import peft
+
+    values = {name: value for name, value in vars(config).items() if name not in OWN_FIELDS}
+    allowed = inspect.signature(peft.LoraConfig).parameters.keys() - values.keys() - NOT_EXTRA
+    only_keys("lora.extra", config.extra, allowed)
+    with library_errors(lambda error: ConfigError(f"lora.extra={config.extra} is not allowed: {reason(error)}")):
+        return peft.LoraConfig(task_type=peft.TaskType.CAUSAL_LM, **values, **config.extra)
+
+
 def _attach(base: BaseModel, config: LoraConfig) -> peft.PeftModel:
     import peft
 
     check_targets(base, config)
-    settings = peft.LoraConfig(task_type=peft.TaskType.CAUSAL_LM, **vars(config))
+    settings = peft_config(config)
     try:
         with _peft_warnings():
             return peft.get_peft_model(base.model, settings, autocast_adapter_dtype=True)
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise ModelError(f"this adapter cannot be put on {base.source}: {reason(error)}") from error

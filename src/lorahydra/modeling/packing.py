@@ -119,6 +119,11 @@ class Pack:
         """Number of adapters."""
         return len(self._starts)
 
+    @property
+    def names(self) -> list[str]:
+        """PEFT's names of the matrices of an adapter."""
+        return list(self._layout)
+
     def at(self, step: int, part: int) -> None:
         """Set which forward pass of which step is next; dropout depends only on this, the seed and the layer."""
         self._place = (step, part)

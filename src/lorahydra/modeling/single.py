@@ -24,6 +24,10 @@ __all__ = ["OnlyAloneError", "SingleAdapter", "attached"]
 logger = logging.getLogger(__name__)
 
 
+CHOOSES_LAYERS = {"exclude_modules", "layers_to_transform", "layers_pattern"}
+"""Fields of `lora.extra` that only decide which layers an adapter has."""
+
+
 class OnlyAloneError(ValueError):
     """One of several adapters can only be trained alone."""
 
@@ -44,6 +48,11 @@ class SingleAdapter:
         self.weights = torch.cat([parameter.detach().flatten() for parameter in self._parameters]).unsqueeze(0)
         for parameter, part in zip(self._parameters, self.matrices(self.weights, 0), strict=True):
             parameter.data = part
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters."""
+        return [name for name, parameter in self._model.named_parameters() if parameter.requires_grad]
 
     def at(self, step: int, part: int) -> None:
         """Dropout goes on from torch's own random state."""
@@ -107,7 +116,7 @@ def _new_adapters(base: BaseModel, settings: Sequence[LoraConfig], seed: int) ->
     starts = []
     for lora in settings:
         # Scale and dropout do not affect the initial weights.
-        key = repr(dataclasses.replace(lora, lora_alpha=1, lora_dropout=0.0, use_rslora=False))
+        key = repr(dataclasses.replace(lora, lora_alpha=1, lora_dropout=0.0, use_rslora=False, plus_ratio=1.0))
         if key not in made:
             made[key] = new_adapter(base, lora, seed)
         config = copy.deepcopy(made[key].config)
@@ -118,6 +127,8 @@ def _new_adapters(base: BaseModel, settings: Sequence[LoraConfig], seed: int) ->
 
 def _reason(base: BaseModel, lora: LoraConfig) -> str | None:
     """The reason why an adapter cannot be packed, from its settings and the base model."""
+    if unusual := sorted(lora.extra.keys() - CHOOSES_LAYERS):
+        return f"lora.extra.{unusual[0]} may change how a layer computes"
     if lora.use_dora:
         return "lora.use_dora=true changes how a layer computes"
     if str(lora.init_lora_weights).startswith("pissa"):

@@ -4,7 +4,7 @@
 model. Both give the same adapters.
 """
 
-from lorahydra.training.engine import train, train_pack
+from lorahydra.training.engine import check_settings, train, train_pack
 from lorahydra.training.jobs import OnMetrics, TrainedAdapter, TrainingJob
 
-__all__ = ["OnMetrics", "TrainedAdapter", "TrainingJob", "train", "train_pack"]
+__all__ = ["OnMetrics", "TrainedAdapter", "TrainingJob", "check_settings", "train", "train_pack"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 from transformers.optimization import Adafactor
 
+from lorahydra.config.checks import only_keys
 from lorahydra.config.schema import TrainingConfig
-from lorahydra.errors import LorahydraError
+from lorahydra.errors import ConfigError, LorahydraError, library_errors, reason
 from lorahydra.modeling.lora import random_state, set_random_state
 from lorahydra.modeling.packing import Pack
 from lorahydra.modeling.single import SingleAdapter
@@ -25,7 +27,7 @@ from lorahydra.training.health import BestValidation, HealthCheck
 from lorahydra.training.jobs import TrainedAdapter, TrainingJob
 from lorahydra.utils.files import writing
 
-__all__ = ["AdapterState"]
+__all__ = ["AdapterState", "make_optimizer"]
 
 
 class AdapterState:
@@ -47,7 +49,7 @@ class AdapterState:
         self._pack = pack
         self._slot = slot
         self._parameters = [nn.Parameter(part) for part in self._parts(pack.weights)]
-        self._optimizer = _optimizer(self._parameters, job.training)
+        self._optimizer = make_optimizer(self._groups(), job.training)
         self._scheduler = get_scheduler(
             job.training.lr_scheduler_type,
             self._optimizer,
@@ -64,9 +66,19 @@ class AdapterState:
     def _parts(self, rows: Tensor) -> list[Tensor]:
         """This adapter's part of a tensor in the shape of the pack's weights, as the optimiser wants it."""
         # Elementwise optimisers need one call for all matrices; Adafactor needs the rows and columns of each.
-        if self.job.training.optim == "adafactor":
+        if self.job.training.optim == "adafactor" or self.job.lora.plus_ratio != 1:
             return self._pack.matrices(rows, self._slot)
         return [rows[self._slot]]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The parameters as the optimiser's groups; the rate of a second one is that of LoRA+."""
+        if self.job.lora.plus_ratio == 1:
+            return [{"params": self._parameters}]
+        named = list(zip(self._pack.names, self._parameters, strict=True))
+        b = [parameter for name, parameter in named if ".lora_B." in name]
+        others = [parameter for name, parameter in named if ".lora_B." not in name]
+        rate = self.job.training.learning_rate * self.job.lora.plus_ratio
+        return [{"params": others}, {"params": b, "lr": rate}]
 
     def move(self, slot: int) -> None:
         """Go on with the same weights in another row."""
@@ -208,14 +220,34 @@ class AdapterState:
         return f"loss {self._health.losses[-1]:.3f}" if self._health.losses else ""
 
 
-def _optimizer(parameters: Sequence[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser, with the defaults of `transformers.TrainingArguments`."""
-    common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.optim == "adafactor":
-        chosen: torch.optim.Optimizer = Adafactor(parameters, scale_parameter=False, relative_step=False, **common)
-        return chosen
-    if config.optim == "sgd":
-        return torch.optim.SGD(parameters, **common)
-    # On a GPU, one kernel instead of a dozen.
-    fused = config.optim == "adamw_torch_fused" or parameters[0].is_cuda
-    return torch.optim.AdamW(parameters, fused=fused, **common)
+OPTIMIZER_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+    "adamw_torch": torch.optim.AdamW,
+    "adamw_torch_fused": torch.optim.AdamW,
+    "adafactor": Adafactor,
+    "sgd": torch.optim.SGD,
+}
+OWN_ARGUMENTS = {"params", "lr", "weight_decay", "fused", "foreach", "capturable", "differentiable", "maximize"}
+"""Arguments of optimisers that are not in `training.extra`."""
+
+
+def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimiser, with the defaults of `transformers.TrainingArguments`.
+
+    Args:
+        groups: Parameter groups, as torch's optimisers take them.
+        config: Its name, rate and further arguments.
+
+    Raises:
+        ConfigError: The optimiser does not take a further argument, or its value.
+    """
+    chosen = OPTIMIZER_CLASSES[config.optim]
+    only_keys("training.extra", config.extra, inspect.signature(chosen).parameters.keys() - OWN_ARGUMENTS)
+    settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if chosen is Adafactor:
+        settings |= {"scale_parameter": False, "relative_step": False}
+    elif chosen is torch.optim.AdamW:
+        # On a GPU, one kernel instead of a dozen.
+        settings["fused"] = config.optim == "adamw_torch_fused" or groups[0]["params"][0].is_cuda
+    settings |= {name: tuple(v) if isinstance(v, list) else v for name, v in config.extra.items()}
+    with library_errors(lambda error: ConfigError(f"training.extra={config.extra} is not allowed: {reason(error)}")):
+        return chosen(groups, **settings)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import torch
 
+from lorahydra.config.schema import LoraConfig, TrainingConfig
 from lorahydra.errors import TrainingError, clear_frames
 from lorahydra.modeling.base import BaseModel
+from lorahydra.modeling.lora import peft_config
 from lorahydra.modeling.memory import OutOfMemoryError, keep_freed_memory, release_memory, with_a_batch_that_fits
 from lorahydra.modeling.single import OnlyAloneError, attached
 from lorahydra.names import EVAL, Metric, Score, scored
-from lorahydra.training.adapter_state import AdapterState
+from lorahydra.training.adapter_state import AdapterState, make_optimizer
 from lorahydra.training.checkpoints import TrainingFolder, training_settings
 from lorahydra.training.jobs import TokenizedExamples, TrainedAdapter, TrainingJob, total_steps
 from lorahydra.training.loop import fit
@@ -21,10 +23,10 @@ from lorahydra.utils.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["train", "train_pack"]
+__all__ = ["check_settings", "train", "train_pack"]
 
 MAY_DIFFER = {
-    *("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "optim"),
+    *("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "optim", "extra"),
     *("logging_steps", "save_steps", "divergence_factor", "keep", "early_stopping_patience"),
 }
 """Training settings that may differ between the adapters of a pack."""
@@ -98,13 +100,30 @@ def train_pack(
     return [outcomes[index] for index in range(len(jobs))]
 
 
+def check_settings(lora: LoraConfig, training: TrainingConfig) -> None:
+    """Check what is passed on to PEFT and the optimiser, before anything is loaded.
+
+    Raises:
+        ConfigError: They do not take a setting, or its value.
+    """
+    peft_config(lora)
+    make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], training)
+
+
 def _packs(jobs: Sequence[TrainingJob]) -> list[list[int]]:
     """Positions of the jobs, in groups that can share a pack."""
     packs: dict[str, list[int]] = {}
     for index, job in enumerate(jobs):
         shared = {name: value for name, value in vars(job.training).items() if name not in MAY_DIFFER}
         # A job with DoRA or PiSSA is trained alone, and must not keep the others from sharing a pack.
-        kind = (job.seed, job.lora.target_modules, job.lora.use_dora, job.lora.init_lora_weights, shared)
+        kind = (
+            job.seed,
+            job.lora.target_modules,
+            job.lora.use_dora,
+            job.lora.init_lora_weights,
+            job.lora.extra,
+            shared,
+        )
         packs.setdefault(repr(kind if not job.training.resume else (index, kind)), []).append(index)
     return list(packs.values())
 

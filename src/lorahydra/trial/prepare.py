@@ -17,6 +17,7 @@ from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.generation import context_window
 from lorahydra.modeling.metadata import AdapterMetadata
 from lorahydra.modeling.vocabulary import check_token_ids
+from lorahydra.training import check_settings
 
 __all__ = ["Prepared", "metadata_of", "prepare"]
 
@@ -56,6 +57,7 @@ class Prepared:
 def prepare(config: ExperimentConfig) -> Prepared:
     """Read, check and tokenise the data, load the models and set up the judge; what is already loaded is used again."""
     started = time.perf_counter()
+    check_settings(config.lora, config.training)
     # First, so that a missing or refused key shows within seconds.
     session = ready_session(config.judge)
     splits = load_splits(config.data, config.seed)
