@@ -145,6 +145,20 @@ def test_lora_plus_and_arguments_of_the_optimiser(place: Place) -> None:
         assert same(weights(outcome), by_peft(place, *setting))
 
 
+def test_a_base_in_float16_trains_as_one_in_float32(place: Place) -> None:
+    settings = [DIFFERENT[0], changed({"use_dora": True})]
+    place.train(settings, "float32")
+    half = copy.deepcopy(place.base.model).half()
+    place.base = dataclasses.replace(place.base, model=half, dtype=torch.float16)
+    place.train(settings, "float16")
+    for index in range(2):
+        narrow, wide = (
+            [values["train/loss"] for _, values in place.figures(name, index) if "train/loss" in values]
+            for name in ("float16", "float32")
+        )
+        assert narrow == pytest.approx(wide, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("extra", "layers", "ranks"),
     [({"exclude_modules": r".*layers\.0\..*"}, {"1"}, {4}), ({"rank_pattern": {"q_proj": 2}}, {"0", "1"}, {2, 4})],

@@ -21,7 +21,7 @@ from lorahydra.modeling.single import SingleAdapter
 from lorahydra.training.adapter_state import AdapterState
 from lorahydra.training.batches import Batch, collate, sorted_batches, step_batches
 from lorahydra.training.jobs import TokenizedExamples, steps_per_epoch, total_steps
-from lorahydra.training.loss import IGNORED, CompletionLoss
+from lorahydra.training.loss import IGNORED, CompletionLoss, loss_scale
 from lorahydra.training.recorded import RecordedPasses, padded
 from lorahydra.utils.progress import Progress
 
@@ -120,8 +120,9 @@ class _Run:
             if (done := self._recorded.run(batch, items)) is not None:
                 return done
         means = self._sums(batch) / items
-        means.sum().backward()
-        return means.detach(), self._pack.take_gradients()
+        scale = loss_scale(self._base.dtype, items)
+        (means.sum() * scale).backward()
+        return means.detach(), self._pack.take_gradients().div_(scale)
 
     def _new_recordings(self) -> RecordedPasses | None:
         return None if self._record is None else RecordedPasses(self._base, self._pack, self._loss, self._record)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from lorahydra.modeling.cpu_linear import frozen_linear
 from lorahydra.modeling.devices import moved
 
-__all__ = ["IGNORED", "CompletionLoss"]
+__all__ = ["IGNORED", "CompletionLoss", "loss_scale"]
 
 IGNORED = -100
 """Label of a position without loss."""
@@ -30,6 +30,16 @@ CHUNK_BYTES = 64 * 2**20
 """Size of the largest block of float32 logits in the fused loss."""
 CUDA_CHUNK_BYTES = 512 * 2**20
 """The same on a GPU, where each block costs a dozen kernels."""
+
+
+def loss_scale(dtype: torch.dtype, items: int) -> int:
+    """The factor of the mean loss for the backward pass: small gradients vanish in float16, but not those of the sum.
+
+    Args:
+        dtype: The base model's, in which gradients pass its layers.
+        items: Labelled tokens that the mean is over.
+    """
+    return items if dtype == torch.float16 else 1
 
 
 class CompletionLoss:

@@ -20,7 +20,7 @@ from lorahydra.modeling.devices import moved
 from lorahydra.modeling.packing import Pack
 from lorahydra.modeling.single import SingleAdapter
 from lorahydra.training.batches import Batch
-from lorahydra.training.loss import IGNORED, CompletionLoss
+from lorahydra.training.loss import IGNORED, CompletionLoss, loss_scale
 
 __all__ = ["RecordedPasses", "padded"]
 
@@ -127,7 +127,8 @@ class RecordedPasses:
         forward()
         hidden = passes.hidden.detach().requires_grad_()
         means = self._loss.of_hidden(hidden, batch["labels"], self._pack.slots) / items
-        [gradient] = torch.autograd.grad(means.sum(), hidden)
+        scale = loss_scale(self._base.dtype, items)
+        [gradient] = torch.autograd.grad(means.sum() * scale, hidden)
         passes.gradient.copy_(gradient)
         backward()
-        return means.detach(), self._gradients
+        return means.detach(), self._gradients.div_(scale)
