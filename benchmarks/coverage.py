@@ -129,9 +129,9 @@ def main() -> None:
     print(f"| {'in %':24}|" + "".join(f" n = {count:<5}|" for count in SIZES))
     print(f"|{'-' * 25}|" + "----------|" * len(SIZES))
     for shape in SHAPES:
-        found = [coverage(shape, count, options.samples, config) for count in SIZES]
+        shares = [coverage(shape, count, options.samples, config) for count in SIZES]
         for what in ("score", "gain", "claims"):
-            cells = "".join(f" {100 * getattr(one, what):<9.1f}|" for one in found)
+            cells = "".join(f" {100 * getattr(one, what):<9.1f}|" for one in shares)
             print(f"| {f'{shape.name}: {what}':24}|{cells}", flush=True)
 
 

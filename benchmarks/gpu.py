@@ -114,8 +114,8 @@ def decode(base: BaseModel) -> None:
 
         def theirs(ids: torch.Tensor = ids, mask: torch.Tensor = mask, settings: object = settings) -> list[list[int]]:
             with torch.inference_mode():
-                found = base.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-            return found[:, 100:].tolist()
+                tokens = base.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            return tokens[:, 100:].tolist()
 
         times = {"lorahydra": [], "transformers": []}
         sides: dict[str, Callable[[], list[list[int]]]] = {"lorahydra": ours, "transformers": theirs}

@@ -171,8 +171,8 @@ def wide_parquet(root: Path) -> bytes:
 
 def files(root: Path) -> set[str]:
     """All files below a folder, apart from databases' journals."""
-    found = (path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
-    return {name for name in found if not name.endswith(("-journal", "-wal", "-shm"))}
+    files = (path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
+    return {name for name in files if not name.endswith(("-journal", "-wal", "-shm"))}
 
 
 if __name__ == "__main__":

@@ -119,9 +119,9 @@ def check(place: Path, code: int) -> list[str]:
         faults.append(f"trials {still_open} still open")
     client: Any = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("lorahydra")
-    for found in client.search_runs([experiment.experiment_id]) if experiment else []:
-        if found.info.status == "RUNNING":
-            faults.append(f"run {found.info.run_name} still open")
+    for run in client.search_runs([experiment.experiment_id]) if experiment else []:
+        if run.info.status == "RUNNING":
+            faults.append(f"run {run.info.run_name} still open")
     return faults
 
 

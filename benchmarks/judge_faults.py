@@ -91,17 +91,17 @@ def judged(name: str, kinds: tuple[str, ...], share: float, examples: int, oauth
         wanted = cases(examples, list(config.rubric.criteria))
         judgement = start_judging(session, wanted).wait()
         count = Count(calls=server.calls, seconds=time.perf_counter() - started)
-        for case, found in zip(wanted, judgement.verdicts, strict=True):
+        for case, verdicts in zip(wanted, judgement.verdicts, strict=True):
             meant = [
                 request.verdict()["scores"] for request in server.requests if f"\n{case.question}\n" in request.user
             ]
-            if not found:
+            if not verdicts:
                 count.missing += 1
-            elif dict(found[0].scores) in meant:
+            elif dict(verdicts[0].scores) in meant:
                 count.right += 1
             else:
                 count.wrong += 1
-                print(f"WRONG: {name}, {kinds if len(kinds) < 3 else 'mixed'}: {found[0]}")
+                print(f"WRONG: {name}, {kinds if len(kinds) < 3 else 'mixed'}: {verdicts[0]}")
         count.ended = "" if judgement.error is None else str(judgement.error)[:90]
         session.close()
     return count
@@ -119,16 +119,16 @@ def main() -> int:
     total = Count()
     print(f"{'fault':34} {'right':>6} {'missing':>8} {'wrong':>6} {'calls':>6} {'s':>6}")
 
-    def line(kind: str, found: Count) -> Count:
-        ended = f"  ended: {found.ended}" if found.ended else ""
-        numbers = f"{found.right:6} {found.missing:8} {found.wrong:6} {found.calls:6} {found.seconds:6.1f}"
+    def line(kind: str, count: Count) -> Count:
+        ended = f"  ended: {count.ended}" if count.ended else ""
+        numbers = f"{count.right:6} {count.missing:8} {count.wrong:6} {count.calls:6} {count.seconds:6.1f}"
         print(f"{kind:34} {numbers}{ended}", flush=True)
-        return found
+        return count
 
     try:
         for kind in [arguments.kind] if arguments.kind else KINDS:
-            found = sum((judged(name, (kind,), arguments.share, arguments.examples) for name in SERVICES), Count())
-            total += line(kind, found)
+            count = sum((judged(name, (kind,), arguments.share, arguments.examples) for name in SERVICES), Count())
+            total += line(kind, count)
         if not arguments.kind:
             for kind in OAUTH:
                 total += line(

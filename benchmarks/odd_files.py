@@ -468,8 +468,8 @@ def dropped(case: Case, chat: Any, tokenizer: Any) -> list[str]:
     for split in (splits.train, splits.validation, splits.test):
         for row in tokenize(split, chat, max_length=2048, overlong="error") if split else ():
             learned.append(tokenizer.decode([token for token in row["labels"].tolist() if token != -100]))
-    found = Counter(text.removesuffix("<|im_end|>").strip() for text in learned)
-    return [answer for answer in case.answers or [] if answer.strip() not in found]
+    answers = Counter(text.removesuffix("<|im_end|>").strip() for text in learned)
+    return [answer for answer in case.answers or [] if answer.strip() not in answers]
 
 
 def main() -> int:

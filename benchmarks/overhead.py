@@ -65,7 +65,7 @@ def main() -> None:
         os.chdir(folder)
         run()
         os.chdir(Path(folder).parent)
-    costs = [end - before - own for before, end, own in zip(ends, ends[1:], work[1:], strict=False)]
+    costs = [end - before - worked for before, end, worked in zip(ends, ends[1:], work[1:], strict=False)]
     for number, (cost, size) in enumerate(zip(costs, memory[1:], strict=True), start=1):
         print(f"trial {number:2}: {cost:5.2f} s beside training and scoring, {size:6.0f} MiB")
     print(

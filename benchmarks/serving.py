@@ -35,8 +35,8 @@ def main() -> None:
         with served(folder / "served", folder / "serve.txt") as (port, _):
             try:
                 fill(port)
-                found = asyncio.run(load(port, options.path, options.rate, options.seconds))
-                print(summary(found, options.rate), flush=True)
+                replies = asyncio.run(load(port, options.path, options.rate, options.seconds))
+                print(summary(replies, options.rate), flush=True)
                 job = call(port, "/api/v1/fine-tunes/1")
                 print(f"the study is {job['state']}, {job['trials_finished']} of {job['trials_wanted']} trials")
             finally:
@@ -58,7 +58,7 @@ async def load(port: int, path: str, rate: float, seconds: float) -> list[tuple[
     began = time.monotonic() + 0.5
     numbers = iter(range(int(rate * seconds)))
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: application/json\r\n\r\n".encode()
-    found: list[tuple[float, int]] = []
+    replies: list[tuple[float, int]] = []
 
     async def connection() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -70,23 +70,23 @@ async def load(port: int, path: str, rate: float, seconds: float) -> list[tuple[
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
                 await reader.readexactly(int(length.partition(b":")[2]))
-                found.append((time.monotonic() - due, int(head.split()[1])))
+                replies.append((time.monotonic() - due, int(head.split()[1])))
             except (OSError, asyncio.IncompleteReadError):
-                found.append((time.monotonic() - due, 0))
+                replies.append((time.monotonic() - due, 0))
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.close()
 
     await asyncio.gather(*(connection() for _ in range(CONNECTIONS)))
-    return found
+    return replies
 
 
-def summary(found: list[tuple[float, int]], rate: float) -> str:
+def summary(replies: list[tuple[float, int]], rate: float) -> str:
     """One line."""
-    times = sorted(seconds * 1000 for seconds, _ in found)
-    errors = sum(status != 200 for _, status in found)
+    times = sorted(seconds * 1000 for seconds, _ in replies)
+    errors = sum(status != 200 for _, status in replies)
     p50, p99, worst = times[len(times) // 2], times[int(len(times) * 0.99)], times[-1]
     return (
-        f"{len(found)} requests at {rate:.0f} a second: {errors} errors, median {p50:.1f} ms, p99 {p99:.1f} ms, "
+        f"{len(replies)} requests at {rate:.0f} a second: {errors} errors, median {p50:.1f} ms, p99 {p99:.1f} ms, "
         f"longest {worst:.1f} ms"
     )
 

@@ -71,8 +71,8 @@ def together(processes: list[Any]) -> list[float]:
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    found = [json.loads(process.stdout.readline()) for process in processes]
-    return [statistics.mean(values) for values in zip(*found, strict=True)]
+    replies = [json.loads(process.stdout.readline()) for process in processes]
+    return [statistics.mean(values) for values in zip(*replies, strict=True)]
 
 
 def main() -> None:
@@ -87,16 +87,16 @@ def main() -> None:
         return
     counts = (1,) if options.exclusive else (1, 2)
     running = {name: [start(setting, options.exclusive) for _ in counts] for name, setting in SETTINGS.items()}
-    found: dict[tuple[int, str], list[list[float]]] = {(count, name): [] for count in counts for name in SETTINGS}
+    times: dict[tuple[int, str], list[list[float]]] = {(count, name): [] for count in counts for name in SETTINGS}
     begun = time.monotonic()
     while time.monotonic() - begun < options.seconds:
-        for count, name in found:
-            found[count, name].append(together(running[name][:count]))
+        for count, name in times:
+            times[count, name].append(together(running[name][:count]))
             if options.exclusive:
                 time.sleep(REST)
     print(f"{'':16}{'processes':>10}{'rounds':>8}{'training':>20}{'generation':>20}")
-    for (count, name), rounds in found.items():
-        paired = list(zip(rounds, found[count, "torch by itself"], strict=True))
+    for (count, name), rounds in times.items():
+        paired = list(zip(rounds, times[count, "torch by itself"], strict=True))
         cells = [
             f"{statistics.median(one[at] for one in rounds):.3f} s, "
             f"{statistics.median(one[at] / base[at] for one, base in paired):.2f} x"

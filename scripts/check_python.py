@@ -5,8 +5,8 @@ import sys
 NEEDED = (3, 11)
 
 if sys.version_info < NEEDED:
-    found = ".".join(str(part) for part in sys.version_info[:3])
+    this = ".".join(str(part) for part in sys.version_info[:3])
     needed = ".".join(str(part) for part in NEEDED)
     sys.exit(
-        f"lorahydra needs Python {needed} or newer, and this is {found}: run `make PYTHON=/path/to/python{needed} ...`"
+        f"lorahydra needs Python {needed} or newer, and this is {this}: run `make PYTHON=/path/to/python{needed} ...`"
     )

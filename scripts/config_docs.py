@@ -47,7 +47,7 @@ tracking:
 
 def fields(node: ast.ClassDef) -> list[tuple[str, str, str, str]]:
     """Name, type, default and docstring of each field of a dataclass."""
-    found = []
+    described = []
     for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(statement, ast.AnnAssign):
             continue
@@ -56,8 +56,8 @@ def fields(node: ast.ClassDef) -> list[tuple[str, str, str, str]]:
             continue
         default = ast.unparse(statement.value) if statement.value else ""
         name = ast.unparse(statement.target)
-        found.append((name, ast.unparse(statement.annotation), default, " ".join(text.split())))
-    return found
+        described.append((name, ast.unparse(statement.annotation), default, " ".join(text.split())))
+    return described
 
 
 def page() -> str:

@@ -62,7 +62,7 @@ class UserError(LorahydraError):
 
 
 class ConfigError(UserError):
-    """A key, a value or a combination of values in the configuration is not possible."""
+    """A key, a value or a combination of values in the configuration is not valid."""
 
 
 class JudgeNotFoundError(ConfigError):

@@ -376,22 +376,22 @@ def test_hostile_text_stays_text() -> None:
         card = model_card(**facts(title=HOSTILE, metadata=metadata, dtype=HOSTILE, merged=merged, run=run))
         assert set(front_matter(card)) == set(front_matter(model_card(**facts())))
         assert "\x1b" not in card
-        found = list(elements(card))
-        kinds = {token.type for token in found}
+        tokens = list(elements(card))
+        kinds = {token.type for token in tokens}
         assert not kinds & {"html_block", "html_inline", "link_open", "image", "hr"}
-        assert {token.tag for token in found if token.type == "heading_open"} <= {"h1", "h2"}
-        titles = [token.content for token in found if token.type == "inline" and token.content.startswith("Heading")]
+        assert {token.tag for token in tokens if token.type == "heading_open"} <= {"h1", "h2"}
+        titles = [token.content for token in tokens if token.type == "inline" and token.content.startswith("Heading")]
         assert not titles
-        assert sum(token.type == "heading_open" for token in found) <= sum(t.type == "heading_open" for t in safe)
-        for token in found:
+        assert sum(token.type == "heading_open" for token in tokens) <= sum(t.type == "heading_open" for t in safe)
+        for token in tokens:
             if token.type == "text":
                 assert "evil" not in token.content
                 assert "onerror" not in token.content
-        rows = [token for token in found if token.type == "tr_open"]
-        cells = [token for token in found if token.type in ("td_open", "th_open")]
+        rows = [token for token in tokens if token.type == "tr_open"]
+        cells = [token for token in tokens if token.type in ("td_open", "th_open")]
         assert len(rows) > 5
         assert len(cells) > len(rows)
-        code = next(token.content for token in found if token.type == "fence" and token.info == "python")
+        code = next(token.content for token in tokens if token.type == "fence" and token.info == "python")
         compile(code, "card", "exec")
 
 

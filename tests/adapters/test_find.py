@@ -84,13 +84,13 @@ def test_a_folder_s_run_is_found_where_the_store_has_it(
     store: Store, tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(tiny_adapter, tmp_path / "copy")
-    for run_id, known in ((store.trials[1], True), ("0" * 32, False), ("../x", False), (5, False)):
+    for run_id, recorded in ((store.trials[1], True), ("0" * 32, False), ("../x", False), (5, False)):
         content = json.loads((folder / METADATA_FILE).read_text("utf-8")) | {"run_id": run_id}
         (folder / METADATA_FILE).write_text(json.dumps(content), "utf-8")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
         adapter, _ = found(str(folder), record=True)
-        assert (adapter.run is not None) is known
-        assert not known or (adapter.run is not None and adapter.run.run_id == run_id)
+        assert (adapter.run is not None) is recorded
+        assert not recorded or (adapter.run is not None and adapter.run.run_id == run_id)
         assert found(str(folder))[0].run is None
 
 
@@ -132,7 +132,10 @@ def test_a_model_and_a_study_by_name(store: Store, name: str, trial: int, monkey
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nosuch", "no adapter nosuch: no folder nosuch is here.*no registered model nosuch or lorahydra-nosuch"),
+        (
+            "nosuch",
+            "no adapter nosuch: the folder nosuch does not exist.*no registered model nosuch or lorahydra-nosuch",
+        ),
         ("./nosuch", "nosuch is not an adapter: there is no such folder"),
         ("outputs/x", "outputs/x is not an adapter"),
         ("0" * 32, f"has no run {'0' * 32}.*--uri"),

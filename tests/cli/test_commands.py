@@ -48,8 +48,8 @@ def test_a_group_shows_its_commands_one_a_line(group: str) -> None:
     assert bare.exit_code == 2, "as other programs made with click: nothing was asked for"
     assert bare.stderr == asked.stdout
     lines = asked.stdout.partition("Commands:\n")[2].splitlines()
-    own = commands.commands[group].commands if group else commands.commands  # type: ignore[attr-defined]
-    assert [line.split()[0] for line in lines] == sorted(own)
+    listed = commands.commands[group].commands if group else commands.commands  # type: ignore[attr-defined]
+    assert [line.split()[0] for line in lines] == sorted(listed)
     assert all(line.endswith(".") and not line.endswith("...") for line in lines)
 
 

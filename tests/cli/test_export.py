@@ -42,8 +42,8 @@ def test_a_mistake_is_one_line_and_makes_nothing(
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
-    own = [str(tiny_adapter) if word == "ADAPTER" else word for word in arguments]
-    done = runner.run(["-m", "lorahydra", "export", *own], tmp_path)
+    command = [str(tiny_adapter) if word == "ADAPTER" else word for word in arguments]
+    done = runner.run(["-m", "lorahydra", "export", *command], tmp_path)
     assert done.returncode == 2
     [line] = done.stderr.strip().splitlines()
     assert line.startswith("lorahydra: ")

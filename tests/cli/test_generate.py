@@ -180,7 +180,7 @@ def test_a_mistake_in_a_file(
         (["x", "--out", "."], OutputError, "it is a folder"),
         (["x", "--out", "a.txt/b.jsonl"], OutputError, "a file exists where a folder is needed"),
         (["x", "--dtype", "float16", "--device", "cpu"], ConfigError, "needs a GPU"),
-        (["--file", "a.txt", "--out", "./a.txt"], ConfigError, "is the file of the prompts"),
+        (["--file", "a.txt", "--out", "./a.txt"], ConfigError, "is the file with the prompts"),
         ([" "], DataError, "nothing to answer"),
         ([], DataError, "nothing to answer"),
         (["\udcff"], DataError, "not UTF-8"),

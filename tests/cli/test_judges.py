@@ -113,8 +113,8 @@ def test_a_check_fails_where_scores_would_mislead(judges: Judges, scores: str, c
     criteria = ("correctness", "instruction_following", "completeness", "style")
     says = json.dumps({"reasoning": "r", "scores": dict.fromkeys(criteria, json.loads(scores))})
     with judge_server(self_test=lambda request, attempt: f"says {says}") as server:
-        own = (f"judge.model={MODEL}", f"judge.base_url={server.openai}", "judge.max_retries=0")
-        done = judges("check", "openai", *own, OPENAI_API_KEY=KEY)
+        settings = (f"judge.model={MODEL}", f"judge.base_url={server.openai}", "judge.max_retries=0")
+        done = judges("check", "openai", *settings, OPENAI_API_KEY=KEY)
     assert done.returncode == code, done.stderr
     assert line in done.stderr
     assert len(done.stderr.splitlines()) == 1

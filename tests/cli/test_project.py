@@ -206,15 +206,15 @@ def test_mlflow_run_is_the_parent_and_gives_the_same_twice(
     second = mlflow_run(*options.split(), project=f"file://{place / 'project'}")
     assert second.returncode == 0, second.stderr
 
-    found = runs_of(place)
-    assert len(found) == 4, "two parents with a trial each, and no other run"
-    parents = [run for run in found if run.data.tags.get(Tag.KIND) == "study"]
+    runs = runs_of(place)
+    assert len(runs) == 4, "two parents with a trial each, and no other run"
+    parents = [run for run in runs if run.data.tags.get(Tag.KIND) == "study"]
     assert len(parents) == 2
     trials = []
     for parent in parents:
         assert parent.info.status == "FINISHED"
         assert parent.data.params["n_trials"] == "1"
-        trials += [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        trials += [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
         assert trials[-1].info.experiment_id == parent.info.experiment_id
     assert parents[1].data.tags["mlflow.source.type"] == "PROJECT", "it is the run that MLflow opened"
     assert parents[1].data.tags["mlflow.source.git.commit"] == commit

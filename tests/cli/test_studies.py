@@ -61,10 +61,10 @@ def trials(place: Path) -> list[TrialRecord]:
 
 def check_whole(place: Path, n_trials: int) -> list[TrialRecord]:
     """Exactly so many trials, all closed, under one parent; returns those that count."""
-    found = trials(place)
-    counted = [trial for trial in found if trial.counts]
+    all_trials = trials(place)
+    counted = [trial for trial in all_trials if trial.counts]
     assert len(counted) == n_trials
-    assert {trial.state for trial in found} <= {State.COMPLETE, State.INTERRUPTED}
+    assert {trial.state for trial in all_trials} <= {State.COMPLETE, State.INTERRUPTED}
     recorded = runs_of(place)
     parents = [run for run in recorded if run.data.tags["lorahydra.kind"] == "study"]
     assert len(parents) == 1

@@ -62,8 +62,8 @@ def test_own_defaults_stand_between_the_shipped_ones_and_the_command_line(tmp_pa
     (folder / "local" / "default.yaml").write_text(
         "# @package _global_\nlora: {r: 4}\nevaluation: {max_new_tokens: 7}\n"
     )
-    own = compose([], folder=folder)
-    assert (own.lora.r, own.evaluation.max_new_tokens) == (4, 7)
+    composed = compose([], folder=folder)
+    assert (composed.lora.r, composed.evaluation.max_new_tokens) == (4, 7)
     chosen = compose(["lora.r=5", "experiment=demo"], folder=folder)
     assert (chosen.lora.r, chosen.evaluation.max_new_tokens) == (5, 80)
 
@@ -208,7 +208,7 @@ def test_the_shipped_spaces_can_be_searched_and_hold_their_first_trial(choice: s
     [
         (["objective=speed"], "objective=speed is not allowed: choose one of"),
         (["objective=[]"], "give one or a list of"),
-        (["objective=[time,time]"], "names one thing twice"),
+        (["objective=[time,time]"], "name each objective once"),
         (["objective=judge_score"], "objective=judge_score needs a judge"),
         (["study=../elsewhere"], "study=../elsewhere is not allowed"),
         (["study=.hidden"], "study=.hidden is not allowed"),

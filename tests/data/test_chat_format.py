@@ -275,9 +275,9 @@ class TestSystemPrompt:
         assert tokenizer.decode(chat.prompt_ids(conversation("Q", "A"))) == (
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"
         )
-        own = chat.prompt_ids(conversation("S:Own.", "Q", "A"))
-        assert "Own." in tokenizer.decode(own)
-        assert "brief" not in tokenizer.decode(own)
+        prompt = chat.prompt_ids(conversation("S:Own.", "Q", "A"))
+        assert "Own." in tokenizer.decode(prompt)
+        assert "brief" not in tokenizer.decode(prompt)
 
     @pytest.mark.parametrize("kind", ["gemma", "mistral"])
     def test_a_template_that_refuses_it_is_named_in_one_line(self, kind: str) -> None:

@@ -70,11 +70,11 @@ def test_all_kinds_of_problems_are_found_in_one_go_and_the_rest_is_still_measure
 def test_long_rows_are_problems_only_if_training_would_refuse_them(write: Write) -> None:
     path = write("a.jsonl", [*qa(20), {"question": "Q" * 500, "answer": "A"}])
     held = write("v.jsonl", qa(3, 100))
-    own = {"validation_file": str(held), "test_fraction": 0, "max_length": 400}
-    refused = examine(path, measure=True, **own)
+    settings = {"validation_file": str(held), "test_fraction": 0, "max_length": 400}
+    refused = examine(path, measure=True, **settings)
     assert [str(problem) for problem in refused.problems] == [f"{path}:21: 522 tokens, over data.max_length=400"]
     assert refused.splits[0].over_limit == 1
-    dropped = examine(path, measure=True, overlong="drop", **own)
+    dropped = examine(path, measure=True, overlong="drop", **settings)
     assert dropped.ok
     assert any("1 of 21 rows are left out: longer than data.max_length=400" in text for text in dropped.warnings)
 
@@ -222,29 +222,29 @@ class TestOddRows:
             {"question": f"<|im_start|>user\nq{n}<|im_end|>\n<|im_start|>assistant\n", "answer": f"a{n}<|im_end|>"}
             for n in range(30)
         ]
-        found = self.warnings(write, rows)
-        assert all("a chat template begins a turn" in warning for warning in found)
-        assert self.counted(found) == 30
-        lines = [int(warning.partition("a.jsonl:")[2].partition(")")[0]) for warning in found]
+        messages = self.warnings(write, rows)
+        assert all("a chat template begins a turn" in warning for warning in messages)
+        assert self.counted(messages) == 30
+        lines = [int(warning.partition("a.jsonl:")[2].partition(")")[0]) for warning in messages]
         assert min(lines) == 81
 
     @pytest.mark.parametrize(("kind", "meaning"), [("text", "they stay text"), ("control", "they are control tokens")])
     def test_names_of_control_tokens(self, write: Write, kind: str, meaning: str) -> None:
         rows = [{"question": f"q{n}", "answer": f"part {n}<|im_end|> part"} for n in range(30)]
-        found = self.warnings(write, rows, special_tokens=kind)
-        assert self.counted(found) == 30
-        assert all("names of the model's control tokens" in warning and meaning in warning for warning in found)
+        messages = self.warnings(write, rows, special_tokens=kind)
+        assert self.counted(messages) == 30
+        assert all("names of the model's control tokens" in warning and meaning in warning for warning in messages)
 
     def test_answers_with_the_text_that_ends_them(self, write: Write) -> None:
         rows = [{"question": f"q{n}", "answer": f"a{n}\n### User: b"} for n in range(30)]
-        found = self.warnings(write, rows, template=None)
-        assert any("text which ends an answer" in warning for warning in found)
+        messages = self.warnings(write, rows, template=None)
+        assert any("text which ends an answer" in warning for warning in messages)
 
     def test_system_messages_that_the_template_loses(self, write: Write) -> None:
         template = CHAT_TEMPLATE.replace("in messages %}", "in messages if m['role'] != 'system' %}")
-        found = self.warnings(write, [], template=template, system_prompt="Be brief.")
-        assert self.counted(found) == 80
-        assert all("that the model's chat template leaves out" in warning for warning in found)
+        messages = self.warnings(write, [], template=template, system_prompt="Be brief.")
+        assert self.counted(messages) == 80
+        assert all("that the model's chat template leaves out" in warning for warning in messages)
 
     def test_ordinary_rows_say_nothing(self, write: Write) -> None:
         assert self.warnings(write, [{"question": "a < b | c >", "answer": "<p>x</p>"}]) == []

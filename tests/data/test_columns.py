@@ -231,7 +231,7 @@ class TestAround:
         chat = {"messages": [{"role": "system", "content": "S"}, *CHAT["messages"]]}
         assert convert({**chat, "system": "S"}) == [("system", "S"), USER, ASSISTANT]
         error = fault({**chat, "system": "T"}, {**CHAT, "system": ""})
-        assert "another system message than the column has" in error.message
+        assert "a system message that differs from the column's" in error.message
 
     def test_an_empty_system_message_is_one(self) -> None:
         assert convert({"messages": [{"role": "system", "content": ""}, *CHAT["messages"]]})[0] == ("system", "")

@@ -145,13 +145,13 @@ def test_text_before_a_call_is_learnt_with_it() -> None:
 @pytest.mark.parametrize(
     ("kind", "messages", "what"),
     [
-        ("tiny", ASKED[:2], "calls of tools"),
+        ("tiny", ASKED[:2], "tool calls"),
         (
             "plain",
             (user("Weather?"), call(content="I call w with city and Paris."), TOOL, answer("A")),
-            "calls of tools",
+            "tool calls",
         ),
-        ("thinking", ASKED[:2], "calls of tools"),
+        ("thinking", ASKED[:2], "tool calls"),
     ],
 )
 def test_a_template_without_a_place_for_calls_is_refused(kind: str, messages: tuple[Message, ...], what: str) -> None:
@@ -165,7 +165,7 @@ def test_a_template_that_leaves_results_out_is_refused() -> None:
     tokenizer = make_tokenizer(
         IM, template="{% for m in messages if m.role != 'tool' %}" + CHAT_TEMPLATE.partition("%}")[2]
     )
-    with pytest.raises(DataError, match="has no place for results of tools"):
+    with pytest.raises(DataError, match="has no place for tool results"):
         encode(ChatFormat(tokenizer), Example((user("Q"), answer("A"), TOOL, answer("B")), 7))
 
 

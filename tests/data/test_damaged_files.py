@@ -145,8 +145,8 @@ PIECES = [
 def test_a_whole_file_gives_its_rows(name: str) -> None:
     rows = read(name, FILES[name])
     assert not rows.problems
-    found = [[message.content for message in rows.example(n).messages] for n in range(len(rows))]
-    assert found == [list(row.values()) for row in ROWS]
+    contents = [[message.content for message in rows.example(n).messages] for n in range(len(rows))]
+    assert contents == [list(row.values()) for row in ROWS]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -229,8 +229,8 @@ class TestJsonDocuments:
     def test_a_broken_document_is_named_by_line(
         self, write: Write, content: str, line: int, message: str, rows: int
     ) -> None:
-        found, problems = read(write("a.json", content))
-        assert len(found) == rows
+        records, problems = read(write("a.json", content))
+        assert len(records) == rows
         assert [problem.line for problem in problems.first] == [line]
         assert message in problems.first[0].message
 

@@ -178,11 +178,11 @@ def test_no_validation_at_all_is_refused(write: Write) -> None:
 
 
 def test_files_of_their_own_are_not_mixed_with_the_training_file(write: Write) -> None:
-    own = {
+    settings = {
         "validation_file": str(write("v.jsonl", qa(5, 100))),
         "test_file": str(write("t.jsonl", qa(4, 200))),
     }
-    splits = load(write("a.jsonl", qa(30)), **own)
+    splits = load(write("a.jsonl", qa(30)), **settings)
     assert [len(part) for part in parts(splits)] == [30, 5, 4]
     assert splits.validation.source.endswith("v.jsonl")
 

@@ -135,9 +135,9 @@ class TestTextEnd:
         tokenizer, end = self.make("\n### User:")
         ids = self.ids(tokenizer, text)
         assert all(end(ids[:count]) is None for count in range(1, len(ids)))
-        found = end(ids)
-        assert found is not None
-        assert tokenizer.decode(ids[:found]).strip() == kept
+        kept_tokens = end(ids)
+        assert kept_tokens is not None
+        assert tokenizer.decode(ids[:kept_tokens]).strip() == kept
 
     @pytest.mark.parametrize("text", ["See ### User:", "### User", "A user: he", "User:", "#### User:"])
     def test_other_text_goes_on(self, text: str) -> None:

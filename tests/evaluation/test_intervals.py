@@ -34,10 +34,10 @@ def simulation() -> ModuleType:
 @pytest.mark.parametrize("shape", ["near normal", "skewed", "coarse", "judge on 5"])
 def test_an_interval_holds_the_true_mean_as_often_as_it_says(simulation: ModuleType, shape: str, count: int) -> None:
     [population] = [one for one in simulation.SHAPES if one.name == shape]
-    found = simulation.coverage(population, count, SAMPLES, CONFIG)
-    assert 0.93 <= found.score <= 0.97
-    assert found.gain >= 0.93
-    assert found.claims <= 0.06
+    shares = simulation.coverage(population, count, SAMPLES, CONFIG)
+    assert 0.93 <= shares.score <= 0.97
+    assert shares.gain >= 0.93
+    assert shares.claims <= 0.06
 
 
 def test_a_sample_of_any_size_fits_memory() -> None:

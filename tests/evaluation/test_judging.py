@@ -90,8 +90,8 @@ def test_verdicts_that_are_missing_widen_the_interval_and_one_tells_nothing() ->
     judged, f1 = [40.0, 60.0] * 15, [0.45, 0.55] * 15
     widths = []
     for count in (30, 10, 5, 1):
-        found = combined_interval(ExampleScores(f1, [*judged[:count], *[None] * (30 - count)]), CONFIG, 3)
-        widths.append(found.high - found.low)
+        interval = combined_interval(ExampleScores(f1, [*judged[:count], *[None] * (30 - count)]), CONFIG, 3)
+        widths.append(interval.high - interval.low)
     assert widths == sorted(widths)
     assert widths[-1] == 1
 
@@ -99,8 +99,8 @@ def test_verdicts_that_are_missing_widen_the_interval_and_one_tells_nothing() ->
 def test_a_gain_compares_what_was_judged_on_both_sides() -> None:
     before = ExampleScores([0.5] * 4, [10.0, None, 90.0, None])
     after = ExampleScores([0.5] * 4, [20.0, 99.0, None, None])
-    found = gain(after, before, CONFIG, 1)
-    assert found.mean == pytest.approx(0.6 * 0.1)
+    difference = gain(after, before, CONFIG, 1)
+    assert difference.mean == pytest.approx(0.6 * 0.1)
     with pytest.raises(ValueError, match="no example has a verdict"):
         gain(ExampleScores([0.5] * 2, [1.0, None]), ExampleScores([0.5] * 2, [None, 1.0]), CONFIG, 1)
 
@@ -113,9 +113,9 @@ def test_what_is_compared_is_judged_on_the_same_examples(caplog: pytest.LogCaptu
     assert [each.means["judge_score"] for each in alike] == [pytest.approx(70), pytest.approx(190 / 3)]
     assert [each.means["judge_coverage"] for each in alike] == [0.8, 0.8]
     assert [each.verdicts.judged for each in alike if each.verdicts] == [3, 3]
-    found = gain(alike[0].example_scores, alike[1].example_scores, CONFIG, 1)
-    assert found.mean == pytest.approx(alike[0].combined.mean - alike[1].combined.mean)
-    assert found.count == 3
+    difference = gain(alike[0].example_scores, alike[1].example_scores, CONFIG, 1)
+    assert difference.mean == pytest.approx(alike[0].combined.mean - alike[1].combined.mean)
+    assert difference.count == 3
     assert "2 examples are left out of the judge's means" in caplog.text
     assert judged_alike([after, after], CONFIG, 1) == [after, after]
     with pytest.raises(JudgeError, match="no example has a verdict on each of the predictions"):

@@ -49,8 +49,8 @@ def test_a_missing_verdict_is_left_out_and_not_a_zero() -> None:
 def test_one_example_tells_nothing(judge: list[float | None] | None) -> None:
     interval = combined_interval(ExampleScores([0.6], judge), CONFIG, seed=1)
     assert (interval.low, interval.high) == (0, 1)
-    found = gain(ExampleScores([0.9], judge), ExampleScores([0.1], judge), CONFIG, seed=1)
-    assert (found.low, found.high, found.count, found.is_clear) == (-1, 1, 1, False)
+    difference = gain(ExampleScores([0.9], judge), ExampleScores([0.1], judge), CONFIG, seed=1)
+    assert (difference.low, difference.high, difference.count, difference.is_clear) == (-1, 1, 1, False)
 
 
 def test_equal_scores_are_not_certain() -> None:

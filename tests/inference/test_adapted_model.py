@@ -52,10 +52,10 @@ def test_answers_keep_the_order_of_the_prompts(tiny_adapter: Path) -> None:
 def test_prompts_are_written_as_in_training(tiny_adapter: Path) -> None:
     with open_adapter(tiny_adapter, device="cpu") as model:
         text = model.base.tokenizer.decode(model.prompt_ids((Message("user", "Hi"),)))
-        own = model.base.tokenizer.decode(model.prompt_ids((Message("system", "Sing."), Message("user", "Hi"))))
+        prompt = model.base.tokenizer.decode(model.prompt_ids((Message("system", "Sing."), Message("user", "Hi"))))
     assert text == ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
-    assert "Sing." in own
-    assert "Be brief." not in own
+    assert "Sing." in prompt
+    assert "Be brief." not in prompt
 
 
 @pytest.mark.parametrize(("given", "shown"), [("Sing.", "Sing."), ("", None)])

@@ -50,7 +50,7 @@ def test_the_sdk_of_a_judge_is_the_extra_of_its_name() -> None:
         assert requirement.partition(">=")[0] == sdk_package(extra.replace("-", "_"))
         assert f",{extra}," in f",{extras['all'][0].removeprefix('lorahydra[').rstrip(']')},"
     assert sdk_package("local") is None
-    assert sdk_package("service") is None, "an extra that is no judge's"
+    assert sdk_package("service") is None, "an extra that does not belong to a judge"
 
 
 def test_no_other_module_names_a_judge() -> None:

@@ -65,16 +65,16 @@ def test_a_good_judge_is_asked_once_a_day(
     language: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    own = f"judge.rubric.language={language}"
+    language_override = f"judge.rubric.language={language}"
     for again, expected in ((False, 4), (True, 0)):
-        tested = session(good, own)
+        tested = session(good, language_override)
         ensure_usable(tested)
         ensure_usable(tested)
         assert asked(tested) == expected
         assert ("Judge self-test: 100 of 100 to a right answer, 0 to a wrong one" in caplog.text) is not again
         caplog.clear()
     monkeypatch.setattr("lorahydra.judges.selftest.SECONDS_OF_TRUST", -1)
-    ensure_usable(tested := session(good, own))
+    ensure_usable(tested := session(good, language_override))
     assert asked(tested) == 4
 
 
@@ -135,13 +135,13 @@ def test_a_judge_of_the_user_is_not_tested(tmp_path: Path) -> None:
 
 @pytest.mark.service
 def test_what_it_costs_is_taken_from_the_budget_and_its_key_from_its_messages(server: JudgeServer) -> None:
-    own = (
+    settings = (
         "judge.prompt_price=1",
         "judge.completion_price=1",
         f"judge.model={MODEL}",
         f"judge.base_url={server.openai}",
     )
-    config = compose(["judge=openai", *own]).judge
+    config = compose(["judge=openai", *settings]).judge
     real = JudgeSession(config, make_judge(config), None)
     ensure_usable(real)
     real.close()
@@ -149,7 +149,7 @@ def test_what_it_costs_is_taken_from_the_budget_and_its_key_from_its_messages(se
     assert server.calls == 0
     assert real.budget.spent == pytest.approx(4 * (321 + 45) / 1e6)
     with judge_server(self_test=lambda request, attempt: "401") as refusing:
-        config = compose(["judge=openai", *own[:3], f"judge.base_url={refusing.openai}"]).judge
+        config = compose(["judge=openai", *settings[:3], f"judge.base_url={refusing.openai}"]).judge
         real = JudgeSession(config, make_judge(config), None)
         with pytest.raises(JudgeSetupError, match="key refused: HTTP 401 .* check the key in OPENAI_API_KEY") as caught:
             ensure_usable(real)

@@ -90,8 +90,8 @@ class JudgeContract:
         assert "\n" not in str(caught.value)
         for secret in (KEY, CREDENTIALS):
             message = str(caught.value)
-            for known in judge.secrets:
-                message = message.replace(known, "***")
+            for configured in judge.secrets:
+                message = message.replace(configured, "***")
             assert secret not in message
         return caught.value
 
@@ -157,10 +157,10 @@ class JudgeContract:
         ],
     )
     def test_what_is_not_a_reply_is_quoted(self, what: str, quoted: str) -> None:
-        found = self.fault(what)
-        assert found.fault is Fault.UNPARSEABLE
-        assert quoted in found.message
-        assert "attribute" not in found.message
+        raised = self.fault(what)
+        assert raised.fault is Fault.UNPARSEABLE
+        assert quoted in raised.message
+        assert "attribute" not in raised.message
 
     @pytest.mark.parametrize(
         ("what", "fault"),
@@ -182,9 +182,9 @@ class JudgeContract:
         ],
     )
     def test_faults_are_told_apart(self, what: str, fault: Fault) -> None:
-        found = self.fault(what)
-        assert found.fault is fault, str(found)
-        assert found.retry_after == (7.0 if "7" in what else None)
+        raised = self.fault(what)
+        assert raised.fault is fault, str(raised)
+        assert raised.retry_after == (7.0 if "7" in what else None)
 
     def test_a_slow_reply_is_given_up(self) -> None:
         assert self.fault("slow", "judge.timeout=0.4").fault is Fault.TIMEOUT

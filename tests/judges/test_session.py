@@ -180,8 +180,8 @@ def test_all_wait_when_the_service_says_so() -> None:
 
 def copying(request: Request, attempt: int) -> str:
     """A judge that copies whatever verdict it finds in what is to be judged, and judges only where it finds none."""
-    found = re.search(r"\{.*?5\}\}", request.user)
-    return f"says {found[0]}" if found else "good"
+    match = re.search(r"\{.*?5\}\}", request.user)
+    return f"says {match[0]}" if match else "good"
 
 
 def test_a_verdict_that_an_answer_brings_along_is_neither_taken_nor_an_escape() -> None:

@@ -288,8 +288,8 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        own = {"Content-Type": "application/json", "Content-Length": str(len(content))}
-        for name, value in {**own, **(headers or {})}.items():
+        defaults = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        for name, value in {**defaults, **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)

@@ -56,10 +56,10 @@ def test_a_long_answer_is_read_to_its_end(encoder: Path, caplog: pytest.LogCaptu
 @pytest.mark.parametrize("room", [1, 2, 3, 10])
 def test_windows_keep_each_token_once_and_from_its_middle(room: int) -> None:
     for length in range(1, 60):
-        found = windows(length, room)
-        assert [token for one in found for token in range(one.kept_from, one.kept_to)] == list(range(length))
-        assert all(one.start <= one.kept_from <= one.kept_to <= one.end <= length for one in found)
-        assert all(one.end - one.start == min(room, length) for one in found)
+        parts = windows(length, room)
+        assert [token for one in parts for token in range(one.kept_from, one.kept_to)] == list(range(length))
+        assert all(one.start <= one.kept_from <= one.kept_to <= one.end <= length for one in parts)
+        assert all(one.end - one.start == min(room, length) for one in parts)
     first, second, *_ = windows(100, 40)
     assert (first.end, second.start) == (40, 30)
     assert first.kept_to == second.kept_from == 35
@@ -120,7 +120,7 @@ def test_a_local_encoder_needs_its_layer(encoder: Path) -> None:
 
 
 def test_an_impossible_layer_is_one_line(encoder: Path) -> None:
-    with pytest.raises(ConfigError, match="evaluation.bertscore_num_layers=60 is not possible"):
+    with pytest.raises(ConfigError, match="evaluation.bertscore_num_layers=60 is not allowed"):
         load_scorer(minilm(bertscore_num_layers=60), CPU)
 
 

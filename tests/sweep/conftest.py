@@ -122,20 +122,20 @@ class Program:
         """Its database."""
         return f"sqlite:///{self.file.parent}/studies.db"
 
-    def overrides(self, *own: str) -> list[str]:
+    def overrides(self, *overrides: str) -> list[str]:
         """A sweep over it, with a study's name and without a pruner."""
         return [
             *("-m", "hydra/sweeper=lorahydra", "hydra/sweeper/pruner=none", "hydra.sweeper.study_name=s"),
-            *(f"hydra.sweeper.storage={self.url}", "hydra.sweep.dir=results", "hydra.output_subdir=null", *own),
+            *(f"hydra.sweeper.storage={self.url}", "hydra.sweep.dir=results", "hydra.output_subdir=null", *overrides),
         ]
 
-    def sweep(self, *own: str, **options: Any) -> int:
+    def sweep(self, *overrides: str, **options: Any) -> int:
         """Run it over the study to its end: the exit code."""
-        return self.start(*own, **options).wait()
+        return self.start(*overrides, **options).wait()
 
-    def start(self, *own: str, script: dict[int, str] | None = None, **options: Any) -> RunningProgram:
+    def start(self, *overrides: str, script: dict[int, str] | None = None, **options: Any) -> RunningProgram:
         """Start it over the study; `script` says what its trials do instead of giving their value."""
-        return self.begin(*self.overrides(*own), SCRIPT=json.dumps(script or {}), **options)
+        return self.begin(*self.overrides(*overrides), SCRIPT=json.dumps(script or {}), **options)
 
     def begin(
         self, *arguments: str, output: Path | None = None, die_at_write: int | None = None, **variables: str
@@ -216,11 +216,11 @@ def samplers(*wanted: str) -> list[Any]:
     return [
         pytest.param(
             name,
-            own,
+            values,
             id=name,
             marks=pytest.mark.skipif(name in gone and not installed(gone[name]), reason=f"{name} needs a package"),
         )
-        for name, own in settings.items()
+        for name, values in settings.items()
         if not wanted or name in wanted
     ]
 

@@ -73,9 +73,9 @@ class Sweeper(StudySweeper):
             yield trial, job
 
 
-def sweep(sampler: DictConfig, pruner: DictConfig, space: dict[str, str], folder: Path, **own: Any) -> Sweeper:
+def sweep(sampler: DictConfig, pruner: DictConfig, space: dict[str, str], folder: Path, **changed: Any) -> Sweeper:
     keys: dict[str, Any] = {"direction": "minimize", "n_trials": N_TRIALS, "n_jobs": 1, "max_failure_rate": 0.0}
-    keys |= {"storage": None, "study_name": "s", "custom_search_space": None, "params": None} | own
+    keys |= {"storage": None, "study_name": "s", "custom_search_space": None, "params": None} | changed
     keys |= {"sampler": sampler, "pruner": pruner}
     config = OmegaConf.create({"seed": 1, "hydra": {"sweep": {"dir": str(folder)}, "job": {"name": "test"}}})
     hydra: Any = SimpleNamespace(config_loader=None)
@@ -150,10 +150,10 @@ def test_a_setting_that_is_not_possible_is_one_line(
 ) -> None:
     chosen = {"sampler": choice("sampler", "tpe"), "pruner": choice("pruner", "none")}
     chosen[kind] = choice(kind, name, wrong)
-    with pytest.raises(ConfigError, match=f"hydra/sweeper/{kind}: .* cannot be used: ") as found:
+    with pytest.raises(ConfigError, match=f"hydra/sweeper/{kind}: .* cannot be used: ") as raised:
         sweep(chosen["sampler"], chosen["pruner"], OWN, tmp_path)
-    assert said in str(found.value)
-    assert "\n" not in str(found.value)
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

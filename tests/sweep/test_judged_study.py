@@ -43,14 +43,14 @@ def _closed() -> Iterator[None]:
 
 def tuner(model: Path, server: JudgeServer, *overrides: str, n_trials: int = 3) -> LoRATuner:
     rows = write_questions(Path("rows.jsonl"), 60)
-    own = [
+    settings = [
         *("model.device=cpu", "evaluation=minilm", "evaluation.max_new_tokens=6", "training.max_steps=2"),
         *("data.validation_fraction=0.3", "tracking.system_metrics=false", "hydra/sweeper/pruner=none"),
         *(f"judge.model={MODEL}", f"judge.base_url={server.gemini}", "judge.n_examples=2", "judge.finalists=2"),
         "training.learning_rate=tag(log, interval(1e-1, 9e-1))",
     ]
     return LoRATuner(
-        model=model, data=rows, judge="gemini", n_trials=n_trials, study="judged", overrides=[*own, *overrides]
+        model=model, data=rows, judge="gemini", n_trials=n_trials, study="judged", overrides=[*settings, *overrides]
     )
 
 

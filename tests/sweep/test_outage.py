@@ -1,4 +1,4 @@
-"""A study whose MLflow server is away whenever it is needed: it waits, and loses nothing."""
+"""A study whose MLflow server is down whenever it is needed: it waits, and loses nothing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def gate(place: Path, own_cache: Path, programs: ProgramRunner, monkeypatch: pyt
 
 def run(model: Path, gate: Gate, outages: Outages, *overrides: str) -> None:
     write_questions(Path("rows.jsonl"))
-    own = [
+    settings = [
         *("model.device=cpu", "evaluation=minilm", "evaluation.max_new_tokens=6", "training.max_steps=2"),
         *(f"tracking.uri=http://127.0.0.1:{gate.port}", "tracking.system_metrics=false", "hydra/sweeper/pruner=none"),
         "training.learning_rate=tag(log, interval(1e-1, 9e-1))",
@@ -64,7 +64,7 @@ def run(model: Path, gate: Gate, outages: Outages, *overrides: str) -> None:
     logger = logging.getLogger("lorahydra")
     logger.addHandler(outages)
     try:
-        LoRATuner(model=model, data="rows.jsonl", n_trials=2, study="s", overrides=[*own, *overrides]).run()
+        LoRATuner(model=model, data="rows.jsonl", n_trials=2, study="s", overrides=[*settings, *overrides]).run()
     finally:
         logger.removeHandler(outages)
 
@@ -88,8 +88,8 @@ def test_it_is_waited_for_everywhere(tiny_model: Path, gate: Gate, caplog: pytes
     assert find_study("s").state is State.COMPLETE
 
     client = MlflowClient(f"http://127.0.0.1:{gate.port}")
-    [experiment] = [found for found in client.search_experiments() if found.name == "lorahydra"]
-    found = client.search_runs([experiment.experiment_id])
-    assert {run.data.tags["lorahydra.state"] for run in found if run.info.status == "FINISHED"} == {"complete"}
-    assert all(run.info.status != "RUNNING" for run in found)
+    [experiment] = [entry for entry in client.search_experiments() if entry.name == "lorahydra"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.data.tags["lorahydra.state"] for run in runs if run.info.status == "FINISHED"} == {"complete"}
+    assert all(run.info.status != "RUNNING" for run in runs)
     assert client.get_model_version_by_alias("lorahydra-s", "champion").version

@@ -21,9 +21,9 @@ BOTH = ["hydra.sweeper.direction=[minimize,minimize]"]
 CUSTOM = ["hydra.sweeper.custom_search_space=app.configure"]
 
 
-def sampler(name: str, *own: str, seed: int | None = 123) -> list[str]:
+def sampler(name: str, *overrides: str, seed: int | None = 123) -> list[str]:
     seeded = [] if seed is None else [f"hydra.sweeper.sampler.seed={seed}"]
-    return [f"hydra/sweeper/sampler={name}", *seeded, *own]
+    return [f"hydra/sweeper/sampler={name}", *seeded, *overrides]
 
 
 TPE = sampler("tpe", "hydra.sweeper.sampler.n_startup_trials=3")
@@ -52,7 +52,7 @@ CASES: dict[str, tuple[str, dict[str, str], int, list[str]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_as_upstream(case: str, tmp_path: Path, runner: ProgramRunner) -> None:
-    function, space, n_trials, own = CASES[case]
+    function, space, n_trials, extra = CASES[case]
     if "cmaes" in case and not installed("cmaes"):
         pytest.skip("CMA-ES needs the package cmaes")
     # A study in memory differs in nothing but its storage.
@@ -63,7 +63,12 @@ def test_the_same_as_upstream(case: str, tmp_path: Path, runner: ProgramRunner) 
         values = "w: 0\nx: 1\ny: 1\nz: 1\n" if case == "custom" else "x: 1\ny: 1\n"
         program.configure(yaml.safe_dump({"hydra": {"sweeper": {"params": space}}}) + values)
         url = program.url if program is ours[0] else "null"
-        common = [f"hydra.sweeper.storage={url}", f"hydra.sweeper.n_trials={n_trials}", "hydra.sweeper.n_jobs=1", *own]
+        common = [
+            f"hydra.sweeper.storage={url}",
+            f"hydra.sweeper.n_trials={n_trials}",
+            "hydra.sweeper.n_jobs=1",
+            *extra,
+        ]
         overrides = ["-m", "hydra.sweep.dir=results", "hydra.sweeper.study_name=s", "hydra.output_subdir=null", *common]
         choice = ["hydra/sweeper=lorahydra", "hydra/sweeper/pruner=none"]
         if program is upstream:
@@ -99,8 +104,8 @@ def test_the_study_in_the_database_is_upstreams(tmp_path: Path, runner: ProgramR
 
 def test_a_pruned_function(program: Program) -> None:
     script = dict.fromkeys(range(1, 6), "measure") | dict.fromkeys(range(6, 9), "prune")
-    own = ["x=interval(-5.5, 5.5)", "hydra/sweeper/pruner=median", "hydra.sweeper.n_trials=8"]
-    assert program.sweep(*own, *sampler("random"), script=script) == 0, program.output
+    overrides = ["x=interval(-5.5, 5.5)", "hydra/sweeper/pruner=median", "hydra.sweeper.n_trials=8"]
+    assert program.sweep(*overrides, *sampler("random"), script=script) == 0, program.output
     assert states(program.records()) == [State.COMPLETE] * 5 + [State.PRUNED] * 3
     pruned = program.records()[5]
     assert len(pruned.losses) == 1
@@ -109,8 +114,8 @@ def test_a_pruned_function(program: Program) -> None:
 
 def test_losses_are_pruned_the_same_way_in_a_study_that_maximizes(program: Program) -> None:
     script = {**dict.fromkeys(range(1, 6), "measure"), 6: "prune"}
-    own = ["hydra.sweeper.direction=maximize", "hydra/sweeper/pruner=median", "hydra.sweeper.n_trials=6"]
-    assert program.sweep("x=interval(-5.5, 5.5)", *own, *sampler("random"), script=script) == 0, program.output
+    overrides = ["hydra.sweeper.direction=maximize", "hydra/sweeper/pruner=median", "hydra.sweeper.n_trials=6"]
+    assert program.sweep("x=interval(-5.5, 5.5)", *overrides, *sampler("random"), script=script) == 0, program.output
     records = program.records()
     assert states(records) == [State.COMPLETE] * 5 + [State.PRUNED]
     assert records[5].losses[1] > 100
@@ -118,8 +123,8 @@ def test_losses_are_pruned_the_same_way_in_a_study_that_maximizes(program: Progr
 
 def test_failures_within_the_allowed_share(program: Program) -> None:
     script = {1: "raise", 3: "nan", 4: "memory", 5: "nothing"}
-    own = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=8", "hydra.sweeper.max_failure_rate=0.5"]
-    assert program.sweep(*own, *sampler("tpe"), script=script) == 0, program.output
+    overrides = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=8", "hydra.sweeper.max_failure_rate=0.5"]
+    assert program.sweep(*overrides, *sampler("tpe"), script=script) == 0, program.output
     records = program.records()
     failed, complete = State.FAILED, State.COMPLETE
     assert states(records) == [failed, complete, failed, failed, failed, complete, complete, complete]
@@ -134,29 +139,29 @@ def test_failures_within_the_allowed_share(program: Program) -> None:
 
 
 def test_too_many_failures(program: Program) -> None:
-    own = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=8", "hydra.sweeper.max_failure_rate=0.25"]
-    assert program.sweep(*own, script=dict.fromkeys(range(1, 9), "raise")) != 0
+    overrides = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=8", "hydra.sweeper.max_failure_rate=0.25"]
+    assert program.sweep(*overrides, script=dict.fromkeys(range(1, 9), "raise")) != 0
     assert states(program.records()) == [State.FAILED] * 3
     assert "3 of 8 trials of study s failed" in program.output
     assert "the last one: ValueError: this one fails" in program.output
 
 
 def test_results_that_cannot_be_used_do_not_end_a_study_as_errors_do(program: Program) -> None:
-    own = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=3", "hydra.sweeper.max_failure_rate=0"]
-    assert program.sweep(*own, script={1: "nan"}) == 0, program.output
+    overrides = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=3", "hydra.sweeper.max_failure_rate=0"]
+    assert program.sweep(*overrides, script={1: "nan"}) == 0, program.output
     assert states(program.records()) == [State.FAILED, State.COMPLETE, State.COMPLETE]
 
 
 def test_a_study_without_a_result_that_can_be_used_fails(program: Program) -> None:
-    own = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=2"]
-    assert program.sweep(*own, script={1: "nan", 2: "nothing"}) != 0
+    overrides = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=2"]
+    assert program.sweep(*overrides, script={1: "nan", 2: "nothing"}) != 0
     assert "no trial of the study has a result that can be used" in program.output
 
 
 def test_a_wrong_number_of_values(program: Program) -> None:
-    own = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=2", "hydra.sweeper.max_failure_rate=1"]
+    overrides = ["x=interval(-5.5, 5.5)", "hydra.sweeper.n_trials=2", "hydra.sweeper.max_failure_rate=1"]
     directions = "hydra.sweeper.direction=[minimize,minimize,minimize]"
-    assert program.sweep(*own, directions, FUNCTION="binh_and_korn") == 0, program.output
+    assert program.sweep(*overrides, directions, FUNCTION="binh_and_korn") == 0, program.output
     assert {record.failure for record in program.records()} == {
         "the trial returned 2 values, and there are 3 objectives"
     }

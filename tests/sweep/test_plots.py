@@ -206,16 +206,16 @@ def test_any_thread_may_draw_and_the_process_stays_as_it_was(tmp_path: Path) -> 
     made = study(*sixteen()[:4])
     before = (matplotlib.get_backend(auto_select=False), matplotlib.rcParams.copy())
     level = logging.getLogger("optuna.visualization").level
-    found: list[list[Path]] = []
+    written: list[list[Path]] = []
     threads = [
-        threading.Thread(target=lambda folder=tmp_path / name: found.append(write_plots(made, folder, ["combined"])))  # type: ignore[misc]
+        threading.Thread(target=lambda folder=tmp_path / name: written.append(write_plots(made, folder, ["combined"])))  # type: ignore[misc]
         for name in ("one", "two")
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [pictures(paths) for paths in found] == [ALL, ALL]
+    assert [pictures(paths) for paths in written] == [ALL, ALL]
     assert (matplotlib.get_backend(auto_select=False), matplotlib.rcParams.copy()) == before
     assert logging.getLogger("optuna.visualization").level == level
 

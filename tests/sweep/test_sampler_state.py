@@ -24,15 +24,15 @@ SAMPLERS: dict[str, Callable[[], BaseSampler]] = {
 
 
 def draw(study: optuna.Study, count: int) -> list[dict[str, float]]:
-    found = []
+    drawn = []
     for _ in range(count):
         trial = study.ask()
         value = (
             trial.suggest_float("x", 0, 1) + trial.suggest_categorical("c", [1, 2, 3]) + trial.suggest_int("i", 0, 9)
         )
         study.tell(trial, value)
-        found.append(trial.params)
-    return found
+        drawn.append(trial.params)
+    return drawn
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

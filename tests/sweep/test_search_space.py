@@ -100,9 +100,9 @@ def test_a_first_trial_outside_of_the_space(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("wrong", ["a=interval(2, 1)", "a=range(1, 1)", "a=glob(*)", "a=interval(", "a=[1"])
 def test_a_sweep_that_cannot_be_used(wrong: str) -> None:
-    with pytest.raises(ConfigError) as found:
+    with pytest.raises(ConfigError) as raised:
         read_space([wrong], {}, {}, add_shipped=False)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,4 @@ def test_a_sweep_that_cannot_be_used(wrong: str) -> None:
     ],
 )
 def test_size(distributions: list[CategoricalDistribution], expected: float) -> None:
-    assert size({str(index): found for index, found in enumerate(distributions)}) == expected
+    assert size({str(index): distribution for index, distribution in enumerate(distributions)}) == expected

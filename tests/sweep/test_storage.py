@@ -21,18 +21,18 @@ from lorahydra.utils.databases import absolute
     "url", ["studies.db", "", "sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory", "oracle://x/y", "a b"]
 )
 def test_an_address_that_cannot_be_used(url: str) -> None:
-    with pytest.raises(ConfigError, match="hydra.sweeper.storage") as found:
+    with pytest.raises(ConfigError, match="hydra.sweeper.storage") as raised:
         open_storage(url)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(None) == "in memory"
     pytest.importorskip("psycopg2")
-    with pytest.raises(StudyError) as found:
+    with pytest.raises(StudyError) as raised:
         open_storage("postgresql+psycopg2://me:hunter2@/db?host=/nowhere")
-    assert "hunter2" not in str(found.value)
-    assert "\n" not in str(found.value)
+    assert "hunter2" not in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_memory() -> None:
@@ -72,9 +72,9 @@ def test_tables_of_another_version(tmp_path: Path) -> None:
     connection.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
     connection.commit()
     connection.close()
-    with pytest.raises(StudyError, match="studies.db cannot be used: .*") as found:
+    with pytest.raises(StudyError, match="studies.db cannot be used: .*") as raised:
         open_storage(url)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_mlflows_database_is_not_for_studies(tmp_path: Path) -> None:

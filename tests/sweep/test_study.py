@@ -56,13 +56,13 @@ FINISHED = ("lora.r=choice(2, 4)", "data.test_fraction=0.075")
 
 
 def tuner(model: Path, rows: Path, *overrides: str, n_trials: int = 3, study: str | None = "one") -> LoRATuner:
-    own = [
+    settings = [
         *("model.device=cpu", "evaluation=minilm", "evaluation.max_new_tokens=6", "training.max_steps=2"),
         *("tracking.system_metrics=false", *overrides),
     ]
     if not any(override.startswith("search=") for override in overrides) and "basic" not in str(overrides):
-        own.append(RATE)
-    return LoRATuner(model=model, data=rows, n_trials=n_trials, study=study, overrides=own)
+        settings.append(RATE)
+    return LoRATuner(model=model, data=rows, n_trials=n_trials, study=study, overrides=settings)
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,8 @@ def opened(queue: TrialQueue, folder: Path) -> StudyRun:
 def stored(run: StudyRun) -> tuple[str, str, int]:
     from mlflow import MlflowClient
 
-    found = MlflowClient(run.config.tracking.uri).get_run(run.run_id)
-    return found.info.status, found.data.tags["lorahydra.state"], found.info.end_time or 0
+    recorded = MlflowClient(run.config.tracking.uri).get_run(run.run_id)
+    return recorded.info.status, recorded.data.tags["lorahydra.state"], recorded.info.end_time or 0
 
 
 def test_one_that_had_ended_stays_as_it_was_when_it_cannot_go_on(queue: TrialQueue, place: Path) -> None:

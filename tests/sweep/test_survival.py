@@ -28,14 +28,14 @@ SPACE = ["x=interval(-5.5, 5.5)", "y=interval(0.0, 1.0)"]
 GRID = ["x=range(0, 6)", "y=choice(0.5, 0.75)"]
 
 
-def settings(sampler: str, n_trials: int, *own: str) -> list[str]:
+def settings(sampler: str, n_trials: int, *overrides: str) -> list[str]:
     space = GRID if sampler == "grid" else SPACE
     return [
         *space,
         f"hydra/sweeper/sampler={sampler}",
         "hydra.sweeper.sampler.seed=11",
         f"hydra.sweeper.n_trials={n_trials}",
-        *own,
+        *overrides,
     ]
 
 
@@ -49,10 +49,10 @@ def check_once(program: Program, whole: Program, n_trials: int) -> None:
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize(("sampler", "own"), samplers("multivariate_tpe", "gp", "cmaes", "grid", "qmc"))
-def test_processes_killed_in_trials(sampler: str, own: list[str], tmp_path: Path, runner: ProgramRunner) -> None:
+@pytest.mark.parametrize(("sampler", "overrides"), samplers("multivariate_tpe", "gp", "cmaes", "grid", "qmc"))
+def test_processes_killed_in_trials(sampler: str, overrides: list[str], tmp_path: Path, runner: ProgramRunner) -> None:
     n_trials, kills = 6, [1, 3]
-    command = settings(sampler, n_trials, *own)
+    command = settings(sampler, n_trials, *overrides)
     whole, program = (make_program(tmp_path / name, runner) for name in ("whole", "killed"))
     assert whole.sweep(*command) == 0, whole.output
     finished = []
@@ -66,19 +66,19 @@ def test_processes_killed_in_trials(sampler: str, own: list[str], tmp_path: Path
     assert states(program.records()).count(State.INTERRUPTED) == len(kills)
 
 
-@pytest.mark.parametrize(("sampler", "own"), samplers("tpe", "cmaes", "grid"))
+@pytest.mark.parametrize(("sampler", "overrides"), samplers("tpe", "cmaes", "grid"))
 def test_batches_killed_in_their_second_trial(
-    sampler: str, own: list[str], tmp_path: Path, runner: ProgramRunner
+    sampler: str, overrides: list[str], tmp_path: Path, runner: ProgramRunner
 ) -> None:
-    command = settings(sampler, 6, "hydra.sweeper.n_jobs=2", *own)
+    command = settings(sampler, 6, "hydra.sweeper.n_jobs=2", *overrides)
     whole, program = (make_program(tmp_path / name, runner) for name in ("whole", "killed"))
     assert whole.sweep(*command) == 0, whole.output
     assert program.sweep(*command, script={4: "kill"}) == -signal.SIGKILL
     assert program.sweep(*command) == 0, program.output
-    found, expected = counted(program.records()), counted(whole.records())
-    assert len(found) == 6
+    actual, expected = counted(program.records()), counted(whole.records())
+    assert len(actual) == 6
     # The fourth trial is taken up beside the fifth, which the whole study begins after it.
-    assert found[:4] == expected[:4]
+    assert actual[:4] == expected[:4]
 
 
 @pytest.mark.slow
@@ -358,10 +358,10 @@ def test_a_custom_space_that_fails_takes_no_trial(program: Program) -> None:
 
 def test_more_trials(tmp_path: Path, runner: ProgramRunner) -> None:
     whole, program = (make_program(tmp_path / name, runner) for name in ("whole", "raised"))
-    own = "hydra.sweeper.sampler.n_startup_trials=2"
-    assert whole.sweep(*settings("tpe", 6, own)) == 0
+    startup_trials = "hydra.sweeper.sampler.n_startup_trials=2"
+    assert whole.sweep(*settings("tpe", 6, startup_trials)) == 0
     for n_trials in (2, 2, 5, 6):
-        assert program.sweep(*settings("tpe", n_trials, own)) == 0
+        assert program.sweep(*settings("tpe", n_trials, startup_trials)) == 0
         assert len(program.records()) == n_trials
     check_once(program, whole, 6)
 
@@ -391,14 +391,14 @@ def test_postgresql(tmp_path: Path, runner: ProgramRunner, postgresql: str) -> N
     whole, killed, shared = (make_program(tmp_path / name, runner) for name in ("whole", "killed", "shared"))
 
     def command(study: str, n_trials: int) -> list[str]:
-        own = [f"hydra.sweeper.study_name={study}", f"hydra.sweeper.storage='{postgresql}'"]
-        return settings("random", n_trials, *own)
+        overrides = [f"hydra.sweeper.study_name={study}", f"hydra.sweeper.storage='{postgresql}'"]
+        return settings("random", n_trials, *overrides)
 
     assert whole.sweep(*settings("random", 4)) == 0
     for write in (None, 9, 14, 23):
         options: dict[str, Any] = {"script": {2: "kill"}} if write is None else {"die_at_write": write}
         assert killed.sweep(*command("killed", 4), **options) == -signal.SIGKILL, killed.output
     assert killed.sweep(*command("killed", 4)) == 0, killed.output
-    found = counted(trial_records(killed.trials(postgresql, "killed")))
-    assert found == counted(whole.records())
+    actual = counted(trial_records(killed.trials(postgresql, "killed")))
+    assert actual == counted(whole.records())
     share(shared, [o for o in command("s", 12)], postgresql)

@@ -68,8 +68,8 @@ BINH_AND_KORN = {"x": "range(0, 5, step=0.5)", "y": "range(0, 3, step=0.5)"}
 BOTH = ["minimize", "minimize"]
 
 
-def configuration(params: dict[str, str], sampler: str, values: dict[str, Any], **own: Any) -> str:
-    settings = {"direction": "minimize", "n_trials": 20, "n_jobs": 1, "params": params, **own}
+def configuration(params: dict[str, str], sampler: str, values: dict[str, Any], **changed: Any) -> str:
+    settings = {"direction": "minimize", "n_trials": 20, "n_jobs": 1, "params": params, **changed}
     defaults = [{"override hydra/sweeper": "optuna"}, {"override hydra/sweeper/sampler": sampler}]
     return yaml.safe_dump({"defaults": defaults, "hydra": {"sweeper": settings}, **values})
 

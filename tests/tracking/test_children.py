@@ -185,7 +185,7 @@ def test_what_was_left_behind_is_sent_and_the_run_stays_open(
 
 
 def die(run: TrackedRun) -> None:
-    """What a kill leaves: a spool that no one holds and whose last operation is no end."""
+    """What a kill leaves: a spool that no one holds and whose last operation does not end the run."""
     run._sender._stop()
     run._spool.close()
 
@@ -254,9 +254,9 @@ def test_other_values_of_the_same_pattern_are_not_found(
     for value in ("it`s", "it?s", "IT'S", "it's", "it's"):
         with start() as run:
             run.tags({"lorahydra.study": value})
-    found = find_run(config, {"lorahydra.study": "it's"})
-    assert found is not None
-    assert found != run.run_id, "the oldest"
+    run_id = find_run(config, {"lorahydra.study": "it's"})
+    assert run_id is not None
+    assert run_id != run.run_id, "the oldest"
     assert find_run(config, {"lorahydra.study": "it;s"}) is None
 
 
@@ -290,8 +290,8 @@ def test_children_that_did_not_end(
         client.update_run(runs[0].run_id, status="SCHEDULED")
         client.set_tag(runs[6].run_id, "lorahydra.trial_number", "six")
         expected = [(0, "trial 0"), (1, "trial 1"), (3, "trial 3"), (5, "trial 5"), (None, "trial 6")]
-        found = unfinished_children(config, parent.run_id)
-        assert sorted(found, key=lambda child: child.name) == [
+        unfinished = unfinished_children(config, parent.run_id)
+        assert sorted(unfinished, key=lambda child: child.name) == [
             ChildRun(runs[int(name[-1])].run_id, number, name) for number, name in expected
         ]
         for run in (*runs, stranger):

@@ -41,9 +41,9 @@ def test_tables_are_made_and_their_version_is_known(tmp_path: Path) -> None:
     with store.engine.connect() as connection:
         revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     store.engine.dispose()
-    known = compat.migrations()
-    assert revision == known.get_current_head()
-    assert len([script.revision for script in known.walk_revisions()]) > 1
+    migrations = compat.migrations()
+    assert revision == migrations.get_current_head()
+    assert len([script.revision for script in migrations.walk_revisions()]) > 1
 
 
 def test_a_trace_is_stored_as_a_whole(uri: str, client: Any) -> None:
@@ -54,9 +54,9 @@ def test_a_trace_is_stored_as_a_whole(uri: str, client: Any) -> None:
     call = trace("judge", {"a": 1}, {"b": 2}, {}, ok=True, start_ns=10**18, end_ns=10**18 + 10**6)
     for _ in range(2):
         send_trace(uri, "0", run.info.run_id, call)
-    [found] = client.search_traces(locations=["0"])
-    assert found.info.trace_id == f"tr-{call['id']}"
-    assert [span.inputs for span in found.data.spans] == [{"a": 1}]
+    [stored] = client.search_traces(locations=["0"])
+    assert stored.info.trace_id == f"tr-{call['id']}"
+    assert [span.inputs for span in stored.data.spans] == [{"a": 1}]
 
 
 def test_a_server_is_asked_with_a_short_patience() -> None:

@@ -53,7 +53,7 @@ def expected(adapter: Path, prompts: list[str] = PROMPTS) -> list[str]:
 
 def asked_elsewhere(uri: str, environment: dict[str, str] | None = None) -> tuple[Any, ...]:
     """Load and ask it in a process that has no lorahydra but that in the model."""
-    own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, "-W", "ignore", "-c", ASK, uri, str(REPOSITORY / "src"), json.dumps(PROMPTS)]
     done = subprocess.run(
         command,
@@ -61,7 +61,7 @@ def asked_elsewhere(uri: str, environment: dict[str, str] | None = None) -> tupl
         text=True,
         check=False,
         cwd="/",
-        env=own | {"MLFLOW_DISABLE_TELEMETRY": "true"} | (environment or {}),
+        env=variables | {"MLFLOW_DISABLE_TELEMETRY": "true"} | (environment or {}),
     )
     assert done.returncode == 0, done.stderr
     return tuple(json.loads(done.stdout.splitlines()[-1]))
@@ -145,13 +145,13 @@ def test_registered_loaded_and_served(start: StartRun, uri: str, tiny_adapter: P
 
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/m@champion", "--env-manager", "local"]
-    own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     # `mlflow models serve` starts the uvicorn that is on PATH.
-    own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), own.get("PATH", "")])
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", "")])
     with (tmp_path / "serve.log").open("wb") as log:
         serving = subprocess.Popen(
             [*command, "-p", str(port)],
-            env=own | store | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            env=variables | store | {"MLFLOW_DISABLE_TELEMETRY": "true"},
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -67,8 +67,8 @@ def test_run_has_one_version_of_a_model(start: StartRun, config: TrackingConfig,
     assert register_model(config, second, "m", tags={}) == "2"
     assert str(client.get_model_version_by_alias("m", "champion").version) == "2"
     assert register_model(config, first, "m", tags={"a": "2"}) == "1"
-    found = client.get_model_version_by_alias("m", "champion")
-    assert (str(found.version), found.run_id, found.tags) == ("1", first, {"a": "1"})
+    champion = client.get_model_version_by_alias("m", "champion")
+    assert (str(champion.version), champion.run_id, champion.tags) == ("1", first, {"a": "1"})
     assert len(client.search_model_versions("name = 'm'")) == 2
     assert register_model(config, first, "n", tags={}) == "1"
 

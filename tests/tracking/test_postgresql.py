@@ -64,10 +64,10 @@ def test_study(
     assert done.returncode == 0, done.stderr
     assert {entry.name for entry in tmp_path.iterdir()} == {"rows.jsonl", "outputs"}, "all else is on the server"
 
-    found = mlflow.MlflowClient(server.uri)
-    experiment = found.get_experiment_by_name("lorahydra")
+    store = mlflow.MlflowClient(server.uri)
+    experiment = store.get_experiment_by_name("lorahydra")
     assert experiment.artifact_location.startswith("mlflow-artifacts:")
-    runs: list[Any] = list(found.search_runs([experiment.experiment_id], order_by=["start_time"]))
+    runs: list[Any] = list(store.search_runs([experiment.experiment_id], order_by=["start_time"]))
     [parent] = [run for run in runs if run.data.tags["lorahydra.kind"] == Kind.STUDY]
     trials = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(runs) == 3
@@ -79,7 +79,7 @@ def test_study(
 
     outputs = tmp_path / "outputs" / "small"
     fetched = [
-        Path(found.download_artifacts(trial.info.run_id, ADAPTER_DIR, str(tmp_path)), WEIGHTS).read_bytes()
+        Path(store.download_artifacts(trial.info.run_id, ADAPTER_DIR, str(tmp_path)), WEIGHTS).read_bytes()
         for trial in trials
     ]
     kept = [file.read_bytes() for file in (outputs.glob(f"*/{ADAPTER_DIR}/{WEIGHTS}"))]
@@ -95,7 +95,7 @@ def test_study(
         mlflow.set_tracking_uri(None)
     assert Path(champion, WEIGHTS).read_bytes() == (outputs / "best" / WEIGHTS).read_bytes()
     best = parent.data.tags["lorahydra.best_run"]
-    assert found.get_model_version_by_alias("lorahydra-small", "champion").run_id == best
+    assert store.get_model_version_by_alias("lorahydra-small", "champion").run_id == best
 
     checked = client("-m", "lorahydra", "reproduce", "--uri", server.uri, "--check", best)
     assert checked.returncode == 0, checked.stderr

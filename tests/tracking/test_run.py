@@ -324,11 +324,11 @@ def test_a_run_that_mlflow_opened_becomes_ours(start: StartRun, client: Any, tmp
             parent_run_id=opened,
         )
         child.finish(State.COMPLETE)
-    found = client.get_run(opened)
-    assert found.info.run_name == "demo"
-    assert (found.data.tags["mlflow.source.type"], found.data.tags["lorahydra.kind"]) == ("PROJECT", "single")
-    assert found.data.params == {"n_trials": "3", "seed": "1"}
-    assert found.info.status == "FINISHED"
+    recorded = client.get_run(opened)
+    assert recorded.info.run_name == "demo"
+    assert (recorded.data.tags["mlflow.source.type"], recorded.data.tags["lorahydra.kind"]) == ("PROJECT", "single")
+    assert recorded.data.params == {"n_trials": "3", "seed": "1"}
+    assert recorded.info.status == "FINISHED"
     assert client.get_run(child.run_id).info.experiment_id == theirs
     assert client.get_experiment_by_name("ignored") is None
 

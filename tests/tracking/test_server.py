@@ -91,11 +91,11 @@ def undisturbed(stopped_server: Server, tmp_path_factory: pytest.TempPathFactory
         for part in range(3):
             log_part(run, part)
         assert run.finish(State.COMPLETE) == 0
-    found = content(stopped_server, run.run_id)
-    assert len(found["loss"]) == found["nan"] == 300
-    assert len(found["files"]) == 4
-    assert found["status"] == "FINISHED"
-    return found
+    recorded = content(stopped_server, run.run_id)
+    assert len(recorded["loss"]) == recorded["nan"] == 300
+    assert len(recorded["files"]) == 4
+    assert recorded["status"] == "FINISHED"
+    return recorded
 
 
 def arrived(server: Server, run: TrackedRun) -> bool:

@@ -86,11 +86,11 @@ def answering(status: int, text: str = "<html>hello</html>", knows: Sequence[str
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            known = self.path.endswith(tuple(knows))
-            self.send_response(200 if known else status)
-            self.send_header("Content-Type", "application/json" if known else "text/html")
+            answers = self.path.endswith(tuple(knows))
+            self.send_response(200 if answers else status)
+            self.send_header("Content-Type", "application/json" if answers else "text/html")
             self.end_headers()
-            self.wfile.write(b"{}" if known else text.encode())
+            self.wfile.write(b"{}" if answers else text.encode())
 
         do_GET = do_POST
 
@@ -322,8 +322,8 @@ def test_deleted_experiment(start: StartRun, client: Any) -> None:
 def test_artifact_location_of_a_new_experiment(start: StartRun, client: Any, tmp_path: Path) -> None:
     with start(artifact_location=str(tmp_path / "with space #1")) as run:
         run.text("x", "x.txt")
-    found = list((tmp_path / "with space #1").rglob("x.txt"))
-    assert [file.read_text() for file in found] == ["x"]
+    files = list((tmp_path / "with space #1").rglob("x.txt"))
+    assert [file.read_text() for file in files] == ["x"]
     assert [file.path for file in client.list_artifacts(run.run_id)] == ["x.txt"]
 
 

@@ -139,9 +139,9 @@ def test_run_that_ends_while_it_is_looked_for(
 ) -> None:
     """Its process is alive when its spool is listed, and has sent and deleted all when it is opened."""
     run = start()
-    found = find_unsent(tmp_path)
+    unsent = find_unsent(tmp_path)
     run.finish(State.COMPLETE)
-    monkeypatch.setattr(importlib.import_module("lorahydra.tracking.sync"), "find_unsent", lambda root: found)
+    monkeypatch.setattr(importlib.import_module("lorahydra.tracking.sync"), "find_unsent", lambda root: unsent)
     result = sync(tmp_path)
     assert (result.runs, result.busy) == ([], [])
     assert not (tmp_path / "out" / "tracking").exists()

@@ -195,8 +195,8 @@ def test_other_examples_are_refused(place: Place) -> None:
 
 def test_what_changes_no_adapter_may_change(place: Place, whole: tuple[bytes, float]) -> None:
     place.begin(dies_at=7)
-    found = place.again(save_steps=4, logging_steps=3, per_device_eval_batch_size=3, divergence_factor=9.0)
-    assert found[0] == whole[0]
+    resumed = place.again(save_steps=4, logging_steps=3, per_device_eval_batch_size=3, divergence_factor=9.0)
+    assert resumed[0] == whole[0]
 
 
 def test_a_new_training_forgets_an_old_ones_checkpoints(place: Place) -> None:

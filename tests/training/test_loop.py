@@ -249,9 +249,9 @@ def test_ranks_may_differ(place: Place, dtype: torch.dtype, tolerance: float) ->
     for index, setting in enumerate(settings):
         alone = place.train([setting], f"alone{index}")
         for name, value in weights(alone[0]).items():
-            found = weights(pack[index])[name]
-            assert found.dtype == value.dtype
-            assert float((found - value).norm()) <= tolerance * float(value.norm()), name
+            packed = weights(pack[index])[name]
+            assert packed.dtype == value.dtype
+            assert float((packed - value).norm()) <= tolerance * float(value.norm()), name
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adafactor", "adamw_torch_fused"])

@@ -254,7 +254,7 @@ def test_a_trial_that_is_going_on_is_left_alone(trials: Trials) -> None:
     with judge_server(plan) as server:
         trials("one", server, "judge.overlap=false", "judge.n_examples=1", "evaluation.baseline=false")
     assert len(refusals) == 1
-    assert "is still going on: wait for its end" in refusals[0]
+    assert "is still running: wait until it ends" in refusals[0]
 
 
 def test_overrides_that_cannot_be_read(trials: Trials) -> None:
@@ -315,9 +315,9 @@ def test_a_baseline_without_verdicts_is_left_out(trials: Trials, caplog: pytest.
 
 
 def question(user: str) -> str:
-    found = re.search(r"What is \d+\+\d+", user)
-    assert found is not None
-    return found[0]
+    match = re.search(r"What is \d+\+\d+", user)
+    assert match is not None
+    return match[0]
 
 
 def test_a_missing_key_is_found_before_anything_is_loaded(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +387,9 @@ def test_trials_that_were_judged_differently_have_no_ranking(trials: Trials) -> 
     with judge_server() as server:
         trials("one", server)
         trials("two", server, "judge/rubric=russian")
-        with pytest.raises(ConfigError, match=r"differs from the others in judge\.rubric\..*: scores do not compare"):
+        with pytest.raises(
+            ConfigError, match=r"differs from the others in judge\.rubric\..*: their scores cannot be compared"
+        ):
             judge_finalists([trials.folder / "one", trials.folder / "two"])
 
 

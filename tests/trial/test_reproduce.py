@@ -39,8 +39,8 @@ def test_metrics_are_compared_step_by_step() -> None:
         "nan": ((0, math.nan),),
         "twice": ((0, 2.0),),
     }
-    found = {entry.name: entry for entry in compare(before, again, tolerance=1e-3)}
-    assert {name: entry.agreement for name, entry in found.items()} == {
+    by_name = {entry.name: entry for entry in compare(before, again, tolerance=1e-3)}
+    assert {name: entry.agreement for name, entry in by_name.items()} == {
         "train/loss": Agreement.CLOSE,
         "eval/loss": Agreement.DIFFERENT,
         "gone": Agreement.MISSING,
@@ -48,8 +48,8 @@ def test_metrics_are_compared_step_by_step() -> None:
         "nan": Agreement.EQUAL,
         "twice": Agreement.EQUAL,
     }
-    assert found["train/loss"].difference == pytest.approx(4e-4)
-    assert (found["eval/loss"].before, found["eval/loss"].again) == (1.5, 1.6)
+    assert by_name["train/loss"].difference == pytest.approx(4e-4)
+    assert (by_name["eval/loss"].before, by_name["eval/loss"].again) == (1.5, 1.6)
 
 
 def test_an_earlier_step_that_differs_counts() -> None:
@@ -62,10 +62,10 @@ def test_time_and_cost_are_not_compared() -> None:
 
 
 def test_a_pruned_run_is_compared_as_far_as_it_went() -> None:
-    found = compare(
+    compared = compare(
         {"eval/loss": ((1, 2.0),)}, {"eval/loss": ((1, 2.0), (2, 1.0)), "x": ((0, 1.0),)}, tolerance=0, cut=True
     )
-    assert [(entry.name, entry.agreement) for entry in found] == [("eval/loss", "equal")]
+    assert [(entry.name, entry.agreement) for entry in compared] == [("eval/loss", "equal")]
 
 
 # --- with a store -----------------------------------------------------------------------------------------------------
@@ -79,8 +79,8 @@ def recorded(
     folder = tmp_path_factory.mktemp("recorded")
     shutil.copy(mlflow_database, folder)
     write_questions(folder / "rows ${x}.jsonl")
-    own = ("evaluation.max_new_tokens=6", "training.max_steps=2", "model.device=cpu")
-    overrides = [*scored_with(tiny_encoder), *own]
+    settings = ("evaluation.max_new_tokens=6", "training.max_steps=2", "model.device=cpu")
+    overrides = [*scored_with(tiny_encoder), *settings]
     config = compose(["model=local", f"model.name_or_path={tiny_model}", "data=local", "data.train_file=x", *overrides])
     config = dataclasses.replace(
         config,

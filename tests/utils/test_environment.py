@@ -30,12 +30,12 @@ def git(folder: Path, *words: str) -> str:
 
 
 def test_the_commit_and_no_changes(repository: Path) -> None:
-    found = environment("cpu")
-    assert found["code"] == {"commit": git(repository, "rev-parse", "HEAD"), "changes": None}
-    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert {"torch", "transformers", "peft", "mlflow"} <= set(found["packages"])
-    assert found["hardware"]["device"] == "cpu"
-    assert found["hardware"]["threads"] >= 1
+    described = environment("cpu")
+    assert described["code"] == {"commit": git(repository, "rev-parse", "HEAD"), "changes": None}
+    assert described["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"torch", "transformers", "peft", "mlflow"} <= set(described["packages"])
+    assert described["hardware"]["device"] == "cpu"
+    assert described["hardware"]["threads"] >= 1
 
 
 def test_changes_of_code_are_kept_and_of_nothing_else(repository: Path) -> None:

@@ -141,7 +141,7 @@ def test_ctrl_c_may_be_meant_for_one_step_and_sigterm_is_not(number: signal.Sign
 TWICE = """
 import signal, time
 from lorahydra.utils import interrupts
-interrupts.SECONDS_OF_ONE = {apart}
+interrupts.SAME_SIGNAL_SECONDS = {apart}
 interrupts.listen(lambda: "; go on with: X")
 try:
     signal.raise_signal(signal.{first})

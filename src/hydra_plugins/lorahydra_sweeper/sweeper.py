@@ -12,11 +12,11 @@ __all__ = ["LorahydraSweeper"]
 
 
 class LorahydraSweeper(OptunaSweeper):
-    """Upstream's Optuna sweeper with pruning, durable studies and MLflow.
+    """The Optuna sweeper of hydra-optuna-sweeper, with pruning, durable studies and MLflow.
 
     Args:
-        keys: Upstream's (sampler, direction, storage, study_name, n_trials, n_jobs, max_failure_rate,
-            custom_search_space, params) and ours (pruner, max_deaths, grid_steps).
+        keys: The keys of hydra-optuna-sweeper (sampler, direction, storage, study_name, n_trials, n_jobs,
+            max_failure_rate, custom_search_space, params) and lorahydra's own (pruner, max_deaths, grid_steps).
     """
 
     def __init__(self, **keys: Any) -> None:
@@ -32,6 +32,6 @@ class LorahydraSweeper(OptunaSweeper):
         """Run the study.
 
         Returns:
-            Its result; None when it goes on in other processes.
+            Its result; None if the study continues in other processes.
         """
         return self.sweeper.sweep(arguments)

@@ -95,7 +95,7 @@ def export_adapter(
         )
         (temporary / CARD).write_text(card, "utf-8", errors="replace")
     if not (target / CARD).is_file():  # another process was faster
-        raise OutputError(f"another program has created {target} meanwhile: choose another folder")
+        raise OutputError(f"another program has created {target} in the meantime: choose another folder")
 
 
 def _write_merged(folder: Path, target: Path, metadata: AdapterMetadata, dtype: str) -> tuple[str, tuple[str, ...]]:

@@ -8,9 +8,9 @@ with find_adapter("demo") as adapter:          # a study: its champion
 | name | adapter |
 |---|---|
 | a folder in PEFT's format | the folder itself; no store is read |
-| the id of an MLflow run | that of the trial, or of the study's best trial |
-| `models:/NAME@ALIAS`, `models:/NAME/VERSION` | that of a version of a registered model |
-| the name of a registered model or of a study | that of the version with the alias `champion` |
+| the id of an MLflow run | the adapter of that trial, or of that study's best trial |
+| `models:/NAME@ALIAS`, `models:/NAME/VERSION` | the adapter of that version of a registered model |
+| the name of a registered model or of a study | the adapter of the version with the alias `champion` |
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def store_address(uri: str | None = None) -> str:
 
 @contextmanager
 def find_adapter(name: str, *, uri: str | None = None, record: bool = False) -> Iterator[FoundAdapter]:
-    """Find an adapter; one that comes from a store is copied here for as long as the block runs.
+    """Find an adapter; one that comes from a store is copied to a temporary folder until the block ends.
 
     Args:
-        name: What the user calls it, see the table above. A folder goes before all else.
+        name: What the user calls it, see the table above. A folder takes precedence.
         uri: The store, as `store_address` takes it.
         record: Look for the run of a folder's adapter too; it is None if the store does not have it.
 
@@ -91,7 +91,7 @@ def find_adapter(name: str, *, uri: str | None = None, record: bool = False) -> 
 def _folder(name: str) -> Path:
     try:
         return Path(name).expanduser()
-    except RuntimeError:  # ~nobody
+    except RuntimeError:  # ~NAME, and no user has this name
         return Path(name)
 
 
@@ -102,7 +102,7 @@ def _is_adapter(folder: Path) -> bool:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # nothing can have this name
+    except (OSError, ValueError):  # no file can have this name
         return False
 
 
@@ -123,14 +123,15 @@ def _existing_store(uri: str | None, name: str, folder: Path) -> TrackingConfig:
     file = sqlite_file(address)
     if file is not None and not file.is_file():
         raise ModelError(
-            f"there is no adapter {name}: {_no_folder(folder)}, and no MLflow store at {shown(address)}; name the "
-            "store with --uri"
+            f"there is no adapter {name}: {_no_folder(folder)}, and there is no MLflow store at {shown(address)}; name "
+            "the store with --uri"
         )
     return TrackingConfig(uri=address)
 
 
 def _no_folder(folder: Path) -> str:
-    return f"the folder {folder} has no {ADAPTER_CONFIG_FILE}" if _is_folder(folder) else f"no folder {folder} is here"
+    what = f"has no {ADAPTER_CONFIG_FILE}" if _is_folder(folder) else "does not exist"
+    return f"the folder {folder} {what}"
 
 
 def _by_run(store: TrackingConfig, run_id: str) -> tuple[str, RecordedRun, RecordedRun | None]:
@@ -187,7 +188,7 @@ def _study_of(store: TrackingConfig, run: RecordedRun) -> RecordedRun | None:
     """The study that a trial's run has won; it has the scores on the test split."""
     try:
         study = read_run(store, run.tags[PARENT_TAG])
-    except (KeyError, TrackingError):  # it is not a study's, or the study was deleted
+    except (KeyError, TrackingError):  # the trial does not belong to a study, or the study was deleted
         return None
     return study if study.tags.get(Tag.BEST_RUN) == run.run_id else None
 

@@ -23,7 +23,7 @@ __all__ = ["model_card"]
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 WEIGHTS = ("evaluation.bertscore_weight", "evaluation.judge_weight")
 PLAIN = re.compile(r"[A-Za-z0-9 :,.+%()-]+")
-"""A sentence in which nothing is Markdown."""
+"""A sentence without Markdown syntax."""
 
 
 def model_card(
@@ -42,16 +42,16 @@ def model_card(
 
     Args:
         title: The heading.
-        metadata: Of the adapter.
+        metadata: The adapter's metadata.
         lora: PEFT's configuration of the adapter.
-        dtype: Of the exported weights.
+        dtype: Dtype of the exported weights.
         merged: Whether the adapter was merged into its base model.
         run: The trial's run, if the store has it.
         study: The run of the study that the trial has won.
         has_settings: Whether `generation_config.json` lies beside the weights.
         end_texts: Plain text that ends an answer, if the template has no control token for this.
     """
-    # Imported here: it takes longer than everything else that finds an adapter.
+    # Imported here because it is slow: everything else that finds an adapter takes less time.
     from huggingface_hub import ModelCard, ModelCardData
 
     base = metadata.model
@@ -136,7 +136,7 @@ def _hyperparameters(run: RecordedRun | None, lora: Mapping[str, Any]) -> dict[s
 
 
 def _public(place: str) -> str:
-    """A name as others may see it: the last part of a path of this machine, a hub id or an address as it is."""
+    """A model's name as others may see it: only the last part of a path on this machine; other names unchanged."""
     return PurePath(place).name or place if _is_local(place) else public_name(place)
 
 
@@ -155,7 +155,7 @@ def _code(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """The same in a table, in which a bar ends the cell unless an odd number of backslashes stands before it."""
+    """A code span for a table, in which a bar ends the cell unless an odd number of backslashes precedes it."""
     return re.sub(r"(\\*)\|", lambda bar: bar[1] + ("¦" if len(bar[1]) % 2 else r"\|"), _code(text))
 
 

@@ -67,7 +67,7 @@ def _run() -> int:
         except click.Abort:
             raise KeyboardInterrupt from None
         except click.exceptions.NoArgsIsHelpError as error:
-            # A group without a command: its help, on stderr and with 2, as everywhere in click.
+            # A group without a command prints its help to stderr and exits with 2, as everywhere in click.
             error.show()
             sys.exit(error.exit_code)
         except click.UsageError as error:

@@ -31,7 +31,7 @@ def _names(names: Callable[[click.Context], Iterable[str]]) -> Completer:
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         try:
             return [CompletionItem(name) for name in names(context) if name.startswith(incomplete)]
-        except LorahydraError:  # no store is here: nothing to offer
+        except LorahydraError:  # there is no store, so there is nothing to offer
             return []
 
     return complete

@@ -62,7 +62,7 @@ def check(
 
     FILE is JSONL, JSON, CSV or Parquet, a folder that `datasets` saved, or `demo`. Exits with 2 if the data
     cannot be trained on as they are, and names file, line and field of each problem. OVERRIDES are keys of train.py,
-    for example data.encoding=windows-1251; they beat the options.
+    for example data.encoding=windows-1251; they take precedence over the options.
     """
     from lorahydra.config.schema import DataConfig
     from lorahydra.data import check as check_data
@@ -94,7 +94,7 @@ def check(
 
 
 def _overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
-    """The configuration with keys written as for train.py."""
+    """The configuration with some values replaced by overrides of train.py."""
     from lorahydra.config.compose import compose, literal
 
     names = [override.partition("=")[0].removeprefix("data.").partition(".")[0] for override in overrides]
@@ -114,7 +114,7 @@ def _columns(text: str | None) -> ColumnsConfig:
     for name, _, column in pairs:
         if name.strip() not in names or not column.strip():
             raise click.BadParameter(
-                f"'{name}={column}': write question=q,answer=a with first names of {', '.join(names)}",
+                f"'{name}={column}': write NAME=COLUMN, as in question=q,answer=a, with NAME one of {', '.join(names)}",
                 click.get_current_context(),
                 param_hint="--columns",
             )

@@ -28,9 +28,9 @@ def evaluate(adapter: str, overrides: tuple[str, ...], uri: str | None) -> None:
 
     ADAPTER is a folder, the id of an MLflow run, models:/NAME@ALIAS, or the name of a study or registered model.
     OVERRIDES are those of train.py, for example data=local data.train_file=my.jsonl judge=gemini. The base model is
-    the one that the adapter names, unless they name another.
+    the one that the adapter names, unless OVERRIDES name another.
     """
-    # Before the adapter is looked for, because a typo in a key can be reported without a store.
+    # Composed before the adapter is looked for, so that a typo in a key is reported even without a store.
     config = compose(overrides)
     has_store = any(override.partition("=")[0] == "tracking.uri" for override in overrides)
     from lorahydra.adapters.find import find_adapter

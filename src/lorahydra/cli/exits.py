@@ -42,7 +42,7 @@ def exit_codes(resume_hint: Callable[[], str] = str) -> Iterator[None]:
     Args:
         resume_hint: Returns what to say after an interruption, or after a disk has failed.
     """
-    _never_choke()
+    _escape_unencodable()
     try:
         with noticed():
             yield
@@ -59,7 +59,7 @@ def exit_codes(resume_hint: Callable[[], str] = str) -> Iterator[None]:
         _end(f"interrupted{resume_hint()}", EXIT_INTERRUPTED)
 
 
-def _never_choke() -> None:
+def _escape_unencodable() -> None:
     """Write an escape for a character that the terminal's encoding does not have, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
@@ -69,10 +69,10 @@ def _never_choke() -> None:
 def _nobody_reads() -> bool:
     """Whether the reader of stdout has ended, as `head` does after a few lines. The rest of the output is dropped."""
     poll = select.poll()
-    poll.register(sys.stdout, 0)  # errors are told anyway
+    poll.register(sys.stdout, 0)  # poll reports errors even if no event is asked for
     if not poll.poll(0):
         return False
-    # Python writes out its buffer when it ends, and would complain.
+    # Python flushes its buffer when it ends, and would print an error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
 

@@ -60,7 +60,7 @@ def generate(
     as_json: bool,
     uri: str | None,
 ) -> None:
-    """Let adapter SOURCE answer PROMPTs, those of a file, piped text, or a chat on the terminal.
+    """Answer PROMPTs, the prompts of a file, or piped text with adapter SOURCE; or chat with it on the terminal.
 
     SOURCE is a folder, the id of an MLflow run, models:/NAME@ALIAS, or the name of a study or registered model.
     Answers go to stdout, everything else to stderr.
@@ -107,8 +107,8 @@ def _check_out(out: Path | None, file: str | None) -> None:
     if out.is_dir():
         raise OutputError(f"cannot write to {out}: it is a folder")
     if file is not None and out.absolute() == Path(file).expanduser().absolute():
-        raise ConfigError(f"--out {out} is the file of the prompts: choose another name")
-    # Answers take long, so check first that they can be written.
+        raise ConfigError(f"--out {out} is the file with the prompts: choose another name")
+    # Generating answers takes long, so check first that they can be written.
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}."):
@@ -122,7 +122,7 @@ def _conversations(prompts: Sequence[str], file: str | None, encoding: str) -> l
 
     text_encoding("--encoding", encoding)
     if file is not None and prompts:
-        raise ConfigError("prompts are arguments or those of --file, not both")
+        raise ConfigError("give prompts as arguments or with --file, not both")
     if file is not None:
         return _of_file(file, encoding)
     if not prompts and sys.stdin is not None and sys.stdin.isatty():
@@ -130,7 +130,7 @@ def _conversations(prompts: Sequence[str], file: str | None, encoding: str) -> l
     texts = list(prompts) or [_piped(encoding)]
     for text in texts:
         if not text.strip():
-            raise DataError("there is nothing to answer: give a PROMPT, --file, or pipe one in")
+            raise DataError("there is nothing to answer: give a PROMPT or --file, or pipe a prompt in")
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise DataError("the prompt is not UTF-8 text")
     return [(Message("user", text),) for text in texts]

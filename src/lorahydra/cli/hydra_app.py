@@ -124,10 +124,10 @@ def _study_hint() -> str:
 def _resume_hint(overrides: list[str], output_dir: str) -> str:
     """The command that continues a single trial after an interruption."""
     if Path(output_dir, ANSWERS_FILE).is_file():
-        return f"; nothing but verdicts is missing, go on with: lorahydra judges rejudge {shlex.quote(output_dir)}"
+        return f"; only verdicts are missing, go on with: lorahydra judges rejudge {shlex.quote(output_dir)}"
     ended = Path(output_dir, TRAINING_FILE).is_file()
     if not ended and not any(Path(output_dir, CHECKPOINTS_DIR).glob("checkpoint-*")):
-        return "; it starts anew when run again (training.save_steps=N keeps checkpoints to go on from)"
+        return "; run it again to start from the beginning (training.save_steps=N keeps checkpoints to go on from)"
     words = [without_password(override) for override in overrides]
     command = " ".join(shlex.quote(word) for word in (*words, "training.resume=true", f"hydra.run.dir={output_dir}"))
     return f"; go on with: {program_name()} {command}"

@@ -78,7 +78,8 @@ def _check_completion(overrides: Sequence[str]) -> None:
     command, _, shell = overrides[0].partition("=") if overrides else ("", "", "")
     if program_name().startswith("lorahydra"):
         _refuse(
-            'the completion of lorahydra is eval "$(_LORAHYDRA_COMPLETE=bash_source lorahydra)"; train.py has another'
+            "--shell-completion is an option of train.py: for lorahydra, use "
+            'eval "$(_LORAHYDRA_COMPLETE=bash_source lorahydra)"'
         )
     if command not in ("install", "uninstall", "query") or shell not in SHELLS:
         _refuse(f"--shell-completion needs install=SHELL with SHELL one of {', '.join(SHELLS)}")

@@ -97,8 +97,8 @@ def judge_again(folder: Path, overrides: tuple[str, ...], uri: str | None, stora
     """Judge the answers of a trial that failed because of its judge, and complete its MLflow run.
 
     DIR is the trial's output folder, or one that holds several. Nothing is trained or generated again, and no verdict
-    is asked for twice. A trial of a study counts in it from then on. OVERRIDES are judge.KEY=VALUE of keys that do not
-    change verdicts, for example judge.max_cost=2.
+    is asked for twice. A trial that belongs to a study counts there from then on. OVERRIDES are judge.KEY=VALUE of keys
+    that do not change verdicts, for example judge.max_cost=2.
     """
     from lorahydra.sweep.rejudge_trial import rejudge_trial
     from lorahydra.trial.finalists import find_trials

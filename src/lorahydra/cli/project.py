@@ -1,8 +1,8 @@
 """The entry points of `MLproject`: parameters of `mlflow run` become overrides, and results are recorded in its run.
 
 MLflow calls `scripts/project.py PROCESS ENTRY --NAME VALUE …` in the project's folder, which calls this module with a
-Python that has lorahydra's packages. Relative paths and outputs are relative to the folder in which `mlflow run`, the
-PROCESS, was called, which is another folder if the project comes from Git.
+Python that has lorahydra's packages. PROCESS is the id of the process of `mlflow run`. Relative paths and outputs are
+relative to the folder in which it was called, which is not the project's folder if the project comes from Git.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ CHECKED = {
     "n_trials": ("hydra.sweeper.n_trials", "[0-9]{1,9}", "a whole number"),
     "seed": ("seed", "[0-9]{1,9}", "a whole number"),
 }
-"""Key of each parameter whose values have a form, the form, and its name: nothing of Hydra's grammar is in it."""
+"""For each parameter with a fixed form: its key, a pattern that admits nothing of Hydra's grammar, and the form in
+words."""
 TEXTS = {"model": "model.name_or_path", "data_file": "data.train_file", "study_name": "study"}
 """Key of each parameter that may be any text."""
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run an entry point of `MLproject`.
 
     Args:
-        arguments: MLflow's process, the entry's name, then `--NAME VALUE` pairs, which are the user's.
+        arguments: The id of MLflow's process, the entry's name, then the user's `--NAME VALUE` pairs.
     """
     process, entry, *rest = arguments
     names, values = rest[::2], rest[1::2]
@@ -59,7 +60,9 @@ def main(arguments: Sequence[str]) -> None:
     project = Path.cwd()
     if command[0] == "pytest":
         sys.exit(subprocess.call([sys.executable, "-m", *command]))
-    with contextlib.suppress(psutil.Error, OSError):  # on some systems it cannot be told: outputs go to the project
+    with contextlib.suppress(
+        psutil.Error, OSError
+    ):  # not every system tells the folder: outputs then go to the project
         os.chdir(psutil.Process(int(process)).cwd())
     if command[0] == "lorahydra":
         from lorahydra.cli import main as lorahydra

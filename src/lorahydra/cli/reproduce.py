@@ -37,7 +37,8 @@ def reproduce(
 ) -> int:
     """Run trial RUN_ID again with the configuration in MLflow, and compare every metric.
 
-    OVERRIDES are keys with another value now, for example data.train_file=there.jsonl. Exit code 1: a metric differs.
+    OVERRIDES are keys that have another value now, for example data.train_file=there.jsonl. The exit code is 1 if a
+    metric differs.
     """
     from lorahydra.adapters.find import store_address
     from lorahydra.trial.reproduce import read_recorded
@@ -63,7 +64,7 @@ def _show_run(recorded: Recorded) -> None:
     for dataset in run.datasets:
         click.echo(f"  {dataset.context} data: {dataset.rows} rows of {dataset.source}, digest {dataset.digest}")
     if not recorded.environment:
-        click.echo("It was recorded without its environment: nothing to compare code, packages and machine with.")
+        click.echo("The run has no record of its environment, so code, packages and machine cannot be compared.")
         return
     lines = recorded.differences()
     if not lines:

@@ -47,7 +47,7 @@ PACKAGES = ("fastapi", "uvicorn", "jinja2", "python_multipart", "itsdangerous")
 @click.option(
     "--models",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder whose folders may be named as base models [default: models in the folder].",
+    help="Folder whose subfolders can be chosen as base models [default: models in the folder].",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Hydra override for every study.")
 @click.option(

@@ -33,7 +33,7 @@ def note(text: str) -> None:
 
 
 def printable(text: str, terminal: bool | None = None) -> str:
-    """A model's or a file's text, with characters that would control the `terminal` (by default stdout) spelled out."""
+    """Text of a model or a file; on a `terminal` (by default, if stdout is one) control characters are escaped."""
     if not (sys.stdout.isatty() if terminal is None else terminal):
         return text
     return "".join(

@@ -49,4 +49,4 @@ def _report(result: SyncResult) -> None:
         end = ", closed as interrupted" if run.interrupted else ""
         click.echo(f"Sent {run.entries} entries of run {run.run_name} ({run.run_id}) to {run.store}{end}.")
     for folder in result.busy:
-        click.echo(f"{folder}: the run is still going on and sends by itself.")
+        click.echo(f"{folder}: the run is still in progress and sends its data itself.")

@@ -24,10 +24,10 @@ launcher_log = BasicLauncher.__module__
 
 
 def main_hydra(config_dir: Path) -> Hydra:
-    """Hydra as `@hydra.main` makes it.
+    """Hydra, set up as `@hydra.main` does it.
 
-    In public there is `@hydra.main`, which reads the command line and exits the process, and `compose`, which runs no
-    sweeper.
+    The public API has only `@hydra.main`, which reads the command line and exits the process, and `compose`, which does
+    not run a sweeper.
     """
     search_path = create_automatic_config_search_path(None, None, str(config_dir))
     return Hydra.create_main_hydra2("lorahydra", search_path)

@@ -86,7 +86,7 @@ def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Exp
     register()
     try:
         with initialize_config_dir(str(folder or config_dir())):
-            # The file asks a running Hydra application for its folder, and here is none.
+            # The shipped config asks the running Hydra application for its folder, and none is running here.
             default = f"output_dir={ExperimentConfig.output_dir}"
             return to_config(hydra_compose("config", overrides=[default, *readable(overrides)]))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -224,7 +224,7 @@ def _plain(value: Any) -> Any:
 
 
 def _refuse_unknown_keys(tree: Any, default: Any, prefix: str) -> None:
-    """Find keys that `+key=value` slipped past Hydra's own check."""
+    """Refuse keys that `+key=value` slipped past Hydra's own check."""
     for key in tree:
         value = getattr(default, str(key), None)
         if not hasattr(default, str(key)):
@@ -283,7 +283,7 @@ def _unknown_choice(error: MissingConfigException) -> ConfigError:
     if group == "judge":
         return JudgeNotFoundError(name, registered_judges())
     if not group:
-        return ConfigError(f"config '{name}' not found in {config_dir()}")
+        return ConfigError(f"config '{name}' does not exist in {config_dir()}")
     return ConfigError(
         f"{group}={name} does not exist: choose one of {', '.join(options)}{did_you_mean(name, options)}"
     )

@@ -299,7 +299,7 @@ class TrackingConfig:
         for name, limit in NAME_LENGTHS.items():
             length = len(getattr(self, name) or "")
             if length > limit:
-                raise ConfigError(f"tracking.{name} has {length} characters: MLflow keeps {limit} of it, shorten it")
+                raise ConfigError(f"tracking.{name} has {length} characters, and MLflow keeps {limit}: shorten it")
         at_least("tracking.retry_seconds", self.retry_seconds, 0)
         one_of("tracking.log_model", self.log_model, ("winner", "all", "none"))
         if self.run_id is not None and not re.fullmatch(r"[0-9a-f]{32}", self.run_id):

@@ -34,12 +34,16 @@ class SearchConfig:
 
 
 def objectives(value: object) -> list[str]:
-    """The names in `objective`, which is one name or a list of different ones."""
+    """The names in `objective`, which is one name or a list of different ones.
+
+    Raises:
+        ConfigError: There is no name, or one is unknown or occurs twice.
+    """
     names = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
     if not names:
         raise ConfigError(f"objective={value} is not allowed: give one or a list of {', '.join(OBJECTIVES)}")
     for name in names:
         one_of("objective", name, OBJECTIVES)
     if len(set(names)) < len(names):
-        raise ConfigError(f"objective={value} names one thing twice")
+        raise ConfigError(f"objective={value} is not allowed: name each objective once")
     return names

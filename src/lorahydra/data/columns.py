@@ -41,14 +41,14 @@ class Scheme:
         return self.required + self.optional
 
 
-AROUND = ("system", "history", "tools")
+CONTEXT = ("system", "history", "tools")
 """Columns besides a question and its answer: the system message, earlier turns, and tools that may be called."""
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
-        Scheme("prompt_completion", ("prompt", "completion"), optional=AROUND),
-        Scheme("instruction", ("instruction", "output"), optional=("input", *AROUND)),
-        Scheme("question_answer", ("question", "answer"), optional=AROUND),
+        Scheme("prompt_completion", ("prompt", "completion"), optional=CONTEXT),
+        Scheme("instruction", ("instruction", "output"), optional=("input", *CONTEXT)),
+        Scheme("question_answer", ("question", "answer"), optional=CONTEXT),
         Scheme("messages", ("messages",), optional=("system", "tools"), keys=("role", "content")),
         Scheme("conversations", ("conversations",), optional=("system", "tools"), keys=("from", "value")),
     )
@@ -63,8 +63,11 @@ def known_columns(mapping: Mapping[str, str]) -> frozenset[str]:
 def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], source: str) -> Layout:
     """Choose the scheme that fits the columns of a source.
 
-    What is wanted is `data.format`, a scheme's name or `auto`. The mapping is `data.columns`: scheme column → column of
-    the source.
+    Args:
+        columns: The source's columns.
+        wanted: `data.format`: a scheme's name, or `auto`.
+        mapping: `data.columns`: scheme column → column of the source.
+        source: Name of the source in errors.
 
     Raises:
         DataError: No scheme fits, or more than one.
@@ -133,7 +136,7 @@ class Layout:
         return {name: self.column(name) for name in self.scheme.required + self.scheme.optional}
 
     def messages(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
-        """Turn a row into messages that end with an answer which carries loss.
+        """Turn a row into messages that end with an answer that carries loss.
 
         Raises:
             RowError: Something is missing, of the wrong type, empty or out of order.
@@ -151,7 +154,7 @@ class Layout:
         return messages[: last + 1]
 
     def question(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
-        """Turn a row into messages up to the one to answer, without an answer in the row; raises like `messages`."""
+        """Turn a row into the messages up to the one to answer, without the answer to it. Raises like `messages`."""
         if not self.scheme.keys:
             return self._prompt(row)
         messages = self._conversation(row)
@@ -167,7 +170,7 @@ class Layout:
         Raises:
             RowError: They are not a list of objects.
         """
-        return self._around(row, "tools", read_tools)
+        return self._context(row, "tools", read_tools)
 
     def _prompt(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
         """The system message where there is one, the turns before, and the question."""
@@ -175,15 +178,15 @@ class Layout:
         column = self.column("input")
         if "input" in self.scheme.optional and (extra := optional_text(row.get(column), column)):
             prompt = f"{prompt}\n\n{extra}"
-        return *self._system(row), *self._around(row, "history", read_history), Message("user", prompt)
+        return *self._system(row), *self._context(row, "history", read_history), Message("user", prompt)
 
     def _system(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
         """The column's system message: an empty column stands for none, unlike an empty message."""
-        text = self._around(row, "system", optional_text)
+        text = self._context(row, "system", optional_text)
         return (Message("system", text),) if text else ()
 
-    def _around(self, row: Mapping[str, Any], name: str, read: Callable[[object, str], Read]) -> Read:
-        """The value of an optional column, as `read` returns it."""
+    def _context(self, row: Mapping[str, Any], name: str, read: Callable[[object, str], Read]) -> Read:
+        """The value of one of the `CONTEXT` columns, as `read` returns it."""
         column = self.column(name)
         try:
             return read(row.get(column), column)
@@ -213,8 +216,8 @@ class Layout:
                     continue
                 what = "a second system message" if messages[0].role == "system" else "a system message after others"
                 if len(messages) == from_column:
-                    what = "another system message than the column has"
-                raise RowError(f"{what}: only the first message may be one", field=where)
+                    what = "a system message that differs from the column's"
+                raise RowError(f"{what}: only the first message may be a system message", field=where)
             messages.append(message)
         return tuple(messages)
 

@@ -24,13 +24,13 @@ class Message:
     content: str
     """The text, exactly as in the source."""
     extras: str = ""
-    """More for the chat template, as a JSON object: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`."""
+    """Other keys for the chat template, as a JSON object: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`."""
     learned: bool = True
     """Whether an answer carries loss; the last one of an example always does."""
 
     @property
     def fields(self) -> dict[str, Any]:
-        """More for the chat template, by key."""
+        """The `extras` as a mapping."""
         return json.loads(self.extras) if self.extras else {}
 
 

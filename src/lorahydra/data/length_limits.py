@@ -98,7 +98,7 @@ class Fit:
         return f"the shortest one has {self.fault(row)}: raise data.max_length"
 
     def warnings(self, split: str) -> Iterator[str]:
-        """What is not used of the split, one line each."""
+        """Which rows of the split are left out or cut, in one line for each reason."""
         total = len(self.lengths)
         if self.overlong == "error":
             return

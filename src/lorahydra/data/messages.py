@@ -5,7 +5,7 @@ Besides the text, these keys of a message are used; any other key that holds som
 | key | meaning |
 |---|---|
 | `weight`, `train` | 0 or false: this answer carries no loss |
-| `tool_calls`, `function_call` | calls of tools, for the chat template |
+| `tool_calls`, `function_call` | tool calls, for the chat template |
 | `tool_call_id`, `name` (of a tool) | which call is answered, for the chat template |
 | `reasoning_content` | the reasoning before the answer, for chat templates that have a place for it |
 """

@@ -52,13 +52,13 @@ def connection_fault(error: BaseException) -> JudgeFault | None:
     """
     chain = list(causes(error))
     where = next((f" ({origin})" for origin in map(_origin, chain) if origin), "")
-    for found in chain:
-        if isinstance(found, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(found):
-            return JudgeFault(Fault.CERTIFICATE, f"{one_line(str(found))}{where}")
+    for cause in chain:
+        if isinstance(cause, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(cause):
+            return JudgeFault(Fault.CERTIFICATE, f"{one_line(str(cause))}{where}")
     every = set().union(*map(_class_names, chain))
     # The SDK's own words come first and say least: "Connection error."
-    said = [found for found in chain if _class_names(found) & {*TRANSPORT, "OSError"} and str(found)]
-    message = (one_line(str((said or chain)[-1])).rstrip(". ") or type(error).__name__) + where
+    telling = [cause for cause in chain if _class_names(cause) & {*TRANSPORT, "OSError"} and str(cause)]
+    message = (one_line(str((telling or chain)[-1])).rstrip(". ") or type(error).__name__) + where
     # urllib3 counts a connection that was never made among its timeouts.
     if any("Timeout" in name for name in every) and "NewConnectionError" not in every:
         return JudgeFault(Fault.TIMEOUT, message)
@@ -83,11 +83,11 @@ def _origin(error: BaseException) -> str | None:
 def malformed_fault(error: Exception) -> JudgeFault:
     """The fault behind an SDK's exception about a body, in the service's words where the exception holds them."""
     said = str(error) or type(error).__name__
-    for found in causes(error):
-        if callable(errors := getattr(found, "errors", None)) and (problems := errors()):  # pydantic's
+    for cause in causes(error):
+        if callable(errors := getattr(cause, "errors", None)) and (problems := errors()):  # pydantic's
             where = ".".join(str(step) for step in problems[0]["loc"])
             said = f"{where}: {problems[0]['msg']}, found {problems[0]['input']!r}"
-        if body := getattr(found, "doc", ""):  # json's
+        if body := getattr(cause, "doc", ""):  # json's
             said = f"{said}: {body}"
     return JudgeFault(Fault.UNPARSEABLE, f"malformed reply ({one_line(said)})")
 

@@ -51,22 +51,22 @@ def objects(text: str) -> Iterator[dict[str, Any]]:
     while position >= 0:
         try:
             try:
-                found, end = decoder.raw_decode(text, position)
+                parsed, end = decoder.raw_decode(text, position)
             except (ValueError, RecursionError):
                 strict, end = _as_json(text, position)
-                found = decoder.decode(strict)
+                parsed = decoder.decode(strict)
         except ValueError:
             if LOOKS_LIKE_JSON.match(text, position):
                 raise
             end = position + 1
         else:
-            yield found
+            yield parsed
         position = text.find("{", end)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else DuplicateKeys(found)
+    values = dict(pairs)
+    return values if len(values) == len(pairs) else DuplicateKeys(values)
 
 
 def _as_json(text: str, position: int) -> tuple[str, int]:

@@ -64,9 +64,9 @@ def read_verdict(reply: JudgeReply, rubric: RubricConfig, shown: JudgeCase | Non
     verdicts: list[Verdict] = []
     problem = "there is no JSON object in it"
     try:
-        for found in objects(_unwrapped(text)):
+        for parsed in objects(_unwrapped(text)):
             try:
-                verdicts.append(_verdict(found, reply, rubric, shown))
+                verdicts.append(_verdict(parsed, reply, rubric, shown))
             except ValueError as error:
                 problem = str(error)
     except ValueError:
@@ -94,15 +94,15 @@ def _unwrapped(text: str) -> str:
     """The text itself, or the content of a reply that is one JSON string."""
     if text.lstrip().startswith('"'):
         try:
-            found = json.loads(text)
+            content = json.loads(text)
         except (ValueError, RecursionError):
             return text
-        return str(found)
+        return str(content)
     return text
 
 
-def _verdict(found: Mapping[str, Any], reply: JudgeReply, rubric: RubricConfig, shown: JudgeCase | None) -> Verdict:
-    fields = _by_lower_key(found)
+def _verdict(parsed: Mapping[str, Any], reply: JudgeReply, rubric: RubricConfig, shown: JudgeCase | None) -> Verdict:
+    fields = _by_lower_key(parsed)
     given = fields.get("scores", fields)
     if not isinstance(given, dict):
         raise ValueError("its scores are not an object")
@@ -133,9 +133,9 @@ def _verdict(found: Mapping[str, Any], reply: JudgeReply, rubric: RubricConfig, 
     )
 
 
-def _by_lower_key(found: Mapping[str, Any]) -> dict[str, Any]:
-    lower = {str(key).strip().lower(): value for key, value in found.items()}
-    if len(lower) < len(found) or isinstance(found, DuplicateKeys):
+def _by_lower_key(values: Mapping[str, Any]) -> dict[str, Any]:
+    lower = {str(key).strip().lower(): value for key, value in values.items()}
+    if len(lower) < len(values) or isinstance(values, DuplicateKeys):
         raise ValueError("it has the same key twice")
     return lower
 

@@ -86,11 +86,11 @@ class Judgement:
     @property
     def given(self) -> list[float | None]:
         """Mean score of each example, 0…100; None without a verdict."""
-        return [_mean([verdict.score for verdict in found]) if found else None for found in self.verdicts]
+        return [_mean([verdict.score for verdict in given]) if given else None for given in self.verdicts]
 
     @property
     def scores(self) -> list[float | None]:
-        """Those of them that count."""
+        """The `given` scores that count; None for the others."""
         return [None if example in self.left_out else score for example, score in enumerate(self.given)]
 
     @property
@@ -103,18 +103,18 @@ class Judgement:
     def criteria(self) -> list[str | None]:
         """Mean score of each criterion, 0…5, as text; None without a verdict."""
         return [
-            ", ".join(f"{name} {_mean([verdict.scores[name] for verdict in found]):g}" for name in found[0].scores)
-            if found
+            ", ".join(f"{name} {_mean([verdict.scores[name] for verdict in given]):g}" for name in given[0].scores)
+            if given
             else None
-            for found in self.verdicts
+            for given in self.verdicts
         ]
 
     @property
     def reasons(self) -> list[str | None]:
         """What the judge said, or why it said nothing; None for an example that is not judged."""
         return [
-            "\n".join(verdict.reasoning for verdict in found) or missing
-            for found, missing in zip(self.verdicts, self.missing, strict=True)
+            "\n".join(verdict.reasoning for verdict in given) or missing
+            for given, missing in zip(self.verdicts, self.missing, strict=True)
         ]
 
     @property
@@ -130,12 +130,12 @@ class Judgement:
     @property
     def coverage(self) -> float:
         """Share of the examples to judge that have a verdict."""
-        return sum(bool(found) for found in self.verdicts) / self.chosen
+        return sum(bool(given) for given in self.verdicts) / self.chosen
 
     @property
     def models(self) -> list[str]:
         """Models that gave the verdicts."""
-        return sorted({verdict.model for found in self.verdicts for verdict in found})
+        return sorted({verdict.model for given in self.verdicts for verdict in given})
 
     @property
     def main_fault(self) -> str:
@@ -186,9 +186,9 @@ class Judgement:
         reason = str(self.error) if self.error is not None else "not judged"
         self.verdicts, self.missing = [], []
         for keys in self._keys:
-            found = [outcomes.get(key, reason) for key in keys]
-            self.verdicts.append(tuple(outcome for outcome in found if isinstance(outcome, Verdict)))
-            self.missing.append(next((outcome for outcome in found if isinstance(outcome, str)), None))
+            results = [outcomes.get(key, reason) for key in keys]
+            self.verdicts.append(tuple(outcome for outcome in results if isinstance(outcome, Verdict)))
+            self.missing.append(next((outcome for outcome in results if isinstance(outcome, str)), None))
         self.failures = sum(not isinstance(outcomes.get(key), Verdict) for key in self._cases)
 
     def _start_threads(self) -> None:

@@ -146,7 +146,7 @@ def _encoder(name: str, layers: int, device: str) -> Encoder:
 
     def unusable(error: Exception) -> LorahydraError:
         if isinstance(error, AssertionError):  # bert-score's own check of the layer
-            return ConfigError(f"evaluation.bertscore_num_layers={layers} is not possible: {error}")
+            return ConfigError(f"evaluation.bertscore_num_layers={layers} is not allowed: {error}")
         return ModelError(f"evaluation.bertscore_model={name} cannot be loaded: {reason(error)}")
 
     with library_errors(unusable), no_progress_bars():
@@ -196,7 +196,7 @@ def _encoder_folder(name: str) -> Path:
     if path.is_dir():
         return path.resolve()
     return snapshot(
-        name, None, ENCODER_FILES, lambda found: (found / "config.json").is_file() and _has_weights(found), key
+        name, None, ENCODER_FILES, lambda folder: (folder / "config.json").is_file() and _has_weights(folder), key
     )
 
 

@@ -83,11 +83,11 @@ def _checked(content: Mapping[str, Any]) -> AdapterMetadata:
     metadata = AdapterMetadata(**{**content, "model": model})
     for text in (*vars(model).values(), metadata.base_digest, metadata.system_prompt, metadata.run_id):
         if not isinstance(text, str | None):
-            raise TypeError("a text is expected")
+            raise TypeError("one of its values is not text")
         (text or "").encode()  # half of a surrogate pair, which JSON can hold, is not text
     if model.chat_template is not None and "{" not in model.chat_template:
         # A path would name a file of this machine, even if another machine wrote it.
-        raise ValueError("the chat template is not a template")
+        raise ValueError("the chat template is not Jinja text")
     if type(metadata.max_new_tokens) is not int or metadata.max_new_tokens < 1:
         raise ValueError("max_new_tokens is not a valid length")
     if metadata.special_tokens not in SPECIAL_TOKENS:

@@ -134,7 +134,7 @@ def _entry(model: str | PackagedModel) -> PackagedModel:
     if model not in PACKAGED:
         close = get_close_matches(model.lower(), PACKAGED, n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ModelError(f"no packaged model is called '{model}'{hint}; there are {', '.join(sorted(PACKAGED))}")
+        raise ModelError(f"there is no packaged model '{model}'{hint}: choose one of {', '.join(sorted(PACKAGED))}")
     return PACKAGED[model]
 
 

@@ -28,7 +28,8 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
         if highest >= rows:
             raise ModelError(
                 f"the tokenizer of {name} has the token {tokens[highest]!r} with id {highest}, and the model has "
-                f"embeddings for {rows} tokens only: the tokenizer is another model's; copy or download both again"
+                f"embeddings for {rows} tokens only: the tokenizer belongs to another model; copy or download both "
+                "again"
             )
         if tokenizer.pad_token_id >= rows and tokenizer.eos_token is not None:
             tokenizer.pad_token = tokenizer.eos_token

@@ -56,7 +56,7 @@ class Choices:
     """Judges and base models of one server.
 
     Args:
-        models_folder: Its folders may be named as base models.
+        models_folder: Its subfolders can be chosen as base models.
         overrides: Hydra overrides of every fine-tune, which may set a judge's address or key.
     """
 
@@ -101,7 +101,7 @@ class Choices:
         return Message(text, "key", judge=name, variables=" / ".join(config.key_names))
 
     def require_judge(self, name: str | None) -> None:
-        """Refuse a judge that is not set up here; None is no judge."""
+        """Refuse a judge that is not set up here; None stands for scoring without a judge."""
         missing = None if name is None else self.missing(name)
         if isinstance(missing, Message):
             hint = f"{missing}; or start with use_llm_judge false"

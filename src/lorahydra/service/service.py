@@ -48,7 +48,7 @@ class ServiceConfig:
     upload_limit: int = 1 << 30
     """Largest size of a dataset in bytes."""
     models_folder: Path | None = None
-    """Its folders may be named as base models; None is `models` in the service's folder."""
+    """Its subfolders can be chosen as base models; None is `models` in the service's folder."""
     overrides: tuple[str, ...] = ()
     """Hydra overrides for every fine-tune, for example `judge.base_url=http://127.0.0.1:8001/v1`."""
     mlflow_url: str | None = None

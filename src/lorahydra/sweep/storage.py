@@ -52,7 +52,7 @@ def open_storage(url: str | None, *, create: bool = True) -> BaseStorage:
     file = databases.sqlite_file(url)
     if file is not None:
         if not create and not file.is_file():
-            raise StudyError(f"there is no study store {file}: give it with --storage, or go where it is")
+            raise StudyError(f"there is no study store {file}: give it with --storage, or go to its folder")
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
     engine = databases.open_engine(url, KEY, SECONDS_TO_WAIT)

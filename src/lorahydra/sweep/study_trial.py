@@ -59,7 +59,7 @@ def run_study_trial(config: ExperimentConfig, overrides: Sequence[str], trial: R
 
 
 def _result_of_saved_predictions(place: _Place, config: ExperimentConfig) -> TrialResult | None:
-    """The result of an earlier attempt at the same parameters that lacks nothing but verdicts."""
+    """The result of an earlier attempt at the same parameters that lacks only verdicts."""
     kept = saved_predictions(place.trial, config)
     if kept is None:
         return None

@@ -157,8 +157,12 @@ class TrainingFolder:
         return sorted((path for path in steps if steps[path].isdecimal()), key=lambda path: -int(steps[path]))
 
     def _write(self, path: Path, folder: Path, files: Sequence[str], trained: TrainedAdapter) -> None:
-        found = {name: value for name, value in vars(trained).items() if name != "folder"}
-        record = {"settings": self._settings, "files": {name: _digest(folder / name) for name in files}, "found": found}
+        results = {name: value for name, value in vars(trained).items() if name != "folder"}
+        record = {
+            "settings": self._settings,
+            "files": {name: _digest(folder / name) for name in files},
+            "found": results,
+        }
         with atomic_file(path) as temporary:
             temporary.write_text(json.dumps(record, indent=1), "utf-8")
 

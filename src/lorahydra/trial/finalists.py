@@ -150,6 +150,8 @@ def _check_alike(trials: Sequence[SavedTrial], newest: ExperimentConfig) -> None
         keys = differing(trial.config, newest, SCORE_NEUTRAL_KEYS | REJUDGING_NEUTRAL_KEYS)
         keys = [key for key in keys if key.startswith(("judge.", "evaluation.")) or key == "seed"]
         if keys:
-            raise ConfigError(f"{trial.folder} differs from the others in {', '.join(keys)}: scores do not compare")
+            raise ConfigError(
+                f"{trial.folder} differs from the others in {', '.join(keys)}: their scores cannot be compared"
+            )
         if trial.predictions.examples.digest != trials[0].predictions.examples.digest:
             raise ConfigError(f"{trial.folder} and {trials[0].folder} have predictions for different examples")

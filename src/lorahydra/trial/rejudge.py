@@ -108,7 +108,7 @@ def reopened(
 ) -> TrackedRun:
     """The trial's run, after everything unsent has been sent to it; `OutputError` if the trial is still running."""
     if patiently(config.tracking, lambda: sync(trial.folder, tracking_uri)).busy:
-        raise OutputError(f"the trial in {trial.folder} is still going on: wait for its end")
+        raise OutputError(f"the trial in {trial.folder} is still running: wait until it ends")
     return reopen_run(config.tracking, output_dir=trial.folder, run_id=trial.run_id, forget_failure=forget_failure)
 
 

@@ -224,7 +224,7 @@ def _warn_of_other_inputs(before: RecordedRun, again: RecordedRun) -> None:
     for name in (Tag.BASE_DIGEST, Tag.JUDGE_MODEL, Tag.JUDGE_PROMPT):
         old, new = before.tags.get(name), again.tags.get(name)
         if old != new:
-            logger.warning("%s is not what it was: %s → %s", name, old, new)
+            logger.warning("%s has changed: %s → %s", name, old, new)
 
 
 def _config(text: str, overrides: Sequence[str], tracking: Mapping[str, Any], run_id: str) -> ExperimentConfig:
@@ -239,7 +239,7 @@ def _config(text: str, overrides: Sequence[str], tracking: Mapping[str, Any], ru
     try:
         return restored_config(values, overrides)
     except ConfigError as error:
-        raise ConfigError(f"{error} (in {CONFIG_FILE} of run {run_id}, or in what was changed of it)") from error
+        raise ConfigError(f"{error} (in {CONFIG_FILE} of run {run_id}, or in the changes to it)") from error
 
 
 def _mapping(text: str | None) -> dict[str, Any]:

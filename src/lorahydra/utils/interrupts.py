@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 EXIT_INTERRUPTED = 130
-SECONDS_OF_ONE = 0.2
-"""Signals so close together are one: a terminal and a launcher may both pass on the same Ctrl-C."""
+SAME_SIGNAL_SECONDS = 0.2
+"""Signals that are closer together count as one: a terminal and a launcher may both pass on the same Ctrl-C."""
 
 _first: float | None = None
 """`time.monotonic()` of the signal that ends this process or this study."""
@@ -42,6 +42,7 @@ _hint: Callable[[], str] | None = None
 _postponed = 0
 """Number of blocks around the current code that an interrupt must not cut in two."""
 _ended = False
+"""Whether everything is done, so that a signal may end the process without a message."""
 
 
 def listen(hint: Callable[[], str], *, always: bool = False) -> None:
@@ -49,12 +50,12 @@ def listen(hint: Callable[[], str], *, always: bool = False) -> None:
 
     The first one raises `KeyboardInterrupt`. A later Ctrl-C ends the process at once with exit code 130 and one line,
     which ends with the `hint` on how to go on; a later SIGTERM changes nothing. May be called again with another hint:
-    what has come is not forgotten. With `always`, it works even if the process was started with Ctrl-C ignored, as
-    shells do with background jobs.
+    signals that have come are not forgotten. With `always`, it works even if the process was started with Ctrl-C
+    ignored, as shells do with background jobs.
     """
     global _hint, _ended
     _hint, _ended = hint, False
-    sys.unraisablehook = _say_unraisable
+    sys.unraisablehook = _report_unraisable
     signal.signal(signal.SIGTERM, _handle)
     if always or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _handle)
@@ -65,10 +66,10 @@ def listening() -> Iterator[None]:
     """Remember Ctrl-C inside the block, in a process that goes on after it, such as a notebook.
 
     Raises:
-        KeyboardInterrupt: At the end of the block, if it was lost inside.
+        KeyboardInterrupt: At the end of the block, if an interrupt was lost inside.
     """
     global _first
-    # A handler that is already there stays, and only the main thread may handle signals.
+    # A handler that is already installed stays, and only the main thread may handle signals.
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -124,7 +125,7 @@ def raise_if_interrupted() -> None:
 
 
 def forget() -> None:
-    """Go on after a Ctrl-C that was meant for one step only; a SIGTERM, which is meant for the process, comes again."""
+    """Go on after a Ctrl-C that was meant for one step only; a SIGTERM, which ends the process, is raised again."""
     global _first
     if _number is signal.SIGTERM:
         raise_if_interrupted()
@@ -145,15 +146,15 @@ def _handle(number: int, _: FrameType | None) -> None:
     if _first is None:
         _first, _number = now, signal.Signals(number)
     elif _hint is not None:
-        if number != signal.SIGINT or now - _first < SECONDS_OF_ONE:
+        if number != signal.SIGINT or now - _first < SAME_SIGNAL_SECONDS:
             return
         _end_at_once(f"lorahydra: interrupted twice: ended at once{_hint()}\n")
     if not _postponed:
         raise KeyboardInterrupt
 
 
-def _say_unraisable(lost: Any) -> None:
-    """Say that an exception was lost, unless it is an interrupt, which is remembered."""
+def _report_unraisable(lost: Any) -> None:
+    """Report an exception that was lost, unless it is an interrupt, which is remembered."""
     if not (_first is not None and issubclass(lost.exc_type, KeyboardInterrupt)):
         sys.__unraisablehook__(lost)
 

@@ -2,7 +2,7 @@
 
 Training sees what generation will see: the prompt's tokens (everything before the last answer, with the template's
 generation prompt), then those of the answer. Where a tokenizer would join the two with one token, they are tokenized
-separately. Only examples in which names of control tokens stay text are not tokenized in the tokenizer's usual way.
+separately. The tokenizer works in its usual way, except on examples with names of control tokens that must stay text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lorahydra.errors import ModelError
 __all__ = ["IGNORE_INDEX", "ChatFormat", "Tokens"]
 
 IGNORE_INDEX = -100
-"""Label of a token without loss, as torch's cross entropy has it."""
+"""Label of a token without loss: the default `ignore_index` of torch's cross entropy."""
 VERSION = 1
 """Part of the fingerprint: raise it when the same conversation is tokenized differently."""
 
@@ -36,7 +36,7 @@ class Tokens(NamedTuple):
     spans: list[Span]
     """Positions of the tokens that carry loss."""
     lost: tuple[RowWarning, ...] = ()
-    """What the example holds and the template has no place for."""
+    """What the example contains but the template has no place for."""
 
 
 Encoding = tuple[list[int], list[Span]]
@@ -51,7 +51,7 @@ class ChatFormat:
         chat_template: Jinja text, or the path of a file that holds it; by default the tokenizer's own, and
             `PLAIN_TEMPLATE` where it has none.
         system_prompt: System message for conversations that have none.
-        special_tokens: What names of control tokens in messages are: `text`, or `control` tokens like the template's.
+        special_tokens: How names of control tokens in messages are read: as `text`, or as `control` tokens.
 
     Raises:
         ModelError: The tokenizer is not a fast one, has no end-of-sequence token, or the template is broken.
@@ -79,11 +79,12 @@ class ChatFormat:
         turns = self._renderer.turns
         ends = tokenizer.convert_tokens_to_ids(list(turns.end_tokens))
         self.end_tokens: frozenset[int] = frozenset(token for token in ends if token is not None)
-        """Tokens that end an answer: the end of turn that is learnt, the beginning of the next one, end of sequence."""
+        """Tokens that end an answer: the end-of-turn token that is learnt, the token that begins the next turn, and the
+        end-of-sequence token."""
         self.end_texts = turns.end_texts
         """Plain text that ends an answer, in templates that begin the next turn with it."""
         self.text_end = TextEnd(tokenizer, turns.end_texts) if turns.end_texts else None
-        """Finds such text."""
+        """Finds `end_texts` in an answer; None if there are none."""
         self._row_checker = RowChecker(turns, system_prompt)
         self.template = self._renderer.template
         """The template in use, as Jinja text."""
@@ -94,7 +95,7 @@ class ChatFormat:
     def fingerprint(self) -> str:
         """Hex SHA-256 of everything that decides how a conversation is tokenized."""
         backend = json.loads(self._tokenizer.backend_tokenizer.to_str())
-        # These two are the state of the last call and not part of the vocabulary.
+        # These two hold the state of the last call; they are not part of the vocabulary.
         backend.pop("padding", None)
         backend.pop("truncation", None)
         parts = [
@@ -103,7 +104,7 @@ class ChatFormat:
             self._system_prompt,
             self._tokenizer.special_tokens_map,
             backend,
-            # The names that count as control tokens as well.
+            # Names that count as control tokens although the tokenizer does not call them special.
             *self._renderer.turns.marks,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -112,7 +113,7 @@ class ChatFormat:
         """Tokenize examples for training; every assistant turn carries loss, with its end-of-turn token.
 
         Raises:
-            DataError: The template refuses a conversation or changes an answer; `source` is named.
+            DataError: The template refuses a conversation or changes an answer; the message names `source`.
         """
         conversations = [Conversation(self._renderer, example, source) for example in examples]
         hidden = [conversation.hidden for conversation in conversations]
@@ -135,7 +136,7 @@ class ChatFormat:
         return Tokens(ids, spans, text.lost)
 
     def prompt_ids(self, example: Example) -> list[int]:
-        """Tokens of everything before the last answer, and the generation prompt: the start of `encode_batch`."""
+        """Tokens of everything before the last answer, with the generation prompt; `encode_batch` begins with them."""
         conversation = Conversation(self._renderer, example)
         return self._tokenize([conversation.prompt()], [conversation.hidden])[0][0]
 
@@ -160,7 +161,7 @@ class ChatFormat:
         return Conversation(self._renderer, example).hidden
 
     def row_warnings(self, example: Example) -> list[RowWarning]:
-        """Warnings about text in its messages that looks as if a template had written it, or that it loses."""
+        """Warnings about text in its messages that looks like part of a template, or that the template leaves out."""
         return self._row_checker.find(example)
 
     def _tokenize(self, texts: list[str], hidden: list[bool], *, offsets: bool = False) -> list[Encoding]:

@@ -2,8 +2,8 @@
 
 A template renders messages and its own control tokens into one text. A tokenizer that sees this text cannot distinguish
 `<|im_end|>` in a message from the template's own. So names of control tokens in messages are hidden before rendering:
-as many characters for private use as the name has stand in for it, so that no position moves. In the rendered text,
-every name is then the template's; a copy of the tokenizer, which knows the control tokens under other names, reads it.
+each is replaced by as many private-use characters as it has characters, so that no position moves. Every name in the
+rendered text is then the template's. A copy of the tokenizer that knows the control tokens by other names tokenizes it.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Controls:
         return value
 
     def encode(self, text: str) -> Any:
-        """Tokenize a rendered text with hidden names; gives an encoding of the tokenizers library."""
-        # The template's control tokens get their other names, and messages read as they were.
+        """Tokenize a rendered text with hidden names; returns an encoding of the tokenizers library."""
+        # The template's control tokens get their other names, and the messages get their names of control tokens back.
         text = self._pattern.sub(lambda match: self._other_names[match[0]], text)
         hidden = {stand_in: name for name, stand_in in self._stand_ins.items()}
         text = alternatives(hidden).sub(lambda match: hidden[match[0]], text)

@@ -16,7 +16,7 @@ __all__ = ["Conversation", "Rendered", "Span"]
 
 REASONING = "reasoning_content"
 Span = tuple[int, int]
-"""From, up to but not including."""
+"""Start and end of a part; the end is exclusive."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Rendered:
     completion: str
     """The last answer with what the template puts around it beyond the prompt."""
     learned: int
-    """How many characters of the completion carry loss: up to and with the end of the answer's turn."""
+    """How many characters of the completion carry loss: up to and including the end of the answer's turn."""
     lost: tuple[RowWarning, ...] = ()
-    """What the example holds and the template has no place for."""
+    """What the example contains but the template has no place for."""
 
 
 class Conversation:
-    """One example under a template; `source` says where it comes from in messages."""
+    """One example, rendered with a template; error messages name its `source`."""
 
     def __init__(self, renderer: Renderer, example: Example, source: str | None = None) -> None:
         self._renderer = renderer
@@ -52,7 +52,7 @@ class Conversation:
             del self.turns[0]
         self._tools = example.tools
         self.hidden = False
-        """Whether names of control tokens are hidden in the turns or the tools: `Controls.encode` tokenizes it then."""
+        """Whether names of control tokens are hidden in the turns or tools, so that `Controls.encode` tokenizes."""
         if renderer.hides_names:
             before = (self.turns, self._tools)
             try:
@@ -76,7 +76,7 @@ class Conversation:
         """The example as text.
 
         Raises:
-            DataError: The template refuses the conversation, changes an answer, or has no place for calls of tools.
+            DataError: The template refuses the conversation, changes an answer, or has no place for tool calls.
         """
         turns = self.turns
         thoughts = [turn[REASONING] for turn in turns if REASONING in turn]
@@ -96,7 +96,7 @@ class Conversation:
         return replace(rendered, earlier=earlier, lost=tuple(lost))
 
     def _with_thoughts(self) -> Rendered | None:
-        """The example with the reasoning before its answers; None where that of the last one would not be learnt."""
+        """The example with the reasoning before its answers; None if that of the last one would not be learnt."""
         try:
             rendered = self._rendered(self.turns)
         except DataError:
@@ -121,7 +121,7 @@ class Conversation:
         if missing := self._missing_place(turns):
             raise self._error(
                 f"the model's chat template has no place for {missing}, which this conversation holds: set "
-                "model.chat_template to one that has, or leave such rows out"
+                "model.chat_template to one that has it, or leave such rows out"
             )
         text = self.render(turns, prompting=False)
         spans = [
@@ -136,7 +136,7 @@ class Conversation:
     def _missing_place(self, turns: list[Turn]) -> str | None:
         """What the template leaves out, in a few words: names, arguments or results of calls; None if nothing."""
         mark = _unused_mark(self.render(turns, prompting=False))
-        marks: dict[str, list[str]] = {"calls of tools": [], "results of tools": []}
+        marks: dict[str, list[str]] = {"tool calls": [], "tool results": []}
 
         def marked(kind: str) -> str:
             marks[kind].append(f"{mark}{sum(map(len, marks.values()))}{mark}")
@@ -145,11 +145,11 @@ class Conversation:
         changed = []
         for turn in turns:
             if turn["role"] == "tool":
-                turn = {**turn, "content": marked("results of tools")}
+                turn = {**turn, "content": marked("tool results")}
             elif "tool_calls" in turn:
                 calls = []
                 for call in turn["tool_calls"]:
-                    name, argument = marked("calls of tools"), marked("calls of tools")
+                    name, argument = marked("tool calls"), marked("tool calls")
                     calls.append({**call, "function": {"name": name, "arguments": {"x": argument}}})
                 turn = {**turn, "tool_calls": calls}
             changed.append(turn)
@@ -157,7 +157,7 @@ class Conversation:
         return next((kind for kind, parts in marks.items() if any(part not in text for part in parts)), None)
 
     def _answer_span(self, turns: list[Turn], number: int, text: str) -> Span:
-        """Where one of the assistant's turns is in the text of all turns, up to and with the end of the turn."""
+        """Where one of the assistant's turns is in the text of all turns, including the end of the turn."""
         start = self._answer_start(turns[:number], text, last=number == len(turns) - 1)
         answer, following = turns[number]["content"], turns[number + 1 :]
         if end_of_turn := self._renderer.end_of_turn(self._renderer.plain_ending):
@@ -192,7 +192,7 @@ class Conversation:
         if whole.startswith(prompt):
             rest = whole[len(prompt) :]
             if _kept_form(answer, lambda form: rest.endswith(form + ending)) is not None:
-                # With what precedes the answer but is not in the prompt: the model has to write that too.
+                # Includes what precedes the answer but is not in the prompt: the model has to write that too.
                 return rest.removesuffix(ending), ending
         elif "<think>" not in answer:
             # The generation prompt holds more than the history: the beginning of a thinking block.

@@ -1,4 +1,4 @@
-"""A chat template at work: conversations as text, and what the template puts around turns."""
+"""Renders conversations with a chat template, and knows what the template puts around turns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HELLO: list[Turn] = [{"role": "user", "content": "Hello"}, {"role": "assistant",
 
 
 class Renderer:
-    """A chat template at work; the arguments are those of `ChatFormat`.
+    """Renders turns with a chat template; the arguments are those of `ChatFormat`.
 
     Raises:
         ModelError: The template is broken.
@@ -39,7 +39,7 @@ class Renderer:
         self.control = alternatives(self.turns.control)
         """Finds control tokens."""
         self.controls = Controls(tokenizer, self.turns.control)
-        """Tokenizes what was hidden."""
+        """Hides names of control tokens, and tokenizes text in which they are hidden."""
         self.hides_names = special_tokens == "text"
 
     def apply(
@@ -64,7 +64,7 @@ class Renderer:
 
     @cached_property
     def takes_empty_system(self) -> bool:
-        """Whether an empty system message means something: the template has one of its own, and takes others."""
+        """Whether an empty system message is passed on: the template accepts it, and may have a default to replace."""
         try:
             self.apply([{"role": "system", "content": ""}, HELLO[0]], prompting=True)
         except Exception:  # a template is a program that a user brings

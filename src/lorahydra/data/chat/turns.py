@@ -10,12 +10,12 @@ from typing import Any
 __all__ = ["TextEnd", "Turns", "alternatives", "find_turns"]
 
 Render = Callable[[list[dict[str, Any]], bool], str]
-"""Turns and whether the generation prompt follows them; raises what Jinja raises."""
+"""Renders turns; the flag says whether the generation prompt follows them. Raises what Jinja raises."""
 
 # Characters for private use, which no template strips.
 QUESTION, ANSWER, NEXT, THOUGHT = "\ue010", "\ue011", "\ue012", "\ue013"
 MARKER = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
-"""Added tokens that are written like control tokens; the others are words or runs of spaces."""
+"""Matches added tokens that are written like control tokens; the others are words or runs of spaces."""
 FOREIGN_OPENINGS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]")
 """How templates of well-known families begin a turn, to recognise text that was rendered for another model."""
 
@@ -62,7 +62,7 @@ def find_turns(render: Render, tokenizer: Any) -> Turns:
         end_tokens=_end_tokens(render, turns, ending, between, pattern, tokenizer.eos_token),
         end_texts=tuple(dict.fromkeys(texts)),
         openings=tuple(dict.fromkeys([*(line for line in shown if pattern.search(line)), *texts, *FOREIGN_OPENINGS])),
-        # A template that refuses system messages says so itself.
+        # A template that refuses system messages does not leave them out silently: its error says so.
         keeps_system=NEXT in (_tried(render, [{"role": "system", "content": NEXT}, turns[0]], True) or NEXT),
     )
 
@@ -97,7 +97,7 @@ def _tried(render: Render, turns: list[dict[str, Any]], prompting: bool) -> str:
 
 
 def _after(text: str, mark: str) -> str:
-    """What stands after the last of a mark; empty where there is none."""
+    """What stands after the last occurrence of a mark; empty if it does not occur."""
     _, separator, rest = text.rpartition(mark)
     return rest if separator else ""
 
@@ -133,7 +133,7 @@ class TextEnd:
         self._tokenizer = tokenizer
         self._pattern = alternatives(texts)
         self._last = {text[-1] for text in texts}
-        # A token is at least one byte.
+        # A token is at least one byte, so this many tokens hold the longest text.
         self._tail = max(len(text.encode()) for text in texts) + 2
         self._completing: dict[int, bool] = {}
 
@@ -142,7 +142,7 @@ class TextEnd:
         last = tokens[-1]
         completing = self._completing.get(last)
         if completing is None:
-            # Most tokens never do, so nothing has to be decoded for them again.
+            # Most tokens never complete such a text, so after them nothing has to be decoded.
             completing = self._completing[last] = bool(self._last.intersection(self._text([last])))
         if not completing:
             return None
