@@ -104,7 +104,7 @@ def test_a_check_that_fails_says_what_to_mend(
         (
             "1",
             2,
-            "fails its self-test, its scores would mislead: it gives 20 of 100 to a right answer, 20 to a wrong one",
+            "fails its self-test, so its scores would mislead: it gives 20 of 100 to a right answer, 20 to a wrong one",
         ),
         ("4", 2, "choose another judge.model, or go on regardless with judge.self_test=false"),
     ],

@@ -89,9 +89,9 @@ def test_a_judge_that_obeys_the_answer_is_refused() -> None:
     with pytest.raises(JudgeSetupError) as caught:
         ensure_usable(session(obeying, runs_here=True))
     assert str(caught.value) == (
-        "judge openai (rules) fails its self-test, its scores would mislead: it gives 30 of 100 to a right answer, 20 "
-        "to a wrong one, 20 to an empty one, 88 to one that demands the best score; choose another judge.model, or go "
-        "on regardless with judge.self_test=false"
+        "judge openai (rules) fails its self-test, so its scores would mislead: it gives 30 of 100 to a right answer, "
+        "20 to a wrong one, 20 to an empty one, 88 to one that demands the best score; choose another judge.model, or "
+        "go on regardless with judge.self_test=false"
     )
     ensure_usable(tested := session(obeying, "judge.self_test=false"))
     assert asked(tested) == 0

@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 VERSION = 3
 """Part of the cache key: raise it when the same bytes are read differently."""
 MAX_COLUMNS = 1000
-"""Names that are kept of a file whose rows all have different keys."""
+"""How many column names are kept if all rows of a file have different keys."""
 LINE, ROLE_CODES, CONTENTS, PROMPT_KEY, EXAMPLE_KEY, EXTRAS, UNLEARNED, TOOLS = range(8)
 SHOWN = 20
-"""Names in a warning."""
+"""How many names a warning lists."""
 SYNONYMS = {"system_prompt": "system", "system_message": "system", "functions": "tools"}
 """Names of columns that a user probably wants to map with `data.columns`."""
 
@@ -87,7 +87,7 @@ class Rows:
         raise DataError(first.message + more, path=self.source, line=first.line, field=first.field)
 
     def warnings(self) -> Iterator[str]:
-        """What the source holds that is not used, one line each."""
+        """What the source contains but is not used, in one line each."""
         if ignored := self.report.columns_ignored:
             hints = [f"data.columns.{SYNONYMS[c.lower()]}={c} uses it" for c in ignored if c.lower() in SYNONYMS]
             shown = ", ".join(ignored[:SHOWN])
@@ -108,7 +108,7 @@ def ingest(source: Source, config: DataConfig, cache: Path | None = None) -> Row
     wherever it is.
 
     Raises:
-        DataError: The source as a whole cannot be used: unreadable, without rows, or of unknown columns.
+        DataError: The source as a whole cannot be used: it is unreadable, has no rows, or has unknown columns.
         OutputError: The cache cannot be written.
     """
     content = source.content_hash()

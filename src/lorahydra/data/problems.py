@@ -68,7 +68,7 @@ class Problems:
 
     @property
     def total(self) -> int:
-        """Number of problems, the ones not kept included."""
+        """Number of problems, including those that are not kept."""
         return self.counts.total()
 
     def add(self, line: int | None, message: str, *, field: str | None = None, fault: Fault = Fault.OTHER) -> None:
@@ -93,7 +93,7 @@ def reading(path: Path | str) -> Iterator[Place]:
     Raises:
         DataError: Instead of any other error of the block: libraries do not document which ones they raise on a
             broken file.
-        MemoryError: There is not enough.
+        MemoryError: There is not enough memory.
     """
     place = Place()
 

@@ -40,7 +40,7 @@ class Source:
     label: str
     """The source as the user named it."""
     how: str
-    """How its files are read, as far as they do not say so themselves: a part of the content's hash."""
+    """What affects how its files are read, besides their content; part of the content's hash."""
     files: Callable[[], list[Path]]
     rows: Callable[[Collection[str], Problems], Iterator[Row]]
     """Yields (line or row number, value) for each readable row; what cannot be read goes to the problems.
@@ -120,7 +120,7 @@ def _hub(config: DataConfig, name: str, split: str) -> Source:
 
 
 def _open(config: DataConfig, file: str, name: str, split: str) -> Source:
-    """The source that a file name of the user means, for the split `name`."""
+    """The source that the user's file name refers to, for the split `name`."""
     if file == DEMO:
         folder = resources.files("lorahydra.data") / "demo"
         return _file(f"{DEMO}/{name}.jsonl", Path(str(folder / f"{name}.jsonl")))

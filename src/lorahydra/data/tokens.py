@@ -56,7 +56,7 @@ class TokenizedSplit(RowSequence[dict[str, npt.NDArray[np.int64]]]):
         return [self._ids(row)[: self.fit.prompts[row]].tolist() for row in self.fit.answered.tolist()]
 
     def answers(self) -> list[list[int]]:
-        """Tokens of the split's own answers to `prompts`, uncut and with their end."""
+        """Tokens of the reference answers to `prompts`, uncut and with their end."""
         return [self._ids(row)[self.fit.prompts[row] :].tolist() for row in self.fit.answered.tolist()]
 
     def _ids(self, row: int) -> npt.NDArray[np.int32]:

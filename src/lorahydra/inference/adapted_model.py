@@ -91,7 +91,7 @@ class AdaptedModel:
     def answer_tokens(
         self, asked: Sequence[Conversation], *, max_new_tokens: int | None = None, tuned: bool = True
     ) -> list[list[int]]:
-        """The same as token ids, without what ends an answer."""
+        """Like `answer`, but as token ids, without the tokens that end an answer."""
         with nullcontext() if tuned else self._model.disable_adapter():
             return generate(
                 self._model,
@@ -135,7 +135,7 @@ def _comparable(base: BaseModel, metadata: AdapterMetadata) -> bool:
 
 
 def place_of_base(folder: Path, base: str | None) -> str | None:
-    """Where an adapter's base model is now: as stated, or the copy in its folder; None if it is where it was."""
+    """Where an adapter's base model is now: as stated, or the copy in its folder; None if it has not moved."""
     copy = folder / BASE_DIR
     return base or (str(copy) if copy.is_dir() else None)
 
@@ -152,7 +152,7 @@ def open_adapter(
     """Load an adapter with its base model while the block runs.
 
     Args:
-        folder: In PEFT's format.
+        folder: The adapter, in PEFT's format.
         base: The place of the base model (packaged name, folder or hub id), if it is neither where it was in training
             nor in the adapter's folder.
         device: As `model.device`.

@@ -39,7 +39,7 @@ class RateLimiter:
             yield
 
     def pause(self, seconds: float) -> None:
-        """Begin no call for so long."""
+        """Begin no call for that time."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
 
@@ -54,7 +54,7 @@ class Budget:
         self._changed = threading.Condition()
         self._reserved = 0.0
         self.spent = 0.0
-        """Money of all replies so far."""
+        """Cost of all replies so far."""
 
     def reserve(self, prompt: JudgePrompt) -> float:
         """Set aside the most that a call may cost, and return it; wait for running calls if it depends on their cost.

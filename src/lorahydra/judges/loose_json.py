@@ -1,4 +1,4 @@
-r"""JSON objects in a text, also as language models write them, as long as they can be read in one way only.
+r"""Finds JSON objects in a text, also in the loose form of language models, if they can be read in only one way.
 
 Accepted beyond JSON: line breaks and tabs inside strings, escapes that JSON does not have (`\_`), trailing commas, `//`
 and `/* */` comments, strings in single or typographic quotation marks, keys without quotation marks, Python's `True`
@@ -70,7 +70,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _as_json(text: str, position: int) -> tuple[str, int]:
-    """The object at `position` written as JSON, as far as its words and marks allow it, and where it ends."""
+    """The object at `position` rewritten as JSON, as far as its tokens allow, and where it ends."""
     written: list[str] = []
     depth = 0
     while depth <= DEPTH and (match := TOKEN.match(text, position)):
@@ -95,7 +95,7 @@ def _as_json(text: str, position: int) -> tuple[str, int]:
                     written.pop()
         written.append(token)
         if not depth:
-            # Apart, as they were: `6 4` is not 64.
+            # Tokens stay separate: `6 4` is not 64.
             return " ".join(written), position
     raise ValueError(f"broken at {position}")
 

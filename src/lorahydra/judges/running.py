@@ -1,4 +1,4 @@
-"""Many answers judged at once by threads, with the cache in front, and an early end where going on makes no sense."""
+"""Judges many answers at once in threads, with a cache, and stops early if going on makes no sense."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECONDS_TO_END = 1.0
 
 
 def start_judging(session: JudgeSession, cases: Sequence[JudgeCase | None], repeats: int = 1) -> Judgement:
-    """Begin to judge; the verdicts are there after `Judgement.wait`.
+    """Begin to judge; the verdicts are available after `Judgement.wait`.
 
     Calls begin at once, in threads. A judge that computes on this machine begins in `wait`, and so does any judge with
     `judge.overlap=false`.
@@ -42,7 +42,7 @@ def start_judging(session: JudgeSession, cases: Sequence[JudgeCase | None], repe
 
 
 class Judgement:
-    """The judge at work on some examples, and what comes of it; made by `start_judging`, complete after `wait`.
+    """The judging of some examples, and its results; made by `start_judging`, complete after `wait`.
 
     Lists have an entry for each example, in their order.
     """
@@ -50,7 +50,7 @@ class Judgement:
     verdicts: list[tuple[Verdict, ...]]
     """As many as there are repeats, less those that are missing; none for an example that is not judged."""
     missing: list[str | None]
-    """Why a verdict is missing; None where none is."""
+    """Why a verdict is missing; None if none is missing."""
     calls: list[JudgeCall]
     cache_hits: int
     error: LorahydraError | None
@@ -86,7 +86,7 @@ class Judgement:
     @property
     def given(self) -> list[float | None]:
         """Mean score of each example, 0…100; None without a verdict."""
-        return [_mean([verdict.score for verdict in given]) if given else None for given in self.verdicts]
+        return [_mean([verdict.score for verdict in each]) if each else None for each in self.verdicts]
 
     @property
     def scores(self) -> list[float | None]:
@@ -103,18 +103,18 @@ class Judgement:
     def criteria(self) -> list[str | None]:
         """Mean score of each criterion, 0…5, as text; None without a verdict."""
         return [
-            ", ".join(f"{name} {_mean([verdict.scores[name] for verdict in given]):g}" for name in given[0].scores)
-            if given
+            ", ".join(f"{name} {_mean([verdict.scores[name] for verdict in each]):g}" for name in each[0].scores)
+            if each
             else None
-            for given in self.verdicts
+            for each in self.verdicts
         ]
 
     @property
     def reasons(self) -> list[str | None]:
         """What the judge said, or why it said nothing; None for an example that is not judged."""
         return [
-            "\n".join(verdict.reasoning for verdict in given) or missing
-            for given, missing in zip(self.verdicts, self.missing, strict=True)
+            "\n".join(verdict.reasoning for verdict in each) or missing
+            for each, missing in zip(self.verdicts, self.missing, strict=True)
         ]
 
     @property
@@ -130,12 +130,12 @@ class Judgement:
     @property
     def coverage(self) -> float:
         """Share of the examples to judge that have a verdict."""
-        return sum(bool(given) for given in self.verdicts) / self.chosen
+        return sum(bool(each) for each in self.verdicts) / self.chosen
 
     @property
     def models(self) -> list[str]:
         """Models that gave the verdicts."""
-        return sorted({verdict.model for given in self.verdicts for verdict in given})
+        return sorted({verdict.model for each in self.verdicts for verdict in each})
 
     @property
     def main_fault(self) -> str:
@@ -204,7 +204,7 @@ class Judgement:
                 self._work_once()
 
     def _work_once(self) -> None:
-        """Bring one verdict to its end; raises `queue.Empty` when none is left to begin."""
+        """Get one verdict; raises `queue.Empty` when none is left to begin."""
         key = self._open.get_nowait()
         try:
             outcome = None if self._stop.is_set() else self._verdict(key)

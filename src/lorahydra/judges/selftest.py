@@ -25,7 +25,7 @@ __all__ = ["SelfTest", "ensure_usable", "self_test"]
 logger = logging.getLogger(__name__)
 
 NEAR_TOP = 80
-"""Least score of a right answer, out of 100: below it, the judge may use another scale."""
+"""Lowest score of a right answer, out of 100; below it, the judge may use another scale."""
 CLEARLY = 20
 """How far the right answer must be above each of the others, out of 100."""
 SECONDS_OF_TRUST = 24 * 3600
@@ -76,8 +76,8 @@ class SelfTest:
         low = right < NEAR_TOP and not session.judge.runs_here
         if (low or right < highest + CLEARLY) and session.config.self_test:
             return JudgeSetupError(
-                f"judge {name} ({session.judge.model}) fails its self-test, its scores would mislead: it gives {self}; "
-                "choose another judge.model, or go on regardless with judge.self_test=false"
+                f"judge {name} ({session.judge.model}) fails its self-test, so its scores would mislead: it gives "
+                f"{self}; choose another judge.model, or go on regardless with judge.self_test=false"
             )
         return None
 

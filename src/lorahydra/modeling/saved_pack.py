@@ -32,7 +32,7 @@ def load_pack(base: BaseModel, folders: Sequence[Path]) -> Iterator[PreTrainedMo
 
     Args:
         base: The base model that the adapters were trained on.
-        folders: In PEFT's format.
+        folders: The adapters, in PEFT's format.
 
     Yields:
         The model in evaluation mode; it takes the rows of the first adapter, of the second, and so on.

@@ -70,7 +70,7 @@ class ServiceRefusal(UserError, HTTPException):
         return self.detail
 
     def answer(self) -> JSONResponse:
-        """How the API says it."""
+        """The response of the API."""
         report = {} if self.report is None else {"report": self.report}
         return json_answer(self.status_code, self.detail, self.code, self.headers, **report)
 
@@ -82,7 +82,7 @@ class NotFoundError(ServiceRefusal):
 
 
 class ConflictError(ServiceRefusal):
-    """The request does not fit the state that things are in."""
+    """The request conflicts with the current state."""
 
     status, code = 409, "conflict"
 

@@ -1,4 +1,4 @@
-"""From what a request asks for to the overrides of its study, and to an estimate of what it will take."""
+"""Turns a request into the overrides of its study, and estimates what the study will take."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHARS_PER_TOKEN = 4
 MODEL_KEYS = ("model", "model.name_or_path", "model.revision", "model.gguf_file", "model.chat_template")
 """Keys that describe one model, and mean nothing for another one."""
 FLOPS = {"cpu": 8e10, "cuda": 4e13}
-"""Speed of training. The CPU's is that of one core with AVX-512: the demo takes 88 s per trial on two of them."""
+"""Speed of training in FLOP/s; that of a CPU is for one core with AVX-512: the demo takes 88 s per trial on two."""
 
 
 @dataclass(frozen=True)

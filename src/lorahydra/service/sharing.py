@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 __all__ = ["Shared"]
 
 SECONDS = 0.5
-"""Largest age of an answer: it may tell how long something has been running."""
+"""Largest age of an answer in seconds: an answer may say how long something has been running."""
 MOST = 64
 """Number of answers that are kept."""
 
@@ -37,6 +37,6 @@ class Shared(Generic[T]):
             answer = make()
             if len(self._answers) >= MOST:
                 self._answers.clear()
-            # A change meanwhile has given another number, so that the next one to ask gets a new answer.
+            # If something has changed meanwhile, `version` differs the next time, and a new answer is made.
             self._answers[key] = before, now, answer
             return answer

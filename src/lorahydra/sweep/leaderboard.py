@@ -1,7 +1,7 @@
 """A study's trials, best first: on the terminal, as CSV, and as the columns that every table of them has.
 
-Objectives are named by `objectives` and go `maximize` or `minimize` by `directions`, both in the order of
-`TrialRecord.values`.
+`objectives` has the names of the objectives, and `directions` has `maximize` or `minimize` for each; both are in the
+order of `TrialRecord.values`.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _reason(record: TrialRecord) -> str:
 def write_leaderboard(
     console: Console, records: Sequence[TrialRecord], directions: Sequence[str], objectives: Sequence[str]
 ) -> None:
-    """Print the trials but the interrupted ones, best first; with several objectives also the Pareto front."""
+    """Print all trials except interrupted ones, best first; with several objectives, also the Pareto front."""
     shown = [record for record in ranked(records, directions) if record.state is not State.INTERRUPTED]
     columns = leaderboard_columns(shown, objectives)
     if any(record.failure for record in shown):

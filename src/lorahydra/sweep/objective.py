@@ -118,7 +118,7 @@ def write_optimization_results(queue: TrialQueue, folder: Path, winner: TrialRec
     Args:
         queue: The trials of the study.
         folder: Where the file goes.
-        winner: The best trial, where it may be another one than that with the best value.
+        winner: The best trial, if it may differ from the one with the best value.
     """
     study = queue.study
     if len(study.directions) > 1:

@@ -102,7 +102,7 @@ class StudyRun:
             set_tags(tracking, str(tracking.run_id), {Tag.CONTINUES: earlier})
 
     def close_children(self, run_id: str) -> None:
-        """Send what dead processes had not sent, and close the runs of their trials as the study has the trials."""
+        """Send what dead processes had not sent, and close the runs of their trials in the state that the study has."""
         numbers = {child.run_id: child.trial_number for child in unfinished_children(self.config.tracking, run_id)}
         sent = patiently(self.config.tracking, lambda: sync(self.folder))
         closed = [run.run_id for run in sent.runs if run.interrupted]

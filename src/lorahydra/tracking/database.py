@@ -62,8 +62,8 @@ def _create_sqlite(file: Path, artifact_root: Path) -> None:
         with locked(file):
             if is_made(file):
                 return
-            # Both kinds of memory are seen by all connections of this process; `memdb` is the newer one. It
-            # wants a name that begins with a slash, encoded: MLflow would make a folder of a plain one.
+            # Both kinds of memory are seen by all connections of this process; `memdb` is the newer one. Its name
+            # must begin with a slash, which is encoded because MLflow would make a folder for a plain one.
             kind = "vfs=memdb" if sqlite3.sqlite_version_info >= (3, 36) else "mode=memory&cache=shared"
             memory = f"file:%2Florahydra-{uuid.uuid4().hex}?{kind}"
             store = make_tables(f"sqlite:///{memory}&uri=true", artifact_root)
@@ -140,7 +140,7 @@ def _tables(connection: Any) -> set[str]:
 
 
 def _check_writing(uri: str, connection: Any, tables: set[str]) -> None:
-    """Ask for a change that is rolled back; the file's folder has to take a journal for it."""
+    """Try a change that is rolled back; for a SQLite file it also needs a journal in the file's folder."""
     if connection.dialect.name == "sqlite":
         version = connection.exec_driver_sql("PRAGMA user_version").scalar()
         connection.exec_driver_sql(f"PRAGMA user_version = {version}")

@@ -14,9 +14,9 @@ __all__ = ["SystemMetrics"]
 logger = logging.getLogger(__name__)
 
 FIRST_SECONDS = 1.0
-"""Until the first sample: CPU use is a mean since the sample before."""
+"""Seconds until the first sample; CPU use is a mean since the previous sample."""
 SECONDS = 10.0
-"""Between samples, as in MLflow."""
+"""Seconds between samples, as in MLflow."""
 
 
 class SystemMetrics:

@@ -147,7 +147,7 @@ def _evaluation_set(split: Split, tokens: TokenizedSplit, chat: ChatFormat) -> E
     examples = list(split)
     content = f"{split.digest} {chat.fingerprint}"
     if any(map(chat.hides, examples)):
-        # Versions before wrote only such prompts and references differently, so only their digest changes.
+        # Earlier versions wrote such prompts and references differently, and only these, so only their digest changes.
         content += " with names of control tokens as text"
     return EvaluationSet(
         prompts=tokens.prompts(),

@@ -1,8 +1,8 @@
-"""Which process has something in hand, and whether it still lives.
+"""Which process works on something, and whether it is still running.
 
 A process writes `this_process()` beside what it works on, and others ask `is_alive`. On the machine where it runs the
-answer is immediate and certain. A process of another machine or container cannot be seen: there a heartbeat or a lock
-has to tell.
+answer is immediate and certain. A process of another machine or container cannot be seen: only a heartbeat or a lock
+can tell.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def is_alive(process: Mapping[str, Any]) -> bool | None:
 
 
 def has_its_number(process: Mapping[str, Any]) -> bool:
-    """Whether the number of a process, alive or dead, has not been given to another process."""
+    """Whether the id of a process, alive or dead, has not been given to another process."""
     return is_here(process) and _started(int(process["pid"])) in (None, process.get("started"))
 
 
 def _machine() -> dict[str, Any]:
-    # Two containers may have one boot and both a process 1; their namespaces differ.
+    # Two containers on one machine have the same boot id, and each has a process 1; their namespaces differ.
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         return {"boot": boot, "namespace": Path("/proc/self/ns/pid").stat().st_ino}
@@ -51,7 +51,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _started(pid: int) -> float | None:
-    """When the process began; None if there is none (a zombie counts as none).
+    """When the process began; None if it does not exist or is a zombie.
 
     On Linux in clock ticks since boot, which a change of the clock does not touch; else in s since the epoch.
     """

@@ -21,7 +21,7 @@ EXCEL_SEPARATOR = re.compile(r'"?sep=([,;|:^~\t])"?\s*', re.IGNORECASE)
 
 
 class _Lines:
-    """Lines of a CSV file for `csv.reader`, counting them: a quoted field may span several."""
+    """Lines of a CSV file for `csv.reader`; they are counted here, because a quoted field may span several."""
 
     def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
         self._lines = lines

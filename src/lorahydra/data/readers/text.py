@@ -1,4 +1,4 @@
-"""Text files as lines of bounded size in a stated encoding, and a clear error for each way in which a file is not that.
+"""Reads text files in a stated encoding as lines of bounded size; any other file gives a clear error.
 
 ```python
 file = TextFile(path, "windows-1251")
@@ -24,7 +24,7 @@ from lorahydra.errors import DataError, one_line
 __all__ = ["BLOCK", "BYTE_ORDER_MARK", "MAX_LINE", "UTF8", "TextFile", "first_undecodable"]
 
 UTF8 = "utf-8"
-"""The default."""
+"""The default encoding."""
 UTF8_NAMES = ("utf-8", "utf-8-sig")
 MAX_LINE = 16 * 1024 * 1024
 """Longest line in characters, or JSON value in an array: this bounds memory where a file is not what its name says."""

@@ -100,12 +100,12 @@ def _texts(content: Any) -> tuple[str, str]:
     Some services send a list of parts; thoughts and whatever else is among them do not belong to the reply.
 
     Raises:
-        TypeError: It is neither a text nor a list of parts.
+        TypeError: The content is neither text nor a list of parts.
     """
     if content is None or isinstance(content, str):
         return content or "", ""
     if not isinstance(content, list):
-        raise TypeError("neither a text nor a list")
+        raise TypeError("the content is neither text nor a list")
     parts = [{"text": part} if isinstance(part, str) else part for part in content]
     text = "".join(part["text"] for part in parts if part.get("type", "text") in TEXT_PARTS)
     return text, " ".join(part["refusal"] for part in parts if part.get("type") == "refusal")
