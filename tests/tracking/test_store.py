@@ -382,5 +382,7 @@ def test_names_as_long_as_mlflow_keeps_them(tmp_path: Path, start: StartRun, cli
     assert experiment.name == name
     assert len(Path(experiment.artifact_location).name) <= 120
     for key, length in (("experiment_name", 257), ("run_name", 251), ("artifact_location", 257)):
-        with pytest.raises(ConfigError, match=rf"^tracking\.{key} has {length} characters: MLflow keeps {length - 1}"):
+        with pytest.raises(
+            ConfigError, match=rf"^tracking\.{key} has {length} characters, and MLflow keeps {length - 1}:"
+        ):
             TrackingConfig(**{key: "n" * length})
