@@ -57,7 +57,7 @@ def with_rows(place: Path, content: str | bytes, name: str = "rows.jsonl") -> st
         ("training.learning_rate=-1", ["training.learning_rate=-1.0 is not allowed"]),
         ("training.learning_rate=fast", ["training.learning_rate", "'fast'"]),
         ("training.lerning_rate=1", ["unknown key training.lerning_rate (did you mean learning_rate?)"]),
-        ("lora=lara", ["lora=lara does not exist: choose one of dora, lora, pissa, rslora"]),
+        ("lora=lara", ["lora=lara does not exist: choose one of dora, lora, loraplus, pissa, rslora"]),
         ("lora.r=[1", ["lora.r=["]),
         ("lora", ["cannot read 'lora': write KEY=VALUE, such as lora.r=8, or GROUP=CHOICE"]),
         ("study=one", ["study=one names a study, and this is a single trial: add -m"]),
