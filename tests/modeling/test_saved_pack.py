@@ -77,6 +77,13 @@ def test_one_adapter_of_any_kind_can_be_loaded(base: BaseModel, tmp_path: Path) 
         pass
 
 
+def test_an_adapter_that_computes_in_another_way_is_not_packed(base: BaseModel, tmp_path: Path) -> None:
+    unusual = LoraConfig(r=4, lora_alpha=8, extra={"alora_invocation_tokens": [11]})
+    folders = saved(base, [SETTINGS[0], unusual], tmp_path)
+    with pytest.raises(OnlyAloneError), load_pack(base, folders):
+        pass
+
+
 def test_a_folder_without_an_adapter_is_one_line(base: BaseModel, tmp_path: Path) -> None:
     [folder] = saved(base, SETTINGS[:1], tmp_path)
     with pytest.raises(ModelError, match="is not an adapter"), load_pack(base, [folder, tmp_path / "none"]):

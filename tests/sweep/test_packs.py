@@ -21,6 +21,7 @@ from tests.sweep.conftest import stored_trials
 from lorahydra import LoRATuner
 from lorahydra.errors import JudgeError
 from lorahydra.names import State
+from lorahydra.sweep import trial_pack
 from lorahydra.sweep.study_result import StudyResult
 from lorahydra.training import engine, loop
 from lorahydra.training.loop import fit
@@ -234,3 +235,15 @@ def test_what_a_judge_has_not_judged_is_judged_later_without_training_again(
     assert [trial.state for trial in result.trials].count(State.COMPLETE) == 2
     assert {path: path.stat().st_mtime_ns for path in place.glob("outputs/packs/*/adapter/*.safetensors")} == adapters
     assert all(trial.judge_score is not None for trial in result.trials if trial.state is State.COMPLETE)
+
+
+def test_trials_that_cannot_answer_together_answer_one_by_one(
+    tiny_model: Path, encoder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("not together")
+
+    monkeypatch.setattr(trial_pack, "answer_together", broken)
+    result = run(tiny_model, encoder, place, "training.pack=4")
+    assert ends(place) == dict.fromkeys(range(4), COMPLETE)
+    assert result.best.number in range(4)

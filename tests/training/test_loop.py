@@ -24,6 +24,7 @@ from lorahydra.modeling.lora import adapter, save_adapter
 from lorahydra.training import TrainedAdapter, TrainingJob, check_settings, loop, train_pack
 from lorahydra.training.batches import collate, epoch_order
 from lorahydra.training.loss import CompletionLoss
+from lorahydra.training.recorded import padded
 from lorahydra.utils.progress import Progress
 
 Examples = Any
@@ -143,6 +144,15 @@ def test_lora_plus_and_arguments_of_the_optimiser(place: Place) -> None:
     pack = place.train(settings, "pack")
     for outcome, setting in zip(pack, settings, strict=True):
         assert same(weights(outcome), by_peft(place, *setting))
+
+
+def test_lora_plus_beside_a_larger_rank(place: Place) -> None:
+    """Its matrices have gaps in the pack, which a fused optimiser would not see."""
+    settings = [changed({"plus_ratio": 4.0}, optim="adamw_torch_fused"), changed({"r": 8}, optim="adamw_torch_fused")]
+    [alone] = place.train(settings[:1], "alone")
+    beside = weights(place.train(settings, "pack")[0])
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(beside[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_a_base_in_float16_trains_as_one_in_float32(place: Place) -> None:
@@ -385,9 +395,58 @@ def test_recorded_passes_train_the_same(place: Place, monkeypatch: pytest.Monkey
                 torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
 
 
-def test_passes_that_cannot_be_recorded_are_computed_as_usual(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> Any:
+@pytest.mark.parametrize("kind", [{}, {"use_dora": True}])
+@pytest.mark.parametrize("fails", ["forward", "backward"])
+def test_passes_that_cannot_be_recorded_are_computed_as_usual(
+    place: Place, monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any], fails: str
+) -> None:
+    settings = [changed(kind)]
+    [usual] = place.train(settings, "usual")
+
+    def record(work: Any, *_: Any) -> Any:
+        work()
+        if work.__name__ == "forward" and fails == "backward":
+            # A backward pass that breaks off has set the gradients of some weights.
+            work.__self__.hidden.backward(torch.ones_like(work.__self__.hidden), retain_graph=True)
+            return work
         raise NotRecordableError
 
-    monkeypatch.setattr(loop, "recorder", lambda _: refuse)
-    assert all(isinstance(outcome, TrainedAdapter) for outcome in place.train(DIFFERENT[:2], "pack"))
+    monkeypatch.setattr(loop, "recorder", lambda _: record)
+    [outcome] = place.train(settings, "other")
+    expected = weights(usual)
+    for name, value in weights(outcome).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("when", ["train", "validate"])
+def test_recordings_give_way_if_memory_runs_out(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    [usual] = place.train(DIFFERENT[:1], "usual")
+    recorded: list[Any] = []
+
+    def record(work: Any, *_: Any) -> Any:
+        recorded.append(work)
+        return work
+
+    def runs_out(module: torch.nn.Module, _: Any) -> None:
+        if recorded and module.training == (when == "train") and "without recorded" not in caplog.text:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(loop, "recorder", lambda _: record)
+    handle = place.base.model.get_input_embeddings().register_forward_pre_hook(runs_out)
+    try:
+        [outcome] = place.train(DIFFERENT[:1], "other")
+    finally:
+        handle.remove()
+    assert "training goes on without recorded steps" in caplog.text
+    assert "with a batch of" not in caplog.text
+    expected = weights(usual)
+    for name, value in weights(outcome).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_padding_stays_within_the_context() -> None:
+    batch = collate([{"input_ids": [1] * 50, "labels": [1] * 50}])
+    assert [padded(batch, window)["input_ids"].shape[1] for window in (None, 64, 60, 50)] == [64, 64, 60, 50]
+    assert (padded(batch, None)["labels"][0, 50:] == -100).all()

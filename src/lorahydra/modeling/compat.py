@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 __all__ = [
     "attention_of",
+    "computes_in_static_shapes",
     "end_failed_recording",
     "has_linear",
     "is_view",
@@ -31,6 +32,11 @@ def attention_of(model: PreTrainedModel) -> str:
 def takes_dynamic_cache(model: PreTrainedModel) -> bool:
     """Whether a model takes a `DynamicCache`; `generate` decides this too, but does not make it public."""
     return bool(model._supports_default_dynamic_cache())
+
+
+def computes_in_static_shapes(model: PreTrainedModel) -> bool:
+    """Whether transformers says that a model decodes with a cache of a fixed size, as its `generate` asks too."""
+    return bool(getattr(model, "_can_compile_fullgraph", False))
 
 
 def tensor_norms(tensors: Sequence[Tensor]) -> list[Tensor]:

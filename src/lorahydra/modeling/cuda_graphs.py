@@ -10,11 +10,13 @@ import functools
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from lorahydra.modeling.compat import end_failed_recording
+from lorahydra.modeling.memory import ran_out_of_memory
 
 __all__ = ["NotRecordableError", "Recorder", "recorder"]
 
@@ -24,7 +26,16 @@ _one_at_a_time = threading.Lock()
 
 
 class NotRecordableError(Exception):
-    """The work cannot be recorded: it waits for the GPU in the middle, say, or memory does not suffice."""
+    """The work cannot be recorded.
+
+    Args:
+        reason: Why.
+        for_now: Whether it may be possible later, as when memory did not suffice.
+    """
+
+    def __init__(self, reason: str = "", *, for_now: bool = False) -> None:
+        super().__init__(reason)
+        self.for_now = for_now
 
 
 class Recorder:
@@ -57,24 +68,32 @@ class Recorder:
         Raises:
             NotRecordableError: The work cannot be recorded; nothing has changed.
         """
+        with _one_at_a_time, torch.cuda.device(self._device):
+            try:
+                self._last = self._recorded(work, generator)
+            except (RuntimeError, NotImplementedError) as error:
+                end_failed_recording(self._device, self._pool)
+                self._pool = torch.cuda.graph_pool_handle()
+                with suppress(RuntimeError):
+                    # Before 2.13, torch's generators count as being recorded until a recording has succeeded.
+                    self._recorded(torch.empty(1, device=self._device).zero_, generator)
+                raise NotRecordableError(str(error).partition("\n")[0], for_now=ran_out_of_memory(error)) from None
+        return self._last.replay
+
+    def _recorded(self, work: Callable[[], object], generator: torch.Generator | None) -> torch.cuda.CUDAGraph:
         recording = torch.cuda.CUDAGraph()
         if generator is not None:
             recording.register_generator_state(generator)
-        before = torch.cuda.current_stream(self._device)
+        before = torch.cuda.current_stream()
         # Other threads, such as a judge's on the same GPU, may go on with their work, but not record.
         settings: Any = {"stream": _stream(self._device), "capture_error_mode": "thread_local"}
         try:
-            with _one_at_a_time, torch.cuda.graph(recording, self._pool, **settings):
+            with torch.cuda.graph(recording, self._pool, **settings):
                 work()
-        except (RuntimeError, NotImplementedError) as error:
-            end_failed_recording(self._device, self._pool)
-            self._pool = torch.cuda.graph_pool_handle()
-            raise NotRecordableError(str(error).partition("\n")[0]) from None
         finally:
             # After an error torch leaves its own stream in place.
             torch.cuda.set_stream(before)
-        self._last = recording
-        return recording.replay
+        return recording
 
 
 @functools.cache

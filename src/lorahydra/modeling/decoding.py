@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 from transformers.cache_utils import Cache
 
-from lorahydra.modeling.compat import attention_of
+from lorahydra.modeling.compat import attention_of, computes_in_static_shapes
 from lorahydra.modeling.cuda_graphs import NotRecordableError, Recorder, recorder
 from lorahydra.modeling.kv_cache import growing_cache, keep_rows, write_at
 from lorahydra.modeling.memory import ran_out_of_memory
@@ -37,9 +37,9 @@ RECORDED_COMPACT_SHARE = 0.5
 """The same where steps are recorded: a row costs next to nothing, and another number of rows a new recording."""
 WORTH_RECORDING = 6
 """Steps that must be left for a recording to pay."""
-CLOSE = 0.05
-"""A static step's logits differ from the usual ones by less than this share of their norm: about ten times what the
-rounding of bfloat16 makes, and far less than a wrong mask does."""
+CLOSE = 0.1
+"""A static step's logits may differ from the usual ones by this share of their norm: several times what the rounding of
+bfloat16 makes, and far less than a wrong mask does."""
 
 
 class Decoder:
@@ -192,14 +192,16 @@ class _Batch:
         if self._static is not None:
             return self._static.run(tokens, self._record)
         step = self._static_step(tokens) if self._record is not None and left >= WORTH_RECORDING else None
-        if step is not None and self._model in _trusted:
+        if step is not None and self._mask.shape[1] <= _checked.get(self._model, 0):
             self._static = step
             return step.run(tokens, self._record)
+        # Before the usual step, which writes the same place of the cache once more.
+        other = None if step is None else step.logits_to_compare()
         self._length += 1
         logits = self._logits(tokens.unsqueeze(1), self._positions)
         self._positions = self._positions + 1
-        if step is not None:
-            _trusted[self._model] = step.is_close_to(logits)
+        if step is not None and bool(logits.isfinite().all()):
+            _checked[self._model] = self._mask.shape[1] if _are_close(other, logits) else NEVER
         return logits[:, -1].argmax(-1)
 
     def _logits(self, input_ids: Tensor, positions: Tensor) -> Tensor:
@@ -215,7 +217,11 @@ class _Batch:
 
     def _static_step(self, tokens: Tensor) -> _StaticStep | None:
         """A static step for the rows; None for a model that cannot have one."""
-        if not _trusted.get(self._model, True) or attention_of(self._model) not in {"sdpa", "eager"}:
+        if (
+            _checked.get(self._model) == NEVER
+            or not computes_in_static_shapes(self._model)
+            or attention_of(self._model) not in {"sdpa", "eager"}
+        ):
             return None
         place = torch.tensor([self._length], device=tokens.device)
         mask = _additive(self._mask, self._length, self._model.dtype)
@@ -251,8 +257,10 @@ class _Batch:
         return tokens[kept]
 
 
-_trusted: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
-"""Whether a model computes the same in a static step, and can be recorded."""
+NEVER = -1
+_checked: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
+"""Up to which capacity of the cache a model computed the same in a static step, or `NEVER` if it did not or cannot be
+recorded."""
 
 
 class _StaticStep:
@@ -285,7 +293,7 @@ class _StaticStep:
         self._runs += 1
         if self._repeat is None:
             write_at(self._cache, self._place)
-            if self._runs == 2 and record is not None and _trusted[self._model]:
+            if self._runs == 2 and record is not None and _checked.get(self._model) != NEVER:
                 self._record(record)
         (self._repeat or self._work)()
         return self._tokens[:, 0]
@@ -295,18 +303,19 @@ class _StaticStep:
             self._repeat = record(self._work)
         except NotRecordableError as error:
             logger.debug("%s cannot be recorded: %s", type(self._model).__name__, error)
-            _trusted[self._model] = False
+            if not error.for_now:
+                _checked[self._model] = NEVER
 
-    def is_close_to(self, logits: Tensor) -> bool:
-        """Whether the logits of this step are those of a usual one, after which the cache goes on as usual."""
+    def logits_to_compare(self) -> Tensor | None:
+        """The logits of this step, after which the cache goes on as usual; None if the model cannot compute it."""
         if not write_at(self._cache, self._place):
-            return False
+            return None
         try:
-            return bool((self._logits() - logits).float().norm() <= CLOSE * logits.float().norm())
+            return self._logits()
         except (RuntimeError, ValueError, TypeError) as error:
             if ran_out_of_memory(error):
                 raise
-            return False
+            return None
         finally:
             write_at(self._cache, None)
 
@@ -330,6 +339,14 @@ class _StaticStep:
             use_cache=True,
         ).logits
         return logits
+
+
+def _are_close(static: Tensor | None, usual: Tensor) -> bool:
+    """Whether the logits of each row are the same but for rounding."""
+    if static is None:
+        return False
+    differences = (static - usual).float().norm(dim=-1)
+    return bool((differences <= CLOSE * usual.float().norm(dim=-1)).all())
 
 
 def _additive(mask: Tensor, length: int, dtype: torch.dtype) -> Tensor:

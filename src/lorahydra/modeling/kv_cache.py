@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from lorahydra.modeling.compat import takes_dynamic_cache
 
 __all__ = ["growing_cache", "keep_rows", "write_at"]
+
+
+ROWS_CAN_LEAVE = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 class _PreallocatedLayer(DynamicLayer):
@@ -67,7 +70,8 @@ def growing_cache(model: PreTrainedModel, capacity: int) -> Cache | None:
     standard = DynamicCache(config=model.config.get_text_config(decoder=True))
     if standard.layers and all(type(layer) is DynamicLayer for layer in standard.layers):
         return Cache(layers=[_PreallocatedLayer(capacity) for _ in standard.layers])
-    return standard if all(isinstance(layer, DynamicLayer) for layer in standard.layers) else None
+    # Hybrid layers are dynamic as well, but have a state of their own besides keys and values.
+    return standard if all(type(layer) in ROWS_CAN_LEAVE for layer in standard.layers) else None
 
 
 def write_at(cache: Cache, place: Tensor | None) -> bool:

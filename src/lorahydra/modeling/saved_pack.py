@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["load_pack"]
 
+PLAIN_FIELDS = {
+    *("r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "fan_in_fan_out"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("task_type", "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
+    "inference_mode",
+}
+"""Fields of PEFT's configuration that may differ from its defaults in an adapter that is packed."""
+
 
 @contextmanager
 def load_pack(base: BaseModel, folders: Sequence[Path]) -> Iterator[PreTrainedModel]:
@@ -46,15 +54,17 @@ def load_pack(base: BaseModel, folders: Sequence[Path]) -> Iterator[PreTrainedMo
         if not all(_is_plain(base, adapter) and adapter.layers == adapters[0].layers for adapter in adapters):
             raise OnlyAloneError("adapters of different kinds can only be loaded alone")
     else:
+        # PEFT finds out what is wrong with an adapter.
         with load_adapter(base, folders[0]) as model:
             if base.device.type == "cpu":
                 yield model
                 return
             config, weights = adapter_weights(model)
             adapters = [NewAdapter(config, {name: value.detach().cpu() for name, value in weights.items()})]
-            if not _is_plain(base, adapters[0]):
+        if not _is_plain(base, adapters[0]):
+            with load_adapter(base, folders[0]) as model:
                 yield model
-                return
+            return
     with packed(base, adapters, seed=0):
         yield base.model.eval()
 
@@ -70,8 +80,10 @@ def _read(folder: Path) -> NewAdapter:
 
 def _is_plain(base: BaseModel, adapter: NewAdapter) -> bool:
     """Whether an adapter consists of two matrices for each of some linear layers, all of one rank and scale."""
-    config = adapter.config
-    if config.use_dora or config.rank_pattern or config.alpha_pattern or config.modules_to_save or config.lora_bias:
+    import peft
+
+    config, plain = adapter.config, peft.LoraConfig().to_dict()
+    if any(value != plain[name] for name, value in config.to_dict().items() if name not in PLAIN_FIELDS):
         return False
     modules = dict(base.model.named_modules())
     return (

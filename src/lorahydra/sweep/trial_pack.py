@@ -20,7 +20,6 @@ from omegaconf.errors import OmegaConfBaseException
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import LorahydraError, clear_frames, ends_study
 from lorahydra.modeling.memory import release_memory
-from lorahydra.modeling.single import OnlyAloneError
 from lorahydra.names import State
 from lorahydra.sweep.current import context
 from lorahydra.sweep.hydra_tree import typed
@@ -176,21 +175,24 @@ def _answers(
     group: Sequence[tuple[PackedTrial, Trial]], outcomes: Sequence[TrainedAdapter | Exception], progress: Progress
 ) -> dict[int, Answers]:
     """The answers of the trained adapters, by number; those that cannot answer together do so at their turn."""
-    trained = [
-        (member.running.number, trial, outcome)
-        for (member, trial), outcome in zip(group, outcomes, strict=True)
-        if isinstance(outcome, TrainedAdapter)
-    ]
-    settings = [(trial.config.evaluation, trial.prepared.eval_set.digest) for _, trial, _ in trained]
-    if len(trained) < 2 or any(other != settings[0] for other in settings):
-        return {}
-    numbers, first = [number for number, _, _ in trained], trained[0][1]
-    folders = [outcome.folder for _, _, outcome in trained]
-    try:
-        answers = answer_together(first.config, first.prepared, first.prepared.eval_set, folders, progress)
-    except (OnlyAloneError, LorahydraError) as error:
-        logger.debug("trials %s answer one by one: %s", numbers, error)
-        clear_frames(error)
-        release_memory()
-        return {}
-    return dict(zip(numbers, answers, strict=True))
+    alike: dict[str, list[tuple[int, Trial, Path]]] = {}
+    for (member, trial), outcome in zip(group, outcomes, strict=True):
+        if isinstance(outcome, TrainedAdapter):
+            lora = trial.config.lora
+            layers = (lora.target_modules, lora.use_dora, lora.extra)
+            key = repr((trial.config.evaluation, trial.prepared.eval_set.digest, layers))
+            alike.setdefault(key, []).append((member.running.number, trial, outcome.folder))
+    answers: dict[int, Answers] = {}
+    for members in alike.values():
+        numbers, trials, folders = zip(*members, strict=True)
+        if len(numbers) > 1:
+            first = trials[0]
+            try:
+                together = answer_together(first.config, first.prepared, first.prepared.eval_set, folders, progress)
+            except Exception as error:  # each reports its own at its turn
+                logger.debug("trials %s answer one by one: %s", numbers, error)
+                clear_frames(error)
+                release_memory()
+            else:
+                answers |= dict(zip(numbers, together, strict=True))
+    return answers

@@ -246,8 +246,9 @@ def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> 
     if chosen is Adafactor:
         settings |= {"scale_parameter": False, "relative_step": False}
     elif chosen is torch.optim.AdamW:
-        # On a GPU, one kernel instead of a dozen.
-        settings["fused"] = config.optim == "adamw_torch_fused" or groups[0]["params"][0].is_cuda
+        # On a GPU, one kernel instead of a dozen; it takes no matrices with gaps, as those of unequal ranks are.
+        whole = all(parameter.is_contiguous() for group in groups for parameter in group["params"])
+        settings["fused"] = whole and (config.optim == "adamw_torch_fused" or groups[0]["params"][0].is_cuda)
     settings |= {name: tuple(v) if isinstance(v, list) else v for name, v in config.extra.items()}
     with library_errors(lambda error: ConfigError(f"training.extra={config.extra} is not allowed: {reason(error)}")):
         return chosen(groups, **settings)

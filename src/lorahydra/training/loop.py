@@ -6,9 +6,12 @@ a CPU the result is the same bit for bit, regardless of which other adapters are
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +19,8 @@ from torch import Tensor
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.cuda_graphs import recorder
 from lorahydra.modeling.devices import moved
+from lorahydra.modeling.generation import context_window
+from lorahydra.modeling.memory import ran_out_of_memory, release_memory
 from lorahydra.modeling.packing import Pack
 from lorahydra.modeling.single import SingleAdapter
 from lorahydra.training.adapter_state import AdapterState
@@ -26,6 +31,10 @@ from lorahydra.training.recorded import RecordedPasses, padded
 from lorahydra.utils.progress import Progress
 
 __all__ = ["fit"]
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 def fit(
@@ -99,6 +108,7 @@ class _Run:
         can_record = self._loss.from_hidden and not adapters[0].job.training.gradient_checkpointing
         self._record = recorder(base.device) if can_record else None
         self._recorded = self._new_recordings()
+        self._window = context_window(base.model)
         self._tokens = 0
         self._arriving: deque[_Figures] = deque()
 
@@ -108,7 +118,7 @@ class _Run:
         losses = gradients = torch.empty(0)
         for part, batch in enumerate(batches):
             self._pack.at(step, part)
-            means, new = self._passes(batch, items)
+            means, new = self._with_room(partial(self._passes, batch, items))
             losses = losses + means if part else means
             # What is recorded is overwritten by the next part.
             gradients = gradients.add_(new) if part else new.clone() if len(batches) > 1 else new
@@ -116,13 +126,26 @@ class _Run:
 
     def _passes(self, batch: Batch, items: int) -> tuple[Tensor, Tensor]:
         if self._recorded is not None:
-            batch = padded(batch)
+            batch = padded(batch, self._window)
             if (done := self._recorded.run(batch, items)) is not None:
                 return done
         means = self._sums(batch) / items
         scale = loss_scale(self._base.dtype, items)
         (means.sum() * scale).backward()
         return means.detach(), self._pack.take_gradients().div_(scale)
+
+    def _with_room(self, work: Callable[[], Result]) -> Result:
+        """Do some work; if memory runs out while recordings hold some, do it again and go on without them."""
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if self._recorded is None or not self._recorded.hold_memory or not ran_out_of_memory(error):
+                raise
+        logger.warning("Out of memory: training goes on without recorded steps, which is slower")
+        self._record = self._recorded = None
+        self._pack.take_gradients()
+        release_memory()
+        return work()
 
     def _new_recordings(self) -> RecordedPasses | None:
         return None if self._record is None else RecordedPasses(self._base, self._pack, self._loss, self._record)
@@ -176,7 +199,7 @@ class _Run:
             size = self.adapters[0].job.training.per_device_eval_batch_size
             for rows in sorted_batches([int(length) for length in data.lengths], size):
                 batch = collate([data[row] for row in rows])
-                sums.append(self._sums(batch))
+                sums.append(self._with_room(partial(self._sums, batch)))
                 items += _labelled(batch)
         model.train()
         for adapter, values in zip(self.adapters, torch.stack(sums, dim=1).tolist(), strict=True):

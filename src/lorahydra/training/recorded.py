@@ -30,12 +30,16 @@ STEPS = ((512, 32), (1024, 64))
 """Up to so many tokens, lengths are padded to a multiple of so many."""
 LONG = 128
 """The same for longer ones."""
+LARGEST_NUMBER = 32
+"""Shapes that are recorded: each takes some megabytes beside the memory that all share."""
 
 
-def padded(batch: Batch) -> Batch:
-    """The batch with rows of a length that occurs often."""
+def padded(batch: Batch, window: int | None) -> Batch:
+    """The batch with rows of a length that occurs often, but not beyond the context window."""
     length = batch["input_ids"].shape[1]
     more = -length % next((step for limit, step in STEPS if length <= limit), LONG)
+    if window is not None:
+        more = max(0, min(more, window - length))
     return batch | {
         "input_ids": functional.pad(batch["input_ids"], (0, more)),
         "labels": functional.pad(batch["labels"], (0, more), value=IGNORED),
@@ -96,6 +100,14 @@ class RecordedPasses:
         self._seen: Counter[torch.Size] = Counter()
         self._recordings: dict[torch.Size, tuple[_Passes, Callable[[], None], Callable[[], None]]] = {}
 
+    @property
+    def hold_memory(self) -> bool:
+        """Whether there are recordings, which hold the memory of the largest of them."""
+        return bool(self._recordings)
+
+    def _may_record(self, shape: torch.Size) -> bool:
+        return self._seen[shape] == 2 and len(self._recordings) < LARGEST_NUMBER
+
     def run(self, batch: Batch, items: int) -> tuple[Tensor, Tensor] | None:
         """Mean losses and gradients of a padded batch, as `losses_and_gradients` returns them.
 
@@ -110,7 +122,7 @@ class RecordedPasses:
         """
         shape = batch["input_ids"].shape
         self._seen[shape] += 1
-        if shape not in self._recordings and self._record is not None and self._seen[shape] == 2:
+        if shape not in self._recordings and self._record is not None and self._may_record(shape):
             passes = _Passes(self._base, self._pack, self._loss, shape, self._gradients)
             try:
                 forward = self._record(passes.forward, self._pack.generator)
@@ -120,6 +132,8 @@ class RecordedPasses:
             except NotRecordableError as error:
                 logger.debug("training steps cannot be recorded: %s", error)
                 self._record = None
+                # A backward pass that broke off has left gradients that were never computed.
+                self._pack.take_gradients()
         if shape not in self._recordings:
             return None
         passes, forward, backward = self._recordings[shape]

@@ -15,6 +15,7 @@ from lorahydra.evaluation import EvaluationSet, Judging, Predictions
 from lorahydra.modeling.compat import attention_of
 from lorahydra.modeling.generation import generate_pack, stop_tokens
 from lorahydra.modeling.saved_pack import load_pack
+from lorahydra.modeling.single import OnlyAloneError
 from lorahydra.trial.prepare import Prepared
 from lorahydra.utils.progress import Progress
 
@@ -108,10 +109,12 @@ def answer_together(
         ModelError: An adapter cannot be used.
         OnlyAloneError: The adapters are not alike.
     """
-    started = time.perf_counter()
+    if len(adapters) > _batch_size(config, prepared):
+        raise OnlyAloneError("evaluation.batch_size allows fewer answers together")
     with load_pack(prepared.base, adapters) as model:
+        started = time.perf_counter()
         tokens = _generate(model, len(adapters), config, prepared, examples, progress, description)
-    seconds = (time.perf_counter() - started) / len(adapters)
+        seconds = (time.perf_counter() - started) / len(adapters)
     return [Answers(answers, seconds) for answers in tokens]
 
 
@@ -132,10 +135,14 @@ def _generate(
         stop=stop_tokens(base.model, chat.end_tokens),
         ends=chat.text_end,
         max_new_tokens=config.evaluation.max_new_tokens,
-        batch_size=config.evaluation.batch_size or (CPU_BATCH if base.device.type == "cpu" else GPU_BATCH),
+        batch_size=_batch_size(config, prepared),
         progress=progress,
         description=description,
     )
+
+
+def _batch_size(config: ExperimentConfig, prepared: Prepared) -> int:
+    return config.evaluation.batch_size or (CPU_BATCH if prepared.base.device.type == "cpu" else GPU_BATCH)
 
 
 def _predictions(
