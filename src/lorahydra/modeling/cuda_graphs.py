@@ -75,8 +75,9 @@ class Recorder:
                 end_failed_recording(self._device, self._pool)
                 self._pool = torch.cuda.graph_pool_handle()
                 with suppress(RuntimeError):
-                    # Before 2.13, torch's generators count as being recorded until a recording has succeeded.
-                    self._recorded(torch.empty(1, device=self._device).zero_, generator)
+                    # Before 2.13, torch's generators count as being recorded until a recording has succeeded. It is
+                    # kept, because torch refuses a pool from which all recordings are gone.
+                    self._last = self._recorded(torch.empty(1, device=self._device).zero_, generator)
                 raise NotRecordableError(str(error).partition("\n")[0], for_now=ran_out_of_memory(error)) from None
         return self._last.replay
 
