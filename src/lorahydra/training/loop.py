@@ -117,14 +117,14 @@ class _Run:
         items = sum(_labelled(batch) for batch in batches)
         losses = gradients = torch.empty(0)
         for part, batch in enumerate(batches):
-            self._pack.at(step, part)
-            means, new = self._with_room(partial(self._passes, batch, items))
+            means, new = self._with_room(partial(self._passes, (step, part), batch, items))
             losses = losses + means if part else means
             # What is recorded is overwritten by the next part.
             gradients = gradients.add_(new) if part else new.clone() if len(batches) > 1 else new
         return losses, gradients
 
-    def _passes(self, batch: Batch, items: int) -> tuple[Tensor, Tensor]:
+    def _passes(self, place: tuple[int, int], batch: Batch, items: int) -> tuple[Tensor, Tensor]:
+        self._pack.at(*place)
         if self._recorded is not None:
             batch = padded(batch, self._window)
             if (done := self._recorded.run(batch, items)) is not None:
