@@ -167,7 +167,9 @@ def test_without_a_whole_checkpoint_it_begins_anew(place: Place, whole: tuple[by
     ("changes", "message"),
     [
         ({"lora": LoraConfig(r=8, lora_alpha=8, lora_dropout=0.2)}, r"lora.r: 4 → 8"),
+        ({"lora": LoraConfig(r=4, lora_alpha=8, lora_dropout=0.2, plus_ratio=16)}, r"lora.plus_ratio: 1.0 → 16"),
         ({"learning_rate": 1e-3}, r"training.learning_rate: 0.005 → 0.001"),
+        ({"extra": {"eps": 1e-6}}, r"training.extra: \{\} → "),
         ({"num_train_epochs": 3.0}, r"training.num_train_epochs"),
         ({"seed": 8}, r"seed: 7 → 8"),
     ],

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from lorahydra.config.schema import LoraConfig, TrainingConfig
 from lorahydra.errors import ConfigError
 from lorahydra.modeling.base import BaseModel
 from lorahydra.names import (
@@ -48,8 +47,6 @@ WITHOUT_EFFECT = {
     *("save_steps", "resume", "logging_steps", "per_device_eval_batch_size", "divergence_factor", "pack"),
 }
 """Settings of a training that do not change its adapter."""
-LATER = ("lora.plus_ratio", "lora.extra", "training.extra")
-"""Settings that count only if they are not the default."""
 ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
 SHOWN = 3
 """Largest number of settings that an error message names."""
@@ -64,13 +61,9 @@ def training_settings(base: BaseModel, job: TrainingJob, digests: Mapping[str, s
         digests: Digests of the rows, by their use.
     """
     values: dict[str, Any] = {f"lora.{name}": value for name, value in dataclasses.asdict(job.lora).items()}
-    defaults = {f"lora.{name}": value for name, value in dataclasses.asdict(LoraConfig()).items()}
-    defaults |= {f"training.{name}": value for name, value in dataclasses.asdict(TrainingConfig()).items()}
     values |= {f"training.{name}": value for name, value in vars(job.training).items() if name not in WITHOUT_EFFECT}
     values |= {"seed": job.seed, "model.dtype": str(base.dtype), "content of the base model": base.digest}
     values |= {f"content of the {name} rows": digest for name, digest in digests.items()}
-    # Versions before did not have these.
-    values = {k: v for k, v in values.items() if k not in LATER or v != defaults[k]}
     return {key: json.dumps(value, sort_keys=True) for key, value in values.items()}
 
 
