@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.support.models import SMALL_SIZES
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrainedConfig, Qwen3Config
 
 from lorahydra.modeling.fused_norms import fuse_norms
-
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "intermediate_size": 48,
-}
 
 
 @pytest.mark.parametrize(
     ("config", "norms"),
     # Qwen3 has two norms more in each layer; Gemma adds one to the weights, which the kernel does not.
-    [(LlamaConfig(**SIZES), 5), (Qwen3Config(**SIZES), 9), (GemmaConfig(**SIZES), 0)],
+    [(LlamaConfig(**SMALL_SIZES), 5), (Qwen3Config(**SMALL_SIZES), 9), (GemmaConfig(**SMALL_SIZES), 0)],
     ids=["llama", "qwen3", "gemma"],
 )
 def test_a_model_computes_the_same(config: PreTrainedConfig, norms: int) -> None:

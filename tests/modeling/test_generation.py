@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.support.gpu import almost_full_gpu, needs_gpu
+from tests.support.models import SMALL_SIZES
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -29,17 +30,7 @@ from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.modeling.memory import release_memory
 from lorahydra.utils.progress import Progress
 
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "intermediate_size": 48,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.5,
-}
+SIZES = SMALL_SIZES | {"max_position_embeddings": 128, "initializer_range": 0.5}
 # Grouped queries, sliding windows mixed with full attention, and a state that is not a key-value cache.
 CONFIGS = {
     "qwen3": Qwen3Config(**SIZES),

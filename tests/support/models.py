@@ -14,6 +14,17 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+SMALL_SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+}
+"""A decoder with grouped queries, in the names of transformers' configurations."""
+
 
 def write_byte_tokenizer(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> dict[str, int]:
     """Write a tokenizer of bytes to `folder`; returns its 259 tokens."""

@@ -37,7 +37,7 @@ def objectives(value: object) -> list[str]:
     """The names in `objective`, which is one name or a list of different ones.
 
     Raises:
-        ConfigError: There is no name, or one is unknown or occurs twice.
+        ConfigError: No name is given, or a name is unknown or occurs twice.
     """
     names = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
     if not names:

@@ -41,6 +41,11 @@ CLOSE = 0.1
 """A static step's logits may differ from the usual ones by this share of their norm: several times what the rounding of
 bfloat16 makes, and far less than a wrong mask does."""
 
+NEVER = -1
+_checked: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
+"""Up to which capacity of the cache a model computed the same in a static step, or `NEVER` if it did not or cannot be
+recorded."""
+
 
 class Decoder:
     """Answers batches of prompts.
@@ -75,12 +80,12 @@ class Decoder:
         """The answers of each adapter to one batch."""
         rows, width = list(prompts) * self._slots, max(len(prompt) for prompt in prompts)
         capacity = width + self._max_new_tokens
-        # Attention with a mask is quicker with aligned rows.
-        cache = growing_cache(self._model, capacity + -capacity % 8)
+        capacity += -capacity % 8  # attention with a mask is quicker with aligned rows
+        cache = growing_cache(self._model, capacity)
         if cache is None:
             answers = self._decode_by_transformers(rows, width)
         else:
-            input_ids, mask = _pad_left(rows, width, capacity + -capacity % 8, self._model.device)
+            input_ids, mask = _pad_left(rows, width, capacity, self._model.device)
             answers = self._decode(input_ids, _Batch(self._model, cache, mask, width, self._slots, self._record))
         return [answers[start : start + len(prompts)] for start in range(0, len(rows), len(prompts))]
 
@@ -255,12 +260,6 @@ class _Batch:
         if self._static is not None:
             self._static = self._static.of_rows(kept)
         return tokens[kept]
-
-
-NEVER = -1
-_checked: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
-"""Up to which capacity of the cache a model computed the same in a static step, or `NEVER` if it did not or cannot be
-recorded."""
 
 
 class _StaticStep:

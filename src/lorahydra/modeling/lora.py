@@ -33,21 +33,22 @@ from lorahydra.modeling.targets import check_targets
 if TYPE_CHECKING:
     import peft
 
-__all__ = ["adapter", "attach_saved", "load_adapter", "random_state", "save_adapter", "seeded", "set_random_state"]
-
+__all__ = [
+    "adapter",
+    "attach_saved",
+    "load_adapter",
+    "peft_config",
+    "random_state",
+    "save_adapter",
+    "seeded",
+    "set_random_state",
+]
 
 OWN_FIELDS = ("plus_ratio", "extra")
 """Fields of the adapter's settings that are not PEFT's."""
 NOT_EXTRA = {
-    *(
-        "task_type",
-        "peft_type",
-        "auto_mapping",
-        "peft_version",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-    ),
+    *("task_type", "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
+    "inference_mode",
     # They change the base model, need data, or keep weights that are not an adapter's.
     *("layer_replication", "modules_to_save", "trainable_token_indices", "target_parameters", "megatron_config"),
     *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config"),

@@ -91,7 +91,7 @@ class Pack:
         self._keyed = base.device.type != "cuda"
         """Whether each layer seeds the generator, and not each pass: a recording cannot seed it in the middle."""
         self._layout = _layout(starts)
-        # float16 has too small a range for gradients that nothing scales.
+        # float16 has too small a range for the gradients of an adapter.
         dtype = torch.float32 if base.dtype == torch.float16 else base.dtype
         self._sizes = [rows * columns for rows, columns in self._layout.values()]
         shape, wide = (len(starts), sum(self._sizes)), torch.promote_types(base.dtype, torch.float32)

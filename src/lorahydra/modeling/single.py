@@ -23,7 +23,6 @@ __all__ = ["OnlyAloneError", "SingleAdapter", "attached"]
 
 logger = logging.getLogger(__name__)
 
-
 CHOOSES_LAYERS = {"exclude_modules", "layers_to_transform", "layers_pattern"}
 """Fields of `lora.extra` that only decide which layers an adapter has."""
 

@@ -43,7 +43,7 @@ CURVES = "^train/(loss|learning_rate|grad_norm)|^eval/(loss|combined|gain)$"
 
 
 def furnish(client: Any, experiment: Any) -> None:
-    """Give an `mlflow.entities.Experiment` its view, once: a view that somebody has changed stays as it is."""
+    """Give an `mlflow.entities.Experiment` its view unless it has one, which somebody may have changed."""
     tags = {KIND_TAG: "finetuning", VIEW_TAG: _view()}
     missing = {name: value for name, value in tags.items() if name not in experiment.tags}
     try:
