@@ -277,18 +277,16 @@ def test_a_baseline_without_verdicts_is_left_out(trials: Trials, caplog: pytest.
     tuned: list[str] = []
 
     def plan(request: Request, attempt: int) -> str:
-        with lock:
-            if len(tuned) < 3 and request.user not in tuned:
-                tuned.append(request.user)
+        if len(tuned) < 3:
+            tuned.append(request.user)
         return "good" if request.user in tuned else "blocked"
 
-    import threading
-
-    lock = threading.Lock()
+    # Without overlap the tuned model's predictions are judged before the baseline's, one by one.
     options = ("judge.n_examples=3", "judge.max_retries=0", "judge.min_coverage=0.3")
     with judge_server(plan) as server:
-        result = trials("one", server, *options)
+        result = trials("one", server, *options, "judge.overlap=false", "judge.concurrency=1")
         untuned = [request.user for request in server.requests if request.user not in tuned]
+    assert len(set(tuned)) == len(untuned) == 3
     assert result.scores.baseline is None
     assert result.scores.gain is None
     assert (
