@@ -1,6 +1,7 @@
 """Write docs/configuration.md from the schema's docstrings: `python scripts/config_docs.py`."""
 
 import ast
+import re
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -60,10 +61,17 @@ def fields(node: ast.ClassDef) -> list[tuple[str, str, str, str]]:
     return described
 
 
+def readable(kind: str) -> str:
+    """A type, with its choices as they are written in a config."""
+    choices = re.sub(r"Literal\[(.*?)\]", lambda match: re.sub(r"'?([^', ]+)'?", r"`\1`", match[1]), kind)
+    return choices.replace("|", "or")
+
+
 def page() -> str:
     """The whole page."""
     statements = [node for source in SOURCES for node in ast.parse(source.read_text("utf-8")).body]
     classes = {node.name: node for node in statements if isinstance(node, ast.ClassDef)}
+    aliases = {ast.unparse(node.targets[0]): ast.unparse(node.value) for node in statements if type(node) is ast.Assign}
     parts = [HEAD]
     for name, group in GROUPS.items():
         title = f"`{group}`" if group else "Top level"
@@ -72,7 +80,9 @@ def page() -> str:
         for field, kind, default, text in fields(classes[name]):
             key = f"{group}.{field}" if group else field
             shown = "" if "field(" in default else f"`{default}`"
-            parts.append(f"| `{key}` | {kind.replace('|', 'or')} | {shown} | {text.replace('|', chr(92) + '|')} |")
+            parts.append(
+                f"| `{key}` | {readable(aliases.get(kind, kind))} | {shown} | {text.replace('|', chr(92) + '|')} |"
+            )
         parts.append("")
     return "\n".join(parts)
 

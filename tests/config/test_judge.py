@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from lorahydra.config.compose import compose
+from lorahydra.config.compose import compose, to_config
 from lorahydra.config.judge import CriterionConfig, JudgeConfig, RubricConfig
 from lorahydra.errors import ConfigError
 
@@ -27,10 +28,10 @@ def test_every_judge_has_a_file_that_composes(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"n_examples": 0}, "judge.n_examples=0 is not allowed: give a number from 1, or all"),
-        ({"n_examples": "some"}, "judge.n_examples=some"),
+        ({"n_examples": 0}, "judge.n_examples=0 is not allowed: it must be at least 1"),
+        ({"n_examples": "some"}, "judge.n_examples=some is not allowed: give a whole number or all"),
         ({"n_examples": True}, "judge.n_examples=True"),
-        ({"test_examples": 0}, "judge.test_examples=0 is not allowed: give a number from 1, or all"),
+        ({"test_examples": 0}, "judge.test_examples=0 is not allowed: it must be at least 1"),
         ({"min_coverage": 1.1}, "judge.min_coverage=1.1"),
         ({"concurrency": 0}, "judge.concurrency=0"),
         ({"timeout": 0.0}, "judge.timeout=0.0"),
@@ -93,3 +94,9 @@ def test_names_of_variables_are_fine() -> None:
     assert compose(["judge=openai", "judge.api_key_env=[A_KEY,B_KEY]"]).judge.key_names == ["A_KEY", "B_KEY"]
     assert compose(["judge=openai", "judge.max_output_tokens=9"]).judge.max_output_tokens == 9
     assert compose(["judge=openai", "judge.api_key_env=null"]).judge.key_names == []
+
+
+def test_a_key_of_the_wrong_type_in_a_file_is_not_repeated() -> None:
+    with pytest.raises(ConfigError, match=r"judge\.api_key_env takes the name") as caught:
+        to_config(OmegaConf.create({"judge": {"api_key_env": [1, "hunter2"]}}))
+    assert "hunter2" not in str(caught.value)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from lorahydra.adapters.model_card import model_card
 from lorahydra.errors import ModelError, OutputError
 from lorahydra.inference.adapted_model import chat_format, model_at, place_of_base, warn_of_another_base
-from lorahydra.modeling.devices import resolve_device, resolve_dtype
+from lorahydra.modeling.devices import dtype_name, resolve_device, resolve_dtype
 from lorahydra.modeling.huggingface import disk_errors
 from lorahydra.modeling.merging import merge_adapter, save_merged
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
@@ -105,7 +105,7 @@ def _write_merged(folder: Path, target: Path, metadata: AdapterMetadata, dtype: 
     warn_of_another_base(base, metadata)
     chat = chat_format(base, metadata)
     save_merged(base, target, chat_template=chat.template, ends=chat.end_tokens)
-    return _name(merged_dtype), chat.end_texts
+    return dtype_name(merged_dtype), chat.end_texts
 
 
 def _merged_dtype(metadata: AdapterMetadata, dtype: str) -> torch.dtype:
@@ -149,9 +149,5 @@ def _write_weights(source: Path, target: Path, dtype: str) -> str:
             raise ModelError(f"the adapter's weights are too large for {dtype}: choose another dtype")
         with disk_errors():
             save_file(tensors, target, metadata={"format": "pt"})
-    counts = Counter(_name(value.dtype) for value in tensors.values())
+    counts = Counter(dtype_name(value.dtype) for value in tensors.values())
     return counts.most_common(1)[0][0] if counts else "no weights"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

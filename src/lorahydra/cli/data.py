@@ -13,6 +13,7 @@ from lorahydra.cli.completing import files
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from lorahydra.config.data import Format
     from lorahydra.config.schema import ColumnsConfig, DataConfig
     from lorahydra.data import ChatFormat, DataReport
     from lorahydra.data.report import LengthStats, SplitReport
@@ -48,7 +49,7 @@ def check(
     overrides: tuple[str, ...],
     validation: str | None,
     test: str | None,
-    scheme: str,
+    scheme: Format,
     columns: str | None,
     encoding: str,
     model: str | None,

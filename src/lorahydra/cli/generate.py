@@ -13,7 +13,7 @@ import click
 from lorahydra.cli.completing import folders
 from lorahydra.cli.sharing import uri_option
 from lorahydra.cli.showing import json_line, note, prompt_text, show_answers, write_lines
-from lorahydra.config.schema import DTYPES, ModelConfig
+from lorahydra.config.schema import DTYPES, Dtype, ModelConfig
 from lorahydra.errors import ConfigError, DataError, OutputError
 from lorahydra.utils.files import writing
 
@@ -56,7 +56,7 @@ def generate(
     max_new_tokens: int | None,
     base: str | None,
     device: str,
-    dtype: str | None,
+    dtype: Dtype | None,
     as_json: bool,
     uri: str | None,
 ) -> None:

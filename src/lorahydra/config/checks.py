@@ -4,20 +4,82 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import functools
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lorahydra.errors import ConfigError
 
-__all__ = ["at_least", "did_you_mean", "names_a_folder", "not_blank", "one_of", "only_keys", "text_encoding", "within"]
+__all__ = [
+    "at_least",
+    "check_types",
+    "did_you_mean",
+    "names_a_folder",
+    "not_blank",
+    "one_of",
+    "only_keys",
+    "text_encoding",
+    "type_hints",
+    "within",
+    "wrong_type",
+]
 
 NOT_OF_FILES = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list of texts",
+    dict: "a mapping",
+    NoneType: "null",
+}
+
+type_hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
+"""The type of each field of a dataclass, by name."""
 
 
-def at_least(key: str, value: float | None, low: float, *, exclusive: bool = False) -> None:
-    """Check that a number is finite and at least (with `exclusive`, above) `low`; None passes."""
-    if value is None:
+def check_types(group: str, config: object) -> None:
+    """Check that each field of a dataclass has a value of its type, which names the choices where there are some."""
+    for name, kind in type_hints(type(config)).items():
+        value = getattr(config, name)
+        if not any(_fits(value, part) for part in _parts(kind)):
+            raise wrong_type(f"{group}.{name}".lstrip("."), value, kind)
+
+
+def wrong_type(key: str, value: object, kind: Any) -> ConfigError:
+    """The error of a value that does not have the type of its key."""
+    parts = _parts(kind)
+    if get_origin(kind) is Literal:
+        return ConfigError(f"{key}={value} is not allowed: choose one of {', '.join(sorted(map(str, parts)))}")
+    words = [WORDS.get(get_origin(part) or part, str(part)) for part in parts]
+    return ConfigError(f"{key}={value} is not allowed: give {' or '.join(words)}")
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """The types and values that a type consists of."""
+    if get_origin(kind) in (Union, UnionType):
+        return tuple(part for member in get_args(kind) for part in _parts(member))
+    return get_args(kind) if get_origin(kind) is Literal else (kind,)
+
+
+def _fits(value: object, part: Any) -> bool:
+    kind = get_origin(part) or part
+    if not isinstance(kind, type):
+        return type(value) is type(part) and value == part
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is list:
+        return isinstance(value, list) and all(_fits(entry, *get_args(part)) for entry in value)
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def at_least(key: str, value: float | str | None, low: float, *, exclusive: bool = False) -> None:
+    """Check that a number is finite and at least (with `exclusive`, above) `low`; None and words pass."""
+    if value is None or isinstance(value, str):
         return
     if not math.isfinite(value) or value < low or (exclusive and value == low):
         raise ConfigError(f"{key}={value} is not allowed: it must be {'above' if exclusive else 'at least'} {low:g}")

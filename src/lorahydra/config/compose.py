@@ -14,18 +14,24 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
-from lorahydra.config.checks import did_you_mean
+from lorahydra.config.checks import did_you_mean, type_hints, wrong_type
 from lorahydra.config.environment import register_resolver
-from lorahydra.config.judge import refuse_secret
+from lorahydra.config.judge import NOT_A_NAME, refuse_secret
 from lorahydra.config.judge_registry import registered_judges
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError, causes
@@ -118,7 +124,7 @@ def _added(override: str) -> str:
 
 @functools.cache
 def _dictionary_keys() -> frozenset[str]:
-    return frozenset(_keys_of(ExperimentConfig, dict[str, Any]))
+    return frozenset(key for key, kind in _types(ExperimentConfig) if kind == dict[str, Any])
 
 
 def _quoted(override: str) -> str:
@@ -141,16 +147,17 @@ def _quoted(override: str) -> str:
 @functools.cache
 def text_keys() -> frozenset[str]:
     """Keys whose value is a text."""
-    return frozenset({"hydra.sweeper.study_name", *_keys_of(ExperimentConfig, str, str | None)})
+    texts = (key for key, kind in _types(ExperimentConfig) if kind in (str, str | None))
+    return frozenset({"hydra.sweeper.study_name", *texts})
 
 
-def _keys_of(schema: type, *wanted: Any) -> Iterator[str]:
-    """The keys whose values have one of these types."""
-    for name, kind in get_type_hints(schema).items():
+def _types(schema: Any) -> Iterator[tuple[str, Any]]:
+    """Each key that is not a group, and the type of its value."""
+    for name, kind in type_hints(schema).items():
         if dataclasses.is_dataclass(kind):
-            yield from (f"{name}.{key}" for key in _keys_of(kind, *wanted))  # type: ignore[arg-type]
-        elif kind in wanted:
-            yield name
+            yield from ((f"{name}.{key}", inner) for key, inner in _types(kind))
+        else:
+            yield name, kind
 
 
 def _in_quotes(text: str) -> str:
@@ -295,6 +302,10 @@ def _bad_value(error: OmegaConfBaseException) -> ConfigError:
         return ConfigError(f"{key} has no value: set {key}=…")
     if isinstance(error, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(key)
+    if key == "judge.api_key_env":
+        return ConfigError(NOT_A_NAME)  # the value may be a key
+    if isinstance(error, ValidationError) and (kind := dict(_types(ExperimentConfig)).get(key)) is not None:
+        return wrong_type(key, error.value, kind)
     return ConfigError(f"{key}: {_first_sentence(str(error))}")
 
 

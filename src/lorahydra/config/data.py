@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from lorahydra.config.checks import at_least, not_blank, one_of, text_encoding, within
+from lorahydra.config.checks import at_least, check_types, not_blank, text_encoding, within
 from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError
 
-__all__ = ["SPECIAL_TOKENS", "ColumnsConfig", "DataConfig"]
+__all__ = ["ColumnsConfig", "DataConfig", "Format", "SpecialTokens"]
 
-FORMATS = ("auto", "prompt_completion", "instruction", "question_answer", "messages", "conversations")
-OVERLONG = ("error", "drop", "truncate")
-SPECIAL_TOKENS = ("text", "control")
+SpecialTokens = Literal["text", "control"]
+Format = Literal["auto", "prompt_completion", "instruction", "question_answer", "messages", "conversations"]
 
 
 @dataclass
@@ -47,6 +47,7 @@ class ColumnsConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        check_types("data.columns", self)
         for scheme_name, file_name in self.renamed().items():
             not_blank(f"data.columns.{scheme_name}", file_name)
 
@@ -77,7 +78,7 @@ class DataConfig:
     """Split of a hub dataset (or saved `DatasetDict`) to validate on; made from the training rows when unset."""
     test_split: str | None = None
     """Split of a hub dataset (or saved `DatasetDict`) to test on."""
-    format: str = "auto"
+    format: Format = "auto"
     """Column scheme; `auto` detects it."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Names of the columns in the file where they differ from the scheme's, for example `{question: q, answer: a}`."""
@@ -91,10 +92,10 @@ class DataConfig:
     """Share of rows taken for validation if no validation file or split is given."""
     test_fraction: float = 0.1
     """Share of rows taken for the test if no test file or split is given."""
-    special_tokens: str = "text"
+    special_tokens: SpecialTokens = "text"
     """How to treat text in a message that looks like a control token of the model (`<|im_end|>`): as `text` like any
     other, or as `control`, the token itself, with which rows can end a turn and begin another one."""
-    split_version: int = 2
+    split_version: Literal[1, 2] = 2
     """How rows are divided: 2, or 1 as in older versions, whose splits of small data had random sizes. Studies and runs
     of an older version keep 1 without being told."""
     max_leakage: float = 0.5
@@ -105,7 +106,7 @@ class DataConfig:
     """Use only the first rows of the validation (and of the test) split."""
     max_length: int = 1024
     """Longest example in tokens, prompt and answer together."""
-    overlong: str = "error"
+    overlong: Literal["error", "drop", "truncate"] = "error"
     """What happens to examples that are longer, or do not fit into the model's context: `error` refuses the dataset,
     whichever split they are in; `drop` leaves them out; `truncate` cuts their end. With `drop` and `truncate` they are
     counted, and a warning says how many there are."""
@@ -113,6 +114,7 @@ class DataConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        check_types("data", self)
         if (self.train_file is None) == (self.hub_name is None):
             given = "neither is" if self.train_file is None else "both are"
             raise ConfigError(
@@ -123,10 +125,7 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None:
                 not_blank(f"data.{name}", value)
-        one_of("data.format", self.format, FORMATS)
-        one_of("data.overlong", self.overlong, OVERLONG)
         text_encoding("data.encoding", self.encoding)
-        one_of("data.special_tokens", self.special_tokens, SPECIAL_TOKENS)
         within("data.validation_fraction", self.validation_fraction, 0, 1, below=True)
         within("data.test_fraction", self.test_fraction, 0, 1, below=True)
         if self.validation_fraction + self.test_fraction >= 1:
@@ -134,7 +133,6 @@ class DataConfig:
                 f"data.validation_fraction={self.validation_fraction} and data.test_fraction={self.test_fraction} "
                 "leave nothing to train on: their sum must be below 1"
             )
-        within("data.split_version", self.split_version, 1, 2)
         within("data.max_leakage", self.max_leakage, 0, 1)
         at_least("data.max_train_rows", self.max_train_rows, 1)
         at_least("data.max_eval_rows", self.max_eval_rows, 1)

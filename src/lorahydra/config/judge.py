@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from lorahydra.config.checks import at_least, not_blank, one_of, within
+from lorahydra.config.checks import at_least, check_types, not_blank, within
 from lorahydra.config.judge_registry import NO_JUDGE, registered_judges
 from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError, JudgeNotFoundError, JudgeSetupError
 
-__all__ = ["CriterionConfig", "JudgeConfig", "RubricConfig", "refuse_secret"]
+__all__ = ["NOT_A_NAME", "CriterionConfig", "JudgeConfig", "RubricConfig", "refuse_secret"]
 
-LANGUAGES = ("en", "ru")
 NOT_A_NAME = (
     "judge.api_key_env takes the name of an environment variable (capital letters, digits and _), not the key itself: "
     "put the key into a variable"
@@ -37,7 +36,7 @@ class CriterionConfig:
 class RubricConfig:
     """The criteria by which answers are judged (`conf/judge/rubric`)."""
 
-    language: str = "en"
+    language: Literal["en", "ru"] = "en"
     """Language of the prompt around the rubric: `en` or `ru`."""
     instructions: str = ""
     """Beginning of the prompt: the judge's role and what matters."""
@@ -47,7 +46,7 @@ class RubricConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        one_of("judge.rubric.language", self.language, LANGUAGES)
+        check_types("judge.rubric", self)
         for name, criterion in self.criteria.items():
             key = f"judge.rubric.criteria.{name}"
             if not re.fullmatch(r"[^\W\d]\w*", name):
@@ -72,7 +71,7 @@ class JudgeConfig:
     """Address of the service's API; by default the SDK's own."""
     auth_url: str | None = None
     """Address that issues access tokens, for services that have one (GigaChat)."""
-    api_key_env: Any = None
+    api_key_env: str | list[str] | None = None
     """Name of the environment variable with the key, or a list of names, of which the first that is set counts. Never
     the key itself."""
     scope: str | None = None
@@ -91,9 +90,9 @@ class JudgeConfig:
     """Settings that only this judge has; see its file in `conf/judge`."""
     rubric: RubricConfig = field(default_factory=RubricConfig)
     """The criteria by which answers are judged."""
-    n_examples: Any = 5
+    n_examples: int | Literal["all"] = 5
     """How many validation examples are judged, or `all`; the seed draws them, the same ones for every trial."""
-    test_examples: Any = "all"
+    test_examples: int | Literal["all"] = "all"
     """How many test examples are judged, or `all`, for the winner and for the untuned model."""
     min_coverage: float = 0.8
     """The trial fails if a smaller share of the chosen examples got a verdict."""
@@ -120,7 +119,7 @@ class JudgeConfig:
     """Price of a million tokens received."""
     max_cost: float | None = None
     """Judging stops before this process has spent more with these settings, in the currency of the prices."""
-    prompt_wording: int = 2
+    prompt_wording: Literal[1, 2] = 2
     """Texts around the rubric: 2, or 1 as earlier versions wrote them. A study that began with 1 keeps it."""
     self_test: bool = True
     """Before anything is trained, have four fixed answers judged, once a day for a service. The run ends at once if the
@@ -134,16 +133,12 @@ class JudgeConfig:
         if self.name != NO_JUDGE and self.name not in registered_judges():
             raise JudgeNotFoundError(self.name, registered_judges())
         self._check_secrets()
+        check_types("judge", self)
         self._check_addresses()
         within("judge.temperature", self.temperature, 0, 2)
-        for name in ("max_output_tokens", "finalists", "repeats", "concurrency"):
+        for name in ("n_examples", "test_examples", "max_output_tokens", "finalists", "repeats", "concurrency"):
             at_least(f"judge.{name}", getattr(self, name), 1)
-        for name in ("n_examples", "test_examples"):
-            value = getattr(self, name)
-            if value != "all" and (type(value) is not int or value < 1):
-                raise ConfigError(f"judge.{name}={value} is not allowed: give a number from 1, or all")
         within("judge.min_coverage", self.min_coverage, 0, 1)
-        within("judge.prompt_wording", self.prompt_wording, 1, 2)
         at_least("judge.requests_per_minute", self.requests_per_minute, 0, exclusive=True)
         at_least("judge.timeout", self.timeout, 0, exclusive=True)
         for name in ("max_retries", "prompt_price", "completion_price"):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
-from lorahydra.config.checks import at_least, names_a_folder, not_blank, one_of, within
+from lorahydra.config.checks import at_least, check_types, names_a_folder, not_blank, within
 from lorahydra.config.data import ColumnsConfig, DataConfig
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.config.search import SearchConfig, objectives
@@ -22,6 +22,7 @@ __all__ = [
     "DTYPES",
     "ColumnsConfig",
     "DataConfig",
+    "Dtype",
     "EvaluationConfig",
     "ExperimentConfig",
     "JudgeConfig",
@@ -32,7 +33,8 @@ __all__ = [
     "TrainingConfig",
 ]
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 
 @dataclass
@@ -47,7 +49,7 @@ class ModelConfig:
     """Name of a GGUF file inside `name_or_path`, for repositories and folders that hold one."""
     device: str = "auto"
     """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`; `auto` takes the first GPU, else the CPU."""
-    dtype: str = "auto"
+    dtype: Dtype = "auto"
     """`auto`, `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a GPU that supports it, else float32."""
     attn_implementation: str | None = None
     """Attention kernel of transformers (`sdpa`, `eager`, `flash_attention_2`, …); its own choice when unset."""
@@ -58,14 +60,11 @@ class ModelConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        check_types("model", self)
         not_blank("model.name_or_path", self.name_or_path)
-        one_of("model.dtype", self.dtype, DTYPES)
         kind, _, index = self.device.partition(":")
         if kind not in ("auto", "cpu", "mps", "cuda") or (":" in self.device and not index.isdecimal()):
             raise ConfigError(f"model.device={self.device} is not allowed: choose auto, cpu, mps, cuda or cuda:N")
-
-
-INIT_LORA_WEIGHTS = ("true", "false", "gaussian", "orthogonal", "pissa", "pissa_niter_[n]")
 
 
 @dataclass
@@ -78,13 +77,13 @@ class LoraConfig:
     """Scale numerator: the update is multiplied by `lora_alpha / r` (`lora_alpha / sqrt(r)` with rsLoRA)."""
     lora_dropout: float = 0.0
     """Dropout on the adapter's input, 0 up to but not including 1."""
-    target_modules: Any = "all-linear"
+    target_modules: str | list[str] = "all-linear"
     """`all-linear`, a list of module names, or a regular expression over full module names."""
     use_rslora: bool = False
     """Rank-stabilised scaling (arXiv 2312.03732)."""
     use_dora: bool = False
     """Weight-decomposed adaptation (arXiv 2402.09353)."""
-    init_lora_weights: Any = True
+    init_lora_weights: bool | str = True
     """`true` (B is zero), `false` (random, for tests), `gaussian`, `orthogonal`, `pissa` or `pissa_niter_[n]`."""
     plus_ratio: float = 1.0
     """LoRA+ (arXiv 2402.12354): the learning rate of B is this many times that of A."""
@@ -94,36 +93,29 @@ class LoraConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        check_types("lora", self)
         at_least("lora.r", self.r, 1)
         at_least("lora.lora_alpha", self.lora_alpha, 1)
         within("lora.lora_dropout", self.lora_dropout, 0, 1, below=True)
         at_least("lora.plus_ratio", self.plus_ratio, 0, exclusive=True)
-        self._check_target_modules()
+        names = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
+        if not names or not all(map(str.strip, names)):
+            raise ConfigError(
+                f"lora.target_modules={self.target_modules} is not allowed: give all-linear, a list of module names, "
+                "or a regular expression"
+            )
         init = self.init_lora_weights
-        if isinstance(init, str):
-            if not re.fullmatch(r"gaussian|orthogonal|pissa(_niter_\d+)?", init):
-                one_of("lora.init_lora_weights", init, INIT_LORA_WEIGHTS)
-        elif not isinstance(init, bool):
-            one_of("lora.init_lora_weights", init, INIT_LORA_WEIGHTS)
+        if isinstance(init, str) and not re.fullmatch(r"gaussian|orthogonal|pissa(_niter_\d+)?", init):
+            raise ConfigError(
+                f"lora.init_lora_weights={init} is not allowed: choose one of true, false, gaussian, orthogonal, "
+                "pissa, pissa_niter_[n]"
+            )
         if init == "orthogonal" and self.r % 2:
             raise ConfigError(
                 f"lora.r={self.r} is not allowed with lora.init_lora_weights=orthogonal: use an even rank"
             )
         if self.use_dora and isinstance(init, str) and init.startswith("pissa"):
             raise ConfigError("lora.use_dora=true cannot be combined with lora.init_lora_weights=pissa: choose one")
-
-    def _check_target_modules(self) -> None:
-        names = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
-        if not isinstance(names, list) or not names or not all(isinstance(n, str) and n.strip() for n in names):
-            raise ConfigError(
-                f"lora.target_modules={self.target_modules} is not allowed: give all-linear, a list of module names, "
-                "or a regular expression"
-            )
-
-
-SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
-KEEP = ("best", "last")
-OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
 
 
 @dataclass
@@ -142,7 +134,9 @@ class TrainingConfig:
     """Forward passes per optimiser step."""
     learning_rate: float = 1e-4
     """Peak learning rate."""
-    lr_scheduler_type: str = "linear"
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = (
+        "linear"
+    )
     """Shape of the learning rate after the warm-up."""
     warmup_ratio: float = 0.03
     """Share of all steps in which the learning rate rises from 0."""
@@ -150,7 +144,7 @@ class TrainingConfig:
     """AdamW's weight decay on the adapter."""
     max_grad_norm: float = 1.0
     """Gradient norm is clipped to this; 0 turns clipping off."""
-    optim: str = "adamw_torch"
+    optim: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"] = "adamw_torch"
     """Optimiser."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the optimiser by its own names, for example `{betas: [0.9, 0.95]}`."""
@@ -160,7 +154,7 @@ class TrainingConfig:
     """Put examples of similar length into a batch: less padding, same examples per epoch."""
     evals_per_epoch: int = 1
     """How often the validation loss is measured in each epoch; 0 measures it only after training."""
-    keep: str = "best"
+    keep: Literal["best", "last"] = "best"
     """Which adapter is saved and scored: `best`, as it was when the validation loss was lowest, or `last`."""
     early_stopping_patience: int = 0
     """Training ends after this many validations in a row without a new lowest loss; 0 turns this off."""
@@ -173,13 +167,14 @@ class TrainingConfig:
     repeated; otherwise it goes on from the newest complete checkpoint, or begins again if there is none."""
     divergence_factor: float = 4.0
     """The trial stops as diverged when the smoothed training loss exceeds the first steps' mean by this factor."""
-    pack: Any = "auto"
+    pack: int | Literal["auto"] = "auto"
     """Trials of a study that are trained side by side, each as if it were alone: a number, or `auto` for 1 on a CPU
     and up to 8 on a GPU."""
 
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        check_types("training", self)
         at_least("training.num_train_epochs", self.num_train_epochs, 0, exclusive=True)
         if self.max_steps != -1:
             at_least("training.max_steps", self.max_steps, 1)
@@ -188,6 +183,7 @@ class TrainingConfig:
             "per_device_eval_batch_size",
             "gradient_accumulation_steps",
             "logging_steps",
+            "pack",
         ):
             at_least(f"training.{name}", getattr(self, name), 1)
         for name in ("weight_decay", "max_grad_norm", "evals_per_epoch", "save_steps", "early_stopping_patience"):
@@ -196,13 +192,6 @@ class TrainingConfig:
         within("training.learning_rate", self.learning_rate, 0, 1)
         within("training.warmup_ratio", self.warmup_ratio, 0, 1, below=True)
         at_least("training.divergence_factor", self.divergence_factor, 1, exclusive=True)
-        one_of("training.lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
-        one_of("training.optim", self.optim, OPTIMIZERS)
-        one_of("training.keep", self.keep, KEEP)
-        if self.pack != "auto":
-            if not isinstance(self.pack, int) or isinstance(self.pack, bool):
-                raise ConfigError(f"training.pack={self.pack} is not allowed: give auto or a number of trials")
-            at_least("training.pack", self.pack, 1)
 
 
 @dataclass
@@ -238,6 +227,7 @@ class EvaluationConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        check_types("evaluation", self)
         for name in ("max_new_tokens", "batch_size", "bertscore_num_layers", "bertscore_batch_size"):
             at_least(f"evaluation.{name}", getattr(self, name), 1)
         at_least("evaluation.bootstrap_samples", self.bootstrap_samples, 100)
@@ -280,7 +270,7 @@ class TrackingConfig:
     server's own choice otherwise."""
     log_adapter: bool = True
     """Upload the adapter as an artifact."""
-    log_model: str = "winner"
+    log_model: Literal["winner", "all", "none"] = "winner"
     """Which adapters are also MLflow models, to be loaded and served by MLflow: `winner` of a study, `all` or
     `none`."""
     log_base: bool = False
@@ -294,6 +284,7 @@ class TrackingConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        check_types("tracking", self)
         not_blank("tracking.uri", self.uri)
         not_blank("tracking.experiment_name", self.experiment_name)
         for name, limit in NAME_LENGTHS.items():
@@ -301,7 +292,6 @@ class TrackingConfig:
             if length > limit:
                 raise ConfigError(f"tracking.{name} has {length} characters, and MLflow keeps {limit}: shorten it")
         at_least("tracking.retry_seconds", self.retry_seconds, 0)
-        one_of("tracking.log_model", self.log_model, ("winner", "all", "none"))
         if self.run_id is not None and not re.fullmatch(r"[0-9a-f]{32}", self.run_id):
             raise ConfigError(
                 f"tracking.run_id={self.run_id} is not the id of an MLflow run: ids have 32 hexadecimal digits"
@@ -322,7 +312,7 @@ class ExperimentConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     study: str | None = None
     """Name of the study, with `-m`; a study that already exists is resumed. A new unique name when unset."""
-    objective: Any = "combined"
+    objective: str | list[str] = "combined"
     """What a study optimises: `combined`, `bertscore_f1`, `judge_score`, `loss`, `time` (s) or `adapter_size` (bytes),
     or a list of them for a Pareto front."""
     seed: int = 42
@@ -333,6 +323,7 @@ class ExperimentConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        check_types("", self)
         if self.study is not None:
             names_a_folder("study", self.study)
         names = objectives(self.objective)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,13 +32,13 @@ class SearchConfig:
     __repr__ = short_repr
 
 
-def objectives(value: object) -> list[str]:
+def objectives(value: str | list[str]) -> list[str]:
     """The names in `objective`, which is one name or a list of different ones.
 
     Raises:
         ConfigError: No name is given, or a name is unknown or occurs twice.
     """
-    names = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
+    names = [value] if isinstance(value, str) else value
     if not names:
         raise ConfigError(f"objective={value} is not allowed: give one or a list of {', '.join(OBJECTIVES)}")
     for name in names:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from lorahydra.config.schema import ModelConfig
+from lorahydra.config.schema import Dtype, ModelConfig
 from lorahydra.data.chat.chat_format import ChatFormat
 from lorahydra.data.examples import Example, Message
 from lorahydra.errors import ConfigError
@@ -146,7 +146,7 @@ def open_adapter(
     *,
     base: str | None = None,
     device: str = "auto",
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     system_prompt: str | None = None,
 ) -> Iterator[AdaptedModel]:
     """Load an adapter with its base model while the block runs.
@@ -175,7 +175,7 @@ def open_adapter(
         yield AdaptedModel(loaded, adapted, metadata)
 
 
-def _on_this_machine(model: ModelConfig, device: str, dtype: str | None) -> ModelConfig:
+def _on_this_machine(model: ModelConfig, device: str, dtype: Dtype | None) -> ModelConfig:
     """The settings of training, except for what this machine's device cannot do."""
     here = resolve_device(device)
     attention = model.attn_implementation

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from lorahydra.config.schema import Dtype
 from lorahydra.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["cpu_threads", "moved", "resolve_device", "resolve_dtype"]
+__all__ = ["cpu_threads", "dtype_name", "moved", "resolve_device", "resolve_dtype"]
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -19,6 +20,11 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def dtype_name(dtype: torch.dtype) -> Dtype:
+    """What `model.dtype` calls a dtype."""
+    return cast(Dtype, str(dtype).removeprefix("torch."))
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorahydra.config.data import SPECIAL_TOKENS
+from lorahydra.config.checks import at_least, check_types
+from lorahydra.config.data import SpecialTokens
 from lorahydra.config.schema import EvaluationConfig, ModelConfig
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.modeling.peft_format import check_adapter
@@ -41,7 +42,7 @@ class AdapterMetadata:
     """Longest answer in tokens."""
     run_id: str | None = None
     """The MLflow run of the trial."""
-    special_tokens: str = "text"
+    special_tokens: SpecialTokens = "text"
     """How names of control tokens in prompts are treated, as in `data.special_tokens`."""
 
 
@@ -81,15 +82,11 @@ def _base_of(folder: Path) -> str:
 def _checked(content: Mapping[str, Any]) -> AdapterMetadata:
     model = ModelConfig(**{name: content["model"][name] for name in KEPT})
     metadata = AdapterMetadata(**{**content, "model": model})
+    check_types("", metadata)
+    at_least("max_new_tokens", metadata.max_new_tokens, 1)
     for text in (*vars(model).values(), metadata.base_digest, metadata.system_prompt, metadata.run_id):
-        if not isinstance(text, str | None):
-            raise TypeError("one of its values is not text")
         (text or "").encode()  # half of a surrogate pair, which JSON can hold, is not text
     if model.chat_template is not None and "{" not in model.chat_template:
         # A path would name a file of this machine, even if another machine wrote it.
         raise ValueError("the chat template is not Jinja text")
-    if type(metadata.max_new_tokens) is not int or metadata.max_new_tokens < 1:
-        raise ValueError("max_new_tokens is not a valid length")
-    if metadata.special_tokens not in SPECIAL_TOKENS:
-        raise ValueError(f"special_tokens is not one of {', '.join(SPECIAL_TOKENS)}")
     return metadata

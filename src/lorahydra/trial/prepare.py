@@ -14,6 +14,7 @@ from lorahydra.evaluation import EvaluationSet
 from lorahydra.judges import JudgeSession, ready_session
 from lorahydra.metrics.bertscore import BertScorer, load_scorer
 from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.devices import dtype_name
 from lorahydra.modeling.generation import context_window
 from lorahydra.modeling.metadata import AdapterMetadata
 from lorahydra.modeling.vocabulary import check_token_ids
@@ -98,7 +99,7 @@ def metadata_of(config: ExperimentConfig, prepared: Prepared, run_id: str) -> Ad
         config.model,
         name_or_path=base.source,
         gguf_file=None if base.source.endswith(".gguf") else config.model.gguf_file,
-        dtype=str(base.dtype).removeprefix("torch."),
+        dtype=dtype_name(base.dtype),
         chat_template=prepared.chat.template,
     )
     return AdapterMetadata(

@@ -49,9 +49,6 @@ class LocalJudge(Judge):
 
     def __init__(self, config: JudgeConfig) -> None:
         check_options(config, ("device", "dtype", "revision"))
-        for name, value in config.options.items():
-            if not isinstance(value, str):
-                raise ConfigError(f"judge.options.{name}={value} is not allowed: give a text")
         settings = _named_by_the_judge(lambda: ModelConfig(name_or_path=require_model(config), **config.options))
         self._base = _named_by_the_judge(lambda: load_base(settings, role="judge"))
         self.model = self._base.source
