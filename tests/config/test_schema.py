@@ -45,7 +45,7 @@ BAD = [
     (TrainingConfig, {"keep": "first"}, "training.keep=first"),
     (TrainingConfig, {"early_stopping_patience": -1}, "training.early_stopping_patience=-1"),
     (TrainingConfig, {"lr_scheduler_type": "step"}, "training.lr_scheduler_type=step is not allowed: choose one of"),
-    (TrainingConfig, {"optim": "adam"}, "training.optim=adam"),
+    (TrainingConfig, {"optim": "adamm"}, "training.optim=adamm is not allowed (did you mean adam?): choose one of"),
     (DataConfig, {}, "neither is set"),
     (DataConfig, {"train_file": "a", "hub_name": "b"}, "both are set"),
     (DataConfig, {"train_file": " "}, "data.train_file is empty"),

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.training.conftest import Examples
@@ -137,12 +138,20 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert len(caplog.text.splitlines()) == 1
 
 
-def test_an_adapter_with_layers_of_pefts_own_goes_on(place: Place) -> None:
-    lora = dataclasses.replace(LORA, use_dora=True)
-    whole = adapter(place.run(Dies(), lora))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora": dataclasses.replace(LORA, use_dora=True)},
+        {"lora": dataclasses.replace(LORA, plus_ratio=4.0), "optim": "muon"},
+        {"optim": "ademamix_8bit", "extra": {"min_8bit_size": 64}},
+        {"optim": "paged_lion_32bit", "learning_rate": 1e-3},
+    ],
+)
+def test_layers_of_pefts_own_and_any_optimiser_go_on(place: Place, changes: dict[str, Any]) -> None:
+    whole = adapter(place.run(Dies(), **changes))
     with pytest.raises(KeyboardInterrupt):
-        place.run(Dies(at=7), lora)
-    assert place.again(lora=lora)[::2] == (whole, list(range(7, STEPS + 1)))
+        place.run(Dies(at=7), **changes)
+    assert place.again(**changes)[::2] == (whole, list(range(7, STEPS + 1)))
 
 
 def test_a_checkpoint_of_another_version_is_not_taken(

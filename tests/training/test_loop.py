@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
 from safetensors.torch import load_file
 from tests.support.models import weights_digest
-from transformers import get_scheduler
+from transformers import Adafactor, get_scheduler
 
 from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
 from lorahydra.errors import ConfigError, LorahydraError, TrainingError, TrialPruned
@@ -96,8 +99,10 @@ def place(base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Ex
     return Place(base, tmp_path, examples, eval_examples)
 
 
-def by_peft(place: Place, lora: LoraConfig, training: TrainingConfig) -> Weights:
-    """The same training with PEFT's layers, and torch's AdamW and clipping."""
+def by_peft(
+    place: Place, lora: LoraConfig, training: TrainingConfig, kind: Callable[..., Any] = torch.optim.AdamW
+) -> Weights:
+    """The same training with PEFT's layers, the library's own optimiser, and torch's clipping."""
     with adapter(place.base, lora, 7) as model:
         loss = CompletionLoss(model)
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -106,8 +111,7 @@ def by_peft(place: Place, lora: LoraConfig, training: TrainingConfig) -> Weights
             {"params": [p for name, p in named if "lora_B" not in name], "lr": rate},
             {"params": [p for name, p in named if "lora_B" in name], "lr": rate * lora.plus_ratio},
         ]
-        betas = tuple(training.extra.get("betas", (0.9, 0.999)))
-        optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay, betas=betas)
+        optimizer = kind(groups, lr=rate, weight_decay=training.weight_decay, **training.extra)
         warmup = math.ceil(STEPS * training.warmup_ratio)
         scheduler = get_scheduler(training.lr_scheduler_type, optimizer, warmup, STEPS)
         for epoch in range(2):
@@ -196,6 +200,12 @@ def test_further_fields_of_peft(place: Place, extra: dict[str, Any], layers: set
         ({}, {"extra": {"beta": [0.9, 0.95]}}, r"unknown key training.extra.beta \(did you mean betas\?\)"),
         ({}, {"extra": {"betas": [0.9, 1.5]}}, r"training.extra=.*betas.*Invalid beta parameter at index 1"),
         ({}, {"optim": "sgd", "extra": {"betas": [0.9, 0.95]}}, "unknown key training.extra.betas: training.extra may"),
+        (
+            {},
+            {"optim": "lion_8bit", "extra": {"eps": 1.0}},
+            "unknown key training.extra.eps: training.extra may have be",
+        ),
+        ({"use_dora": True}, {"optim": "muon"}, "training.optim=muon is not allowed: Muon only supports 2D parameters"),
     ],
 )
 def test_settings_that_a_library_refuses_are_one_line(
@@ -264,9 +274,45 @@ def test_ranks_may_differ(place: Place, dtype: torch.dtype, tolerance: float) ->
             assert float((packed - value).norm()) <= tolerance * float(value.norm()), name
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adafactor", "adamw_torch_fused"])
-def test_other_optimisers(place: Place, optimizer: str) -> None:
-    settings = [changed({"r": rank}, optim=optimizer, learning_rate=1e-3) for rank in (4, 8)]
+def test_an_optimiser_whose_library_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ConfigError, match=r"^training.optim=lion_8bit needs bitsandbytes .*lorahydra\[quantized\]'$"):
+        check_settings(*changed({}, optim="lion_8bit"))
+
+
+EIGHT_BITS = {"min_8bit_size": 64}
+LIBRARIES: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (torch.optim.SGD, {"optim": "sgd", "extra": {"momentum": 0.9}}),
+    (torch.optim.Adam, {"optim": "adam"}),
+    (torch.optim.Adamax, {"optim": "adamax", "weight_decay": 0.1}),
+    (torch.optim.Adadelta, {"optim": "adadelta"}),
+    (torch.optim.Adagrad, {"optim": "adagrad"}),
+    (torch.optim.NAdam, {"optim": "nadam"}),
+    (torch.optim.RAdam, {"optim": "radam"}),
+    (torch.optim.RMSprop, {"optim": "rmsprop"}),
+    (torch.optim.Muon, {"optim": "muon"}),
+    (partial(Adafactor, scale_parameter=False, relative_step=False), {"optim": "adafactor"}),
+    (bitsandbytes.optim.AdamW8bit, {"optim": "paged_adamw_8bit", "extra": EIGHT_BITS}),
+    (bitsandbytes.optim.AdEMAMix8bit, {"optim": "ademamix_8bit", "extra": EIGHT_BITS}),
+    (bitsandbytes.optim.Lion8bit, {"optim": "lion_8bit", "extra": EIGHT_BITS, "learning_rate": 1e-3}),
+    (bitsandbytes.optim.Lion32bit, {"optim": "lion_32bit", "learning_rate": 1e-3}),
+    (bitsandbytes.optim.AdamW32bit, {"optim": "paged_adamw_32bit", "weight_decay": 0.1}),
+    (bitsandbytes.optim.RMSprop8bit, {"optim": "rmsprop_bnb_8bit", "extra": EIGHT_BITS, "learning_rate": 1e-3}),
+]
+
+
+def test_every_optimiser_of_a_pack_does_what_it_does_in_a_plain_loop(place: Place) -> None:
+    settings = [changed({"lora_alpha": 8 + index}, **changes) for index, (_, changes) in enumerate(LIBRARIES)]
+    settings[8][0].plus_ratio = settings[10][0].plus_ratio = 4.0
+    pack = place.train(settings, "pack")
+    for outcome, setting, (kind, _) in zip(pack, settings, LIBRARIES, strict=True):
+        assert same(weights(outcome), by_peft(place, *setting, kind)), setting[1].optim
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adafactor", "adamw_torch_fused", "muon", "adamw_8bit"])
+def test_other_optimisers_beside_a_larger_rank(place: Place, optimizer: str) -> None:
+    extra = EIGHT_BITS if optimizer == "adamw_8bit" else {}
+    settings = [changed({"r": rank}, optim=optimizer, learning_rate=1e-3, extra=extra) for rank in (4, 8)]
     pack = place.train(settings, "pack")
     alone = weights(place.train(settings[:1], "alone")[0])
     for name, value in weights(pack[0]).items():

@@ -52,11 +52,11 @@ def check_types(group: str, config: object) -> None:
 
 def wrong_type(key: str, value: object, kind: Any) -> ConfigError:
     """The error of a value that does not have the type of its key."""
-    parts = _parts(kind)
-    if get_origin(kind) is Literal:
-        return ConfigError(f"{key}={value} is not allowed: choose one of {', '.join(sorted(map(str, parts)))}")
-    words = [WORDS.get(get_origin(part) or part, str(part)) for part in parts]
-    return ConfigError(f"{key}={value} is not allowed: give {' or '.join(words)}")
+    words = [WORDS.get(get_origin(part) or part, str(part)) for part in _parts(kind)]
+    hint = did_you_mean(str(value), words)
+    if set(words) & {*WORDS.values()}:
+        return ConfigError(f"{key}={value} is not allowed{hint}: give {' or '.join(words)}")
+    return ConfigError(f"{key}={value} is not allowed{hint}: choose one of {', '.join(sorted(words))}")
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:

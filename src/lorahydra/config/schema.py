@@ -118,6 +118,15 @@ class LoraConfig:
             raise ConfigError("lora.use_dora=true cannot be combined with lora.init_lora_weights=pissa: choose one")
 
 
+Optimizer = (
+    Literal["adamw_torch", "adamw_torch_fused", "adafactor", "adadelta", "adagrad", "adam", "adamax", "adamw", "muon"]
+    | Literal["nadam", "radam", "rmsprop", "sgd"]
+    | Literal["adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "ademamix", "ademamix_8bit"]
+    | Literal["paged_ademamix_8bit", "paged_ademamix_32bit", "lion_8bit", "lion_32bit", "paged_lion_8bit"]
+    | Literal["paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit"]
+)
+
+
 @dataclass
 class TrainingConfig:
     """Training of one adapter, in the names of `transformers.TrainingArguments` (`conf/training`)."""
@@ -141,11 +150,15 @@ class TrainingConfig:
     warmup_ratio: float = 0.03
     """Share of all steps in which the learning rate rises from 0."""
     weight_decay: float = 0.0
-    """AdamW's weight decay on the adapter."""
+    """The optimiser's weight decay on the adapter; decoupled from the gradient in AdamW, Lion, AdEMAMix and Muon."""
     max_grad_norm: float = 1.0
     """Gradient norm is clipped to this; 0 turns clipping off."""
-    optim: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"] = "adamw_torch"
-    """Optimiser."""
+    optim: Optimizer = "adamw_torch"
+    """Optimiser, with its library's defaults except for the rate, `weight_decay` and `extra`. `adamw` is `adamw_torch`.
+    Those with `8bit`, `32bit` or `bnb` in their names and `ademamix` are from bitsandbytes (`pip install
+    'lorahydra[quantized]'`). The paged ones page to the memory of the CPU only on a GPU. Good rates differ: Lion's is
+    about a third of AdamW's or less, and that of Muon, which takes matrices only (no DoRA), is on AdamW's scale with
+    `extra={adjust_lr_fn: match_rms_adamw}`."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the optimiser by its own names, for example `{betas: [0.9, 0.95]}`."""
     gradient_checkpointing: bool = False

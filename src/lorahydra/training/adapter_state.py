@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import get_scheduler
-from transformers.optimization import Adafactor
 
-from lorahydra.config.checks import only_keys
-from lorahydra.config.schema import TrainingConfig
-from lorahydra.errors import ConfigError, LorahydraError, library_errors, reason
+from lorahydra.errors import LorahydraError
 from lorahydra.modeling.lora import random_state, set_random_state
 from lorahydra.modeling.packing import Pack
 from lorahydra.modeling.single import SingleAdapter
@@ -25,9 +20,10 @@ from lorahydra.names import EVAL, Metric, Score, scored
 from lorahydra.training.checkpoints import TrainingFolder
 from lorahydra.training.health import BestValidation, HealthCheck
 from lorahydra.training.jobs import TrainedAdapter, TrainingJob
+from lorahydra.training.optimizers import is_elementwise, make_optimizer
 from lorahydra.utils.files import writing
 
-__all__ = ["AdapterState", "make_optimizer"]
+__all__ = ["AdapterState"]
 
 
 class AdapterState:
@@ -48,7 +44,7 @@ class AdapterState:
         """How the training ended; None while it goes on."""
         self._pack = pack
         self._slot = slot
-        self._parameters = [nn.Parameter(part) for part in self._parts(pack.weights)]
+        self._parameters = [nn.Parameter(part.contiguous()) for part in self._parts(pack.weights)]
         self._optimizer = make_optimizer(self._groups(), job.training)
         self._scheduler = get_scheduler(
             job.training.lr_scheduler_type,
@@ -65,10 +61,10 @@ class AdapterState:
 
     def _parts(self, rows: Tensor) -> list[Tensor]:
         """This adapter's part of a tensor in the shape of the pack's weights, as the optimiser wants it."""
-        # Elementwise optimisers need one call for all matrices; Adafactor needs the rows and columns of each.
-        if self.job.training.optim == "adafactor" or self.job.lora.plus_ratio != 1:
-            return self._pack.matrices(rows, self._slot)
-        return [rows[self._slot]]
+        # One row takes one call for all matrices; others need each matrix by itself, without the padding of its rank.
+        if is_elementwise(self.job.training.optim) and self.job.lora.plus_ratio == 1:
+            return [rows[self._slot]]
+        return self._pack.matrices(rows, self._slot)
 
     def _groups(self) -> list[dict[str, Any]]:
         """The parameters as the optimiser's groups; the rate of a second one is that of LoRA+."""
@@ -84,13 +80,17 @@ class AdapterState:
         """Go on with the same weights in another row."""
         self._slot = slot
         for parameter, part in zip(self._parameters, self._parts(self._pack.weights), strict=True):
-            parameter.data = part
+            parameter.data = part.contiguous()
 
     def update(self, gradients: Tensor) -> None:
         """Take one optimiser step; `gradients` has the shape of the pack's weights."""
         for parameter, part in zip(self._parameters, self._parts(gradients), strict=True):
-            parameter.grad = part
+            parameter.grad = part.contiguous()
         self._optimizer.step()
+        for parameter, part in zip(self._parameters, self._parts(self._pack.weights), strict=True):
+            # Beside a larger rank a matrix has gaps, which no optimiser has to know of: it has changed a copy.
+            if not part.is_contiguous():
+                part.copy_(parameter.data)
         self._scheduler.step()
         self._optimizer.zero_grad()
 
@@ -218,37 +218,3 @@ class AdapterState:
     def note(self) -> str:
         """The last training loss, for the progress bar."""
         return f"loss {self._health.losses[-1]:.3f}" if self._health.losses else ""
-
-
-OPTIMIZER_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
-    "adamw_torch": torch.optim.AdamW,
-    "adamw_torch_fused": torch.optim.AdamW,
-    "adafactor": Adafactor,
-    "sgd": torch.optim.SGD,
-}
-OWN_ARGUMENTS = {"params", "lr", "weight_decay", "fused", "foreach", "capturable", "differentiable", "maximize"}
-"""Arguments of optimisers that are not in `training.extra`."""
-
-
-def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser, with the defaults of `transformers.TrainingArguments`.
-
-    Args:
-        groups: Parameter groups, as torch's optimisers take them.
-        config: Its name, rate and further arguments.
-
-    Raises:
-        ConfigError: The optimiser does not take a further argument, or its value.
-    """
-    chosen = OPTIMIZER_CLASSES[config.optim]
-    only_keys("training.extra", config.extra, inspect.signature(chosen).parameters.keys() - OWN_ARGUMENTS)
-    settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if chosen is Adafactor:
-        settings |= {"scale_parameter": False, "relative_step": False}
-    elif chosen is torch.optim.AdamW:
-        # On a GPU, one kernel instead of a dozen; it takes no matrices with gaps, as those of unequal ranks are.
-        whole = all(parameter.is_contiguous() for group in groups for parameter in group["params"])
-        settings["fused"] = whole and (config.optim == "adamw_torch_fused" or groups[0]["params"][0].is_cuda)
-    settings |= {name: tuple(v) if isinstance(v, list) else v for name, v in config.extra.items()}
-    with library_errors(lambda error: ConfigError(f"training.extra={config.extra} is not allowed: {reason(error)}")):
-        return chosen(groups, **settings)

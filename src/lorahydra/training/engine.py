@@ -14,10 +14,11 @@ from lorahydra.modeling.lora import peft_config
 from lorahydra.modeling.memory import OutOfMemoryError, keep_freed_memory, release_memory, with_a_batch_that_fits
 from lorahydra.modeling.single import OnlyAloneError, attached
 from lorahydra.names import EVAL, Metric, Score, scored
-from lorahydra.training.adapter_state import AdapterState, make_optimizer
+from lorahydra.training.adapter_state import AdapterState
 from lorahydra.training.checkpoints import TrainingFolder, training_settings
 from lorahydra.training.jobs import TokenizedExamples, TrainedAdapter, TrainingJob, total_steps
 from lorahydra.training.loop import fit
+from lorahydra.training.optimizers import make_optimizer
 from lorahydra.utils.files import writing
 from lorahydra.utils.progress import Progress
 
@@ -107,7 +108,8 @@ def check_settings(lora: LoraConfig, training: TrainingConfig) -> None:
         ConfigError: They do not take a setting, or its value.
     """
     peft_config(lora)
-    make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], training)
+    shapes = [(2, 2), (2,)] if lora.use_dora else [(2, 2)]
+    make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]}], training)
 
 
 def _packs(jobs: Sequence[TrainingJob]) -> list[list[int]]:
