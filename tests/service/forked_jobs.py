@@ -83,7 +83,8 @@ def _forked_study(command: Sequence[str], *, env: dict[str, str], **_: Any) -> S
 
 def _become(command: Sequence[str], cwd: str, output: str, env: dict[str, str]) -> None:
     files = {"input": os.devnull, "output": output, "errors": output}
-    forking._become({**files, "argv": command, "cwd": cwd, "env": env, "hidden": None, "die_at_write": None})
+    options = dict.fromkeys(("hidden", "die_at_write", "pause_at"))
+    forking._become({**files, **options, "argv": command, "cwd": cwd, "env": env})
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import gc
 import json
+import logging
 import os
 import runpy
 import signal
@@ -98,6 +99,8 @@ def _become(request: Mapping[str, Any]) -> None:
         _write_fast()
         if request["die_at_write"] is not None:
             _die_at_write(request["die_at_write"])
+        if request["pause_at"] is not None:
+            _pause_at(request["pause_at"])
         _run(*request["argv"])
         code = 0
     except SystemExit as end:
@@ -161,6 +164,31 @@ def _write_fast() -> None:
         # What a killed process wrote is kept by the system; only a power failure would lose it.
         if type(connection).__module__.startswith("sqlite3"):
             connection.execute("PRAGMA synchronous=OFF")
+
+
+def _pause_at(text: str) -> None:
+    """Stop this process where a test wants to find it, however slow or quick it is."""
+    make = logging.getLogRecordFactory()
+    paused = False
+
+    def pause() -> None:
+        nonlocal paused
+        if not paused:
+            paused = True
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        if record.getMessage().startswith(text):
+            pause()
+        return record
+
+    def done(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "os.rename" and str(arguments[1]).endswith(text):
+            pause()
+
+    logging.setLogRecordFactory(made)
+    sys.addaudithook(done)
 
 
 def _die_at_write(last: int) -> None:

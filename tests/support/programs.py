@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import pytest
 from tests.support import forking
 from tests.support.waiting import SECONDS, holds
@@ -52,9 +53,10 @@ class RunningProgram:
         return self._errors.read_text("utf-8")
 
     def send_signal(self, sent: signal.Signals) -> None:
-        """Send a signal, unless the process has ended."""
+        """Send a signal, unless the process has ended; if it has paused, it goes on."""
         if self.poll() is None:
             os.kill(self.pid, sent)
+            os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill it, as the kernel does when memory runs out."""
@@ -86,6 +88,10 @@ class RunningProgram:
 
         if not holds(reached, seconds):
             self._give_up("did not get there")
+
+    def wait_until_paused(self) -> None:
+        """Wait until it is where it was told to pause."""
+        self.wait_for(lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
 
     def finish(self, seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
         """Wait for the end."""
@@ -126,6 +132,7 @@ class ProgramRunner:
         terminal: str | None = None,
         hidden: Path | None = None,
         die_at_write: int | None = None,
+        pause_at: str | None = None,
     ) -> RunningProgram:
         """Start Python with `command`: a file, `-m` and a module, or `-c` and code, and their arguments.
 
@@ -140,6 +147,8 @@ class ProgramRunner:
             hidden: Folder that is empty for it, as on another machine; only root can do that.
             die_at_write: The process is killed just before this write to its database. If it reaches its end, it prints
                 the number of its writes.
+            pause_at: The process stops before it logs a message that begins so, or renames a file to a path that ends
+                so, until it gets a signal.
         """
         with self._lock:
             self._started += 1
@@ -156,6 +165,7 @@ class ProgramRunner:
             "env": dict(environment() if env is None else env),
             "hidden": hidden and str(hidden),
             "die_at_write": die_at_write,
+            "pause_at": pause_at,
         }
         return RunningProgram(self, command, int(self._ask({"start": request})), *files)
 

@@ -179,8 +179,11 @@ def test_a_pack_that_begins_again_for_want_of_memory_reports_each_step_once(
 def started(programs: ProgramRunner, overrides: list[str], place: Path) -> RunningProgram:
     """A study of one pack in a process of its own, in the middle of its training."""
     command = ["-m", "lorahydra", "train", "-m", *overrides]
-    program = programs.start(command, place, environment(HF_HUB_OFFLINE="1"))
-    program.wait_for(lambda: all(any(place.glob(f"outputs/packs/{n}/checkpoints/*")) for n in range(3)))
+    # The last trial of the pack writes its second checkpoint.
+    pause = "outputs/packs/2/checkpoints/checkpoint-2"
+    program = programs.start(command, place, environment(HF_HUB_OFFLINE="1"), pause_at=pause)
+    program.wait_until_paused()
+    assert all(any(place.glob(f"outputs/packs/{n}/checkpoints/*")) for n in range(3))
     return program
 
 
@@ -188,7 +191,7 @@ def started(programs: ProgramRunner, overrides: list[str], place: Path) -> Runni
 def test_a_pack_whose_process_ends_is_run_again_once(
     tiny_model: Path, encoder: Path, place: Path, programs: ProgramRunner, how: signal.Signals
 ) -> None:
-    long = ("training.num_train_epochs=10", "training.save_steps=1", "training.pack=3", "hydra.sweeper.n_trials=3")
+    long = ("training.num_train_epochs=1", "training.save_steps=1", "training.pack=3", "hydra.sweeper.n_trials=3")
     program = started(programs, settings(tiny_model, encoder, place, *long), place)
     program.send_signal(how)
     assert program.wait() == (130 if how is signal.SIGINT else -9)
