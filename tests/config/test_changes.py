@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.configs import composed
 
 from lorahydra.config.changes import (
     PATHS,
@@ -12,7 +13,7 @@ from lorahydra.config.changes import (
     differing,
     may_change,
 )
-from lorahydra.config.compose import compose, flatten
+from lorahydra.config.compose import flatten
 from lorahydra.config.schema import ExperimentConfig
 
 
@@ -26,12 +27,12 @@ def test_every_name_is_a_key_or_a_group() -> None:
     "change", ["judge.timeout=5", "tracking.retry_seconds=1", "evaluation.batch_size=2", "study=x"]
 )
 def test_what_may_change_is_no_difference(change: str) -> None:
-    assert differing(compose([]), compose([change]), SCORE_NEUTRAL_KEYS) == []
+    assert differing(composed(), composed(change), SCORE_NEUTRAL_KEYS) == []
 
 
 def test_what_decides_a_score_is_a_difference() -> None:
     changes = ["lora.r=8", "evaluation.max_new_tokens=5", "judge.min_coverage=0.5", "+judge.options.x=1", "seed=1"]
     keys = ["lora.r", "judge.options", "judge.options.x", "judge.min_coverage", "evaluation.max_new_tokens", "seed"]
-    assert set(differing(compose([]), compose(changes), SCORE_NEUTRAL_KEYS)) == set(keys)
+    assert set(differing(composed(), composed(*changes), SCORE_NEUTRAL_KEYS)) == set(keys)
     assert not may_change("judge.min_coverage", SCORE_NEUTRAL_KEYS)
     assert may_change("judge.min_coverage", REJUDGING_NEUTRAL_KEYS)

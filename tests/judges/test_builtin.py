@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
+from tests.support.configs import judge_config
 
 import lorahydra
 from lorahydra.cli.judges import judges
@@ -34,7 +35,7 @@ class Mine(Judge):
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_a_judge_has_settings_and_a_line_of_documentation(name: str) -> None:
     assert Path(config_dir(), "judge", f"{name}.yaml").is_file()
-    config = compose([f"judge={name}"]).judge
+    config = judge_config(name)
     assert config.name == name
     assert config.model
     assert Judge in judge_factory(name).__mro__

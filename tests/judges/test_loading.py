@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from tests.judges.wire import MODEL, JudgeServer
+from tests.support.configs import judge_config
 
-from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import JudgeSetupError
 from lorahydra.judges import JudgeCase, loading, start_judging
@@ -23,7 +23,7 @@ def _closed() -> Iterator[None]:
 
 
 def config(server: JudgeServer, *overrides: str) -> JudgeConfig:
-    return compose(["judge=openai", f"judge.model={MODEL}", f"judge.base_url={server.openai}", *overrides]).judge
+    return judge_config("openai", f"judge.model={MODEL}", *overrides, base_url=server.openai)
 
 
 def test_no_judge_no_session() -> None:
@@ -45,7 +45,7 @@ def test_a_judge_that_cannot_be_made_leaves_the_last_one_alone(
     first = load_session(config(server))
     monkeypatch.delenv("GEMINI_API_KEY")
     with pytest.raises(JudgeSetupError, match="needs a key"):
-        load_session(compose(["judge=gemini"]).judge)
+        load_session(judge_config("gemini"))
     assert load_session(config(server)) is first
     assert first is not None
     assert start_judging(first, [JudgeCase("q", "r", "a")]).wait().coverage == 1

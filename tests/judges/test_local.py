@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.support.configs import judge_config
 
-from lorahydra.config.compose import compose
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ConfigError, LorahydraError
 from lorahydra.judges import Fault, JudgeCase, JudgeFault, JudgeSession, make_judge, start_judging
@@ -19,8 +19,8 @@ CASE = JudgeCase("What is 2 + 2?", "4", "It is 4.")
 
 
 def config(model: Path, *overrides: str) -> object:
-    base = ["judge=local", f"judge.model={model}", "judge.options.device=cpu", "judge.max_output_tokens=8"]
-    return compose([*base, "judge.rubric.instructions=Judge.", *overrides]).judge
+    base = [f"judge.model={model}", "judge.options.device=cpu", "judge.max_output_tokens=8"]
+    return judge_config("local", *base, "judge.rubric.instructions=Judge.", *overrides)
 
 
 def test_any_model_gives_a_whole_verdict(tiny_model: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_text_without_room_is_a_missing_verdict(tiny_model: Path) -> None:
 
 def test_a_model_that_is_not_there_is_named_by_the_judge_s_key() -> None:
     with pytest.raises(LorahydraError, match="judge.model=no/such-model is not in the local cache"):
-        make_judge(compose(["judge=local", "judge.model=no/such-model"]).judge)
+        make_judge(judge_config("local", "judge.model=no/such-model"))
 
 
 @pytest.mark.parametrize(

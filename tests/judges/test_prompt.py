@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.support.configs import judge_config
 
-from lorahydra.config.compose import compose, config_dir
+from lorahydra.config.compose import config_dir
 from lorahydra.config.judge import CriterionConfig, RubricConfig
 from lorahydra.judges import JudgeCase
 from lorahydra.judges.prompt import PromptWriter
@@ -16,7 +17,7 @@ RUBRICS = sorted(path.stem for path in Path(config_dir(), "judge", "rubric").glo
 
 
 def writer(rubric: str = "default") -> PromptWriter:
-    return PromptWriter(compose(["judge=openai", f"judge/rubric={rubric}"]).judge.rubric)
+    return PromptWriter(judge_config("openai", f"judge/rubric={rubric}").rubric)
 
 
 @pytest.mark.parametrize("rubric", RUBRICS)

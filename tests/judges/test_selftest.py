@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from tests.judges.wire import KEY, MODEL, JudgeServer, judge_server
+from tests.support.configs import judge_config
 
 from lorahydra import register_judge
-from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.config.judge_registry import unregister_judge
 from lorahydra.errors import JudgeError, JudgeSetupError
@@ -51,7 +51,7 @@ def obeying(case: JudgeCase) -> object:
 
 
 def session(score: Score, *overrides: str, runs_here: bool = False, cache: bool = True) -> JudgeSession:
-    config = compose(["judge=openai", "judge.max_retries=0", *overrides]).judge
+    config = judge_config("openai", "judge.max_retries=0", *overrides)
     return JudgeSession(config, Scoring(score, runs_here), VerdictCache() if cache else None)
 
 
@@ -125,7 +125,7 @@ def test_no_verdict_on_the_right_answer_is_the_judge_s_fault() -> None:
 def test_a_judge_of_the_user_is_not_tested(tmp_path: Path) -> None:
     register_judge("mine", lambda config: Scoring(obeying))
     try:
-        config = JudgeConfig(name="mine", rubric=compose(["judge=openai"]).judge.rubric)
+        config = JudgeConfig(name="mine", rubric=judge_config("openai").rubric)
         tested = JudgeSession(config, Scoring(obeying), None)
         ensure_usable(tested)
         assert asked(tested) == 0
@@ -135,13 +135,8 @@ def test_a_judge_of_the_user_is_not_tested(tmp_path: Path) -> None:
 
 @pytest.mark.service
 def test_what_it_costs_is_taken_from_the_budget_and_its_key_from_its_messages(server: JudgeServer) -> None:
-    settings = (
-        "judge.prompt_price=1",
-        "judge.completion_price=1",
-        f"judge.model={MODEL}",
-        f"judge.base_url={server.openai}",
-    )
-    config = compose(["judge=openai", *settings]).judge
+    settings = ("judge.prompt_price=1", "judge.completion_price=1", f"judge.model={MODEL}")
+    config = judge_config("openai", *settings, base_url=server.openai)
     real = JudgeSession(config, make_judge(config), None)
     ensure_usable(real)
     real.close()
@@ -149,7 +144,7 @@ def test_what_it_costs_is_taken_from_the_budget_and_its_key_from_its_messages(se
     assert server.calls == 0
     assert real.budget.spent == pytest.approx(4 * (321 + 45) / 1e6)
     with judge_server(self_test=lambda request, attempt: "401") as refusing:
-        config = compose(["judge=openai", *settings[:3], f"judge.base_url={refusing.openai}"]).judge
+        config = judge_config("openai", *settings, base_url=refusing.openai)
         real = JudgeSession(config, make_judge(config), None)
         with pytest.raises(JudgeSetupError, match="key refused: HTTP 401 .* check the key in OPENAI_API_KEY") as caught:
             ensure_usable(real)

@@ -14,10 +14,11 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
+from tests.support.configs import composed
 from tests.sweep.conftest import installed
 
 from hydra_plugins.lorahydra_sweeper import config as plugin
-from lorahydra.config.compose import compose, config_dir
+from lorahydra.config.compose import config_dir
 from lorahydra.errors import ConfigError, TrialPruned
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.samplers import make_sampler
@@ -49,7 +50,7 @@ def choice(group: str, name: str, *overrides: str) -> DictConfig:
 
 @functools.cache
 def settings_of(space: str) -> dict[str, str]:
-    return dict(compose([f"search={space}"]).search.space) or OWN
+    return dict(composed(f"search={space}").search.space) or OWN
 
 
 class Sweeper(StudySweeper):

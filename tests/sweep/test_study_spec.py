@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.configs import composed
 
-from lorahydra.config.compose import compose
 from lorahydra.errors import StudyError
 from lorahydra.sweep.study_spec import DATA_CONTENT, ROWS_CONTENT, check_same, experiment_spec, kept_settings
 
@@ -13,7 +13,7 @@ FIT, OTHER, FEWER = ({ROWS_CONTENT: digests} for digests in ("aaa bbb fff", "aaa
 
 
 def spec(*overrides: str, **content: str) -> dict[str, str]:
-    return experiment_spec(compose(["data=local", "data.train_file=a", *overrides]), {}, ["combined"], ()) | content
+    return experiment_spec(composed("data=local", "data.train_file=a", *overrides), {}, ["combined"], ()) | content
 
 
 def refused(before: dict[str, str], now: dict[str, str]) -> bool:
@@ -96,7 +96,7 @@ def test_a_study_of_an_older_version_keeps_the_words_of_its_judge() -> None:
 
 def test_another_search_space_is_refused() -> None:
     searched = experiment_spec(
-        compose(["data=local", "data.train_file=a"]), {"lora.r": "1 to 8"}, ["combined"], ["lora.r"]
+        composed("data=local", "data.train_file=a"), {"lora.r": "1 to 8"}, ["combined"], ["lora.r"]
     )
     assert "lora.r" not in searched
     with pytest.raises(StudyError, match="search of lora.r: 1 to 8 → not set"):

@@ -182,7 +182,7 @@ def to_config(tree: DictConfig) -> ExperimentConfig:
         ConfigError: An unknown key, a wrong type, a missing value or an impossible combination.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), tree)
+        merged = OmegaConf.merge(_schema(), tree)
         _refuse_unknown_keys(merged, ExperimentConfig(), "")
         for key in sorted(OmegaConf.missing_keys(merged)):
             raise ConfigError(f"{key} has no value: set {key}=…")
@@ -192,6 +192,13 @@ def to_config(tree: DictConfig) -> ExperimentConfig:
     if not isinstance(config, ExperimentConfig):
         raise ConfigError("the composed config is not an experiment: is `base_config` in its defaults list?")
     return config
+
+
+@functools.cache
+def _schema() -> DictConfig:
+    """The schema as OmegaConf sees it; cached, because it takes a seventh of the time of a composition."""
+    schema: DictConfig = OmegaConf.structured(ExperimentConfig)
+    return schema
 
 
 def restored_config(values: Mapping[str, Any], changes: Sequence[str] = ()) -> ExperimentConfig:
