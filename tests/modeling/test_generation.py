@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,6 +80,13 @@ def one_by_one(model: PreTrainedModel, prompt: list[int], tokens: int) -> list[i
     return model.generate(torch.tensor([prompt]), generation_config=settings)[0, len(prompt) :].tolist()
 
 
+@functools.cache
+def endless(name: str) -> list[list[int]]:
+    """The answers of transformers to all prompts."""
+    model = model_of(name)
+    return [one_by_one(model, prompt, 24) for prompt in prompts()]
+
+
 def cut(answer: list[int], stop: frozenset[int]) -> list[int]:
     return list(itertools.takewhile(lambda token: token not in stop, answer))
 
@@ -88,13 +96,12 @@ def cut(answer: list[int], stop: frozenset[int]) -> list[int]:
 def test_answers_equal_transformers_own(name: str, batch_size: int) -> None:
     if name in ("mamba", "falcon_h1") and batch_size > 1:
         pytest.skip("transformers does not hide padding on the left from the state of this model")
-    model = model_of(name)
-    endless = [one_by_one(model, prompt, 24) for prompt in prompts()]
-    pairs = itertools.combinations(sorted({token for answer in endless for token in answer}), 2)
-    stop = max(map(frozenset, pairs), key=lambda pair: len({len(cut(answer, pair)) for answer in endless}))
-    expected = [cut(answer, stop) for answer in endless]
+    answers = endless(name)
+    pairs = itertools.combinations(sorted({token for answer in answers for token in answer}), 2)
+    stop = max(map(frozenset, pairs), key=lambda pair: len({len(cut(answer, pair)) for answer in answers}))
+    expected = [cut(answer, stop) for answer in answers]
     assert len({len(answer) for answer in expected}) > 1, "answers of several lengths, so that rows really leave"
-    actual = generate(model, prompts(), stop=stop, max_new_tokens=24, batch_size=batch_size, progress=QUIET)
+    actual = generate(model_of(name), prompts(), stop=stop, max_new_tokens=24, batch_size=batch_size, progress=QUIET)
     assert actual == expected
 
 
@@ -140,17 +147,19 @@ def test_a_step_that_cannot_be_recorded_is_computed_as_usual(monkeypatch: pytest
 
 @pytest.mark.parametrize("name", ["qwen3", "mamba"])
 def test_an_answer_that_is_over_by_what_it_says_is_cut(name: str) -> None:
-    model, asked = model_of(name), prompts()[: 1 if name == "mamba" else None]
-    endless = [one_by_one(model, prompt, 24) for prompt in asked]
+    asked = prompts()[: 1 if name == "mamba" else None]
+    answers = endless(name)[: len(asked)]
     # What the first answer says in its middle ends every answer, and is not part of it.
-    ending = endless[0][5:7]
+    ending = answers[0][5:7]
 
     def ends(answer: Sequence[int]) -> int | None:
         return len(answer) - 2 if list(answer[-2:]) == ending else None
 
-    places = [[at for at in range(23) if answer[at : at + 2] == ending] for answer in endless]
-    expected = [answer[: at[0]] if at else answer for answer, at in zip(endless, places, strict=True)]
-    actual = generate(model, asked, stop=frozenset(), ends=ends, max_new_tokens=24, batch_size=5, progress=QUIET)
+    places = [[at for at in range(23) if answer[at : at + 2] == ending] for answer in answers]
+    expected = [answer[: at[0]] if at else answer for answer, at in zip(answers, places, strict=True)]
+    actual = generate(
+        model_of(name), asked, stop=frozenset(), ends=ends, max_new_tokens=24, batch_size=5, progress=QUIET
+    )
     assert len(actual[0]) <= 5
     assert actual == expected
 
