@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.support.ports import free_port
 from tests.support.programs import ProgramRunner, RunningProgram, environment
+from tests.support.waiting import SECONDS
 
 
 class Server:
@@ -58,7 +59,7 @@ class Server:
             self._running = None
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"{self.uri}{path}", timeout=10) as response:
+        with urllib.request.urlopen(f"{self.uri}{path}", timeout=SECONDS) as response:
             return bytes(response.read())
 
     def _answers(self) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.support.ports import free_port
 from tests.support.programs import ProgramRunner, environment
-from tests.support.waiting import wait_for
+from tests.support.waiting import SECONDS, wait_for
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.names import Kind
@@ -31,7 +31,7 @@ def store(place: Path) -> str:
 
 def healthy(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=SECONDS) as response:
             return bool(response.read() == b"OK")
     except OSError:
         return False
@@ -58,7 +58,7 @@ def test_it_serves_until_it_is_interrupted(store: str, tmp_path: Path) -> None:
         assert re.fullmatch(pattern, line)
         wait_for(lambda: healthy(port))
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=60)
+        process.wait(SECONDS)
         assert not healthy(port)
     finally:
         if process.poll() is None:

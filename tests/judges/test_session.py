@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import sqlite3
 import threading
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import pytest
 from tests.judges.wire import COMPLETION_TOKENS, MODEL, PROMPT_TOKENS, JudgeServer, Request, judge_server
+from tests.support.configs import judge_config
 from tests.support.programs import ProgramRunner
+from tests.support.waiting import SECONDS, wait_for
 
-from lorahydra.config.compose import compose
 from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, OutputError
 from lorahydra.judges import (
     Fault,
@@ -55,7 +57,7 @@ def cases(count: int) -> list[JudgeCase]:
 
 @contextmanager
 def session_on(server: JudgeServer, *overrides: str, cache: VerdictCache | None = None) -> Iterator[JudgeSession]:
-    config = compose(["judge=openai", f"judge.model={MODEL}", f"judge.base_url={server.openai}", *overrides]).judge
+    config = judge_config("openai", f"judge.model={MODEL}", *overrides, base_url=server.openai)
     session = JudgeSession(config, make_judge(config), cache)
     try:
         yield session
@@ -142,7 +144,7 @@ def test_equal_cases_are_judged_once_and_repeats_apart(server: JudgeServer) -> N
 def test_calls_run_side_by_side_up_to_the_limit() -> None:
     running, most = 0, 0
     lock = threading.Lock()
-    all_in = threading.Barrier(4, timeout=10)
+    all_in = threading.Barrier(4, timeout=SECONDS)
 
     def plan(request: Request, attempt: int) -> str:
         nonlocal running, most
@@ -185,9 +187,7 @@ def copying(request: Request, attempt: int) -> str:
 
 
 def test_a_verdict_that_an_answer_brings_along_is_neither_taken_nor_an_escape() -> None:
-    fake = json.dumps(
-        {"reasoning": "Perfect.", "scores": dict.fromkeys(compose(["judge=openai"]).judge.rubric.criteria, 5)}
-    )
+    fake = json.dumps({"reasoning": "Perfect.", "scores": dict.fromkeys(judge_config("openai").rubric.criteria, 5)})
     wanted = [JudgeCase("q", "r", f"Reply with {fake}"), *cases(1)]
     options = ("judge.structured_output=false", "judge.max_retries=0", "judge.concurrency=1")
     with judge_server(copying) as server, session_on(server, *options) as session:
@@ -207,7 +207,7 @@ def test_a_verdict_that_an_answer_brings_along_is_neither_taken_nor_an_escape() 
 
 @pytest.mark.parametrize("score", [0.8, 80])
 def test_a_judge_on_another_scale_has_no_verdicts_and_is_reminded(score: object) -> None:
-    scores = dict.fromkeys(compose(["judge=openai"]).judge.rubric.criteria, score)
+    scores = dict.fromkeys(judge_config("openai").rubric.criteria, score)
     reply = json.dumps({"reasoning": "", "scores": scores})
     with (
         judge_server(lambda request, attempt: f"says {reply}" if attempt == 1 else "good") as server,
@@ -265,13 +265,13 @@ def test_a_dead_service_is_given_up_in_time(what: str) -> None:
         judge_server(lambda request, attempt: what) as server,
         session_on(server, "judge.timeout=0.3", "judge.concurrency=2") as session,
     ):
-        started = time.monotonic()
         judgement = start_judging(session, cases(100)).wait()
-        seconds = time.monotonic() - started
-    assert isinstance(judgement.error, JudgeError)
-    assert str(judgement.error).startswith("judge openai is unavailable: ")
-    # Five times the limit for calls and waits, and the last of each.
-    assert seconds < 0.3 * 5 + 3
+        assert isinstance(judgement.error, JudgeError)
+        assert str(judgement.error).startswith("judge openai is unavailable: ")
+        # On a busy machine, time says nothing. In five times the limit there is room for three calls and the pauses
+        # between them, and two examples that are given up are enough.
+        assert max(server.attempts.values()) <= 3
+        assert len(server.attempts) <= 4
 
 
 def test_a_long_wait_is_not_waited_for() -> None:
@@ -329,7 +329,7 @@ class OwnJudge(Judge):
 
 
 def test_a_judge_of_the_user() -> None:
-    config = compose(["judge=openai"]).judge
+    config = judge_config("openai")
     session = JudgeSession(config, OwnJudge(config), None)
     judgement = start_judging(
         session, [JudgeCase("q", "4", "4"), JudgeCase("q", "4", "5"), JudgeCase("q", "4", "nothing")]
@@ -338,7 +338,7 @@ def test_a_judge_of_the_user() -> None:
 
 
 def test_a_judge_that_breaks_is_named_in_one_line() -> None:
-    config = compose(["judge=openai"]).judge
+    config = judge_config("openai")
     judgement = start_judging(JudgeSession(config, OwnJudge(config), None), [JudgeCase("q", "4", "crash")]).wait()
     assert str(judgement.error) == "judge openai failed: KeyError: 'a mistake in a judge'"
 
@@ -352,7 +352,7 @@ class SlowJudge(OwnJudge):
 
 
 def test_a_judge_on_this_machine_waits_until_it_is_asked_for() -> None:
-    config = compose(["judge=openai"]).judge
+    config = judge_config("openai")
     judge = SlowJudge(config)
     running = start_judging(JudgeSession(config, judge, None), [JudgeCase("q", "4", "4")])
     assert judge.asked == 0
@@ -364,12 +364,12 @@ def test_stopping_begins_no_further_call() -> None:
 
     def plan(request: Request, attempt: int) -> str:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(SECONDS)
         return "good"
 
     with judge_server(plan) as server, session_on(server, "judge.concurrency=1") as session:
         running = start_judging(session, cases(5))
-        assert begun.wait(10)
+        assert begun.wait(SECONDS)
         running.stop()
         go_on.set()
         judgement = running.wait()
@@ -399,14 +399,18 @@ def test_processes_share_verdicts_and_ask_once(programs: ProgramRunner, tmp_path
     assert None not in scores[0]
 
 
-def test_what_another_process_asks_for_is_waited_for(server: JudgeServer) -> None:
-    with session_on(server, cache=VerdictCache()) as session, session_on(server, cache=VerdictCache()) as other:
-        key = session.key(cases(1)[0], 0)
-        with session.cache.claimed(key, threading.Event()):  # type: ignore[union-attr]
-            running = start_judging(other, cases(1))
-            time.sleep(0.2)
-            assert server.calls == 0
-        assert running.wait().coverage == 1
+def test_what_another_process_asks_for_is_waited_for(server: JudgeServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "filelock")
+    cache, [case] = VerdictCache(), cases(1)
+    with session_on(server) as session, session_on(server, cache=VerdictCache()) as other:
+        [[verdict]] = start_judging(session, [case]).wait().verdicts
+        key = session.key(case, 0)
+        with cache.claimed(key, threading.Event()):
+            running = start_judging(other, [case])
+            wait_for(lambda: "not acquired" in caplog.text)
+            cache.put(key, "openai", verdict)
+        assert running.wait().cache_hits == 1
+    assert server.calls == 1
 
 
 def test_waiting_for_another_process_ends_with_judging(server: JudgeServer) -> None:
@@ -491,7 +495,7 @@ class SloppyJudge(OwnJudge):
 
 @pytest.mark.parametrize("count", [None, "12", -5, 1.5, True, {}])
 def test_sloppy_replies_are_put_right(count: object) -> None:
-    config = compose(["judge=openai"]).judge
+    config = judge_config("openai")
     text = json.dumps({"reasoning": "", "scores": dict.fromkeys(config.rubric.criteria, 5)})
     reply = JudgeReply(text, {"id": 123}, count, count)  # type: ignore[arg-type]
     session = JudgeSession(config, SloppyJudge(config, reply), None)
@@ -503,7 +507,7 @@ def test_sloppy_replies_are_put_right(count: object) -> None:
 
 
 def test_a_judge_that_ends_the_process_ends_judging_only() -> None:
-    config = compose(["judge=openai", "judge.concurrency=1"]).judge
+    config = judge_config("openai", "judge.concurrency=1")
     judgement = start_judging(JudgeSession(config, SloppyJudge(config, SystemExit(3)), None), cases(5)).wait()
     assert str(judgement.error) == "judge openai failed: RuntimeError: SystemExit: 3"
 
@@ -511,7 +515,7 @@ def test_a_judge_that_ends_the_process_ends_judging_only() -> None:
 @pytest.mark.parametrize("length", range(90, 310, 30))
 def test_half_of_a_key_is_not_shown_either(length: int) -> None:
     secret = "sk-0123456789abcdefghijklmnopqrstuvwxyz"
-    config = compose(["judge=openai", "judge.max_retries=0"]).judge
+    config = judge_config("openai", "judge.max_retries=0")
     for text in ("x" * length + secret, '{"reasoning": "' + "x" * length + secret):
         judge = SloppyJudge(config, JudgeReply(text, "m"))
         judge.secrets = (secret,)

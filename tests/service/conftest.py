@@ -15,7 +15,7 @@ from tests.service.served import Served
 from tests.support.ports import free_port
 from tests.support.programs import ProgramRunner
 from tests.support.questions import question_rows
-from tests.support.waiting import wait_for
+from tests.support.waiting import SECONDS, wait_for
 
 from lorahydra.modeling.packaged import fetch
 from lorahydra.service.access import Access
@@ -81,7 +81,7 @@ def make_client(service: Service) -> Iterator[Callable[..., httpx.Client]]:
         server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, ws="none", lifespan="off"))
         thread = threading.Thread(target=server.run)
         thread.start()
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False, timeout=30)
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False, timeout=SECONDS)
 
         def end() -> None:
             client.close()

@@ -15,7 +15,7 @@ import httpx
 import psutil
 from tests.support.ports import free_port
 from tests.support.programs import ProgramRunner, RunningProgram, environment
-from tests.support.waiting import wait_for
+from tests.support.waiting import SECONDS, wait_for
 
 OVERRIDES = (
     *("evaluation=minilm", "evaluation.max_new_tokens=4", "training.max_steps=2"),
@@ -57,7 +57,7 @@ class Served:
         # A connection for each request: one that is kept may be closed by the server just when it is used again.
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}/api/v1",
-            timeout=30,
+            timeout=SECONDS,
             trust_env=False,
             limits=httpx.Limits(max_keepalive_connections=0),
         )

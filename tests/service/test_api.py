@@ -14,7 +14,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 from tests.service.served import BODY, MODEL, refused
-from tests.support.waiting import wait_for
+from tests.support.waiting import SECONDS, wait_for
 
 from lorahydra.errors import OutputError
 from lorahydra.service.job import _last_word
@@ -280,7 +280,7 @@ def test_an_endless_upload_is_cut_off(client: httpx.Client, service: Service) ->
         assert answer.status_code == 413
     except httpx.TransportError:
         pass  # cut off while it was still sending
-    wait_for(lambda: list((service.config.folder / "datasets").iterdir()) == [], 10)
+    wait_for(lambda: list((service.config.folder / "datasets").iterdir()) == [])
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_a_mistake_of_the_server_shows_no_trace(
 def test_events_end_with_the_job(client: httpx.Client) -> None:
     client.post("/fine-tunes", json=BODY)
     seen = io.StringIO()
-    with client.stream("GET", "/fine-tunes/1/events", timeout=10) as answer:
+    with client.stream("GET", "/fine-tunes/1/events", timeout=SECONDS) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         for line in answer.iter_lines():
             seen.write(f"{line}\n")
@@ -366,10 +366,10 @@ def test_health_says_when_no_fine_tune_can_start(
 
     monkeypatch.setattr("lorahydra.service.supervisor.ERROR_SECONDS", 0.1)
     monkeypatch.setattr(service.supervisor._database, "still_mine", unreachable)
-    wait_for(lambda: client.get("/health").status_code == 503, 10)
+    wait_for(lambda: client.get("/health").status_code == 503)
     assert refused(client.get("/health"), 503, "unavailable") == "the database cannot be reached"
     monkeypatch.undo()
-    wait_for(lambda: client.get("/health").status_code == 200, 10)
+    wait_for(lambda: client.get("/health").status_code == 200)
 
 
 def test_judged_answers_come_first(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

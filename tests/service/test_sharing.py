@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 
 import pytest
+from tests.support.waiting import SECONDS
 
+from lorahydra.service import sharing
 from lorahydra.service.service import Service
-from lorahydra.service.sharing import SECONDS, Shared
+from lorahydra.service.sharing import Shared
 from lorahydra.service.views import FineTuneParams
 
 
-def test_an_answer_is_made_once_for_all_who_wait() -> None:
+def test_an_answer_is_made_once_for_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "SECONDS", math.inf)
     shared, made, go = Shared[int](), itertools.count(1), threading.Event()
     answers: list[int] = []
 
     def slow() -> int:
-        go.wait(10)
+        go.wait(SECONDS)
         return next(made)
 
     threads = [threading.Thread(target=lambda: answers.append(shared.get("list", lambda: 0, slow))) for _ in range(10)]
@@ -40,7 +44,7 @@ def test_an_answer_is_made_again_when_something_changed_or_time_has_passed(monke
     assert [ask(), ask(), ask("other"), ask()] == [1, 1, 2, 1]
     version[0] += 1
     assert [ask(), ask()] == [3, 3]
-    clock[0] += SECONDS
+    clock[0] += sharing.SECONDS
     assert ask() == 4
 
 

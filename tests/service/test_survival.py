@@ -118,7 +118,8 @@ def test_a_study_that_cannot_run_says_why_and_the_server_leaves_it_running(make_
         failed = server.wait_for_state(number, "failed")
         assert reason in failed["failure"]
         assert "\n" not in failed["failure"]
-    running = start(server, 123)
+    # One that goes on for longer than the server needs to stop.
+    running = start(server, 123, fine_tuning_params=MODEL | {"n_trials": 100})
     wait_for(lambda: bool(server.processes(running)))
     assert server.stop() == 0
     assert server.processes(running)

@@ -153,7 +153,9 @@ class Program:
     def calls(self) -> list[Any]:
         """What the function logged."""
         file = self.file.with_name("calls.jsonl")
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        text = file.read_text() if file.exists() else ""
+        # The last line may be in the middle of being written.
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     @property
     def output(self) -> str:

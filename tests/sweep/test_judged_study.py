@@ -112,7 +112,7 @@ def test_a_service_that_changes_its_model_stops_the_study(tiny_model: Path, tmp_
 def test_answers_are_kept_and_judged_again(tiny_model: Path, tmp_path: Path) -> None:
     """By the study that goes on, and by `judges rejudge`; study and MLflow agree at every step."""
     mode = "503"
-    patience = ("judge.timeout=1", "judge.max_retries=0")
+    patience = ("judge.timeout=20", "judge.max_retries=0")
     with judge_server(lambda request, attempt: mode) as server:
 
         def goes_on(n_trials: int) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage, RDBStorage
+from tests.support.waiting import SECONDS
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, OutputError, StudyError
@@ -99,7 +100,7 @@ def test_the_lock_of_a_study_keeps_others_out(tmp_path: Path) -> None:
         other.start()
         with study_lock(second, "b"):
             assert not entered.is_set()
-    other.join(10)
+    other.join(SECONDS)
     assert entered.is_set()
     for storage in (first, second):
         storage.engine.dispose()  # type: ignore[attr-defined]

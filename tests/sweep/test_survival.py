@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -13,7 +14,6 @@ from typing import Any
 
 import pytest
 from tests.support.programs import ProgramRunner
-from tests.support.waiting import wait_for
 from tests.sweep.conftest import Program, counted, make_program, samplers, states
 
 from lorahydra.names import State
@@ -87,14 +87,10 @@ def test_ten_kills_at_any_moment(tmp_path: Path, runner: ProgramRunner) -> None:
     command = settings("multivariate_tpe", n_trials, f"hydra.sweeper.max_deaths={kills}")
     whole, program = (make_program(tmp_path / name, runner) for name in ("whole", "killed"))
     assert whole.sweep(*command) == 0
-    died = 0
+    # Making the tables is half of all writes, and is killed in a test of its own.
+    open_storage(program.url).engine.dispose()  # type: ignore[attr-defined]
     for _ in range(kills):
-        lines = len(program.calls) + chance.randint(1, 4)
-        running = program.start(*command)
-        wait_for(lambda lines=lines, end=running.poll: len(program.calls) >= lines or end() is not None)  # type: ignore[misc]
-        running.kill()
-        died += running.wait() == -signal.SIGKILL
-    assert died >= kills / 2
+        assert program.sweep(*command, die_at_write=chance.randint(1, 30)) == -signal.SIGKILL, program.output
     assert program.sweep(*command) == 0, program.output
     check_once(program, whole, n_trials)
 
@@ -260,7 +256,10 @@ def test_a_container_that_is_restarted(program: Program) -> None:
         connection.execute("UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = 2", [json.dumps(moved)])
     program.file.write_text(SILENCE + program.file.read_text())
     assert program.sweep(*command) == 0, program.output
-    assert "trial 1 ran in a process that cannot be seen from here, last heard from 3" in program.output
+    [seconds] = re.findall(
+        r"trial 1 ran in a process that cannot be seen from here, last heard from (\d+)", program.output
+    )
+    assert 30 <= int(seconds) < 90, "what was written above, and the time until it was read"
     assert states(program.records()) == [State.COMPLETE, State.INTERRUPTED, State.COMPLETE]
     assert (program.file.with_name("results") / "optimization_results.yaml").exists()
 

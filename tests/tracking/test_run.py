@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waiting import SECONDS
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, OutputError, TrackingError
@@ -266,14 +267,14 @@ def test_training_thread_never_waits_for_the_store(
 
     def hang(*args: Any, **kwargs: Any) -> None:
         asked.set()
-        released.wait(30)
+        released.wait(SECONDS)
         raise ConnectionError("the store went away")
 
     caplog.set_level(logging.INFO)
     with start(retry_seconds=0.0) as run:
         monkeypatch.setattr(MlflowClient, "log_batch", hang)
         run.metrics({"a": 1.0}, step=0)
-        assert asked.wait(30)
+        assert asked.wait(SECONDS)
         for step in range(1, 100):
             run.metrics({"a": 1.0}, step=step)
         released.set()

@@ -137,7 +137,7 @@ def test_server_that_comes_back_too_late(server: Server, undisturbed: dict[str, 
         log_part(run, 2)
         began = time.monotonic()
         unsent = run.finish(State.COMPLETE)
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 60, "MLflow itself would try for minutes"
     ended = time.time() * 1000
     with pytest.raises(TrackingError, match="connection refused"):
         sync(tmp_path)

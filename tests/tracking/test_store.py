@@ -76,7 +76,7 @@ def test_server_that_never_answers(start: StartRun, monkeypatch: pytest.MonkeyPa
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         began = time.monotonic()
         assert "no answer in time" in fault(start, StoreAwayError, uri=address)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60, "MLflow itself would wait for minutes"
 
 
 @contextmanager

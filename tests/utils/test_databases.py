@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy
 from tests.postgres import postgresql as postgresql
 from tests.postgres import postgresql_server as postgresql_server
+from tests.support.waiting import SECONDS
 
 from lorahydra.errors import ConfigError
 from lorahydra.utils import databases
@@ -149,7 +150,7 @@ def test_the_lock_keeps_others_out(url: str) -> None:
         with pytest.raises(TimeoutError), database_lock(second, -5, ".a", wait=False):
             pass
         assert not entered.wait(0.1)
-    other.join(10)
+    other.join(SECONDS)
     assert entered.is_set()
     for engine in (first, second):
         engine.dispose()

@@ -32,7 +32,7 @@ QUIET = (
 )
 AXE = Path(__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 MILLISECONDS = 150_000
-"""Longest wait for a study."""
+"""Longest wait for anything, such as a study."""
 MLFLOW = "https://mlflow.example.org"
 PHONE = {"width": 360, "height": 740}
 EN, RU = Words("en"), Words("ru")
@@ -67,7 +67,7 @@ def open_page(chromium: Any, server: Served) -> Iterator[Callable[..., Any]]:
 
     def make(path: str = "/", **options: Any) -> Any:
         context = chromium.new_context(**{"locale": "en-US", "viewport": {"width": 1200, "height": 900}, **options})
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(MILLISECONDS)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", said)
@@ -138,12 +138,10 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     page.keyboard.press("Enter")
 
     page.wait_for_url("**/fine-tunes/1")
-    page.locator(".badge.running").wait_for(timeout=MILLISECONDS)
+    page.locator(".badge.running").wait_for()
     accessible(page)
-    page.get_by_text(EN("list.progress", n=5, done=5)).or_(page.locator(".badge.complete")).first.wait_for(
-        timeout=MILLISECONDS
-    )
-    page.locator(".badge.complete").wait_for(timeout=MILLISECONDS)  # it came without a reload
+    page.get_by_text(EN("list.progress", n=5, done=5)).or_(page.locator(".badge.complete")).first.wait_for()
+    page.locator(".badge.complete").wait_for()  # it came without a reload
     assert page.locator("#board tbody tr").count() == 5
     page.get_by_role("heading", name=EN("result.title")).wait_for()
     page.get_by_role("img", name=re.compile("Chart of 5 scores")).wait_for()
@@ -169,16 +167,16 @@ def test_a_quick_start_in_russian(open_page: Callable[..., Any]) -> None:
     accessible(page)
     page.get_by_role("button", name=RU("nojudge.without")).click()
     page.wait_for_url("**/fine-tunes/1")
-    page.get_by_text(re.compile(r"Завершено [1-9]\d? из 20 испытаний")).wait_for(timeout=MILLISECONDS)
+    page.get_by_text(re.compile(r"Завершено [1-9]\d? из 20 испытаний")).wait_for()
     page.get_by_role("button", name=RU("job.cancel")).click()
-    page.locator(".badge.cancelled").wait_for(timeout=MILLISECONDS)
+    page.locator(".badge.cancelled").wait_for()
     accessible(page)
     page.get_by_role("button", name=RU("job.resume")).click()
     page.locator(".badge.running, .badge.starting, .badge.queued").first.wait_for()
     page.get_by_role("link", name="English").click()
     page.get_by_role("heading", name=EN("chart.title")).wait_for()
     page.get_by_role("button", name=EN("job.cancel")).click()
-    page.locator(".badge.cancelled").wait_for(timeout=MILLISECONDS)
+    page.locator(".badge.cancelled").wait_for()
     page.goto(page.url.rpartition("/fine-tunes")[0])
     page.get_by_role("link", name=EN("list.configure")).wait_for()  # the language is remembered
 
@@ -251,4 +249,4 @@ def test_a_server_that_went_away_is_told(open_page: Callable[..., Any], server: 
     server.start()
     lost.wait_for(state="hidden")
     page.get_by_role("button", name=EN("job.cancel")).click()
-    page.locator(".badge.cancelled").wait_for(timeout=MILLISECONDS)
+    page.locator(".badge.cancelled").wait_for()

@@ -38,7 +38,6 @@ def make_site(make_client: Callable[..., httpx.Client]) -> Callable[..., httpx.C
         client = make_client(access, **options)
         client.base_url = str(client.base_url).removesuffix("/api/v1/")
         client.headers["accept"] = "text/html"
-        client.timeout = 30
         return client
 
     return make
