@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.support.models import weights_digest
+from tests.training.conftest import Examples as RandomExamples
 from transformers import Adafactor, get_scheduler
 
 from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
@@ -43,7 +44,7 @@ TRAINING = TrainingConfig(
     evals_per_epoch=2,
     keep="last",
 )
-STEPS = 12
+STEPS = 8
 
 
 def changed(lora: Mapping[str, Any], **training: Any) -> Setting:
@@ -85,6 +86,18 @@ class Place:
         return self.heard[self.folder / name / str(index)]
 
 
+_alone: dict[str, tuple[Weights, list[tuple[int, dict[str, float]]]]] = {}
+
+
+def trained_alone(place: Place, setting: Setting) -> tuple[Weights, list[tuple[int, dict[str, float]]]]:
+    """Weights and figures of an adapter that is trained alone on the tiny model, once for all tests."""
+    if (key := repr(setting)) not in _alone:
+        name = f"trained alone {len(_alone)}"
+        [outcome] = place.train([setting], name)
+        _alone[key] = weights(outcome), place.figures(name, 0)
+    return _alone[key]
+
+
 def weights(outcome: TrainedAdapter | LorahydraError) -> Weights:
     assert isinstance(outcome, TrainedAdapter), outcome
     return load_file(outcome.folder / "adapter_model.safetensors")
@@ -92,6 +105,16 @@ def weights(outcome: TrainedAdapter | LorahydraError) -> Weights:
 
 def same(one: Weights, other: Weights) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.fixture
+def examples() -> Examples:
+    return RandomExamples(16)
+
+
+@pytest.fixture
+def eval_examples() -> Examples:
+    return RandomExamples(4, seed=1)
 
 
 @pytest.fixture
@@ -134,13 +157,13 @@ def test_each_of_a_pack_is_bit_for_bit_what_it_is_alone_and_with_peft(place: Pla
     pack = place.train(DIFFERENT, "pack")
     assert weights_digest(place.base.model) == before
     for index, setting in enumerate(DIFFERENT):
-        [alone] = place.train([setting], f"alone{index}")
-        assert same(weights(pack[index]), weights(alone))
+        expected, figures = trained_alone(place, setting)
+        assert same(weights(pack[index]), expected)
         assert same(weights(pack[index]), by_peft(place, *setting))
-        assert place.figures("pack", index) == place.figures(f"alone{index}", 0)
+        assert place.figures("pack", index) == figures
     steps = [step for step, values in place.figures("pack", 0) if "train/loss" in values]
     assert steps == list(range(1, STEPS + 1))
-    assert [step for step, values in place.figures("pack", 0) if "eval/loss" in values] == [3, 6, 9, 12]
+    assert [step for step, values in place.figures("pack", 0) if "eval/loss" in values] == [2, 4, 6, 8]
 
 
 def test_lora_plus_and_arguments_of_the_optimiser(place: Place) -> None:
@@ -153,9 +176,8 @@ def test_lora_plus_and_arguments_of_the_optimiser(place: Place) -> None:
 def test_lora_plus_beside_a_larger_rank(place: Place) -> None:
     """Its matrices have gaps in the pack, which a fused optimiser would not see."""
     settings = [changed({"plus_ratio": 4.0}, optim="adamw_torch_fused"), changed({"r": 8}, optim="adamw_torch_fused")]
-    [alone] = place.train(settings[:1], "alone")
     beside = weights(place.train(settings, "pack")[0])
-    for name, value in weights(alone).items():
+    for name, value in trained_alone(place, settings[0])[0].items():
         torch.testing.assert_close(beside[name], value, rtol=1e-3, atol=1e-5)
 
 
@@ -233,7 +255,7 @@ def test_one_that_goes_wrong_leaves_and_the_others_stay_the_same(place: Place) -
     assert isinstance(pack[1], TrainingError)
     assert pack[1].reason == "nan"
     for index, setting in ((0, DIFFERENT[0]), (2, DIFFERENT[1])):
-        assert same(weights(pack[index]), weights(place.train([setting], f"alone{index}")[0]))
+        assert same(weights(pack[index]), trained_alone(place, setting)[0])
     assert not (place.folder / "pack" / "1").exists(), "nothing half-written"
 
 
@@ -256,9 +278,9 @@ def test_a_pruned_adapter_leaves_at_its_validation(place: Place, monkeypatch: py
     monkeypatch.setattr(place, "_listener", prunes)
     pack = place.train(DIFFERENT[:2], "pack")
     assert isinstance(pack[0], TrialPruned)
-    assert place.figures("pack", 0)[-1][0] == 3
+    assert place.figures("pack", 0)[-1][0] == 2
     monkeypatch.undo()
-    assert same(weights(pack[1]), weights(place.train([DIFFERENT[1]], "alone")[0]))
+    assert same(weights(pack[1]), trained_alone(place, DIFFERENT[1])[0])
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
@@ -314,9 +336,9 @@ def test_other_optimisers_beside_a_larger_rank(place: Place, optimizer: str) -> 
     extra = EIGHT_BITS if optimizer == "adamw_8bit" else {}
     settings = [changed({"r": rank}, optim=optimizer, learning_rate=1e-3, extra=extra) for rank in (4, 8)]
     pack = place.train(settings, "pack")
-    alone = weights(place.train(settings[:1], "alone")[0])
+    expected, _ = trained_alone(place, settings[0])
     for name, value in weights(pack[0]).items():
-        torch.testing.assert_close(value, alone[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_accumulation_equals_a_larger_batch(place: Place) -> None:
@@ -390,8 +412,7 @@ def test_what_does_not_fit_together_is_trained_one_after_the_other(place: Place)
     settings = [DIFFERENT[0], changed({}, per_device_train_batch_size=2), changed({"use_dora": True}), DIFFERENT[1]]
     together = place.train(settings, "together")
     for index, setting in enumerate(settings):
-        [alone] = place.train([setting], f"alone{index}")
-        assert same(weights(together[index]), weights(alone))
+        assert same(weights(together[index]), trained_alone(place, setting)[0])
 
 
 @pytest.mark.gpu
@@ -447,7 +468,7 @@ def test_passes_that_cannot_be_recorded_are_computed_as_usual(
     place: Place, monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any], fails: str
 ) -> None:
     settings = [changed(kind)]
-    [usual] = place.train(settings, "usual")
+    expected, _ = trained_alone(place, settings[0])
 
     def record(work: Any, *_: Any) -> Any:
         work()
@@ -459,7 +480,6 @@ def test_passes_that_cannot_be_recorded_are_computed_as_usual(
 
     monkeypatch.setattr(loop, "recorder", lambda _: record)
     [outcome] = place.train(settings, "other")
-    expected = weights(usual)
     for name, value in weights(outcome).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
 
@@ -468,7 +488,7 @@ def test_passes_that_cannot_be_recorded_are_computed_as_usual(
 def test_recordings_give_way_if_memory_runs_out(
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
 ) -> None:
-    [usual] = place.train(DIFFERENT[:1], "usual")
+    expected, _ = trained_alone(place, DIFFERENT[0])
     recorded: list[Any] = []
 
     def record(work: Any, *_: Any) -> Any:
@@ -487,7 +507,6 @@ def test_recordings_give_way_if_memory_runs_out(
         handle.remove()
     assert "training goes on without recorded steps" in caplog.text
     assert "with a batch of" not in caplog.text
-    expected = weights(usual)
     for name, value in weights(outcome).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
 
