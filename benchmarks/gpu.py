@@ -1,28 +1,22 @@
-"""On one GPU: training steps, decoding, a study in which a trial is too large, and studies with and without packs.
+"""On one GPU: training steps, decoding, and a study in which a trial is too large.
 
-    python benchmarks/gpu.py                      # all of them, about five minutes
-    python benchmarks/gpu.py decode packs
+    python benchmarks/gpu.py                      # all of them, about three minutes
+    python benchmarks/gpu.py decode
 
 The model has the shape of Qwen3-0.6B and random weights, so nothing is downloaded.
 """
 
 import argparse
-import copy
 import itertools
-import json
-import os
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, Qwen3ForCausalLM
+from transformers import GenerationConfig
 
 from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
 from lorahydra.modeling.base import BaseModel, load_base
@@ -34,22 +28,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.packing import SHAPES, Rows  # noqa: E402
-from tests.support.models import make_tiny_encoder, write_byte_tokenizer  # noqa: E402
+from benchmarks.studies import run_study, write_model  # noqa: E402
 
 QUIET = Progress(live=False)
 BYTES = 256
 """Tokens that rows are made of."""
-
-
-def write_model(folder: Path, device: str) -> None:
-    """Qwen3-0.6B's shape with random weights in bfloat16, and a tokenizer of bytes."""
-    vocabulary = write_byte_tokenizer(folder)
-    config = copy.deepcopy(SHAPES["qwen3-0.6b"])
-    config.eos_token_id, config.pad_token_id = vocabulary["<|im_end|>"], vocabulary["<|endoftext|>"]
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = Qwen3ForCausalLM(config).to(torch.bfloat16)
-    model.save_pretrained(folder)
 
 
 def synchronized() -> float:
@@ -139,73 +122,17 @@ def study(work: Path) -> None:
     run_study(work, "gpu", about, 45, *searched, "hydra.sweeper.n_trials=4")
 
 
-def packs(work: Path) -> None:
-    """Studies with trials of 100 steps: side by side, one by one, and one by one without recordings (CUDA graphs)."""
-    for size, trials, recorded in ((8, 16, "1"), (1, 4, "1"), (1, 4, "0")):
-        rates = ", ".join(f"{n}e-5" for n in range(1, trials + 1))
-        settings = (f"training.learning_rate=choice({rates})", "training.max_steps=100", f"training.pack={size}")
-        about = f"{trials} trials in packs of {size}{'' if recorded == '1' else ', without recordings'}"
-        name = f"pack{size}-{recorded}"
-        run_study(work, name, about, 3, *settings, f"hydra.sweeper.n_trials={trials}", LORAHYDRA_CUDA_GRAPHS=recorded)
-
-
-def run_study(work: Path, name: str, about: str, length: int, *settings: str, **variables: str) -> None:
-    """Run a study by the command, and print how it went and how long it took, in all and for a trial."""
-    # The scores mean nothing, and the time is that of a real small encoder.
-    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-    make_tiny_encoder(work / "encoder", **sizes)
-    text = "This sentence makes the request long. " * length
-    rows = [{"question": f"{text} What is {n}+{n}?", "answer": f"{n}+{n} is {2 * n}, of course."} for n in range(700)]
-    (work / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
-    command = [
-        *(sys.executable, str(REPOSITORY / "train.py"), "-m", f"study={name}"),
-        *("model=local", f"model.name_or_path={work / 'model'}"),
-        *("data=local", "data.train_file=rows.jsonl", "data.max_length=2048"),
-        *("data.validation_fraction=0.03", "data.test_fraction=0.03"),
-        *(f"evaluation.bertscore_model={work / 'encoder'}", "evaluation.bertscore_num_layers=6"),
-        "evaluation.max_new_tokens=32",
-        *("hydra/sweeper/sampler=grid", "hydra/sweeper/pruner=none", *settings),
-    ]
-    environment = (
-        os.environ
-        | variables
-        | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")])}
-    )
-    started = time.perf_counter()
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
-    print(f"study of {about}: exit code {done.returncode}", end="")
-    print(f" after {time.perf_counter() - started:.0f} s", end="")
-    lines = (done.stdout + done.stderr).splitlines()
-    begun = [stamp(line) for line in lines if re.search(r"Trial \d+ begins", line)]
-    ended = [stamp(line) for line in lines if re.search(r"Study .*\d of \d+ trials", line)]
-    if begun and ended:
-        seconds = (ended[-1] - begun[0]).total_seconds()
-        print(f"; {seconds:.1f} s from the first trial to the last, {seconds / len(ended):.2f} s a trial", end="")
-    print(flush=True)
-    told = re.compile(r"[Oo]ut of memory|helped|Test|Error|winner|Winner|best")
-    print("\n".join(f"  {line[:200]}" for line in lines if told.search(line)))
-    if done.returncode:
-        print((done.stdout + done.stderr)[-3000:])
-
-
-def stamp(line: str) -> datetime:
-    """When a line was logged."""
-    return datetime.strptime(line[1:24], "%Y-%m-%d %H:%M:%S,%f")
-
-
 def main() -> None:
     """Run the requested parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "parts", nargs="*", default=["steps", "decode", "study", "packs"], help="steps, decode, study, packs"
-    )
+    parser.add_argument("parts", nargs="*", default=["steps", "decode", "study"], help="steps, decode, study")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        write_model(work / "model", device)
+        write_model(work / "model", SHAPES["qwen3-0.6b"], torch.bfloat16, device)
         if {"steps", "decode"} & set(options.parts):
             base = load_base(ModelConfig(name_or_path=str(work / "model")))
             if "steps" in options.parts:
@@ -215,8 +142,6 @@ def main() -> None:
             del base
         if "study" in options.parts:
             study(work)
-        if "packs" in options.parts:
-            packs(work)
 
 
 if __name__ == "__main__":

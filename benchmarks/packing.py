@@ -3,8 +3,10 @@
     python benchmarks/packing.py --shape qwen3-0.6b                # random weights, nothing is downloaded
     python benchmarks/packing.py --shape tiny --device cpu         # hardly any arithmetic: a stand-in for a GPU
     python benchmarks/packing.py --model path/to/model --trainer 0
+    python benchmarks/packing.py --study 8                         # whole studies with packs of 8, and without packs
 
-Needs torch, transformers, peft and this repository's `src`. Rows are printed as they are measured. `trainer` is
+The last one needs all that lorahydra needs, the others torch, transformers, peft and this repository's `src`. Rows are
+printed as they are measured. `trainer` is
 `transformers.Trainer` with PEFT's layers, one job after another; `s/adapter` is the time of a step divided by the
 adapters that it trains; `x trainer` and `x alone` say how many times as many adapters a second that gives;
 `difference` is the largest relative difference of a training loss from that of the same adapter alone.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -54,6 +57,15 @@ SHAPES = {
         vocab_size=151936,
         tie_word_embeddings=True,
     ),
+    "smollm2-135m": LlamaConfig(
+        hidden_size=576,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+    ),
     "tiny": LlamaConfig(
         hidden_size=32,
         num_hidden_layers=2,
@@ -63,7 +75,7 @@ SHAPES = {
         vocab_size=256,
     ),
 }
-"""The speed of the second is limited by the launching of operations, like that of a small model on a GPU."""
+"""The speed of the last is limited by the launching of operations, like that of a small model on a GPU."""
 SEED = 0
 RATES = (1e-4, 2e-4, 3e-4, 5e-4)
 
@@ -140,7 +152,8 @@ def jobs_of(indices: Sequence[int], options: argparse.Namespace, folder: Path) -
     clocks = [Clock() for _ in indices]
     jobs = []
     for index, clock in zip(indices, clocks, strict=True):
-        lora = LoraConfig(r=options.rank, lora_alpha=options.rank * (1 + index % 3), lora_dropout=options.dropout)
+        rank = options.rank[index % len(options.rank)]
+        lora = LoraConfig(r=rank, lora_alpha=rank * (1 + index % 3), lora_dropout=options.dropout)
         training = TrainingConfig(
             max_steps=options.warmup + options.steps,
             per_device_train_batch_size=options.batch,
@@ -248,8 +261,50 @@ def show(row: Measured, trainer: Measured | None, alone: Mapping[int, Measured],
     )
 
 
+def studies(options: argparse.Namespace) -> None:
+    """Studies of the same trials: one by one, side by side, and side by side with pruning."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from benchmarks.studies import run_study, write_model
+
+    device = resolve_device(options.device)
+    rates = ", ".join(f"{n}e-5" for n in range(1, options.trials + 1))
+    common = (
+        *(f"training.learning_rate=choice({rates})", f"hydra.sweeper.n_trials={options.trials}"),
+        *(f"training.max_steps={options.trial_steps}", f"training.per_device_train_batch_size={options.batch}"),
+        *(f"lora.r={options.rank[0]}", f"model.device={device.type}", f"model.dtype={options.dtype}"),
+        "training.evals_per_epoch=8",
+    )
+    kinds = {
+        "one by one": (1, "none"),
+        f"packs of {options.study}": (options.study, "none"),
+        f"packs of {options.study}, pruning": (options.study, "median"),
+    }
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        if options.model:
+            (work / "model").symlink_to(Path(options.model).resolve())
+        else:
+            write_model(work / "model", SHAPES[options.shape], resolve_dtype(options.dtype, device), device.type)
+        for number, (kind, (size, pruner)) in enumerate(kinds.items()):
+            settings = (*common, f"training.pack={size}", f"hydra/sweeper/pruner={pruner}")
+            # A sentence has 38 bytes, and what stands around it about 80.
+            sentences = max(0, (options.length - 80) // 38)
+            rows.append((kind, run_study(work, f"study{number}", kind, sentences, *settings)))
+    print("               study  trials  pruned   seconds  s/trial  x one by one  same scores")
+    alone = rows[0][1]
+    for kind, done in rows:
+        if done is None or alone is None:
+            continue
+        same = sum(alone.scores.get(rate) == score for rate, score in done.scores.items())
+        print(
+            f"{kind:>20} {done.trials:>7} {done.pruned:>7} {done.seconds:>9.1f} {done.seconds / done.trials:>8.2f} "
+            f"{alone.seconds / done.seconds:>13.2f} {f'{same} of {len(done.scores)}':>12}"
+        )
+
+
 def main() -> None:
-    """Measure each k in turn."""
+    """Measure each k in turn, or studies."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
     parser.add_argument("--model", help="folder of a model, instead of a shape")
@@ -258,13 +313,19 @@ def main() -> None:
     parser.add_argument("--adapters", type=int, nargs="+", default=[2, 4, 8, 16], help="beside one alone")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=200, help="tokens of a row")
-    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rank", type=int, nargs="+", default=[16], help="of the adapters in turn")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--warmup", type=int, default=5, help="steps that are not timed")
     parser.add_argument("--steps", type=int, default=15, help="steps that are timed")
     parser.add_argument("--alone", type=int, default=2, help="adapters that are also trained alone, to compare with")
     parser.add_argument("--trainer", type=int, default=2, help="jobs for transformers.Trainer, one after the other")
+    parser.add_argument("--study", type=int, metavar="K", help="compare whole studies, with packs of K, instead")
+    parser.add_argument("--trials", type=int, default=16, help="of each study")
+    parser.add_argument("--trial-steps", type=int, default=100, help="optimiser steps of each trial of a study")
     options = parser.parse_args()
+    if options.study:
+        studies(options)
+        return
     base = load(options)
     vocabulary, rows = base.model.config.vocab_size, options.batch * (options.warmup + options.steps)
     data = Rows(rows, options.length, vocabulary), Rows(options.batch, options.length, vocabulary)
