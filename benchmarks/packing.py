@@ -100,16 +100,20 @@ class Rows:
 
 
 class Clock:
-    """When each step's figures arrived, and its loss; from then on, on a GPU, its work is done."""
+    """When each step's figures arrived, and its loss; from then on, on a GPU, its work is done.
 
-    def __init__(self) -> None:
+    On a CPU the time is that of the processor, which other programs do not change: use one thread (OMP_NUM_THREADS=1).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._now = time.process_time if device.type == "cpu" else time.perf_counter
         self.times: list[float] = []
         self.losses: list[float] = []
 
     def __call__(self, values: Mapping[str, float], step: int) -> None:
         """Hear of a step."""
         if "train/loss" in values:
-            self.times.append(time.perf_counter())
+            self.times.append(self._now())
             self.losses.append(values["train/loss"])
 
     def step_seconds(self, warmup: int) -> float:
@@ -147,9 +151,11 @@ def load(options: argparse.Namespace) -> BaseModel:
     return BaseModel(model, None, device, dtype, options.model or options.shape, None)  # type: ignore[arg-type]
 
 
-def jobs_of(indices: Sequence[int], options: argparse.Namespace, folder: Path) -> tuple[list[TrainingJob], list[Clock]]:
+def jobs_of(
+    indices: Sequence[int], device: torch.device, options: argparse.Namespace, folder: Path
+) -> tuple[list[TrainingJob], list[Clock]]:
     """Jobs with different rates and scales, and what they report."""
-    clocks = [Clock() for _ in indices]
+    clocks = [Clock(device) for _ in indices]
     jobs = []
     for index, clock in zip(indices, clocks, strict=True):
         rank = options.rank[index % len(options.rank)]
@@ -228,7 +234,7 @@ def measure(
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
-        jobs, clocks = jobs_of(indices, options, Path(folder))
+        jobs, clocks = jobs_of(indices, base.device, options, Path(folder))
         if name == "trainer":
             for job in jobs:
                 by_trainer(base, job, rows[0])
