@@ -1,5 +1,7 @@
 """float32 products of a frozen layer, torch's default against `lorahydra.modeling.cpu_linear`, in GFLOP/s.
 
+`medium` is what `training.matmul_precision=medium` computes: factors rounded to bfloat16, sums in float32.
+
 python benchmarks/frozen_linear.py
 """
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lorahydra.modeling.cpu_linear import frozen_linear, is_supported
+from lorahydra.modeling.cpu_linear import frozen_linear, is_supported, multiplies_bfloat16
 
 # Tokens of a decoding step and of a training step; layers and output head of SmolLM2-135M.
 SIZES = [(tokens, *layer) for tokens in (24, 896) for layer in ((576, 576), (576, 1536), (1536, 576), (576, 49152))]
@@ -32,12 +34,19 @@ def with_gradient(layer: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, wei
 
 def main() -> None:
     """Print medians of interleaved runs."""
-    print(f"oneDNN path in use: {is_supported()}; {torch.get_num_threads()} threads")
+    print(
+        f"oneDNN path in use: {is_supported()}; multiplies in bfloat16: {multiplies_bfloat16()}; "
+        f"{torch.get_num_threads()} threads"
+    )
     for tokens, wide, high in SIZES:
         inputs, weight = torch.randn(tokens, wide, requires_grad=True), torch.randn(high, wide)
         sides = {
-            name: with_gradient(layer, inputs, weight)
-            for name, layer in (("torch", functional.linear), ("lorahydra", frozen_linear))
+            name: with_gradient(layer, inputs, used)
+            for name, layer, used in (
+                ("torch", functional.linear, weight),
+                ("highest", frozen_linear, weight),
+                ("medium", frozen_linear, weight.bfloat16()),
+            )
         }
         times: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(RUNS + 1):

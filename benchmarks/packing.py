@@ -35,10 +35,8 @@ from transformers import (
 )
 
 from lorahydra.config.schema import LoraConfig, TrainingConfig
-from lorahydra.modeling.base import BaseModel
-from lorahydra.modeling.cpu_linear import use_onednn
+from lorahydra.modeling.base import BaseModel, prepare
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
-from lorahydra.modeling.fused_norms import use_fused_norms
 from lorahydra.modeling.lora import adapter, save_adapter
 from lorahydra.modeling.memory import release_memory
 from lorahydra.training import TrainingJob, train_pack
@@ -145,9 +143,7 @@ def load(options: argparse.Namespace) -> BaseModel:
     else:
         with device:
             model = AutoModelForCausalLM.from_config(SHAPES[options.shape], dtype=dtype).to(device)
-    model.requires_grad_(False).eval()
-    use_onednn(model)
-    use_fused_norms(model)
+    prepare(model)
     return BaseModel(model, None, device, dtype, options.model or options.shape, None)  # type: ignore[arg-type]
 
 

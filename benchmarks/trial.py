@@ -1,28 +1,32 @@
-"""One trial against TRL's SFTTrainer + generate + bert_score, interleaved A B A B: time, peak memory and loss.
+"""One trial against TRL's SFTTrainer + generate + bert_score, interleaved A B C A B C: time, peak memory and quality.
 
     python -m pip install -c constraints.txt -e ".[benchmark]"
     lorahydra models fetch smollm2-135m-instruct && lorahydra models fetch all-minilm-l6-v2
     python benchmarks/trial.py --rows path/to/gsm8k/train.jsonl --runs 3
 
-Both sides are whole processes, from the first import to the last result; lorahydra's includes MLflow. The file's first
-96 rows are for training and the next 24 for validation. Losses are measured afterwards by one function for both
-adapters. Each run has another seed for both sides, because the loss depends on it more than on the program.
+Sides are lorahydra with `training.matmul_precision=highest` and `medium`, and TRL; `--sides highest medium` leaves TRL
+out. Each is a whole process, from the first import to the last result; lorahydra's includes MLflow. The file's first
+96 rows are for training and the next 24 for validation. Losses are measured afterwards by one function for all
+adapters. Each run has another seed for all sides, because the loss depends on it more than on the program.
 """
 
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lorahydra.modeling.packaged import packaged_path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRAIN_ROWS, EVAL_ROWS = 96, 24
+SIDES = ("highest", "medium", "trl")
 
 
 def measured(command: list[str], folder: Path) -> tuple[float, float]:
@@ -97,15 +101,15 @@ def validation_loss(adapter: Path, rows: list[dict[str, str]]) -> float:
 
 
 def main() -> None:
-    """Run both sides in turn and print a table."""
+    """Run all sides in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", required=True, type=Path, help="JSONL with question and answer")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each side")
-    parser.add_argument("options", nargs="*", help="further overrides for lorahydra's side")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each side, each with another seed")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--options", nargs="*", default=[], help="further overrides for lorahydra's sides")
     options = parser.parse_args()
     lines = options.rows.read_text("utf-8").splitlines()
-    results: dict[str, list[tuple[float, float]]] = {"lorahydra": [], "TRL": []}
-    losses: dict[str, list[float]] = {"lorahydra": [], "TRL": []}
+    results: dict[str, list[tuple[float, ...]]] = {side: [] for side in options.sides}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         train, validation = work / "train.jsonl", work / "validation.jsonl"
@@ -116,22 +120,31 @@ def main() -> None:
             for side in results:
                 out = work / f"{side}-{run}"
                 out.mkdir()
-                command = (
-                    lorahydra_command(train, validation, out, 42 + run, options.options)
-                    if side == "lorahydra"
-                    else trl_command(train, validation, out, 42 + run)
-                )
+                files = (train, validation, out, 42 + run)
+                overrides = [f"training.matmul_precision={side}", *options.options]
+                command = trl_command(*files) if side == "trl" else lorahydra_command(*files, overrides)
                 seconds, memory = measured(command, out)
-                results[side].append((seconds, memory))
-                losses[side].append(validation_loss(out / "adapter", eval_rows))
-                print(f"run {run} {side:9} {seconds:7.1f} s  {memory:5.2f} GB  loss {losses[side][-1]:.4f}", flush=True)
-    ratios = [a[0] / b[0] for a, b in zip(results["lorahydra"], results["TRL"], strict=True)]
-    print(f"time ratio, pair by pair: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
-    print(f"median time ratio: {statistics.median(ratios):.2f}")
+                results[side].append((seconds, memory, validation_loss(out / "adapter", eval_rows), score(out)))
+                print(f"run {run} {side:8} {shown(results[side][-1])}", flush=True)
     for side, runs in results.items():
-        times, memories = zip(*runs, strict=True)
-        loss = statistics.mean(losses[side])
-        print(f"{side:9} {statistics.median(times):.1f} s, {statistics.median(memories):.2f} GB, mean loss {loss:.4f}")
+        print(f"median {side:8} {shown([statistics.median(values) for values in zip(*runs, strict=True)])}")
+        last = results[options.sides[-1]]
+        ratios = [(a[0] / b[0], a[1] / b[1]) for a, b in zip(runs, last, strict=True)]
+        print(f"  of {options.sides[-1]}: time and memory {', '.join(f'{t:.2f} {m:.2f}' for t, m in ratios)}")
+
+
+def score(out: Path) -> float:
+    """BERTScore F1 of a side's predictions."""
+    if (results := out / "result.json").exists():
+        return float(json.loads(results.read_text("utf-8"))["bertscore_f1"])
+    [found, *_] = re.findall(r"BERTScore=([\d.]+)", (out / "log.txt").read_text("utf-8")) or ["nan"]
+    return float(found)
+
+
+def shown(figures: Sequence[float]) -> str:
+    """A line of the table."""
+    seconds, memory, loss, f1 = figures
+    return f"{seconds:7.1f} s  {memory:5.2f} GB  loss {loss:.4f}  BERTScore F1 {f1:.4f}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lorahydra.modeling.cpu_linear import frozen_linear, is_supported, use_onednn
+from lorahydra.modeling.cpu_linear import frozen_linear, is_supported, rounded_weights, use_onednn
 
 
 @pytest.mark.parametrize("shape", [(7, 24), (2, 5, 24), (0, 24)])
@@ -57,3 +57,31 @@ def test_frozen_layers_take_the_quicker_path() -> None:
     with torch.profiler.profile() as profile:
         layer(torch.randn(3, 8))
     assert "mkldnn::_linear_pointwise" in {event.key for event in profile.key_averages()}
+
+
+def test_rounded_weights_change_products_a_little_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 40), nn.Linear(40, 8, bias=False)).requires_grad_(False)
+    use_onednn(model)
+    inputs = torch.randn(5, 24, requires_grad=True)
+    before, state = model(inputs), copy.deepcopy(model.state_dict())
+    [gradient] = torch.autograd.grad(before.sum(), inputs)
+    with rounded_weights(model):
+        rounded = model(inputs)
+        [rounded_gradient] = torch.autograd.grad(rounded.sum(), inputs)
+        assert model.state_dict().keys() == state.keys()
+    assert rounded.dtype == rounded_gradient.dtype == torch.float32
+    for actual, expected in ((rounded, before), (rounded_gradient, gradient)):
+        assert not torch.equal(actual, expected)
+        assert torch.linalg.vector_norm(actual - expected) < 0.01 * torch.linalg.vector_norm(expected)
+    assert torch.equal(model(inputs), before)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_that_are_trained_are_not_rounded() -> None:
+    layer = nn.Linear(24, 40)
+    use_onednn(layer)
+    inputs = torch.randn(5, 24)
+    before = layer(inputs)
+    with rounded_weights(layer):
+        assert torch.equal(layer(inputs), before)

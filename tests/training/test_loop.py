@@ -22,8 +22,10 @@ from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
 from lorahydra.errors import ConfigError, LorahydraError, TrainingError, TrialPruned
 from lorahydra.modeling import packing
 from lorahydra.modeling.base import BaseModel, load_base
+from lorahydra.modeling.cpu_linear import multiplies_bfloat16
 from lorahydra.modeling.cuda_graphs import NotRecordableError
 from lorahydra.modeling.lora import adapter, save_adapter
+from lorahydra.modeling.precision import matmul_precision
 from lorahydra.training import TrainedAdapter, TrainingJob, check_settings, loop, train_pack
 from lorahydra.training.batches import collate, epoch_order
 from lorahydra.training.loss import CompletionLoss
@@ -125,7 +127,7 @@ def by_peft(
     place: Place, lora: LoraConfig, training: TrainingConfig, kind: Callable[..., Any] = torch.optim.AdamW
 ) -> Weights:
     """The same training with PEFT's layers, the library's own optimiser, and torch's clipping."""
-    with adapter(place.base, lora, 7) as model:
+    with adapter(place.base, lora, 7) as model, matmul_precision(place.base, training.matmul_precision):
         loss = CompletionLoss(model)
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         parameters, rate = [parameter for _, parameter in named], training.learning_rate
@@ -151,11 +153,13 @@ def by_peft(
     return load_file(place.folder / "peft" / "adapter_model.safetensors")
 
 
-def test_each_of_a_pack_is_bit_for_bit_what_it_is_alone_and_with_peft(place: Place) -> None:
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_each_of_a_pack_is_bit_for_bit_what_it_is_alone_and_with_peft(place: Place, precision: str) -> None:
     before = weights_digest(place.base.model)
-    pack = place.train(DIFFERENT, "pack")
+    settings = [(lora, dataclasses.replace(training, matmul_precision=precision)) for lora, training in DIFFERENT]
+    pack = place.train(settings, "pack")
     assert weights_digest(place.base.model) == before
-    for index, setting in enumerate(DIFFERENT):
+    for index, setting in enumerate(settings):
         expected, figures = trained_alone(place, setting)
         assert same(weights(pack[index]), expected)
         assert same(weights(pack[index]), by_peft(place, *setting))
@@ -163,6 +167,15 @@ def test_each_of_a_pack_is_bit_for_bit_what_it_is_alone_and_with_peft(place: Pla
     steps = [step for step, values in place.figures("pack", 0) if "train/loss" in values]
     assert steps == list(range(1, STEPS + 1))
     assert [step for step, values in place.figures("pack", 0) if "eval/loss" in values] == [2, 4, 6, 8]
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply in bfloat16")
+def test_medium_precision_trains_nearly_the_same_and_in_a_pack_of_its_own(place: Place) -> None:
+    highest, medium = place.train([changed({}), changed({}, matmul_precision="medium")], "pack")
+    assert not same(weights(highest), weights(medium))
+    assert isinstance(highest, TrainedAdapter)
+    assert isinstance(medium, TrainedAdapter)
+    assert medium.eval_loss == pytest.approx(highest.eval_loss, rel=0.01)
 
 
 def test_lora_plus_and_arguments_of_the_optimiser(place: Place) -> None:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ModelError
 from lorahydra.modeling.cpu_linear import use_onednn
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
+from lorahydra.modeling.fused_mlp import use_fused_mlps
 from lorahydra.modeling.fused_norms import use_fused_norms
 from lorahydra.modeling.memory import keep_to_share, release_memory
 from lorahydra.modeling.model_files import ModelFiles, content_digest, locate
@@ -27,7 +29,7 @@ from lorahydra.modeling.vocabulary import check_vocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["BaseModel", "load_base", "load_context_window", "load_copy", "load_tokenizer"]
+__all__ = ["BaseModel", "load_base", "load_context_window", "load_copy", "load_tokenizer", "prepare"]
 
 
 @dataclass
@@ -98,6 +100,14 @@ def load_context_window(config: ModelConfig) -> int | None:
     return window
 
 
+def prepare(model: nn.Module) -> None:
+    """Freeze a model that is on its device, and let its layers compute with less time and memory."""
+    model.requires_grad_(False).eval()
+    use_onednn(model)
+    use_fused_norms(model)
+    use_fused_mlps(model)
+
+
 def _load(files: ModelFiles, device: torch.device, dtype: torch.dtype, attention: str | None) -> BaseModel:
     tokenizer, model = read_model(files, dtype, attention)
     try:
@@ -109,9 +119,7 @@ def _load(files: ModelFiles, device: torch.device, dtype: torch.dtype, attention
             "smaller model, or set model.device=cpu"
         ) from error
     check_vocabulary(model, tokenizer, files.name)
-    model.requires_grad_(False).eval()
-    use_onednn(model)
-    use_fused_norms(model)
+    prepare(model)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return BaseModel(model, tokenizer, device, dtype, files.name, content_digest(files))

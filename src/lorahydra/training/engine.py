@@ -12,6 +12,7 @@ from lorahydra.errors import TrainingError, clear_frames
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.lora import peft_config
 from lorahydra.modeling.memory import OutOfMemoryError, keep_freed_memory, release_memory, with_a_batch_that_fits
+from lorahydra.modeling.precision import matmul_precision
 from lorahydra.modeling.single import OnlyAloneError, attached
 from lorahydra.names import EVAL, Metric, Score, scored
 from lorahydra.training.adapter_state import AdapterState
@@ -184,5 +185,6 @@ def _train_together(
         pairs = enumerate(zip(jobs, folders, strict=True))
         adapters = [AdapterState(job, folder, pack, slot, total) for slot, (job, folder) in pairs]
         steps_done = adapters[0].resume() if resume else 0
-        fit(base, pack, adapters, train_data, eval_data, progress, steps_done)
+        with matmul_precision(base, jobs[0].training.matmul_precision):
+            fit(base, pack, adapters, train_data, eval_data, progress, steps_done)
     return [adapter.outcome for adapter in adapters if adapter.outcome is not None]

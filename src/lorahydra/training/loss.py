@@ -18,7 +18,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lorahydra.modeling.cpu_linear import frozen_linear
+from lorahydra.modeling.cpu_linear import frozen_linear, frozen_weight
 from lorahydra.modeling.devices import moved
 
 __all__ = ["IGNORED", "CompletionLoss", "loss_scale"]
@@ -107,7 +107,7 @@ class CompletionLoss:
     @property
     def head_weight(self) -> Tensor:
         """Of the output head, shape `(vocabulary, hidden)`."""
-        return self._head.get_parameter("weight")
+        return frozen_weight(self._head)
 
     @torch.no_grad()
     def _is_plain(self, model: nn.Module, slots: int) -> bool:
@@ -124,7 +124,7 @@ class CompletionLoss:
                 logits = model(input_ids=tokens, use_cache=False).logits
         finally:
             model.train(was_training)
-        return torch.equal(logits, frozen_linear(seen[0], weight).to(logits.dtype))
+        return torch.equal(logits, frozen_linear(seen[0], self.head_weight).to(logits.dtype))
 
 
 @contextmanager
@@ -165,7 +165,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
             if grad is not None:
                 probabilities = log_probabilities.exp_()
                 probabilities.scatter_add_(2, wanted, torch.full_like(wanted, -1, dtype=probabilities.dtype))
-                grad[slots, part] = frozen_linear(probabilities.to(weight.dtype), weight.t())
+                grad[slots, part] = frozen_linear(probabilities.to(hidden.dtype), weight.t())
         if grad is not None:
             ctx.save_for_backward(grad)
         return totals
