@@ -26,7 +26,8 @@ def use_fused_mlps(model: nn.Module) -> int:
 
 
 def _forward(module: Any, hidden_states: Tensor) -> Tensor:
-    gated = _SwiGLU.apply(module.gate_proj(hidden_states), module.up_proj(hidden_states))
+    gate, up = module.gate_proj(hidden_states), module.up_proj(hidden_states)
+    gated = _SwiGLU.apply(gate, up)  # type: ignore[no-untyped-call]
     result: Tensor = module.down_proj(gated)
     return result
 
@@ -37,7 +38,7 @@ def _is_gated(module: nn.Module) -> bool:
     layers = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     if not all(type(layer) is nn.Linear and layer.weight.device.type == "cpu" for layer in layers):
         return False
-    weight = module.gate_proj.weight
+    weight = module.get_submodule("gate_proj").get_parameter("weight")
     inputs = torch.linspace(-2, 3, 2 * weight.shape[1], dtype=weight.dtype).view(1, 2, -1)
     try:
         usual = module(inputs)
