@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -96,9 +97,13 @@ class RecordedPasses:
         self._pack = pack
         self._loss = loss
         self._record: Recorder | None = record
-        self._gradients = torch.empty_like(pack.weights)
         self._seen: Counter[torch.Size] = Counter()
         self._recordings: dict[torch.Size, tuple[_Passes, Callable[[], None], Callable[[], None]]] = {}
+
+    @cached_property
+    def _gradients(self) -> Tensor:
+        """Receives the gradients of every shape; made for the first one that is recorded."""
+        return torch.empty_like(self._pack.weights)
 
     @property
     def hold_memory(self) -> bool:
