@@ -192,7 +192,7 @@ def test_the_store_shows_the_study(finished: tuple[Path, StudyResult, str]) -> N
     assert entry.best is not None
     assert entry.best.number == result.best.number
     assert entry.best.combined == pytest.approx(result.best_score)
-    with pytest.raises(StudyError, match="there is no study onee in .*: did you mean one"):
+    with pytest.raises(StudyError, match=r"there is no study onee in .* \(did you mean one\?\): see lorahydra stud"):
         find_study("onee", storage)
 
 

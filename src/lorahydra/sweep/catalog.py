@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +9,7 @@ from typing import Any
 
 import optuna
 
+from lorahydra.config.checks import did_you_mean
 from lorahydra.config.search import OBJECTIVES
 from lorahydra.errors import StudyError
 from lorahydra.names import STUDY_STORE, State
@@ -99,11 +99,11 @@ def load_study(name: str, storage: str) -> optuna.Study:
     try:
         return optuna.load_study(study_name=name, storage=opened)
     except KeyError as error:
-        close = difflib.get_close_matches(name, optuna.get_all_study_names(opened), n=1)
-        hint = (
-            f"did you mean {close[0]}?" if close else "see lorahydra studies list, or name its database with --storage"
-        )
-        raise StudyError(f"there is no study {name} in {shown(storage)}: {hint}") from error
+        hint = did_you_mean(name, optuna.get_all_study_names(opened))
+        raise StudyError(
+            f"there is no study {name} in {shown(storage)}{hint}: see lorahydra studies list, or name its database "
+            "with --storage"
+        ) from error
 
 
 def _entry(study: optuna.Study) -> StudyEntry:
