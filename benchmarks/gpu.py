@@ -93,7 +93,9 @@ def decode(base: BaseModel) -> None:
         settings = GenerationConfig(max_new_tokens=new, do_sample=False, pad_token_id=0)
 
         def ours(prompts: list[list[int]] = prompts, batch: int = batch) -> list[list[int]]:
-            return generate(base.model, prompts, stop=frozenset(), max_new_tokens=new, batch_size=batch, progress=QUIET)
+            limits = {"max_new_tokens": new, "batch_size": batch}
+            [answers] = generate(base.model, prompts, stop=frozenset(), **limits, progress=QUIET)
+            return answers
 
         def theirs(ids: torch.Tensor = ids, mask: torch.Tensor = mask, settings: object = settings) -> list[list[int]]:
             with torch.inference_mode():

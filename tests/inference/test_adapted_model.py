@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.support.generation import generate
 from tests.support.models import CHAT_TEMPLATE, make_tiny_model, weights_digest
 
 from lorahydra.adapters.export import export_adapter
@@ -18,7 +19,7 @@ from lorahydra.data.examples import Message
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.inference.adapted_model import chat_format, conversations, open_adapter
 from lorahydra.modeling.base import load_base
-from lorahydra.modeling.generation import generate, stop_tokens
+from lorahydra.modeling.generation import stop_tokens
 from lorahydra.modeling.metadata import read_metadata, write_metadata
 from lorahydra.names import BASE_DIR, METADATA_FILE
 

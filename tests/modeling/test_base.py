@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.support.generation import generate
 from tests.support.gpu import needs_gpu
 
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ConfigError, ModelError
 from lorahydra.modeling.base import load_base, load_copy, load_tokenizer
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
-from lorahydra.modeling.generation import generate
 from lorahydra.modeling.gguf import tensor_count
 from lorahydra.utils import progress
 

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.data.test_damaged_files import at_most_one_line, damage
+from tests.support.generation import generate
 from tests.support.hypotheses import QUICK
 
 from lorahydra.config.schema import ModelConfig
 from lorahydra.data import ChatFormat, Example, Message
 from lorahydra.modeling.base import load_base
-from lorahydra.modeling.generation import generate, stop_tokens
+from lorahydra.modeling.generation import stop_tokens
 from lorahydra.modeling.lora import load_adapter
 from lorahydra.modeling.metadata import read_metadata
 

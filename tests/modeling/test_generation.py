@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.generation import generate
 from tests.support.gpu import almost_full_gpu, needs_gpu
 from tests.support.models import SMALL_SIZES
 from transformers import (
@@ -27,7 +28,7 @@ from transformers import (
 from lorahydra.errors import ConfigError
 from lorahydra.modeling import decoding
 from lorahydra.modeling.cuda_graphs import NotRecordableError
-from lorahydra.modeling.generation import generate, stop_tokens
+from lorahydra.modeling.generation import stop_tokens
 from lorahydra.modeling.memory import release_memory
 from lorahydra.utils.progress import Progress
 

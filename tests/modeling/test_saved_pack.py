@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.generation import generate
 from tests.support.gpu import needs_gpu
 from tests.support.models import weights_digest
 
 from lorahydra.config.schema import LoraConfig, ModelConfig
 from lorahydra.errors import ModelError
+from lorahydra.modeling import generation
 from lorahydra.modeling.base import BaseModel, load_base
-from lorahydra.modeling.generation import generate, generate_pack
 from lorahydra.modeling.lora import adapter, load_adapter, save_adapter
 from lorahydra.modeling.saved_pack import load_pack
 from lorahydra.modeling.single import OnlyAloneError
@@ -63,7 +64,7 @@ def test_answers_are_those_of_each_alone(base: BaseModel, tmp_path: Path, batch_
         with load_adapter(base, folder) as model:
             alone.append(generate(model, **settings))
     with load_pack(base, folders) as model:
-        assert generate_pack(model, settings.pop("prompts"), 3, **settings) == alone
+        assert generation.generate(model, slots=3, **settings) == alone
     assert len({str(answers) for answers in alone}) == 3, "adapters that say different things"
     assert weights_digest(base.model) == before
 
@@ -99,4 +100,4 @@ def test_adapters_answer_on_a_gpu(tiny_model: Path, tmp_path: Path) -> None:
         with load_pack(base, [folder]) as model:
             alone.append(generate(model, **settings))
     with load_pack(base, folders) as model:
-        assert generate_pack(model, settings.pop("prompts"), 3, **settings) == alone
+        assert generation.generate(model, slots=3, **settings) == alone

@@ -93,7 +93,7 @@ class AdaptedModel:
     ) -> list[list[int]]:
         """Like `answer`, but as token ids, without the tokens that end an answer."""
         with nullcontext() if tuned else self._model.disable_adapter():
-            return generate(
+            [answers] = generate(
                 self._model,
                 [self.prompt_ids(conversation) for conversation in asked],
                 stop=stop_tokens(self.base.model, self._chat.end_tokens),
@@ -101,6 +101,7 @@ class AdaptedModel:
                 max_new_tokens=max_new_tokens or self.metadata.max_new_tokens,
                 batch_size=BATCH_SIZE,
             )
+        return answers
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of a conversation with the generation prompt after it."""

@@ -22,7 +22,6 @@ __all__ = [
     "check_room",
     "context_window",
     "generate",
-    "generate_pack",
     "greedy_settings",
     "stop_tokens",
     "write_greedy_settings",
@@ -66,69 +65,30 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     ends: Ends | None = None,
+    slots: int = 1,
     progress: Progress | None = None,
     description: str = "Generating",
-) -> list[list[int]]:
-    """Answer each prompt with the most likely token at every step.
+) -> list[list[list[int]]]:
+    """Answer each prompt with the most likely token at every step; each adapter of a pack answers as it does alone.
 
     Args:
         model: A causal LM; its mode and parameters are left as they are.
         prompts: Token ids of each prompt.
         stop: Tokens that end an answer.
         max_new_tokens: Longest answer in tokens.
-        batch_size: Prompts decoded together; halved for what remains when memory runs out.
+        batch_size: Answers, of all adapters, that are decoded together; halved for what remains when memory runs out.
         ends: Ends answers by their text.
+        slots: Adapters that are attached side by side; 1 for a model without any.
         progress: Where to show the progress.
         description: Label of the progress.
 
     Returns:
-        Token ids of each answer, in the order of `prompts`, without the stop token or the text that ended it.
+        For each slot, token ids of each answer, in the order of `prompts`, without the stop token or the text that
+        ended it.
 
     Raises:
         ConfigError: A prompt leaves no room for an answer in the model's context, or one prompt alone does not fit
             into memory.
-    """
-    [answers] = generate_pack(
-        model,
-        prompts,
-        1,
-        stop=stop,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        ends=ends,
-        progress=progress,
-        description=description,
-    )
-    return answers
-
-
-def generate_pack(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    slots: int,
-    *,
-    stop: frozenset[int],
-    max_new_tokens: int,
-    batch_size: int,
-    ends: Ends | None = None,
-    progress: Progress | None = None,
-    description: str = "Generating",
-) -> list[list[list[int]]]:
-    """Let each adapter of a pack answer each prompt; each answers as it does alone.
-
-    Args:
-        model: As for `generate`, which documents the others as well.
-        prompts: Token ids of each prompt.
-        slots: Adapters that are attached side by side.
-        stop: Tokens that end an answer.
-        max_new_tokens: Longest answer in tokens.
-        batch_size: Answers that are decoded together, of all adapters.
-        ends: Ends answers by their text.
-        progress: Where to show the progress.
-        description: Label of the progress.
-
-    Returns:
-        The answers of each adapter, as `generate` returns them.
     """
     check_room(model, prompts, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))

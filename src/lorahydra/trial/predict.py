@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation import EvaluationSet, Judging, Predictions
 from lorahydra.modeling.compat import attention_of
-from lorahydra.modeling.generation import generate_pack, stop_tokens
+from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.modeling.saved_pack import load_pack
 from lorahydra.modeling.single import OnlyAloneError
 from lorahydra.trial.prepare import Prepared
@@ -128,10 +128,10 @@ def _generate(
     description: str,
 ) -> list[list[list[int]]]:
     base, chat = prepared.base, prepared.chat
-    return generate_pack(
+    return generate(
         model,
         examples.prompts,
-        slots,
+        slots=slots,
         stop=stop_tokens(base.model, chat.end_tokens),
         ends=chat.text_end,
         max_new_tokens=config.evaluation.max_new_tokens,
