@@ -153,6 +153,23 @@ def test_a_pruned_trial_stays_pruned_when_its_pack_is_interrupted(
     assert ends(place) == {0: INTERRUPTED, 1: PRUNED, 2: COMPLETE}
 
 
+@pytest.mark.parametrize(("owner", "name"), [(steps, "start_trial"), (steps.Trial, "open")])
+def test_a_run_is_closed_when_it_was_being_opened(
+    tiny_model: Path, encoder: Path, place: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    opens = getattr(owner, name)
+
+    def interrupted(*arguments: Any) -> Any:
+        opened = opens(*arguments)
+        signal.raise_signal(signal.SIGINT)
+        return opened
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_model, encoder, place, "training.pack=2", "hydra.sweeper.n_trials=2")
+    assert ends(place) == {0: INTERRUPTED}
+
+
 def test_a_pack_that_begins_again_for_want_of_memory_reports_each_step_once(
     tiny_model: Path, encoder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,13 @@ def test_what_waiting_does_not_mend_is_said_at_once(clock: list[float]) -> None:
     assert clock == []
 
 
+def test_an_interrupt_that_is_postponed_ends_the_waiting(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorahydra.tracking.patience.interrupted", lambda: True)
+    with pytest.raises(StoreAwayError):
+        patiently(TrackingConfig(retry_seconds=20), failing(1, StoreAwayError("gone")))
+    assert clock == []
+
+
 def mlflow_error(text: str, code: int | None = None, cause: Exception | None = None) -> Exception:
     from mlflow.exceptions import MlflowException
 

@@ -84,7 +84,7 @@ class PackedTrial:
     running: RunningTrial
     """The trial as its study knows it."""
     trial: Trial | None = None
-    """None while its run is not open."""
+    """None if it cannot be prepared."""
     error: Exception | None = None
     """What ended it."""
 
@@ -127,7 +127,7 @@ class TrialPack:
     def close(self) -> None:
         """Close the runs of trials that did not reach their end, in the state that the study has for them."""
         for member in self._members.values():
-            if member.trial is not None:
+            if member.trial is not None and member.trial.is_open:
                 state = member.running.state
                 with suppress(LorahydraError, KeyboardInterrupt), member.trial as trial:
                     trial.run.finish(State.INTERRUPTED if state is State.RUNNING else state)
@@ -138,13 +138,14 @@ class TrialPack:
         for member in self._members.values():
             try:
                 member.trial = Trial(member.config, member.overrides, progress, member.place)
+                member.trial.open()
             except Exception as error:
                 if ends_study(error):
                     raise
                 member.error = error
         groups: dict[tuple[object, ...], list[tuple[PackedTrial, Trial]]] = {}
         for member in self._members.values():
-            if (trial := member.trial) is not None:
+            if (trial := member.trial) is not None and member.error is None:
                 prepared = trial.prepared
                 rows = (id(prepared.base), prepared.train_tokens.digest, prepared.eval_tokens.digest)
                 groups.setdefault(rows, []).append((member, trial))

@@ -13,6 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import StoreAwayError
+from lorahydra.utils.interrupts import interrupted
 
 __all__ = ["patient", "patiently"]
 
@@ -38,7 +39,7 @@ def patiently(config: TrackingConfig, action: Callable[[], Result]) -> Result:
             result = action()
         except StoreAwayError as error:
             left = until - time.monotonic()
-            if left <= 0:
+            if left <= 0 or interrupted():
                 raise
             if not waits:
                 logger.warning("%s; waiting for it, up to %.0f s (tracking.retry_seconds)", error, left)

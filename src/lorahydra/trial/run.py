@@ -39,6 +39,7 @@ def run_trial(
             the judge is at fault, adapter and predictions are kept, and `lorahydra judges rejudge` goes on from there.
     """
     with Trial(config, overrides, Progress(), place) as trial:
+        trial.open()
         prepared = trial.prepared
         [trained] = train(prepared.base, [trial.job], prepared.train_tokens, prepared.eval_tokens)
         trial.predict(trained)

@@ -23,7 +23,7 @@ from lorahydra.trial.record import record_adapter, record_description, record_se
 from lorahydra.trial.rejudge import rejudge_hint
 from lorahydra.trial.saved import SavedTrial, forget_trial, save_trial
 from lorahydra.trial.score import score
-from lorahydra.utils.interrupts import noticed
+from lorahydra.utils.interrupts import noticed, postponed
 from lorahydra.utils.progress import Progress
 
 __all__ = ["Trial"]
@@ -32,9 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 class Trial:
-    """A trial whose run is open inside its block; its methods are the steps of `run_trial`, which packs use as well.
+    """A trial, prepared; its methods are the steps of `run_trial`, which packs use as well.
 
-    If the block ends with an error, the run is closed as failed, pruned or interrupted.
+    `open` comes first. The run that it opens is closed at the end of the trial's block: as failed, pruned or
+    interrupted if that ends with an error.
 
     Args:
         config: The whole experiment.
@@ -59,19 +60,30 @@ class Trial:
         self._number, self._params = (
             (0, _searched(config, overrides)) if place is None else (place.number, place.params)
         )
-        with ExitStack() as block:
+        self._overrides = overrides
+        self._block = ExitStack()
+
+    def open(self) -> None:
+        """Open the run, and record what is known before the training."""
+        config, place, block = self.config, self._place, self._block
+        # An interrupt in between would leave a run that nobody closes.
+        with postponed():
             self.run = block.enter_context(start_trial(config, place))
-            block.enter_context(self._judging)
-            block.enter_context(rejudge_hint(self._folder, in_study=place is not None))
-            block.enter_context(noticed())
-            if place is not None:
-                place.started(self.run.run_id, self._folder)
-            record_setup(self.run, config, overrides, self.prepared)
-            record_description(self.run, self._params, self.prepared.splits.report.warnings)
-            forget_trial(self._folder)
-            self._block = block.pop_all()
+        block.enter_context(self._judging)
+        block.enter_context(rejudge_hint(self._folder, in_study=place is not None))
+        block.enter_context(noticed())
+        if place is not None:
+            place.started(self.run.run_id, self._folder)
+        record_setup(self.run, config, self._overrides, self.prepared)
+        record_description(self.run, self._params, self.prepared.splits.report.warnings)
+        forget_trial(self._folder)
         self.job = TrainingJob(config.lora, config.training, config.seed, self._folder, metrics_of(self.run, place))
         """The adapter to be trained."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its run was opened."""
+        return hasattr(self, "run")
 
     def __enter__(self) -> Self:
         return self
