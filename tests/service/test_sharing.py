@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from types import SimpleNamespace
 
 import pytest
 from tests.support.waiting import SECONDS
@@ -35,7 +36,7 @@ def test_an_answer_is_made_once_for_all_who_wait(monkeypatch: pytest.MonkeyPatch
 
 def test_an_answer_is_made_again_when_something_changed_or_time_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, version, made = [100.0], [1], itertools.count(1)
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(sharing, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     shared = Shared[int]()
 
     def ask(key: str = "list") -> int:

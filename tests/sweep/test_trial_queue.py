@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -80,7 +81,7 @@ def test_silence_is_waited_out(
     claim(study, elsewhere())
     set_age(20)
     ages = iter([60, 89, 91])
-    monkeypatch.setattr(queue_module.time, "sleep", lambda _: set_age(next(ages)))
+    monkeypatch.setattr(queue_module, "time", SimpleNamespace(sleep=lambda _: set_age(next(ages))))
     caplog.set_level(logging.INFO)
     assert [record.number for record in TrialQueue(study, 9).wait_for_signs()] == [0]
     [line] = [record.getMessage() for record in caplog.records if "last heard from" in record.getMessage()]
@@ -101,10 +102,10 @@ def test_a_new_sign_of_life_ends_the_waiting(
     claim(study, elsewhere())
     set_age(20)
     queue = TrialQueue(study, 9)
-    monkeypatch.setattr(queue_module.time, "sleep", lambda _: set_age(0))
+    monkeypatch.setattr(queue_module, "time", SimpleNamespace(sleep=lambda _: set_age(0)))
     assert queue.wait_for_signs() == []
     assert queue.others() == 1
-    monkeypatch.setattr(queue_module.time, "sleep", lambda _: pytest.fail("it is known by now"))
+    monkeypatch.setattr(queue_module, "time", SimpleNamespace(sleep=lambda _: pytest.fail("it is known by now")))
     assert queue.wait_for_signs() == []
 
 
