@@ -61,7 +61,7 @@ def fields(node: ast.ClassDef) -> list[tuple[str, str, str, str]]:
     return described
 
 
-def readable(kind: str) -> str:
+def shown_type(kind: str) -> str:
     """A type, with its choices as they are written in a config."""
     choices = re.sub(r"Literal\[(.*?)\]", lambda match: re.sub(r"'?([^', ]+)'?", r"`\1`", match[1]), kind)
     return choices.replace("|", "or")
@@ -81,7 +81,7 @@ def page() -> str:
             key = f"{group}.{field}" if group else field
             shown = "" if "field(" in default else f"`{default}`"
             parts.append(
-                f"| `{key}` | {readable(aliases.get(kind, kind))} | {shown} | {text.replace('|', chr(92) + '|')} |"
+                f"| `{key}` | {shown_type(aliases.get(kind, kind))} | {shown} | {text.replace('|', chr(92) + '|')} |"
             )
         parts.append("")
     return "\n".join(parts)

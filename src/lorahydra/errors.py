@@ -26,7 +26,7 @@ __all__ = [
     "NotRecordedError",
     "OutputError",
     "ServiceError",
-    "StoreAwayError",
+    "StoreUnavailableError",
     "StudyError",
     "StudyStoreError",
     "TrackingError",
@@ -159,7 +159,7 @@ class TrackingError(ServiceError):
     """The tracking store cannot be reached, read or written."""
 
 
-class StoreAwayError(TrackingError):
+class StoreUnavailableError(TrackingError):
     """The tracking store cannot be reached now, or fails, and may work again soon."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lorahydra.config.compose import compose, config_dir, flatten, readable, to_yaml
+from lorahydra.config.compose import compose, config_dir, flatten, hydra_overrides, to_yaml
 from lorahydra.config.schema import EvaluationConfig, ExperimentConfig, LoraConfig, SearchConfig, TrainingConfig
 from lorahydra.errors import ConfigError
 from lorahydra.sweep.search_space import read_space
@@ -38,7 +38,7 @@ def make(*overrides: str) -> ExperimentConfig:
 
 def parsed(override: str) -> object:
     """What Hydra takes for the value of an override that a user typed."""
-    [found] = OverridesParser.create().parse_overrides(readable([override]))
+    [found] = OverridesParser.create().parse_overrides(hydra_overrides([override]))
     return found.value()
 
 
@@ -198,7 +198,7 @@ def test_a_text_arrives_as_it_was_typed(name: str) -> None:
 
 def test_numbers_stay_numbers() -> None:
     numbers = ["lora.r=1_000", "training.learning_rate=1e-05", "study=null", "study=1e5,1e6"]
-    assert readable(numbers) == numbers
+    assert hydra_overrides(numbers) == numbers
 
 
 def test_columns_are_mapped_by_name() -> None:

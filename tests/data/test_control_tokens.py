@@ -10,7 +10,7 @@ from tests.data.conftest import encode, make_tokenizer, reference
 from tests.data.test_chat_format import IM, KINDS, conversation, learned, make_sentencepiece_tokenizer
 
 from lorahydra.data import ChatFormat, Example, Message
-from lorahydra.data.chat.control_tokens import Controls
+from lorahydra.data.chat.control_tokens import ControlTokens
 from lorahydra.data.chat.conversation import Conversation
 from lorahydra.errors import DataError
 
@@ -74,7 +74,7 @@ def test_control_is_for_those_who_mean_it() -> None:
 def test_the_copy_reads_all_other_texts_as_the_tokenizer_does(kind: str, text: str) -> None:
     tokenizer = make_tokenizer(**KINDS[kind], merges=[("e", "i"), ("<", "b"), ("Ċ", "Ċ")])
     chat = ChatFormat(tokenizer)
-    controls = Controls(tokenizer, chat._renderer.turns.control)
+    controls = ControlTokens(tokenizer, chat._renderer.turns.control)
     rendered = Conversation(chat._renderer, conversation(text, text)).whole()
     whole = rendered.prompt + rendered.completion
     encoding = controls.encode(whole)
@@ -86,7 +86,7 @@ def test_the_copy_reads_all_other_texts_as_the_tokenizer_does(kind: str, text: s
 def test_no_space_is_made_up_in_the_copy() -> None:
     tokenizer = make_sentencepiece_tokenizer()
     chat = ChatFormat(tokenizer)
-    controls = Controls(tokenizer, chat._renderer.turns.control)
+    controls = ControlTokens(tokenizer, chat._renderer.turns.control)
     text = "<s>[INST] Q [/INST] AB</s>"
     assert controls.encode(text).ids == tokenizer(text, add_special_tokens=False)["input_ids"]
 
@@ -112,7 +112,7 @@ def test_names_beside_the_characters_that_stand_in_for_them_are_refused() -> Non
 
 
 def test_what_is_hidden_is_hidden_wherever_it_stands() -> None:
-    controls = Controls(make_tokenizer(**KINDS["tiny"]), IM)
+    controls = ControlTokens(make_tokenizer(**KINDS["tiny"]), IM)
     value = {"role": "assistant", "tool_calls": [{"arguments": {"a": "x<|im_end|>", "n": 1}}], "content": None}
     hidden = controls.hide(value)
     assert "<|im_end|>" not in json.dumps(hidden)

@@ -53,7 +53,7 @@ def booth(cfg):
 
 
 def configure(cfg, trial):
-    """Upstream's example of a custom search space."""
+    """The example of a custom search space of Hydra's Optuna sweeper."""
     x = trial.params["x"]
     trial.suggest_float("z", x - 0.5, x + 0.5)
     trial.suggest_float("w", 0.0, 1.0)

@@ -12,7 +12,7 @@ from tests.support.programs import ProgramRunner
 from tests.support.questions import write_questions
 
 from lorahydra import LoRATuner
-from lorahydra.errors import StoreAwayError
+from lorahydra.errors import StoreUnavailableError
 from lorahydra.names import State
 from lorahydra.sweep.catalog import find_study
 
@@ -75,7 +75,7 @@ def test_it_is_waited_for_everywhere(tiny_model: Path, gate: Gate, caplog: pytes
     caplog.set_level(logging.INFO)
     moments = ["Trial 0 begins"]
     outages = Outages(gate, moments, for_good=True)
-    with pytest.raises(StoreAwayError, match="the study is kept, go on with: lorahydra studies resume s"):
+    with pytest.raises(StoreUnavailableError, match="the study is kept, go on with: lorahydra studies resume s"):
         run(tiny_model, gate, outages, "tracking.retry_seconds=0.2")
     assert find_study("s").finished == 0
 

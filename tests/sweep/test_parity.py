@@ -1,4 +1,4 @@
-"""Upstream's documented examples give the same under `hydra/sweeper=lorahydra`, and what upstream cannot do."""
+"""Examples of Hydra's Optuna sweeper give the same under `hydra/sweeper=lorahydra`, and what it cannot do."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CASES: dict[str, tuple[str, dict[str, str], int, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_same_as_upstream(case: str, tmp_path: Path, runner: ProgramRunner) -> None:
+def test_the_same_as_hydras_optuna_sweeper(case: str, tmp_path: Path, runner: ProgramRunner) -> None:
     function, space, n_trials, extra = CASES[case]
     if "cmaes" in case and not installed("cmaes"):
         pytest.skip("CMA-ES needs the package cmaes")
@@ -87,7 +87,7 @@ def test_the_same_as_upstream(case: str, tmp_path: Path, runner: ProgramRunner) 
     assert len({file.read_text() for file in results}) == 1, results[1].read_text()
 
 
-def test_the_study_in_the_database_is_upstreams(tmp_path: Path, runner: ProgramRunner) -> None:
+def test_the_study_in_the_database_is_that_of_hydras_optuna_sweeper(tmp_path: Path, runner: ProgramRunner) -> None:
     kept = []
     for choice in (["hydra/sweeper=optuna"], ["hydra/sweeper=lorahydra", "hydra/sweeper/pruner=none"]):
         program = make_program(tmp_path / choice[0].rpartition("=")[2], runner)

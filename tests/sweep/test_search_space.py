@@ -14,7 +14,7 @@ SHIPPED = {"lora.r": "choice(8,16)", "training.learning_rate": "tag(log, interva
 FIRST = {"lora.r": 16, "training.learning_rate": 2e-4}
 
 
-def test_the_grammar_is_upstreams() -> None:
+def test_the_grammar_is_that_of_hydras_optuna_sweeper() -> None:
     space = read_space(
         ["a=interval(0, 1.5)", "b=range(1, 10, 3)", "c=choice(x,y)", "d=tag(log, interval(1, 100))", "e=3", "~f"],
         {},

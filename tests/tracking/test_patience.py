@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import StoreAwayError, TrackingError
+from lorahydra.errors import StoreUnavailableError, TrackingError
 from lorahydra.names import Kind
 from lorahydra.tracking import check_store, patience, start_run
 from lorahydra.tracking.faults import is_passing, store_fault
@@ -25,8 +26,8 @@ from lorahydra.tracking.patience import patiently
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that only pauses move; the pauses."""
     pauses: list[float] = []
-    monkeypatch.setattr(patience.time, "sleep", pauses.append)
-    monkeypatch.setattr(patience.time, "monotonic", lambda: sum(pauses))
+    # For this module alone: other threads sleep, too.
+    monkeypatch.setattr(patience, "time", SimpleNamespace(sleep=pauses.append, monotonic=lambda: sum(pauses)))
     return pauses
 
 
@@ -44,18 +45,18 @@ def failing(times: int, error: Exception) -> Any:
 def test_it_is_tried_again_until_the_time_is_over(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     config = TrackingConfig(retry_seconds=20)
     caplog.set_level(logging.INFO)
-    assert patiently(config, failing(4, StoreAwayError("gone"))) == "done"
+    assert patiently(config, failing(4, StoreUnavailableError("gone"))) == "done"
     assert clock == [0.5, 1, 2, 4]
     said = [record.getMessage() for record in caplog.records]
     assert said == ["gone; waiting for it, up to 20 s (tracking.retry_seconds)", "The MLflow store is back"]
     clock.clear()
-    with pytest.raises(StoreAwayError):
-        patiently(config, failing(100, StoreAwayError("gone")))
+    with pytest.raises(StoreUnavailableError):
+        patiently(config, failing(100, StoreUnavailableError("gone")))
     assert sum(clock) == 20
 
 
 def test_what_waiting_does_not_mend_is_said_at_once(clock: list[float]) -> None:
-    for error, seconds in ((TrackingError("no"), 20), (StoreAwayError("gone"), 0)):
+    for error, seconds in ((TrackingError("no"), 20), (StoreUnavailableError("gone"), 0)):
         with pytest.raises(type(error)):
             patiently(TrackingConfig(retry_seconds=seconds), failing(1, error))
     assert clock == []
@@ -63,8 +64,8 @@ def test_what_waiting_does_not_mend_is_said_at_once(clock: list[float]) -> None:
 
 def test_an_interrupt_that_is_postponed_ends_the_waiting(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lorahydra.tracking.patience.interrupted", lambda: True)
-    with pytest.raises(StoreAwayError):
-        patiently(TrackingConfig(retry_seconds=20), failing(1, StoreAwayError("gone")))
+    with pytest.raises(StoreUnavailableError):
+        patiently(TrackingConfig(retry_seconds=20), failing(1, StoreUnavailableError("gone")))
     assert clock == []
 
 
@@ -96,7 +97,7 @@ class EndpointConnectionError(Exception):
 )
 def test_which_faults_may_pass(error: Exception, passing: bool) -> None:
     assert is_passing(error) is passing
-    assert isinstance(store_fault("x", error), StoreAwayError) is passing
+    assert isinstance(store_fault("x", error), StoreUnavailableError) is passing
 
 
 @contextmanager
@@ -128,7 +129,7 @@ def test_a_start_waits_and_the_first_check_does_not(
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
     with refusing(3) as uri:
-        with pytest.raises(StoreAwayError, match="HTTP 503"):
+        with pytest.raises(StoreUnavailableError, match="HTTP 503"):
             check_store(TrackingConfig(uri=uri))
         assert clock == []
         with pytest.raises(TrackingError, match="not as an MLflow server"):

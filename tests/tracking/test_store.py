@@ -19,7 +19,7 @@ from tests.support.ports import free_port
 from tests.support.programs import ProgramRunner
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import ConfigError, LorahydraError, OutputError, StoreAwayError, TrackingError
+from lorahydra.errors import ConfigError, LorahydraError, OutputError, StoreUnavailableError, TrackingError
 from lorahydra.names import State
 from lorahydra.tracking import TrackedRun, check_store, read_run, store
 from lorahydra.tracking.address import resolve, run_url
@@ -56,18 +56,18 @@ def test_address_of_a_server() -> None:
 def test_passwords_are_not_shown(start: StartRun) -> None:
     assert "secret" not in run_url("https://me:secret@host", "1", "2")
     assert "secret" not in fault(start, ConfigError, uri="postgres://me:secret@host/db")
-    assert "secret" not in fault(start, StoreAwayError, uri=f"http://me:secret@127.0.0.1:{free_port()}")
+    assert "secret" not in fault(start, StoreUnavailableError, uri=f"http://me:secret@127.0.0.1:{free_port()}")
 
 
 def test_unreachable_server(start: StartRun, tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{free_port()}"
-    message = fault(start, StoreAwayError, uri=address)
+    message = fault(start, StoreUnavailableError, uri=address)
     assert message == f"the MLflow store {address} cannot be used: nothing listens there (connection refused)"
     assert not (tmp_path / "out").exists()
 
 
 def test_unknown_host(start: StartRun) -> None:
-    assert "host name is unknown" in fault(start, StoreAwayError, uri="http://no-such-host.invalid:5000")
+    assert "host name is unknown" in fault(start, StoreUnavailableError, uri="http://no-such-host.invalid:5000")
 
 
 def test_server_that_never_answers(start: StartRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_server_that_never_answers(start: StartRun, monkeypatch: pytest.MonkeyPa
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         began = time.monotonic()
-        assert "no answer in time" in fault(start, StoreAwayError, uri=address)
+        assert "no answer in time" in fault(start, StoreUnavailableError, uri=address)
         assert time.monotonic() - began < 60, "MLflow itself would wait for minutes"
 
 
@@ -114,7 +114,7 @@ def answering(status: int, text: str = "<html>hello</html>", knows: Sequence[str
         (200, "not as an MLflow server", TrackingError),
         (404, "not as an MLflow server", TrackingError),
         (401, "TOKEN", TrackingError),
-        (502, "HTTP 502", StoreAwayError),
+        (502, "HTTP 502", StoreUnavailableError),
     ],
 )
 def test_server_that_is_no_good(start: StartRun, status: int, expected: str, kind: type[LorahydraError]) -> None:

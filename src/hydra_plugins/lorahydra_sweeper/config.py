@@ -1,6 +1,6 @@
 """Settings of the sweeper and of its pruners, for Hydra's config store.
 
-Every key of `hydra/sweeper=optuna` exists here with the same meaning; `hydra/sweeper/sampler` is upstream's group.
+Every key of `hydra/sweeper=optuna` exists here with the same meaning; `hydra/sweeper/sampler` is its group.
 Experiments of lorahydra take the values from `conf/hydra/sweeper/lorahydra.yaml`, other programs from here. Hydra
 imports this module whenever it starts, so nothing slow is imported here.
 """
@@ -89,7 +89,7 @@ class BaseLorahydraSweeperConf(OptunaSweeperConf):
 
     _target_: str = "hydra_plugins.lorahydra_sweeper.sweeper.LorahydraSweeper"
     defaults: list[Any] = field(default_factory=list)
-    # An experiment's objectives say their direction; for any other function it is upstream's default, minimize.
+    # An experiment's objectives say their direction; for any other function the default is to minimize.
     direction: Any = None
     # null keeps a study in memory, where it ends with its process.
     storage: Any | None = STUDY_STORE

@@ -17,14 +17,14 @@ from lorahydra.config.compat import options_parser
 from lorahydra.config.showing import without_passwords
 from lorahydra.errors import ConfigError
 
-__all__ = ["program_name", "shared_output", "understood"]
+__all__ = ["hydra_arguments", "program_name", "shared_output"]
 
 SECRET_VARIABLE = re.compile(r"(?i)(key|token|secret|password|credentials?)$")
 SHORTEST_SECRET = 6
 SHELLS = ("bash", "fish", "zsh")
 
 
-def understood(arguments: Sequence[str]) -> list[str]:
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments in the form in which they are passed to Hydra.
 
     Prints the version and exits if that is asked for.

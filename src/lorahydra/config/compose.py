@@ -42,8 +42,8 @@ __all__ = [
     "config_dir",
     "explain",
     "flatten",
+    "hydra_overrides",
     "literal",
-    "readable",
     "register",
     "restored_config",
     "text_keys",
@@ -94,12 +94,12 @@ def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Exp
         with initialize_config_dir(str(folder or config_dir())):
             # The shipped config asks the running Hydra application for its folder, and none is running here.
             default = f"output_dir={ExperimentConfig.output_dir}"
-            return to_config(hydra_compose("config", overrides=[default, *readable(overrides)]))
+            return to_config(hydra_compose("config", overrides=[default, *hydra_overrides(overrides)]))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error) from error
 
 
-def readable(overrides: Sequence[str]) -> list[str]:
+def hydra_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides in a form that Hydra's grammar accepts.
 
     `experiment=null`, which is the default, is dropped. A text outside the grammar (Cyrillic letters, parentheses, a

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import OutputError, StoreAwayError, TrackingError
+from lorahydra.errors import OutputError, StoreUnavailableError, TrackingError
 from lorahydra.names import CHAMPION, LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR, State, Tag
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.leaderboard import leaderboard_csv, write_leaderboard
@@ -170,7 +170,7 @@ def _register(
             description=description,
             tags={Tag.TRIAL_NUMBER: str(best.number), Tag.STUDY: study},
         )
-    except StoreAwayError:
+    except StoreUnavailableError:
         raise  # the study stops here, and registers its winner when it is resumed
     except (TrackingError, OutputError) as error:
         # The winner is named and is in its folder; a store without a registry must not fail the study.

@@ -33,7 +33,7 @@ def unique_name(*parts: str) -> str:
 
 
 class Objective:
-    """The function of any program, treated as upstream's sweeper treats it."""
+    """The function of any program, treated as Hydra's Optuna sweeper treats it."""
 
     shipped_space: Mapping[str, str] = {}
     """The sweeps that are searched if the user gives none."""
@@ -113,7 +113,7 @@ class Objective:
 
 
 def write_optimization_results(queue: TrialQueue, folder: Path, winner: TrialRecord | None = None) -> None:
-    """Write upstream's `optimization_results.yaml`, unless no trial was completed.
+    """Write `optimization_results.yaml`, as Hydra's Optuna sweeper does, unless no trial was completed.
 
     Args:
         queue: The trials of the study.

@@ -1,7 +1,7 @@
 """Samplers in interrupted studies: what they draw depends only on the trials that count.
 
-So an interrupted study draws the same as an uninterrupted one, and both draw the same as upstream's sweeper. That is
-why the random state is kept, and not a seed per trial, which would give other parameters than upstream's.
+So an interrupted study draws the same as an uninterrupted one, and both draw the same as Hydra's Optuna sweeper. That
+is why the random state is kept, and not a seed per trial, which would give other parameters.
 
 Most samplers need only their random state. Others keep more: in memory (Gaussian processes: where their last fit
 ended), or in the study (quasi Monte Carlo: the place in the sequence). Grid and CMA-ES depend on the number of a trial,

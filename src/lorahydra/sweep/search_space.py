@@ -1,4 +1,4 @@
-"""What a study searches: from sweeps to Optuna's distributions, in upstream's grammar."""
+"""What a study searches: from sweeps to Optuna's distributions, in the grammar of Hydra's Optuna sweeper."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def grid_values(distribution: BaseDistribution, steps: int) -> Sequence[Any]:
     if distribution.single():
         return [low]
     if distribution.step is not None:
-        # Counted as upstream does, so that a study that upstream's sweeper began keeps its values.
+        # Counted as Hydra's Optuna sweeper does, so that a study that it began keeps its values.
         values = [float(value) for value in FloatRange(low, high, distribution.step)]
         return values if values and values[-1] == high else [*values, high]
     shares = [step / (steps - 1) for step in range(1, steps - 1)]

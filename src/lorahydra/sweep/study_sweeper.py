@@ -193,7 +193,7 @@ class StudySweeper:
             logger.warning("Trial %d failed: %s", trial.number, trial.failure)
 
     def _values(self, returned: Any) -> list[float]:
-        """The values of the objectives, as upstream reads them."""
+        """The values of the objectives, as Hydra's Optuna sweeper reads them."""
         count = len(self.objective.directions)
         if count == 1:
             try:
@@ -217,7 +217,7 @@ class StudySweeper:
             )
 
     def _draw(self, space: SearchSpace, trial: Trial) -> list[str]:
-        """Draw the parameters of a trial, as upstream does; its overrides."""
+        """Draw the parameters of a trial, as Hydra's Optuna sweeper does; its overrides."""
         for name, distribution in space.distributions.items():
             suggest(trial, name, distribution)
         for name, value in space.fixed.items():
@@ -240,7 +240,7 @@ def _objective(settings: SweepSettings) -> Objective:
 
 
 def _directions(direction: Any) -> list[str] | None:
-    """The names of `hydra.sweeper.direction`: a name, a choice of upstream's enumeration, or a list of them."""
+    """The names of `hydra.sweeper.direction`: a name, a choice of Hydra's enumeration, or a list."""
     if direction is None:
         return None
     given = direction if isinstance(direction, MutableSequence) else [direction]

@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 
-from lorahydra.errors import LorahydraError, StoreAwayError, TrackingError, causes, one_line
+from lorahydra.errors import LorahydraError, StoreUnavailableError, TrackingError, causes, one_line
 from lorahydra.utils import databases
 
 __all__ = ["describe", "is_passing", "is_refusal", "is_unknown_to_the_store", "store_fault"]
@@ -75,7 +75,7 @@ def is_passing(error: BaseException) -> bool:
 
 def store_fault(message: str, error: BaseException) -> TrackingError:
     """The error for a failure of a store: what cannot be used, and the cause in words."""
-    kind = StoreAwayError if is_passing(error) else TrackingError
+    kind = StoreUnavailableError if is_passing(error) else TrackingError
     return kind(f"{message}: {describe(error)}")
 
 

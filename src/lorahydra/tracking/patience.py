@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import StoreAwayError
+from lorahydra.errors import StoreUnavailableError
 from lorahydra.utils.interrupts import interrupted
 
 __all__ = ["patient", "patiently"]
@@ -28,7 +28,7 @@ Parameters = ParamSpec("Parameters")
 
 
 def patiently(config: TrackingConfig, action: Callable[[], Result]) -> Result:
-    """The result of `action`, which is repeated for `config.retry_seconds` while it raises `StoreAwayError`.
+    """The result of `action`, which is repeated for `config.retry_seconds` while it raises `StoreUnavailableError`.
 
     The action must be harmless when it is repeated.
     """
@@ -37,7 +37,7 @@ def patiently(config: TrackingConfig, action: Callable[[], Result]) -> Result:
     while True:
         try:
             result = action()
-        except StoreAwayError as error:
+        except StoreUnavailableError as error:
             left = until - time.monotonic()
             if left <= 0 or interrupted():
                 raise

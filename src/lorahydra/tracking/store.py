@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from lorahydra.config.schema import TrackingConfig
-from lorahydra.errors import ConfigError, NotRecordedError, StoreAwayError, TrackingError, library_errors
+from lorahydra.errors import ConfigError, NotRecordedError, StoreUnavailableError, TrackingError, library_errors
 from lorahydra.tracking.address import is_server, resolve
 from lorahydra.tracking.compat import ask, mute
 from lorahydra.tracking.database import prepare_database
@@ -213,7 +213,7 @@ def _check_server(uri: str) -> None:
             "and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     if status >= 500:
-        raise StoreAwayError(f"the MLflow server {shown(uri)} failed (HTTP {status}): see its log")
+        raise StoreUnavailableError(f"the MLflow server {shown(uri)} failed (HTTP {status}): see its log")
     if not _is_json(response) and not (
         _is_unknown(response) and _is_json(ask(uri, "GET", "experiments/list", seconds=SECONDS_TO_ANSWER))
     ):

@@ -15,13 +15,13 @@ from typing import Any
 
 from lorahydra.data.chat.turns import alternatives
 
-__all__ = ["Controls"]
+__all__ = ["ControlTokens"]
 
 # Two halves of Unicode's last plane, which is for private use.
 FIRST_NAME, FIRST_STAND_IN = 0x100000, 0x108000
 
 
-class Controls:
+class ControlTokens:
     """The control tokens of a fast tokenizer and template, by their text; at most 32,768."""
 
     def __init__(self, tokenizer: Any, names: Iterable[str]) -> None:

@@ -52,7 +52,7 @@ class Conversation:
             del self.turns[0]
         self._tools = example.tools
         self.hidden = False
-        """Whether names of control tokens are hidden in the turns or tools, so that `Controls.encode` tokenizes."""
+        """Whether names of control tokens are hidden in the turns or tools: `ControlTokens.encode` tokenizes then."""
         if renderer.hides_names:
             before = (self.turns, self._tools)
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from lorahydra.data.chat.control_tokens import Controls
+from lorahydra.data.chat.control_tokens import ControlTokens
 from lorahydra.data.chat.templates import find_template
 from lorahydra.data.chat.turns import alternatives, find_turns
 from lorahydra.errors import ModelError, library_errors, one_line
@@ -38,7 +38,7 @@ class Renderer:
         """What the template puts around turns."""
         self.control = alternatives(self.turns.control)
         """Finds control tokens."""
-        self.controls = Controls(tokenizer, self.turns.control)
+        self.controls = ControlTokens(tokenizer, self.turns.control)
         """Hides names of control tokens, and tokenizes text in which they are hidden."""
         self.hides_names = special_tokens == "text"
 

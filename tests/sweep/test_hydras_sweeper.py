@@ -82,7 +82,7 @@ def write(root: Path, files: dict[str, str]) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Upstream's tests, and what they need around them."""
+    """The tests of that package, and what they need around them."""
     wanted = f"hydra-optuna-sweeper=={version('hydra-optuna-sweeper')}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary=:all:", "--retries=1", "--timeout=15"]
     got = subprocess.run([*command, "--dest", str(tmp_path), wanted], capture_output=True, text=True, check=False)
@@ -125,7 +125,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_upstreams_own_tests(root: Path) -> None:
+def test_the_packages_own_tests(root: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(root / "in_place")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/test_suite.py"]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
