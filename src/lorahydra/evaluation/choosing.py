@@ -1,0 +1,209 @@
+"""How sure the choice of a study's winner is: P(best), the trials that cannot be told from it, a bound on the regret.
+
+All trials are scored on the same validation examples, so they are compared by paired bootstrap: each resample draws
+examples, the same ones for all trials. Small samples are allowed for as in Student's t: deviations are widened by
+`sqrt(n / (n - 1))` and divided by the root of a chi-squared draw over its degrees of freedom.
+
+The best of many noisy means is partly lucky. So P(best) is computed from means that are shrunk towards each other by
+empirical Bayes (Efron & Morris, 1973): the variance between the trials of the set, less what noise alone explains, says
+by how much. The set and the bound make no such assumption about how trials are spread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammainc, gammaincinv
+
+from lorahydra.evaluation.intervals import Floats
+from lorahydra.evaluation.scoring import MINIMUM
+
+__all__ = ["LEVEL", "Comparison", "compare"]
+
+LEVEL = 0.95
+SAMPLES = 2000
+FEWEST = 3
+"""With fewer trials in the set nothing is known about the spread of trials, and nothing is shrunk."""
+TIED = 1e-9
+"""Means that differ by less than this are equal."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Trials compared with the best one; arrays have an entry for each trial, in their order."""
+
+    best: int
+    """Position of the trial that all are compared with: the one with the highest mean."""
+    differences: Floats
+    """Mean difference from the best trial on the examples that both have; NaN where it cannot be compared."""
+    upper: Floats
+    """Upper ends of the differences' simultaneous intervals: a trial below 0 is clearly behind."""
+    p_best: Floats
+    """Probability of having the highest true mean; sums to 1, and is 0 where a trial cannot be compared."""
+    in_set: NDArray[np.bool_]
+    """The trials that cannot be told from the best one; the best one is in it."""
+    regret_bound: float
+    """With 95 % confidence, no trial is better than the best one by more than this."""
+
+
+def compare(
+    scores: Floats,
+    judge: Floats | None = None,
+    *,
+    best: int | None = None,
+    level: float = LEVEL,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> Comparison | None:
+    """Compare trials by their scores on the same examples.
+
+    Args:
+        scores: Scores that every example has, weighted, shape (trials, examples); higher is better.
+        judge: Scores that are added where there are verdicts, weighted, same shape; NaN without a verdict. Trials may
+            have verdicts on different numbers of examples: each is compared on those that it shares with the best one.
+        best: Position of the best trial; by default the one with the highest mean among those with the most verdicts.
+        level: Confidence of the set and of the bound.
+        samples: Resamples of the bootstrap.
+        seed: Seeds it.
+
+    Returns:
+        None if fewer than 5 examples can be compared, which is too few to say anything.
+    """
+    if best is None:
+        best = _best(scores, judge)
+    parts, shared = _differences(scores, judge, best)
+    able = shared >= MINIMUM
+    if not able[best]:
+        return None
+    draws = np.random.default_rng(seed)
+    means = parts[able].sum(axis=1)
+    errors = _deviations(parts[able], _strata(judge, int(shared[best])), samples, draws)
+    errors *= np.sqrt(shared[able] / (shared[able] - 1))
+    wide = errors * _student(draws.random(samples), shared[able])
+    upper = means + _reach(wide, level)
+    in_set = upper >= -TIED
+    drawn = means + wide
+    regrets = drawn.max(axis=1) - drawn[:, np.flatnonzero(able) == best].ravel()
+    shrink, centre = _shrinkage(means, errors, in_set, shared[able] == shared[able].max(), draws)
+    drawn = centre + shrink * (means - centre) + np.sqrt(shrink) * wide
+    leads = drawn >= drawn.max(axis=1, keepdims=True) - TIED
+    p_best = (leads / leads.sum(axis=1, keepdims=True)).mean(axis=0)
+    among = np.zeros(len(able), dtype=np.bool_)
+    among[able] = in_set
+    return Comparison(
+        best=best,
+        differences=_spread(means, able, np.nan),
+        upper=_spread(upper, able, np.nan),
+        p_best=_spread(p_best, able, 0.0),
+        in_set=among,
+        regret_bound=float(np.quantile(regrets, level)),
+    )
+
+
+def _spread(values: Floats, able: NDArray[np.bool_], other: float) -> Floats:
+    """The values of the trials that can be compared, among all."""
+    spread = np.full(len(able), other)
+    spread[able] = values
+    return spread
+
+
+def _best(scores: Floats, judge: Floats | None) -> int:
+    means = scores.mean(axis=1)
+    if judge is None:
+        return int(means.argmax())
+    counts = np.isfinite(judge).sum(axis=1)
+    means = means + np.nansum(judge, axis=1) / np.maximum(counts, 1)
+    return int(np.where(counts == counts.max(), means, -np.inf).argmax())
+
+
+def _differences(scores: Floats, judge: Floats | None, best: int) -> tuple[Floats, NDArray[np.intp]]:
+    """What each example contributes to each mean difference from the best trial, and on how many examples it rests."""
+    parts = (scores - scores[best]) / scores.shape[1]
+    if judge is None:
+        return parts, np.full(len(scores), scores.shape[1])
+    gaps = judge - judge[best]
+    shared = np.isfinite(gaps).sum(axis=1)
+    return parts + np.nan_to_num(gaps) / np.maximum(shared, 1)[:, None], shared
+
+
+def _strata(judge: Floats | None, most: int) -> NDArray[np.intp] | None:
+    """Groups of examples that are resampled separately, so that each resample has as many verdicts as there are.
+
+    Examples that as many trials have verdicts on are a group; groups that are too small join their neighbours.
+    """
+    if judge is None or most == judge.shape[1]:
+        return None
+    verdicts = np.isfinite(judge).sum(axis=0)
+    groups = np.zeros(len(verdicts), dtype=np.intp)
+    group, size = 0, 0
+    levels = np.unique(verdicts)
+    for level in levels[::-1]:
+        if size >= MINIMUM:
+            group, size = group + 1, 0
+        groups[verdicts == level] = group
+        size += int((verdicts == level).sum())
+    if size < MINIMUM and group > 0:
+        groups[groups == group] = group - 1
+    return groups
+
+
+def _deviations(parts: Floats, strata: NDArray[np.intp] | None, samples: int, draws: np.random.Generator) -> Floats:
+    """How far the resampled mean differences are from the observed ones, shape (samples, trials)."""
+    count = parts.shape[1]
+    weights = np.zeros((samples, count))
+    for members in [np.arange(count)] if strata is None else [np.flatnonzero(strata == n) for n in np.unique(strata)]:
+        drawn = draws.integers(0, len(members), (samples, len(members)))
+        drawn += np.arange(samples)[:, None] * len(members)
+        times = np.bincount(drawn.ravel(), minlength=samples * len(members))
+        weights[:, members] = times.reshape(samples, len(members))
+    deviations: Floats = (weights - 1) @ parts.T
+    return deviations
+
+
+def _student(uniform: Floats, counts: NDArray[np.intp]) -> Floats:
+    """Factors that make normal deviations Student's, shape (samples, trials); large together for all trials."""
+    factors = np.empty((len(uniform), len(counts)))
+    for count in np.unique(counts):
+        freedom = count - 1
+        chi_squared = 2 * gammaincinv(freedom / 2, uniform)
+        factors[:, counts == count] = np.sqrt(freedom / np.maximum(chi_squared, 1e-12))[:, None]
+    return factors
+
+
+def _reach(deviations: Floats, level: float) -> Floats:
+    """How far above its mean a difference may be, all of them at once (max statistic)."""
+    spread = np.sqrt((deviations**2).mean(axis=0))
+    varies = spread > TIED
+    if not varies.any():
+        return np.zeros(len(spread))
+    most = (deviations[:, varies] / spread[varies]).max(axis=1)
+    reach: Floats = np.where(varies, max(0.0, float(np.quantile(most, level))), 0.0) * spread
+    return reach
+
+
+def _shrinkage(
+    means: Floats, errors: Floats, in_set: NDArray[np.bool_], fully: NDArray[np.bool_], draws: np.random.Generator
+) -> tuple[Floats, float]:
+    """The share of each mean's distance from the centre that is not noise, shape (samples, trials), and the centre.
+
+    The set says how trials near the best one are spread: trials that are clearly behind say nothing about them.
+    """
+    size = int(in_set.sum())
+    if size < FEWEST:
+        return np.ones_like(errors), 0.0
+    # What an example does to all trials alike is no noise of theirs.
+    own = errors - errors[:, fully].mean(axis=1, keepdims=True)
+    noise = (own**2).mean(axis=0)
+    if (among := int(fully.sum())) > 1:
+        noise = np.where(fully, noise * among / (among - 1), noise)
+    expected, observed = float(noise[in_set].mean()), float(means[in_set].var(ddof=1))
+    if expected < TIED**2:
+        return np.ones_like(errors), 0.0
+    # The variance of the true means is positive: chi-squared draws that would make it negative do not count.
+    half = (size - 1) / 2
+    most = gammainc(half, half * observed / expected)
+    chi_squared = 2 * gammaincinv(half, np.maximum(draws.random(len(errors)) * most, 1e-12))
+    between = np.maximum(2 * half * observed / np.maximum(chi_squared, 1e-12) - expected, 1e-4 * expected)[:, None]
+    return between / (between + noise), float(means[in_set].mean())

@@ -1,0 +1,113 @@
+"""How sure a choice among trials is: checked against simulated trials whose true means are known."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from lorahydra.evaluation.choosing import compare
+from lorahydra.evaluation.intervals import Floats
+
+
+def scores_of(draws: np.random.Generator, means: Floats, examples: int, noise: float = 0.15) -> Floats:
+    """Scores that share half of their noise, as those of one example do."""
+    common = draws.normal(0, noise * np.sqrt(0.5), examples)
+    return means[:, None] + common + draws.normal(0, noise * np.sqrt(0.5), (len(means), examples))
+
+
+def rates(draws: np.random.Generator) -> Floats:
+    """True means of trials with 20 random learning rates, of which those far from the best are worse."""
+    return -0.04 * (draws.uniform(-2, 2, 20) - draws.normal(0, 0.5)) ** 2 + draws.normal(0, 0.008, 20)
+
+
+def test_statements_hold_as_often_as_they_claim() -> None:
+    draws = np.random.default_rng(1)
+    bounded, named, believed, right, far = [], [], [], [], []
+    for _ in range(200):
+        means = rates(draws)
+        sure = compare(scores_of(draws, means, 64), samples=300)
+        assert sure is not None
+        truth, best = int(means.argmax()), sure.best
+        bounded.append(means[truth] - means[best] <= sure.regret_bound)
+        named.append(sure.in_set[truth])
+        believed.append(sure.p_best[best])
+        right.append(best == truth)
+        far.append(sure.p_best[~sure.in_set].sum())
+        assert sure.p_best.sum() == pytest.approx(1)
+    assert 0.93 <= np.mean(bounded) <= 0.985
+    assert np.mean(named) >= 0.95
+    assert np.mean(believed) == pytest.approx(np.mean(right), abs=0.06)
+    assert np.mean(far) < 0.1
+
+
+@pytest.mark.parametrize(("examples", "most"), [(5, 0.4), (64, 0.25)])
+def test_trials_that_are_truly_equal_are_not_told_apart(examples: int, most: float) -> None:
+    draws = np.random.default_rng(2)
+    sets, beliefs = [], []
+    for _ in range(60):
+        sure = compare(scores_of(draws, np.zeros(20), examples), samples=300)
+        assert sure is not None
+        sets.append(sure.in_set.mean())
+        beliefs.append(sure.p_best[sure.best])
+    assert np.mean(sets) > 0.9
+    assert np.mean(beliefs) < most, "the best of twenty equal trials is lucky"
+
+
+def test_a_large_study_takes_well_under_a_second_and_the_seed_decides_all() -> None:
+    scores = scores_of(np.random.default_rng(3), np.linspace(0, 1, 50), 1000)
+    started = time.perf_counter()
+    one = compare(scores, seed=4)
+    assert time.perf_counter() - started < 1
+    other = compare(scores, seed=4)
+    assert one is not None
+    assert other is not None
+    assert (one.regret_bound, one.p_best.tolist()) == (other.regret_bound, other.p_best.tolist())
+    assert one.best == 49
+
+
+def test_a_clear_winner_is_alone_and_copies_share() -> None:
+    scores = scores_of(np.random.default_rng(5), np.array([0.9, 0.1, 0.1]), 50)
+    alone = compare(scores)
+    assert alone is not None
+    assert (alone.best, alone.in_set.tolist(), alone.regret_bound) == (0, [True, False, False], 0)
+    assert alone.p_best[0] == pytest.approx(1)
+    twins = compare(scores[[0, 0, 1]])
+    assert twins is not None
+    assert twins.in_set.tolist() == [True, True, False]
+    assert twins.p_best.tolist() == pytest.approx([0.5, 0.5, 0])
+    single = compare(scores[:1])
+    assert single is not None
+    assert (single.p_best.tolist(), single.regret_bound) == ([1.0], 0)
+
+
+def test_verdicts_count_on_the_examples_that_are_shared_with_the_best() -> None:
+    draws = np.random.default_rng(6)
+    judge = scores_of(draws, np.array([0.5, 0.49, 0.1]), 40)
+    judge[1, 20:] = judge[2, 10:] = np.nan  # fewer rounds
+    judge[0, 3] = np.nan  # no verdict
+    scores = np.zeros_like(judge)
+    sure = compare(scores, judge)
+    assert sure is not None
+    assert sure.best == 0
+    shared = np.isfinite(judge[0]) & np.isfinite(judge[1])
+    assert sure.differences[1] == pytest.approx((judge[1] - judge[0])[shared].mean())
+    assert sure.in_set.tolist() == [True, True, False]
+    assert compare(scores, judge, best=1).differences[1] == 0  # type: ignore[union-attr]
+
+    judge[1, 4:] = np.nan
+    fewer = compare(scores, judge)
+    assert fewer is not None
+    assert np.isnan(fewer.differences[1])
+    assert (fewer.p_best[1], fewer.in_set[1]) == (0, False), "three shared verdicts are too few"
+
+
+def test_too_few_examples_say_nothing() -> None:
+    scores = np.random.default_rng(7).random((3, 30))
+    judge = np.full_like(scores, np.nan)
+    judge[:, :4] = 0.5
+    assert compare(scores[:, :4]) is None
+    assert compare(scores, judge) is None
+    judge[:, 4] = 0.6
+    assert compare(scores, judge) is not None
