@@ -151,6 +151,8 @@ def test_an_overridden_variable_does_no_harm(monkeypatch: pytest.MonkeyPatch) ->
         ("foo=1", "unknown key foo: the config has model, lora"),
         ("data.columns.qestion=q", r"unknown key data.columns.qestion \(did you mean question\?\)"),
         ("training.learning_rate=abc", "training.learning_rate=abc is not allowed: give a number"),
+        ("training.learning_rate=number", "training.learning_rate=number is not allowed: give a number"),
+        ("training.optim=adamw8bit", r"is not allowed \(did you mean adamw_8bit\?\): choose one of adadelta, "),
         ("lora.r=8.5", "lora.r=8.5 is not allowed: give a whole number"),
         ("lora.target_modules=[1,2]", r"lora.target_modules=\[1, 2\] is not allowed: give a text or a list of texts"),
         ("training.pack=many", "training.pack=many is not allowed: give a whole number or auto"),
