@@ -50,6 +50,23 @@ WHOLE_PROGRAM = (
 """What `train.py` and `lorahydra` import in a trial or a study with a judge, and what MLflow's programs do."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of this run alone: rows, tokens and verdicts of earlier code would hide mistakes of today's.
+
+    Only the packaged models are those of the user.
+    """
+    from lorahydra.utils.files import cache_dir
+
+    models = cache_dir().absolute() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "models").symlink_to(models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORAHYDRA_CACHE", str(folder))
+        yield
+
+
 @pytest.fixture(scope="session")
 def programs() -> Iterator[ProgramRunner]:
     """Runs `train.py` and `lorahydra` in processes that need not import everything first."""
