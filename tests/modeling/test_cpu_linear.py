@@ -61,7 +61,7 @@ def test_frozen_layers_take_the_quicker_path() -> None:
 
 def test_rounded_weights_change_products_a_little_and_nothing_else() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(24, 40), nn.Linear(40, 8, bias=False)).requires_grad_(False)
+    model = nn.Sequential(nn.Linear(24, 40), nn.Linear(40, 8, bias=False)).requires_grad_(False).train()
     use_onednn(model)
     inputs = torch.randn(5, 24, requires_grad=True)
     before, state = model(inputs), copy.deepcopy(model.state_dict())
@@ -70,6 +70,7 @@ def test_rounded_weights_change_products_a_little_and_nothing_else() -> None:
         rounded = model(inputs)
         [rounded_gradient] = torch.autograd.grad(rounded.sum(), inputs)
         assert model.state_dict().keys() == state.keys()
+        assert torch.equal(model.eval()(inputs), before)
     assert rounded.dtype == rounded_gradient.dtype == torch.float32
     for actual, expected in ((rounded, before), (rounded_gradient, gradient)):
         assert not torch.equal(actual, expected)

@@ -27,7 +27,13 @@ from lorahydra.training.health import HealthCheck
 from lorahydra.utils.progress import Progress
 
 Examples = Any
-TRAINING = TrainingConfig(num_train_epochs=2, learning_rate=1e-2, per_device_train_batch_size=4, warmup_ratio=0.0)
+TRAINING = TrainingConfig(
+    num_train_epochs=2,
+    learning_rate=1e-2,
+    per_device_train_batch_size=4,
+    warmup_ratio=0.0,
+    matmul_precision="highest",  # as the plain loop
+)
 
 
 class Recorder:

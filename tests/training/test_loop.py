@@ -44,6 +44,7 @@ TRAINING = TrainingConfig(
     warmup_ratio=0.1,
     evals_per_epoch=2,
     keep="last",
+    matmul_precision="highest",
 )
 STEPS = 8
 

@@ -52,7 +52,12 @@ __all__ = [
     "without_password",
 ]
 
-UNRECORDED: Mapping[str, object] = {"data.split_version": 1, "judge.prompt_wording": 1, "training.keep": "last"}
+UNRECORDED: Mapping[str, object] = {
+    "data.split_version": 1,
+    "judge.prompt_wording": 1,
+    "training.keep": "last",
+    "training.matmul_precision": "highest",
+}
 """Values that older versions, which did not record these keys, used."""
 
 

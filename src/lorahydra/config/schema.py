@@ -161,9 +161,10 @@ class TrainingConfig:
     `extra={adjust_lr_fn: match_rms_adamw}`."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the optimiser by its own names, for example `{betas: [0.9, 0.95]}`."""
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
     """How float32 factors are multiplied in training, with torch's meaning: `highest` (float32), `high` (TF32) or
-    `medium` (bfloat16). On a CPU, `medium` is for the frozen layers on processors that multiply in bfloat16."""
+    `medium` (bfloat16). On a CPU, `medium` is for the frozen layers, on processors that multiply in bfloat16. `auto` is
+    `medium` on a CPU and `highest` elsewhere."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     group_by_length: bool = True

@@ -58,7 +58,8 @@ def use_onednn(model: nn.Module) -> None:
 def rounded_weights(model: nn.Module) -> Iterator[None]:
     """Let the frozen float32 layers of `model` multiply in bfloat16 and add in float32 while the block runs.
 
-    Only for a model that `use_onednn` has prepared. The layers keep their weights, and get copies rounded to bfloat16.
+    Only for a model that `use_onednn` has prepared, and only in training mode: what is measured in evaluation mode is
+    that of the weights as they are. The layers keep their weights, and get copies rounded to bfloat16.
     """
     layers = [m for m in model.modules() if type(m) is nn.Linear and _is_frozen(m) and m.weight.dtype == torch.float32]
     try:
@@ -72,8 +73,8 @@ def rounded_weights(model: nn.Module) -> Iterator[None]:
 
 
 def frozen_weight(layer: nn.Module) -> Tensor:
-    """What a frozen linear layer multiplies with: its weight, or the copy that `rounded_weights` makes."""
-    rounded: Tensor | None = vars(layer).get(ROUNDED)
+    """What a frozen linear layer multiplies with: its weight, or in training the copy that `rounded_weights` makes."""
+    rounded: Tensor | None = vars(layer).get(ROUNDED) if layer.training else None
     return layer.get_parameter("weight") if rounded is None else rounded
 
 
