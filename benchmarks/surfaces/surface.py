@@ -1,0 +1,160 @@
+"""The scores of all settings of one task, from a grid of real trials (`make.py`) or from a formula.
+
+The population is all rows of the file, validation and unseen ones alike: they were drawn from the same data by chance.
+A replayed trial has a score on each of them, of which a study sees a sample. A setting between cells of the grid takes
+each row's score from one of the neighbouring cells and one of the seeds, drawn with the weights of linear interpolation
+over log rate and log rank. So means are interpolated, while the scores of single rows stay as scattered as real ones,
+and trials remain as alike on the same rows as real trials are.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A replayed trial."""
+
+    expected: float
+    """Mean score that the setting has over seeds."""
+    scores: Floats
+    """Of each row of the population, shape (rows,)."""
+    losses: Floats
+    """Validation loss at each of the points of the training at which it was measured."""
+
+    @property
+    def true(self) -> float:
+        """Mean score of this adapter over the population."""
+        return float(self.scores.mean())
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A grid of trials."""
+
+    name: str
+    rates: Floats
+    """Learning rates, ascending, at `alpha_per_rank`."""
+    ranks: Floats
+    """Ascending."""
+    scores: Floats
+    """Shape (seeds, rates, ranks, rows); NaN where the training failed."""
+    losses: Floats
+    """Shape (seeds, rates, ranks, points)."""
+    alpha_per_rank: float = 2.0
+
+    @property
+    def best(self) -> float:
+        """The highest mean over seeds of a cell."""
+        return float(np.nanmax(self.scores.mean(axis=(0, 3))))
+
+    def draw(self, rate: float, rank: float, alpha: float | None, draws: np.random.Generator) -> Drawn | None:
+        """Replay a trial; None if it fails.
+
+        Settings beyond the grid have the scores of its edge.
+
+        Args:
+            rate: Learning rate.
+            rank: Rank.
+            alpha: `lora_alpha`; by default the multiple of the rank that the grid has. Adam's steps do not depend on
+                the size of gradients, so another scale is much the same as another rate of B: it is replayed as the
+                rate times the quotient of the scales.
+            draws: Draws rows' cells and seeds.
+        """
+        if alpha is not None:
+            rate *= alpha / rank / self.alpha_per_rank
+        places = [_between(np.log(self.rates), np.log(rate)), _between(np.log2(self.ranks), np.log2(rank))]
+        corners = [(i, j, wi * wj) for (i, wi), (j, wj) in itertools.product(*places) if wi * wj > 0]
+        weights = np.array([weight for *_, weight in corners])
+        cells = np.stack([self.scores[:, i, j] for i, j, _ in corners])  # (corners, seeds, rows)
+        failed = ~np.isfinite(cells[:, :, 0])
+        seeds, rows = self.scores.shape[0], self.scores.shape[3]
+        share = np.repeat(weights[:, None] / seeds, seeds, axis=1)
+        if draws.random() < float(share[failed].sum()):
+            return None
+        share = np.where(failed, 0, share)
+        share /= share.sum()
+        means = np.where(failed, 0, cells.mean(axis=2))
+        taken = draws.choice(share.size, size=rows, p=share.ravel())
+        curves = np.stack([self.losses[:, i, j] for i, j, _ in corners])
+        # A whole curve is of one seed.
+        alive = ~failed.any(axis=0)
+        seed = int(draws.choice(np.flatnonzero(alive))) if alive.any() else 0
+        losses = np.average(np.nan_to_num(curves[:, seed], nan=10.0), axis=0, weights=weights)
+        return Drawn(float((share * means).sum()), cells.reshape(share.size, rows)[taken, np.arange(rows)], losses)
+
+
+def load(path: Path) -> Surface:
+    """The grid in a file of `make.py`; of one that is not complete, the largest complete part.
+
+    Raises:
+        ValueError: Not even two rates are complete.
+    """
+    trials = [trial for trial in pq.read_table(path).to_pylist() if trial["r"]]
+    seeds, rates, ranks = (sorted({trial[name] for trial in trials}) for name in ("seed", "learning_rate", "r"))
+    cells = {(trial["seed"], trial["learning_rate"], trial["r"]): trial for trial in trials}
+    parts = [seeds[:count] for count in range(len(seeds), 0, -1)]
+
+    def complete(part: list[int]) -> list[float]:
+        return [rate for rate in rates if all((seed, rate, r) in cells for seed in part for r in ranks)]
+
+    part = max(parts, key=lambda part: len(complete(part)))
+    if len(complete(part)) < 2:
+        raise ValueError(f"{path}: fewer than two learning rates are complete")
+    table = [[[cells[seed, rate, r] for r in ranks] for rate in complete(part)] for seed in part]
+    fine = next(trial for trial in trials if trial["validation"])
+    rows, points = len(fine["validation"]) + len(fine["unseen"]), len(fine["loss"])
+
+    def scores(trial: dict[str, list[float]]) -> Floats:
+        return np.array([*trial["validation"], *trial["unseen"]]) if trial["validation"] else np.full(rows, np.nan)
+
+    def losses(trial: dict[str, list[float]]) -> Floats:
+        return np.array([*trial["loss"], *[np.nan] * points][:points])
+
+    return Surface(
+        path.stem,
+        np.array(complete(part)),
+        np.array(ranks, dtype=np.float64),
+        np.array([[[scores(trial) for trial in row] for row in plane] for plane in table]),
+        np.array([[[losses(trial) for trial in row] for row in plane] for plane in table]),
+    )
+
+
+def simulated(seed: int = 0, rows: int = 264) -> Surface:
+    """A surface by formula, to try things without files; what it shows is no evidence.
+
+    The mean score is a parabola over log10 of the rate, with its top of 0.80 at 4e-4 for rank 16, at a rate lower by a
+    fifth for each doubling of the rank, and with 0.002 for each doubling. It falls by 0.05 for a factor of ten, twice
+    as fast above the top; from six times the best rate on, training diverges. Rows differ in difficulty (standard
+    deviation 0.12), adapters in what they make of each row (0.06, independent) and in general (0.002). The validation
+    loss has its lowest value at two thirds of the best rate.
+    """
+    draws = np.random.default_rng(seed)
+    rates, ranks = np.geomspace(2e-5, 2e-3, 10), np.array([8.0, 16.0, 32.0, 64.0])
+    doublings = np.log2(ranks / 16)
+    away = np.log10(rates)[:, None] - np.log10(4e-4) + np.log10(1.25) * doublings
+    means = 0.80 + 0.002 * doublings - 0.05 * away**2 * np.where(away > 0, 2, 1)
+    shape = (2, *means.shape, rows)
+    scores = means[None, :, :, None] + 0.12 * draws.standard_normal(rows) + 0.06 * draws.standard_normal(shape)
+    scores += 0.002 * draws.standard_normal((*shape[:3], 1))
+    scores[:, away > np.log10(6)] = np.nan
+    lag = away - np.log10(2 / 3)
+    progress = np.array([0.25, 0.5, 0.75, 1.0])
+    losses = 1.5 - 0.6 * progress * np.exp(-3 * lag[..., None] ** 2) + 0.1 * lag[..., None] ** 2
+    return Surface("simulated", rates, ranks, scores, losses[None] + 0.01 * draws.standard_normal((2, *losses.shape)))
+
+
+def _between(points: Floats, value: float) -> list[tuple[int, float]]:
+    """The neighbours of a value among ascending points, and their weights."""
+    place = float(np.interp(value, points, np.arange(len(points))))
+    low = min(int(place), len(points) - 2)
+    return [(low, 1 - (place - low)), (low + 1, place - low)]
