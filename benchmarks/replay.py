@@ -8,17 +8,19 @@ Spaces and samplers are those that ship (`conf/search`, `hydra/sweeper/sampler`)
 trials are told to Optuna as a study tells them. Each repetition draws another sample of validation rows, other adapters
 (`surfaces/surface.py`) and another seed of the sampler.
 
-`regret` is how much better the best cell of the grid is, on average over seeds, than the setting of the trial that is
-chosen after so many trials; `trials` after how many trials the choice was within 0.005 of the best cell for the first
-time (median; `-` if most studies never were). `winner` is the share of studies that chose the trial that was best
-on all rows, `covered` the share in which no trial was better than the chosen one by more than the stated bound;
-`P(best)` the mean of what was stated, and its calibration error. ± are 95 % intervals over the repetitions.
+`trials`: after how many the choice was within 0.005 of the best cell for the first time (median and its 95 % interval;
+`-` for never). `regret 5`: how much better the best cell is, on average over seeds, than the setting that is chosen
+after five trials (mean and its 95 % interval). After the last trial: `winner`, the share of studies that chose the
+trial that was best on all rows; `P(best)`, the mean of what the study says of its choice, and its calibration error;
+`covered`, the share in which no trial was better than the chosen one by more than the stated `bound`.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
+import itertools
 import logging
 import math
 import multiprocessing
@@ -27,11 +29,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 from hydra.core.config_store import ConfigStore
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
@@ -39,9 +42,9 @@ from optuna.trial import TrialState
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.surfaces.surface import Drawn, Floats, Surface, load, simulated
-from lorahydra.evaluation.choosing import compare
 
 from lorahydra.config.compose import compose
+from lorahydra.evaluation.choosing import compare
 from lorahydra.evaluation.judging import choose
 from lorahydra.sweep.compat import quietly, suggest
 from lorahydra.sweep.samplers import make_pruner, make_sampler
@@ -102,6 +105,8 @@ class Replayed:
     """The trials of one study that ended with a score, in their order."""
 
     numbers: list[int]
+    settings: list[tuple[float, float]]
+    """Natural logarithm of the rate, as at the grid's scale, and log2 of the rank."""
     trials: list[Drawn]
     scores: Floats
     """On the validation rows, shape (trials, rows)."""
@@ -110,6 +115,12 @@ class Replayed:
     told: list[float]
     """The score of each trial in the study."""
     pruned: list[Drawn]
+
+    def until(self, number: int) -> Replayed:
+        """The study after so many trials."""
+        count = sum(done < number for done in self.numbers)
+        cut = (part[:count] for part in (self.settings, self.trials, self.scores, self.verdicts, self.told))
+        return Replayed(self.numbers[:count], *cut, self.pruned)
 
 
 @dataclass(frozen=True)
@@ -122,42 +133,65 @@ class Judge:
     noise: float
     """Standard deviation in points."""
     examples: int = 5
+    """Judged in each trial; the ways to choose may judge more."""
     finalists: int = 3
     weight: float = 0.6
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Choice(NamedTuple):
     """What a rule chose."""
 
     place: int
-    p_best: float | None = None
-    bound: float | None = None
-    calls: int = 0
-    """Verdicts that were asked for."""
+    """Of the trial."""
+    judged: NDArray[np.bool_] | None = None
+    """The verdicts that were asked for, shape (trials, rows); None without a judge."""
 
 
-Rule = Callable[[Replayed, "Judge | None"], Chosen]
+Rule = Callable[[Replayed, "Judge | None"], Choice]
 
 
-def by_mean(study: Replayed, judge: Judge | None) -> Chosen:
-    """The highest mean, with what `lorahydra.evaluation.choosing` says of it."""
-    compared = compare(study.scores)
-    place = int(study.scores.mean(axis=1).argmax())
-    return Chosen(place) if compared is None else Chosen(place, float(compared.p_best[place]), compared.regret_bound)
+def highest_mean(study: Replayed, judge: Judge | None) -> Choice:
+    """The trial with the highest score."""
+    return Choice(int(np.argmax(study.told)))
 
 
-def by_finalists(study: Replayed, judge: Judge | None) -> Chosen:
+def smoothed(study: Replayed, judge: Judge | None) -> Choice:
+    """The trial with the highest mean of a Gaussian process over rate and rank, which knows that neighbours are alike.
+
+    The noise is that of the difference of two trials on the same rows; the length scales, in decades and doublings, and
+    the spread are those of a coarse grid that make the scores most likely.
+    """
+    count, rows = study.scores.shape
+    told = np.array(study.told)
+    if count < 4:
+        return Choice(int(told.argmax()))
+    own = study.scores - study.scores.mean(axis=0)
+    noise = float(own.var(axis=1, ddof=1).mean()) * count / (count - 1) / rows
+    places, centred = np.array(study.settings) / (math.log(10), 1), told - told.mean()
+    best, means = -math.inf, told
+    for decades, doublings, spread in itertools.product((0.3, 0.6, 1.2), (2.0, 6.0), (0.003, 0.01, 0.03, 0.1)):
+        gaps = (places[:, None] - places) / (decades, doublings)
+        prior = spread**2 * np.exp(-0.5 * (gaps**2).sum(axis=2))
+        total = prior + noise * np.eye(count)
+        solved = np.linalg.solve(total, centred)
+        likelihood = -0.5 * float(centred @ solved) - 0.5 * float(np.linalg.slogdet(total)[1])
+        if likelihood > best:
+            best, means = likelihood, prior @ solved
+    return Choice(int(means.argmax()))
+
+
+def finalists(study: Replayed, judge: Judge | None) -> Choice:
     """The best by a few judged examples; the first of them are judged on all examples."""
     assert judge is not None
-    count, rows = study.scores.shape
-    finalists = np.argsort(study.told)[::-1][: judge.finalists]
+    last = np.argsort(study.told)[::-1][: judge.finalists]
+    judged = study.verdicts < 0
+    judged[:, choose(judged.shape[1], judge.examples, 0)] = True
+    judged[last] = True
     combined = (1 - judge.weight) * study.scores.mean(axis=1) + judge.weight * study.verdicts.mean(axis=1) / 100
-    place = int(finalists[combined[finalists].argmax()])
-    return Chosen(place, calls=count * judge.examples + len(finalists) * (rows - judge.examples))
+    return Choice(int(last[combined[last].argmax()]), judged)
 
 
-RULES: dict[str, Rule] = {"highest mean": by_mean, "finalists": by_finalists}
+RULES: dict[str, Rule] = {"highest mean": highest_mean, "smoothed": smoothed, "finalists": finalists}
 
 
 def replay(
@@ -195,13 +229,14 @@ def replay(
         for params in first:
             study.enqueue_trial(params)
         sample = draws.integers(0, surface.scores.shape[3], rows)
-        judged = choose(rows, judge.examples, seed) if judge else []
-        done = Replayed([], [], np.empty((0, rows)), np.empty((0, rows)), [], [])
+        judged = choose(rows, judge.examples, 0) if judge else []
+        done = Replayed([], [], [], np.empty((0, rows)), np.empty((0, rows)), [], [])
         scores, verdicts = [], []
         for number in range(trials):
             trial = study.ask()
             params = {name: suggest(trial, name, distribution) for name, distribution in space.items()}
-            drawn = surface.draw(*setting(params), draws)
+            rate, rank = setting(params, surface)
+            drawn = surface.draw(rate, rank, draws)
             if drawn is None:
                 study.tell(trial, state=TrialState.FAIL)
                 continue
@@ -216,11 +251,12 @@ def replay(
                 value = (1 - judge.weight) * value + judge.weight * float(said[judged].mean()) / 100
             study.tell(trial, value)
             done.numbers.append(number)
+            done.settings.append((math.log(rate), math.log2(rank)))
             done.trials.append(drawn)
             done.told.append(value)
             scores.append(seen)
             verdicts.append(said)
-    return Replayed(done.numbers, done.trials, np.array(scores), np.array(verdicts), done.told, done.pruned)
+    return dataclasses.replace(done, scores=np.array(scores), verdicts=np.array(verdicts))
 
 
 def searched(strategy: Strategy) -> tuple[dict[str, BaseDistribution], Sequence[Mapping[str, Any]]]:
@@ -248,10 +284,15 @@ def of_group(group: str, name: str, settings: Mapping[str, Any] | None = None) -
     return OmegaConf.merge(node, dict(settings or {}))
 
 
-def setting(params: Mapping[str, Any]) -> tuple[float, float, float | None]:
-    """Rate, rank and alpha of a trial; dropout and warm-up are taken to change nothing."""
-    rank = 2.0 ** params[DOUBLINGS] if DOUBLINGS in params else params.get(RANK, 16)
-    return params[RATE], rank, params.get(ALPHA)
+def setting(params: Mapping[str, Any], surface: Surface) -> tuple[float, float]:
+    """Rate, as at the grid's scale, and rank of a trial; dropout and warm-up are taken to change nothing.
+
+    Adam's steps do not depend on the size of gradients, so another `lora_alpha` is much the same as another rate: it is
+    replayed as the rate times the quotient of the scales.
+    """
+    rank = 2.0 ** params[DOUBLINGS] if DOUBLINGS in params else float(params.get(RANK, 16))
+    scale = params[ALPHA] / rank / surface.alpha_per_rank if ALPHA in params else 1.0
+    return params[RATE] * scale, rank
 
 
 def ends_early(trial: optuna.Trial, drawn: Drawn) -> bool:
@@ -268,41 +309,49 @@ class Measured:
     """What was measured in one study."""
 
     regrets: list[float]
-    """After each of `BUDGETS`; infinite without a trial that could be chosen."""
-    near: float
-    """Trials until the choice was near the best; infinite if it never was."""
+    """After each number of trials from 1; 1 without a trial that could be chosen."""
     won: bool
-    chosen: Chosen
-    covered: bool | None
+    """Whether the trial that was best on all rows was chosen."""
+    p_best: float
+    covered: bool
     """Whether the bound held."""
+    bound: float
+    calls: int
+    """Verdicts that were asked for."""
+    pruned: int
     pruned_best: bool
     """Whether a pruned trial was better than every trial that was not."""
-    pruned: int
+
+    @property
+    def near(self) -> float:
+        """Trials until the choice was near the best; infinite if it never was."""
+        return next((number for number, regret in enumerate(self.regrets, 1) if regret <= NEAR), math.inf)
 
 
 def measure(study: Replayed, surface: Surface, rule: Rule, judge: Judge | None, trials: int) -> Measured:
-    """Choose after each number of trials by the score in the study, and at the end by the rule."""
-    leaders: list[float] = []
-    told = -math.inf
-    regret = math.inf
-    by_number = dict(zip(study.numbers, zip(study.told, study.trials, strict=True), strict=True))
-    for number in range(trials):
-        if number in by_number and by_number[number][0] > told:
-            told, leader = by_number[number]
-            regret = surface.best - leader.expected
-        leaders.append(regret)
-    near = next((number + 1 for number, regret in enumerate(leaders) if regret <= NEAR), math.inf)
-    chosen = rule(study, judge)
+    """Choose after each number of trials, and compare the last choice with the truth."""
+    regrets = []
+    for number in range(1, trials + 1):
+        part = study.until(number)
+        regrets.append(surface.best - part.trials[rule(part, judge).place].expected if part.trials else 1.0)
+    place, judged = rule(study, judge)
+    if judge is None or judged is None:
+        compared = compare(study.scores, best=place)
+    else:
+        verdicts = np.where(judged, study.verdicts, np.nan) / 100
+        compared = compare((1 - judge.weight) * study.scores, judge.weight * verdicts, best=place)
+    assert compared is not None
     true = np.array([trial.true for trial in study.trials])
-    behind = float(true.max() - true[chosen.place])
+    behind = float(true.max() - true[place])
     return Measured(
-        [leaders[min(budget, trials) - 1] for budget in BUDGETS],
-        near,
+        regrets,
         behind <= 0,
-        chosen,
-        None if chosen.bound is None else behind <= chosen.bound + 1e-12,
-        any(trial.true > true.max() for trial in study.pruned),
+        float(compared.p_best[place]),
+        behind <= compared.regret_bound + 1e-12,
+        compared.regret_bound,
+        0 if judged is None else int(judged.sum()),
         len(study.pruned),
+        any(trial.true > true.max() for trial in study.pruned),
     )
 
 
@@ -319,45 +368,47 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(array.mean()), float(1.96 * array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else math.inf
 
 
-def one(task: tuple[Surface, str, int, argparse.Namespace]) -> Measured:
-    """Replay and measure one study."""
+def one(task: tuple[Surface, str, int, argparse.Namespace]) -> dict[str, Measured]:
+    """Replay a study, and measure what each rule chooses in it."""
     surface, name, seed, options = task
     judge = None if options.judge_noise is None else Judge(options.judge_noise)
-    study = replay(
-        surface,
-        STRATEGIES[name],
-        seed,
-        trials=options.trials,
-        rows=options.rows,
-        pruner=options.pruner,
-        judge=judge,
-    )
-    return measure(study, surface, RULES["finalists" if judge else "highest mean"], judge, options.trials)
+    sizes = {"trials": options.trials, "rows": options.rows}
+    study = replay(surface, STRATEGIES[name], seed, **sizes, pruner=options.pruner, judge=judge)
+    return {rule: measure(study, surface, RULES[rule], judge, options.trials) for rule in options.rules}
 
 
-def show(name: str, studies: Sequence[Measured]) -> None:
-    """Print the line of a strategy."""
-    regrets = []
-    for place in range(len(BUDGETS)):
-        mean, half = interval([min(study.regrets[place], 1) for study in studies])
-        regrets.append(f"{mean:.4f}±{half:.4f}")
-    near = float(np.median([study.near for study in studies]))
-    won, half = interval([float(study.won) for study in studies])
-    said = [f"{name:>17} {near if math.isfinite(near) else '-':>6} {'  '.join(regrets)} {won:6.2f}±{half:.2f}"]
-    covered = [study.covered for study in studies if study.covered is not None]
-    if covered:
-        stated = np.array([study.chosen.p_best for study in studies])
-        right = np.array([float(study.won) for study in studies])
-        bound = float(np.mean([study.chosen.bound for study in studies]))
-        said.append(
-            f"{np.mean(covered):8.3f} {bound:7.4f} {stated.mean():8.2f} {calibration_error(stated, right):6.3f}"
-        )
+def line(name: str, studies: Sequence[Measured]) -> str:
+    """The line of a strategy and a rule."""
+    said = [f"{name:>26} {_median([study.near for study in studies]):>7}"]
+    said += [_mean([study.regrets[budget - 1] for study in studies]) for budget in budgets(len(studies[0].regrets))]
+    won = np.array([float(study.won) for study in studies])
+    stated = np.array([study.p_best for study in studies])
+    covered, bound = (np.mean([getattr(study, name) for study in studies]) for name in ("covered", "bound"))
+    error = calibration_error(stated, won)
+    said.append(f"{won.mean():6.2f} {stated.mean():7.2f} {error:6.3f} {covered:8.3f} {bound:7.4f}")
+    if any(study.calls for study in studies):
+        said.append(f"{np.mean([study.calls for study in studies]):7.0f} calls")
     if any(study.pruned for study in studies):
-        said.append(f"pruned {np.mean([study.pruned for study in studies]):.1f}")
-        said.append(f"of them the best in {np.mean([study.pruned_best for study in studies]):.2f} of studies")
-    if any(study.chosen.calls for study in studies):
-        said.append(f"calls {np.mean([study.chosen.calls for study in studies]):.0f}")
-    print(" ".join(said), flush=True)
+        lost = np.mean([study.pruned_best for study in studies])
+        said.append(f"{np.mean([study.pruned for study in studies]):.1f} pruned, the best one in {lost:.2f} of studies")
+    return " ".join(said)
+
+
+def budgets(trials: int) -> list[int]:
+    """Numbers of trials after which the regret is printed."""
+    return [budget for budget in BUDGETS if budget <= trials]
+
+
+def _mean(values: Sequence[float]) -> str:
+    half = 1.96 * np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return f"{np.mean(values):8.4f}±{half:.4f}"
+
+
+def _median(values: Sequence[float]) -> str:
+    """The median and its 95 % interval, by the order statistics."""
+    ordered, half = sorted(values), 0.98 * math.sqrt(len(values))
+    low, high = (ordered[min(max(round(len(values) / 2 + side * half), 0), len(values) - 1)] for side in (-1, 1))
+    return "/".join(f"{value:.0f}" if math.isfinite(value) else "-" for value in (low, float(np.median(values)), high))
 
 
 def main() -> None:
@@ -366,6 +417,7 @@ def main() -> None:
     parser.add_argument("surfaces", type=Path, nargs="*", help="files of surfaces/make.py")
     parser.add_argument("--simulated", action="store_true", help="also a surface by formula")
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--rules", nargs="+", choices=list(RULES), help="highest mean; with a judge, finalists")
     parser.add_argument("--pruner", default="none", help="name in hydra/sweeper/pruner")
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--trials", type=int, default=30)
@@ -373,21 +425,24 @@ def main() -> None:
     parser.add_argument("--judge-noise", type=float, help="a judge by formula scores too, with so many points of noise")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
+    options.rules = options.rules or ["highest mean" if options.judge_noise is None else "finalists"]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("lorahydra").setLevel(logging.ERROR)
     surfaces = [load(path) for path in options.surfaces] + ([simulated()] if options.simulated else [])
     if not surfaces:
         parser.error("give files of surfaces, or --simulated")
-    budgets = "  ".join(f"regret {min(budget, options.trials):2}    " for budget in BUDGETS)
+    regrets = " ".join(f"{f'regret {budget}':>15}" for budget in budgets(options.trials))
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for surface in surfaces:
             seeds, rates, ranks, rows = surface.scores.shape
             shape = f"{rates} rates x {ranks} ranks x {seeds} seeds, {rows} rows"
             print(f"{surface.name}: {shape}, best cell {surface.best:.4f}; {options.repetitions} studies each")
-            print(f"         strategy trials {budgets}   winner  covered   bound P(best)  error", flush=True)
+            print(f"{'strategy, rule':>26}  trials {regrets} winner P(best)  error  covered   bound", flush=True)
             for name in options.strategies:
                 tasks = [(surface, name, seed, options) for seed in range(options.repetitions)]
-                show(name, pool.map(one, tasks) if options.processes > 1 else list(map(one, tasks)))
+                studies = pool.map(one, tasks, chunksize=1) if options.processes > 1 else list(map(one, tasks))
+                for rule in options.rules:
+                    print(line(f"{name}, {rule}", [study[rule] for study in studies]), flush=True)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from lorahydra.data import ChatFormat, load_splits, tokenize
 from lorahydra.evaluation import EvaluationSet
 from lorahydra.modeling.base import load_tokenizer
 from lorahydra.modeling.generation import generate, stop_tokens
+from lorahydra.modeling.precision import matmul_precision
 from lorahydra.training import TrainedAdapter, TrainingJob, train_pack
 from lorahydra.trial.predict import Answers, answer_together
 from lorahydra.trial.prepare import Prepared, prepare
@@ -108,6 +109,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--encoder", default="all-minilm-l6-v2", help="of BERTScore")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--precision", default="medium", help="of float32 products in training and answering: highest, high or medium"
+    )
     parser.add_argument("--pack", type=int, help="trials trained side by side: 1 on a CPU, 8 on a GPU")
     parser.add_argument("--rates", type=float, nargs=3, default=(2e-5, 2e-3, 10), metavar=("LOW", "HIGH", "COUNT"))
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 16, 32, 64])
@@ -134,7 +138,7 @@ def experiment(options: argparse.Namespace, work: Path) -> ExperimentConfig:
             num_train_epochs=options.epochs,
             per_device_train_batch_size=options.batch,
             evals_per_epoch=options.evals_per_epoch,
-            matmul_precision="medium" if options.device != "cuda" else "highest",
+            matmul_precision=options.precision,
         ),
         evaluation=EvaluationConfig(max_new_tokens=options.new_tokens, bertscore_model=options.encoder),
         output_dir=str(work / "out"),
@@ -218,7 +222,8 @@ def trained(
     if adapters:
         folders = [folder for _, folder in adapters]
         for name, examples in sets(prepared).items():
-            answers = answer_together(config, prepared, examples, folders, QUIET)
+            with matmul_precision(prepared.base, config.training.matmul_precision):
+                answers = answer_together(config, prepared, examples, folders, QUIET)
             for (trial, _), answer in zip(adapters, answers, strict=True):
                 keep(trial, name, answer, examples, prepared)
     return trials
@@ -230,15 +235,16 @@ def untuned(config: ExperimentConfig, prepared: Prepared) -> dict[str, Any]:
     base, chat = prepared.base, prepared.chat
     for name, examples in sets(prepared).items():
         started = time.perf_counter()
-        [tokens] = generate(
-            base.model,
-            examples.prompts,
-            stop=stop_tokens(base.model, chat.end_tokens),
-            ends=chat.text_end,
-            max_new_tokens=config.evaluation.max_new_tokens,
-            batch_size=32,
-            progress=QUIET,
-        )
+        with matmul_precision(base, config.training.matmul_precision):
+            [tokens] = generate(
+                base.model,
+                examples.prompts,
+                stop=stop_tokens(base.model, chat.end_tokens),
+                ends=chat.text_end,
+                max_new_tokens=config.evaluation.max_new_tokens,
+                batch_size=32,
+                progress=QUIET,
+            )
         keep(trial, name, Answers(tokens, time.perf_counter() - started), examples, prepared)
     return trial
 
@@ -257,8 +263,8 @@ def keep(trial: dict[str, Any], name: str, answers: Answers, examples: Evaluatio
 
 
 def described(options: argparse.Namespace, config: ExperimentConfig, prepared: Prepared) -> dict[str, Any]:
-    """What the scores depend on, apart from the cell; precision and packs change them only by rounding."""
-    names = ("encoder", "alpha_per_rank", "new_tokens", "epochs", "batch", "evals_per_epoch")
+    """What the scores depend on, apart from the cell; device and packs change them only by rounding."""
+    names = ("encoder", "alpha_per_rank", "new_tokens", "epochs", "batch", "evals_per_epoch", "precision")
     splits = {split.name: f"{len(split)} rows, {split.digest[:16]}" for split in prepared.splits}
     return {
         "model": Path(options.model).name,

@@ -57,21 +57,14 @@ class Surface:
         """The highest mean over seeds of a cell."""
         return float(np.nanmax(self.scores.mean(axis=(0, 3))))
 
-    def draw(self, rate: float, rank: float, alpha: float | None, draws: np.random.Generator) -> Drawn | None:
-        """Replay a trial; None if it fails.
-
-        Settings beyond the grid have the scores of its edge.
+    def draw(self, rate: float, rank: float, draws: np.random.Generator) -> Drawn | None:
+        """Replay a trial; None if it fails. Settings beyond the grid have the scores of its edge.
 
         Args:
-            rate: Learning rate.
+            rate: Learning rate, at `alpha_per_rank`.
             rank: Rank.
-            alpha: `lora_alpha`; by default the multiple of the rank that the grid has. Adam's steps do not depend on
-                the size of gradients, so another scale is much the same as another rate of B: it is replayed as the
-                rate times the quotient of the scales.
-            draws: Draws rows' cells and seeds.
+            draws: Draws the cell and the seed of each row.
         """
-        if alpha is not None:
-            rate *= alpha / rank / self.alpha_per_rank
         places = [_between(np.log(self.rates), np.log(rate)), _between(np.log2(self.ranks), np.log2(rank))]
         corners = [(i, j, wi * wj) for (i, wi), (j, wj) in itertools.product(*places) if wi * wj > 0]
         weights = np.array([weight for *_, weight in corners])

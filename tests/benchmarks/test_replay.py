@@ -1,0 +1,116 @@
+"""Replayed studies have the scores of recorded trials, and what is measured in them is right."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmarks.replay import (
+    STRATEGIES,
+    Judge,
+    Replayed,
+    calibration_error,
+    finalists,
+    highest_mean,
+    measure,
+    replay,
+    setting,
+    smoothed,
+)
+from benchmarks.surfaces.make import write
+from benchmarks.surfaces.surface import Drawn, Surface, load, simulated
+
+ROWS = 40
+
+
+def trial(rate: float, rank: int, seed: int) -> dict[str, Any]:
+    """A line of the file: at rates above 1e-3 training fails, and 3e-4 is the best rate."""
+    scores = 0.8 - 0.1 * math.log10(rate / 3e-4) ** 2 + 0.1 * np.random.default_rng([seed, rank]).standard_normal(ROWS)
+    fine = {"validation": scores[:10].tolist(), "unseen": scores[10:].tolist(), "loss": [2.0, 1.0], "loss_step": [1, 2]}
+    cell = {"learning_rate": rate, "r": rank, "lora_alpha": 2 * rank, "seed": seed}
+    return cell | (fine if rate <= 1e-3 else {"failure": "diverged: the loss rose", "loss": [], "loss_step": []})
+
+
+@pytest.fixture(scope="module")
+def surface(tmp_path_factory: pytest.TempPathFactory) -> Surface:
+    """A small grid; of the rate 1e-5 one trial is missing."""
+    cells = [(rate, rank, seed) for seed in (0, 1) for rate in (3e-5, 3e-4, 1e-3, 3e-3) for rank in (8, 64)]
+    path = tmp_path_factory.mktemp("surface") / "tiny.parquet"
+    write(
+        path,
+        [trial(0.0, 0, 0) | {"r": 0} if not rate else trial(rate, r, s) for rate, r, s in [*cells, (1e-5, 8, 0)]],
+        {},
+    )
+    return load(path)
+
+
+def test_an_incomplete_grid_is_read_as_far_as_it_is_complete(surface: Surface) -> None:
+    assert surface.rates.tolist() == [3e-5, 3e-4, 1e-3, 3e-3]
+    assert surface.scores.shape == (2, 4, 2, ROWS)
+    assert surface.best == pytest.approx(surface.scores[:, 1].mean(axis=(0, 2)).max())
+
+
+def test_a_trial_has_the_scores_of_neighbouring_cells(surface: Surface) -> None:
+    draws = np.random.default_rng(0)
+    drawn = surface.draw(3e-4, 8, draws)
+    assert drawn is not None
+    assert ((drawn.scores == surface.scores[:, 1, 0]).any(axis=0)).all()
+    between = surface.draw(1e-4, 16, draws)
+    assert between is not None
+    low, high = surface.scores[:, :2].min(axis=(0, 1, 2)), surface.scores[:, :2].max(axis=(0, 1, 2))
+    assert ((low <= between.scores) & (between.scores <= high)).all()
+    assert surface.scores[:, 0].mean() < between.expected < surface.scores[:, 1].mean()
+
+
+def test_scale_counts_as_rate(surface: Surface) -> None:
+    params = {"training.learning_rate": 3e-5, "lora.r": 8, "lora.lora_alpha": 160}
+    assert setting(params, surface) == pytest.approx((3e-4, 8))
+    assert setting({"training.learning_rate": 3e-5, "lora.r_doublings": 5}, surface) == (3e-5, 32)
+
+
+def test_training_fails_where_it_failed(surface: Surface) -> None:
+    assert all(surface.draw(3e-3, 8, np.random.default_rng(seed)) is None for seed in range(5))
+    assert all(surface.draw(1e-3, 8, np.random.default_rng(seed)) is not None for seed in range(5))
+
+
+@pytest.mark.parametrize("name", ["today", "random", "gp 4"])
+def test_a_study_is_replayed(surface: Surface, name: str) -> None:
+    studies = [replay(surface, STRATEGIES[name], 3, trials=8, rows=16) for _ in range(2)]
+    assert [study.told for study in studies] == [studies[0].told] * 2
+    for rule in (highest_mean, smoothed):
+        measured = measure(studies[0], surface, rule, None, 8)
+        assert len(measured.regrets) == 8
+        assert 0 <= measured.regrets[-1] == surface.best - studies[0].trials[rule(studies[0], None).place].expected
+        assert 0 < measured.p_best <= 1
+
+
+def test_neighbours_correct_a_lucky_score() -> None:
+    line = simulated(rows=200)
+    means = np.array([0.70, 0.75, 0.70, 0.78, 0.79, 0.78])  # the second is lucky by 0.06
+    noise = 0.2 * np.random.default_rng(0).standard_normal((6, 200))
+    scores = means[:, None] + noise - noise.mean(axis=1, keepdims=True)
+    scores[1] += 0.045
+    trials = [Drawn(mean, row, line.losses[0, 0, 0]) for mean, row in zip(means, scores, strict=True)]
+    rates = [math.log(10) * place for place in (-4.6, -4.5, -4.4, -3.7, -3.6, -3.5)]
+    told = scores.mean(axis=1).tolist()
+    study = Replayed(list(range(6)), [(rate, 4.0) for rate in rates], trials, scores, scores, told, [])
+    assert highest_mean(study, None).place == 1
+    assert smoothed(study, None).place in (3, 4, 5)
+
+
+def test_a_judge_takes_calls_and_a_pruner_ends_trials() -> None:
+    study = replay(simulated(rows=60), STRATEGIES["random"], 0, trials=12, rows=20, pruner="median", judge=Judge(15))
+    assert len(study.trials) + len(study.pruned) <= 12
+    assert study.pruned
+    place, judged = finalists(study, Judge(15))
+    assert judged is not None
+    assert judged.sum() == 5 * len(study.trials) + 3 * 15
+    assert place in np.argsort(study.told)[-3:]
+
+
+def test_calibration_error() -> None:
+    right = np.array([1.0, 0.0, 1.0, 0.0])
+    assert calibration_error(np.full(4, 0.5), right) == 0
+    assert calibration_error(np.full(4, 0.9), right) == pytest.approx(0.4)
