@@ -39,7 +39,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 WHOLE_PROGRAM = (
-    *("torch", "transformers.optimization", "peft", "bert_score", "datasets"),
+    *("torch", "transformers.optimization", "lorahydra.modeling.base", "peft", "bert_score", "datasets"),
     *("mlflow.store.tracking.sqlalchemy_store", "mlflow.data", "mlflow.tracking", "mlflow.pyfunc"),
     *("mlflow.store.model_registry.sqlalchemy_store", "mlflow.utils.search_logged_model_utils"),
     *("mlflow.cli", "mlflow.server.handlers", "uvicorn"),

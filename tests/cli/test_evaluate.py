@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def test_the_adapter_says_what_it_belongs_to(tiny_adapter: Path, tiny_model: Pat
     assert config.model.chat_template == CHAT_TEMPLATE
     assert config.data.system_prompt == "Be brief."
     assert config.lora.r == 8
+
+
+def test_a_quantised_base_stays_quantised(tiny_adapter: Path, tmp_path: Path) -> None:
+    folder, metadata = shutil.copytree(tiny_adapter, tmp_path / "adapter"), read_metadata(tiny_adapter)
+    model = dataclasses.replace(metadata.model, quantization="nf4")
+    write_metadata(folder, dataclasses.replace(metadata, model=model))
+    for given, expected in (([], "nf4"), (["model.quantization=null"], None), (["model=smollm2_135m"], None)):
+        assert compose(evaluate_module._with_metadata(folder, given)).model.quantization == expected
 
 
 def test_overrides_win(tiny_adapter: Path) -> None:

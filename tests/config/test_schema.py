@@ -7,6 +7,7 @@ import pytest
 from lorahydra.config.schema import (
     DataConfig,
     EvaluationConfig,
+    ExperimentConfig,
     JudgeConfig,
     LoraConfig,
     ModelConfig,
@@ -31,6 +32,12 @@ BAD = [
     (ModelConfig, {"dtype": "int8"}, "model.dtype=int8 is not allowed: choose one of auto, bfloat16"),
     (ModelConfig, {"device": "cuda:x"}, "model.device=cuda:x is not allowed"),
     (ModelConfig, {"device": "gpu"}, "model.device=gpu is not allowed"),
+    (ModelConfig, {"quantization": "fp4"}, "model.quantization=fp4 is not allowed: give nf4 or int8 or null"),
+    (
+        ExperimentConfig,
+        {"model": ModelConfig(quantization="nf4"), "lora": LoraConfig(init_lora_weights="pissa")},
+        "lora.init_lora_weights=pissa needs a base model in full precision",
+    ),
     (TrainingConfig, {"learning_rate": -1.0}, "training.learning_rate=-1.0 is not allowed: it must be above 0"),
     (TrainingConfig, {"learning_rate": 2.0}, "training.learning_rate=2.0"),
     (TrainingConfig, {"learning_rate": float("nan")}, "training.learning_rate=nan"),

@@ -36,7 +36,7 @@ def changed(folder: Path, **values: Any) -> None:
 
 def test_it_comes_back_as_it_was_written(folder: Path) -> None:
     origin = AdapterMetadata(
-        ModelConfig(name_or_path="имя", revision="main", dtype="bfloat16", chat_template=TEMPLATE),
+        ModelConfig(name_or_path="имя", revision="main", dtype="bfloat16", quantization="nf4", chat_template=TEMPLATE),
         base_digest="git:abc",
         system_prompt='"Кратко"\n---\n',
         max_new_tokens=7,
@@ -47,11 +47,13 @@ def test_it_comes_back_as_it_was_written(folder: Path) -> None:
     assert read_metadata(folder) == origin
 
 
-def test_adapters_of_before_are_asked_with_names_of_control_tokens_as_text(folder: Path) -> None:
+def test_adapters_of_before_are_asked_as_they_were_trained(folder: Path) -> None:
     content = json.loads((folder / METADATA_FILE).read_text("utf-8"))
     content.pop("special_tokens")
+    content["model"].pop("quantization")
     (folder / METADATA_FILE).write_text(json.dumps(content), "utf-8")
-    assert read_metadata(folder).special_tokens == "text"
+    metadata = read_metadata(folder)
+    assert (metadata.special_tokens, metadata.model.quantization) == ("text", None)
 
 
 def test_the_device_of_another_machine_is_not_kept(folder: Path) -> None:
@@ -84,6 +86,7 @@ def test_an_adapter_of_others_that_names_none(folder: Path, name: object) -> Non
         {"model__name_or_path": ""},
         {"model__dtype": "int8"},
         {"model__dtype": None},
+        {"model__quantization": "nf5"},
         {"model__chat_template": "/etc/passwd"},
         {"model__chat_template": {"a": 1}},
         {"model__revision": 3},

@@ -179,6 +179,21 @@ def test_medium_precision_trains_nearly_the_same_and_in_a_pack_of_its_own(place:
     assert medium.eval_loss == pytest.approx(highest.eval_loss, rel=0.01)
 
 
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_pack_on_a_quantised_base(place: Place, tiny_model: Path, kind: Any) -> None:
+    place.base = load_base(ModelConfig(name_or_path=str(tiny_model), device="cpu", quantization=kind))
+    before = weights_digest(place.base.model)
+    settings = [changed({"lora_dropout": 0.1}), DIFFERENT[1], changed({"use_dora": True})]
+    pack = place.train(settings, "pack")
+    assert weights_digest(place.base.model) == before
+    [alone] = place.train(settings[:1], "alone")
+    assert same(weights(pack[0]), weights(alone))
+    for index in (1, 2):
+        assert same(weights(pack[index]), by_peft(place, *settings[index]))
+    losses = [values["eval/loss"] for _, values in place.figures("pack", 1) if "eval/loss" in values]
+    assert losses[-1] < losses[0]
+
+
 def test_lora_plus_and_arguments_of_the_optimiser(place: Place) -> None:
     settings = [changed({"plus_ratio": 8.0}), changed({"plus_ratio": 2.0}, extra={"betas": [0.8, 0.95]}), DIFFERENT[0]]
     pack = place.train(settings, "pack")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["export_adapter"]
+
+logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 
@@ -101,6 +104,13 @@ def export_adapter(
 def _write_merged(folder: Path, target: Path, metadata: AdapterMetadata, dtype: str) -> tuple[str, tuple[str, ...]]:
     """Write a merged model; returns the dtype of its weights, and the texts that end its answers."""
     merged_dtype = _merged_dtype(metadata, dtype)
+    if metadata.model.quantization is not None:
+        logger.warning(
+            "The base model was quantised to %s in training: the merged model has its dequantised weights in %s, which "
+            "take as much memory as those of any other model",
+            metadata.model.quantization,
+            dtype_name(merged_dtype),
+        )
     base = merge_adapter(metadata.model, folder, merged_dtype)
     warn_of_another_base(base, metadata)
     chat = chat_format(base, metadata)

@@ -56,10 +56,11 @@ def _with_metadata(adapter: Path, overrides: Sequence[str]) -> list[str]:
     keys = {override.partition("=")[0].lstrip("+") for override in overrides}
     added = []
     if "model" not in keys:
-        # The same model in a new place: settings of the old place are dropped, and the template is kept.
+        # The same model in a new place: settings of the old place are dropped.
         moved = "model.name_or_path" in keys
-        kept = ("chat_template",) if moved else ("name_or_path", "revision", "gguf_file", "chat_template")
-        stated = {name: getattr(metadata.model, name) for name in kept if f"model.{name}" not in keys}
+        place = () if moved else ("name_or_path", "revision", "gguf_file")
+        kept = [name for name in (*place, "quantization", "chat_template") if f"model.{name}" not in keys]
+        stated = {name: getattr(metadata.model, name) for name in kept}
         added += [f"model.{name}={literal(value)}" for name, value in stated.items() if value is not None]
     if metadata.system_prompt is not None and "data.system_prompt" not in keys:
         added.append(f"data.system_prompt={literal(metadata.system_prompt)}")

@@ -51,6 +51,10 @@ class ModelConfig:
     """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`; `auto` takes the first GPU, else the CPU."""
     dtype: Dtype = "auto"
     """`auto`, `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a GPU that supports it, else float32."""
+    quantization: Literal["nf4", "int8"] | None = None
+    """`nf4` (4 bits) or `int8` (8 bits) for the weights of the linear layers, so that a larger model fits (QLoRA, arXiv
+    2305.14314); products are in `dtype`. Needs `pip install 'lorahydra[quantized]'`, and a CUDA GPU or the CPU. Full
+    precision when unset."""
     attn_implementation: str | None = None
     """Attention kernel of transformers (`sdpa`, `eager`, `flash_attention_2`, …); its own choice when unset."""
     chat_template: str | None = None
@@ -346,5 +350,11 @@ class ExperimentConfig:
         names = objectives(self.objective)
         if "judge_score" in names and self.judge.name == "none":
             raise ConfigError("objective=judge_score needs a judge, for example judge=gemini")
+        init, quantization = self.lora.init_lora_weights, self.model.quantization
+        if quantization is not None and isinstance(init, str) and init != "gaussian":
+            raise ConfigError(
+                f"lora.init_lora_weights={init} needs a base model in full precision: choose another value, or leave "
+                f"out model.quantization={quantization}"
+            )
         within("seed", self.seed, 0, 2**32 - 1)
         not_blank("output_dir", self.output_dir)

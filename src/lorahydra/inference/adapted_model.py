@@ -130,7 +130,7 @@ def _comparable(base: BaseModel, metadata: AdapterMetadata) -> bool:
     wheels = {f"sha256:{packaged.sha256}" for packaged in PACKAGED.values()}
 
     def kind(digest: str | None) -> str:
-        return "wheel" if digest in wheels else str(digest).partition(":")[0]
+        return "wheel" if str(digest).partition("+")[0] in wheels else str(digest).partition(":")[0]
 
     return kind(base.digest) == kind(metadata.base_digest)
 

@@ -7,6 +7,7 @@ the newest versions that pyproject.toml allows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 __all__ = [
     "attention_of",
     "computes_in_static_shapes",
+    "drop_one_way_conversions",
     "end_failed_recording",
     "has_linear",
     "is_view",
@@ -37,6 +39,19 @@ def takes_dynamic_cache(model: PreTrainedModel) -> bool:
 def computes_in_static_shapes(model: PreTrainedModel) -> bool:
     """Whether transformers says that a model decodes with a cache of a fixed size, as its `generate` asks too."""
     return bool(getattr(model, "_can_compile_fullgraph", False))
+
+
+def drop_one_way_conversions(model: PreTrainedModel) -> None:
+    """Make a model that was read from quantised weights, and dequantised, one that can be saved.
+
+    `save_pretrained` reverts what was done to the weights as they were read; nothing public changes that.
+    """
+    kept = []
+    for conversion in getattr(model, "_weight_conversions", None) or []:
+        with suppress(NotImplementedError):
+            conversion.reverse_transform()
+            kept.append(conversion)
+    model._weight_conversions = kept or None
 
 
 def tensor_norms(tensors: Sequence[Tensor]) -> list[Tensor]:

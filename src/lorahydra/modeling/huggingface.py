@@ -13,7 +13,15 @@ from typing import Any
 
 from lorahydra.errors import ModelError, library_errors, reason
 
-__all__ = ["disk_errors", "loading", "no_hub_advice", "no_loading_report", "no_progress_bars", "save_tokenizer"]
+__all__ = [
+    "disk_errors",
+    "errors_only",
+    "loading",
+    "no_hub_advice",
+    "no_loading_report",
+    "no_progress_bars",
+    "save_tokenizer",
+]
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
@@ -69,7 +77,7 @@ def no_progress_bars() -> Iterator[None]:
 @contextmanager
 def no_hub_advice() -> Iterator[None]:
     """Hide huggingface_hub's remarks during a download (hints to log in, …); errors are still raised."""
-    with _errors_only("huggingface_hub"):
+    with errors_only("huggingface_hub"):
         yield
 
 
@@ -79,12 +87,13 @@ def no_loading_report() -> Iterator[None]:
 
     A remark on layers that are not spread over several GPUs goes with it.
     """
-    with _errors_only("transformers.modeling_utils"), _errors_only("transformers.distributed.tensor_parallel"):
+    with errors_only("transformers.modeling_utils"), errors_only("transformers.distributed.tensor_parallel"):
         yield
 
 
 @contextmanager
-def _errors_only(name: str) -> Iterator[None]:
+def errors_only(name: str) -> Iterator[None]:
+    """Hide what a library logs below the level of errors inside the block."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)

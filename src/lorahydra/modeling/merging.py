@@ -22,6 +22,7 @@ from lorahydra.modeling.generation import greedy_settings
 from lorahydra.modeling.huggingface import disk_errors, no_progress_bars, save_tokenizer
 from lorahydra.modeling.lora import attach_saved
 from lorahydra.modeling.peft_format import check_adapter
+from lorahydra.modeling.quantization import dequantize
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -36,10 +37,12 @@ def merge_adapter(config: ModelConfig, folder: Path, dtype: torch.dtype) -> Base
     """Load a copy of the base model, on the CPU, with the adapter in a folder merged into its weights.
 
     Products are added to the checkpoint's weights in float32 and rounded to `dtype` once, in which they must be finite.
+    A quantised base model is dequantised to `dtype` first: these are the weights that the adapter was trained on.
     Base models that the process holds stay as they are.
     """
     check_adapter(folder)
     base = load_copy(config)
+    dequantize(base.model, dtype)
     model = attach_saved(base, folder)
     _untie(model)
     try:

@@ -24,7 +24,7 @@ from lorahydra.utils.files import atomic_file
 __all__ = ["AdapterMetadata", "read_metadata", "write_metadata"]
 
 VERSION = 1
-KEPT = ("name_or_path", "revision", "gguf_file", "dtype", "attn_implementation", "chat_template")
+KEPT = ("name_or_path", "revision", "gguf_file", "dtype", "quantization", "attn_implementation", "chat_template")
 """Settings of the base model that are kept; the device depends on the machine."""
 
 
@@ -80,7 +80,9 @@ def _base_of(folder: Path) -> str:
 
 
 def _checked(content: Mapping[str, Any]) -> AdapterMetadata:
-    model = ModelConfig(**{name: content["model"][name] for name in KEPT})
+    # Earlier versions had no quantised base models.
+    settings = {"quantization": None, **content["model"]}
+    model = ModelConfig(**{name: settings[name] for name in KEPT})
     metadata = AdapterMetadata(**{**content, "model": model})
     check_types("", metadata)
     at_least("max_new_tokens", metadata.max_new_tokens, 1)

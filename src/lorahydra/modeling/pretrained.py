@@ -10,6 +10,7 @@ import torch
 from lorahydra.errors import ConfigError, LorahydraError, ModelError, library_errors, reason
 from lorahydra.modeling.huggingface import loading, no_loading_report, no_progress_bars
 from lorahydra.modeling.model_files import ModelFiles, check_tokenizer, check_weights, weight_files
+from lorahydra.modeling.quantization import quantization_config
 from lorahydra.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -21,15 +22,19 @@ logger = logging.getLogger(__name__)
 
 
 def read_model(
-    files: ModelFiles, dtype: torch.dtype, attention: str | None
+    files: ModelFiles, device: torch.device, dtype: torch.dtype, quantization: str | None, attention: str | None
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Read the tokenizer and the model onto the CPU; without `attention`, transformers chooses the kernel."""
+    """Read the tokenizer and the model, onto the CPU or, if it is quantised, onto `device`.
+
+    Without `attention`, transformers chooses the kernel.
+    """
+    _check_not_quantized(files, quantization)
     check_weights(files)
     if files.gguf_file:
         return _from_gguf(files, files.gguf_file, dtype, attention)
     tokenizer = read_tokenizer(files)
     _check_architecture(files)
-    return tokenizer, _from_safetensors(files, dtype, attention)
+    return tokenizer, _from_safetensors(files, device, dtype, quantization, attention)
 
 
 def _from_gguf(
@@ -109,12 +114,36 @@ def _check_architecture(files: ModelFiles) -> None:
         )
 
 
-def _from_safetensors(files: ModelFiles, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
+def _check_not_quantized(files: ModelFiles, quantization: str | None) -> None:
+    """Refuse to quantise weights again: rounding them twice loses more."""
+    if quantization and (files.gguf_file or _is_quantized(files)):
+        raise ConfigError(
+            f"model.quantization={quantization} cannot be used with {files.name}, which is a GGUF file or quantised "
+            "already: leave it out, or choose a model in full precision"
+        )
+
+
+def _is_quantized(files: ModelFiles) -> bool:
+    return getattr(read_config(files), "quantization_config", None) is not None
+
+
+def _from_safetensors(
+    files: ModelFiles, device: torch.device, dtype: torch.dtype, quantization: str | None, attention: str | None
+) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    if quantization:
+        options["quantization_config"] = quantization_config(quantization, dtype)
+    if quantization or _is_quantized(files):
+        options["device_map"] = {"": device}
 
     def unusable(error: Exception) -> LorahydraError:
+        if isinstance(error, torch.OutOfMemoryError):
+            return ModelError(
+                f"{files.name} needs more memory than is free on {device}, even with model.quantization="
+                f"{quantization}: free some memory, or choose a smaller model"
+            )
         if attention and ("attn" in str(error) or "attention" in str(error).lower()):
             return ConfigError(f"model.attn_implementation={attention} cannot be used: {reason(error)}")
         if "ignore_mismatched_sizes" in str(error):

@@ -31,7 +31,10 @@ def check_targets(base: BaseModel, config: LoraConfig) -> None:
         matched = {}
         for name in targets:
             matched |= _matching(base, rf"(.*\.)?{re.escape(name)}", shown=name)
-    if isinstance(config.init_lora_weights, str) and config.init_lora_weights.startswith("pissa"):
+    init = config.init_lora_weights
+    if isinstance(init, str) and init != "gaussian":
+        _check_full_precision(base, init, matched)
+    if isinstance(init, str) and init.startswith("pissa"):
         _check_pissa(base, config.r, matched)
 
 
@@ -63,6 +66,17 @@ def _linear_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
     }
+
+
+def _check_full_precision(base: BaseModel, init: str, layers: dict[str, torch.nn.Module]) -> None:
+    """Refuse initialisations that PEFT cannot make on a checkpoint that was saved quantised."""
+    for layer in layers.values():
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, torch.Tensor) and not weight.is_floating_point():
+            raise ModelError(
+                f"lora.init_lora_weights={init} needs a base model in full precision, and {base.source} is quantised: "
+                "choose another value"
+            )
 
 
 def _check_pissa(base: BaseModel, r: int, layers: dict[str, torch.nn.Module]) -> None:

@@ -80,7 +80,8 @@ def _save(target: Path, code: Path, origin: AdapterMetadata) -> None:
 
     _copy_code(code)
     # Without the local part of a build, such as `+cpu`, which the package index does not have.
-    requirements = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
+    packages = REQUIREMENTS if origin.model.quantization is None else (*REQUIREMENTS, "bitsandbytes")
+    requirements = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in packages]
     signature = ModelSignature(
         # A text or a list of messages: either is one column, and MLflow has no type for both.
         inputs=Schema([ColSpec(AnyType())]),
@@ -122,6 +123,7 @@ def _facts(origin: AdapterMetadata) -> dict[str, Any]:
         "base_revision": origin.model.revision,
         "base_digest": origin.base_digest,
         "dtype": origin.model.dtype,
+        "quantization": origin.model.quantization,
         "lorahydra_run": origin.run_id,
     }
     return {name: value for name, value in facts.items() if value is not None}

@@ -14,9 +14,10 @@ from lorahydra.evaluation import EvaluationSet
 from lorahydra.judges import JudgeSession, ready_session
 from lorahydra.metrics.bertscore import BertScorer, load_scorer
 from lorahydra.modeling.base import BaseModel, load_base
-from lorahydra.modeling.devices import dtype_name
+from lorahydra.modeling.devices import dtype_name, resolve_device
 from lorahydra.modeling.generation import context_window
 from lorahydra.modeling.metadata import AdapterMetadata
+from lorahydra.modeling.quantization import check_quantization
 from lorahydra.modeling.vocabulary import check_token_ids
 from lorahydra.training import check_settings
 
@@ -59,6 +60,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     """Read, check and tokenise the data, load the models and set up the judge; what is already loaded is used again."""
     started = time.perf_counter()
     check_settings(config.lora, config.training)
+    check_quantization(config.model, resolve_device(config.model.device))
     # First, so that a missing or refused key shows within seconds.
     session = ready_session(config.judge)
     splits = load_splits(config.data, config.seed)
