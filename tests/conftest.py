@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from tests.support.models import CHAT_TEMPLATE, make_tiny_encoder, make_tiny_model
@@ -130,7 +132,13 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_encoder(tmp_path_factory.mktemp("tiny-encoder"))
 
 
-def make_tiny_adapter(model: Path, folder: Path, *, system_prompt: str | None = "Be brief.") -> Path:
+def make_tiny_adapter(
+    model: Path,
+    folder: Path,
+    *,
+    system_prompt: str | None = "Be brief.",
+    quantization: Literal["nf4", "int8"] | None = None,
+) -> Path:
     """Write an adapter of the tiny model, trained for a few steps, with what it belongs to."""
     import torch
 
@@ -139,7 +147,8 @@ def make_tiny_adapter(model: Path, folder: Path, *, system_prompt: str | None = 
     from lorahydra.modeling.lora import adapter, save_adapter
     from lorahydra.modeling.metadata import AdapterMetadata, write_metadata
 
-    base = load_base(ModelConfig(name_or_path=str(model), device="cpu"))
+    settings = ModelConfig(name_or_path=str(model), device="cpu", quantization=quantization)
+    base = load_base(settings)
     ids = base.tokenizer("What is one and one? It is two.", return_tensors="pt")["input_ids"]
     with adapter(base, LoraConfig(r=4, lora_alpha=8), seed=1) as tuned:
         optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=0.02)
@@ -148,7 +157,7 @@ def make_tiny_adapter(model: Path, folder: Path, *, system_prompt: str | None = 
             optimizer.step()
             optimizer.zero_grad()
         save_adapter(tuned, folder)
-    config = ModelConfig(name_or_path=base.source, dtype="float32", chat_template=CHAT_TEMPLATE)
+    config = dataclasses.replace(settings, dtype="float32", chat_template=CHAT_TEMPLATE)
     write_metadata(folder, AdapterMetadata(config, base.digest, system_prompt, max_new_tokens=12))
     return folder
 

@@ -15,17 +15,19 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 from safetensors.torch import load_file, save_file
-from tests.conftest import CHAT_TEMPLATE
+from tests.conftest import CHAT_TEMPLATE, make_tiny_adapter
 from tests.support.models import weights_digest
 
 from lorahydra.adapters.export import export_adapter
 from lorahydra.adapters.model_card import model_card
 from lorahydra.config.schema import LoraConfig, ModelConfig
 from lorahydra.errors import LorahydraError, ModelError, OutputError
-from lorahydra.inference.adapted_model import conversations, open_adapter
+from lorahydra.inference.adapted_model import chat_format, conversations, open_adapter
 from lorahydra.modeling.base import load_base
+from lorahydra.modeling.generation import generate_pack, stop_tokens
 from lorahydra.modeling.lora import adapter, save_adapter
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
+from lorahydra.modeling.saved_pack import load_pack
 from lorahydra.names import METADATA_FILE
 from lorahydra.tracking.reading import RecordedDataset, RecordedRun
 
@@ -93,6 +95,35 @@ def test_all_ways_give_the_same_answers(tiny_adapter: Path, tiny_model: Path, tm
     assert load_base(ModelConfig(name_or_path=str(tiny_model), device="cpu")) is base
     assert weights_digest(base.model) == before
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["adapter", "merged"]
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_an_adapter_of_a_quantised_base(
+    kind: Any, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_tiny_adapter(tiny_model, tmp_path / "trained", quantization=kind)
+    with open_adapter(folder, device="cpu") as model:
+        base, metadata = model.base, model.metadata
+        expected = model.answer_tokens(conversations(PROMPTS))
+        assert expected != model.answer_tokens(conversations(PROMPTS), tuned=False)
+        ids = [model.prompt_ids(conversation) for conversation in conversations(PROMPTS)]
+    assert base.digest is not None
+    assert base.digest.endswith(f"+{kind}")
+
+    chat, limit = chat_format(base, metadata), metadata.max_new_tokens
+    stop = stop_tokens(base.model, chat.end_tokens)
+    with load_pack(base, [folder, folder]) as pack:
+        answers = generate_pack(pack, ids, 2, stop=stop, ends=chat.text_end, max_new_tokens=limit, batch_size=8)
+    assert answers == [expected, expected]
+
+    export_adapter(folder, tmp_path / "adapter")
+    assert "BitsAndBytesConfig" in (tmp_path / "adapter" / "README.md").read_text("utf-8")
+    assert read_metadata(tmp_path / "adapter") == metadata
+    assert not caplog.records
+    export_adapter(folder, tmp_path / "merged", merged=True)
+    assert "dequantised weights" in caplog.text
+    merged, tokenizer = loaded(tmp_path / "merged")
+    assert plain_tokens(merged, tokenizer, PROMPTS, metadata.system_prompt, limit) == expected
 
 
 @pytest.mark.slow
