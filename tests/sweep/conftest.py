@@ -207,6 +207,7 @@ def samplers(*wanted: str) -> list[Any]:
     """Samplers with settings under which each does what is its own after two trials."""
     gone = {"cmaes": "cmaes"}
     settings = {
+        "auto": ["hydra.sweeper.sampler.n_startup_trials=2"],
         "multivariate_tpe": ["hydra.sweeper.sampler.n_startup_trials=2"],
         "tpe": ["hydra.sweeper.sampler.n_startup_trials=2"],
         "random": [],

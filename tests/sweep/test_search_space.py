@@ -117,3 +117,21 @@ def test_a_sweep_that_cannot_be_used(wrong: str) -> None:
 )
 def test_size(distributions: list[CategoricalDistribution], expected: float) -> None:
     assert size({str(index): distribution for index, distribution in enumerate(distributions)}) == expected
+
+
+@pytest.mark.parametrize("own", [[], ["lora.alpha=choice(1,2)"]])
+def test_a_resumed_study_keeps_the_space_that_another_version_shipped(own: list[str]) -> None:
+    kinds: dict[str, BaseDistribution] = {
+        "lora.r": CategoricalDistribution((4, 8)),
+        "lora.alpha": CategoricalDistribution((1, 2)),
+        "lora.bias": CategoricalDistribution(("none", "all")),
+        "lora.lora_dropout": FloatDistribution(0.0, 0.3, step=0.1),
+        "training.learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
+        "training.steps": IntDistribution(1, 9, step=2),
+    }
+    begun = {name: str(kind) for name, kind in kinds.items()}
+    space = read_space(own, SHIPPED, FIRST, add_shipped=bool(own), begun=begun)
+    assert space.distributions == kinds
+    assert space.describe() == dict(sorted(begun.items()))
+    fixed = read_space(["lora.r=8", *own], SHIPPED, FIRST, add_shipped=bool(own), begun=begun)
+    assert fixed.distributions == {name: kind for name, kind in kinds.items() if name != "lora.r"}

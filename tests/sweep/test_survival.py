@@ -49,7 +49,7 @@ def check_once(program: Program, whole: Program, n_trials: int) -> None:
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize(("sampler", "overrides"), samplers("multivariate_tpe", "gp", "cmaes", "grid", "qmc"))
+@pytest.mark.parametrize(("sampler", "overrides"), samplers("auto", "multivariate_tpe", "cmaes", "grid", "qmc"))
 def test_processes_killed_in_trials(sampler: str, overrides: list[str], tmp_path: Path, runner: ProgramRunner) -> None:
     n_trials, kills = 6, [1, 3]
     command = settings(sampler, n_trials, *overrides)

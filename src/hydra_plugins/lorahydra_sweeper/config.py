@@ -1,6 +1,7 @@
 """Settings of the sweeper and of its pruners, for Hydra's config store.
 
-Every key of `hydra/sweeper=optuna` exists here with the same meaning; `hydra/sweeper/sampler` is its group.
+Every key of `hydra/sweeper=optuna` exists here with the same meaning; `hydra/sweeper/sampler` is its group, extended by
+`auto` and `multivariate_tpe`.
 Experiments of lorahydra take the values from `conf/hydra/sweeper/lorahydra.yaml`, other programs from here. Hydra
 imports this module whenever it starts, so nothing slow is imported here.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf, TPESamplerConfig
+from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf, SamplerConfig, TPESamplerConfig
 from omegaconf import MISSING
 
 from lorahydra.config.environment import register_resolver
@@ -28,6 +29,16 @@ class MultivariateTPEConfig(TPESamplerConfig):
     constant_liar: bool = True
     n_startup_trials: int = 6
     warn_independent_sampling: bool | None = None
+
+
+@dataclass
+class AutoSamplerConfig(SamplerConfig):
+    """The sampler that suits a study."""
+
+    _target_: str = "lorahydra.sweep.auto_sampler.AutoSampler"
+    seed: int | None = None
+    # Trials that are spread over the space before results decide.
+    n_startup_trials: int = 4
 
 
 @dataclass
@@ -110,7 +121,7 @@ class BaseLorahydraSweeperConf(OptunaSweeperConf):
 class LorahydraSweeperConf(BaseLorahydraSweeperConf):
     """`hydra/sweeper=lorahydra` in any other program than lorahydra."""
 
-    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "multivariate_tpe"}, {"pruner": "median"}])
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "auto"}, {"pruner": "median"}])
 
 
 def _store() -> None:
@@ -119,7 +130,8 @@ def _store() -> None:
     provider = "lorahydra_sweeper"
     store.store(group="hydra/sweeper", name="lorahydra", node=LorahydraSweeperConf, provider=provider)
     store.store(group="hydra/sweeper", name="base_lorahydra", node=BaseLorahydraSweeperConf, provider=provider)
-    store.store(group="hydra/sweeper/sampler", name="multivariate_tpe", node=MultivariateTPEConfig, provider=provider)
+    for name, sampler in {"auto": AutoSamplerConfig, "multivariate_tpe": MultivariateTPEConfig}.items():
+        store.store(group="hydra/sweeper/sampler", name=name, node=sampler, provider=provider)
     pruners = {
         "none": NopPrunerConfig,
         "median": MedianPrunerConfig,

@@ -22,8 +22,8 @@ __all__ = ["DEMO_MODEL", "FEWEST_TRIALS", "MOST_TRIALS", "Data", "demo_data", "e
 
 FEWEST_TRIALS, MOST_TRIALS = 5, 100
 DEMO_MODEL = "smollm2-135m-instruct"
-FEW_TRIALS = 10
-"""Up to this number, only the learning rate and the rank are searched."""
+FEW_TRIALS = 6
+"""Up to this number, only the learning rate is searched."""
 PROMPT_TOKENS = 650
 """Length of a judge's prompt without the request, the reference and the prediction."""
 REPLY_TOKENS = 120

@@ -26,8 +26,8 @@ from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.search_space import SearchSpace, corners
 from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.storage import reading
-from lorahydra.sweep.study_spec import CONTENT, DATA_CONTENT, ROWS_CONTENT, experiment_spec, kept_settings
-from lorahydra.sweep.study_store import known_spec, resume_command, with_command
+from lorahydra.sweep.study_spec import CONTENT, DATA_CONTENT, ROWS_CONTENT, begun_space, experiment_spec, kept_settings
+from lorahydra.sweep.study_store import COMMAND, SPEC, known_attributes, resume_command, with_command
 from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.sweep.workers import WorkerPool, is_worker, worker_command, workers_of_study, workers_wanted
@@ -76,7 +76,7 @@ class ExperimentObjective(Objective):
         self.folder = sweep_folder(tree, self.study_name)
         self.shipped_space = self.config.search.space
         self.first_trial = self.config.search.first_trial
-        self.adds_shipped_space = any(o.partition("=")[0].lstrip("+") == "search" for o in self._command_line)
+        self.adds_shipped_space = _choice_of_search(self._command_line) is not None
         self.is_worker = is_worker()
         self.n_workers = workers_wanted(settings)
         hide_password(tree, settings.storage)
@@ -87,9 +87,21 @@ class ExperimentObjective(Objective):
 
     def kept_settings(self) -> list[str]:
         """Overrides that keep the settings with which a study of an older version began."""
+        return kept_settings(self._begun().get(SPEC, {}), self._command_line)
+
+    def begun_space(self) -> dict[str, str]:
+        """The space of the study that is resumed, if it was begun with the same choice of `search`."""
+        begun = self._begun()
+        command = begun.get(COMMAND, {}).get("overrides", [])
+        if _choice_of_search(command) != _choice_of_search(self._command_line):
+            return {}
+        return begun_space(begun.get(SPEC, {}))
+
+    def _begun(self) -> dict[str, Any]:
+        """The attributes of the study that is resumed; empty for a new one."""
         if not (self.settings.study_name or self.config.study):
-            return []
-        return kept_settings(known_spec(self.study_name, self.settings.storage), self._command_line)
+            return {}
+        return known_attributes(self.study_name, self.settings.storage)
 
     def prepare(self, space: SearchSpace) -> None:
         """Load data and models, which trials share, so that a fault in them is found before there is a study."""
@@ -276,3 +288,9 @@ class ExperimentObjective(Objective):
                 f"objective={', '.join(self.objectives)}: leave the direction out"
             )
         return wanted
+
+
+def _choice_of_search(overrides: Sequence[str]) -> str | None:
+    """The search space that a command names; the last one counts."""
+    chosen = [value for key, _, value in (o.partition("=") for o in overrides) if key.lstrip("+") == "search"]
+    return chosen[-1] if chosen else None

@@ -62,6 +62,10 @@ class Objective:
         """Overrides that keep the settings with which a study of an older version began."""
         return []
 
+    def begun_space(self) -> dict[str, str]:
+        """The search space with which a study of an older version began, as text by parameter."""
+        return {}
+
     def prepare(self, space: SearchSpace) -> None:
         """Find faults before the study is made."""
 

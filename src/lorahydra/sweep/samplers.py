@@ -14,9 +14,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler, BruteForceSampler, CmaEsSampler, GridSampler, QMCSampler
+from optuna.samplers import BaseSampler, BruteForceSampler, CmaEsSampler, GridSampler, QMCSampler, TPESampler
 
 from lorahydra.errors import ConfigError, causes
+from lorahydra.sweep.auto_sampler import AutoSampler
 from lorahydra.sweep.compat import quietly
 from lorahydra.sweep.search_space import grid_values, size
 from lorahydra.sweep.settings import SweepSettings, UnfittedSampler
@@ -25,6 +26,7 @@ __all__ = ["fit_sampler", "make_pruner", "make_sampler", "warn_of_random_draws"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
+AUTO = f"{AutoSampler.__module__}.AutoSampler"
 LARGEST_GRID = 100_000
 """Settings; the grid sampler holds all of them in memory."""
 
@@ -53,7 +55,7 @@ def make_sampler(settings: Any, config: DictConfig) -> UnfittedSampler:
         # Optuna warns for each parameter of each trial; `warn_of_random_draws` does it once.
         settings.warn_independent_sampling = False
     sampler: UnfittedSampler
-    sampler = _made("sampler", settings, ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*"))
+    sampler = _made("sampler", settings, ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*", AUTO))
     return sampler
 
 
@@ -88,8 +90,11 @@ def fit_sampler(
         sampler, count = _grid(sampler, space, settings.grid_steps)
         if count > settings.n_trials:
             logger.info("The grid has %d settings: %d of them are tried", count, settings.n_trials)
-    elif not tries_all or settings.extends_space or not space:
-        return settings
+    else:
+        if isinstance(sampler, AutoSampler):
+            sampler = _auto(sampler, space, seed, complete=not settings.extends_space)
+        if not tries_all or settings.extends_space or not space:
+            return replace(settings, sampler=sampler)
     if count > settings.n_trials:
         return replace(settings, sampler=sampler)
     if not isinstance(sampler, GridSampler):
@@ -98,6 +103,17 @@ def fit_sampler(
             sampler = BruteForceSampler(seed=seed)
     logger.info("The search space has %d settings: each is tried once", count)
     return replace(settings, sampler=sampler, n_trials=int(count))
+
+
+def _auto(
+    sampler: AutoSampler, space: Mapping[str, BaseDistribution], seed: int | None, *, complete: bool
+) -> BaseSampler:
+    """The sampler for this space; TPE if a function of the user adds parameters, which are not known in advance."""
+    if complete:
+        sampler.fit(space)
+        return sampler
+    with quietly():
+        return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=6)
 
 
 def _grid(

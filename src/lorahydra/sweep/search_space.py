@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,12 @@ class SearchSpace:
 
 
 def read_space(
-    arguments: Sequence[str], shipped: Mapping[str, str], first_trial: Mapping[str, Any], *, add_shipped: bool
+    arguments: Sequence[str],
+    shipped: Mapping[str, str],
+    first_trial: Mapping[str, Any],
+    *,
+    add_shipped: bool,
+    begun: Mapping[str, str] | None = None,
 ) -> SearchSpace:
     """Read the sweeps.
 
@@ -49,6 +55,8 @@ def read_space(
         shipped: The space of `conf/search`, used if `arguments` sweep nothing.
         first_trial: Values of trial 0 for `shipped`.
         add_shipped: Use `shipped` in addition to the sweeps in `arguments`.
+        begun: The space of the study that is resumed, as `SearchSpace.describe` gives it: it takes the place of
+            `shipped`, which another version may ship with other sweeps.
 
     Raises:
         ConfigError: A sweep cannot be read or searched.
@@ -59,6 +67,14 @@ def read_space(
         distributions, fixed, fixed_overrides = create_params_from_overrides([*added, *arguments])
     except (HydraException, ValueError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"the search space cannot be used: {' '.join(str(error).split())}") from error
+    if begun and (add_shipped or not sweeps):
+        own = {argument.partition("=")[0].lstrip("+") for argument in arguments}
+        kept = {name: _distribution(text) for name, text in begun.items() if name not in own}
+        if any(name not in begun and name not in own for name in distributions) or any(
+            str(distributions.get(name)) != begun[name] for name in kept
+        ):
+            logger.info("The search space is the one that the study began with: %s", ", ".join(begun))
+        distributions = {name: kind for name, kind in distributions.items() if name in own} | kept
     searched = {name: _once(name, kind) for name, kind in distributions.items() if name not in fixed}
     first: dict[str, Any] = {}
     # The values of the first trial are good ones of the shipped space, of which the user may have fixed keys.
@@ -107,6 +123,18 @@ def corners(distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any
     ends = {name: values if name in choices else [values[0], values[-1]] for name, values in grids.items()}
     most = max((len(values) for values in ends.values()), default=0)
     return [{name: values[min(index, len(values) - 1)] for name, values in ends.items()} for index in range(most)]
+
+
+def _distribution(text: str) -> BaseDistribution:
+    """The distribution whose text this is."""
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call), "the text of Optuna's distributions"
+    arguments = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+    kinds: dict[str, Any] = {
+        kind.__name__: kind for kind in (CategoricalDistribution, FloatDistribution, IntDistribution)
+    }
+    kind: BaseDistribution = kinds[ast.unparse(call.func)](**arguments)
+    return kind
 
 
 def _once(name: str, distribution: BaseDistribution) -> BaseDistribution:

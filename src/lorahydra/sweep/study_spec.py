@@ -10,7 +10,15 @@ from lorahydra.config.compose import UNRECORDED, flatten
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
 
-__all__ = ["CONTENT", "DATA_CONTENT", "ROWS_CONTENT", "check_same", "experiment_spec", "kept_settings"]
+__all__ = [
+    "CONTENT",
+    "DATA_CONTENT",
+    "ROWS_CONTENT",
+    "begun_space",
+    "check_same",
+    "experiment_spec",
+    "kept_settings",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +29,8 @@ DATA_CONTENT = f"{CONTENT} of the data"
 """Digests of the splits, separated by spaces: training, validation and, if there is one, test."""
 ROWS_CONTENT = f"{CONTENT} of the rows that fit"
 """Digest of the training and validation rows that the length limits leave."""
+SEARCH = "search of "
+"""Prefix of the names of searched parameters."""
 OVERLONG, MAX_LENGTH = "data.overlong", "data.max_length"
 SPLIT_VERSION = "data.split_version"
 
@@ -42,12 +52,17 @@ def kept_settings(spec: Mapping[str, str], given: Iterable[str]) -> list[str]:
     return kept
 
 
+def begun_space(spec: Mapping[str, str]) -> dict[str, str]:
+    """The search space in the settings with which a study began, as text by parameter."""
+    return {name.removeprefix(SEARCH): text for name, text in spec.items() if name.startswith(SEARCH)}
+
+
 def experiment_spec(
     config: ExperimentConfig, space: Mapping[str, str], objectives: Sequence[str], searched: Collection[str]
 ) -> dict[str, str]:
     """Everything that affects a score, as text by name; values of the `searched` keys differ between trials."""
     spec = {"objective": ", ".join(objectives)}
-    spec |= {f"search of {name}": text for name, text in space.items()}
+    spec |= {f"{SEARCH}{name}": text for name, text in space.items()}
     for key, value in flatten(config).items():
         varies = any(key == name or key.startswith(f"{name}.") for name in searched)
         if not may_change(key, SCORE_NEUTRAL_KEYS) and not varies and key != "objective":

@@ -31,7 +31,7 @@ __all__ = [
     "STUDY_ID",
     "TRIALS",
     "is_concluded",
-    "known_spec",
+    "known_attributes",
     "open_study",
     "resume_command",
     "with_command",
@@ -97,13 +97,12 @@ def open_study(settings: SweepSettings, objective: Objective, space: SearchSpace
     return study
 
 
-def known_spec(name: str, url: str | None) -> dict[str, str]:
-    """The settings with which a study began; empty if no study has this name, or its database cannot be used."""
+def known_attributes(name: str, url: str | None) -> dict[str, Any]:
+    """The user attributes of a study; empty if no study has this name, or its database cannot be used."""
     try:
         with reading(url), quietly():
             storage = open_storage(url, create=False)
-            attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
-            return dict(attributes.get(SPEC, {}))
+            return dict(storage.get_study_user_attrs(storage.get_study_id_from_name(name)))
     except (KeyError, StudyError):
         return {}
 

@@ -101,6 +101,7 @@ class StudySweeper:
             {} if self._extend_space and not objective.adds_shipped_space else objective.shipped_space,
             objective.first_trial,
             add_shipped=objective.adds_shipped_space,
+            begun=objective.begun_space(),
         )
         self.settings = settings = fit_sampler(
             self.settings, space.distributions, tries_all=objective.tries_all, seed=objective.seed

@@ -1,0 +1,191 @@
+"""`sampler=auto`: the sampler that suits a study, which knows that numbers have an order.
+
+A choice of numbers, such as `choice(8, 16, 32, 64)`, is searched as an ordered range. The first trials are spread over
+the space. Then a Gaussian process chooses where everything has an order, and TPE where it has not. A trial that failed
+counts as bad as the worst one, so that the search leaves its neighbourhood.
+
+What is drawn depends only on the seed, the number of the trial and the trials before, so nothing has to be kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lorahydra.sweep.compat import quietly
+from lorahydra.sweep.trial_record import trial_facts
+
+__all__ = ["AutoSampler"]
+
+LARGEST_FIT = 100
+"""Trials that a Gaussian process still learns from quickly."""
+TRIES = 100
+"""Draws until a setting is found that no trial had."""
+
+
+class AutoSampler(BaseSampler):
+    """The sampler.
+
+    Args:
+        seed: Of all draws.
+        n_startup_trials: Trials that are spread over the space before results decide.
+    """
+
+    def __init__(self, seed: int | None = None, n_startup_trials: int = 4) -> None:
+        self._seed = seed or 0
+        self._n_startup_trials = n_startup_trials
+        self._space: dict[str, BaseDistribution] = {}
+
+    def fit(self, space: Mapping[str, BaseDistribution]) -> None:
+        """Take the search space, which must be complete."""
+        self._space = {name: kind for name, kind in space.items() if not kind.single()}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All parameters of the space."""
+        return self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The parameters of a trial."""
+        if not search_space:
+            return {}
+        earlier = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number and _counts(t)]
+        known = [t for t in earlier if search_space.keys() <= t.params.keys()]
+        tried = {_key(t.params, search_space) for t in known}
+        number = len(earlier)
+        params = self._spread(number, search_space)
+        if number >= self._n_startup_trials and any(t.state is TrialState.COMPLETE for t in known):
+            params = self._learned(study, known, number, search_space)
+        draws = 0
+        while _key(params, search_space) in tried and draws < TRIES:
+            draws += 1
+            params = self._spread(number + draws, search_space)
+        return params
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A parameter outside of the space, at random."""
+        number = sum(t.number < trial.number and _counts(t) for t in study.get_trials(deepcopy=False))
+        random = RandomSampler(seed=self._seed_of(number, param_name))
+        return random.sample_independent(study, trial, param_name, param_distribution)
+
+    def _seed_of(self, *what: object) -> int:
+        content = json.dumps([self._seed, *what]).encode()
+        return int.from_bytes(hashlib.blake2b(content, digest_size=4).digest())
+
+    def _spread(self, number: int, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+        """A point of a sequence that covers the space evenly, and each parameter by itself."""
+        from scipy.stats import qmc
+
+        sequence = qmc.Sobol(len(space), scramble=True, rng=np.random.default_rng(self._seed))
+        if number:
+            sequence.fast_forward(number)
+        [point] = sequence.random(1)
+        return {name: _at(kind, share) for (name, kind), share in zip(space.items(), point, strict=True)}
+
+    def _learned(
+        self, study: optuna.Study, known: Sequence[FrozenTrial], number: int, space: Mapping[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """What Optuna's sampler draws from the trials before."""
+        ordered = {name: _ordered(kind) for name, kind in space.items()}
+        numbers = not any(isinstance(kind, CategoricalDistribution) for kind in ordered.values())
+        seed = self._seed_of(number)
+        sampler: BaseSampler = (
+            GPSampler(seed=seed, n_startup_trials=1)
+            if numbers and len(known) <= LARGEST_FIT and len(study.directions) == 1
+            else TPESampler(seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True)
+        )
+        with quietly():
+            inner = optuna.create_study(directions=study.directions, sampler=sampler)
+            inner.add_trials(_comparable(study, known, space, ordered))
+            drawn = inner.ask(ordered).params
+        return {name: _value(kind, drawn[name]) for name, kind in space.items()}
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    return trial.state is not TrialState.WAITING and not trial_facts(trial).get("interrupted")
+
+
+def _key(params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> str:
+    return json.dumps([params[name] for name in space])
+
+
+def _numbers(kind: BaseDistribution) -> list[float] | None:
+    """The choices in their order, if all are numbers."""
+    if not isinstance(kind, CategoricalDistribution):
+        return None
+    numbers = [each for each in kind.choices if isinstance(each, int | float) and not isinstance(each, bool)]
+    return sorted(numbers) if len(numbers) == len(kind.choices) else None
+
+
+def _ordered(kind: BaseDistribution) -> BaseDistribution:
+    """The distribution of what a Gaussian process sees: the place of a number among the choices."""
+    numbers = _numbers(kind)
+    return kind if numbers is None else IntDistribution(0, len(numbers) - 1)
+
+
+def _value(kind: BaseDistribution, drawn: Any) -> Any:
+    numbers = _numbers(kind)
+    return drawn if numbers is None else numbers[drawn]
+
+
+def _at(kind: BaseDistribution, share: float) -> Any:
+    """The value at a share of the range, 0 up to but not including 1."""
+    if isinstance(kind, CategoricalDistribution):
+        choices = _numbers(kind) or kind.choices
+        return choices[int(share * len(choices))]
+    assert isinstance(kind, IntDistribution | FloatDistribution), "Optuna has no other kind"
+    low, high = float(kind.low), float(kind.high)
+    if isinstance(kind, IntDistribution) or kind.step is not None:
+        step = float(kind.step or 1)
+        if not kind.log:
+            value = low + step * int(share * (round((high - low) / step) + 1))
+        else:
+            value = float(round(low * (high / low) ** share))
+        return int(value) if isinstance(kind, IntDistribution) else value
+    return low * (high / low) ** share if kind.log else low + (high - low) * share
+
+
+def _comparable(
+    study: optuna.Study,
+    known: Sequence[FrozenTrial],
+    space: Mapping[str, BaseDistribution],
+    ordered: Mapping[str, BaseDistribution],
+) -> list[FrozenTrial]:
+    """The trials as the inner study sees them: those without a value have that of a bad one."""
+    complete = [trial.values for trial in known if trial.state is TrialState.COMPLETE]
+    columns = [np.array(column, dtype=float) for column in zip(*complete, strict=True)]
+    signs = [-1 if direction.name == "MAXIMIZE" else 1 for direction in study.directions]
+    worst = [float(sign * np.nanmax(sign * column)) for sign, column in zip(signs, columns, strict=True)]
+    middle = [float(np.nanmedian(column)) for column in columns]
+    seen = []
+    for trial in known:
+        numbers = {name: _numbers(kind) for name, kind in space.items()}
+        params = {
+            name: trial.params[name] if places is None else places.index(trial.params[name])
+            for name, places in numbers.items()
+        }
+        running = trial.state is TrialState.RUNNING
+        values = {TrialState.COMPLETE: trial.values, TrialState.PRUNED: middle, TrialState.FAIL: worst}.get(trial.state)
+        if values is not None and any(map(math.isnan, values)):
+            values = worst
+        seen.append(
+            create_trial(
+                state=TrialState.RUNNING if running else TrialState.COMPLETE,
+                values=values,
+                params=params,
+                distributions=dict(ordered),
+            )
+        )
+    return seen

@@ -1,0 +1,119 @@
+"""The default sampler: spreads the first trials, uses the order of numbers, and repeats nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from lorahydra.sweep.auto_sampler import AutoSampler
+from lorahydra.sweep.trial_record import ATTRIBUTE
+
+Space = Mapping[str, BaseDistribution]
+Params = Mapping[str, Any]
+
+RATE = FloatDistribution(2e-5, 2e-3, log=True)
+RANK = CategoricalDistribution([8, 16, 32, 64])
+RATE_AND_RANK: Space = {"rate": RATE, "rank": RANK}
+
+
+def new_study(space: Space, seed: int = 0, **arguments: Any) -> optuna.Study:
+    sampler = AutoSampler(seed, **arguments)
+    sampler.fit(space)
+    return optuna.create_study(direction="maximize", sampler=sampler)
+
+
+def searched(study: optuna.Study, space: Space, count: int, score: Callable[[Params], float]) -> list[Params]:
+    """The parameters of the next trials."""
+    drawn = []
+    for _ in range(count):
+        trial = study.ask(dict(space))
+        drawn.append(dict(trial.params))
+        study.tell(trial, score(trial.params))
+    return drawn
+
+
+def quality(params: Params, best: float = math.log10(4e-4)) -> float:
+    """A smooth surface, which falls off where the rate is too high."""
+    distance = math.log10(params["rate"]) - best
+    return 0.7 - 0.15 * distance**2 + 0.002 * math.log2(params["rank"]) - max(0.0, distance - 0.5)
+
+
+def test_a_good_setting_is_found_in_few_trials() -> None:
+    best = quality({"rate": 4e-4, "rank": 64})
+    found = 0
+    for seed in range(6):
+        noise = np.random.default_rng(seed)
+        study = new_study(RATE_AND_RANK, seed)
+        drawn = searched(study, RATE_AND_RANK, 8, lambda params, noise=noise: quality(params) + noise.normal(0, 0.003))  # type: ignore[misc]
+        found += max(map(quality, drawn)) > best - 0.005
+    assert found == 6
+
+
+def test_the_first_trials_are_spread_over_each_range() -> None:
+    study = new_study(RATE_AND_RANK, n_startup_trials=8)
+    drawn = searched(study, RATE_AND_RANK, 8, quality)
+    places = sorted(int(8 * math.log(params["rate"] / 2e-5) / math.log(100)) for params in drawn)
+    assert places == list(range(8))
+    assert sorted(params["rank"] for params in drawn) == [8, 8, 16, 16, 32, 32, 64, 64]
+
+
+def test_draws_depend_on_the_seed_and_on_trials_that_count() -> None:
+    one, other = new_study(RATE_AND_RANK), new_study(RATE_AND_RANK)
+    searched(one, RATE_AND_RANK, 5, quality)
+    interrupted = other.ask(dict(RATE_AND_RANK))
+    interrupted.set_user_attr(ATTRIBUTE, {"interrupted": True})
+    other.tell(interrupted, state=TrialState.FAIL)
+    searched(other, RATE_AND_RANK, 5, quality)
+    assert one.ask(dict(RATE_AND_RANK)).params == other.ask(dict(RATE_AND_RANK)).params
+    assert one.ask(dict(RATE_AND_RANK)).params != new_study(RATE_AND_RANK, seed=1).ask(dict(RATE_AND_RANK)).params
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"rank": RANK, "dropout": CategoricalDistribution([0.0, 0.1, 0.2])},
+        {"rank": RANK, "scheduler": CategoricalDistribution(["linear", "cosine", "constant"])},
+        {"rank": RANK, "steps": IntDistribution(2, 6, step=2)},
+    ],
+    ids=["numbers", "words", "integers"],
+)
+def test_no_setting_is_tried_twice(space: Space) -> None:
+    drawn = searched(new_study(space), space, 12, lambda params: float(params["rank"]))
+    assert len({str(params) for params in drawn}) == 12
+
+
+def test_trials_that_run_at_once_differ() -> None:
+    study = new_study(RATE_AND_RANK)
+    searched(study, RATE_AND_RANK, 6, quality)
+    rates = sorted(math.log10(study.ask(dict(RATE_AND_RANK)).params["rate"]) for _ in range(4))
+    assert min(np.diff(rates)) > 0.005
+
+
+def test_the_neighbourhood_of_failures_is_left() -> None:
+    study = new_study({"rate": RATE})
+    for _ in range(12):
+        trial = study.ask({"rate": RATE})
+        if trial.params["rate"] > 3e-4:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, trial.params["rate"])  # the best is beside the failures
+    failed = [trial.state is TrialState.FAIL for trial in study.trials]
+    assert sum(failed[6:]) <= 2
+    assert study.best_value > 2e-4
+
+
+def test_several_objectives_and_values_that_are_no_numbers() -> None:
+    sampler = AutoSampler(0)
+    sampler.fit(RATE_AND_RANK)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for number in range(7):
+        trial = study.ask(dict(RATE_AND_RANK))
+        study.tell(trial, [math.inf if number == 2 else quality(trial.params), trial.params["rank"]])
+    assert len(study.trials) == 7
