@@ -44,8 +44,15 @@ class Comparison:
     """Probability of having the highest true mean; sums to 1, and is 0 where a trial cannot be compared."""
     in_set: NDArray[np.bool_]
     """The trials that cannot be told from the best one; the best one is in it."""
-    regret_bound: float
-    """With 95 % confidence, no trial is better than the best one by more than this."""
+    examples: NDArray[np.intp]
+    """Examples on which each is compared; with a judge, those with a verdict on both."""
+    regret_bounds: Floats
+    """With 95 % confidence, no trial is better than this one by more than this; NaN where it cannot be compared."""
+
+    @property
+    def regret_bound(self) -> float:
+        """The bound of the best trial."""
+        return float(self.regret_bounds[self.best])
 
 
 def compare(
@@ -85,7 +92,7 @@ def compare(
     upper = means + _reach(wide, level)
     in_set = upper >= -TIED
     drawn = means + wide
-    regrets = drawn.max(axis=1) - drawn[:, np.flatnonzero(able) == best].ravel()
+    regrets = np.quantile(drawn.max(axis=1, keepdims=True) - drawn, level, axis=0)
     shrink, centre = _shrinkage(means, errors, in_set, shared[able] == shared[able].max(), draws)
     drawn = centre + shrink * (means - centre) + np.sqrt(shrink) * wide
     leads = drawn >= drawn.max(axis=1, keepdims=True) - TIED
@@ -98,7 +105,8 @@ def compare(
         upper=_spread(upper, able, np.nan),
         p_best=_spread(p_best, able, 0.0),
         in_set=among,
-        regret_bound=float(np.quantile(regrets, level)),
+        examples=shared,
+        regret_bounds=_spread(regrets, able, np.nan),
     )
 
 
