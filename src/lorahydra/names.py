@@ -42,6 +42,12 @@ class Metric(StrEnum):
     STUDY_COMPLETE = "study/complete"
     STUDY_PRUNED = "study/pruned"
     STUDY_FAILED = "study/failed"
+    CHOICE_P_BEST = "choice/p_best"
+    """Probability that no other trial is better than the winner."""
+    CHOICE_REGRET_BOUND = "choice/regret_bound"
+    """With 95 % confidence, no trial is better than the winner by more than this."""
+    CHOICE_SET_SIZE = "choice/set_size"
+    """Number of trials that cannot be told from the best one."""
 
 
 class Score(StrEnum):
@@ -149,6 +155,8 @@ class Tag(StrEnum):
     STUDY_ID = "lorahydra.study_id"
     BEST_TRIAL = "lorahydra.best_trial"
     BEST_RUN = "lorahydra.best_run"
+    CHOICE_SET = "lorahydra.choice_set"
+    """Numbers of the trials that cannot be told from the best one."""
     REPRODUCES = "lorahydra.reproduces"
     """The run that this one repeats."""
     EVALUATES = "lorahydra.evaluates"

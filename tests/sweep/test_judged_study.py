@@ -1,9 +1,11 @@
-"""A study with a judge on a loopback server: finalists, outages, and that no verdict is paid for twice."""
+"""A study with a judge on a loopback server: its race, outages, and that no verdict is paid for twice."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,7 +68,7 @@ CHANGES = [
 """With another address of the judge, every kind of what may change while a study goes on."""
 
 
-def test_finalists_are_judged_on_all_examples_whatever_was_changed_since(
+def test_the_best_of_the_last_round_wins_whatever_was_changed_since(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def write_plots(*_: Any) -> None:
@@ -91,7 +93,7 @@ def test_finalists_are_judged_on_all_examples_whatever_was_changed_since(
         result = tuner(tiny_model, server, *CHANGES).run()
         examples = len({request.user for request in server.requests})
     finalists = [run for run in runs_of(tmp_path, "trial") if "final/combined" in run.data.metrics]
-    assert len(finalists) == 3
+    assert len({run.data.metrics["final/judge_coverage"] for run in finalists}) == 1
     best = max(finalists, key=lambda run: run.data.metrics["final/combined"])
     assert result.best.run_id == best.info.run_id
     assert examples > 0
@@ -180,6 +182,43 @@ def test_a_study_that_is_killed_while_it_judges_pays_for_what_is_missing_only(
     assert "training.max_steps" in refused.stderr
     [parent] = runs_of(tmp_path, "study")
     assert (parent.info.status, parent.data.tags["lorahydra.state"]) == ("FINISHED", "complete")
+
+
+def test_a_race_that_is_killed_goes_on_in_two_processes_and_no_verdict_is_asked_for_twice(
+    tiny_model: Path, tmp_path: Path, programs: ProgramRunner, own_cache: Path
+) -> None:
+    # After the first verdicts on two trials, the third one of the race hangs until the process is gone.
+    with judge_server(lambda request, attempt: "slow" if server.calls == 13 and attempt == 1 else "good") as server:
+        judge = ("judge.n_examples=5", "judge.concurrency=1", "judge.self_test=false", "search.indifference=0")
+        study = tuner(tiny_model, server, *judge, "evaluation.baseline=false", n_trials=2)
+        running = programs.start(["-m", "lorahydra", "train", "-m", *study.overrides], tmp_path)
+        running.wait_for(lambda: server.calls == 13 and cached(own_cache) == 12)
+        running.kill()
+        assert running.wait() == -signal.SIGKILL
+        resumed = [programs.start(["-m", "lorahydra", "studies", "resume", "judged"], tmp_path) for _ in range(2)]
+        assert [process.wait() for process in resumed] == [0, 0]
+        asked = Counter(request.user for request in server.requests)
+    assert sorted(asked.values(), reverse=True)[:2] == [2, 1], "only the answer that hung is asked about again"
+    entry = find_study("judged")
+    assert entry.state is State.COMPLETE
+    assert entry.choice is not None
+    assert entry.choice.examples > 5
+    assert sum(entry.choice.p_best.values()) == pytest.approx(1, abs=1e-3)
+    [parent] = runs_of(tmp_path, "study")
+    assert parent.data.metrics["choice/set_size"] == len(entry.choice.set)
+    assert parent.data.metrics["choice/regret_bound"] == pytest.approx(entry.choice.regret_bound)
+    assert parent.data.metrics["choice/p_best"] == pytest.approx(entry.choice.p_best[entry.choice.winner], abs=1e-3)
+    assert parent.data.tags["lorahydra.choice_set"] == ", ".join(map(str, entry.choice.set))
+    shown = CliRunner().invoke(commands, ["studies", "show", "judged"]).output
+    assert f"Winner: trial {entry.choice.winner}, which has the highest combined" in shown
+    assert "p_best,in_set" in (tmp_path / "outputs" / "judged" / "leaderboard.csv").read_text()
+
+
+def cached(cache: Path) -> int:
+    """Number of verdicts in the cache."""
+    with contextlib.closing(sqlite3.connect(cache / "judge" / "verdicts.sqlite")) as database:
+        count: int = database.execute("SELECT COUNT(*) FROM verdicts").fetchone()[0]
+    return count
 
 
 def agreed(folder: Path) -> dict[int, State]:

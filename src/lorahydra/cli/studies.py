@@ -64,7 +64,9 @@ def show(name: str, storage: str) -> None:
     entry = find_study(name, storage)
     screen = console()
     screen.print(f"Study {entry.name}: {entry.state}, {_progress(entry)} trials", highlight=False, soft_wrap=True)
-    write_leaderboard(screen, entry.trials, entry.directions, entry.objectives)
+    write_leaderboard(screen, entry.leaderboard, entry.directions, entry.objectives)
+    if entry.choice is not None:
+        screen.print(entry.choice.sentences, highlight=False, soft_wrap=True)
     if entry.command is not None:
         screen.print(f"Folder: {entry.command['folder']}", highlight=False, soft_wrap=True)
 

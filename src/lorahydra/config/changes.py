@@ -26,10 +26,10 @@ JUDGE_NEUTRAL_KEYS = frozenset(
         *("base_url", "auth_url", "api_key_env", "ca_bundle_file", "verify_ssl_certs"),
         *("concurrency", "requests_per_minute", "timeout", "max_retries", "overlap"),
         *("prompt_price", "completion_price", "max_cost", "cache", "trace", "self_test"),
-        *("test_examples", "repeats", "finalists"),
+        *("test_examples", "repeats", "finalists", "max_calls"),
     )
 )
-"""How the judge is reached, and its time and cost limits. The last three matter only at the end of a study: finalists
+"""How the judge is reached, and its time and cost limits. The last four matter only at the end of a study: trials
 are compared again, and the winner's score on the test split is compared with no trial's."""
 
 SCORE_NEUTRAL_KEYS = JUDGE_NEUTRAL_KEYS | {

@@ -97,9 +97,12 @@ class JudgeConfig:
     min_coverage: float = 0.8
     """The trial fails if a smaller share of the chosen examples got a verdict."""
     finalists: int = 3
-    """How many of the best trials are judged once more, on all validation examples, before the winner is named."""
+    """Before the winner is named, trials race for verdicts on more examples (docs/choosing.md). They get no more
+    verdicts than it takes to judge this many trials on all validation examples; with 0 or 1 there is no race."""
+    max_calls: int | None = None
+    """The race asks for no more verdicts than this, either."""
     repeats: int = 1
-    """Verdicts for each example of a finalist; their mean counts."""
+    """Verdicts for each example in the race; their mean counts."""
     overlap: bool = True
     """Judge while this machine does other work: BERTScore and the untuned model's predictions."""
     concurrency: int = 8
@@ -136,8 +139,10 @@ class JudgeConfig:
         check_types("judge", self)
         self._check_addresses()
         within("judge.temperature", self.temperature, 0, 2)
-        for name in ("n_examples", "test_examples", "max_output_tokens", "finalists", "repeats", "concurrency"):
+        for name in ("n_examples", "test_examples", "max_output_tokens", "repeats", "concurrency"):
             at_least(f"judge.{name}", getattr(self, name), 1)
+        at_least("judge.finalists", self.finalists, 0)
+        at_least("judge.max_calls", self.max_calls, 0)
         within("judge.min_coverage", self.min_coverage, 0, 1)
         at_least("judge.requests_per_minute", self.requests_per_minute, 0, exclusive=True)
         at_least("judge.timeout", self.timeout, 0, exclusive=True)

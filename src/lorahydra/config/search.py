@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorahydra.config.checks import one_of
+from lorahydra.config.checks import one_of, within
 from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError
 from lorahydra.names import HEADLINES, SCORES, Score
@@ -28,8 +28,14 @@ class SearchConfig:
     """A sweep by key, for example `lora.r: choice(8, 16)` or `lora.lora_dropout: interval(0, 0.2)`."""
     first_trial: dict[str, Any] = field(default_factory=dict)
     """Good values, with which trial 0 is run; they must lie in the space."""
+    indifference: float = 0.005
+    """A difference in `combined` that does not matter: of trials that cannot be told apart and are no farther from the
+    best one than this, the one with the smallest adapter wins. 0 chooses the best mean in any case."""
 
     __repr__ = short_repr
+
+    def __post_init__(self) -> None:
+        within("search.indifference", self.indifference, 0, 1)
 
 
 def objectives(value: str | list[str]) -> list[str]:

@@ -74,6 +74,17 @@ class Budget:
             self._reserved += most
         return most
 
+    @contextmanager
+    def half_of_the_rest(self) -> Iterator[None]:
+        """In the block, leave half of what is left of `judge.max_cost` for what comes after it."""
+        limit = self._limit
+        if limit is not None:
+            self._limit = self.spent + max(0.0, limit - self.spent) / 2
+        try:
+            yield
+        finally:
+            self._limit = limit
+
     def settle(self, reserved: float, prompt: JudgePrompt, reply: JudgeReply | None) -> float:
         """Replace what was set aside by what the call cost, and return that; a call without a reply costs nothing."""
         cost = 0.0

@@ -128,12 +128,12 @@ def estimate(params: FineTuneParams, choices: Choices, data: Data, measured: flo
 
 
 def _judge_calls(params: FineTuneParams, config: ExperimentConfig, rows: Mapping[str, int]) -> int:
-    """At most this many: each trial and the base model on the chosen examples, finalists on all, two on the test."""
+    """At most this many: each trial and the base model on the chosen examples, the race at the end, two on the test."""
     judge = config.judge
     examples = rows["validation"] if judge.n_examples == "all" else min(judge.n_examples, rows["validation"])
     tested = rows["test"] if judge.test_examples == "all" else min(judge.test_examples, rows["test"])
-    finalists = min(judge.finalists, params.n_trials) * rows["validation"] * judge.repeats
-    return int((params.n_trials + 1) * examples + finalists + 2 * tested)
+    raced = min(judge.finalists, params.n_trials) * rows["validation"] * judge.repeats
+    return int((params.n_trials + 1) * examples + raced + 2 * tested)
 
 
 def _guess(config: ExperimentConfig, data: Data) -> tuple[float | None, Message]:

@@ -36,7 +36,7 @@ LONGEST_LOG = 2000
 """Largest number of lines of a log that can be asked for."""
 LOG_BYTES = 1 << 18
 """Most of a log that is read at a time."""
-NUMBERS = (*HEADLINES, Score.COMBINED_LOW, Score.COMBINED_HIGH, Score.LOSS, "seconds")
+NUMBERS = (*HEADLINES, Score.COMBINED_LOW, Score.COMBINED_HIGH, Score.LOSS, "seconds", "p_best")
 """Numbers of a trial that the leaderboard shows."""
 
 
@@ -96,8 +96,6 @@ class Stores:
 
     def leaderboard(self, job: JobView) -> list[LeaderboardRow]:
         """The trials of a fine-tune, best first; empty before the first one."""
-        from lorahydra.sweep.ranking import ranked
-
         entry = self._entry(job.study)
         if entry is None:
             return []
@@ -111,7 +109,7 @@ class Stores:
                 failure=None if trial.failure is None else " ".join(trial.failure.split()),
                 mlflow_url=self.run_url(trial.run_id),
             )
-            for rank, trial in enumerate(ranked(entry.trials, entry.directions), start=1)
+            for rank, trial in enumerate(entry.leaderboard, start=1)
         ]
 
     def study_run(self, study: str) -> str | None:

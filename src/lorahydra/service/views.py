@@ -187,6 +187,8 @@ class LeaderboardRow:
     seconds: float | None
     failure: str | None
     mlflow_url: str | None
+    p_best: float | None = None
+    """Probability that no other trial is better, 0 to 1; None before the end of the fine-tune."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from lorahydra.config.checks import did_you_mean
 from lorahydra.config.search import OBJECTIVES
 from lorahydra.errors import StudyError
 from lorahydra.names import STUDY_STORE, State
-from lorahydra.sweep.ranking import best_so_far, directions_of
+from lorahydra.sweep.choice import Choice, with_choice
+from lorahydra.sweep.ranking import best_so_far, directions_of, ranked
 from lorahydra.sweep.storage import open_storage, reading, shown
 from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS, is_concluded
 from lorahydra.sweep.trial_record import TrialRecord, trial_facts, trial_records
@@ -38,7 +39,7 @@ class StudyEntry:
     alive: bool
     """Whether a process of this machine is working on it."""
     result: Mapping[str, Any]
-    """`best` (a trial's number), `finished` (trials then) and `test` (scores); empty before the winner was named."""
+    """`best` (a trial's number), `finished` (trials then), `test` (scores) and `choice`; empty before the end."""
 
     @property
     def finished(self) -> int:
@@ -58,6 +59,16 @@ class StudyEntry:
         if self._has_ended:
             return next(trial for trial in self.trials if trial.number == self.result["best"])
         return best_so_far(self.trials, self.directions)
+
+    @property
+    def choice(self) -> Choice | None:
+        """How the winner was chosen; None before that, and for studies that do not say so."""
+        return Choice.from_facts(self.result.get("choice")) if self._has_ended else None
+
+    @property
+    def leaderboard(self) -> list[TrialRecord]:
+        """The trials, best first, with what the choice says about each."""
+        return ranked(with_choice(self.trials, self.choice), self.directions)
 
     @property
     def _has_ended(self) -> bool:

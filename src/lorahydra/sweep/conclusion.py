@@ -11,7 +11,8 @@ from typing import Any
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import OutputError, StoreUnavailableError, TrackingError
-from lorahydra.names import CHAMPION, LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR, State, Tag
+from lorahydra.names import CHAMPION, LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR, Metric, State, Tag
+from lorahydra.sweep.choice import Choice, with_choice
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.leaderboard import leaderboard_csv, write_leaderboard
 from lorahydra.sweep.mlflow_notes import model_description
@@ -69,17 +70,20 @@ def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
     if is_concluded(facts, records):
         logger.info("Study %s has its %d trials: nothing is left to do", study.study_name, finished)
         best = next(record for record in records if record.number == facts["best"])
+        choice = Choice.from_facts(facts.get("choice"))
     else:
         _wait_for_ends(run, records)
         run.close_children(run.run_id)  # a run that MLflow made after its process had given up belongs to no trial
-        best = choose_winner(run, records)
+        best, choice = choose_winner(run, records)
         raise_if_interrupted()
         config = compose(best.params, run.folder)
         scores = score_winner(run, config, keep_adapter(run, best))
         raise_if_interrupted()
         complete = sum(record.state is State.COMPLETE for record in records)
         facts = {"best": best.number, "finished": finished, "complete": complete, "test": facts_of(scores)}
-        _record(run, records, best, config, scores)
+        if choice is not None:
+            facts["choice"] = choice.facts
+        _record(run, records, best, choice, config, scores)
         raise_if_interrupted()
         study.set_user_attr(RESULT, facts)
     with postponed():
@@ -88,10 +92,11 @@ def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
         study=study.study_name,
         folder=run.folder,
         best=best,
-        trials=ranked(records, run.directions),
+        trials=ranked(with_choice(records, choice), run.directions),
         adapter=run.folder / "best",
         run_id=run.run_id,
         test=FinalScores.from_facts(facts.get("test", {})),
+        choice=choice,
     )
     _show(result, run, scores)
     return result
@@ -111,9 +116,11 @@ def _record(
     run: StudyRun,
     records: Sequence[TrialRecord],
     best: TrialRecord,
+    choice: Choice | None,
     config: ExperimentConfig,
     test: TrialScores | None,
 ) -> None:
+    records = with_choice(records, choice)
     with atomic_file(run.folder / LEADERBOARD_FILE) as temporary:
         temporary.write_text(leaderboard_csv(records, run.directions, run.objectives), encoding="utf-8")
     write_optimization_results(run.queue, run.folder, best)
@@ -122,9 +129,18 @@ def _record(
     # As tags: more trials may find a better one, and MLflow's params never change.
     chosen = {f"best.{key}": str(value) for key, value in best.params.items()}
     run.run.tags({Tag.BEST_TRIAL: str(best.number), Tag.BEST_RUN: best.run_id or "", **chosen})
+    if choice is not None:
+        run.run.tags({Tag.CHOICE_SET: ", ".join(map(str, choice.set))})
+        run.run.metrics(
+            {
+                Metric.CHOICE_P_BEST: choice.p_best[choice.winner],
+                Metric.CHOICE_REGRET_BOUND: choice.regret_bound,
+                Metric.CHOICE_SET_SIZE: len(choice.set),
+            }
+        )
     if run.config.tracking.log_model != "none":
         write_model_files(run.folder / "best", with_base=run.config.tracking.log_base)
-    run.describe(records, test=test, registered=_register(run, best, config, test))
+    run.describe(records, choice=choice, test=test, registered=_register(run, best, config, test))
     _draw(run)
 
 
@@ -188,5 +204,7 @@ def _show(result: StudyResult, run: StudyRun, scores: TrialScores | None) -> Non
     elif result.test is not None:
         logger.info("Test split, scored earlier: %s", result.test)
     logger.info("Best: trial %d, %s", result.best.number, dict(result.best_params))
+    if result.choice is not None:
+        logger.info("%s", result.choice.sentences)
     logger.info("Adapter: %s", result.adapter)
     logger.info("MLflow run %s: %s", run.run_id, run.run.url)

@@ -47,6 +47,8 @@ def leaderboard_csv(records: Sequence[TrialRecord], directions: Sequence[str], o
     params = searched(records)
     others = [name for name in objectives if name != Score.COMBINED]
     kept = ["combined_low", "combined_high", "bertscore_f1", "judge_score", "loss", "seconds"]
+    if any(record.p_best is not None for record in records):
+        kept += ["p_best", "in_set"]
     header = ["rank", "number", "state", *others, "combined", *kept, *params, "failure", "run_id", "folder"]
     output = io.StringIO()
     writer = csv.writer(output, lineterminator="\n")
@@ -96,6 +98,8 @@ def leaderboard_columns(ordered: Sequence[TrialRecord], objectives: Sequence[str
     ]
     if any(record.combined_low is not None for record in ordered):
         columns.append(Column("95 %", _interval))
+    if any(record.p_best is not None for record in ordered):
+        columns.append(Column("P(best)", _p_best))
     if Score.JUDGE_SCORE not in objectives and any(record.judge_score is not None for record in ordered):
         columns.append(Column("judge", lambda record: _text(Score.JUDGE_SCORE, record.judge_score)))
     columns += [_objective(name, objectives) for name in objectives if name not in (Score.COMBINED, TIME)]
@@ -133,6 +137,11 @@ def _text(name: str, value: float | None) -> str:
 def _interval(record: TrialRecord) -> str:
     ends = (record.combined_low, record.combined_high)
     return "" if None in ends else "–".join(f"{end:.3f}" for end in ends)
+
+
+def _p_best(record: TrialRecord) -> str:
+    """The probability; a trial that is clearly behind the best one has none worth showing."""
+    return "" if record.p_best is None else f"{record.p_best:.2f}" if record.in_set else "-"
 
 
 def _reason(record: TrialRecord) -> str:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.names import CHAMPION, Tag
+from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.labels import value_text
 from lorahydra.sweep.leaderboard import Column, leaderboard_columns
 from lorahydra.sweep.ranking import ranked
@@ -28,6 +29,7 @@ def study_note(
     *,
     study: str,
     experiment_id: str,
+    choice: Choice | None = None,
     test: TrialScores | None = None,
     registered: tuple[str, str] | None = None,
     warnings: Sequence[str] = (),
@@ -40,6 +42,7 @@ def study_note(
         objectives: Their names.
         study: Name of the study.
         experiment_id: Id of the experiment in MLflow.
+        choice: How the winner was chosen, when the study has ended.
         test: The winner on the test split, when the study has ended.
         registered: Name and version of the registered model.
         warnings: Warnings about the data.
@@ -47,6 +50,8 @@ def study_note(
     finished = sum(record.counts for record in records)
     query = f"searchFilter={quote(f'tags.`{Tag.STUDY}` = {study!r}')}&orderByKey={quote('metrics.`eval/combined`')}"
     lines = [f"{finished} trials finished. {experiment_link('All of them in a table', experiment_id, query)}.", ""]
+    if choice is not None:
+        lines += [f"**Choice:** {choice.sentences}", ""]
     if test is not None:
         lines += [f"**On the test split:** {_on_test(test)}", ""]
     if registered is not None:

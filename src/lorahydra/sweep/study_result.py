@@ -9,6 +9,7 @@ from typing import Any
 
 from lorahydra.evaluation.scoring import MINIMUM, Gain, Interval
 from lorahydra.names import BASELINE, TEST, Score, scored
+from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.trial.score import TrialScores
 
@@ -93,6 +94,8 @@ class StudyResult:
     """The study's MLflow run; the winner's is `best.run_id`."""
     test: FinalScores | None = None
     """The winner and the untuned model on the test split; None if there is no test split."""
+    choice: Choice | None = None
+    """Why this trial won, and how sure that is; None if trials cannot be compared example by example."""
 
     @property
     def best_params(self) -> Mapping[str, Any]:
@@ -106,8 +109,9 @@ class StudyResult:
 
     def __repr__(self) -> str:
         # In a notebook the repr is what a cell shows; all trials would be pages.
+        sure = "" if self.choice is None else f"p_best={self.choice.p_best[self.choice.winner]:.2f}, "
         return (
             f"StudyResult(study={self.study!r}, trials={len(self.trials)}, best=trial {self.best.number}, "
-            f"best_score={self.best_score:.4f}, best_params={dict(self.best_params)}, test={self.test}, "
+            f"best_score={self.best_score:.4f}, best_params={dict(self.best_params)}, test={self.test}, {sure}"
             f"adapter={str(self.adapter)!r})"
         )

@@ -16,6 +16,7 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import objectives
 from lorahydra.errors import LorahydraError, TrackingError
 from lorahydra.names import CONFIG_FILE, OVERRIDES_FILE, Kind, Metric, State, Tag
+from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.mlflow_notes import study_note
 from lorahydra.sweep.ranking import best_so_far, directions_of
@@ -143,6 +144,7 @@ class StudyRun:
         self,
         records: Sequence[TrialRecord],
         *,
+        choice: Choice | None = None,
         test: TrialScores | None = None,
         registered: tuple[str, str] | None = None,
     ) -> None:
@@ -153,6 +155,7 @@ class StudyRun:
             self.objectives,
             study=self.queue.study.study_name,
             experiment_id=self.run.experiment_id,
+            choice=choice,
             test=test,
             registered=registered,
             warnings=self.warnings,

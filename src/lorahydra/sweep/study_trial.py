@@ -23,7 +23,7 @@ from lorahydra.trial.rejudge import judge_saved, rejudge_hint
 from lorahydra.trial.run import run_trial
 from lorahydra.trial.saved import SavedTrial, load_trial
 
-__all__ = ["place_of", "run_study_trial", "saved_predictions", "study_task"]
+__all__ = ["adapter_bytes", "place_of", "run_study_trial", "saved_predictions", "study_task"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -138,10 +138,16 @@ class _Place:
             "bertscore_f1": tuned.predictions.bertscore_f1,
             "judge_score": None if verdicts is None else verdicts.score,
             "seconds": result.seconds,
+            "adapter_bytes": adapter_bytes(result.adapter),
         }
         self.trial.complete(_values(result, self._config), facts)
         if self.trial.state is not State.COMPLETE:
             raise ValueError(self.trial.failure)
+
+
+def adapter_bytes(adapter: Path) -> int:
+    """Size of the weights in an adapter's folder."""
+    return sum(file.stat().st_size for file in adapter.glob("*.safetensors"))
 
 
 def _values(result: TrialResult, config: ExperimentConfig) -> list[float]:
@@ -152,7 +158,7 @@ def _values(result: TrialResult, config: ExperimentConfig) -> list[float]:
         "judge_score": lambda: tuned.verdicts.score if tuned.verdicts is not None else None,
         "loss": lambda: result.loss,
         "time": lambda: result.seconds,
-        "adapter_size": lambda: sum(file.stat().st_size for file in result.adapter.glob("*.safetensors")),
+        "adapter_size": lambda: adapter_bytes(result.adapter),
     }
     chosen = [values[name]() for name in objectives(config.objective)]
     return [math.nan if value is None else float(value) for value in chosen]

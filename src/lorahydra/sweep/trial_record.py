@@ -49,6 +49,12 @@ class TrialRecord:
     """MLflow run; None if another trial has taken it over."""
     folder: Path | None = None
     """Output folder."""
+    adapter_bytes: int | None = None
+    """Size of the adapter's weights; None if an earlier version recorded the trial."""
+    p_best: float | None = None
+    """Probability of being the best trial, 0 to 1, after the end of its study (`lorahydra.sweep.choice`)."""
+    in_set: bool | None = None
+    """Whether it cannot be told from the best trial; None before the end of its study."""
     losses: Mapping[int, float] = field(default_factory=dict)
     """Intermediate validation losses by number of the measurement."""
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
-from lorahydra.names import ADAPTER_DIR, TEST, Score, State
+from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, TEST, Score, State
+from lorahydra.sweep.choice import Choice
+from lorahydra.sweep.deciding import ScoreTable, decide, score_tables
 from lorahydra.sweep.ranking import best_so_far
 from lorahydra.sweep.study_run import StudyRun
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.tracking import fetch_folder
 from lorahydra.trial.evaluate_adapter import score_adapter
-from lorahydra.trial.finalists import judge_finalists
 from lorahydra.trial.prepare import prepare
+from lorahydra.trial.racing import race_trials
 from lorahydra.trial.record import record_data
 from lorahydra.trial.score import TrialScores
 from lorahydra.utils.files import replaced_dir
@@ -26,8 +29,11 @@ __all__ = ["choose_winner", "keep_adapter", "score_winner"]
 logger = logging.getLogger("lorahydra.sweep")
 
 
-def choose_winner(run: StudyRun, records: Sequence[TrialRecord]) -> TrialRecord:
-    """The trial with the best first objective; with a judge the best of the finalists.
+def choose_winner(run: StudyRun, records: Sequence[TrialRecord]) -> tuple[TrialRecord, Choice | None]:
+    """The winner, and how sure the choice is.
+
+    It is the trial with the best first objective, with a judge after a race for more verdicts; or another one that is
+    as good and has a smaller adapter.
 
     Raises:
         StudyError: No trial was completed.
@@ -37,32 +43,37 @@ def choose_winner(run: StudyRun, records: Sequence[TrialRecord]) -> TrialRecord:
         failures = [record.failure for record in records if record.failure]
         reason = f"; the last failure: {failures[-1]}" if failures else ""
         raise StudyError(f"no trial of the study was completed, so there is no winner{reason}")
-    judge = run.config.judge
     complete = [record for record in records if record.state is State.COMPLETE]
+    scores = score_tables(run, complete, best)
+    if scores is None:
+        return best, None
+    judge = run.config.judge
     if judge.name == "none" or run.objectives != [Score.COMBINED] or judge.finalists < 2 or len(complete) < 2:
-        return best
-    groups = {name.lstrip("+").partition(".")[0] for record in complete for name in record.params}
-    if groups & {"judge", "evaluation", "seed"}:
-        logger.warning(
-            "No finalists are judged: the search decides how trials are scored, so their scores cannot be compared"
-        )
-        return best
-    return _best_finalist(run, complete, best)
+        return decide(run, complete, best, scores)
+    return decide(run, complete, *_raced(run, complete, best, scores))
 
 
-def _best_finalist(run: StudyRun, complete: Sequence[TrialRecord], best: TrialRecord) -> TrialRecord:
-    """The best of the finalists, judged on all validation examples; `best` is the best trial before that."""
-    folders = {record.folder: record for record in complete if record.folder is not None and record.folder.is_dir()}
+def _raced(
+    run: StudyRun, complete: Sequence[TrialRecord], best: TrialRecord, scores: Mapping[int, ScoreTable]
+) -> tuple[TrialRecord, Mapping[int, ScoreTable]]:
+    """The best trial after a race for verdicts, and the scores with these verdicts; `best` is the best one before."""
+    folders = {
+        record.folder: record
+        for record in complete
+        if record.folder is not None and (record.folder / ANSWERS_FILE).is_file() and record.number in scores
+    }
     if len(folders) < len(complete):
-        logger.warning("%d trials ran on other machines and cannot be finalists here", len(complete) - len(folders))
-    if best.folder not in folders:
-        return best
-    scores = {folder: record.combined for folder, record in folders.items() if record.combined is not None}
-    ranking = judge_finalists(list(folders), settings=run.config, scores=scores, tracking_uri=run.config.tracking.uri)
-    finalists = [(folders[finalist.trial.folder], finalist.tuned.combined.mean) for finalist in ranking]
-    shown = ", ".join(f"trial {record.number} {combined:.4f}" for record, combined in finalists)
-    logger.info("Finalists on all examples: %s", shown)
-    return finalists[0][0]
+        logger.warning(
+            "%d trials ran on other machines, or their answers are gone: they get no more verdicts here",
+            len(complete) - len(folders),
+        )
+    if best.folder not in folders or len(folders) < 2:
+        return best, scores
+    first = {folder: scores[record.number].judge for folder, record in folders.items()}
+    raced = race_trials(first, run.config, run.config.tracking.uri)
+    given = {folders[folder].number: verdicts for folder, verdicts in raced.verdicts.items()}
+    judged = {number: replace(each, judge=given.get(number, each.judge)) for number, each in scores.items()}
+    return folders[raced.best], judged
 
 
 def keep_adapter(run: StudyRun, best: TrialRecord) -> Path:

@@ -16,7 +16,7 @@ from lorahydra.config.changes import REJUDGING_NEUTRAL_KEYS, SCORE_NEUTRAL_KEYS,
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, JudgeCoverageError, OutputError
 from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
-from lorahydra.judges import JudgeSession
+from lorahydra.judges import Judgement, JudgeSession
 from lorahydra.names import ANSWERS_FILE, FINAL, OBJECTIVE
 from lorahydra.tracking import read_run
 from lorahydra.trial.record import record_judging
@@ -24,7 +24,7 @@ from lorahydra.trial.rejudge import judge_session, reopened, with_overrides
 from lorahydra.trial.saved import SavedTrial, load_trial, not_saved
 from lorahydra.trial.score import record_finalist
 
-__all__ = ["Finalist", "find_trials", "judge_finalists"]
+__all__ = ["Finalist", "check_alike", "find_trials", "judge_finalists", "judged_as", "record_final"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def judge_finalists(
     """
     trials = [load_trial(folder, tracking_uri=tracking_uri) for folder in folders]
     newest = with_overrides(settings or max(trials, key=_written).config, overrides)
-    _check_alike(trials, newest)
-    trials = [_judged_as(trial, newest) for trial in trials]
+    check_alike(trials, newest)
+    trials = [judged_as(trial, newest) for trial in trials]
     session = judge_session(newest)
     combined = dict(scores or {})
     for trial in trials:
@@ -84,9 +84,9 @@ def judge_finalists(
             combined[trial.folder] = _first_score(session, trial)
     ranked = sorted(trials, key=lambda trial: -combined[trial.folder])
     finalists = []
-    for trial in ranked[: session.config.finalists]:
+    for trial in ranked[: max(1, session.config.finalists)]:
         finalist = Finalist(trial, _judged(session, trial, "all", session.config.repeats))
-        _record(finalist, tracking_uri, session)
+        record_final(trial, finalist.tuned, [finalist.tuned.verdicts], tracking_uri)
         finalists.append(finalist)
     alike = _on_the_same_examples(finalists, newest, tracking_uri)
     return sorted(alike, key=lambda finalist: -finalist.tuned.combined.mean)
@@ -103,24 +103,27 @@ def _on_the_same_examples(
     compared = [Finalist(finalist.trial, tuned) for finalist, tuned in zip(finalists, alike, strict=True)]
     for before, after in zip(finalists, compared, strict=True):
         if after.tuned is not before.tuned:
-            _record(after, tracking_uri, None)
+            record_final(after.trial, after.tuned, [], tracking_uri)
     return compared
 
 
-def _judged_as(trial: SavedTrial, newest: ExperimentConfig) -> SavedTrial:
+def judged_as(trial: SavedTrial, newest: ExperimentConfig) -> SavedTrial:
     """The trial with the settings by which all finalists are judged; its run stays where it is."""
     tracking = dataclasses.replace(newest.tracking, uri=trial.config.tracking.uri)
     config = dataclasses.replace(trial.config, judge=newest.judge, evaluation=newest.evaluation, tracking=tracking)
     return dataclasses.replace(trial, config=config)
 
 
-def _record(finalist: Finalist, tracking_uri: str | None, session: JudgeSession | None) -> None:
-    """Add the scores to the trial's run; with a `session`, also the calls and cost of judging."""
-    trial, verdicts = finalist.trial, finalist.tuned.verdicts
+def record_final(
+    trial: SavedTrial, tuned: Evaluation | None, judgements: Sequence[Judgement | None], tracking_uri: str | None
+) -> None:
+    """Add scores to the trial's run, and the calls and cost of the judgements, of which the last one comes first."""
+    given = [judgement for judgement in judgements if judgement is not None]
     with reopened(trial, trial.config, tracking_uri, forget_failure=False) as run:
-        if session is not None and verdicts is not None:
-            record_judging(run, session, [verdicts], FINAL)
-        record_finalist(run, trial.predictions, finalist.tuned)
+        if given:
+            record_judging(run, given[0].session, given, FINAL)
+        if tuned is not None:
+            record_finalist(run, trial.predictions, tuned)
         run.finish(run.before.state)
 
 
@@ -144,7 +147,7 @@ def _judged(session: JudgeSession, trial: SavedTrial, n_examples: str | None = N
     return evaluate(predictions.tuned, verdicts, config.evaluation, config.seed)
 
 
-def _check_alike(trials: Sequence[SavedTrial], newest: ExperimentConfig) -> None:
+def check_alike(trials: Sequence[SavedTrial], newest: ExperimentConfig) -> None:
     """Make sure that scores of the trials can be compared if they are judged with the settings of `newest`."""
     for trial in trials:
         keys = differing(trial.config, newest, SCORE_NEUTRAL_KEYS | REJUDGING_NEUTRAL_KEYS)

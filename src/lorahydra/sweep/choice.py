@@ -1,0 +1,70 @@
+"""What a study says about the choice of its winner: why this trial, and how sure that is (docs/choosing.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from lorahydra.sweep.trial_record import TrialRecord
+
+__all__ = ["Choice", "with_choice"]
+
+SHOWN = 8
+"""Trials of the set that a sentence names."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The choice of a winner among the trials that could be compared; trials are named by their numbers."""
+
+    winner: int
+    best: int
+    """The trial with the highest mean; another one wins if it is as good and has a smaller adapter."""
+    reason: str
+    """Why the winner was chosen, as a sentence without a full stop."""
+    p_best: Mapping[int, float]
+    """Probability of each trial that no other one is better, 0 to 1."""
+    set: tuple[int, ...]
+    """The trials that cannot be told from the best one, with 95 % confidence, the most probable first."""
+    regret_bound: float
+    """With 95 % confidence, no trial is better than the winner by more than this, in the objective's unit."""
+    examples: int
+    """Examples on which the best trial was scored; with a judge, those with a verdict."""
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any] | None) -> Choice | None:
+        """The choice, from what `facts` returned; None for a study that made none."""
+        if not facts:
+            return None
+        p_best = {int(number): float(value) for number, value in facts["p_best"].items()}
+        return cls(**{**facts, "p_best": p_best, "set": tuple(facts["set"])})
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The choice as plain JSON."""
+        return asdict(self) | {"p_best": {str(number): round(value, 4) for number, value in self.p_best.items()}}
+
+    @property
+    def sentences(self) -> str:
+        """Who won and why, and how sure that is, for people."""
+        others = [str(number) for number in self.set if number != self.winner]
+        named = ", ".join(others[:SHOWN]) + (f" and {len(others) - SHOWN} more" if len(others) > SHOWN else "")
+        alike = f"trial{'s' if len(others) > 1 else ''} {named} may be as good" if others else "no other may be as good"
+        return (
+            f"Winner: trial {self.winner}, {self.reason}. P(best) is {self.p_best[self.winner]:.2f} on "
+            f"{self.examples} examples; {alike}, and none is better by more than {self.regret_bound:.4f} "
+            "(95 % confidence)."
+        )
+
+
+def with_choice(records: Sequence[TrialRecord], choice: Choice | None) -> list[TrialRecord]:
+    """The trials with what the choice says about each."""
+    if choice is None:
+        return list(records)
+    return [
+        replace(record, p_best=choice.p_best[record.number], in_set=record.number in choice.set)
+        if record.number in choice.p_best
+        else record
+        for record in records
+    ]

@@ -1,0 +1,178 @@
+"""Decides which trial of a study wins, from the scores that each trial has on every validation example.
+
+The scores are in the predictions tables of the trials' MLflow runs, so trials of other machines count as well.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lorahydra.config.schema import EvaluationConfig, TrackingConfig
+from lorahydra.errors import StoreUnavailableError, TrackingError
+from lorahydra.evaluation.choosing import Comparison, compare
+from lorahydra.evaluation.intervals import Floats
+from lorahydra.evaluation.scoring import combine
+from lorahydra.names import ADAPTER_DIR, PREDICTIONS_FILE, PredictionColumn, Score
+from lorahydra.sweep.choice import Choice
+from lorahydra.sweep.study_run import StudyRun
+from lorahydra.sweep.study_trial import adapter_bytes
+from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.tracking import patiently, read_text
+
+__all__ = ["ScoreTable", "decide", "score_tables"]
+
+logger = logging.getLogger("lorahydra.sweep")
+
+ENOUGH = 0.8
+"""Share of the best trial's examples on which a trial must be compared with it to win in its place."""
+COMPARED = {Score.COMBINED, Score.BERTSCORE_F1, Score.JUDGE_SCORE}
+"""Objectives that are means over examples."""
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """The scores of one trial on each example."""
+
+    texts: list[tuple[Any, Any]]
+    """Prompt and reference of each."""
+    bertscore_f1: list[float]
+    judge: Sequence[float | None]
+    """The judge's, 0…100; None without a verdict."""
+
+
+def score_tables(run: StudyRun, complete: Sequence[TrialRecord], best: TrialRecord) -> dict[int, ScoreTable] | None:
+    """The scores of all trials with the examples of the best one, by number.
+
+    Returns:
+        None if the objective is not a mean over examples, or if the trials cannot be compared.
+    """
+    if len(run.objectives) > 1 or run.objectives[0] not in COMPARED:
+        return None
+    groups = {name.lstrip("+").partition(".")[0] for record in complete for name in record.params}
+    if groups & {"judge", "evaluation", "seed"}:
+        logger.warning("The search decides how trials are scored, so their scores on the examples cannot be compared")
+        return None
+    reference = _read(run.config.tracking, best)
+    if reference is None:
+        logger.warning("The scores of trial %d cannot be read, so P(best) is not known", best.number)
+        return None
+    found, left_out = {}, []
+    for record in complete:
+        each = reference if record is best else _read(run.config.tracking, record)
+        if each is not None and each.texts == reference.texts:
+            found[record.number] = each
+        else:
+            left_out.append(str(record.number))
+    if left_out:
+        logger.warning(
+            "P(best) leaves out trials %s: their scores on the same examples cannot be read", ", ".join(left_out)
+        )
+    return found
+
+
+def decide(
+    run: StudyRun, complete: Sequence[TrialRecord], best: TrialRecord, scores: Mapping[int, ScoreTable]
+) -> tuple[TrialRecord, Choice | None]:
+    """The winner, and how sure the choice is; without the latter if too few trials or examples were scored.
+
+    Args:
+        run: The study.
+        complete: Its complete trials.
+        best: The one with the highest mean.
+        scores: Of `score_tables`; with a judge, perhaps with more verdicts.
+    """
+    objective, settings = Score(run.objectives[0]), run.config.evaluation
+    numbers = list(scores)
+    if len(numbers) < 2:
+        return best, None
+    comparison = compare(
+        *_matrices(list(scores.values()), objective, settings), best=numbers.index(best.number), seed=run.config.seed
+    )
+    if comparison is None:
+        logger.info("Too few examples were scored to say how sure the choice of trial %d is", best.number)
+        return best, None
+    records = {record.number: record for record in complete}
+    compared = [records[number] for number in numbers]
+    # The judge's objective counts in points.
+    unit = 100 if objective is Score.JUDGE_SCORE else 1
+    winner = _cheapest(compared, comparison, run.config.search.indifference)
+    return compared[winner], Choice(
+        winner=compared[winner].number,
+        best=best.number,
+        reason=_reason(compared[winner], best, objective),
+        p_best={number: float(value) for number, value in zip(numbers, comparison.p_best, strict=True)},
+        set=tuple(numbers[n] for n in np.argsort(-comparison.p_best, kind="stable") if comparison.in_set[n]),
+        regret_bound=float(comparison.regret_bounds[winner]) * unit,
+        examples=int(comparison.examples[comparison.best]),
+    )
+
+
+def _cheapest(records: Sequence[TrialRecord], comparison: Comparison, indifference: float) -> int:
+    """The trial with the smallest adapter among those that are as good as the best one; of equal size, the best."""
+    best, behind = comparison.best, -comparison.differences
+    # A trial that has left a race is not as good only because little is known of it.
+    known = comparison.in_set & (comparison.examples >= ENOUGH * comparison.examples[best])
+    sizes = {n: size for n, record in enumerate(records) if (size := _size(record)) is not None}
+    equal = [
+        n
+        for n, size in sizes.items()
+        if best in sizes and size < sizes[best] and known[n] and behind[n] <= indifference
+    ]
+    return min(equal, key=lambda n: (sizes[n], behind[n], records[n].number), default=best)
+
+
+def _size(record: TrialRecord) -> int | None:
+    """Size of the adapter in bytes; an earlier version did not record it."""
+    if record.adapter_bytes is not None or record.folder is None:
+        return record.adapter_bytes
+    return adapter_bytes(record.folder / ADAPTER_DIR) or None
+
+
+def _reason(winner: TrialRecord, best: TrialRecord, objective: Score) -> str:
+    if winner is best:
+        return f"which has the highest {objective}"
+    sizes = [f"{(_size(record) or 0) / 1e6:.1f} MB" for record in (winner, best)]
+    return (
+        f"whose adapter ({sizes[0]}) is smaller than that of trial {best.number} ({sizes[1]}), which has the highest "
+        f"{objective} and is not clearly better"
+    )
+
+
+def _matrices(
+    scores: Sequence[ScoreTable], objective: Score, settings: EvaluationConfig
+) -> tuple[Floats, Floats | None]:
+    """Weighted scores of each trial on each example, as `compare` takes them."""
+    bertscore = np.array([each.bertscore_f1 for each in scores], dtype=np.float64)
+    judge = np.array([each.judge for each in scores], dtype=np.float64) / 100
+    if objective is Score.BERTSCORE_F1 or np.isnan(judge).all():
+        return bertscore, None
+    if objective is Score.JUDGE_SCORE:
+        return np.zeros_like(bertscore), judge
+    return combine(1.0, 0.0, settings) * bertscore, combine(0.0, 100.0, settings) * judge
+
+
+def _read(tracking: TrackingConfig, record: TrialRecord) -> ScoreTable | None:
+    """The scores of a trial, from its run."""
+    if record.run_id is None:
+        return None
+    try:
+        text = patiently(tracking, functools.partial(read_text, tracking, record.run_id, PREDICTIONS_FILE))
+        table = json.loads(text or "")
+        columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
+        return ScoreTable(
+            list(zip(columns[PredictionColumn.PROMPT], columns[PredictionColumn.REFERENCE], strict=True)),
+            [float(score) for score in columns[PredictionColumn.BERTSCORE_F1]],
+            columns[PredictionColumn.JUDGE_SCORE],
+        )
+    except StoreUnavailableError:
+        raise
+    except (TrackingError, ValueError, KeyError, TypeError) as error:
+        logger.debug("Scores of trial %d: %s", record.number, error)
+        return None

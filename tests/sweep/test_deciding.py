@@ -1,0 +1,141 @@
+"""Which trial wins, and what a study says about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lorahydra.config.compose import compose
+from lorahydra.errors import NotRecordedError
+from lorahydra.names import State
+from lorahydra.sweep import deciding
+from lorahydra.sweep.choice import Choice, with_choice
+from lorahydra.sweep.trial_record import TrialRecord
+
+NOISE = np.random.default_rng(0).normal(0, 0.1, 40)
+
+
+class Tables:
+    """The predictions tables of trials, by the number in their run's id."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.texts: dict[str, str] = {}
+        monkeypatch.setattr(deciding, "read_text", self._read)
+
+    def _read(self, tracking: Any, run_id: str, artifact: str) -> str | None:
+        if run_id not in self.texts:
+            raise NotRecordedError("deleted")
+        return self.texts[run_id]
+
+    def add(
+        self, number: int, scores: Sequence[float], judge: Sequence[float | None] | None = None, **rest: Any
+    ) -> TrialRecord:
+        rows = [
+            [f"prompt {n}", "reference", score, None if judge is None else judge[n]] for n, score in enumerate(scores)
+        ]
+        columns = ["prompt", "reference", "bertscore_f1", "judge_score"]
+        self.texts[f"run {number}"] = json.dumps({"columns": columns, "data": rows})
+        mean = float(np.mean(scores))
+        return TrialRecord(number, State.COMPLETE, {"lora.r": 8}, values=(mean,), run_id=f"run {number}", **rest)
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> Tables:
+    return Tables(monkeypatch)
+
+
+def decide(
+    records: list[TrialRecord], *overrides: str, objectives: Sequence[str] = ("combined",)
+) -> tuple[TrialRecord, Choice | None]:
+    run: Any = SimpleNamespace(config=compose([*overrides]), objectives=list(objectives))
+    best = max(records, key=lambda record: record.values or ())
+    scores = deciding.score_tables(run, records, best)
+    return (best, None) if scores is None else deciding.decide(run, records, best, scores)
+
+
+def near(distance: float, seed: int) -> list[float]:
+    """Scores that are lower by `distance` on average, with noise."""
+    noise = np.random.default_rng(seed).normal(0, 0.05, 40)
+    return list(0.7 + NOISE + noise - noise.mean() - distance)
+
+
+def test_of_trials_that_are_as_good_the_smallest_adapter_wins_and_the_study_says_why(tables: Tables) -> None:
+    records = [
+        tables.add(0, near(0.0, 1), adapter_bytes=8_000_000),
+        tables.add(1, near(0.004, 2), adapter_bytes=2_000_000),
+        tables.add(2, near(0.002, 3), adapter_bytes=2_000_000),
+        tables.add(3, near(0.009, 4), adapter_bytes=1_000_000),  # farther than what does not matter
+        tables.add(4, near(0.3, 5), adapter_bytes=1_000_000),
+    ]
+    winner, choice = decide(records)
+    assert winner is records[2]
+    assert choice is not None
+    assert (choice.winner, choice.best, choice.examples) == (2, 0, 40)
+    assert set(choice.set) == {0, 1, 2, 3}
+    assert choice.p_best[4] < 0.01
+    assert sum(choice.p_best.values()) == pytest.approx(1)
+    assert choice.sentences.startswith(
+        "Winner: trial 2, whose adapter (2.0 MB) is smaller than that of trial 0 (8.0 MB), which has the highest "
+        "combined and is not clearly better. P(best) is 0."
+    )
+    assert Choice.from_facts(json.loads(json.dumps(choice.facts))) == Choice.from_facts(choice.facts)
+    shown = {record.number: (record.p_best, record.in_set) for record in with_choice(records, choice)}
+    assert shown[4] == (choice.p_best[4], False)
+
+    for override in ("search.indifference=0", "search.indifference=0.001"):
+        winner, choice = decide(records, override)
+        assert winner is records[0]
+        assert choice is not None
+        assert "Winner: trial 0, which has the highest combined." in choice.sentences
+
+
+def test_an_adapter_that_is_no_smaller_does_not_win(tables: Tables) -> None:
+    """Nor one whose size an earlier version did not record."""
+    records = [
+        tables.add(0, near(0.0, 1), adapter_bytes=4),
+        tables.add(1, near(0.001, 2), adapter_bytes=4, seconds=1.0),
+        tables.add(2, near(0.001, 3)),
+    ]
+    assert decide(records)[0] is records[0]
+
+
+def test_scores_that_cannot_be_compared_are_left_out(tables: Tables, caplog: pytest.LogCaptureFixture) -> None:
+    records = [tables.add(0, near(0.0, 1)), tables.add(1, near(0.1, 2)), tables.add(2, near(0.2, 3)[:30])]
+    records.append(TrialRecord(3, State.COMPLETE, {}, values=(0.1,), run_id="deleted"))
+    _, choice = decide(records)
+    assert choice is not None
+    assert choice.p_best.keys() == {0, 1}
+    assert "P(best) leaves out trials 2, 3" in caplog.text
+    assert with_choice(records, choice)[3].p_best is None
+
+    del tables.texts["run 0"]
+    assert decide(records) == (records[0], None)
+    assert "The scores of trial 0 cannot be read" in caplog.text
+
+
+def test_some_studies_do_not_say_how_sure_they_are(tables: Tables) -> None:
+    records = [tables.add(0, [0.5] * 4), tables.add(1, [0.4] * 4)]
+    assert decide(records)[1] is None, "four examples"
+    records = [tables.add(0, near(0.0, 1)), tables.add(1, near(0.1, 2))]
+    assert decide(records)[1] is not None
+    assert decide(records, objectives=["loss"])[1] is None
+    assert decide(records, objectives=["combined", "time"])[1] is None
+    varied = [*records, TrialRecord(2, State.COMPLETE, {"evaluation.lang": "en"}, values=(0.1,), run_id="x")]
+    assert decide(varied)[1] is None
+
+
+def test_the_judge_counts_where_it_gave_verdicts(tables: Tables) -> None:
+    some: list[float | None] = [80.0, 60.0, 90.0, 70.0, 85.0, 75.0] + [None] * 34
+    worse: list[float | None] = [20.0, 10.0, 15.0, 30.0, 5.0, 20.0] + [None] * 34
+    records = [tables.add(0, near(0.0, 1), some), tables.add(1, near(0.0, 2), worse)]
+    best, choice = decide([records[0], records[1]])
+    assert choice is not None
+    assert (choice.set, choice.examples) == ((best.number,), 6)
+    _, choice = decide(records, objectives=["judge_score"])
+    assert choice is not None
+    assert choice.regret_bound == 0
