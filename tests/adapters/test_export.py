@@ -24,7 +24,7 @@ from lorahydra.config.schema import LoraConfig, ModelConfig
 from lorahydra.errors import LorahydraError, ModelError, OutputError
 from lorahydra.inference.adapted_model import chat_format, conversations, open_adapter
 from lorahydra.modeling.base import load_base
-from lorahydra.modeling.generation import generate_pack, stop_tokens
+from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.modeling.lora import adapter, save_adapter
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
 from lorahydra.modeling.saved_pack import load_pack
@@ -113,7 +113,7 @@ def test_an_adapter_of_a_quantised_base(
     chat, limit = chat_format(base, metadata), metadata.max_new_tokens
     stop = stop_tokens(base.model, chat.end_tokens)
     with load_pack(base, [folder, folder]) as pack:
-        answers = generate_pack(pack, ids, 2, stop=stop, ends=chat.text_end, max_new_tokens=limit, batch_size=8)
+        answers = generate(pack, ids, slots=2, stop=stop, ends=chat.text_end, max_new_tokens=limit, batch_size=8)
     assert answers == [expected, expected]
 
     export_adapter(folder, tmp_path / "adapter")
