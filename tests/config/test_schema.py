@@ -32,7 +32,7 @@ BAD = [
     (ModelConfig, {"dtype": "int8"}, "model.dtype=int8 is not allowed: choose one of auto, bfloat16"),
     (ModelConfig, {"device": "cuda:x"}, "model.device=cuda:x is not allowed"),
     (ModelConfig, {"device": "gpu"}, "model.device=gpu is not allowed"),
-    (ModelConfig, {"quantization": "fp4"}, "model.quantization=fp4 is not allowed: give nf4 or int8 or null"),
+    (ModelConfig, {"quantization": "awq"}, "model.quantization=awq is not allowed: give nf4 or int8 or null"),
     (
         ExperimentConfig,
         {"model": ModelConfig(quantization="nf4"), "lora": LoraConfig(init_lora_weights="pissa")},
