@@ -11,8 +11,9 @@ trials are told to Optuna as a study tells them. Each repetition draws another s
 `trials`: after how many the choice was within 0.005 of the best cell for the first time (median and its 95 % interval;
 `-` for never). `regret 5`: how much better the best cell is, on average over seeds, than the setting that is chosen
 after five trials (mean and its 95 % interval). After the last trial: `winner`, the share of studies that chose the
-trial that was best on all rows; `P(best)`, the mean of what the study says of its choice, and its calibration error;
-`covered`, the share in which no trial was better than the chosen one by more than the stated `bound`.
+trial that was best on all rows; `P(best)`, the mean of what the study says of its choice, and its calibration error (in
+brackets the error that chance alone makes in so many studies); `covered`, the share in which no trial was better than
+the chosen one by more than the stated `bound`.
 """
 
 from __future__ import annotations
@@ -54,9 +55,14 @@ BUDGETS = (5, 10, 20, 30)
 NEAR = 0.005
 """A regret that does not matter, in units of the score."""
 RATE, RANK, ALPHA, DOUBLINGS = "training.learning_rate", "lora.r", "lora.lora_alpha", "lora.r_doublings"
-RATES = "tag(log, interval(2e-5, 1e-3))"
-ORDERED = {RATE: RATES, DOUBLINGS: "range(3, 7)"}
-"""Rate and rank, the rank as 2 to the power of an integer, so that a sampler knows the order."""
+LOW, HIGH, HIGHER = 2e-5, 1e-3, 2e-3
+
+
+def ordered(high: float = HIGH, rank: bool = True) -> dict[str, str]:
+    """Rate and rank, the rank as 2 to the power of an integer, so that a sampler knows the order."""
+    return {RATE: f"tag(log, interval({LOW}, {high}))"} | ({DOUBLINGS: "range(3, 7)"} if rank else {})
+
+
 FIRST = {RATE: 2e-4, DOUBLINGS: 4}
 
 
@@ -74,30 +80,52 @@ class Strategy:
     """Parameters of the first trials."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the sampler other than those that ship."""
+    alpha: Callable[[float], float] | None = None
+    """`lora_alpha` by rank, if it is not searched; by default as in the grid."""
 
 
-def spread(count: int, low: float = 2e-5, high: float = 1e-3) -> list[dict[str, Any]]:
+def spread(count: int, low: float = LOW, high: float = HIGH) -> list[dict[str, Any]]:
     """Start-up trials spread over the rates: the good one, then van der Corput's sequence, with ranks in turn."""
     shares = [sum((n >> bit & 1) / 2 ** (bit + 1) for bit in range(8)) for n in range(1, count)]
     others = [low * (high / low) ** share for share in shares]
     return [FIRST, *({RATE: rate, DOUBLINGS: (5, 3, 6, 4)[n % 4]} for n, rate in enumerate(others))]
 
 
+def root(rank: float) -> float:
+    """The scaling of rsLoRA, with that of `2 r` at rank 16."""
+    return 8 * math.sqrt(rank)
+
+
+def same(rank: float) -> float:
+    """The same alpha for all ranks, as `2 r` at rank 16."""
+    return 32
+
+
+FEW = {"n_startup_trials": 4}
+AFTER_SPREAD = {"n_startup_trials": 5}
 STRATEGIES = {
     "today": Strategy("multivariate_tpe", "lora"),
     "today small": Strategy("multivariate_tpe", "small"),
-    "random": Strategy("random", space=ORDERED),
     "random today": Strategy("random", "lora"),
-    "tpe": Strategy("tpe", space=ORDERED, first=[FIRST]),
-    "multivariate_tpe": Strategy("multivariate_tpe", space=ORDERED, first=[FIRST]),
-    "qmc": Strategy("qmc", space=ORDERED, first=[FIRST], settings={"scramble": True}),
-    "cmaes": Strategy("cmaes", space=ORDERED, first=[FIRST]),
-    "gp": Strategy("gp", space=ORDERED, first=[FIRST]),
-    "gp 4": Strategy("gp", space=ORDERED, first=[FIRST], settings={"n_startup_trials": 4}),
-    "gp spread": Strategy("gp", space=ORDERED, first=spread(5), settings={"n_startup_trials": 5}),
-    "tpe spread": Strategy("multivariate_tpe", space=ORDERED, first=spread(5), settings={"n_startup_trials": 5}),
-    "gp rate": Strategy("gp", space={RATE: RATES}, first=[{RATE: 2e-4}], settings={"n_startup_trials": 4}),
+    "random": Strategy("random", space=ordered()),
+    "tpe": Strategy("tpe", space=ordered(), first=[FIRST]),
+    "multivariate_tpe": Strategy("multivariate_tpe", space=ordered(), first=[FIRST]),
+    "qmc": Strategy("qmc", space=ordered(), first=[FIRST], settings={"scramble": True}),
+    "cmaes": Strategy("cmaes", space=ordered(), first=[FIRST]),
+    "gp": Strategy("gp", space=ordered(), first=[FIRST]),
+    "gp 4": Strategy("gp", space=ordered(), first=[FIRST], settings=FEW),
+    "gp spread": Strategy("gp", space=ordered(), first=spread(5), settings=AFTER_SPREAD),
+    "tpe spread": Strategy("multivariate_tpe", space=ordered(), first=spread(5), settings=AFTER_SPREAD),
+    "gp rate": Strategy("gp", space=ordered(rank=False), first=[{RATE: 2e-4}], settings=FEW),
+    "random wide": Strategy("random", space=ordered(HIGHER)),
+    "tpe wide": Strategy(
+        "multivariate_tpe", space=ordered(HIGHER), first=spread(5, high=HIGHER), settings=AFTER_SPREAD
+    ),
+    "gp wide": Strategy("gp", space=ordered(HIGHER), first=spread(5, high=HIGHER), settings=AFTER_SPREAD),
+    "gp root": Strategy("gp", space=ordered(), first=spread(5), settings=AFTER_SPREAD, alpha=root),
+    "gp same": Strategy("gp", space=ordered(), first=spread(5), settings=AFTER_SPREAD, alpha=same),
 }
+"""`spread`: the first five trials are spread over the rates; `wide`: up to 2e-3; `root` and `same`: scaled by rank."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +263,7 @@ def replay(
         for number in range(trials):
             trial = study.ask()
             params = {name: suggest(trial, name, distribution) for name, distribution in space.items()}
-            rate, rank = setting(params, surface)
+            rate, rank = setting(params, surface, strategy.alpha)
             drawn = surface.draw(rate, rank, draws)
             if drawn is None:
                 study.tell(trial, state=TrialState.FAIL)
@@ -284,15 +312,22 @@ def of_group(group: str, name: str, settings: Mapping[str, Any] | None = None) -
     return OmegaConf.merge(node, dict(settings or {}))
 
 
-def setting(params: Mapping[str, Any], surface: Surface) -> tuple[float, float]:
+def setting(
+    params: Mapping[str, Any], surface: Surface, alpha: Callable[[float], float] | None = None
+) -> tuple[float, float]:
     """Rate, as at the grid's scale, and rank of a trial; dropout and warm-up are taken to change nothing.
 
     Adam's steps do not depend on the size of gradients, so another `lora_alpha` is much the same as another rate: it is
     replayed as the rate times the quotient of the scales.
+
+    Args:
+        params: The parameters of the trial.
+        surface: The grid.
+        alpha: `lora_alpha` by rank, if the parameters do not have it.
     """
     rank = 2.0 ** params[DOUBLINGS] if DOUBLINGS in params else float(params.get(RANK, 16))
-    scale = params[ALPHA] / rank / surface.alpha_per_rank if ALPHA in params else 1.0
-    return params[RATE] * scale, rank
+    usual = surface.alpha_per_rank * rank
+    return params[RATE] * params.get(ALPHA, alpha(rank) if alpha else usual) / usual, rank
 
 
 def ends_early(trial: optuna.Trial, drawn: Drawn) -> bool:
@@ -355,17 +390,17 @@ def measure(study: Replayed, surface: Surface, rule: Rule, judge: Judge | None, 
     )
 
 
-def calibration_error(stated: Floats, right: Floats, bins: int = 10) -> float:
-    """Mean distance between what was stated and how often it was right, over bins of what was stated."""
+def calibration_error(stated: Floats, right: Floats, bins: int = 5) -> float:
+    """Mean distance between what was stated and how often it was right, over equal bins of what was stated."""
     places = np.minimum((stated * bins).astype(int), bins - 1)
     groups = [places == place for place in range(bins)]
     return float(sum(abs(stated[group].sum() - right[group].sum()) for group in groups) / len(stated))
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half of its 95 % interval."""
-    array = np.array(values)
-    return float(array.mean()), float(1.96 * array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else math.inf
+def chance_error(stated: Floats) -> float:
+    """The calibration error that so many statements have on average if they are perfectly calibrated."""
+    draws = np.random.default_rng(0)
+    return float(np.mean([calibration_error(stated, draws.random(len(stated)) < stated) for _ in range(200)]))
 
 
 def one(task: tuple[Surface, str, int, argparse.Namespace]) -> dict[str, Measured]:
@@ -384,8 +419,8 @@ def line(name: str, studies: Sequence[Measured]) -> str:
     won = np.array([float(study.won) for study in studies])
     stated = np.array([study.p_best for study in studies])
     covered, bound = (np.mean([getattr(study, name) for study in studies]) for name in ("covered", "bound"))
-    error = calibration_error(stated, won)
-    said.append(f"{won.mean():6.2f} {stated.mean():7.2f} {error:6.3f} {covered:8.3f} {bound:7.4f}")
+    error, chance = calibration_error(stated, won), chance_error(stated)
+    said.append(f"{won.mean():6.2f} {stated.mean():7.2f} {error:6.3f} ({chance:.3f}) {covered:8.3f} {bound:7.4f}")
     if any(study.calls for study in studies):
         said.append(f"{np.mean([study.calls for study in studies]):7.0f} calls")
     if any(study.pruned for study in studies):
@@ -437,7 +472,9 @@ def main() -> None:
             seeds, rates, ranks, rows = surface.scores.shape
             shape = f"{rates} rates x {ranks} ranks x {seeds} seeds, {rows} rows"
             print(f"{surface.name}: {shape}, best cell {surface.best:.4f}; {options.repetitions} studies each")
-            print(f"{'strategy, rule':>26}  trials {regrets} winner P(best)  error  covered   bound", flush=True)
+            print(
+                f"{'strategy, rule':>26}  trials {regrets} winner P(best)  error (chance) covered   bound", flush=True
+            )
             for name in options.strategies:
                 tasks = [(surface, name, seed, options) for seed in range(options.repetitions)]
                 studies = pool.map(one, tasks, chunksize=1) if options.processes > 1 else list(map(one, tasks))

@@ -114,7 +114,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--pack", type=int, help="trials trained side by side: 1 on a CPU, 8 on a GPU")
     parser.add_argument("--rates", type=float, nargs=3, default=(2e-5, 2e-3, 10), metavar=("LOW", "HIGH", "COUNT"))
-    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 16, 32, 64])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[16, 64, 8, 32])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--alpha-per-rank", type=float, default=2.0, help="lora_alpha / r")
     parser.add_argument("--training-rows", type=int, default=96)
@@ -174,11 +174,13 @@ def choose_rows(options: argparse.Namespace, model: ModelConfig, work: Path) -> 
 
 
 def cells(options: argparse.Namespace) -> list[Cell]:
-    """The cells of the grid: for each seed every second rate first, from the highest."""
+    """The cells of the grid: for each seed every second rate first, from the highest, and one rank after another."""
     low, high, count = options.rates[0], options.rates[1], int(options.rates[2])
     rates = [float(f"{low * (high / low) ** (step / max(1, count - 1)):.3g}") for step in range(count)]
-    ordered = [*rates[::-2], *rates[-2::-2]]
-    return [Cell(rate, rank, seed) for seed in options.seeds for rate in ordered for rank in options.ranks]
+    halves = (rates[::-2], rates[-2::-2])
+    return [
+        Cell(rate, rank, seed) for seed in options.seeds for half in halves for rank in options.ranks for rate in half
+    ]
 
 
 def packs(todo: Sequence[Cell], size: int) -> list[list[Cell]]:

@@ -10,6 +10,8 @@ and trials remain as alike on the same rows as real trials are.
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,20 +92,22 @@ def load(path: Path) -> Surface:
     """The grid in a file of `make.py`; of one that is not complete, the largest complete part.
 
     Raises:
-        ValueError: Not even two rates are complete.
+        ValueError: Not even two rates are complete for one rank.
     """
     trials = [trial for trial in pq.read_table(path).to_pylist() if trial["r"]]
-    seeds, rates, ranks = (sorted({trial[name] for trial in trials}) for name in ("seed", "learning_rate", "r"))
     cells = {(trial["seed"], trial["learning_rate"], trial["r"]): trial for trial in trials}
-    parts = [seeds[:count] for count in range(len(seeds), 0, -1)]
+    every, rates, ranks = (sorted(set(values)) for values in zip(*cells, strict=True))
 
-    def complete(part: list[int]) -> list[float]:
-        return [rate for rate in rates if all((seed, rate, r) in cells for seed in part for r in ranks)]
+    def grid(seeds: Sequence[int], ranks: Sequence[int]) -> tuple[Sequence[int], list[float], Sequence[int]]:
+        complete = [rate for rate in rates if all((seed, rate, r) in cells for seed in seeds for r in ranks)]
+        return seeds, complete, ranks
 
-    part = max(parts, key=lambda part: len(complete(part)))
-    if len(complete(part)) < 2:
+    some = [part for count in range(1, len(ranks) + 1) for part in itertools.combinations(ranks, count)]
+    grids = [grid(every[:count], part) for count in range(1, len(every) + 1) for part in some]
+    seeds, rates, ranks = max(grids, key=lambda grid: (len(grid[1]) > 1, math.prod(map(len, grid))))
+    if len(rates) < 2:
         raise ValueError(f"{path}: fewer than two learning rates are complete")
-    table = [[[cells[seed, rate, r] for r in ranks] for rate in complete(part)] for seed in part]
+    table = [[[cells[seed, rate, r] for r in ranks] for rate in rates] for seed in seeds]
     fine = next(trial for trial in trials if trial["validation"])
     rows, points = len(fine["validation"]) + len(fine["unseen"]), len(fine["loss"])
 
@@ -115,7 +119,7 @@ def load(path: Path) -> Surface:
 
     return Surface(
         path.stem,
-        np.array(complete(part)),
+        np.array(rates),
         np.array(ranks, dtype=np.float64),
         np.array([[[scores(trial) for trial in row] for row in plane] for plane in table]),
         np.array([[[losses(trial) for trial in row] for row in plane] for plane in table]),
@@ -148,6 +152,8 @@ def simulated(seed: int = 0, rows: int = 264) -> Surface:
 
 def _between(points: Floats, value: float) -> list[tuple[int, float]]:
     """The neighbours of a value among ascending points, and their weights."""
+    if len(points) == 1:
+        return [(0, 1.0)]
     place = float(np.interp(value, points, np.arange(len(points))))
     low = min(int(place), len(points) - 2)
     return [(low, 1 - (place - low)), (low + 1, place - low)]
