@@ -129,16 +129,16 @@ def load(path: Path) -> Surface:
 def simulated(seed: int = 0, rows: int = 264) -> Surface:
     """A surface by formula, to try things without files; what it shows is no evidence.
 
-    The mean score is a parabola over log10 of the rate, with its top of 0.80 at 4e-4 for rank 16, at a rate lower by a
-    fifth for each doubling of the rank, and with 0.002 for each doubling. It falls by 0.05 for a factor of ten, twice
-    as fast above the top; from six times the best rate on, training diverges. Rows differ in difficulty (standard
-    deviation 0.12), adapters in what they make of each row (0.06, independent) and in general (0.002). The validation
-    loss has its lowest value at two thirds of the best rate.
+    The mean score is a parabola over log10 of the rate. Its top is 0.80 at 4e-4 for rank 16; for each doubling of the
+    rank it is at a rate lower by a factor of sqrt(2), and higher by 0.002. The score falls by 0.05 for a factor of ten
+    below the top, by twice as much above; from six times the best rate on, training diverges. Rows differ in difficulty
+    (standard deviation 0.12), adapters in what they make of each row (0.06, independent) and in general (0.002). The
+    validation loss has its lowest value at two thirds of the best rate.
     """
     draws = np.random.default_rng(seed)
     rates, ranks = np.geomspace(2e-5, 2e-3, 10), np.array([8.0, 16.0, 32.0, 64.0])
     doublings = np.log2(ranks / 16)
-    away = np.log10(rates)[:, None] - np.log10(4e-4) + np.log10(1.25) * doublings
+    away = np.log10(rates)[:, None] - np.log10(4e-4) + np.log10(2) / 2 * doublings
     means = 0.80 + 0.002 * doublings - 0.05 * away**2 * np.where(away > 0, 2, 1)
     shape = (2, *means.shape, rows)
     scores = means[None, :, :, None] + 0.12 * draws.standard_normal(rows) + 0.06 * draws.standard_normal(shape)

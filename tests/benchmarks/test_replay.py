@@ -7,19 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.replay import (
-    STRATEGIES,
-    Judge,
-    Replayed,
-    calibration_error,
-    finalists,
-    highest_mean,
-    measure,
-    replay,
-    setting,
-    smoothed,
-)
+from benchmarks.replay import calibration_error, measure, replay
 from benchmarks.surfaces.make import write
+from benchmarks.surfaces.rules import Judge, Replayed, finalists, highest_mean, raced, smoothed
+from benchmarks.surfaces.strategies import STRATEGIES, setting
 from benchmarks.surfaces.surface import Drawn, Surface, load, simulated
 
 ROWS = 40
@@ -67,7 +58,9 @@ def test_a_trial_has_the_scores_of_neighbouring_cells(surface: Surface) -> None:
 def test_scale_counts_as_rate(surface: Surface) -> None:
     params = {"training.learning_rate": 3e-5, "lora.r": 8, "lora.lora_alpha": 160}
     assert setting(params, surface) == pytest.approx((3e-4, 8))
-    assert setting({"training.learning_rate": 3e-5, "lora.r_doublings": 5}, surface) == (3e-5, 32)
+    ordered = {"training.learning_rate": 3e-5, "lora.r_doublings": 5}
+    assert setting(ordered, surface, "rank") == (3e-5, 32)
+    assert setting(ordered, surface, "same") == (1.5e-5, 32)
 
 
 def test_training_fails_where_it_failed(surface: Surface) -> None:
@@ -75,13 +68,13 @@ def test_training_fails_where_it_failed(surface: Surface) -> None:
     assert all(surface.draw(1e-3, 8, np.random.default_rng(seed)) is not None for seed in range(5))
 
 
-@pytest.mark.parametrize("name", ["today", "random", "gp 4"])
+@pytest.mark.parametrize("name", ["default", "random", "before"])
 def test_a_study_is_replayed(surface: Surface, name: str) -> None:
-    studies = [replay(surface, STRATEGIES[name], 3, trials=8, rows=16) for _ in range(2)]
-    assert [study.told for study in studies] == [studies[0].told] * 2
+    studies = [replay(surface, STRATEGIES[name], 3, trials=6, rows=16) for _ in range(2)]
+    assert studies[0].told == studies[1].told
     for rule in (highest_mean, smoothed):
-        measured = measure(studies[0], surface, rule, None, 8)
-        assert len(measured.regrets) == 8
+        measured = measure(studies[0], surface, rule, None, 6)
+        assert len(measured.regrets) == 6
         assert 0 <= measured.regrets[-1] == surface.best - studies[0].trials[rule(studies[0], None).place].expected
         assert 0 < measured.p_best <= 1
 
@@ -108,6 +101,9 @@ def test_a_judge_takes_calls_and_a_pruner_ends_trials() -> None:
     assert judged is not None
     assert judged.sum() == 5 * len(study.trials) + 3 * 15
     assert place in np.argsort(study.told)[-3:]
+    _, judged = raced(study, Judge(15))
+    assert judged is not None
+    assert 5 * len(study.trials) <= judged.sum() <= 5 * len(study.trials) + 3 * 15
 
 
 def test_calibration_error() -> None:
