@@ -95,7 +95,7 @@ def test_the_defaults_are_the_promised_ones() -> None:
     assert config.training.num_train_epochs == 3
     assert config.training.per_device_train_batch_size == 4
     assert config.training.learning_rate == 1e-4
-    assert config.search.first_trial["training.learning_rate"] == 2e-4
+    assert config.search.first_trial == {"training.learning_rate": 1e-4, "lora.r": config.lora.r}, "the defaults"
     config = dataclasses.replace(config, search=SearchConfig())
     assert config == ExperimentConfig(output_dir="out"), "the YAML and the schema give the same defaults"
 

@@ -97,7 +97,7 @@ def test_conf_shows_every_key_and_every_choice() -> None:
         assert OmegaConf.to_container(keys)[key] == OmegaConf.to_container(node)[key], key  # type: ignore[call-overload,index]
     described = (conf / "help" / "lorahydra.yaml").read_text("utf-8")
     for text in (shown, described):
-        for group, choices in (("sampler", set(SAMPLERS) - {"motpe"}), ("pruner", set(PRUNERS))):
+        for group, choices in (("sampler", set(SAMPLERS) - {"motpe"}), ("pruner", set(PRUNERS) - {"wilcoxon"})):
             [listed] = re.findall(rf"{group}(?:: |=NAME).*(?:\n {{20}}.*)*", text)
             assert choices <= set(re.findall(r"\w+", listed)), (group, listed)
 
@@ -164,3 +164,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optuna.samplers.CmaEsSampler, "__init__", missing)
     with pytest.raises(ConfigError, match="CmaEsSampler cannot be used: it needs a package: pip install cmaes"):
         make_sampler(choice("sampler", "cmaes"), OmegaConf.create({}))
+
+
+def test_wilcoxon_ends_no_trial_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pruner = sweep(choice("sampler", "random"), choice("pruner", "wilcoxon"), OWN, tmp_path).settings.pruner
+    assert type(pruner) is optuna.pruners.NopPruner
+    assert "hydra/sweeper/pruner=wilcoxon ends no trial" in caplog.text

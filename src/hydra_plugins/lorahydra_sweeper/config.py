@@ -87,7 +87,7 @@ class HyperbandPrunerConfig(PrunerConfig):
 
 @dataclass
 class WilcoxonPrunerConfig(PrunerConfig):
-    """Ends a trial that is worse than the best one by a signed-rank test."""
+    """Accepted for studies of earlier versions; it ends no trial."""
 
     _target_: str = "optuna.pruners.WilcoxonPruner"
     p_threshold: float = 0.1

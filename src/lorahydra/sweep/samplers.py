@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.pruners import BasePruner
+from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, BruteForceSampler, CmaEsSampler, GridSampler, QMCSampler, TPESampler
 
 from lorahydra.errors import ConfigError, causes
@@ -38,6 +38,13 @@ def make_pruner(settings: Any) -> BasePruner:
         ConfigError: It cannot be made.
     """
     pruner: BasePruner = _made("pruner", settings, ("optuna.pruners.*",))
+    if isinstance(pruner, WilcoxonPruner):
+        # Accepted, because studies of earlier versions were begun with it.
+        logger.warning(
+            "hydra/sweeper/pruner=wilcoxon ends no trial: its test needs a value for each example, not the losses of a "
+            "training over time; choose median, percentile or hyperband"
+        )
+        return NopPruner()
     return pruner
 
 
