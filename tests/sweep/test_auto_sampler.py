@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from lorahydra.sweep.auto_sampler import AutoSampler
 from lorahydra.sweep.trial_record import ATTRIBUTE
@@ -31,7 +31,7 @@ def new_study(space: Space, seed: int = 0, **arguments: Any) -> optuna.Study:
 
 def searched(study: optuna.Study, space: Space, count: int, score: Callable[[Params], float]) -> list[Params]:
     """The parameters of the next trials."""
-    drawn = []
+    drawn: list[Params] = []
     for _ in range(count):
         trial = study.ask(dict(space))
         drawn.append(dict(trial.params))
@@ -109,11 +109,21 @@ def test_the_neighbourhood_of_failures_is_left() -> None:
     assert study.best_value > 2e-4
 
 
-def test_several_objectives_and_values_that_are_no_numbers() -> None:
+def test_several_objectives() -> None:
     sampler = AutoSampler(0)
     sampler.fit(RATE_AND_RANK)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    for number in range(7):
+    for _ in range(7):
         trial = study.ask(dict(RATE_AND_RANK))
-        study.tell(trial, [math.inf if number == 2 else quality(trial.params), trial.params["rank"]])
-    assert len(study.trials) == 7
+        study.tell(trial, [quality(trial.params), trial.params["rank"]])
+    assert len({trial.params["rate"] for trial in study.trials}) == 7
+
+
+def test_infinite_values_and_parameters_outside_of_the_space_do_no_harm() -> None:
+    study = new_study(RATE_AND_RANK)
+    kinds: Space
+    for params in ({"rate": 1e-7, "rank": 8}, {"rate": 1e-4, "rank": 7}, {"rate": 1e-4, "rank": 8}):
+        kinds = {"rate": FloatDistribution(1e-7, 1, log=True), "rank": CategoricalDistribution([7, 8])}
+        value = math.inf if params["rank"] == 8 else 0.5
+        study.add_trial(create_trial(params=params, distributions=kinds, value=value))
+    assert len(searched(study, RATE_AND_RANK, 6, quality)) == 6

@@ -12,13 +12,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lorahydra.sweep.compat import quietly
@@ -163,29 +166,27 @@ def _comparable(
     space: Mapping[str, BaseDistribution],
     ordered: Mapping[str, BaseDistribution],
 ) -> list[FrozenTrial]:
-    """The trials as the inner study sees them: those without a value have that of a bad one."""
+    """The trials as the inner study sees them: all with finite values, those without a result with bad ones."""
     complete = [trial.values for trial in known if trial.state is TrialState.COMPLETE]
-    columns = [np.array(column, dtype=float) for column in zip(*complete, strict=True)]
-    signs = [-1 if direction.name == "MAXIMIZE" else 1 for direction in study.directions]
-    worst = [float(sign * np.nanmax(sign * column)) for sign, column in zip(signs, columns, strict=True)]
-    middle = [float(np.nanmedian(column)) for column in columns]
+    signs = [-1 if direction is StudyDirection.MAXIMIZE else 1 for direction in study.directions]
+    worst, middle = [], []
+    for sign, column in zip(signs, zip(*complete, strict=True), strict=True):
+        finite = [value for value in column if math.isfinite(value)] or [0.0]
+        worst.append(sign * max(sign * value for value in finite))
+        middle.append(statistics.median(finite))
     seen = []
     for trial in known:
-        numbers = {name: _numbers(kind) for name, kind in space.items()}
-        params = {
-            name: trial.params[name] if places is None else places.index(trial.params[name])
-            for name, places in numbers.items()
-        }
-        running = trial.state is TrialState.RUNNING
         values = {TrialState.COMPLETE: trial.values, TrialState.PRUNED: middle, TrialState.FAIL: worst}.get(trial.state)
-        if values is not None and any(map(math.isnan, values)):
-            values = worst
-        seen.append(
-            create_trial(
-                state=TrialState.RUNNING if running else TrialState.COMPLETE,
-                values=values,
-                params=params,
-                distributions=dict(ordered),
-            )
-        )
+        if values is not None:
+            values = [value if math.isfinite(value) else bad for value, bad in zip(values, worst, strict=True)]
+        state = TrialState.RUNNING if values is None else TrialState.COMPLETE
+        params = {name: _place(kind, trial.params[name]) for name, kind in space.items()}
+        with suppress(ValueError):  # set by hand, to something outside of the space
+            seen.append(create_trial(state=state, values=values, params=params, distributions=dict(ordered)))
     return seen
+
+
+def _place(kind: BaseDistribution, value: Any) -> Any:
+    """What stands for a value in the distribution that `_ordered` returns."""
+    numbers = _numbers(kind)
+    return value if numbers is None else numbers.index(value) if value in numbers else -1
