@@ -62,6 +62,7 @@ def test_the_first_trials_are_spread_over_each_range() -> None:
     places = sorted(int(8 * math.log(params["rate"] / 2e-5) / math.log(100)) for params in drawn)
     assert places == list(range(8))
     assert sorted(params["rank"] for params in drawn) == [8, 8, 16, 16, 32, 32, 64, 64]
+    assert {type(params["rate"]) for params in drawn} == {float}
 
 
 def test_draws_depend_on_the_seed_and_on_trials_that_count() -> None:

@@ -95,7 +95,7 @@ class AutoSampler(BaseSampler):
         if number:
             sequence.fast_forward(number)
         [point] = sequence.random(1)
-        return {name: _at(kind, share) for (name, kind), share in zip(space.items(), point, strict=True)}
+        return {name: _at(kind, share) for (name, kind), share in zip(space.items(), point.tolist(), strict=True)}
 
     def _learned(
         self, study: optuna.Study, known: Sequence[FrozenTrial], number: int, space: Mapping[str, BaseDistribution]
