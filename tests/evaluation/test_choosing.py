@@ -42,7 +42,7 @@ def test_statements_hold_as_often_as_they_claim() -> None:
     assert np.mean(far) < 0.1
 
 
-@pytest.mark.parametrize(("examples", "most"), [(5, 0.4), (64, 0.25)])
+@pytest.mark.parametrize(("examples", "most"), [(5, 0.2), (64, 0.25)])
 def test_trials_that_are_truly_equal_are_not_told_apart(examples: int, most: float) -> None:
     draws = np.random.default_rng(2)
     sets, beliefs = [], []
@@ -53,6 +53,21 @@ def test_trials_that_are_truly_equal_are_not_told_apart(examples: int, most: flo
         beliefs.append(sure.p_best[sure.best])
     assert np.mean(sets) > 0.9
     assert np.mean(beliefs) < most, "the best of twenty equal trials is lucky"
+
+
+def test_the_luck_of_trials_that_were_judged_more_is_not_believed() -> None:
+    """Three finalists are judged on all examples, because they were the best by five."""
+    draws, believed, right = np.random.default_rng(8), [], []
+    for _ in range(100):
+        means = draws.normal(0.5, 0.02, 20)
+        judge = scores_of(draws, means, 64, noise=0.2)
+        last = np.argsort(-judge[:, :5].mean(axis=1))[:3]
+        judge[np.setdiff1d(np.arange(20), last), 5:] = np.nan
+        sure = compare(np.zeros_like(judge), judge, samples=300)
+        assert sure is not None
+        believed.append(sure.p_best[sure.best])
+        right.append(sure.best == means.argmax())
+    assert np.mean(believed) == pytest.approx(np.mean(right), abs=0.08)
 
 
 def test_a_large_study_takes_well_under_a_second_and_the_seed_decides_all() -> None:
@@ -76,7 +91,7 @@ def test_a_clear_winner_is_alone_and_copies_share() -> None:
     twins = compare(scores[[0, 0, 1]])
     assert twins is not None
     assert twins.in_set.tolist() == [True, True, False]
-    assert twins.p_best.tolist() == pytest.approx([0.5, 0.5, 0])
+    assert twins.p_best.tolist() == pytest.approx([0.5, 0.5, 0], abs=0.02)
     single = compare(scores[:1])
     assert single is not None
     assert (single.p_best.tolist(), single.regret_bound) == ([1.0], 0)

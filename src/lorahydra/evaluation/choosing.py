@@ -4,9 +4,9 @@ All trials are scored on the same validation examples, so they are compared by p
 examples, the same ones for all trials. Small samples are allowed for as in Student's t: deviations are widened by
 `sqrt(n / (n - 1))` and divided by the root of a chi-squared draw over its degrees of freedom.
 
-The best of many noisy means is partly lucky. So P(best) is computed from means that are shrunk towards each other by
-empirical Bayes (Efron & Morris, 1973): the variance between the trials of the set, less what noise alone explains, says
-by how much. The set and the bound make no such assumption about how trials are spread.
+P(best) is that of the trials of the set, from `lorahydra.evaluation.posterior`. The bound is half-way between the
+quantile of that posterior, which is too near where one trial is far better than all others, and the bootstrap's, which
+is too far where the trials differ by less than their noise. The set makes no assumption about how trials are spread.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammainc, gammaincinv
+from scipy.special import gammaincinv
 
 from lorahydra.evaluation.intervals import Floats
+from lorahydra.evaluation.posterior import posterior
 from lorahydra.evaluation.scoring import MINIMUM
 
 __all__ = ["LEVEL", "Comparison", "compare"]
 
 LEVEL = 0.95
 SAMPLES = 2000
-FEWEST = 3
-"""With fewer trials in the set nothing is known about the spread of trials, and nothing is shrunk."""
 TIED = 1e-9
 """Means that differ by less than this are equal."""
 
@@ -41,7 +40,7 @@ class Comparison:
     upper: Floats
     """Upper ends of the differences' simultaneous intervals: a trial below 0 is clearly behind."""
     p_best: Floats
-    """Probability of having the highest true mean; sums to 1, and is 0 where a trial cannot be compared."""
+    """Probability of having the highest true mean; sums to 1, and is 0 for trials outside the set."""
     in_set: NDArray[np.bool_]
     """The trials that cannot be told from the best one; the best one is in it."""
     examples: NDArray[np.intp]
@@ -91,12 +90,14 @@ def compare(
     wide = errors * _student(draws.random(samples), shared[able])
     upper = means + _reach(wide, level)
     in_set = upper >= -TIED
-    drawn = means + wide
-    regrets = np.quantile(drawn.max(axis=1, keepdims=True) - drawn, level, axis=0)
-    shrink, centre = _shrinkage(means, errors, in_set, shared[able] == shared[able].max(), draws)
-    drawn = centre + shrink * (means - centre) + np.sqrt(shrink) * wide
+    regrets = _regrets(means + wide, level)
+    p_best = np.zeros(len(means))
+    near = np.flatnonzero(able)[in_set]
+    place = int(np.flatnonzero(near == best)[0])
+    drawn = posterior(scores[near], None if judge is None else judge[near], place, samples, draws)
     leads = drawn >= drawn.max(axis=1, keepdims=True) - TIED
-    p_best = (leads / leads.sum(axis=1, keepdims=True)).mean(axis=0)
+    p_best[in_set] = (leads / leads.sum(axis=1, keepdims=True)).mean(axis=0)
+    regrets[in_set] = (regrets[in_set] + _regrets(drawn, level)) / 2
     among = np.zeros(len(able), dtype=np.bool_)
     among[able] = in_set
     return Comparison(
@@ -191,27 +192,7 @@ def _reach(deviations: Floats, level: float) -> Floats:
     return reach
 
 
-def _shrinkage(
-    means: Floats, errors: Floats, in_set: NDArray[np.bool_], fully: NDArray[np.bool_], draws: np.random.Generator
-) -> tuple[Floats, float]:
-    """The share of each mean's distance from the centre that is not noise, shape (samples, trials), and the centre.
-
-    The set says how trials near the best one are spread: trials that are clearly behind say nothing about them.
-    """
-    size = int(in_set.sum())
-    if size < FEWEST:
-        return np.ones_like(errors), 0.0
-    # What an example does to all trials alike is no noise of theirs.
-    own = errors - errors[:, fully].mean(axis=1, keepdims=True)
-    noise = (own**2).mean(axis=0)
-    if (among := int(fully.sum())) > 1:
-        noise = np.where(fully, noise * among / (among - 1), noise)
-    expected, observed = float(noise[in_set].mean()), float(means[in_set].var(ddof=1))
-    if expected < TIED**2:
-        return np.ones_like(errors), 0.0
-    # The variance of the true means is positive: chi-squared draws that would make it negative do not count.
-    half = (size - 1) / 2
-    most = gammainc(half, half * observed / expected)
-    chi_squared = 2 * gammaincinv(half, np.maximum(draws.random(len(errors)) * most, 1e-12))
-    between = np.maximum(2 * half * observed / np.maximum(chi_squared, 1e-12) - expected, 1e-4 * expected)[:, None]
-    return between / (between + noise), float(means[in_set].mean())
+def _regrets(drawn: Floats, level: float) -> Floats:
+    """The quantile of how far the best trial of each draw is ahead of each trial."""
+    regrets: Floats = np.quantile(drawn.max(axis=1, keepdims=True) - drawn, level, axis=0)
+    return regrets
