@@ -84,7 +84,13 @@ def test_the_first_steps_of_training_equal_a_plain_loop(smollm: Path, tmp_path: 
         tokenize(split, chat, max_length=512, overlong="error") for split in (splits.train, splits.validation)
     )
     metrics: list[dict[str, float]] = []
-    training = TrainingConfig(num_train_epochs=1, per_device_train_batch_size=1, learning_rate=5e-4, warmup_ratio=0.0)
+    training = TrainingConfig(
+        num_train_epochs=1,
+        per_device_train_batch_size=1,
+        learning_rate=5e-4,
+        warmup_ratio=0.0,
+        matmul_precision="highest",  # as the plain loop
+    )
     job = TrainingJob(LoraConfig(), training, 7, tmp_path, lambda values, _: metrics.append(dict(values)))
     train(base, [job], data, eval_data, Progress(live=False))
     expected = plain_losses(smollm, data, r=16, alpha=32, seed=7, batch=1, rate=5e-4, epochs=1)
