@@ -12,8 +12,12 @@ import numpy as np
 from benchmarks.surfaces.surface import Drawn, Floats
 from numpy.typing import NDArray
 
+from lorahydra.evaluation.choosing import compare
 from lorahydra.evaluation.judging import choose
 from lorahydra.evaluation.racing import race
+
+INDIFFERENCE = 0.005
+"""`search.indifference`."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,18 @@ def highest_mean(study: Replayed, judge: Judge | None) -> Choice:
     return Choice(int(np.argmax(study.told)))
 
 
+def smallest(study: Replayed, judge: Judge | None) -> Choice:
+    """What ships: of the trials that are as good as the best one, the one with the smallest adapter."""
+    comparison = compare(study.scores)
+    best = int(study.scores.mean(axis=1).argmax())
+    if comparison is None:
+        return Choice(best)
+    ranks = [rank for _, rank in study.settings]
+    equal = np.flatnonzero(comparison.in_set & (comparison.differences >= -INDIFFERENCE))
+    smaller = [place for place in equal.tolist() if ranks[place] < ranks[best]]
+    return Choice(min(smaller, key=lambda place: (ranks[place], -comparison.differences[place]), default=best))
+
+
 def smoothed(study: Replayed, judge: Judge | None) -> Choice:
     """The trial with the highest mean of a Gaussian process over rate and rank, which knows that neighbours are alike.
 
@@ -132,9 +148,15 @@ def raced(study: Replayed, judge: Judge | None) -> Choice:
         ask,
         judged=judge.examples,
         verdicts=min(judge.finalists, count) * (rows - judge.examples),
-        indifference=0.005,
+        indifference=INDIFFERENCE,
     )
     return Choice(outcome.last[0], np.isfinite(outcome.judge))
 
 
-RULES: dict[str, Rule] = {"highest mean": highest_mean, "smoothed": smoothed, "finalists": finalists, "race": raced}
+RULES: dict[str, Rule] = {
+    "smallest": smallest,
+    "highest mean": highest_mean,
+    "smoothed": smoothed,
+    "finalists": finalists,
+    "race": raced,
+}
