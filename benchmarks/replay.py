@@ -46,6 +46,8 @@ from lorahydra.sweep.samplers import make_pruner
 BUDGETS = (5, 10, 20, 30)
 NEAR = 0.005
 """A regret that does not matter, in units of the score."""
+WITHOUT_JUDGE, WITH_JUDGE = ["highest mean", "smallest"], ["finalists", "race"]
+"""The rules that shipped before, and those that ship now."""
 
 
 def replay(
@@ -154,19 +156,19 @@ def measure(study: Replayed, surface: Surface, rule: Rule, judge: Judge | None, 
         regrets.append(surface.best - part.trials[by(part, judge).place].expected if part.trials else 1.0)
     place, judged = rule(study, judge)
     if judge is None or judged is None:
-        compared = compare(study.scores, best=place)
+        compared = compare(study.scores)
     else:
         verdicts = np.where(judged, study.verdicts, np.nan) / 100
-        compared = compare((1 - judge.weight) * study.scores, judge.weight * verdicts, best=place)
+        compared = compare((1 - judge.weight) * study.scores, judge.weight * verdicts)
     assert compared is not None
     true = np.array([trial.true for trial in study.trials])
-    behind = float(true.max() - true[place])
+    behind, bound = float(true.max() - true[place]), float(compared.regret_bounds[place])
     return Measured(
         regrets,
         behind <= 0,
         float(compared.p_best[place]),
-        behind <= compared.regret_bound + 1e-12,
-        compared.regret_bound,
+        behind <= bound + 1e-12,
+        bound,
         0 if judged is None else int(judged.sum()),
         len(study.pruned),
         any(trial.true > true.max() for trial in study.pruned),
@@ -245,7 +247,7 @@ def main() -> None:
     parser.add_argument("--judge-noise", type=float, help="a judge by formula scores too, with so many points of noise")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    options.rules = options.rules or ["highest mean"] if options.judge_noise is None else ["finalists", "race"]
+    options.rules = options.rules or (WITHOUT_JUDGE if options.judge_noise is None else WITH_JUDGE)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("lorahydra").setLevel(logging.ERROR)
     surfaces = [load(path) for path in options.surfaces] + ([simulated()] if options.simulated else [])
