@@ -31,6 +31,8 @@ def test_every_judge_has_a_file_that_composes(name: str) -> None:
         ({"n_examples": 0}, "judge.n_examples=0 is not allowed: it must be at least 1"),
         ({"n_examples": "some"}, "judge.n_examples=some is not allowed: give a whole number or all"),
         ({"n_examples": True}, "judge.n_examples=True"),
+        ({"finalists": -1}, "judge.finalists=-1 is not allowed: it must be at least 0"),
+        ({"max_calls": -1}, "judge.max_calls=-1 is not allowed: it must be at least 0"),
         ({"test_examples": 0}, "judge.test_examples=0 is not allowed: it must be at least 1"),
         ({"min_coverage": 1.1}, "judge.min_coverage=1.1"),
         ({"concurrency": 0}, "judge.concurrency=0"),

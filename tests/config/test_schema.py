@@ -14,6 +14,7 @@ from lorahydra.config.schema import (
     TrackingConfig,
     TrainingConfig,
 )
+from lorahydra.config.search import SearchConfig
 from lorahydra.errors import ConfigError
 
 BAD = [
@@ -69,6 +70,7 @@ BAD = [
     (EvaluationConfig, {"bootstrap_samples": 10}, "evaluation.bootstrap_samples=10"),
     (TrackingConfig, {"uri": ""}, "tracking.uri is empty"),
     (TrackingConfig, {"retry_seconds": -1.0}, "tracking.retry_seconds=-1.0"),
+    (SearchConfig, {"indifference": -0.1}, "search.indifference=-0.1 is not allowed: it must be from 0 to 1"),
     (
         JudgeConfig,
         {"name": "foo"},

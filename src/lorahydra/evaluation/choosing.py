@@ -4,9 +4,10 @@ All trials are scored on the same validation examples, so they are compared by p
 examples, the same ones for all trials. Small samples are allowed for as in Student's t: deviations are widened by
 `sqrt(n / (n - 1))` and divided by the root of a chi-squared draw over its degrees of freedom.
 
-P(best) is that of the trials of the set, from `lorahydra.evaluation.posterior`. The bound is half-way between the
-quantile of that posterior, which is too near where one trial is far better than all others, and the bootstrap's, which
-is too far where the trials differ by less than their noise. The set makes no assumption about how trials are spread.
+P(best) is that of the trials near the best one, from `lorahydra.evaluation.posterior`. The bound is half-way between
+the quantile of that posterior, which is too near where one trial is far better than all others, and the bootstrap's,
+which is too far where the trials differ by less than their noise. The set makes no assumption about how trials are
+spread.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaincinv
 
 from lorahydra.evaluation.intervals import Floats
-from lorahydra.evaluation.posterior import posterior
+from lorahydra.evaluation.posterior import near, posterior
 from lorahydra.evaluation.scoring import MINIMUM
 
 __all__ = ["LEVEL", "Comparison", "compare"]
@@ -40,7 +41,7 @@ class Comparison:
     upper: Floats
     """Upper ends of the differences' simultaneous intervals: a trial below 0 is clearly behind."""
     p_best: Floats
-    """Probability of having the highest true mean; sums to 1, and is 0 for trials outside the set."""
+    """Probability of having the highest true mean; sums to 1, and is 0 for trials that are far behind."""
     in_set: NDArray[np.bool_]
     """The trials that cannot be told from the best one; the best one is in it."""
     examples: NDArray[np.intp]
@@ -90,22 +91,20 @@ def compare(
     wide = errors * _student(draws.random(samples), shared[able])
     upper = means + _reach(wide, level)
     in_set = upper >= -TIED
+    scored, judged, position = scores[able], None if judge is None else judge[able], int(able[:best].sum())
+    among = in_set & near(scored, judged, position)
+    p_best, of_model = np.zeros((2, len(means)))
+    p_best[among], of_model[among] = _beliefs(scored, judged, among, position, level, samples, draws)
     regrets = _regrets(means + wide, level)
-    p_best = np.zeros(len(means))
-    near = np.flatnonzero(able)[in_set]
-    place = int(np.flatnonzero(near == best)[0])
-    drawn = posterior(scores[near], None if judge is None else judge[near], place, samples, draws)
-    leads = drawn >= drawn.max(axis=1, keepdims=True) - TIED
-    p_best[in_set] = (leads / leads.sum(axis=1, keepdims=True)).mean(axis=0)
-    regrets[in_set] = (regrets[in_set] + _regrets(drawn, level)) / 2
-    among = np.zeros(len(able), dtype=np.bool_)
-    among[able] = in_set
+    regrets = np.where(among, (regrets + of_model) / 2, regrets)
+    told = np.zeros(len(able), dtype=np.bool_)
+    told[able] = in_set
     return Comparison(
         best=best,
         differences=_spread(means, able, np.nan),
         upper=_spread(upper, able, np.nan),
         p_best=_spread(p_best, able, 0.0),
-        in_set=among,
+        in_set=told,
         examples=shared,
         regret_bounds=_spread(regrets, able, np.nan),
     )
@@ -190,6 +189,22 @@ def _reach(deviations: Floats, level: float) -> Floats:
     most = (deviations[:, varies] / spread[varies]).max(axis=1)
     reach: Floats = np.where(varies, max(0.0, float(np.quantile(most, level))), 0.0) * spread
     return reach
+
+
+def _beliefs(
+    scores: Floats,
+    judge: Floats | None,
+    among: NDArray[np.bool_],
+    best: int,
+    level: float,
+    samples: int,
+    draws: np.random.Generator,
+) -> tuple[Floats, Floats]:
+    """P(best) and the bound on the regret of each of the trials that `among` marks, by the posterior of these."""
+    place = int(among[:best].sum())
+    drawn = posterior(scores[among], None if judge is None else judge[among], place, samples, draws)
+    leads = drawn >= drawn.max(axis=1, keepdims=True) - TIED
+    return (leads / leads.sum(axis=1, keepdims=True)).mean(axis=0), _regrets(drawn, level)
 
 
 def _regrets(drawn: Floats, level: float) -> Floats:

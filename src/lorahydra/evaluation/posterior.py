@@ -10,17 +10,28 @@ examples.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lorahydra.evaluation.intervals import Floats
 
-__all__ = ["posterior"]
+__all__ = ["near", "posterior"]
 
 SPREADS = np.geomspace(1e-4, 1, 60)
 """Standard deviations of the true means that are considered."""
 USUAL_SPREAD = 0.02
 """Spreads that are much larger than this become improbable; in units of `combined`."""
+FAR = 2.5
+"""Standard errors beyond which a trial says nothing about the spread of trials near the best one."""
 ROUNDING = 1e-12
 """Smallest variance, so that trials with equal scores do no harm."""
+
+
+def near(scores: Floats, judge: Floats | None, best: int) -> NDArray[np.bool_]:
+    """Which trials are near the best one, as far as the noise tells; arguments as for `posterior`."""
+    means, errors = _means(scores, judge)
+    variance = np.diag(errors) + errors[best, best] - 2 * errors[best]
+    reaches: NDArray[np.bool_] = means - means[best] + FAR * np.sqrt(np.maximum(variance, ROUNDING)) >= 0
+    return reaches
 
 
 def posterior(scores: Floats, judge: Floats | None, best: int, samples: int, draws: np.random.Generator) -> Floats:
@@ -71,7 +82,7 @@ def _means(scores: Floats, judge: Floats | None) -> tuple[Floats, Floats]:
     trials, examples = scores.shape
     means = scores.mean(axis=1)
     own = scores - scores.mean(axis=0) - (means - means.mean())[:, None]
-    variance = float((own**2).sum()) / ((trials - 1) * (examples - 1))
+    variance = float((own**2).sum()) / max((trials - 1) * (examples - 1), 1)
     if judge is None:
         return means, variance / examples * np.eye(trials)
     several = np.isfinite(judge).sum(axis=0) > 1
