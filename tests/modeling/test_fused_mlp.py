@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.support.models import SMALL_SIZES
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
 
 from lorahydra.modeling.fused_mlp import use_fused_mlps
@@ -26,6 +29,36 @@ def test_a_model_computes_the_same_and_keeps_less(config: PreTrainedConfig, laye
     assert torch.equal(after[0], before[0])
     assert torch.equal(after[1], before[1])
     assert before[2] - after[2] == layers * 20 * config.intermediate_size * 4
+
+
+class Gated(nn.Module):
+    def __init__(self, gates: int = 12, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = nn.Linear(8, gates), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.dropout = nn.Dropout(dropout)
+        self.eval()
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.dropout(self.down_proj(functional.silu(self.gate_proj(inputs)) * self.up_proj(inputs)))
+
+
+class Routed(Gated):
+    def forward(self, inputs: Tensor) -> Any:
+        return super().forward(inputs), None
+
+
+class Unshaped(Gated):
+    def forward(self, inputs: Tensor) -> Any:
+        (_,) = inputs.shape
+        return super().forward(inputs)
+
+
+def test_modules_that_compute_something_else_stay_as_they_are() -> None:
+    others = [Gated(dropout=0.1), Gated(gates=1), Routed(), Unshaped()]
+    zero = Gated()
+    for layer in (zero.down_proj.weight, zero.down_proj.bias):
+        nn.init.zeros_(layer)  # with which nothing is known of the activation
+    assert use_fused_mlps(nn.ModuleList([Gated(), *others, zero])) == 1
 
 
 def passes(model: PreTrainedModel) -> tuple[Tensor, Tensor, int]:
