@@ -82,12 +82,18 @@ def test_draws_depend_on_the_seed_and_on_trials_that_count() -> None:
         {"rank": RANK, "dropout": CategoricalDistribution([0.0, 0.1, 0.2])},
         {"rank": RANK, "scheduler": CategoricalDistribution(["linear", "cosine", "constant"])},
         {"rank": RANK, "steps": IntDistribution(2, 6, step=2)},
+        {"rank": RANK, "dropout": FloatDistribution(0.1, 0.3, step=0.1)},
     ],
-    ids=["numbers", "words", "integers"],
+    ids=["numbers", "words", "integers", "steps"],
 )
 def test_no_setting_is_tried_twice(space: Space) -> None:
     drawn = searched(new_study(space), space, 12, lambda params: float(params["rank"]))
     assert len({str(params) for params in drawn}) == 12
+
+
+def test_a_range_of_very_many_integers() -> None:
+    space = {"rank": IntDistribution(0, 2**40)}
+    assert len(searched(new_study(space), space, 6, lambda params: float(params["rank"]))) == 6
 
 
 def test_trials_that_run_at_once_differ() -> None:

@@ -142,6 +142,7 @@ def test_a_grid_that_is_too_large_is_one_line(tmp_path: Path) -> None:
     [
         ("sampler", "nsgaii", "population_size=1", "population_size"),
         ("sampler", "qmc", "qmc_type=hopton", "qmc_type"),
+        ("sampler", "auto", "seed=-1", "seed=-1 is not allowed"),
         ("pruner", "percentile", "percentile=200", "Percentile"),
         ("pruner", "hyperband", "bootstrap_count=2", "bootstrap_count"),
     ],
@@ -155,6 +156,20 @@ def test_a_setting_that_is_not_possible_is_one_line(
         sweep(chosen["sampler"], chosen["pruner"], OWN, tmp_path)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def extend(_: DictConfig, trial: optuna.Trial) -> None:
+    trial.suggest_float("own", 0, 1)
+
+
+@pytest.mark.filterwarnings("ignore:hydra.utils.instantiate")  # of a function that no whitelist of Hydra names
+def test_a_space_that_a_function_extends_is_searched_with_the_seed_of_the_sampler(tmp_path: Path) -> None:
+    def drawn(seed: int) -> list[Any]:
+        auto, none = choice("sampler", "auto", f"seed={seed}"), choice("pruner", "none")
+        swept = sweep(auto, none, OWN, tmp_path, custom_search_space=f"{__name__}.extend", n_trials=1)
+        return [trial.params for trial in swept.seen]
+
+    assert drawn(7) == drawn(7) != drawn(8)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,3 +135,10 @@ def test_a_resumed_study_keeps_the_space_that_another_version_shipped(own: list[
     assert space.describe() == dict(sorted(begun.items()))
     fixed = read_space(["lora.r=8", *own], SHIPPED, FIRST, add_shipped=bool(own), begun=begun)
     assert fixed.distributions == {name: kind for name, kind in kinds.items() if name != "lora.r"}
+
+
+def test_a_resumed_study_keeps_the_order_of_its_parameters_which_samplers_depend_on() -> None:
+    shipped = {"training.learning_rate": "interval(0.1, 1)", "training.max_grad_norm": "choice(inf, 1)", **SHIPPED}
+    new = read_space([], shipped, {}, add_shipped=False)
+    resumed = read_space([], shipped, {}, add_shipped=False, begun=new.describe())
+    assert list(resumed.distributions.items()) == list(new.distributions.items())

@@ -31,6 +31,8 @@ __all__ = ["AutoSampler"]
 
 LARGEST_FIT = 100
 """Trials that a Gaussian process still learns from quickly."""
+LARGEST_RANGE = 100_000
+"""Values of a range of integers or steps, which Optuna's Gaussian process writes out one by one."""
 TRIES = 100
 """Draws until a setting is found that no trial had."""
 
@@ -39,17 +41,22 @@ class AutoSampler(BaseSampler):
     """The sampler.
 
     Args:
-        seed: Of all draws.
+        seed: Of all draws, 0 or more; None is 0.
         n_startup_trials: Trials that are spread over the space before results decide.
+
+    Raises:
+        ValueError: The seed is negative.
     """
 
     def __init__(self, seed: int | None = None, n_startup_trials: int = 4) -> None:
-        self._seed = seed or 0
+        if seed is not None and seed < 0:
+            raise ValueError(f"seed={seed} is not allowed: it must be at least 0")
+        self.seed = seed
         self._n_startup_trials = n_startup_trials
         self._space: dict[str, BaseDistribution] = {}
 
     def fit(self, space: Mapping[str, BaseDistribution]) -> None:
-        """Take the search space, which must be complete."""
+        """Take the search space, which must be complete. The order of its parameters decides what is drawn."""
         self._space = {name: kind for name, kind in space.items() if not kind.single()}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -84,14 +91,14 @@ class AutoSampler(BaseSampler):
         return random.sample_independent(study, trial, param_name, param_distribution)
 
     def _seed_of(self, *what: object) -> int:
-        content = json.dumps([self._seed, *what]).encode()
+        content = json.dumps([self.seed or 0, *what]).encode()
         return int.from_bytes(hashlib.blake2b(content, digest_size=4).digest())
 
     def _spread(self, number: int, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
         """A point of a sequence that covers the space evenly, and each parameter by itself."""
         from scipy.stats import qmc
 
-        sequence = qmc.Sobol(len(space), scramble=True, rng=np.random.default_rng(self._seed))
+        sequence = qmc.Sobol(len(space), scramble=True, rng=np.random.default_rng(self.seed or 0))
         if number:
             sequence.fast_forward(number)
         [point] = sequence.random(1)
@@ -102,11 +109,11 @@ class AutoSampler(BaseSampler):
     ) -> dict[str, Any]:
         """What Optuna's sampler draws from the trials before."""
         ordered = {name: _ordered(kind) for name, kind in space.items()}
-        numbers = not any(isinstance(kind, CategoricalDistribution) for kind in ordered.values())
+        fits = len(known) <= LARGEST_FIT and len(study.directions) == 1 and all(map(_suits_a_fit, ordered.values()))
         seed = self._seed_of(number)
         sampler: BaseSampler = (
             GPSampler(seed=seed, n_startup_trials=1)
-            if numbers and len(known) <= LARGEST_FIT and len(study.directions) == 1
+            if fits
             else TPESampler(seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True)
         )
         with quietly():
@@ -138,6 +145,13 @@ def _ordered(kind: BaseDistribution) -> BaseDistribution:
     return kind if numbers is None else IntDistribution(0, len(numbers) - 1)
 
 
+def _suits_a_fit(kind: BaseDistribution) -> bool:
+    """Whether a Gaussian process can search it: it has an order, and not too many steps to write out."""
+    if not isinstance(kind, IntDistribution | FloatDistribution):
+        return False
+    return kind.step is None or (kind.high - kind.low) / kind.step < LARGEST_RANGE
+
+
 def _value(kind: BaseDistribution, drawn: Any) -> Any:
     numbers = _numbers(kind)
     return drawn if numbers is None else numbers[drawn]
@@ -153,7 +167,8 @@ def _at(kind: BaseDistribution, share: float) -> Any:
     if isinstance(kind, IntDistribution) or kind.step is not None:
         step = float(kind.step or 1)
         if not kind.log:
-            value = low + step * int(share * (round((high - low) / step) + 1))
+            # The sum of floats may be just above the highest value.
+            value = min(high, low + step * int(share * (round((high - low) / step) + 1)))
         else:
             value = float(round(low * (high / low) ** share))
         return int(value) if isinstance(kind, IntDistribution) else value

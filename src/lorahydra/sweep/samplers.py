@@ -99,7 +99,7 @@ def fit_sampler(
             logger.info("The grid has %d settings: %d of them are tried", count, settings.n_trials)
     else:
         if isinstance(sampler, AutoSampler):
-            sampler = _auto(sampler, space, seed, complete=not settings.extends_space)
+            sampler = _auto(sampler, space, complete=not settings.extends_space)
         if not tries_all or settings.extends_space or not space:
             return replace(settings, sampler=sampler)
     if count > settings.n_trials:
@@ -112,15 +112,13 @@ def fit_sampler(
     return replace(settings, sampler=sampler, n_trials=int(count))
 
 
-def _auto(
-    sampler: AutoSampler, space: Mapping[str, BaseDistribution], seed: int | None, *, complete: bool
-) -> BaseSampler:
+def _auto(sampler: AutoSampler, space: Mapping[str, BaseDistribution], *, complete: bool) -> BaseSampler:
     """The sampler for this space; TPE if a function of the user adds parameters, which are not known in advance."""
     if complete:
         sampler.fit(space)
         return sampler
     with quietly():
-        return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=6)
+        return TPESampler(seed=sampler.seed, multivariate=True, constant_liar=True, n_startup_trials=6)
 
 
 def _grid(

@@ -69,12 +69,12 @@ def read_space(
         raise ConfigError(f"the search space cannot be used: {' '.join(str(error).split())}") from error
     if begun and (add_shipped or not sweeps):
         own = {argument.partition("=")[0].lstrip("+") for argument in arguments}
-        kept = {name: _distribution(text) for name, text in begun.items() if name not in own}
-        if any(name not in begun and name not in own for name in distributions) or any(
-            str(distributions.get(name)) != begun[name] for name in kept
-        ):
+        # In the order that they have now: samplers draw one parameter after another.
+        same = {name for name, kind in distributions.items() if name in own or begun.get(name) == str(kind)}
+        kept = {name: _distribution(text) for name, text in begun.items() if name not in own and name not in same}
+        if kept or len(same) < len(distributions):
             logger.info("The search space is the one that the study began with: %s", ", ".join(begun))
-        distributions = {name: kind for name, kind in distributions.items() if name in own} | kept
+        distributions = {name: kind for name, kind in (distributions | kept).items() if name in same | kept.keys()}
     searched = {name: _once(name, kind) for name, kind in distributions.items() if name not in fixed}
     first: dict[str, Any] = {}
     # The values of the first trial are good ones of the shipped space, of which the user may have fixed keys.
