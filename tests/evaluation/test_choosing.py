@@ -118,6 +118,15 @@ def test_verdicts_count_on_the_examples_that_are_shared_with_the_best() -> None:
     assert (fewer.p_best[1], fewer.in_set[1]) == (0, False), "three shared verdicts are too few"
 
 
+def test_an_equal_difference_on_a_few_examples_is_no_proof() -> None:
+    judge = 0.5 + scores_of(np.random.default_rng(9), np.zeros(6), 5)
+    judge[1] = judge[0] - 0.01
+    sure = compare(np.zeros_like(judge), judge, best=0)
+    assert sure is not None
+    assert sure.in_set[1]
+    assert sure.p_best[1] > 0.02
+
+
 def test_too_few_examples_say_nothing() -> None:
     scores = np.random.default_rng(7).random((3, 30))
     judge = np.full_like(scores, np.nan)

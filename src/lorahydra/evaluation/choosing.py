@@ -38,8 +38,6 @@ class Comparison:
     """Position of the trial that all are compared with: the one with the highest mean."""
     differences: Floats
     """Mean difference from the best trial on the examples that both have; NaN where it cannot be compared."""
-    upper: Floats
-    """Upper ends of the differences' simultaneous intervals: a trial below 0 is clearly behind."""
     p_best: Floats
     """Probability of having the highest true mean; sums to 1, and is 0 for trials that are far behind."""
     in_set: NDArray[np.bool_]
@@ -89,10 +87,10 @@ def compare(
     errors = _deviations(parts[able], _strata(judge, int(shared[best])), samples, draws)
     errors *= np.sqrt(shared[able] / (shared[able] - 1))
     wide = errors * _student(draws.random(samples), shared[able])
-    upper = means + _reach(wide, level)
-    in_set = upper >= -TIED
     scored, judged, position = scores[able], None if judge is None else judge[able], int(able[:best].sum())
-    among = in_set & near(scored, judged, position)
+    among = near(scored, judged, position)
+    # A trial that is equally far behind on each of a few examples has no noise of its own, which is no proof.
+    in_set = (means + _reach(wide, level) >= -TIED) | among
     p_best, of_model = np.zeros((2, len(means)))
     p_best[among], of_model[among] = _beliefs(scored, judged, among, position, level, samples, draws)
     regrets = _regrets(means + wide, level)
@@ -102,7 +100,6 @@ def compare(
     return Comparison(
         best=best,
         differences=_spread(means, able, np.nan),
-        upper=_spread(upper, able, np.nan),
         p_best=_spread(p_best, able, 0.0),
         in_set=told,
         examples=shared,
