@@ -97,6 +97,13 @@ def test_a_clear_winner_is_alone_and_copies_share() -> None:
     assert (single.p_best.tolist(), single.regret_bound) == ([1.0], 0)
 
 
+def test_trials_with_the_same_answers_are_equally_likely_to_be_the_best() -> None:
+    sure = compare(np.tile(np.random.default_rng(1).random(20), (8, 1)))
+    assert sure is not None
+    assert sure.p_best.min() > 0.09
+    assert sure.in_set.all()
+
+
 def test_verdicts_count_on_the_examples_that_are_shared_with_the_best() -> None:
     draws = np.random.default_rng(6)
     judge = scores_of(draws, np.array([0.5, 0.49, 0.1]), 40)

@@ -51,9 +51,9 @@ def posterior(scores: Floats, judge: Floats | None, best: int, samples: int, dra
     gaps = (means - means[best])[others]
     noise = errors - errors[best] - errors[:, [best]] + errors[best, best]
     noise = noise[np.ix_(others, others)]
-    noise += ROUNDING * np.eye(len(gaps))
     # The difference of two independent means: each has its own part, and all have that of the best one.
     shape = np.eye(len(gaps)) + 1
+    noise += ROUNDING * shape
     drawn = []
     for spread, times in zip(SPREADS, draws.multinomial(samples, _spreads(gaps, noise, shape)), strict=True):
         if times:
