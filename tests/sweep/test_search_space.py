@@ -137,6 +137,11 @@ def test_a_resumed_study_keeps_the_space_that_another_version_shipped(own: list[
     assert fixed.distributions == {name: kind for name, kind in kinds.items() if name != "lora.r"}
 
 
+def test_a_first_trial_need_not_lie_in_the_space_that_another_version_shipped() -> None:
+    begun = {"lora.r": str(CategoricalDistribution((4, 8))), "training.learning_rate": str(FloatDistribution(1e-5, 1))}
+    assert read_space([], SHIPPED, FIRST, add_shipped=False, begun=begun).first_trial == {}
+
+
 def test_a_resumed_study_keeps_the_order_of_its_parameters_which_samplers_depend_on() -> None:
     shipped = {"training.learning_rate": "interval(0.1, 1)", "training.max_grad_norm": "choice(inf, 1)", **SHIPPED}
     new = read_space([], shipped, {}, add_shipped=False)

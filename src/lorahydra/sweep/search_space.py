@@ -67,6 +67,7 @@ def read_space(
         distributions, fixed, fixed_overrides = create_params_from_overrides([*added, *arguments])
     except (HydraException, ValueError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"the search space cannot be used: {' '.join(str(error).split())}") from error
+    kept: dict[str, BaseDistribution] = {}
     if begun and (add_shipped or not sweeps):
         own = {argument.partition("=")[0].lstrip("+") for argument in arguments}
         # In the order that they have now: samplers draw one parameter after another.
@@ -77,8 +78,9 @@ def read_space(
         distributions = {name: kind for name, kind in (distributions | kept).items() if name in same | kept.keys()}
     searched = {name: _once(name, kind) for name, kind in distributions.items() if name not in fixed}
     first: dict[str, Any] = {}
-    # The values of the first trial are good ones of the shipped space, of which the user may have fixed keys.
-    if not sweeps:
+    # The values of the first trial are good ones of the shipped space, of which the user may have fixed keys. They need
+    # not lie in the space that a study began with, whose first trial is behind it.
+    if not sweeps and not kept:
         good = {name: value for name, value in first_trial.items() if name in searched}
         if set(good) == set(searched):
             first = {name: _inside(name, value, searched[name]) for name, value in good.items()}
