@@ -116,6 +116,18 @@ def test_the_neighbourhood_of_failures_is_left() -> None:
     assert study.best_value > 2e-4
 
 
+def test_one_extreme_value_does_not_hide_the_others() -> None:
+    space: Space = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
+    study = new_study(space)
+
+    def score(params: Params) -> float:
+        distance = math.dist((params["x"], params["y"]), (0.3, 0.6))
+        return -1000.0 if len(study.trials) == 3 else -(distance**2)
+
+    searched(study, space, 14, score)
+    assert study.best_value > -0.02
+
+
 def test_several_objectives() -> None:
     sampler = AutoSampler(0)
     sampler.fit(RATE_AND_RANK)

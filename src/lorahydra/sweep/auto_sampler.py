@@ -33,6 +33,9 @@ LARGEST_FIT = 100
 """Trials that a Gaussian process still learns from quickly."""
 LARGEST_RANGE = 100_000
 """Values of a range of integers or steps, which Optuna's Gaussian process writes out one by one."""
+OUTLIER = 5
+"""How many times as far from the median as the best value a bad one counts at most: a Gaussian process that has to
+explain a single extreme value takes all others for equal."""
 TRIES = 100
 """Draws until a setting is found that no trial had."""
 
@@ -181,19 +184,24 @@ def _comparable(
     space: Mapping[str, BaseDistribution],
     ordered: Mapping[str, BaseDistribution],
 ) -> list[FrozenTrial]:
-    """The trials as the inner study sees them: all with finite values, those without a result with bad ones."""
+    """The trials as the inner study sees them: no value is extreme, and those without a result have bad ones."""
     complete = [trial.values for trial in known if trial.state is TrialState.COMPLETE]
     signs = [-1 if direction is StudyDirection.MAXIMIZE else 1 for direction in study.directions]
     worst, middle = [], []
     for sign, column in zip(signs, zip(*complete, strict=True), strict=True):
         finite = [value for value in column if math.isfinite(value)] or [0.0]
-        worst.append(sign * max(sign * value for value in finite))
-        middle.append(statistics.median(finite))
+        bad, centre = max(sign * value for value in finite), sign * statistics.median(finite)
+        reach = OUTLIER * (centre - min(sign * value for value in finite))
+        worst.append(sign * (min(bad, centre + reach) if reach else bad))
+        middle.append(sign * centre)
     seen = []
     for trial in known:
         values = {TrialState.COMPLETE: trial.values, TrialState.PRUNED: middle, TrialState.FAIL: worst}.get(trial.state)
         if values is not None:
-            values = [value if math.isfinite(value) else bad for value, bad in zip(values, worst, strict=True)]
+            pairs = zip(signs, values, worst, strict=True)
+            values = [
+                sign * min(sign * value, sign * bad) if math.isfinite(value) else bad for sign, value, bad in pairs
+            ]
         state = TrialState.RUNNING if values is None else TrialState.COMPLETE
         params = {name: _place(kind, trial.params[name]) for name, kind in space.items()}
         with suppress(ValueError):  # set by hand, to something outside of the space
