@@ -40,6 +40,8 @@ __all__ = ["ExperimentObjective"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
+SEARCH = "lora"
+"""The choice of `search` in `conf/config.yaml`."""
 LARGEST_PACK = 8
 """With `training.pack=auto`."""
 NOT_REPEATED = {
@@ -93,7 +95,7 @@ class ExperimentObjective(Objective):
         """The space of the study that is resumed, if it was begun with the same choice of `search`."""
         begun = self._begun()
         command = begun.get(COMMAND, {}).get("overrides", [])
-        if _choice_of_search(command) != _choice_of_search(self._command_line):
+        if (_choice_of_search(command) or SEARCH) != (_choice_of_search(self._command_line) or SEARCH):
             return {}
         return begun_space(begun.get(SPEC, {}))
 

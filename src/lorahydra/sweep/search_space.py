@@ -74,7 +74,7 @@ def read_space(
         same = {name for name, kind in distributions.items() if name in own or begun.get(name) == str(kind)}
         kept = {name: _distribution(text) for name, text in begun.items() if name not in own and name not in same}
         if kept or len(same) < len(distributions):
-            logger.info("The search space is the one that the study began with: %s", ", ".join(begun))
+            logger.warning("The search space is the one that the study began with: %s", ", ".join(begun))
         distributions = {name: kind for name, kind in (distributions | kept).items() if name in same | kept.keys()}
     searched = {name: _once(name, kind) for name, kind in distributions.items() if name not in fixed}
     first: dict[str, Any] = {}
