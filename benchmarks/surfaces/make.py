@@ -4,7 +4,7 @@
     python benchmarks/surfaces/make.py --rows path/to/rows.jsonl --out benchmarks/surfaces/smollm2-gsm8k.parquet
     python benchmarks/surfaces/make.py --model path/to/model --device cuda --rows … --out …
 
-Each trial is trained on the same short rows, with `lora_alpha` a fixed multiple of the rank, and answers the validation
+Each trial is trained on the same short rows with the same `lora_alpha`, and answers the validation
 rows and rows that it is never chosen by ("unseen"). One line of the file is one trial; the line of rank 0 is the
 untuned model. Started again, the command goes on where it was, so that a kill loses no more than the trials that were
 being trained. The cells come in an order in which a part of the grid is useful: every second rate first.
@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -86,6 +87,10 @@ def main() -> None:
         work = Path(name)
         config = experiment(options, work)
         prepared = prepare(config)
+        if options.loss_rows:
+            few = prepared.splits.validation.part(np.arange(options.loss_rows))
+            losses = tokenize(few, prepared.chat, max_length=config.data.max_length, overlong=config.data.overlong)
+            prepared = dataclasses.replace(prepared, eval_tokens=losses)
         settings = described(options, config, prepared)
         done = read(options.out, settings)
         pack = options.pack or (1 if prepared.base.device.type == "cpu" else 8)
@@ -116,9 +121,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rates", type=float, nargs=3, default=(2e-5, 2e-3, 10), metavar=("LOW", "HIGH", "COUNT"))
     parser.add_argument("--ranks", type=int, nargs="+", default=[16, 64, 8, 32])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--alpha-per-rank", type=float, default=2.0, help="lora_alpha / r")
+    parser.add_argument("--alpha", type=int, default=32, help="lora_alpha, the same for all ranks")
     parser.add_argument("--training-rows", type=int, default=96)
     parser.add_argument("--validation-rows", type=int, default=64)
+    parser.add_argument("--loss-rows", type=int, help="validation rows for the loss; all by default")
     parser.add_argument("--unseen-rows", type=int, default=200, help="or as many as are left")
     parser.add_argument("--new-tokens", type=int, default=48, help="longest reference and answer")
     parser.add_argument("--epochs", type=float, default=2)
@@ -140,7 +146,7 @@ def experiment(options: argparse.Namespace, work: Path) -> ExperimentConfig:
             evals_per_epoch=options.evals_per_epoch,
             matmul_precision=options.precision,
         ),
-        evaluation=EvaluationConfig(max_new_tokens=options.new_tokens, bertscore_model=options.encoder),
+        evaluation=EvaluationConfig(max_new_tokens=options.new_tokens, bertscore_model=options.encoder, batch_size=40),
         output_dir=str(work / "out"),
     )
 
@@ -201,8 +207,7 @@ def trained(
     trials: list[dict[str, Any]] = []
     jobs = []
     for number, cell in enumerate(part):
-        alpha = round(options.alpha_per_rank * cell.r)
-        trial = {**dataclasses.asdict(cell), "lora_alpha": alpha, "loss": [], "loss_step": []}
+        trial = {**dataclasses.asdict(cell), "lora_alpha": options.alpha, "loss": [], "loss_step": []}
         trials.append(trial)
 
         def heard(values: Any, step: int, trial: dict[str, Any] = trial) -> None:
@@ -211,7 +216,9 @@ def trained(
                 trial["loss_step"].append(step)
 
         training = dataclasses.replace(config.training, learning_rate=cell.learning_rate)
-        jobs.append(TrainingJob(LoraConfig(r=cell.r, lora_alpha=alpha), training, cell.seed, work / str(number), heard))
+        jobs.append(
+            TrainingJob(LoraConfig(r=cell.r, lora_alpha=options.alpha), training, cell.seed, work / str(number), heard)
+        )
     outcomes = train_pack(prepared.base, jobs, prepared.train_tokens, prepared.eval_tokens, QUIET)
     adapters = []
     for trial, outcome in zip(trials, outcomes, strict=True):
@@ -266,7 +273,7 @@ def keep(trial: dict[str, Any], name: str, answers: Answers, examples: Evaluatio
 
 def described(options: argparse.Namespace, config: ExperimentConfig, prepared: Prepared) -> dict[str, Any]:
     """What the scores depend on, apart from the cell; device and packs change them only by rounding."""
-    names = ("encoder", "alpha_per_rank", "new_tokens", "epochs", "batch", "evals_per_epoch", "precision")
+    names = ("encoder", "alpha", "new_tokens", "epochs", "batch", "evals_per_epoch", "loss_rows", "precision")
     splits = {split.name: f"{len(split)} rows, {split.digest[:16]}" for split in prepared.splits}
     return {
         "model": Path(options.model).name,

@@ -120,4 +120,4 @@ def setting(params: Mapping[str, Any], surface: Surface, scaling: str = "same") 
     """
     rank = 2.0 ** params[DOUBLINGS] if DOUBLINGS in params else float(params.get(RANK, 16))
     alpha = params.get(ALPHA, SCALINGS[scaling](rank))
-    return params[RATE] * alpha / (surface.alpha_per_rank * rank), rank
+    return params[RATE] * alpha / surface.alpha(rank), rank

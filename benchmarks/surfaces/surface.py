@@ -45,25 +45,30 @@ class Surface:
 
     name: str
     rates: Floats
-    """Learning rates, ascending, at `alpha_per_rank`."""
+    """Learning rates, ascending."""
     ranks: Floats
     """Ascending."""
+    alphas: Floats
+    """`lora_alpha` at each rank."""
     scores: Floats
     """Shape (seeds, rates, ranks, rows); NaN where the training failed."""
     losses: Floats
     """Shape (seeds, rates, ranks, points)."""
-    alpha_per_rank: float = 2.0
 
     @property
     def best(self) -> float:
         """The highest mean over seeds of a cell."""
         return float(np.nanmax(self.scores.mean(axis=(0, 3))))
 
+    def alpha(self, rank: float) -> float:
+        """The `lora_alpha` of the grid at a rank."""
+        return float(np.exp2(np.interp(math.log2(rank), np.log2(self.ranks), np.log2(self.alphas))))
+
     def draw(self, rate: float, rank: float, draws: np.random.Generator) -> Drawn | None:
         """Replay a trial; None if it fails. Settings beyond the grid have the scores of its edge.
 
         Args:
-            rate: Learning rate, at `alpha_per_rank`.
+            rate: Learning rate, at the `lora_alpha` of the grid.
             rank: Rank.
             draws: Draws the cell and the seed of each row.
         """
@@ -121,6 +126,7 @@ def load(path: Path) -> Surface:
         path.stem,
         np.array(rates),
         np.array(ranks, dtype=np.float64),
+        np.array([cells[seeds[0], rates[0], r]["lora_alpha"] for r in ranks], dtype=np.float64),
         np.array([[[scores(trial) for trial in row] for row in plane] for plane in table]),
         np.array([[[losses(trial) for trial in row] for row in plane] for plane in table]),
     )
@@ -147,7 +153,9 @@ def simulated(seed: int = 0, rows: int = 264) -> Surface:
     lag = away - np.log10(2 / 3)
     progress = np.array([0.25, 0.5, 0.75, 1.0])
     losses = 1.5 - 0.6 * progress * np.exp(-3 * lag[..., None] ** 2) + 0.1 * lag[..., None] ** 2
-    return Surface("simulated", rates, ranks, scores, losses[None] + 0.01 * draws.standard_normal((2, *losses.shape)))
+    return Surface(
+        "simulated", rates, ranks, 2 * ranks, scores, losses[None] + 0.01 * draws.standard_normal((2, *losses.shape))
+    )
 
 
 def _between(points: Floats, value: float) -> list[tuple[int, float]]:
