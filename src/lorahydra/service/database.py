@@ -103,6 +103,8 @@ class Job(Table):
     best_params: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     baseline_score: Mapped[float | None]
     test_score: Mapped[float | None]
+    outcome: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """What the study said at its end; None before, and if an earlier version ran it."""
     study_run: Mapped[str | None] = mapped_column(String(32))
 
 
@@ -129,6 +131,7 @@ class Database:
             with self._talking():
                 self._claim = self._held.enter_context(database_lock(self._engine, SERVER_LOCK, ".server", wait=False))
                 Table.metadata.create_all(self._engine)
+                self._add_columns()
             self._check_version()
         except TimeoutError:
             self.close()
@@ -184,6 +187,15 @@ class Database:
                     f"{self._name} belongs to another version of lorahydra serve (tables {versions[0]}, this one has "
                     f"{VERSION}): use that version, or another --storage"
                 )
+
+    def _add_columns(self) -> None:
+        """Add the columns that an earlier version had not yet; all of them may be empty, so both versions can go on."""
+        with self._engine.begin() as connection:
+            for table in Table.metadata.sorted_tables:
+                there = {column["name"] for column in sqlalchemy.inspect(connection).get_columns(table.name)}
+                for column in [column for column in table.columns if column.name not in there]:
+                    kind = column.type.compile(self._engine.dialect)
+                    connection.execute(sqlalchemy.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
 
     @contextmanager
     def _talking(self) -> Iterator[None]:

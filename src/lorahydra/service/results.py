@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lorahydra.names import (
 )
 from lorahydra.service.errors import ConflictError
 from lorahydra.service.processes import LOG_FILE
-from lorahydra.service.views import Examples, ExampleView, JobView, LeaderboardRow, LogTail
+from lorahydra.service.views import ChoiceView, Examples, ExampleView, JobView, LeaderboardRow, LogTail
 
 __all__ = ["LONGEST_LOG", "Progress", "Stores", "log_tail"]
 
@@ -54,6 +54,8 @@ class Progress:
     baseline_score: float | None = None
     test_score: float | None = None
     """Both are measured on the test split, once the winner is known."""
+    outcome: Mapping[str, Any] | None = None
+    """What the study said at its end, as plain JSON by the names of `JobView`'s fields."""
     best_run: str | None = None
     best_folder: Path | None = None
 
@@ -91,6 +93,7 @@ class Stores:
             trial_seconds=sum(seconds) / len(seconds) if seconds else None,
             baseline_score=_finite(test.get(scored(BASELINE, Score.COMBINED))),
             test_score=_finite(test.get(scored(TEST, Score.COMBINED))),
+            outcome=_outcome(entry) if entry.state is State.COMPLETE else None,
             **{} if best is None else _of_best(best),
         )
 
@@ -99,6 +102,7 @@ class Stores:
         entry = self._entry(job.study)
         if entry is None:
             return []
+        winner = None if entry.winner is None else entry.winner.number
         return [
             LeaderboardRow(
                 rank=rank if trial.state is State.COMPLETE else None,
@@ -106,6 +110,8 @@ class Stores:
                 state=trial.state.value,
                 params=trial.params,
                 **{name: _finite(getattr(trial, name)) for name in NUMBERS},
+                is_winner=trial.number == winner,
+                in_set=trial.in_set,
                 failure=None if trial.failure is None else " ".join(trial.failure.split()),
                 mlflow_url=self.run_url(trial.run_id),
             )
@@ -205,6 +211,26 @@ def log_tail(folder: Path, lines: int) -> LogTail:
         every = every[1:]  # the first one is not whole
     last = every[-lines:]
     return LogTail("\n".join(last), size, bool(start) or len(last) < len(every))
+
+
+def _outcome(entry: Any) -> dict[str, Any]:
+    choice, trials = entry.choice, {trial.number: trial for trial in entry.trials}
+    if choice is None:
+        return {"choice": None}
+    winner, best = trials[choice.winner], trials[choice.best]
+    told = ChoiceView(
+        winner=winner.number,
+        reason=choice.why,
+        best=best.number,
+        winner_bytes=winner.adapter_bytes,
+        best_bytes=best.adapter_bytes,
+        p_best=choice.p_best[winner.number],
+        set=list(choice.set),
+        regret_bound=choice.regret_bound,
+        examples=choice.examples,
+        sentence=choice.sentences,
+    )
+    return {"choice": asdict(told)}
 
 
 def _of_best(trial: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lorahydra.service.database import Dataset, Job, Project
 from lorahydra.service.errors import NotFoundError
 from lorahydra.service.results import Stores
 from lorahydra.service.supervisor import ACTIVE, job_study
-from lorahydra.service.views import ENDED, FineTuneParams, JobState, JobView, MlflowLinks
+from lorahydra.service.views import ENDED, ChoiceView, FineTuneParams, JobState, JobView, MlflowLinks
 from lorahydra.utils.databases import shown
 
 __all__ = ["MOST", "PAGE", "get_row", "job_views", "moment", "page_of"]
@@ -98,6 +98,7 @@ def _job_view(job: Job, **looked_up: Any) -> JobView:
         trials_finished=job.finished,
         trials_wanted=params.n_trials,
         trial_current=job.current if state in ACTIVE else None,
+        **_outcome(job),
         seconds=round(job.seconds_before + running, 1),
         seconds_left=_seconds_left(job, now),
         resumptions=job.crashes,
@@ -108,6 +109,13 @@ def _job_view(job: Job, **looked_up: Any) -> JobView:
         can_resume=state in (JobState.CANCELLED, JobState.FAILED),
         has_adapter=job.best_trial is not None,
     )
+
+
+def _outcome(job: Job) -> dict[str, Any]:
+    """What is known once the study has ended."""
+    outcome = job.outcome or {}
+    choice = outcome.get("choice")
+    return {"choice": None if choice is None else ChoiceView(**choice)}
 
 
 def _links(job: Job, stores: Stores) -> MlflowLinks:

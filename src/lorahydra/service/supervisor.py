@@ -103,12 +103,22 @@ class Supervisor(threading.Thread):
             # A walk of the garbage collector through all of MLflow would stop every request.
             gc.collect()
             gc.freeze()
+            self._learn_outcomes()
             self.ready.set()
         with self._database.reading() as session:
             active = session.scalars(select(Job).where(Job.state.in_(ACTIVE)).order_by(Job.queue).limit(1000)).all()
         for job in active:
             self._watch(job)
         self._start_queued()
+
+    def _learn_outcomes(self) -> None:
+        """Fill in what an earlier version of the server did not keep of the fine-tunes that it ran."""
+        unknown = select(Job).where(Job.state == JobState.COMPLETE, Job.outcome.is_(None))
+        with self._database.reading() as session:
+            jobs = session.scalars(unknown).all()
+        for job in jobs:
+            self._note_progress(job, at_once=True)
+            self._processes.pop(job.id, None)
 
     def _start_queued(self) -> None:
         with self._database.reading() as session:

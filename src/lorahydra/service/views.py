@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import ConfigDict
 
 __all__ = [
     "ENDED",
+    "ChoiceView",
     "DatasetView",
     "Estimate",
     "ExampleView",
@@ -46,6 +49,12 @@ ENDED = frozenset({JobState.CANCELLED, JobState.COMPLETE, JobState.FAILED})
 """States that a fine-tune leaves only when it is resumed."""
 
 
+class _Documented:
+    """Puts the docstrings of the fields below into OpenAPI."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(use_attribute_docstrings=True)
+
+
 @dataclass(frozen=True)
 class Page(Generic[T]):
     """A part of a list, newest first."""
@@ -58,7 +67,7 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True)
-class ProjectView:
+class ProjectView(_Documented):
     """A project, with the numbers of its datasets and fine-tunes."""
 
     id: int
@@ -69,7 +78,7 @@ class ProjectView:
 
 
 @dataclass(frozen=True)
-class DatasetView:
+class DatasetView(_Documented):
     """A dataset that passed the check."""
 
     id: int
@@ -88,7 +97,7 @@ class DatasetView:
 
 
 @dataclass(frozen=True)
-class FineTuneParams:
+class FineTuneParams(_Documented):
     """What a fine-tune is started with, by the API's names."""
 
     use_llm_judge: bool = True
@@ -101,7 +110,7 @@ class FineTuneParams:
 
 
 @dataclass(frozen=True)
-class MlflowLinks:
+class MlflowLinks(_Documented):
     """Where a fine-tune is in MLflow."""
 
     store: str
@@ -115,7 +124,32 @@ class MlflowLinks:
 
 
 @dataclass(frozen=True)
-class JobView:
+class ChoiceView(_Documented):
+    """Which trial won, why, and how sure that is, from the scores on the validation split (docs/choosing.md)."""
+
+    winner: int
+    """Number of the trial."""
+    reason: str
+    """`highest_score`, or `smaller_adapter`: as good as the trial with the highest mean, with a smaller adapter."""
+    best: int
+    """The trial with the highest mean."""
+    winner_bytes: int | None
+    best_bytes: int | None
+    """Sizes of the weights of both adapters."""
+    p_best: float
+    """Probability that no other trial is better than the winner, 0 to 1."""
+    set: list[int]
+    """The trials that cannot be told from the best one, with 95 % confidence; the most probable first."""
+    regret_bound: float
+    """With 95 % confidence, no trial is better than the winner by more than this, in the unit of the score."""
+    examples: int
+    """Examples behind it; with a judge, those with a verdict."""
+    sentence: str
+    """All of this in English."""
+
+
+@dataclass(frozen=True)
+class JobView(_Documented):
     """A fine-tune: one study, which runs in a process of its own."""
 
     id: int
@@ -146,6 +180,8 @@ class JobView:
     """`combined` of the base model on the test split; None before the fine-tune is complete."""
     test_score: float | None
     """`combined` of the winner on the test split; None before the fine-tune is complete."""
+    choice: ChoiceView | None
+    """How the winner was chosen; None before the fine-tune is complete, or if trials cannot be compared."""
     seconds: float
     """Running time of all attempts."""
     seconds_left: float | None
@@ -166,7 +202,7 @@ class JobView:
 
 
 @dataclass(frozen=True)
-class LeaderboardRow:
+class LeaderboardRow(_Documented):
     """One trial of a fine-tune."""
 
     rank: int | None
@@ -187,12 +223,16 @@ class LeaderboardRow:
     seconds: float | None
     failure: str | None
     mlflow_url: str | None
+    is_winner: bool = False
+    """Whether the fine-tune chose this trial; false for all before its end."""
     p_best: float | None = None
     """Probability that no other trial is better, 0 to 1; None before the end of the fine-tune."""
+    in_set: bool | None = None
+    """Whether it cannot be told from the best trial, with 95 % confidence; None before the end of the fine-tune."""
 
 
 @dataclass(frozen=True)
-class LogTail:
+class LogTail(_Documented):
     """The end of a fine-tune's log."""
 
     text: str
@@ -203,7 +243,7 @@ class LogTail:
 
 
 @dataclass(frozen=True)
-class ExampleView:
+class ExampleView(_Documented):
     """One request with the predictions for it."""
 
     prompt: str
@@ -220,7 +260,7 @@ class ExampleView:
 
 
 @dataclass(frozen=True)
-class Examples:
+class Examples(_Documented):
     """Predictions of a fine-tune's best trial."""
 
     split: str
@@ -231,7 +271,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class JudgeView:
+class JudgeView(_Documented):
     """A judge, and whether it can be called from this server."""
 
     id: str
@@ -249,7 +289,7 @@ class JudgeView:
 
 
 @dataclass(frozen=True)
-class ModelView:
+class ModelView(_Documented):
     """A base model that can be named."""
 
     name: str
@@ -264,7 +304,7 @@ class ModelView:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(_Documented):
     """Roughly what a fine-tune will take, before it is started."""
 
     trials: int

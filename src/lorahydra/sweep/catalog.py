@@ -61,6 +61,11 @@ class StudyEntry:
         return best_so_far(self.trials, self.directions)
 
     @property
+    def winner(self) -> TrialRecord | None:
+        """The winner; None before it is named."""
+        return self.best if self._has_ended else None
+
+    @property
     def choice(self) -> Choice | None:
         """How the winner was chosen; None before that, and for studies that do not say so."""
         return Choice.from_facts(self.result.get("choice")) if self._has_ended else None

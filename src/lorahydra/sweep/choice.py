@@ -46,6 +46,11 @@ class Choice:
         return asdict(self) | {"p_best": {str(number): round(value, 4) for number, value in self.p_best.items()}}
 
     @property
+    def why(self) -> str:
+        """The reason as a code: `highest_score` or `smaller_adapter`."""
+        return "highest_score" if self.winner == self.best else "smaller_adapter"
+
+    @property
     def sentences(self) -> str:
         """Who won and why, and how sure that is, for people."""
         others = [str(number) for number in self.set if number != self.winner]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -23,6 +24,10 @@ def test_the_chart() -> None:
     assert heights[1] < heights[2] < heights[0]
     assert all(drawn.left <= mark.x <= drawn.right for mark in drawn.marks)
     assert drawn.best_line.count("V") == 1
+    rows[2] = replace(rows[2], is_winner=True)  # the winner, not the trial with the highest score
+    drawn = chart(rows, 20)
+    assert drawn is not None
+    assert [mark.is_best for mark in drawn.marks] == [False, False, True]
     one = chart([row(0, 0.5, 1, combined_low=None, combined_high=None)], 5)
     assert one is not None
     assert one.marks[0].low is None

@@ -21,7 +21,17 @@ from lorahydra.service.pages import routes
 from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.words import LANGUAGES, Words
 from lorahydra.service.service import Service
-from lorahydra.service.views import Examples, ExampleView, FineTuneParams, JobState, JobView, LogTail, MlflowLinks, Page
+from lorahydra.service.views import (
+    ChoiceView,
+    Examples,
+    ExampleView,
+    FineTuneParams,
+    JobState,
+    JobView,
+    LogTail,
+    MlflowLinks,
+    Page,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -60,14 +70,15 @@ def rich(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             params=FineTuneParams(judged, "gemini" if judged else None, "tiny", 5), state=state,
             place=2 if state is JobState.QUEUED else None, study="fine-tune-1", folder="/srv/jobs/1", trials_finished=3,
             trials_wanted=5, trial_current=None if ended else 3, best_score=0.7, best_trial=2,
-            best_params={"lora.r": 16}, baseline_score=None, test_score=None, seconds=61.0,
+            best_params={"lora.r": 16}, baseline_score=None, test_score=None, choice=None, seconds=61.0,
             seconds_left=0 if ended else 75.0, resumptions=0, failure=None,
             mlflow=MlflowLinks("sqlite:////srv/mlflow.db", None, None, None), created=NOW, started=NOW,
             ended=NOW if ended else None, can_cancel=not ended, can_resume=ended and state is not JobState.COMPLETE,
             has_adapter=True,
         )  # fmt: skip
         job = replace(job, **changes)
-        rows = [row(2, 0.7, 1, judge_score=80.0 if judged else None), row(0, 0.5, 2), row(1, None)]
+        chosen = {} if job.choice is None else {"is_winner": True, "p_best": 0.6, "in_set": True}
+        rows = [row(2, 0.7, 1, **chosen, judge_score=80.0 if judged else None), row(0, 0.5, 2), row(1, None)]
         reason = "Good <b>but</b> long" if judged else None
         answer = ExampleView(
             HOSTILE, HOSTILE, "\x1b[31m<img src=x>", 0.8, 80.0 if judged else None, reason, "<b>base", 0.5, None
@@ -441,6 +452,25 @@ def test_a_gain_is_not_claimed_where_there_is_none(site: httpx.Client, rich: Cal
     page = checked(site.get("/fine-tunes/1"))
     assert EN("result.worse") in page
     assert "−0.1000" in page
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(("best", "reason"), [(2, "highest_score"), (0, "smaller_adapter")])
+def test_the_choice_is_told(
+    site: httpx.Client, rich: Callable[..., JobView], language: str, best: int, reason: str
+) -> None:
+    words = Words(language)
+    rich(JobState.COMPLETE, choice=ChoiceView(2, reason, best, 1_500_000, 3_000_000, 0.6, [2, 0], 0.0112, 32, "Winner"))
+    page = unescape(checked(site.get("/fine-tunes/1", headers={"accept-language": language})))
+    sizes = {"size": Shapes(words).megabytes(1_500_000), "other": Shapes(words).megabytes(3_000_000)}
+    assert words(f"choice.{reason}", trial=2, best=best, **sizes) in page
+    assert words("choice.note", n=32) in page
+    assert f"<dd>{Shapes(words).probability(0.6)}</dd>" in page
+    assert f"<dd>{Shapes(words).score(0.0112)}</dd>" in page
+    assert "Winner" not in page
+    assert page.count('class="winner"') == 1
+    assert words("board.p_best") in page
+    assert re.search(r'<tr id="trial-2" class="best">', page)
 
 
 def test_links_into_mlflow(site: httpx.Client, rich: Callable[..., JobView]) -> None:

@@ -31,6 +31,8 @@ def test_other_values() -> None:
     assert [english.size(n) for n in (0, 1023, 2048, 5 << 20, 3 << 40)] == [
         "0 B", "1,023 B", "2.0 KiB", "5.0 MiB", "3,072 GiB",
     ]  # fmt: skip
+    assert (english.probability(0.625), russian.probability(0.2), english.probability(None)) == ("0.62", "0,20", "–")
+    assert (english.megabytes(1_843_200), russian.megabytes(1_843_200)) == ("1.84 MB", "1,84 МБ")
     assert english.ago(NOW - timedelta(seconds=3)) == "just now"
     assert english.ago(NOW + timedelta(hours=3)) == "just now"
     assert english.ago(NOW - timedelta(minutes=61)) == "1 h ago"

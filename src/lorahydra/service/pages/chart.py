@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lorahydra.service.views import LeaderboardRow
 
-__all__ = ["Chart", "Mark", "chart"]
+__all__ = ["Chart", "Mark", "chart", "leader"]
 
 WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 80, 16, 16, 56
@@ -50,11 +50,18 @@ class Chart:
     bottom: float = HEIGHT - BOTTOM
 
 
+def leader(rows: Sequence[LeaderboardRow]) -> LeaderboardRow | None:
+    """The winner; before it is named, the best trial so far."""
+    first = next((row for row in rows if row.rank == 1), None)
+    return next((row for row in rows if row.is_winner), first)
+
+
 def chart(rows: Sequence[LeaderboardRow], wanted: int) -> Chart | None:
     """The chart of a leaderboard, whose axis has room for all `wanted` trials from the start; None before a score."""
     scored = sorted((row for row in rows if row.combined is not None), key=lambda row: row.number)
     if not scored:
         return None
+    best = leader(rows)
     last = max(wanted - 1, *(row.number for row in rows), 1)
     ends = [v for row in scored for v in (row.combined, row.combined_low, row.combined_high) if v is not None]
     grid = ticks(min(ends), max(ends))
@@ -73,7 +80,7 @@ def chart(rows: Sequence[LeaderboardRow], wanted: int) -> Chart | None:
             y=HEIGHT - BOTTOM if row.combined is None else y(row.combined),
             low=None if row.combined_low is None else y(row.combined_low),
             high=None if row.combined_high is None else y(row.combined_high),
-            is_best=row.rank == 1,
+            is_best=row is best,
         )
 
     numbers = sorted({round(n) for n in ticks(0, last) if n <= last})

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from lorahydra.errors import LorahydraError
 from lorahydra.service.api import Number, Offset, ProjectFilter, Served, get_adapter
-from lorahydra.service.pages.chart import chart
+from lorahydra.service.pages.chart import chart, leader
 from lorahydra.service.pages.forms import ConfigureForm
 from lorahydra.service.pages.rendering import go, is_fragment, render
 from lorahydra.service.pages.shapes import Shapes
@@ -162,6 +162,7 @@ def _live(service: Service, job: JobView) -> dict[str, Any]:
     return {
         "job": job,
         "rows": rows,
+        "leader": leader(rows),
         "columns": Shapes.columns(rows),
         "chart": chart(rows, job.trials_wanted),
     }

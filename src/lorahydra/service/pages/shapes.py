@@ -57,6 +57,14 @@ class Shapes:
         """A judge's score from 0 to 100."""
         return self.score(value, Score.JUDGE_SCORE)
 
+    def probability(self, value: float | None) -> str:
+        """A probability from 0 to 1."""
+        return NONE if value is None else self._words.number(value, 2)
+
+    def megabytes(self, count: int | None) -> str:
+        """The size of an adapter; two that differ a little still look different."""
+        return NONE if count is None else f"{self._words.number(count / 1e6, 2)} {self._words('unit.mb')}"
+
     def interval(self, row: LeaderboardRow) -> str:
         """Both ends of the interval."""
         if row.combined_low is None or row.combined_high is None:

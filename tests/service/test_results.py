@@ -1,0 +1,96 @@
+"""What is told of a study that has ended: its winner, and how sure the choice is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import optuna
+import pytest
+import sqlalchemy
+from optuna.trial import create_trial
+from sqlalchemy import update
+from tests.support.waiting import wait_for
+
+from lorahydra.service.database import Job
+from lorahydra.service.service import Service
+from lorahydra.service.views import FineTuneParams, JobState
+from lorahydra.sweep.study_store import RESULT, SPEC, TRIALS
+from lorahydra.sweep.trial_record import ATTRIBUTE
+
+CHOICE = {
+    "winner": 1,
+    "best": 0,
+    "reason": "whose adapter is smaller",
+    "p_best": {"0": 0.5, "1": 0.45, "2": 0.05},
+    "set": [0, 1],
+    "regret_bound": 0.0123,
+    "examples": 32,
+}
+TEST = {"test/combined": 0.7, "test/combined_low": 0.6, "test/combined_high": 0.8, "baseline/combined": 0.5}
+SCORES = (0.7, 0.69, 0.4)
+
+
+def end_study(service: Service, *, n_trials: int = len(SCORES), **facts: Any) -> int:
+    """A fine-tune whose study has ended with these facts, as the server of an earlier version left it; its id."""
+    job = service.jobs.start(123, FineTuneParams(False, None, "tiny", 5))
+    study = optuna.create_study(study_name=job.study, storage=service.stores.studies, direction="maximize")
+    for number, score in enumerate(SCORES):
+        facts_of = {"combined": score, "bertscore_f1": score, "adapter_bytes": 4_000_000 - number}
+        study.add_trial(create_trial(value=score, user_attrs={ATTRIBUTE: facts_of}))
+    study.set_user_attr(TRIALS, n_trials)
+    study.set_user_attr(SPEC, {"objective": "combined"})
+    counts = {"finished": len(SCORES), "complete": len(SCORES)}
+    study.set_user_attr(RESULT, {"best": 1, **counts, "test": TEST, **facts})
+    with service.jobs._database.changing() as session:
+        session.execute(update(Job).where(Job.id == job.id).values(state=JobState.COMPLETE))
+    service.close()
+    service.open()
+    wait_for(service.supervisor.ready.is_set)
+    return job.id
+
+
+def test_the_choice_is_told_also_of_fine_tunes_that_an_earlier_version_ran(
+    client: httpx.Client, service: Service
+) -> None:
+    number = end_study(service, choice=CHOICE)
+    job = client.get(f"/fine-tunes/{number}").json()
+    choice = job["choice"]
+    assert choice.pop("sentence").startswith("Winner: trial 1, whose adapter is smaller. P(best) is 0.45 on 32 ex")
+    assert choice == {
+        **{"winner": 1, "reason": "smaller_adapter", "best": 0, "winner_bytes": 3_999_999, "best_bytes": 4_000_000},
+        **{"p_best": 0.45, "set": [0, 1], "regret_bound": 0.0123, "examples": 32},
+    }
+    assert (job["best_trial"], job["test_score"]) == (1, 0.7)
+    rows = {row["number"]: row for row in client.get(f"/fine-tunes/{number}/leaderboard").json()}
+    assert [rows[n]["is_winner"] for n in range(3)] == [False, True, False]
+    assert [(rows[n]["p_best"], rows[n]["in_set"]) for n in range(3)] == [(0.5, True), (0.45, True), (0.05, False)]
+
+
+@pytest.mark.parametrize(("facts", "n_trials"), [({}, 3), ({"choice": CHOICE}, 5)])
+def test_there_is_no_choice_where_none_was_made(
+    client: httpx.Client, service: Service, facts: dict[str, Any], n_trials: int
+) -> None:
+    number = end_study(service, n_trials=n_trials, **facts)
+    assert client.get(f"/fine-tunes/{number}").json()["choice"] is None
+    rows = client.get(f"/fine-tunes/{number}/leaderboard").json()
+    assert [row["is_winner"] for row in rows].count(True) == (n_trials == 3)
+
+
+def test_the_choice_is_described(client: httpx.Client) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert "no other trial is better" in schemas["ChoiceView"]["properties"]["p_best"]["description"]
+    assert "Which trial won" in schemas["ChoiceView"]["description"]
+    assert "choice" in schemas["JobView"]["properties"]
+    assert all("description" in schemas["LeaderboardRow"]["properties"][name] for name in ("p_best", "in_set"))
+
+
+def test_a_database_of_an_earlier_version_is_taken(service: Service) -> None:
+    job = service.jobs.start(123, FineTuneParams(False, None, "tiny", 5))
+    service.close()
+    engine = sqlalchemy.create_engine(f"sqlite:///{service.config.folder / 'service.db'}")
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("ALTER TABLE jobs DROP COLUMN outcome"))
+    engine.dispose()
+    service.open()
+    assert service.jobs.get(job.id).choice is None
