@@ -1,4 +1,4 @@
-"""`lorahydra judges …`: list the judges, check one, and judge answers again."""
+"""`lorahydra judges …`: list the judges, check one, compare one with people, and judge answers again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lorahydra.cli.agreeing import agree
 from lorahydra.cli.completing import judge_names
 from lorahydra.cli.sharing import log_to_terminal, show_table
 from lorahydra.config.judge_registry import install_command, is_built_in, registered_judges, sdk_package, sdk_version
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["judges"]
 
 
-@click.group(short_help="List the judges, check one, judge answers again.")
+@click.group(short_help="List the judges, check one, compare it with people.")
 def judges() -> None:
     """The LLM judges that score answers."""
+
+
+judges.add_command(agree)
 
 
 @judges.command("list", short_help="Show the judges, their models, keys and SDKs.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-__all__ = ["log_to_terminal", "show_table", "uri_option"]
+__all__ = ["log_to_terminal", "show_table", "table_lines", "uri_option"]
 
 uri_option = click.option(
     "--uri", metavar="URI", help="Address of the MLflow store [default: MLFLOW_TRACKING_URI, or ./mlflow.db]."
@@ -21,6 +21,11 @@ def log_to_terminal() -> None:
 
 def show_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows, the first of which is the header, in aligned columns."""
+    for line in table_lines(rows):
+        click.echo(line)
+
+
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows, the first of which is the header, as lines of aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -13,7 +13,7 @@ from lorahydra.evaluation.scoring import ExampleScores, Interval, combined_inter
 from lorahydra.judges import Judgement
 from lorahydra.names import Score
 
-__all__ = ["Evaluation", "evaluate", "judged_alike"]
+__all__ = ["Evaluation", "evaluate", "judged_alike", "require_coverage"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +62,18 @@ def evaluate(predictions: Predictions, verdicts: Judgement | None, config: Evalu
             most frequent fault.
     """
     if verdicts is not None:
-        least = verdicts.session.config.min_coverage
-        if verdicts.coverage < least or not verdicts.judged:
-            raise verdicts.error or JudgeCoverageError(
-                f"judge {verdicts.session.config.name} gave a verdict on {verdicts.judged} of {verdicts.chosen} "
-                f"predictions, fewer than judge.min_coverage={least} asks for; most often: {verdicts.main_fault}"
-            )
+        require_coverage(verdicts)
     return Evaluation(predictions, verdicts, combined_interval(_example_scores(predictions, verdicts), config, seed))
+
+
+def require_coverage(verdicts: Judgement) -> None:
+    """Refuse a judgement that covers too few of the chosen examples; raises as `evaluate` does."""
+    least = verdicts.session.config.min_coverage
+    if verdicts.coverage < least or not verdicts.judged:
+        raise verdicts.error or JudgeCoverageError(
+            f"judge {verdicts.session.config.name} gave a verdict on {verdicts.judged} of {verdicts.chosen} "
+            f"predictions, fewer than judge.min_coverage={least} asks for; most often: {verdicts.main_fault}"
+        )
 
 
 def judged_alike(evaluations: Sequence[Evaluation], config: EvaluationConfig, seed: int) -> list[Evaluation]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lorahydra.metrics.bertscore import BertScores
 from lorahydra.names import Score
+
+if TYPE_CHECKING:
+    from lorahydra.metrics.bertscore import BertScores  # imports torch
 
 __all__ = ["EvaluationSet", "Predictions"]
 

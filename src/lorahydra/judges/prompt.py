@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from lorahydra.config.judge import JudgeConfig, RubricConfig
 from lorahydra.judges.base import JudgeCase, JudgePrompt
 
-__all__ = ["MAX_SCORE", "PromptWriter"]
+__all__ = ["MAX_SCORE", "PromptWriter", "read_case"]
 
 MAX_SCORE = 5
 """Best score of a criterion; the worst is 0."""
@@ -157,6 +158,12 @@ class PromptWriter:
             case=case,
             max_output_tokens=max_output_tokens,
         )
+
+
+def read_case(user: str) -> JudgeCase | None:
+    """The case in the user's part of a prompt that a `PromptWriter` has written; None if it is another text."""
+    fenced = re.findall(r"<<<\w+ ([0-9a-f]{16})>>>\n(.*?)\n<<<END \1>>>", user, re.DOTALL)
+    return JudgeCase(*(text for _, text in fenced)) if len(fenced) == 3 else None
 
 
 def _sendable(text: str) -> str:
