@@ -26,6 +26,10 @@ CHOICE = {
     "set": [0, 1],
     "regret_bound": 0.0123,
     "examples": 32,
+    "final": {
+        "1": {"combined": 0.68, "combined_low": 0.6, "combined_high": 0.7, "judge_score": 66.5, "examples": 32},
+        "2": {"combined": 0.67, "combined_low": 0.6, "combined_high": 0.7, "judge_score": 64.5, "examples": 32},
+    },
 }
 TEST = {"test/combined": 0.7, "test/combined_low": 0.6, "test/combined_high": 0.8, "baseline/combined": 0.5}
 SCORES = (0.7, 0.69, 0.4)
@@ -62,7 +66,12 @@ def test_the_choice_is_told_also_of_fine_tunes_that_an_earlier_version_ran(
         **{"p_best": 0.45, "set": [0, 1], "regret_bound": 0.0123, "examples": 32},
     }
     assert (job["best_trial"], job["test_score"]) == (1, 0.7)
-    rows = {row["number"]: row for row in client.get(f"/fine-tunes/{number}/leaderboard").json()}
+    board = client.get(f"/fine-tunes/{number}/leaderboard").json()
+    assert [(row["rank"], row["number"], row["final_combined"]) for row in board] == [
+        *[(1, 1, 0.68), (2, 2, 0.67), (3, 0, None)]
+    ], "the scores that chose the winner decide the order"
+    assert (board[0]["final_judge_score"], board[0]["final_examples"]) == (66.5, 32)
+    rows = {row["number"]: row for row in board}
     assert [rows[n]["is_winner"] for n in range(3)] == [False, True, False]
     assert [(rows[n]["p_best"], rows[n]["in_set"]) for n in range(3)] == [(0.5, True), (0.45, True), (0.05, False)]
 

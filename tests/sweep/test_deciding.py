@@ -84,7 +84,7 @@ def test_of_trials_that_are_as_good_the_smallest_adapter_wins_and_the_study_says
         "combined and is not clearly better. P(best) is 0."
     )
     assert Choice.from_facts(json.loads(json.dumps(choice.facts))) == Choice.from_facts(choice.facts)
-    shown = {record.number: (record.p_best, record.in_set) for record in with_choice(records, choice)}
+    shown = {record.number: (record.p_best, record.in_set) for record in with_choice(records, choice, 2)}
     assert shown[4] == (choice.p_best[4], False)
 
     for override in ("search.indifference=0", "search.indifference=0.001"):
@@ -111,7 +111,7 @@ def test_scores_that_cannot_be_compared_are_left_out(tables: Tables, caplog: pyt
     assert choice is not None
     assert choice.p_best.keys() == {0, 1}
     assert "P(best) leaves out trials 2, 3" in caplog.text
-    assert with_choice(records, choice)[3].p_best is None
+    assert with_choice(records, choice, 0)[3].p_best is None
 
     del tables.texts["run 0"]
     assert decide(records) == (records[0], None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
+import re
 import signal
 import sqlite3
 from collections import Counter
@@ -210,8 +212,22 @@ def test_a_race_that_is_killed_goes_on_in_two_processes_and_no_verdict_is_asked_
     assert parent.data.metrics["choice/p_best"] == pytest.approx(entry.choice.p_best[entry.choice.winner], abs=1e-3)
     assert parent.data.tags["lorahydra.choice_set"] == ", ".join(map(str, entry.choice.set))
     shown = CliRunner().invoke(commands, ["studies", "show", "judged"]).output
+    leaderboard = (tmp_path / "outputs" / "judged" / "leaderboard.csv").read_text()
+    assert "p_best,in_set" in leaderboard
     assert f"Winner: trial {entry.choice.winner}, which has the highest combined" in shown
-    assert "p_best,in_set" in (tmp_path / "outputs" / "judged" / "leaderboard.csv").read_text()
+    # One winner everywhere: in the log, in MLflow's description and in the CSV, with the scores that chose it.
+    winner = entry.choice.winner
+    [row] = [row for row in csv.DictReader(leaderboard.splitlines()) if row["is_winner"] == "True"]
+    assert (row["rank"], row["number"]) == ("1", str(winner))
+    metrics = {record.number: record for record in entry.leaderboard}
+    run = client_of(tmp_path).get_run(metrics[winner].run_id or "")
+    assert float(row["final_combined"]) == pytest.approx(run.data.metrics["final/combined"])
+    assert row["final_examples"] == str(entry.choice.examples)
+    assert entry.leaderboard[0].number == winner
+    assert re.search(rf"\| \*1\W+\| \[{winner}\]", parent.data.tags["mlflow.note.content"])
+    assert (tmp_path / "outputs" / "judged" / "best" / "adapter_model.safetensors").read_bytes() == (
+        tmp_path / "outputs" / "judged" / str(winner) / "adapter" / "adapter_model.safetensors"
+    ).read_bytes()
 
 
 def cached(cache: Path) -> int:

@@ -15,7 +15,7 @@ from lorahydra.names import State
 from lorahydra.sweep.labels import duration, number, short_names, value_text
 from lorahydra.sweep.leaderboard import leaderboard_csv, write_leaderboard
 from lorahydra.sweep.ranking import pareto_front, ranked
-from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.sweep.trial_record import RaceScore, TrialRecord
 
 BOTH = ["maximize", "minimize"]
 PARAMS = {
@@ -92,6 +92,27 @@ def test_with_several_objectives_the_front_comes_first() -> None:
 def test_the_front_of_one_objective_is_the_best() -> None:
     assert numbers(pareto_front([complete(0, 1.0), complete(1, 2.0), complete(2, 2.0)], ["maximize"])) == [1, 2]
     assert pareto_front([], ["maximize"]) == []
+
+
+def test_the_winner_is_first_and_marked_and_final_scores_decide() -> None:
+    records = [
+        scored(0, 0.9),  # it fell behind in the race
+        scored(1, 0.7, final=RaceScore(0.66, 0.6, 0.7, 61.5, 32)),
+        scored(2, 0.6, final=RaceScore(0.68, 0.6, 0.7, 62.0, 32)),
+        scored(3, 0.5, final=RaceScore(0.675, 0.6, 0.7, 61.9, 32), is_winner=True),  # as good, with a smaller adapter
+        scored(4, 0.95),
+    ]
+    assert numbers(ranked(records, ["maximize"])) == [3, 2, 1, 4, 0]
+    table = rows(leaderboard_csv(records, ["maximize"], ["combined"]))
+    assert [row["number"] for row in table if row["is_winner"] == "True"] == ["3"]
+    assert (table[0]["rank"], table[0]["combined"], table[0]["final_combined"]) == ("1", "0.5", "0.675")
+    assert (table[0]["final_judge_score"], table[0]["final_examples"]) == ("61.9", "32")
+    assert table[3]["final_combined"] == ""
+    text = shown(records, ["maximize"], ["combined"], 100)
+    assert "* is the winner" in text
+    first = next(line for line in text.splitlines() if "0.6750" in line)
+    assert " ".join(first.split()) == "*1 3 0.5000 0.460–0.540 0.6750 - 8"
+    assert "final" not in shown([scored(0, 0.9)], ["maximize"], ["combined"], 100)
 
 
 def test_csv_has_every_trial_and_every_parameter() -> None:

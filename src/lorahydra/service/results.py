@@ -102,15 +102,14 @@ class Stores:
         entry = self._entry(job.study)
         if entry is None:
             return []
-        winner = None if entry.winner is None else entry.winner.number
         return [
             LeaderboardRow(
                 rank=rank if trial.state is State.COMPLETE else None,
                 number=trial.number,
                 state=trial.state.value,
                 params=trial.params,
-                **{name: _finite(getattr(trial, name)) for name in NUMBERS},
-                is_winner=trial.number == winner,
+                **_numbers(trial),
+                is_winner=trial.is_winner,
                 in_set=trial.in_set,
                 failure=None if trial.failure is None else " ".join(trial.failure.split()),
                 mlflow_url=self.run_url(trial.run_id),
@@ -231,6 +230,14 @@ def _outcome(entry: Any) -> dict[str, Any]:
         sentence=choice.sentences,
     )
     return {"choice": asdict(told)}
+
+
+def _numbers(trial: Any) -> dict[str, Any]:
+    final = {} if trial.final is None else asdict(trial.final)
+    return {
+        **{name: _finite(getattr(trial, name)) for name in NUMBERS},
+        **{f"final_{name}": value for name, value in final.items()},
+    }
 
 
 def _of_best(trial: Any) -> dict[str, Any]:

@@ -206,7 +206,7 @@ class LeaderboardRow(_Documented):
     """One trial of a fine-tune."""
 
     rank: int | None
-    """From 1; None unless the trial is complete."""
+    """From 1, in the order of what chooses the winner, who is the first; None unless the trial is complete."""
     number: int
     state: str
     """`complete`, `pruned`, `failed`, `running` or `interrupted`."""
@@ -223,6 +223,16 @@ class LeaderboardRow(_Documented):
     seconds: float | None
     failure: str | None
     mlflow_url: str | None
+    final_combined: float | None = None
+    """`combined` after the race for the judge's verdicts, on more examples; None if the trial was not left then. Where
+    there is one, it chose the winner, and not `combined`."""
+    final_combined_low: float | None = None
+    final_combined_high: float | None = None
+    """Ends of the 95 % interval of `final_combined`."""
+    final_judge_score: float | None = None
+    """0 to 100."""
+    final_examples: int | None = None
+    """Number of judged examples behind it."""
     is_winner: bool = False
     """Whether the fine-tune chose this trial; false for all before its end."""
     p_best: float | None = None

@@ -73,7 +73,8 @@ class StudyEntry:
     @property
     def leaderboard(self) -> list[TrialRecord]:
         """The trials, best first, with what the choice says about each."""
-        return ranked(with_choice(self.trials, self.choice), self.directions)
+        winner = None if self.winner is None else self.winner.number
+        return ranked(with_choice(self.trials, self.choice, winner), self.directions)
 
     @property
     def _has_ended(self) -> bool:

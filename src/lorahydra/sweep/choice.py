@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.sweep.trial_record import RaceScore, TrialRecord
 
 __all__ = ["Choice", "with_choice"]
 
@@ -31,6 +31,8 @@ class Choice:
     """With 95 % confidence, no trial is better than the winner by more than this, in the objective's unit."""
     examples: int
     """Examples on which the best trial was scored; with a judge, those with a verdict."""
+    final: Mapping[int, RaceScore] = field(default_factory=dict)
+    """Scores of the trials that were left at the end of a race."""
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any] | None) -> Choice | None:
@@ -38,12 +40,15 @@ class Choice:
         if not facts:
             return None
         p_best = {int(number): float(value) for number, value in facts["p_best"].items()}
-        return cls(**{**facts, "p_best": p_best, "set": tuple(facts["set"])})
+        final = {int(number): RaceScore(**scores) for number, scores in facts.get("final", {}).items()}
+        return cls(**{**facts, "p_best": p_best, "set": tuple(facts["set"]), "final": final})
 
     @property
     def facts(self) -> dict[str, Any]:
         """The choice as plain JSON."""
-        return asdict(self) | {"p_best": {str(number): round(value, 4) for number, value in self.p_best.items()}}
+        p_best = {str(number): round(value, 4) for number, value in self.p_best.items()}
+        final = {str(number): asdict(scores) for number, scores in self.final.items()}
+        return asdict(self) | {"p_best": p_best, "final": final}
 
     @property
     def why(self) -> str:
@@ -63,13 +68,19 @@ class Choice:
         )
 
 
-def with_choice(records: Sequence[TrialRecord], choice: Choice | None) -> list[TrialRecord]:
-    """The trials with what the choice says about each."""
+def with_choice(records: Sequence[TrialRecord], choice: Choice | None, winner: int | None) -> list[TrialRecord]:
+    """The trials with what the choice says about each, and with the mark of the winner."""
+    told = [replace(record, is_winner=True) if record.number == winner else record for record in records]
     if choice is None:
-        return list(records)
+        return told
     return [
-        replace(record, p_best=choice.p_best[record.number], in_set=record.number in choice.set)
+        replace(
+            record,
+            p_best=choice.p_best[record.number],
+            in_set=record.number in choice.set,
+            final=choice.final.get(record.number),
+        )
         if record.number in choice.p_best
         else record
-        for record in records
+        for record in told
     ]

@@ -92,7 +92,7 @@ def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
         study=study.study_name,
         folder=run.folder,
         best=best,
-        trials=ranked(with_choice(records, choice), run.directions),
+        trials=ranked(with_choice(records, choice, best.number), run.directions),
         adapter=run.folder / "best",
         run_id=run.run_id,
         test=FinalScores.from_facts(facts.get("test", {})),
@@ -120,7 +120,7 @@ def _record(
     config: ExperimentConfig,
     test: TrialScores | None,
 ) -> None:
-    records = with_choice(records, choice)
+    records = with_choice(records, choice, best.number)
     with atomic_file(run.folder / LEADERBOARD_FILE) as temporary:
         temporary.write_text(leaderboard_csv(records, run.directions, run.objectives), encoding="utf-8")
     write_optimization_results(run.queue, run.folder, best)
@@ -141,14 +141,14 @@ def _record(
     if run.config.tracking.log_model != "none":
         write_model_files(run.folder / "best", with_base=run.config.tracking.log_base)
     run.describe(records, choice=choice, test=test, registered=_register(run, best, config, test))
-    _draw(run)
+    _draw(run, best.number)
 
 
-def _draw(run: StudyRun) -> None:
+def _draw(run: StudyRun, winner: int) -> None:
     """Make the plots; a study has its winner without them."""
     try:
         with replaced_dir(run.folder / STUDY_DIR) as temporary:
-            write_plots(run.queue.study, temporary, run.objectives)
+            write_plots(run.queue.study, temporary, run.objectives, winner)
     except Exception as error:
         # Plotting libraries may raise any kind of error.
         logger.warning("The plots of the study are missing: %s: %s", type(error).__name__, error)

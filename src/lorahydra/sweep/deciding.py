@@ -23,7 +23,7 @@ from lorahydra.names import ADAPTER_DIR, PREDICTIONS_FILE, PredictionColumn, Sco
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.study_run import StudyRun
 from lorahydra.sweep.study_trial import adapter_bytes
-from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.sweep.trial_record import RaceScore, TrialRecord
 from lorahydra.tracking import patiently, read_text
 
 __all__ = ["ScoreTable", "decide", "score_tables"]
@@ -45,6 +45,8 @@ class ScoreTable:
     bertscore_f1: list[float]
     judge: Sequence[float | None]
     """The judge's, 0…100; None without a verdict."""
+    final: RaceScore | None = None
+    """The means, if the trial was left at the end of a race."""
 
 
 def score_tables(run: StudyRun, complete: Sequence[TrialRecord], best: TrialRecord) -> dict[int, ScoreTable] | None:
@@ -111,6 +113,7 @@ def decide(
         set=tuple(numbers[n] for n in np.argsort(-comparison.p_best, kind="stable") if comparison.in_set[n]),
         regret_bound=float(comparison.regret_bounds[winner]) * unit,
         examples=int(comparison.examples[comparison.best]),
+        final={number: each.final for number, each in scores.items() if each.final is not None},
     )
 
 

@@ -20,7 +20,7 @@ from rich.text import Text
 from lorahydra.names import SCORES, Score, State
 from lorahydra.sweep.labels import duration, number, searched, short_names, value_text
 from lorahydra.sweep.ranking import pareto_front, ranked
-from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.sweep.trial_record import RaceScore, TrialRecord
 
 __all__ = ["Column", "leaderboard_columns", "leaderboard_csv", "write_leaderboard"]
 
@@ -49,7 +49,9 @@ def leaderboard_csv(records: Sequence[TrialRecord], directions: Sequence[str], o
     kept = ["combined_low", "combined_high", "bertscore_f1", "judge_score", "loss", "seconds"]
     if any(record.p_best is not None for record in records):
         kept += ["p_best", "in_set"]
-    header = ["rank", "number", "state", *others, "combined", *kept, *params, "failure", "run_id", "folder"]
+    final = list(RaceScore.__dataclass_fields__) if any(record.final is not None for record in records) else []
+    told = [*(f"final_{name}" for name in final), *(["is_winner"] if _has_winner(records) else [])]
+    header = ["rank", "number", "state", *others, "combined", *kept, *told, *params, "failure", "run_id", "folder"]
     output = io.StringIO()
     writer = csv.writer(output, lineterminator="\n")
     writer.writerow(map(_cell, header))
@@ -57,10 +59,16 @@ def leaderboard_csv(records: Sequence[TrialRecord], directions: Sequence[str], o
         row: list[Any] = [rank if record.state is State.COMPLETE else None, record.number, record.state.value]
         row += [_value(record, objectives, name) for name in others]
         row += [_combined(record, objectives), *(getattr(record, name) for name in kept)]
+        row += [getattr(record.final, name, None) for name in final]
+        row += [record.is_winner] if "is_winner" in told else []
         row += [_exact(record.params[name]) if name in record.params else None for name in params]
         row += [record.failure and " ".join(record.failure.split()), record.run_id, record.folder]
         writer.writerow(map(_cell, row))
     return output.getvalue()
+
+
+def _has_winner(records: Sequence[TrialRecord]) -> bool:
+    return any(record.is_winner for record in records)
 
 
 def _exact(value: Any) -> Any:
@@ -89,15 +97,20 @@ class Column:
 
 
 def leaderboard_columns(ordered: Sequence[TrialRecord], objectives: Sequence[str]) -> list[Column]:
-    """The columns of a table of trials, best first: rank, trial, score or state, interval, others, time, parameters."""
+    """The columns of a table of trials, best first: rank, trial, score or state, interval, others, time, parameters.
+
+    The rank of the winner has a star.
+    """
     ranks = {record.number: str(rank) for rank, record in enumerate(ordered, start=1) if record.values is not None}
     columns = [
-        Column("#", lambda record: ranks.get(record.number, "")),
+        Column("#", lambda record: ("*" if record.is_winner else "") + ranks.get(record.number, "")),
         Column("trial", lambda record: str(record.number)),
         Column("combined", lambda record: _score(record, objectives)),
     ]
     if any(record.combined_low is not None for record in ordered):
         columns.append(Column("95 %", _interval))
+    if any(record.final is not None for record in ordered):
+        columns.append(Column("final", _final))
     if any(record.p_best is not None for record in ordered):
         columns.append(Column("P(best)", _p_best))
     if Score.JUDGE_SCORE not in objectives and any(record.judge_score is not None for record in ordered):
@@ -134,6 +147,10 @@ def _text(name: str, value: float | None) -> str:
     return SCORES[Score(name)].text(value) if name in SCORES else number(value)
 
 
+def _final(record: TrialRecord) -> str:
+    return "" if record.final is None else _text(Score.COMBINED, record.final.combined)
+
+
 def _interval(record: TrialRecord) -> str:
     ends = (record.combined_low, record.combined_high)
     return "" if None in ends else "–".join(f"{end:.3f}" for end in ends)
@@ -157,7 +174,8 @@ def write_leaderboard(
     columns = leaderboard_columns(shown, objectives)
     if any(record.failure for record in shown):
         columns.append(Column("reason", _reason, is_text=True))
-    _print(console, "Trials, best first", columns, shown, kept=3)
+    title = "Trials, best first (* is the winner)" if _has_winner(shown) else "Trials, best first"
+    _print(console, title, columns, shown, kept=3)
     if len(directions) > 1 and (front := pareto_front(records, directions)):
         columns = [Column("trial", lambda record: str(record.number))]
         columns += [_objective(name, objectives) for name in objectives]

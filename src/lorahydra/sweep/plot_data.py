@@ -50,7 +50,7 @@ def _number_axis(label: str, values: Sequence[float | None], *, log: bool = Fals
 class PlotData:
     """A study, read once for all of its plots."""
 
-    def __init__(self, study: optuna.Study, objectives: Sequence[str]) -> None:
+    def __init__(self, study: optuna.Study, objectives: Sequence[str], winner: int | None = None) -> None:
         trials = study.get_trials(deepcopy=False)
         records = trial_records(trials)
         self.name = study.study_name
@@ -63,7 +63,8 @@ class PlotData:
         """First objective of each of them."""
         self.measured = [record for record in records if any(map(math.isfinite, record.losses.values()))]
         """Trials that reported a loss during training."""
-        self.best = next(iter(ranked(self.scored, self.directions)), None)
+        first = next(iter(ranked(self.scored, self.directions)), None)
+        self.best = next((record for record in self.scored if record.number == winner), first)
         short = short_names(searched(self.scored))
         distributions = {name: kind for trial in trials for name, kind in trial.distributions.items()}
         self.axes = [_axis(name, label, distributions[name], self.scored) for name, label in short.items()]

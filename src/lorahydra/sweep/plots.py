@@ -46,7 +46,7 @@ class _Plot(NamedTuple):
     """Its form on the page."""
 
 
-def write_plots(study: optuna.Study, folder: Path, objectives: Sequence[str]) -> list[Path]:
+def write_plots(study: optuna.Study, folder: Path, objectives: Sequence[str], winner: int | None = None) -> list[Path]:
     """Write the plots of a study; plots for which it has too little data are left out.
 
     The page is `plots.html`; the plots are those of `PLOTS`, `history` with one objective and `pareto_front` with
@@ -58,6 +58,7 @@ def write_plots(study: optuna.Study, folder: Path, objectives: Sequence[str]) ->
         study: The study, with or without running trials.
         folder: Where the files go; files of the same name are replaced.
         objectives: Names of the objectives, in the order of the study's directions.
+        winner: Number of the trial to mark; None marks the one with the best first objective.
 
     Returns:
         The files that were written.
@@ -68,7 +69,7 @@ def write_plots(study: optuna.Study, folder: Path, objectives: Sequence[str]) ->
     optuna.logging.disable_default_handler()  # it prints to stderr, beside the log
     with ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data = PlotData(study, objectives)
+        data = PlotData(study, objectives, winner)
         plots = {name: plot for name, plot in PLOTS.items() if plot.fits(data)}
         page = _write_page(plots, data, folder / PAGE)
         return page + [path for name in plots for path in _write_picture(plots[name], data, folder / f"{name}.png")]

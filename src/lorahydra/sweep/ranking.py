@@ -34,20 +34,26 @@ def best_so_far(records: Sequence[TrialRecord], directions: Sequence[str]) -> Tr
 def ranked(records: Sequence[TrialRecord], directions: Sequence[str]) -> list[TrialRecord]:
     """All trials: complete ones best first, then pruned by their last loss, failed, running and interrupted ones.
 
+    They are in the order of what decides: the winner, then the trials that were left at the end of a race by their
+    scores after it, then the others.
+
     With several objectives the Pareto front comes first; it and the rest are ordered by the first objective. Trials
     that are equal are ordered by number, and a NaN is worse than any number.
     """
     front = {record.number for record in pareto_front(records, directions)}
 
-    def place(record: TrialRecord) -> tuple[int, bool, bool, float, int]:
+    def place(record: TrialRecord) -> tuple[int, bool, bool, bool, bool, float, int]:
         loss = math.nan
-        if record.state is State.COMPLETE:
+        if record.final is not None:
+            loss = -record.final.combined
+        elif record.state is State.COMPLETE:
             loss = (_losses(record, directions) or (loss,))[0]
         elif record.state is State.PRUNED and record.loss is not None:
             loss = record.loss
         # Infinity is a number, and better than no number at all.
         missing = math.isnan(loss)
-        return STATES.index(record.state), record.number not in front, missing, 0 if missing else loss, record.number
+        decided = not record.is_winner, record.final is None, record.number not in front
+        return STATES.index(record.state), *decided, missing, 0 if missing else loss, record.number
 
     return sorted(records, key=place)
 

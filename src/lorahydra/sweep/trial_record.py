@@ -11,10 +11,23 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorahydra.names import State
 
-__all__ = ["ATTRIBUTE", "TrialRecord", "trial_facts", "trial_records"]
+__all__ = ["ATTRIBUTE", "RaceScore", "TrialRecord", "trial_facts", "trial_records"]
 
 ATTRIBUTE = "lorahydra"
 """User attribute of a trial that holds all facts about it, as one mapping."""
+
+
+@dataclass(frozen=True)
+class RaceScore:
+    """The scores of a trial that was left at the end of a race; MLflow has them as `final/…`."""
+
+    combined: float
+    combined_low: float
+    combined_high: float
+    """Ends of the 95 % interval."""
+    judge_score: float | None
+    examples: int
+    """Those with a verdict on each of the trials that were left."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,10 @@ class TrialRecord:
     """Probability of being the best trial, 0 to 1, after the end of its study (`lorahydra.sweep.choice`)."""
     in_set: bool | None = None
     """Whether it cannot be told from the best trial; None before the end of its study."""
+    final: RaceScore | None = None
+    """Its scores after the race, which decide in place of the others; None if it was not left then."""
+    is_winner: bool = False
+    """Whether its study has named it the winner."""
     losses: Mapping[int, float] = field(default_factory=dict)
     """Intermediate validation losses by number of the measurement."""
 

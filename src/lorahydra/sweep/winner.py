@@ -10,12 +10,13 @@ from pathlib import Path
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
+from lorahydra.evaluation import Evaluation
 from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, TEST, Score, State
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.deciding import ScoreTable, decide, score_tables
 from lorahydra.sweep.ranking import best_so_far
 from lorahydra.sweep.study_run import StudyRun
-from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.sweep.trial_record import RaceScore, TrialRecord
 from lorahydra.tracking import fetch_folder
 from lorahydra.trial.evaluate_adapter import score_adapter
 from lorahydra.trial.prepare import prepare
@@ -72,8 +73,18 @@ def _raced(
     first = {folder: scores[record.number].judge for folder, record in folders.items()}
     raced = race_trials(first, run.config, run.config.tracking.uri)
     given = {folders[folder].number: verdicts for folder, verdicts in raced.verdicts.items()}
-    judged = {number: replace(each, judge=given.get(number, each.judge)) for number, each in scores.items()}
+    final = {folders[folder].number: _race_score(tuned) for folder, tuned in raced.final.items()}
+    judged = {
+        number: replace(each, judge=given.get(number, each.judge), final=final.get(number))
+        for number, each in scores.items()
+    }
     return folders[raced.best], judged
+
+
+def _race_score(tuned: Evaluation) -> RaceScore:
+    verdicts, ends = tuned.verdicts, tuned.combined
+    examples = len(tuned.predictions.texts) if verdicts is None else verdicts.judged
+    return RaceScore(ends.mean, ends.low, ends.high, None if verdicts is None else verdicts.score, examples)
 
 
 def keep_adapter(run: StudyRun, best: TrialRecord) -> Path:

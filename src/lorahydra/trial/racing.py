@@ -17,7 +17,7 @@ import numpy as np
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import JudgeBudgetError, JudgeCoverageError
-from lorahydra.evaluation import Judging, evaluate, judged_alike
+from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
 from lorahydra.evaluation.intervals import Floats
 from lorahydra.evaluation.judging import choose
 from lorahydra.evaluation.racing import Race, race
@@ -44,6 +44,8 @@ class Raced:
     best: Path
     verdicts: Mapping[Path, Verdicts]
     """The scores of all trials that can be compared with the best one."""
+    final: Mapping[Path, Evaluation]
+    """The trials that are left, on the examples that have a verdict on each of them; empty if no round was held."""
     race: Race
 
 
@@ -88,13 +90,13 @@ def race_trials(first: Mapping[Path, Verdicts], settings: ExperimentConfig, trac
             seed=settings.seed,
         )
     _say(outcome, settings, examples)
-    rounds.record(outcome.last, settings, tracking_uri)
+    final = rounds.record(outcome.last, settings, tracking_uri)
     scores = outcome.judge * 100 / judge_weight if judge_weight else outcome.judge
     verdicts = {
         trial.folder: [None if np.isnan(score) else float(score) for score in row]
         for trial, row in zip(trials, scores, strict=True)
     }
-    return Raced(trials[outcome.last[0]].folder, verdicts, outcome)
+    return Raced(trials[outcome.last[0]].folder, verdicts, final, outcome)
 
 
 @dataclass
@@ -154,8 +156,10 @@ class _Rounds:
             progress = Progress()
             return [judgement for judging in judgings for judgement in judging.verdicts(progress) if judgement]
 
-    def record(self, last: Sequence[int], settings: ExperimentConfig, tracking_uri: str | None) -> None:
-        """Add the scores of the last round, and what judging has cost, to the trials' runs."""
+    def record(
+        self, last: Sequence[int], settings: ExperimentConfig, tracking_uri: str | None
+    ) -> dict[Path, Evaluation]:
+        """Add the scores of the trials that are left, and what judging has cost, to their runs; returns the scores."""
         complete = [n for n in last if n in self.counting]
         tuned = [
             evaluate(self.trials[n].predictions.tuned, self.counting[n], settings.evaluation, settings.seed)
@@ -164,6 +168,7 @@ class _Rounds:
         alike = dict(zip(complete, judged_alike(tuned, settings.evaluation, settings.seed), strict=True))
         for n, judgements in self.judged.items():
             record_final(self.trials[n], alike.get(n), judgements, tracking_uri)
+        return {self.trials[n].folder: scores for n, scores in alike.items()}
 
 
 @contextlib.contextmanager

@@ -78,6 +78,7 @@ def rich(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         )  # fmt: skip
         job = replace(job, **changes)
         chosen = {} if job.choice is None else {"is_winner": True, "p_best": 0.6, "in_set": True}
+        chosen |= {"final_combined": 0.68, "final_examples": 48} if judged and job.choice is not None else {}
         rows = [row(2, 0.7, 1, **chosen, judge_score=80.0 if judged else None), row(0, 0.5, 2), row(1, None)]
         reason = "Good <b>but</b> long" if judged else None
         answer = ExampleView(
@@ -460,7 +461,11 @@ def test_the_choice_is_told(
     site: httpx.Client, rich: Callable[..., JobView], language: str, best: int, reason: str
 ) -> None:
     words = Words(language)
-    rich(JobState.COMPLETE, choice=ChoiceView(2, reason, best, 1_500_000, 3_000_000, 0.6, [2, 0], 0.0112, 32, "Winner"))
+    rich(
+        JobState.COMPLETE,
+        judged=True,
+        choice=ChoiceView(2, reason, best, 1_500_000, 3_000_000, 0.6, [2, 0], 0.0112, 32, "Winner"),
+    )
     page = unescape(checked(site.get("/fine-tunes/1", headers={"accept-language": language})))
     sizes = {"size": Shapes(words).megabytes(1_500_000), "other": Shapes(words).megabytes(3_000_000)}
     assert words(f"choice.{reason}", trial=2, best=best, **sizes) in page
@@ -470,6 +475,9 @@ def test_the_choice_is_told(
     assert "Winner" not in page
     assert page.count('class="winner"') == 1
     assert words("board.p_best") in page
+    assert words("board.final") in page
+    assert words("board.final.caption", n=48) in page
+    assert f'<td class="number">{Shapes(words).score(0.68)}</td>' in page
     assert re.search(r'<tr id="trial-2" class="best">', page)
 
 
