@@ -109,6 +109,28 @@ HEADLINES = (Score.COMBINED, Score.BERTSCORE_F1, Score.JUDGE_SCORE)
 """The most important of these, for places with little room; a study can optimise them."""
 
 
+FEWEST_EXAMPLES = 5
+"""With fewer examples no claim is made from an interval: it holds too rarely or is too wide."""
+
+
+class TuningEffect(StrEnum):
+    """Whether tuning helped: what is said of the tuned model's `combined` less the untuned model's."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+    UNCLEAR = "no_clear_difference"
+    TOO_FEW = "too_few_examples"
+    NO_BASELINE = "no_baseline"
+    NO_TEST_ROWS = "no_test_rows"
+
+    @classmethod
+    def of(cls, low: float, high: float, count: int) -> TuningEffect:
+        """What the 95 % interval of the difference on `count` examples says; the only place that decides it."""
+        if count < FEWEST_EXAMPLES:
+            return cls.TOO_FEW
+        return cls.HIGHER if low > 0 else cls.LOWER if high < 0 else cls.UNCLEAR
+
+
 class PredictionColumn(StrEnum):
     """Columns of the predictions tables (`PREDICTIONS_FILE` and the like)."""
 

@@ -7,6 +7,7 @@ import pytest
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.evaluation.scoring import ExampleScores, combine, combined_interval, gain
+from lorahydra.names import TuningEffect
 
 CONFIG = EvaluationConfig()
 
@@ -50,7 +51,7 @@ def test_one_example_tells_nothing(judge: list[float | None] | None) -> None:
     interval = combined_interval(ExampleScores([0.6], judge), CONFIG, seed=1)
     assert (interval.low, interval.high) == (0, 1)
     difference = gain(ExampleScores([0.9], judge), ExampleScores([0.1], judge), CONFIG, seed=1)
-    assert (difference.low, difference.high, difference.count, difference.is_clear) == (-1, 1, 1, False)
+    assert (difference.low, difference.high, difference.count, difference.effect) == (-1, 1, 1, "too_few_examples")
 
 
 def test_equal_scores_are_not_certain() -> None:
@@ -64,11 +65,11 @@ def test_equal_scores_are_not_certain() -> None:
 
 
 def test_equal_gains_are_clear_from_six_examples_on_as_in_a_sign_test() -> None:
-    clear = [
-        gain(ExampleScores([0.6] * count, None), ExampleScores([0.5] * count, None), CONFIG, seed=1).is_clear
+    effects = [
+        gain(ExampleScores([0.6] * count, None), ExampleScores([0.5] * count, None), CONFIG, seed=1).effect
         for count in range(1, 9)
     ]
-    assert clear == [False] * 5 + [True] * 3
+    assert effects == [*[TuningEffect.TOO_FEW] * 4, TuningEffect.UNCLEAR, *[TuningEffect.HIGHER] * 3]
 
 
 @pytest.mark.parametrize("judge", [None, [0.0, 100.0, 100.0, 100.0, None, None, 100.0]])
@@ -90,10 +91,10 @@ def test_a_gain_on_every_example_is_clear_however_they_differ() -> None:
     tuned = [score + 0.02 for score in untuned]
     helped = gain(ExampleScores(tuned, None), ExampleScores(untuned, None), CONFIG, seed=1)
     assert helped.mean == pytest.approx(0.02)
-    assert helped.is_clear, "what examples have in common cancels"
+    assert helped.effect is TuningEffect.HIGHER, "what examples have in common cancels"
 
 
 def test_noise_is_not_a_clear_gain() -> None:
     helped = gain(ExampleScores(normal(0.5, 24, 0), None), ExampleScores(normal(0.5, 24, 1), None), CONFIG, seed=1)
-    assert not helped.is_clear
+    assert helped.effect is TuningEffect.UNCLEAR
     assert helped.low < 0 < helped.high

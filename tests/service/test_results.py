@@ -12,6 +12,7 @@ from optuna.trial import create_trial
 from sqlalchemy import update
 from tests.support.waiting import wait_for
 
+from lorahydra.evaluation.scoring import Gain
 from lorahydra.service.database import Job
 from lorahydra.service.service import Service
 from lorahydra.service.views import FineTuneParams, JobState
@@ -74,6 +75,34 @@ def test_the_choice_is_told_also_of_fine_tunes_that_an_earlier_version_ran(
     rows = {row["number"]: row for row in board}
     assert [rows[n]["is_winner"] for n in range(3)] == [False, True, False]
     assert [(rows[n]["p_best"], rows[n]["in_set"]) for n in range(3)] == [(0.5, True), (0.45, True), (0.05, False)]
+
+
+def scores(gain: float, low: float, high: float, examples: int) -> dict[str, float]:
+    return {"test/gain": gain, "test/gain_low": low, "test/gain_high": high, "test/gain_examples": float(examples)}
+
+
+@pytest.mark.parametrize(
+    ("test", "rows", "verdict"),
+    [
+        (TEST | scores(0.2, 0.1, 0.3, 30), 40, "higher"),
+        (TEST | scores(-0.2, -0.3, -0.1, 40), 40, "lower"),
+        (TEST | scores(0.05, -0.0000, 0.15, 24), 24, "no_clear_difference"),
+        (TEST | scores(0.2, 0.1, 0.3, 4), 4, "too_few_examples"),
+        (TEST, 24, "no_baseline"),
+        ({}, 0, "no_test_rows"),
+    ],
+)
+def test_the_verdict_is_that_of_the_log(
+    client: httpx.Client, service: Service, test: dict[str, float], rows: int, verdict: str
+) -> None:
+    job = client.get(f"/fine-tunes/{end_study(service, test=test, test_rows=rows)}").json()
+    assert (job["verdict"], job["test_rows"]) == (verdict, rows)
+    assert [job[name] for name in ("gain", "gain_low", "gain_high", "gain_examples")] == [
+        test.get(f"test/{name}") for name in ("gain", "gain_low", "gain_high", "gain_examples")
+    ]
+    if job["gain"] is not None:
+        gain = Gain(job["gain"], job["gain_low"], job["gain_high"], job["gain_examples"])
+        assert gain.effect == verdict
 
 
 @pytest.mark.parametrize(("facts", "n_trials"), [({}, 3), ({"choice": CHOICE}, 5)])

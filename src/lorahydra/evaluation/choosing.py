@@ -20,7 +20,7 @@ from scipy.special import gammaincinv
 
 from lorahydra.evaluation.intervals import Floats
 from lorahydra.evaluation.posterior import near, posterior
-from lorahydra.evaluation.scoring import MINIMUM
+from lorahydra.names import FEWEST_EXAMPLES
 
 __all__ = ["LEVEL", "Comparison", "compare"]
 
@@ -79,7 +79,7 @@ def compare(
     if best is None:
         best = _best(scores, judge)
     parts, shared = _differences(scores, judge, best)
-    able = shared >= MINIMUM
+    able = shared >= FEWEST_EXAMPLES
     if not able[best]:
         return None
     draws = np.random.default_rng(seed)
@@ -145,11 +145,11 @@ def _strata(judge: Floats | None, most: int) -> NDArray[np.intp] | None:
     group, size = 0, 0
     levels = np.unique(verdicts)
     for level in levels[::-1]:
-        if size >= MINIMUM:
+        if size >= FEWEST_EXAMPLES:
             group, size = group + 1, 0
         groups[verdicts == level] = group
         size += int((verdicts == level).sum())
-    if size < MINIMUM and group > 0:
+    if size < FEWEST_EXAMPLES and group > 0:
         groups[groups == group] = group - 1
     return groups
 

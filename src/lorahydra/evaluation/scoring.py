@@ -9,12 +9,9 @@ import numpy as np
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.evaluation.intervals import Floats, Part, interval
-from lorahydra.names import Score
+from lorahydra.names import FEWEST_EXAMPLES, Score, TuningEffect
 
-__all__ = ["MINIMUM", "ExampleScores", "Gain", "Interval", "combine", "combined_interval", "gain"]
-
-MINIMUM = 5
-"""With fewer examples no claim is made whether tuning helped: the interval holds too rarely or is too wide."""
+__all__ = ["ExampleScores", "Gain", "Interval", "combine", "combined_interval", "gain"]
 
 
 @dataclass(frozen=True)
@@ -48,26 +45,22 @@ class Gain(Interval):
     @property
     def sentence(self) -> str:
         """Whether tuning helped, in one sentence without a full stop; every place that says so uses it."""
-        if not self.is_enough:
+        effect = self.effect
+        if effect is TuningEffect.TOO_FEW:
             examples = f"{self.count} {'judged ' if self.judged else ''}example{'s are' if self.count > 1 else ' is'}"
             return (
-                f"{examples} too few to say whether tuning helped: at least {MINIMUM} are needed "
+                f"{examples} too few to say whether tuning helped: at least {FEWEST_EXAMPLES} are needed "
                 f"(combined changed by {self.mean:+.4f})"
             )
         interval = f"{self.mean:+.4f}, 95 % interval {self.low:+.4f} to {self.high:+.4f}"
-        if not self.is_clear:
+        if effect is TuningEffect.UNCLEAR:
             return f"No clear difference: combined changed by {interval}"
-        return f"Tuning {'helped' if self.mean > 0 else 'hurt'}: combined changed by {interval}"
+        return f"Tuning {'helped' if effect is TuningEffect.HIGHER else 'hurt'}: combined changed by {interval}"
 
     @property
-    def is_enough(self) -> bool:
-        """Whether there are enough examples to say anything."""
-        return self.count >= MINIMUM
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the whole interval is on one side of 0, and there are enough examples."""
-        return self.is_enough and (self.low > 0 or self.high < 0)
+    def effect(self) -> TuningEffect:
+        """Whether tuning helped, as a code."""
+        return TuningEffect.of(self.low, self.high, self.count)
 
 
 @dataclass(frozen=True)

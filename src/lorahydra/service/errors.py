@@ -33,9 +33,9 @@ class Message(str):
     """
 
     code: str
-    values: dict[str, str]
+    values: dict[str, str | int]
 
-    def __new__(cls, text: str, code: str = "", **values: str) -> Message:
+    def __new__(cls, text: str, code: str = "", **values: str | int) -> Message:
         """A string with two more attributes."""
         message = super().__new__(cls, text)
         message.code, message.values = code, values

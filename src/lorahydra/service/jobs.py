@@ -18,7 +18,7 @@ from lorahydra.service.database import Database, Dataset, Job, Project
 from lorahydra.service.datasets import chosen_dataset
 from lorahydra.service.errors import ConflictError
 from lorahydra.service.limits import Allowance
-from lorahydra.service.planning import Data, demo_data, estimate, overrides_of, settled
+from lorahydra.service.planning import Data, demo_data, estimate, overrides_of, rows_of, settled
 from lorahydra.service.projects import require_project
 from lorahydra.service.results import Stores
 from lorahydra.service.rows import PAGE, get_row, job_views, page_of
@@ -171,8 +171,7 @@ class Jobs:
     def _data(self, dataset: Dataset | None) -> Data:
         if dataset is None:
             return demo_data()
-        rows = {split["name"]: int(split["rows"]) for split in dataset.report["splits"]}
-        return Data(self._folder / "datasets" / dataset.file, rows, dataset.size)
+        return Data(self._folder / "datasets" / dataset.file, rows_of(dataset.report), dataset.size)
 
     def _views(self, session: Session, jobs: Sequence[Job]) -> list[JobView]:
         return job_views(session, jobs, self._folder / "jobs", self._stores)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from lorahydra.config.compose import literal
 from lorahydra.config.judge_registry import NO_JUDGE
@@ -18,12 +19,25 @@ from lorahydra.service.choices import Choices, composed, without
 from lorahydra.service.errors import InvalidError, Message
 from lorahydra.service.views import Estimate, FineTuneParams
 
-__all__ = ["DEMO_MODEL", "FEWEST_TRIALS", "MOST_TRIALS", "Data", "demo_data", "estimate", "overrides_of", "settled"]
+__all__ = [
+    "DEMO_MODEL",
+    "FEWEST_TRIALS",
+    "MOST_TRIALS",
+    "Data",
+    "demo_data",
+    "estimate",
+    "overrides_of",
+    "rows_of",
+    "rows_warning",
+    "settled",
+]
 
 FEWEST_TRIALS, MOST_TRIALS = 5, 100
 DEMO_MODEL = "smollm2-135m-instruct"
 FEW_TRIALS = 6
 """Up to this number, only the learning rate is searched."""
+FEW_TEST_ROWS = 20
+"""With fewer test rows, a warning says that the interval of the gain will be wide."""
 PROMPT_TOKENS = 650
 """Length of a judge's prompt without the request, the reference and the prediction."""
 REPLY_TOKENS = 120
@@ -104,12 +118,13 @@ def estimate(params: FineTuneParams, choices: Choices, data: Data, measured: flo
         measured: Seconds per trial of an earlier fine-tune with the same model and data; None without one.
     """
     config = composed(overrides_of(params, choices, data.file))
-    rows = {name: data.rows.get(name, 0) for name in ("train", "validation", "test")}
+    rows = data.rows
     calls = _judge_calls(params, config, rows) if config.judge.name != NO_JUDGE else 0
     row_tokens = data.size // CHARS_PER_TOKEN // max(1, sum(rows.values()))
     prompt, reply = calls * (PROMPT_TOKENS + 2 * row_tokens), calls * REPLY_TOKENS
     earlier = Message("trials of an earlier fine-tune like this", "earlier")
     per_trial, basis = (measured, earlier) if measured else _guess(config, data)
+    warning = rows_warning(rows["test"])
     priced = bool(config.judge.prompt_price or config.judge.completion_price)
     cost = (prompt * config.judge.prompt_price + reply * config.judge.completion_price) / 1e6
     return Estimate(
@@ -124,7 +139,24 @@ def estimate(params: FineTuneParams, choices: Choices, data: Data, measured: flo
         judge_cost=round(cost, 6) if priced or not calls else None,
         seconds=None if per_trial is None else round(per_trial * params.n_trials, 1),
         basis=basis,
+        warnings=[] if warning is None else [warning],
     )
+
+
+def rows_of(report: Mapping[str, Any]) -> dict[str, int]:
+    """Number of rows of each split, from the report of a dataset."""
+    found = {split["name"]: int(split["rows"]) for split in report["splits"]}
+    return {name: found.get(name, 0) for name in ("train", "validation", "test")}
+
+
+def rows_warning(rows: int) -> str | None:
+    """Why the test split will say little; None if it has enough rows."""
+    if rows == 0:
+        return Message("there are no test rows, so it will not be known whether fine-tuning helped", "no_test_rows")
+    if rows < FEW_TEST_ROWS:
+        text = f"only {rows} test row{'s' if rows > 1 else ''}: a difference to the base model will hardly be clear"
+        return Message(text, "few_test_rows", n=rows)
+    return None
 
 
 def _judge_calls(params: FineTuneParams, config: ExperimentConfig, rows: Mapping[str, int]) -> int:

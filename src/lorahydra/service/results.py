@@ -15,6 +15,7 @@ from lorahydra.errors import LorahydraError, StudyError, StudyStoreError, Tracki
 from lorahydra.names import (
     ADAPTER_DIR,
     BASELINE,
+    FEWEST_EXAMPLES,
     HEADLINES,
     PREDICTIONS_FILE,
     TEST,
@@ -24,6 +25,7 @@ from lorahydra.names import (
     Score,
     State,
     Tag,
+    TuningEffect,
     scored,
 )
 from lorahydra.service.errors import ConflictError
@@ -213,11 +215,31 @@ def log_tail(folder: Path, lines: int) -> LogTail:
 
 
 def _outcome(entry: Any) -> dict[str, Any]:
+    return {**_gain(entry.result), "choice": _choice(entry)}
+
+
+def _gain(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether tuning helped, by the scores on the test split."""
+    test = result.get("test", {})
+    # Studies of earlier versions do not say how many rows there were.
+    rows = result.get("test_rows", None if test else 0)
+    ends = [_finite(test.get(scored(TEST, score))) for score in (Score.GAIN, Score.GAIN_LOW, Score.GAIN_HIGH)]
+    gain, low, high = ends
+    count = int(test.get(scored(TEST, Score.GAIN_EXAMPLES), FEWEST_EXAMPLES))
+    verdict = TuningEffect.NO_TEST_ROWS if not test else TuningEffect.NO_BASELINE
+    if low is not None and high is not None:
+        verdict = TuningEffect.of(low, high, count)
+    told = {"gain": gain, "gain_low": low, "gain_high": high, "test_rows": rows, "verdict": verdict.value}
+    known = scored(TEST, Score.GAIN_EXAMPLES) in test
+    return {**told, "gain_examples": count if known else None}
+
+
+def _choice(entry: Any) -> dict[str, Any] | None:
     choice, trials = entry.choice, {trial.number: trial for trial in entry.trials}
     if choice is None:
-        return {"choice": None}
+        return None
     winner, best = trials[choice.winner], trials[choice.best]
-    told = ChoiceView(
+    view = ChoiceView(
         winner=winner.number,
         reason=choice.why,
         best=best.number,
@@ -229,7 +251,7 @@ def _outcome(entry: Any) -> dict[str, Any]:
         examples=choice.examples,
         sentence=choice.sentences,
     )
-    return {"choice": asdict(told)}
+    return asdict(view)
 
 
 def _numbers(trial: Any) -> dict[str, Any]:

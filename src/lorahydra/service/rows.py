@@ -29,6 +29,8 @@ MOST = 200
 NAMES: Mapping[Any, str] = {Project: "project", Dataset: "dataset", Job: "fine-tune"}
 SAME = ("id", "name", "best_score", "best_trial", "best_params", "baseline_score", "test_score", "failure")
 """Columns of a job that are shown as they are."""
+OUTCOME = ("gain", "gain_low", "gain_high", "gain_examples", "test_rows", "verdict")
+"""What is told of the outcome as it is."""
 Row = TypeVar("Row", Project, Dataset, Job)
 
 
@@ -115,7 +117,8 @@ def _outcome(job: Job) -> dict[str, Any]:
     """What is known once the study has ended."""
     outcome = job.outcome or {}
     choice = outcome.get("choice")
-    return {"choice": None if choice is None else ChoiceView(**choice)}
+    told = {name: outcome.get(name) for name in OUTCOME}
+    return {**told, "choice": None if choice is None else ChoiceView(**choice)}
 
 
 def _links(job: Job, stores: Stores) -> MlflowLinks:

@@ -180,6 +180,18 @@ class JobView(_Documented):
     """`combined` of the base model on the test split; None before the fine-tune is complete."""
     test_score: float | None
     """`combined` of the winner on the test split; None before the fine-tune is complete."""
+    gain: float | None
+    """`test_score` less `baseline_score`, as a mean over test rows."""
+    gain_low: float | None
+    gain_high: float | None
+    """Ends of the 95 % interval of `gain`."""
+    gain_examples: int | None
+    """Test rows behind `gain`; with a judge, those with a verdict on both models' predictions."""
+    test_rows: int | None
+    """Number of test rows; 0 if there is no test split, None before the fine-tune is complete."""
+    verdict: str | None
+    """Whether fine-tuning helped: `higher`, `lower`, `no_clear_difference` (the interval includes 0),
+    `too_few_examples`, `no_baseline` or `no_test_rows`; None before the fine-tune is complete."""
     choice: ChoiceView | None
     """How the winner was chosen; None before the fine-tune is complete, or if trials cannot be compared."""
     seconds: float
@@ -333,3 +345,5 @@ class Estimate(_Documented):
     """None if nothing is known of the model's size."""
     basis: str
     """What the time is derived from, in one line."""
+    warnings: list[str]
+    """What should be known before the start, one line each."""

@@ -81,6 +81,7 @@ def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
         raise_if_interrupted()
         complete = sum(record.state is State.COMPLETE for record in records)
         facts = {"best": best.number, "finished": finished, "complete": complete, "test": facts_of(scores)}
+        facts["test_rows"] = 0 if scores is None else len(scores.tuned.predictions.texts)
         if choice is not None:
             facts["choice"] = choice.facts
         _record(run, records, best, choice, config, scores)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorahydra.evaluation.scoring import MINIMUM, Gain, Interval
-from lorahydra.names import BASELINE, TEST, Score, scored
+from lorahydra.evaluation.scoring import Gain, Interval
+from lorahydra.names import BASELINE, FEWEST_EXAMPLES, TEST, Score, scored
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.trial.score import TrialScores
@@ -45,7 +45,7 @@ class FinalScores:
         if tuned.means.keys() >= set(ends):
             mean, low, high = (tuned.means[end] for end in ends)
             # Studies of older versions do not say how many examples there were.
-            count = int(tuned.means.get(Score.GAIN_EXAMPLES, MINIMUM))
+            count = int(tuned.means.get(Score.GAIN_EXAMPLES, FEWEST_EXAMPLES))
             gain = Gain(mean, low, high, count, Score.JUDGE_SCORE in tuned.means)
         return cls(tuned, _model_scores(facts, BASELINE), gain)
 

@@ -15,11 +15,13 @@ import pytest
 from tests.service.pages.rows import row
 
 from lorahydra.errors import TrackingError
+from lorahydra.names import TuningEffect
 from lorahydra.service.access import Access
 from lorahydra.service.errors import TooManyError
 from lorahydra.service.pages import routes
 from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.words import LANGUAGES, Words
+from lorahydra.service.planning import rows_warning
 from lorahydra.service.service import Service
 from lorahydra.service.views import (
     ChoiceView,
@@ -38,6 +40,10 @@ pytestmark = pytest.mark.slow
 HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7*7 }} </pre>"
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 EN, RU = Words("en"), Words("ru")
+RESULT = {
+    **{"baseline_score": 0.5, "test_score": 0.7, "gain": 0.05, "gain_low": -0.01, "gain_high": 0.11},
+    **{"gain_examples": 30, "test_rows": 32, "verdict": "no_clear_difference"},
+}
 
 
 @pytest.fixture
@@ -70,7 +76,8 @@ def rich(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             params=FineTuneParams(judged, "gemini" if judged else None, "tiny", 5), state=state,
             place=2 if state is JobState.QUEUED else None, study="fine-tune-1", folder="/srv/jobs/1", trials_finished=3,
             trials_wanted=5, trial_current=None if ended else 3, best_score=0.7, best_trial=2,
-            best_params={"lora.r": 16}, baseline_score=None, test_score=None, choice=None, seconds=61.0,
+            best_params={"lora.r": 16}, baseline_score=None, test_score=None, gain=None, gain_low=None,
+            gain_high=None, gain_examples=None, test_rows=None, verdict=None, choice=None, seconds=61.0,
             seconds_left=0 if ended else 75.0, resumptions=0, failure=None,
             mlflow=MlflowLinks("sqlite:////srv/mlflow.db", None, None, None), created=NOW, started=NOW,
             ended=NOW if ended else None, can_cancel=not ended, can_resume=ended and state is not JobState.COMPLETE,
@@ -424,8 +431,7 @@ def test_each_state_is_shown(
     site: httpx.Client, rich: Callable[..., JobView], state: JobState, language: str, judged: bool
 ) -> None:
     failure = "judge gemini: <b>no</b> such model" if state is JobState.FAILED else None
-    scores = {"baseline_score": 0.5, "test_score": 0.7} if state is JobState.COMPLETE else {}
-    job = rich(state, judged=judged, failure=failure, **scores)
+    job = rich(state, judged=judged, failure=failure, **(RESULT if state is JobState.COMPLETE else {}))
     words = Words(language)
     site.headers["accept-language"] = language
     page = checked(site.get("/fine-tunes/1"))
@@ -448,11 +454,33 @@ def test_each_state_is_shown(
     checked(site.get("/jobs"))
 
 
-def test_a_gain_is_not_claimed_where_there_is_none(site: httpx.Client, rich: Callable[..., JobView]) -> None:
-    rich(JobState.COMPLETE, baseline_score=0.7, test_score=0.6)
-    page = checked(site.get("/fine-tunes/1"))
-    assert EN("result.worse") in page
-    assert "−0.1000" in page
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("effect", TuningEffect)
+def test_the_page_says_of_tuning_what_the_log_says(
+    site: httpx.Client, rich: Callable[..., JobView], effect: TuningEffect, language: str
+) -> None:
+    words, f = Words(language), Shapes(Words(language))
+    has_gain = not effect.startswith("no_") or effect is TuningEffect.UNCLEAR
+    gone: dict[str, Any] = {} if has_gain else dict.fromkeys(("gain", "gain_low", "gain_high", "gain_examples"))
+    if effect is TuningEffect.NO_TEST_ROWS:
+        gone |= {"test_score": None, "baseline_score": None, "test_rows": 0}
+    rich(JobState.COMPLETE, **RESULT | gone | {"verdict": effect.value})
+    page = unescape(checked(site.get("/fine-tunes/1", headers={"accept-language": language})))
+    said = [other for other in TuningEffect if words(f"result.{other}") in page]
+    assert said == [effect]
+    assert (f"{f.gain(0.05)}</dd>" in page) == has_gain
+    assert (f"{f.gain(-0.01)} … {f.gain(0.11)}</dd>" in page) == has_gain
+    assert (words("result.judged", n=30) in page) == has_gain
+    assert ('class="higher"' in page) == (effect is TuningEffect.HIGHER)
+
+
+def test_few_test_rows_are_told_before_the_start(site: httpx.Client, rows: bytes) -> None:
+    site.post("/projects", data={"name": "One"})
+    site.post("/projects/1/datasets", files={"file": ("few.jsonl", rows)})
+    for path in ("/projects/1", "/configure?project=1", "/estimate?project=1&judge=off&base_model=tiny&trials=5"):
+        assert "only 4 test rows: " in checked(site.get(path))
+        assert RU.said(rows_warning(4) or "") in checked(site.get(path, headers={"accept-language": "ru"}))
+    assert "test row" not in checked(site.get("/estimate?judge=off&base_model=tiny&trials=5"))  # the demo has enough
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

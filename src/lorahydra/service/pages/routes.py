@@ -14,6 +14,7 @@ from lorahydra.service.pages.forms import ConfigureForm
 from lorahydra.service.pages.rendering import go, is_fragment, render
 from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.starting import Sent, quick_hint
+from lorahydra.service.planning import rows_of, rows_warning
 from lorahydra.service.results import log_tail
 from lorahydra.service.rows import PAGE
 from lorahydra.service.service import Service
@@ -129,13 +130,14 @@ def login(request: Request, failed: str | None = None) -> Response:
 
 def _list(request: Request, service: Service, project: ProjectView | None, offset: int) -> Response:
     datasets = None if project is None else service.datasets.page(project.id, PAGE)
-    newest = datasets.items[0].name if datasets and datasets.items else None
+    newest = service.datasets.get(datasets.items[0].id) if datasets and datasets.items else None
     values = {
         "projects": service.projects.page(PROJECTS),
         "datasets": datasets,
         "configure_path": "/configure" + (f"?project={project.id}" if project else ""),
         "key": ConfigureForm().key,
-        "quick_hint": quick_hint(request, service, newest),
+        "quick_hint": quick_hint(request, service, None if newest is None else newest.name),
+        "data_warning": None if newest is None else rows_warning(rows_of(newest.report)["test"]),
         "suffixes": ",".join(SUFFIXES),
         **_jobs(service, project, offset),
     }
@@ -163,6 +165,7 @@ def _live(service: Service, job: JobView) -> dict[str, Any]:
         "job": job,
         "rows": rows,
         "leader": leader(rows),
+        "final": next((row.final_examples for row in rows if row.final_examples is not None), None),
         "columns": Shapes.columns(rows),
         "chart": chart(rows, job.trials_wanted),
     }
