@@ -372,6 +372,10 @@ def test_problems_of_an_upload_are_named(site: httpx.Client, rows: bytes, servic
     assert EN("report.bad", n=3, name="bad.jsonl") in page
     assert '<td class="number">41</td><td><code>question</code></td>' in page
     assert service.datasets.page(1).total == 0
+    russian = {"accept-language": "ru"}
+    page = checked(site.post("/projects/1/datasets", files={"file": ("bad.jsonl", rows + BAD)}, headers=russian), 422)
+    assert "содержит число 5, а ожидается текст" in page
+    assert re.findall('<span class="said" lang="en">.*?</span>', page) == []
     page = checked(site.post("/projects/1/datasets", files={"file": ("my.exe", rows)}), 422)
     assert ".parquet" in page
     checked(site.post("/projects/9/datasets", files={"file": ("my.jsonl", rows)}), 404)
@@ -397,7 +401,7 @@ def test_an_upload_in_another_encoding(site: httpx.Client) -> None:
     content = ("question,answer\r\n" + "".join(f"Вопрос {n},Ответ {n}\r\n" for n in range(20))).encode("cp1251")
     file, part = {"file": ("a.csv", content)}, {"hx-request": "true", "accept-language": "ru"}
     page = checked(site.post("/projects/first/datasets", files=file, data={"encoding": ""}, headers=part), 422)
-    assert "data.encoding=windows-1251" in page
+    assert "введите windows-1251 в поле «Кодировка»" in page
     assert f"<details open><summary>{RU('dataset.encoding.ask')}</summary>" in page
     assert re.search(r'<input id="upload-encoding" name="encoding" form="upload"', page)
     checked(site.post("/projects/1/datasets", files=file, data={"encoding": "windows-1251"}, headers=part), 201)
@@ -507,6 +511,18 @@ def test_the_choice_is_told(
     assert words("board.final.caption", n=48) in page
     assert f'<td class="number">{Shapes(words).score(0.68)}</td>' in page
     assert re.search(r'<tr id="trial-2" class="best">', page)
+
+
+def test_a_failure_is_said_in_russian_beside_the_words_of_the_program(
+    site: httpx.Client, rich: Callable[..., JobView]
+) -> None:
+    failure = "judge gemini is unavailable: no connection: refused"
+    rich(JobState.FAILED, failure=failure)
+    page = checked(site.get("/fine-tunes/1", headers={"accept-language": "ru"}))
+    assert '<span class="said">судья gemini недоступен: нет соединения: refused</span>' in page
+    assert f'<p lang="en">{failure}</p>' in page
+    page = checked(site.get("/fine-tunes/1"))
+    assert page.count(failure) == 1
 
 
 def test_links_into_mlflow(site: httpx.Client, rich: Callable[..., JobView]) -> None:

@@ -18,12 +18,13 @@ EN, RU = Words("en"), Words("ru")
 
 def test_both_languages_say_everything() -> None:
     first, second = messages("en"), messages("ru")
-    # The service says in English what begins with `said.`.
-    assert set(first) == {key for key in second if not key.startswith("said.")}
+    assert set(first) == set(second)
     for key, message in first.items():
         other = second[key]
         assert isinstance(message, str) == isinstance(other, str), key
-        if isinstance(message, str):
+        if key.startswith("said.") and isinstance(message, str):
+            assert fields(str(other)) <= fields(message), key  # not all that the program says helps on the page
+        elif isinstance(message, str):
             assert fields(message) == fields(str(other)), key
         else:
             assert set(message) == {"one", "other"}, key

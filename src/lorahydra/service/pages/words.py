@@ -20,6 +20,7 @@ from importlib import resources
 from typing import Any
 
 from lorahydra.service.errors import Message
+from lorahydra.service.pages.sayings import PREFIX, sayings
 
 __all__ = ["LANGUAGES", "Words", "chosen_language", "messages"]
 
@@ -27,6 +28,15 @@ LANGUAGES = {"en": "English", "ru": "Русский"}
 """The languages by code, each under its own name. The first one is used where the reader's is not among them."""
 WISH = rf"(?<=,)\s*({'|'.join(LANGUAGES)})(?:-[\w-]+)?\s*(?:;\s*q=([01](?:\.\d{{1,3}})?)\s*)?(?=,)"
 """One of them in the header `Accept-Language`, with its quality."""
+
+KIND = re.compile(r"^[A-Z]\w*Error: ")
+"""The class of an error, which a trial's failure begins with."""
+DEPTH = 4
+"""Sayings within sayings; a limit, because lines may hold anything."""
+REQUIRED, POSSIBLE, FRAGMENTS = "why", "maybe", ("what", "json")
+"""Names of values that are sayings themselves: always, perhaps, or a few words of the group of that name."""
+SPLITS, LISTS = ("split", "other"), ("names", "schemes", "variables")
+"""Names of values that are a split's name, or a list in English."""
 
 
 @cache
@@ -48,7 +58,7 @@ class Words:
         self.language = language
         self._messages = messages(language)
 
-    def __call__(self, key: str, **values: Any) -> str:
+    def __call__(self, key: str, /, **values: Any) -> str:
         """The message with its values; `n` chooses the plural form.
 
         Raises:
@@ -60,11 +70,44 @@ class Words:
         shown = {name: self.number(value) if isinstance(value, int) else value for name, value in values.items()}
         return message.format(**shown)
 
-    def said(self, line: str) -> str | None:
-        """A line of the service in this language; None if it can only be shown as it is, in English."""
-        if isinstance(line, Message) and (key := f"said.{line.code}") in self:
+    def said(self, line: str, *, among: str = "", depth: int = DEPTH) -> str | None:
+        """A line of the program in this language; None if it can only be shown as it is, in English.
+
+        Args:
+            line: What was said.
+            among: Only sayings whose keys begin so behind `said.`.
+            depth: How deep sayings within sayings are looked for.
+        """
+        if self.language == next(iter(LANGUAGES)) or depth == 0:
+            return None
+        if isinstance(line, Message) and (key := f"{PREFIX}{line.code}") in self:
             return self(key, **line.values)
+        line = KIND.sub("", line)
+        for saying in sayings(messages(next(iter(LANGUAGES)))):
+            if not saying.key.startswith(f"{PREFIX}{among}"):
+                continue
+            values = saying.match(line)
+            if values is not None and (translated := self._translated(values, depth)) is not None:
+                return self(saying.key, **translated)
         return None
+
+    def _translated(self, values: Mapping[str, str], depth: int) -> dict[str, str] | None:
+        """The values, of which some are sayings themselves; None if one is not that has to be."""
+        found = {}
+        for name, value in values.items():
+            within = None
+            if name in SPLITS and f"split.{value}" in self:
+                within = self(f"split.{value}")
+            elif name in LISTS:
+                within = value.replace(" or ", f" {self('base.or')} ").replace(" and ", f" {self('base.and')} ")
+            elif name in (REQUIRED, POSSIBLE):
+                within = self.said(value, depth=depth - 1)
+            elif name in FRAGMENTS:
+                within = self.said(value, among=f"{name}.")
+            if within is None and name == REQUIRED:
+                return None
+            found[name] = within or value
+        return found
 
     def __contains__(self, key: str) -> bool:
         return key in self._messages
