@@ -63,7 +63,11 @@ def service(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> It
     for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY", "GIGACHAT_CREDENTIALS", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("lorahydra.service.results.Stores.prepare", lambda stores: None)
-    made = Service(ServiceConfig(tmp_path / "service", workers=0, models_folder=models, upload_limit=100_000))
+    default = ("model=local", f"model.name_or_path={models / 'tiny'}")
+    config = ServiceConfig(
+        tmp_path / "service", workers=0, models_folder=models, upload_limit=100_000, overrides=default
+    )
+    made = Service(config)
     made.open()
     yield made
     made.close()

@@ -19,8 +19,8 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from itsdangerous import BadSignature, TimestampSigner
 
 from lorahydra.errors import ConfigError
-from lorahydra.service.errors import ServiceRefusal
-from lorahydra.service.limits import Allowance
+from lorahydra.service.errors import ServiceRefusal, TooManyError
+from lorahydra.service.limits import Allowances
 
 __all__ = ["COOKIE", "TOKEN_VARIABLE", "Access", "login_router"]
 
@@ -94,21 +94,23 @@ class Access:
 def login_router(access: Access) -> APIRouter:
     """Routes to log in and out; the form is a page."""
     router = APIRouter(include_in_schema=False)
-    failures = Allowance(FAILURES_PER_MINUTE, "wrong tokens")
+    failures = Allowances(FAILURES_PER_MINUTE, "wrong tokens")
 
     @router.post("/login")
     async def login(request: Request) -> Response:
         try:
             if access.token is not None:
-                failures.take(count=False)  # first, so that the answer does not tell a right guess from a wrong one
+                allowance = failures.of(_network(request.client.host if request.client else ""))
+                allowance.take(count=False)  # first, so that the answer does not tell a right guess from a wrong one
                 given = (await request.form()).get("token")
                 if not (isinstance(given, str) and access.is_token(given.encode("utf-8", "replace"))):
-                    failures.take()
+                    allowance.take()
                     raise ServiceRefusal("this is not the server's token", "unauthorized", 401)
-        except ServiceRefusal:
+        except ServiceRefusal as refusal:
             if not _wants_page(request):
                 raise
-            return RedirectResponse("/login?failed=1", status_code=303)
+            wait = f"&wait={refusal.wait}" if isinstance(refusal, TooManyError) else ""
+            return RedirectResponse(f"/login?failed=1{wait}", status_code=303)
         answer = _answer(request, "/")
         is_secure = "https" in (request.url.scheme, request.headers.get("origin", "").partition(":")[0])
         session = access.new_session()
@@ -130,6 +132,14 @@ def _answer(request: Request, page: str) -> Response:
 
 def _wants_page(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "")
+
+
+def _network(client: str) -> str:
+    """What a client's address is counted under: one IPv6 client has a whole network of addresses."""
+    address = _address(client)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return client
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -83,6 +83,8 @@ def _invalid(request: Request, error: Any) -> Response:
 
 
 def _http(request: Request, error: Any) -> Response:
+    if _is_page(request) and error.status_code in CODES:
+        return error_page(request, error.status_code, headers=error.headers)
     return json_answer(error.status_code, error.detail, CODES.get(error.status_code, "error"), error.headers)
 
 
@@ -92,4 +94,5 @@ def _unknown(request: Request, error: Any) -> Response:
 
 def _is_page(request: Request) -> bool:
     """Whether a refusal is a page in the reader's language; those of the API and of `POST /login` are JSON."""
-    return not request.url.path.startswith((API, "/login"))
+    path = request.url.path
+    return path != "/login" and not path.startswith(("/api/", f"{STATIC_PATH}/"))

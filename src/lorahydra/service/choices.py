@@ -141,6 +141,13 @@ class Choices:
             names.insert(0, default)
         return [self._model(name, default) for name in names]
 
+    def in_place_of_the_default(self) -> str | None:
+        """A model that can be used at once; None if the default one can be, or none is on this machine."""
+        models = self.models()
+        if not any(model.is_default and not model.is_available for model in models):
+            return None
+        return next((model.name for model in models if model.is_available), None)
+
     def model_path(self, name: str) -> str:
         """The value of `model.name_or_path` for a base model; refuses those that cannot be used."""
         if not _is_model_name(name):

@@ -111,7 +111,8 @@ class TooManyError(ServiceRefusal):
     status, code = 429, "too_many_requests"
 
     def __init__(self, message: str, wait: float) -> None:
-        super().__init__(message, headers={"Retry-After": str(max(1, round(wait)))})
+        self.wait = max(1, round(wait))
+        super().__init__(message, headers={"Retry-After": str(self.wait)})
 
 
 def json_answer(

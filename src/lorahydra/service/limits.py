@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 
 from lorahydra.service.errors import TooManyError
 
-__all__ = ["Allowance"]
+__all__ = ["Allowance", "Allowances"]
 
 MINUTE = 60.0
+MOST_CALLERS = 10_000
 
 
 class Allowance:
-    """Allows something a number of times per minute, for all callers together; `what` names it in messages."""
+    """Allows something a number of times per minute; `what` names it in messages."""
 
     def __init__(self, per_minute: int, what: str) -> None:
         self._per_minute = per_minute
@@ -37,3 +38,22 @@ class Allowance:
                 raise TooManyError(f"more than {self._per_minute} {self._what} in a minute: wait {wait:.0f} s", wait)
             if count:
                 self._times.append(now)
+
+
+class Allowances:
+    """An `Allowance` for each caller; of those who have not come for the longest time, too many are forgotten."""
+
+    def __init__(self, per_minute: int, what: str) -> None:
+        self._per_minute = per_minute
+        self._what = what
+        self._callers: OrderedDict[str, Allowance] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, caller: str) -> Allowance:
+        """The allowance of one of them."""
+        with self._lock:
+            allowance = self._callers.setdefault(caller, Allowance(self._per_minute, self._what))
+            self._callers.move_to_end(caller)
+            if len(self._callers) > MOST_CALLERS:
+                self._callers.popitem(last=False)
+        return allowance

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from tests.service.served import Served
 
+from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.words import Words
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -97,6 +98,29 @@ def accessible(page: Any) -> None:
     page.set_viewport_size(size)
 
 
+def tells_the_outcome(page: Any, job: dict[str, Any], words: Words) -> None:
+    """The page says whether tuning helped, which trial won and how sure that is, as the API does, on a phone too."""
+    assert job["verdict"] in ("higher", "lower", "no_clear_difference")
+    page.get_by_text(words(f"result.{job['verdict']}")).wait_for()
+    facts, shapes = page.locator("#result dl").inner_text(), Shapes(words)
+    assert f"{shapes.gain(job['gain_low'])} … {shapes.gain(job['gain_high'])}" in facts
+    assert facts.split()[-1] == str(job["test_rows"])
+    choice = job["choice"]
+    page.get_by_role("heading", name=words("choice.title")).wait_for()
+    assert shapes.probability(choice["p_best"]) in page.locator("#choice dl").inner_text()
+    assert (
+        page.locator("#board tr.best").get_attribute("id")
+        == f"trial-{choice['winner']}"
+        == f"trial-{job['best_trial']}"
+    )
+    assert page.locator("#board .winner").inner_text().split() == ["★", words("board.winner")]
+    size = page.viewport_size
+    page.set_viewport_size(PHONE)
+    header = page.get_by_role("columnheader", name=words("board.p_best")).bounding_box()
+    assert header["x"] + header["width"] < PHONE["width"]  # it is seen without scrolling
+    page.set_viewport_size(size)
+
+
 def focused(page: Any) -> str:
     return str(page.evaluate("document.activeElement.id || document.activeElement.outerHTML.slice(0, 80)"))
 
@@ -143,11 +167,14 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     page.get_by_text(EN("list.progress", n=5, done=5)).or_(page.locator(".badge.complete")).first.wait_for()
     page.locator(".badge.complete").wait_for()  # it came without a reload
     assert page.locator("#board tbody tr").count() == 5
-    page.get_by_role("heading", name=EN("result.title")).wait_for()
+    tells_the_outcome(page, server.job(1), EN)
     page.get_by_role("img", name=re.compile("Chart of 5 scores")).wait_for()
     page.get_by_role("heading", name=EN("examples.one", number=1)).wait_for()
     assert "Trial 4:" in page.locator("#log-text").inner_text()
     accessible(page)
+    page.get_by_role("link", name="Русский").click()
+    tells_the_outcome(page, server.job(1), RU)
+    page.get_by_role("link", name="English").click()
     in_mlflow = page.get_by_role("link", name=EN("job.mlflow"), exact=True)
     assert str(in_mlflow.get_attribute("href")).startswith(f"{MLFLOW}/#/experiments/")
     with page.expect_download() as download:
@@ -160,8 +187,16 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     accessible(page)
 
 
-def test_a_quick_start_in_russian(open_page: Callable[..., Any]) -> None:
-    page = open_page(locale="ru-RU")
+def test_a_quick_start_in_russian(open_page: Callable[..., Any], files: Path) -> None:
+    page = open_page("/nothing", locale="ru-RU")
+    page.get_by_role("heading", name=RU("error.404")).wait_for()
+    accessible(page)
+    page.get_by_role("link", name=RU("error.back")).click()
+    page.get_by_role("link", name=RU("list.configure")).click()
+    page.get_by_label(RU("configure.data.upload")).set_input_files(files / "bad.jsonl")
+    page.get_by_text("содержит число 5, а ожидается текст").first.wait_for()
+    assert page.locator(".said[lang=en]").count() == 0
+    page.goto(page.url.rpartition("/configure")[0] or page.url)
     page.get_by_role("button", name=RU("list.quick")).click()
     page.get_by_role("heading", name=RU("nojudge.title")).wait_for()
     accessible(page)
@@ -171,6 +206,9 @@ def test_a_quick_start_in_russian(open_page: Callable[..., Any]) -> None:
     page.get_by_role("button", name=RU("job.cancel")).click()
     page.locator(".badge.cancelled").wait_for()
     accessible(page)
+    page.get_by_role("link", name=RU("job.again")).click()
+    assert page.get_by_label(RU("configure.trials")).input_value() == "20"
+    page.go_back()
     page.get_by_role("button", name=RU("job.resume")).click()
     page.locator(".badge.running, .badge.starting, .badge.queued").first.wait_for()
     page.get_by_role("link", name="English").click()

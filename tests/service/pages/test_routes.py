@@ -190,6 +190,16 @@ def test_static_files(site: httpx.Client) -> None:
         assert site.get(f"/static/{name}").status_code == 404
 
 
+def test_a_mistyped_address_has_a_page(site: httpx.Client) -> None:
+    russian = {"accept-language": "ru"}
+    for path in ("/nothing", "/fine-tunes/1/nothing", "/Projects/1", "/loginn"):
+        assert RU("error.404") in checked(site.get(path, headers=russian), 404)
+    for path in ("/quick-start", "/fine-tunes/1/cancel"):  # as a browser asks when the answer to a form is loaded again
+        assert RU("error.405") in checked(site.get(path, headers=russian), 405)
+    for path in ("/api/v1/nothing", "/api/v2/projects", "/static/nothing.css"):
+        assert site.get(path).json()["code"] == "not_found"
+
+
 @pytest.mark.parametrize(
     "path", ["/fine-tunes/1", "/projects/1", "/datasets/1", "/fine-tunes/x", "/fine-tunes/" + "9" * 30]
 )
@@ -284,6 +294,38 @@ def test_the_quick_start_asks_when_there_is_no_judge(site: httpx.Client, service
     assert (answer.status_code, answer.headers["location"]) == (303, "/fine-tunes/1")
     assert service.jobs.get(1).params.n_trials == 20
     assert service.jobs.get(1).params.use_llm_judge is False
+
+
+def test_the_quick_start_offers_a_model_that_is_here(site: httpx.Client, service: Service) -> None:
+    service.choices.overrides = ()  # the default model is on the hub
+    default, here = service.choices.default_model(), service.choices.in_place_of_the_default()
+    assert here is not None
+    page = checked(site.post("/quick-start", data={"key": key_in(site.get("/").text)}), 409)
+    assert EN("quick.model.text", model=default, here=here) in page
+    assert f'name="model" value="{here}">{EN("quick.model.here", model=here)}, {EN("quick.without")}</button>' in page
+    for number, model in enumerate((here, default), start=1):
+        sent = {"key": key_in(page) + model, "judge": "off", "project": "1", "model": model}
+        assert site.post("/quick-start", data=sent).headers["location"] == f"/fine-tunes/{number}"
+        assert service.jobs.get(number).params.base_model_name == model
+    page = checked(site.post("/quick-start", data={"judge": "off", "project": "1"}), 409)
+    assert EN("quick.model.title") in page
+    assert EN("nojudge.title") not in page
+
+
+def test_a_fine_tune_can_be_started_again_with_other_settings(site: httpx.Client, service: Service) -> None:
+    service.projects.create("One")
+    for params in (FineTuneParams(False, None, "tiny", 7), FineTuneParams(False, None, "owner/model", 9)):
+        job = service.jobs.start(1, params)
+        assert EN("job.again") not in site.get(f"/fine-tunes/{job.id}").text
+        service.jobs.cancel(job.id)
+        page = checked(site.get(f"/fine-tunes/{job.id}"))
+        link = re.search(r'id="again" href="([^"]+)"', page)
+        assert link is not None
+        form = checked(site.get(unescape(link[1])))
+        assert f'value="{params.n_trials}"' in form
+        assert 'value="off" checked' in form
+        assert ('<option value="tiny" selected>' in form) == (params.base_model_name == "tiny")
+        assert ('name="other_model" value="owner/model"' in form) == (params.base_model_name == "owner/model")
 
 
 def test_the_quick_start_takes_the_judge(site: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,6 +460,13 @@ def test_logging_in(make_site: Callable[..., httpx.Client]) -> None:
     assert site.get("/login", headers={"hx-request": "true"}).headers["hx-refresh"] == "true"
     answer = site.post("/login", data={"token": "wrong"})
     assert EN("login.wrong") in checked(site.get(answer.headers["location"]))
+    address = "127.0.0.2"  # another one of this machine
+    with httpx.Client(transport=httpx.HTTPTransport(local_address=address), headers=site.headers) as other:
+        for _ in range(11):
+            answer = other.post(site.base_url.join("/login"), data={"token": "wrong"})
+        page = checked(site.get(answer.headers["location"], headers={"accept-language": "ru"}))
+        assert str(RU._messages["login.wait"]).partition("{time}")[0] in page
+        assert RU("login.wrong") not in page
     assert site.get("/static/app.css").status_code == 200
     site.post("/login", data={"token": "secret-token"})
     page = checked(site.get("/"))

@@ -6,10 +6,11 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
-from lorahydra.service.views import FineTuneParams
+from lorahydra.service.views import FineTuneParams, JobView
 
-__all__ = ["NO_PARAMS", "ConfigureForm", "whole_number"]
+__all__ = ["NO_PARAMS", "ConfigureForm", "path_again", "whole_number"]
 
 LONGEST = 300
 """Number of characters of a field that are read."""
@@ -56,6 +57,20 @@ class ConfigureForm:
     def dataset_id(self) -> int | None:
         """The chosen dataset; None is the project's newest one, or the demo dataset."""
         return whole_number(self.dataset)
+
+
+def path_again(job: JobView) -> str:
+    """Address of the form, filled in with what a fine-tune was started with."""
+    params = job.params
+    asked = {
+        "project": job.project,
+        "dataset": job.dataset or "",
+        "judge": "on" if params.use_llm_judge else "off",
+        "judge_model": params.judge_model_id or "",
+        "base_model": params.base_model_name or "",
+        "trials": params.n_trials,
+    }
+    return f"/configure?{urlencode(asked)}"
 
 
 def whole_number(text: str | None) -> int | None:

@@ -102,12 +102,14 @@ def render(
     return response
 
 
-def error_page(request: Request, status: int, detail: str | None = None) -> Response:
+def error_page(
+    request: Request, status: int, detail: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
     """A page that says what was refused and what can be done, and leads back; `detail` is the service's one line."""
     words = words_of(request)
     kind = status if f"error.{status}" in words else 503
     values = {"title": words(f"error.{kind}"), "hint": words(f"error.{kind}.hint"), "detail": detail}
-    return render(request, "message.html", values, status)
+    return render(request, "message.html", values, status, headers)
 
 
 def go(request: Request, path: str) -> Response:

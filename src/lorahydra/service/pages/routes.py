@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from lorahydra.errors import LorahydraError
 from lorahydra.service.api import Number, Offset, ProjectFilter, Served, get_adapter
 from lorahydra.service.pages.chart import chart, leader
-from lorahydra.service.pages.forms import ConfigureForm
+from lorahydra.service.pages.forms import ConfigureForm, path_again, whole_number
 from lorahydra.service.pages.rendering import go, is_fragment, render
 from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.starting import Sent, quick_hint
@@ -121,11 +121,11 @@ def resume(request: Request, job_id: Number, service: Served) -> Response:
 
 
 @router.get("/login")
-def login(request: Request, failed: str | None = None) -> Response:
+def login(request: Request, failed: str | None = None, wait: str | None = None) -> Response:
     """The form that asks for the token."""
     # If a part of a page was asked for after the session had ended, the browser loads the page again and gets here.
     headers = {"HX-Refresh": "true"} if is_fragment(request) else {}
-    return render(request, "login.html", {"failed": failed is not None}, headers=headers)
+    return render(request, "login.html", {"failed": failed is not None, "wait": whole_number(wait)}, headers=headers)
 
 
 def _list(request: Request, service: Service, project: ProjectView | None, offset: int) -> Response:
@@ -163,6 +163,7 @@ def _live(service: Service, job: JobView) -> dict[str, Any]:
     rows = service.stores.leaderboard(job)
     return {
         "job": job,
+        "again": path_again(job),
         "rows": rows,
         "leader": leader(rows),
         "final": next((row.final_examples for row in rows if row.final_examples is not None), None),

@@ -22,7 +22,7 @@ from lorahydra.service.views import DatasetView, FineTuneParams, Page
 
 __all__ = ["Sent", "quick_hint", "router"]
 
-NO_JUDGE, USED_KEY, BAD_TRIALS = "judge_not_configured", "idempotency_key_reused", "bad_trials"
+USED_KEY, BAD_TRIALS = "idempotency_key_reused", "bad_trials"
 """Codes of refusals that the pages treat in their own way."""
 TRIALS = {"fewest": FEWEST_TRIALS, "most": MOST_TRIALS}
 
@@ -44,7 +44,10 @@ def configure(request: Request, service: Served) -> Response:
         asked["project"] = str(newest)
     if not any(judge.is_default and judge.is_configured for judge in service.choices.judges()):
         asked.setdefault("judge", "off")
-    return _form(request, service, ConfigureForm.read(asked))
+    form = ConfigureForm.read(asked)
+    if form.base_model and form.base_model not in {model.name for model in service.choices.models()}:
+        form = replace(form, base_model="", other_model=form.base_model)
+    return _form(request, service, form)
 
 
 @router.post("/configure")
@@ -70,25 +73,32 @@ def start(request: Request, service: Served, sent: Sent) -> Response:
 
 @router.post("/quick-start")
 def quick_start(request: Request, service: Served, sent: Sent) -> Response:
-    """Start at once with values that suit most tasks; if no judge is set up, ask first."""
+    """Start at once with values that suit most tasks; ask first if there is no judge, or if the model is not here."""
     named, key = whole_number(str(sent.get("project", ""))), str(sent.get("key", ""))
     if named is None and _newest(service) is not None and not service.jobs.has_started(key):
         return go(request, "/")  # the list shows which data will be used
     project = _project_or_first(request, service, named)
-    params = FineTuneParams(use_llm_judge=sent.get("judge") != "off")
-    try:
+    model = str(sent.get("model", "")) or None
+    params = FineTuneParams(use_llm_judge=sent.get("judge") != "off", base_model_name=model)
+    # With the default model fetched at the start, it would fail where there is no hub.
+    here = service.choices.in_place_of_the_default() if model is None else None
+    judges = service.choices.judges()
+    lacks_judge = params.use_llm_judge and not any(judge.is_default and judge.is_configured for judge in judges)
+    if here is None and not lacks_judge:
         job = service.jobs.start(project, params, idempotency_key=key or None)
-    except ServiceRefusal as refusal:
-        if refusal.code != NO_JUDGE:
-            raise
-        values = {
-            "project": service.projects.get(project),
-            "key": ConfigureForm().key,
-            "judges": service.choices.judges(),
-            "configure_path": f"/configure?project={project}",
-        }
-        return render(request, "no_judge.html", values, refusal.status_code)
-    return go(request, f"/fine-tunes/{job.id}")
+        return go(request, f"/fine-tunes/{job.id}")
+    values = {
+        "project": service.projects.get(project),
+        "key": ConfigureForm().key,
+        "judges": judges,
+        "lacks_judge": lacks_judge,
+        "without_judge": not params.use_llm_judge,
+        "model": model,
+        "here": here,
+        "default_model": service.choices.default_model(),
+        "configure_path": f"/configure?project={project}",
+    }
+    return render(request, "quick_start.html", values, ConflictError.status)
 
 
 @router.get("/estimate")
