@@ -12,7 +12,7 @@ from optuna.trial import create_trial
 from sqlalchemy import update
 from tests.support.waiting import wait_for
 
-from lorahydra.evaluation.scoring import Gain
+from lorahydra.names import TuningEffect
 from lorahydra.service.database import Job
 from lorahydra.service.service import Service
 from lorahydra.service.views import FineTuneParams, JobState
@@ -101,8 +101,7 @@ def test_the_verdict_is_that_of_the_log(
         test.get(f"test/{name}") for name in ("gain", "gain_low", "gain_high", "gain_examples")
     ]
     if job["gain"] is not None:
-        gain = Gain(job["gain"], job["gain_low"], job["gain_high"], job["gain_examples"])
-        assert gain.effect == verdict
+        assert TuningEffect.of(job["gain_low"], job["gain_high"], job["gain_examples"]) == verdict
 
 
 @pytest.mark.parametrize(("facts", "n_trials"), [({}, 3), ({"choice": CHOICE}, 5)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,6 @@ from lorahydra.errors import LorahydraError, StudyError, StudyStoreError, Tracki
 from lorahydra.names import (
     ADAPTER_DIR,
     BASELINE,
-    FEWEST_EXAMPLES,
     HEADLINES,
     PREDICTIONS_FILE,
     TEST,
@@ -25,12 +23,12 @@ from lorahydra.names import (
     Score,
     State,
     Tag,
-    TuningEffect,
     scored,
 )
 from lorahydra.service.errors import ConflictError
+from lorahydra.service.outcome import finite, outcome_of
 from lorahydra.service.processes import LOG_FILE
-from lorahydra.service.views import ChoiceView, Examples, ExampleView, JobView, LeaderboardRow, LogTail
+from lorahydra.service.views import Examples, ExampleView, JobView, LeaderboardRow, LogTail
 
 __all__ = ["LONGEST_LOG", "Progress", "Stores", "log_tail"]
 
@@ -93,9 +91,9 @@ class Stores:
             finished=entry.finished,
             current=running[-1] if running else None,
             trial_seconds=sum(seconds) / len(seconds) if seconds else None,
-            baseline_score=_finite(test.get(scored(BASELINE, Score.COMBINED))),
-            test_score=_finite(test.get(scored(TEST, Score.COMBINED))),
-            outcome=_outcome(entry) if entry.state is State.COMPLETE else None,
+            baseline_score=finite(test.get(scored(BASELINE, Score.COMBINED))),
+            test_score=finite(test.get(scored(TEST, Score.COMBINED))),
+            outcome=outcome_of(entry) if entry.state is State.COMPLETE else None,
             **{} if best is None else _of_best(best),
         )
 
@@ -214,57 +212,17 @@ def log_tail(folder: Path, lines: int) -> LogTail:
     return LogTail("\n".join(last), size, bool(start) or len(last) < len(every))
 
 
-def _outcome(entry: Any) -> dict[str, Any]:
-    return {**_gain(entry.result), "choice": _choice(entry)}
-
-
-def _gain(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether tuning helped, by the scores on the test split."""
-    test = result.get("test", {})
-    # Studies of earlier versions do not say how many rows there were.
-    rows = result.get("test_rows", None if test else 0)
-    ends = [_finite(test.get(scored(TEST, score))) for score in (Score.GAIN, Score.GAIN_LOW, Score.GAIN_HIGH)]
-    gain, low, high = ends
-    count = int(test.get(scored(TEST, Score.GAIN_EXAMPLES), FEWEST_EXAMPLES))
-    verdict = TuningEffect.NO_TEST_ROWS if not test else TuningEffect.NO_BASELINE
-    if low is not None and high is not None:
-        verdict = TuningEffect.of(low, high, count)
-    told = {"gain": gain, "gain_low": low, "gain_high": high, "test_rows": rows, "verdict": verdict.value}
-    known = scored(TEST, Score.GAIN_EXAMPLES) in test
-    return {**told, "gain_examples": count if known else None}
-
-
-def _choice(entry: Any) -> dict[str, Any] | None:
-    choice, trials = entry.choice, {trial.number: trial for trial in entry.trials}
-    if choice is None:
-        return None
-    winner, best = trials[choice.winner], trials[choice.best]
-    view = ChoiceView(
-        winner=winner.number,
-        reason=choice.why,
-        best=best.number,
-        winner_bytes=winner.adapter_bytes,
-        best_bytes=best.adapter_bytes,
-        p_best=choice.p_best[winner.number],
-        set=list(choice.set),
-        regret_bound=choice.regret_bound,
-        examples=choice.examples,
-        sentence=choice.sentences,
-    )
-    return asdict(view)
-
-
 def _numbers(trial: Any) -> dict[str, Any]:
     final = {} if trial.final is None else asdict(trial.final)
     return {
-        **{name: _finite(getattr(trial, name)) for name in NUMBERS},
+        **{name: finite(getattr(trial, name)) for name in NUMBERS},
         **{f"final_{name}": value for name, value in final.items()},
     }
 
 
 def _of_best(trial: Any) -> dict[str, Any]:
     where = {"best_run": trial.run_id, "best_folder": trial.folder}
-    score = {"best_score": _finite(trial.combined), "best_trial": trial.number, "best_params": dict(trial.params)}
+    score = {"best_score": finite(trial.combined), "best_trial": trial.number, "best_params": dict(trial.params)}
     return score | where
 
 
@@ -289,13 +247,8 @@ def _example(row: Mapping[str, Any]) -> ExampleView:
         answer=_sendable(row.get(PredictionColumn.PREDICTION)) or "",
         judge_reason=_sendable(row.get(PredictionColumn.JUDGE_REASON)),
         baseline_answer=_sendable(row.get(PredictionColumn.BASELINE_PREDICTION)),
-        **{name: _finite(row.get(name)) for name in numbers},
+        **{name: finite(row.get(name)) for name in numbers},
     )
-
-
-def _finite(value: float | None) -> float | None:
-    """The number if it is finite: JSON has no others."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _sendable(text: object) -> str | None:

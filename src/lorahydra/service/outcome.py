@@ -1,0 +1,59 @@
+"""What a study says at its end: whether tuning helped, which trial won, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lorahydra.names import FEWEST_EXAMPLES, TEST, Score, TuningEffect, scored
+from lorahydra.service.views import ChoiceView
+
+__all__ = ["finite", "outcome_of"]
+
+
+def outcome_of(entry: Any) -> dict[str, Any]:
+    """What a study said at its end, as plain JSON by the names of `JobView`'s fields; `entry` is its `StudyEntry`."""
+    return {**_gain(entry.result), "choice": _choice(entry)}
+
+
+def _gain(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether tuning helped, by the scores on the test split."""
+    test = result.get("test", {})
+    # Studies of earlier versions do not say how many rows and examples there were.
+    rows = result.get("test_rows", None if test else 0)
+    gain, low, high = (finite(test.get(scored(TEST, score))) for score in (Score.GAIN, Score.GAIN_LOW, Score.GAIN_HIGH))
+    examples = test.get(scored(TEST, Score.GAIN_EXAMPLES))
+    effect = TuningEffect.NO_BASELINE if test else TuningEffect.NO_TEST_ROWS
+    if low is not None and high is not None:
+        effect = TuningEffect.of(low, high, FEWEST_EXAMPLES if examples is None else int(examples))
+    return {
+        **{"gain": gain, "gain_low": low, "gain_high": high, "test_rows": rows, "verdict": effect.value},
+        "gain_examples": None if examples is None else int(examples),
+    }
+
+
+def _choice(entry: Any) -> dict[str, Any] | None:
+    choice, trials = entry.choice, {trial.number: trial for trial in entry.trials}
+    if choice is None:
+        return None
+    winner, best = trials[choice.winner], trials[choice.best]
+    view = ChoiceView(
+        winner=winner.number,
+        reason=choice.why,
+        best=best.number,
+        winner_bytes=winner.adapter_bytes,
+        best_bytes=best.adapter_bytes,
+        p_best=choice.p_best[winner.number],
+        set=list(choice.set),
+        regret_bound=choice.regret_bound,
+        examples=choice.examples,
+        sentence=choice.sentences,
+    )
+    return asdict(view)
+
+
+def finite(value: float | None) -> float | None:
+    """The number if it is finite: JSON has no others."""
+    return value if value is not None and math.isfinite(value) else None
