@@ -3,6 +3,7 @@
     python benchmarks/replay.py benchmarks/surfaces/*.parquet
     python benchmarks/replay.py --simulated --strategies default random before --repetitions 50
     python benchmarks/replay.py --simulated --judge-noise 15
+    python benchmarks/replay.py --simulated --strategies default --stop-when-sure
 
 Spaces and samplers are those that ship (`conf/search`, `hydra/sweeper/sampler`) unless a strategy says otherwise, and
 trials are told to Optuna as a study tells them. Each repetition draws another sample of validation rows, other adapters
@@ -13,7 +14,8 @@ trials are told to Optuna as a study tells them. Each repetition draws another s
 after five trials (mean and its 95 % interval). After the last trial: `winner`, the share of studies that chose the
 trial that was best on all rows; `P(best)`, the mean of what the study says of its choice, and its calibration error (in
 brackets the error that chance alone makes in so many studies); `covered`, the share in which no trial was better than
-the chosen one by more than the stated `bound`.
+the chosen one by more than the stated `bound`. With `--stop-when-sure`, the mean number of trials until
+`search.stop_when_sure` ended the study (with its 95 % interval); the regrets after that are those at its end.
 """
 
 from __future__ import annotations
@@ -35,13 +37,14 @@ from optuna.trial import TrialState
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.surfaces.rules import RULES, Judge, Replayed, Rule, highest_mean
+from benchmarks.surfaces.rules import INDIFFERENCE, RULES, Judge, Replayed, Rule, highest_mean
 from benchmarks.surfaces.strategies import STRATEGIES, Strategy, of_group, sampler_of, searched, setting
 from benchmarks.surfaces.surface import Drawn, Floats, Surface, load, simulated
 
 from lorahydra.evaluation.choosing import compare
 from lorahydra.sweep.compat import quietly, suggest
 from lorahydra.sweep.samplers import make_pruner
+from lorahydra.sweep.stopping import StopRule
 
 BUDGETS = (5, 10, 20, 30)
 NEAR = 0.005
@@ -59,6 +62,7 @@ def replay(
     rows: int = 64,
     pruner: str = "none",
     judge: Judge | None = None,
+    stop_rule: StopRule | None = None,
 ) -> Replayed:
     """Replay one study.
 
@@ -70,6 +74,7 @@ def replay(
         rows: Validation rows.
         pruner: Name in `hydra/sweeper/pruner`.
         judge: Scores the answers as well.
+        stop_rule: Ends the study early.
     """
     draws = np.random.default_rng([seed, 1])
     space, first = searched(strategy)
@@ -86,6 +91,9 @@ def replay(
         done = Replayed([], [], [], np.empty((0, rows)), np.empty((0, rows)), [], [])
         scores, verdicts = [], []
         for number in range(trials):
+            if stop_rule is not None and stop_rule.ends(study, trials):
+                break
+            done.asked += 1
             trial = study.ask()
             params = {name: suggest(trial, name, distribution) for name, distribution in space.items()}
             rate, rank = setting(params, surface, strategy.scaling)
@@ -138,6 +146,8 @@ class Measured:
     pruned: int
     pruned_best: bool
     """Whether a pruned trial was better than every trial that was not."""
+    asked: int
+    """Trials until the study ended."""
 
     @property
     def near(self) -> float:
@@ -172,6 +182,7 @@ def measure(study: Replayed, surface: Surface, rule: Rule, judge: Judge | None, 
         0 if judged is None else int(judged.sum()),
         len(study.pruned),
         any(trial.true > true.max() for trial in study.pruned),
+        study.asked,
     )
 
 
@@ -192,8 +203,16 @@ def one(task: tuple[Surface, str, int, argparse.Namespace]) -> dict[str, Measure
     """Replay a study, and measure what each rule chooses in it."""
     surface, name, seed, options = task
     judge = None if options.judge_noise is None else Judge(options.judge_noise)
-    sizes = {"trials": options.trials, "rows": options.rows}
-    study = replay(surface, STRATEGIES[name], seed, **sizes, pruner=options.pruner, judge=judge)
+    study = replay(
+        surface,
+        STRATEGIES[name],
+        seed,
+        trials=options.trials,
+        rows=options.rows,
+        pruner=options.pruner,
+        judge=judge,
+        stop_rule=StopRule(INDIFFERENCE, seed) if options.stop_when_sure else None,
+    )
     return {rule: measure(study, surface, RULES[rule], judge, options.trials) for rule in options.rules}
 
 
@@ -206,6 +225,8 @@ def line(name: str, studies: Sequence[Measured]) -> str:
     covered, bound = (np.mean([getattr(study, name) for study in studies]) for name in ("covered", "bound"))
     error, chance = calibration_error(stated, won), chance_error(stated)
     said.append(f"{won.mean():6.2f} {stated.mean():7.2f} {error:6.3f} ({chance:.3f}) {covered:8.3f} {bound:7.4f}")
+    if any(study.asked < len(study.regrets) for study in studies):
+        said.append(f"ends after {_mean([study.asked for study in studies], digits=1).strip()} trials")
     if any(study.calls for study in studies):
         said.append(f"{np.mean([study.calls for study in studies]):7.0f} calls")
     if any(study.pruned for study in studies):
@@ -219,9 +240,9 @@ def budgets(trials: int) -> list[int]:
     return [budget for budget in BUDGETS if budget <= trials]
 
 
-def _mean(values: Sequence[float]) -> str:
+def _mean(values: Sequence[float], digits: int = 4) -> str:
     half = 1.96 * np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{np.mean(values):8.4f}±{half:.4f}"
+    return f"{np.mean(values):8.{digits}f}±{half:.{digits}f}"
 
 
 def _median(values: Sequence[float]) -> str:
@@ -243,6 +264,7 @@ def main() -> None:
     parser.add_argument("--pruner", default="none", help="name in hydra/sweeper/pruner")
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--stop-when-sure", action="store_true", help="studies end by search.stop_when_sure")
     parser.add_argument("--rows", type=int, default=64, help="validation rows")
     parser.add_argument("--judge-noise", type=float, help="a judge by formula scores too, with so many points of noise")
     parser.add_argument("--processes", type=int, default=1)

@@ -20,7 +20,7 @@ INDIFFERENCE = 0.005
 """`search.indifference`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Replayed:
     """The trials of one study that ended with a score, in their order."""
 
@@ -35,6 +35,8 @@ class Replayed:
     told: list[float]
     """The score of each trial in the study."""
     pruned: list[Drawn]
+    asked: int = 0
+    """Trials until the study ended."""
 
     def until(self, number: int) -> Replayed:
         """The study after so many trials."""

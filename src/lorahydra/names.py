@@ -179,6 +179,8 @@ class Tag(StrEnum):
     BEST_RUN = "lorahydra.best_run"
     CHOICE_SET = "lorahydra.choice_set"
     """Numbers of the trials that cannot be told from the best one."""
+    ENDED_EARLY = "lorahydra.ended_early"
+    """When and why the study ended before its last trial; empty if it did not."""
     REPRODUCES = "lorahydra.reproduces"
     """The run that this one repeats."""
     EVALUATES = "lorahydra.evaluates"

@@ -13,6 +13,8 @@ from benchmarks.surfaces.rules import Judge, Replayed, finalists, highest_mean, 
 from benchmarks.surfaces.strategies import STRATEGIES, setting
 from benchmarks.surfaces.surface import Drawn, Surface, load, simulated
 
+from lorahydra.sweep.stopping import StopRule
+
 ROWS = 40
 
 
@@ -110,3 +112,12 @@ def test_calibration_error() -> None:
     right = np.array([1.0, 0.0, 1.0, 0.0])
     assert calibration_error(np.full(4, 0.5), right) == 0
     assert calibration_error(np.full(4, 0.9), right) == pytest.approx(0.4)
+
+
+def test_a_replayed_study_ends_when_it_is_sure() -> None:
+    surface, rule = simulated(rows=60), StopRule(1.0)
+    study = replay(surface, STRATEGIES["random"], 0, trials=14, rows=20, stop_rule=rule)
+    assert 8 <= study.asked < 14
+    measured = measure(study, surface, highest_mean, None, 14)
+    assert measured.asked == study.asked
+    assert len(set(measured.regrets[study.asked - 1 :])) == 1

@@ -374,3 +374,27 @@ def test_a_fault_of_the_data_is_found_before_there_is_a_study(empty_place: Path,
     with pytest.raises(DataError, match="missing.jsonl"):
         tuner(tiny_model, empty_place / "missing.jsonl").run()
     assert not (empty_place / "studies.db").exists()
+
+
+def test_a_study_that_is_sure_ends_early_and_says_so(
+    tiny_model: Path, rows: Path, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lorahydra.sweep.stopping.FEWEST", 2)
+    caplog.set_level(logging.INFO)
+    sure = ("search.stop_when_sure=true", "search.indifference=1")
+    result = tuner(tiny_model, rows, *sure, n_trials=4).run()
+    assert len(result.trials) == 2
+    assert result.ended_early is not None
+    assert result.ended_early.startswith("after 2 of 4 trials: another trial is expected to gain ")
+    [parent] = [run for run in runs_of(place, "study") if run.info.run_id == result.run_id]
+    assert parent.data.tags["lorahydra.ended_early"] == result.ended_early
+    entry = find_study("one")
+    assert (entry.state, entry.ended_early) == (State.COMPLETE, result.ended_early)
+
+    again = tuner(tiny_model, rows, *sure, n_trials=4).run()
+    assert (len(again.trials), again.test) == (2, result.test)
+    assert f"Study one ended {result.ended_early}; search.stop_when_sure=false, or" in caplog.text
+    more = tuner(tiny_model, rows, n_trials=4).run()
+    assert (len(more.trials), more.ended_early) == (4, None)
+    [parent] = [run for run in runs_of(place, "study") if run.info.run_id == result.run_id]
+    assert parent.data.tags["lorahydra.ended_early"] == ""

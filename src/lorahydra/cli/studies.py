@@ -65,6 +65,8 @@ def show(name: str, storage: str) -> None:
     screen = console()
     screen.print(f"Study {entry.name}: {entry.state}, {_progress(entry)} trials", highlight=False, soft_wrap=True)
     write_leaderboard(screen, entry.leaderboard, entry.directions, entry.objectives)
+    if entry.ended_early is not None:
+        screen.print(f"It ended {entry.ended_early}.", highlight=False, soft_wrap=True)
     if entry.choice is not None:
         screen.print(entry.choice.sentences, highlight=False, soft_wrap=True)
     if entry.command is not None:

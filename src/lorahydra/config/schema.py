@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from lorahydra.config.checks import at_least, check_types, names_a_folder, not_blank, within
 from lorahydra.config.data import ColumnsConfig, DataConfig
 from lorahydra.config.judge import JudgeConfig
-from lorahydra.config.search import SearchConfig, objectives
+from lorahydra.config.search import OBJECTIVES_OF_EXAMPLES, SearchConfig, objectives
 from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError
 
@@ -350,6 +350,7 @@ class ExperimentConfig:
         names = objectives(self.objective)
         if "judge_score" in names and self.judge.name == "none":
             raise ConfigError("objective=judge_score needs a judge, for example judge=gemini")
+        self._check_search(names)
         init, quantization = self.lora.init_lora_weights, self.model.quantization
         if quantization is not None and isinstance(init, str) and init != "gaussian":
             raise ConfigError(
@@ -358,3 +359,10 @@ class ExperimentConfig:
             )
         within("seed", self.seed, 0, 2**32 - 1)
         not_blank("output_dir", self.output_dir)
+
+    def _check_search(self, names: list[str]) -> None:
+        if self.search.stop_when_sure and (len(names) > 1 or names[0] not in OBJECTIVES_OF_EXAMPLES):
+            raise ConfigError(
+                f"search.stop_when_sure=true needs one objective of {', '.join(OBJECTIVES_OF_EXAMPLES)}, because "
+                f"search.indifference is a difference of these; objective={', '.join(names)}"
+            )

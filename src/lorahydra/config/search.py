@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorahydra.config.checks import one_of, within
+from lorahydra.config.checks import check_types, one_of, within
 from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError
 from lorahydra.names import HEADLINES, SCORES, Score
 
-__all__ = ["OBJECTIVES", "SearchConfig", "objectives"]
+__all__ = ["OBJECTIVES", "OBJECTIVES_OF_EXAMPLES", "SearchConfig", "objectives"]
 
 OBJECTIVES = {
     **{score.value: SCORES[score].direction for score in (*HEADLINES, Score.LOSS)},
@@ -18,6 +18,8 @@ OBJECTIVES = {
     "adapter_size": "minimize",
 }
 """What a study can optimise, and its direction. `time` is the trial's wall time in s, `adapter_size` is in bytes."""
+OBJECTIVES_OF_EXAMPLES = tuple(score.value for score in HEADLINES)
+"""Objectives that are means over examples; `search.indifference` is a difference of these."""
 
 
 @dataclass
@@ -31,10 +33,14 @@ class SearchConfig:
     indifference: float = 0.005
     """A difference in `combined` that does not matter: of trials that cannot be told apart and are no farther from the
     best one than this, the one with the smallest adapter wins. 0 chooses the best mean in any case."""
+    stop_when_sure: bool = False
+    """End the study before `n_trials` when another trial is expected to gain less than half of `indifference`; checked
+    from eight complete trials on."""
 
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        check_types("search", self)
         within("search.indifference", self.indifference, 0, 1)
 
 

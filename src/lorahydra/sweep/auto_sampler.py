@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lorahydra.sweep.compat import quietly
 from lorahydra.sweep.trial_record import trial_facts
 
-__all__ = ["AutoSampler"]
+__all__ = ["AutoSampler", "as_numbers", "comparable", "counts"]
 
 LARGEST_FIT = 100
 """Trials that a Gaussian process still learns from quickly."""
@@ -72,7 +72,7 @@ class AutoSampler(BaseSampler):
         """The parameters of a trial."""
         if not search_space:
             return {}
-        earlier = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number and _counts(t)]
+        earlier = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number and counts(t)]
         known = [t for t in earlier if search_space.keys() <= t.params.keys()]
         tried = {_key(t.params, search_space) for t in known}
         number = len(earlier)
@@ -89,7 +89,7 @@ class AutoSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A parameter outside of the space, at random."""
-        number = sum(t.number < trial.number and _counts(t) for t in study.get_trials(deepcopy=False))
+        number = sum(t.number < trial.number and counts(t) for t in study.get_trials(deepcopy=False))
         random = RandomSampler(seed=self._seed_of(number, param_name))
         return random.sample_independent(study, trial, param_name, param_distribution)
 
@@ -111,7 +111,7 @@ class AutoSampler(BaseSampler):
         self, study: optuna.Study, known: Sequence[FrozenTrial], number: int, space: Mapping[str, BaseDistribution]
     ) -> dict[str, Any]:
         """What Optuna's sampler draws from the trials before."""
-        ordered = {name: _ordered(kind) for name, kind in space.items()}
+        ordered = as_numbers(space)
         fits = len(known) <= LARGEST_FIT and len(study.directions) == 1 and all(map(_suits_a_fit, ordered.values()))
         seed = self._seed_of(number)
         sampler: BaseSampler = (
@@ -121,12 +121,13 @@ class AutoSampler(BaseSampler):
         )
         with quietly():
             inner = optuna.create_study(directions=study.directions, sampler=sampler)
-            inner.add_trials(_comparable(study, known, space, ordered))
+            inner.add_trials(comparable(study, known, space, ordered))
             drawn = inner.ask(ordered).params
         return {name: _value(kind, drawn[name]) for name, kind in space.items()}
 
 
-def _counts(trial: FrozenTrial) -> bool:
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of those whose number decides what is drawn; it may be running."""
     return trial.state is not TrialState.WAITING and not trial_facts(trial).get("interrupted")
 
 
@@ -146,6 +147,11 @@ def _ordered(kind: BaseDistribution) -> BaseDistribution:
     """The distribution of what a Gaussian process sees: the place of a number among the choices."""
     numbers = _numbers(kind)
     return kind if numbers is None else IntDistribution(0, len(numbers) - 1)
+
+
+def as_numbers(space: Mapping[str, BaseDistribution]) -> dict[str, BaseDistribution]:
+    """The space in which numbers have their order."""
+    return {name: _ordered(kind) for name, kind in space.items()}
 
 
 def _suits_a_fit(kind: BaseDistribution) -> bool:
@@ -178,13 +184,20 @@ def _at(kind: BaseDistribution, share: float) -> Any:
     return low * (high / low) ** share if kind.log else low + (high - low) * share
 
 
-def _comparable(
+def comparable(
     study: optuna.Study,
     known: Sequence[FrozenTrial],
     space: Mapping[str, BaseDistribution],
     ordered: Mapping[str, BaseDistribution],
 ) -> list[FrozenTrial]:
-    """The trials as the inner study sees them: no value is extreme, and those without a result have bad ones."""
+    """The trials as a model sees them: no value is extreme, and those without a result have bad ones.
+
+    Args:
+        study: The study.
+        known: Its trials that have all parameters of the space.
+        space: The space.
+        ordered: What `as_numbers` makes of it.
+    """
     complete = [trial.values for trial in known if trial.state is TrialState.COMPLETE]
     signs = [-1 if direction is StudyDirection.MAXIMIZE else 1 for direction in study.directions]
     worst, middle = [], []

@@ -15,6 +15,7 @@ from lorahydra.errors import StudyError
 from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.choice import Choice, with_choice
 from lorahydra.sweep.ranking import best_so_far, directions_of, ranked
+from lorahydra.sweep.stopping import ended_early
 from lorahydra.sweep.storage import open_storage, reading, shown
 from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS, is_concluded
 from lorahydra.sweep.trial_record import TrialRecord, trial_facts, trial_records
@@ -38,6 +39,8 @@ class StudyEntry:
     """How it was started: `overrides`, `cwd` and `folder`."""
     alive: bool
     """Whether a process of this machine is working on it."""
+    ended_early: str | None
+    """When and why the study ended before its last trial (`search.stop_when_sure`), as the end of a sentence."""
     result: Mapping[str, Any]
     """`best` (a trial's number), `finished` (trials then), `test` (scores) and `choice`; empty before the end."""
 
@@ -78,7 +81,7 @@ class StudyEntry:
 
     @property
     def _has_ended(self) -> bool:
-        has_all = self.n_trials is not None and self.finished >= self.n_trials
+        has_all = self.ended_early is not None or (self.n_trials is not None and self.finished >= self.n_trials)
         return has_all and is_concluded(self.result, self.trials)
 
 
@@ -139,6 +142,7 @@ def _entry(study: optuna.Study) -> StudyEntry:
         directions=directions,
         trials=trial_records(trials),
         command=study.user_attrs.get(COMMAND),
+        ended_early=ended_early(study.user_attrs),
         result=study.user_attrs.get(RESULT, {}),
         alive=any(worker is not None and is_alive(worker) for worker in workers),
     )

@@ -19,6 +19,7 @@ from lorahydra.sweep.mlflow_notes import model_description
 from lorahydra.sweep.objective import write_optimization_results
 from lorahydra.sweep.plots import write_plots
 from lorahydra.sweep.ranking import ranked
+from lorahydra.sweep.stopping import ENDED, ended_early
 from lorahydra.sweep.storage import study_lock
 from lorahydra.sweep.study_result import FinalScores, StudyResult, facts_of
 from lorahydra.sweep.study_run import StudyRun
@@ -66,9 +67,15 @@ def conclude(run: StudyRun, compose: Compose) -> StudyResult:
 def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
     study, records, scores = run.queue.study, run.queue.records(), None
     facts = study.user_attrs.get(RESULT, {})
-    finished = sum(record.counts for record in records)
+    finished, early = sum(record.counts for record in records), ended_early(study.user_attrs)
     if is_concluded(facts, records):
-        logger.info("Study %s has its %d trials: nothing is left to do", study.study_name, finished)
+        if early is None:
+            logger.info("Study %s has its %d trials: nothing is left to do", study.study_name, finished)
+        else:
+            logger.info(
+                "Study %s ended %s; search.stop_when_sure=false, or a higher hydra.sweeper.n_trials, lets it go on",
+                *(study.study_name, early),
+            )
         best = next(record for record in records if record.number == facts["best"])
         choice = Choice.from_facts(facts.get("choice"))
     else:
@@ -98,6 +105,7 @@ def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
         run_id=run.run_id,
         test=FinalScores.from_facts(facts.get("test", {})),
         choice=choice,
+        ended_early=early,
     )
     _show(result, run, scores)
     return result
@@ -130,6 +138,9 @@ def _record(
     # As tags: more trials may find a better one, and MLflow's params never change.
     chosen = {f"best.{key}": str(value) for key, value in best.params.items()}
     run.run.tags({Tag.BEST_TRIAL: str(best.number), Tag.BEST_RUN: best.run_id or "", **chosen})
+    attributes = run.queue.study.user_attrs
+    if ENDED in attributes:  # empty if it has gone on since
+        run.run.tags({Tag.ENDED_EARLY: ended_early(attributes) or ""})
     if choice is not None:
         run.run.tags({Tag.CHOICE_SET: ", ".join(map(str, choice.set))})
         run.run.metrics(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lorahydra.config.schema import EvaluationConfig, TrackingConfig
+from lorahydra.config.search import OBJECTIVES_OF_EXAMPLES
 from lorahydra.errors import StoreUnavailableError, TrackingError
 from lorahydra.evaluation.choosing import Comparison, compare
 from lorahydra.evaluation.intervals import Floats
@@ -32,8 +33,6 @@ logger = logging.getLogger("lorahydra.sweep")
 
 ENOUGH = 0.8
 """Share of the best trial's examples on which a trial must be compared with it to win in its place."""
-COMPARED = {Score.COMBINED, Score.BERTSCORE_F1, Score.JUDGE_SCORE}
-"""Objectives that are means over examples."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def score_tables(run: StudyRun, complete: Sequence[TrialRecord], best: TrialReco
     Returns:
         None if the objective is not a mean over examples, or if the trials cannot be compared.
     """
-    if len(run.objectives) > 1 or run.objectives[0] not in COMPARED:
+    if len(run.objectives) > 1 or run.objectives[0] not in OBJECTIVES_OF_EXAMPLES:
         return None
     groups = {name.lstrip("+").partition(".")[0] for record in complete for name in record.params}
     if groups & {"judge", "evaluation", "seed"}:

@@ -17,7 +17,7 @@ from lorahydra.config.compose import without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
 from lorahydra.errors import ConfigError, LorahydraError, StudyError, StudyStoreError
-from lorahydra.names import State
+from lorahydra.names import Score, State
 from lorahydra.sweep.current import context
 from lorahydra.sweep.hydra_tree import hide_password, sweep_folder, typed
 from lorahydra.sweep.labels import value_text
@@ -25,6 +25,7 @@ from lorahydra.sweep.objective import Objective, unique_name
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.search_space import SearchSpace, corners
 from lorahydra.sweep.settings import SweepSettings
+from lorahydra.sweep.stopping import StopRule
 from lorahydra.sweep.storage import reading
 from lorahydra.sweep.study_spec import CONTENT, DATA_CONTENT, ROWS_CONTENT, begun_space, experiment_spec, kept_settings
 from lorahydra.sweep.study_store import COMMAND, SPEC, known_attributes, resume_command, with_command
@@ -72,6 +73,9 @@ class ExperimentObjective(Objective):
         self.batch = 1
         self.objectives = objectives(self.config.objective)
         self.directions = self._directions()
+        if self.config.search.stop_when_sure:
+            points = 100 if self.objectives == [Score.JUDGE_SCORE] else 1
+            self.stop_rule = StopRule(points * self.config.search.indifference, self.seed)
         model = self.config.model.name_or_path.rstrip("/").rpartition("/")[2]
         self.study_name = settings.study_name or self.config.study or unique_name(model)
         names_a_folder("hydra.sweeper.study_name", self.study_name)

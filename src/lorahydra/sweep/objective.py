@@ -17,6 +17,7 @@ from lorahydra.names import RESULTS_FILE
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.search_space import SearchSpace
 from lorahydra.sweep.settings import SweepSettings
+from lorahydra.sweep.stopping import StopRule
 from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.sweep.trial_record import TrialRecord
 
@@ -46,6 +47,8 @@ class Objective:
     counts_rejected = False
     """Whether a result that cannot be used counts towards `max_failure_rate`, as an error does."""
     seed: int | None = None
+    stop_rule: StopRule | None = None
+    """When the study ends before its last trial."""
     is_worker = False
     """Whether this process is one of several workers of one command."""
     run_id: str | None = None

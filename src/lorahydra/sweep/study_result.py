@@ -96,6 +96,8 @@ class StudyResult:
     """The winner and the untuned model on the test split; None if there is no test split."""
     choice: Choice | None = None
     """Why this trial won, and how sure that is; None if trials cannot be compared example by example."""
+    ended_early: str | None = None
+    """When and why the study ended before its last trial (`search.stop_when_sure`), as the end of a sentence."""
 
     @property
     def best_params(self) -> Mapping[str, Any]:

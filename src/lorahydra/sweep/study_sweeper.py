@@ -108,7 +108,8 @@ class StudySweeper:
         )
         warn_of_random_draws(settings.sampler, space.distributions)
         objective.prepare(space)
-        queue = TrialQueue(open_study(settings, objective, space), settings.n_trials, settings.max_deaths)
+        study = open_study(settings, objective, space)
+        queue = TrialQueue(study, settings.n_trials, settings.max_deaths, objective.stop_rule)
         if space.first_trial and not isinstance(settings.sampler, GridSampler):
             queue.enqueue_first(space.first_trial)
         with objective.attending(queue):

@@ -30,6 +30,7 @@ from lorahydra.sweep.dead_trials import (
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.sampler_state import keep_sampler, restore_sampler
 from lorahydra.sweep.settings import MOST_DEATHS
+from lorahydra.sweep.stopping import StopRule, ended_early
 from lorahydra.sweep.storage import GRACE_SECONDS, study_lock
 from lorahydra.sweep.trial_record import TrialRecord, trial_facts, trial_records
 from lorahydra.utils.interrupts import postponed, raise_if_interrupted
@@ -51,12 +52,16 @@ class TrialQueue:
         study: The study.
         n_trials: Finished trials at which it ends.
         max_deaths: How often a process may die with the same parameters before they count as a failed trial.
+        stop_rule: When the study ends before that.
     """
 
-    def __init__(self, study: optuna.Study, n_trials: int, max_deaths: int = MOST_DEATHS) -> None:
+    def __init__(
+        self, study: optuna.Study, n_trials: int, max_deaths: int = MOST_DEATHS, stop_rule: StopRule | None = None
+    ) -> None:
         self.study = study
         self.n_trials = n_trials
         self.max_deaths = max_deaths
+        self._stop_rule = stop_rule
         self._heartbeats = Heartbeats(storage_of(study))
         self._mine: list[RunningTrial] = []
 
@@ -81,7 +86,7 @@ class TrialQueue:
 
     def has_room(self) -> bool:
         """Whether a trial is left to be claimed."""
-        return self.finished() + self.others() < self.n_trials
+        return self.finished() + self.others() < self.n_trials and ended_early(self.study.user_attrs) is None
 
     def close_dead(self, killed: Mapping[int, int] | None = None) -> list[TrialRecord]:
         """Close the trials whose process died (`close_trials`); returns them as they were before."""
@@ -123,7 +128,7 @@ class TrialQueue:
             undrawn = [trial for trial in self._running_elsewhere() if worker_of(trial) is None]
             close_trials(self.study, undrawn, self.max_deaths)
             room = self.n_trials - sum(record.counts or record.state is State.RUNNING for record in self.records())
-            if room <= 0:
+            if room <= 0 or (self._stop_rule is not None and self._stop_rule.ends(self.study, self.n_trials)):
                 return [], []
             # Trials that are run again are not mixed with new draws, which would normally have seen their results.
             waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))

@@ -1,0 +1,130 @@
+"""Ends a study before its last trial when the next one is unlikely to change the choice (`search.stop_when_sure`).
+
+The decision is kept in the study, so that all its processes, and one that resumes it, know that it has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from lorahydra.sweep.auto_sampler import as_numbers, comparable, counts
+from lorahydra.sweep.ranking import best_so_far, directions_of
+from lorahydra.sweep.surrogate import expected_gain
+from lorahydra.sweep.trial_record import trial_records
+
+__all__ = ["ENDED", "StopRule", "ended_early", "gain_of_next_trial", "go_on"]
+
+logger = logging.getLogger("lorahydra.sweep")
+
+ENDED = "lorahydra.ended_early"
+"""User attribute of a study: when and why it ended early, and whether it is still so."""
+SHARE = 0.5
+"""The share of `search.indifference` that another trial must be expected to gain, chosen by replayed studies."""
+LARGEST_FIT = 50
+"""Trials that the model learns from: the best ones."""
+FEWEST = 8
+"""Complete trials before the model is asked, and after somebody has asked for more trials."""
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """When a study ends early."""
+
+    indifference: float
+    """A difference that does not matter, in the objective's unit."""
+    seed: int = 0
+
+    def ends(self, study: optuna.Study, n_trials: int) -> bool:
+        """Whether the study has ended early, or ends now; called under the study's lock."""
+        if ended_early(study.user_attrs) is not None:
+            return True
+        records = trial_records(study.get_trials(deepcopy=False))
+        complete = sum(record.values is not None for record in records)
+        if complete < study.user_attrs.get(ENDED, {}).get("complete", 0) + FEWEST:
+            return False
+        gain, best = gain_of_next_trial(study, self.seed), best_so_far(records, directions_of(study))
+        if gain is None or best is None or gain >= SHARE * self.indifference:
+            return False
+        facts = {
+            "finished": sum(record.counts for record in records),
+            "complete": complete,
+            "of": n_trials,
+            "reason": (
+                f"another trial is expected to gain {gain:.4f} over trial {best.number}, less than half of the "
+                f"difference that does not matter ({self.indifference:g})"
+            ),
+        }
+        study.set_user_attr(ENDED, {**facts, "ended": True})
+        logger.info("The study ends after %d of %d trials: %s", facts["finished"], n_trials, facts["reason"])
+        return True
+
+
+def ended_early(attributes: Mapping[str, Any]) -> str | None:
+    """When and why a study ended before its last trial, as the end of a sentence; None if it did not.
+
+    Args:
+        attributes: The study's user attributes.
+    """
+    facts = attributes.get(ENDED, {})
+    return f"after {facts['finished']} of {facts['of']} trials: {facts['reason']}" if facts.get("ended") else None
+
+
+def go_on(study: optuna.Study, n_trials: int, rule: StopRule | None) -> None:
+    """Let a study that ended early go on, if more trials are wanted now than then, or if there is no rule any more."""
+    facts = study.user_attrs.get(ENDED, {})
+    if facts.get("ended") and (rule is None or n_trials > facts["of"]):
+        study.set_user_attr(ENDED, {**facts, "ended": False})
+
+
+def gain_of_next_trial(study: optuna.Study, seed: int) -> float | None:
+    """How much better than the best trial the most promising setting is expected to be, in the objective's unit.
+
+    Failed trials count as the worst ones, and pruned ones as middling, as for `sampler=auto`.
+
+    Returns:
+        None if nothing is known: without a parameter that all trials have, or with several objectives.
+    """
+    trials = [trial for trial in study.get_trials(deepcopy=False) if counts(trial) and trial.params]
+    space = _common(trials)
+    if len(study.directions) > 1 or not space:
+        return None
+    numbers = as_numbers(space)
+    seen = [trial for trial in comparable(study, trials, space, numbers) if trial.value is not None]
+    if not any(trial.state is TrialState.COMPLETE for trial in trials):
+        return None
+    sign = 1 if directions_of(study) == ["maximize"] else -1
+    seen = sorted(seen, key=lambda trial: -sign * (trial.value or 0))[:LARGEST_FIT]
+    scores = sign * np.array([trial.value for trial in seen], dtype=np.float64)
+    points = np.array([[_share(kind, trial.params[name]) for name, kind in numbers.items()] for trial in seen])
+    words = np.array([isinstance(kind, CategoricalDistribution) for kind in numbers.values()])
+    return expected_gain(points, scores, words=words, chosen=int(scores.argmax()), seed=seed)
+
+
+def _common(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """The parameters that were searched in the same range in each of the trials."""
+    if not trials:
+        return {}
+    first, *others = (trial.distributions for trial in trials)
+    return {
+        name: kind
+        for name, kind in first.items()
+        if not kind.single() and all(other.get(name) == kind for other in others)
+    }
+
+
+def _share(kind: BaseDistribution, value: Any) -> float:
+    """Where a value is in its range, 0 to 1; of words, the place among the choices."""
+    if isinstance(kind, CategoricalDistribution):
+        return float(kind.to_internal_repr(value))
+    assert isinstance(kind, IntDistribution | FloatDistribution), "Optuna has no other kind"
+    low, high, place = (math.log(v) if kind.log else float(v) for v in (kind.low, kind.high, value))
+    return (place - low) / (high - low)
