@@ -181,6 +181,8 @@ class Tag(StrEnum):
     """Numbers of the trials that cannot be told from the best one."""
     ENDED_EARLY = "lorahydra.ended_early"
     """When and why the study ended before its last trial; empty if it did not."""
+    WARM_START = "lorahydra.warm_start"
+    """The trials of earlier studies whose settings the study began with."""
     REPRODUCES = "lorahydra.reproduces"
     """The run that this one repeats."""
     EVALUATES = "lorahydra.evaluates"

@@ -398,3 +398,11 @@ def test_a_study_that_is_sure_ends_early_and_says_so(
     assert (len(more.trials), more.ended_early) == (4, None)
     [parent] = [run for run in runs_of(place, "study") if run.info.run_id == result.run_id]
     assert parent.data.tags["lorahydra.ended_early"] == ""
+
+
+def test_a_study_begins_with_the_settings_of_an_earlier_one(tiny_model: Path, rows: Path, place: Path) -> None:
+    one = tuner(tiny_model, rows, n_trials=1).run()
+    two = tuner(tiny_model, rows, "search.warm_start=auto", n_trials=1, study="two").run()
+    assert two.best_params == one.best_params
+    [parent] = [run for run in runs_of(place, "study") if run.info.run_id == two.run_id]
+    assert parent.data.tags["lorahydra.warm_start"] == "one trial 0"

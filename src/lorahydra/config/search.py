@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lorahydra.config.checks import check_types, one_of, within
 from lorahydra.config.showing import short_repr
@@ -37,9 +37,15 @@ class SearchConfig:
     """End the study before `n_trials` when another trial is expected to gain less than half of `indifference`; checked
     from eight complete trials on."""
 
+    warm_start: Literal["auto", "off"] | bool = "off"
+    """`auto` begins a new study, after trial 0, with the winners' settings of at most two ended studies of the same
+    database, base model, objective and kind of data. So its trials depend on which studies are in the database."""
+
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        if isinstance(self.warm_start, bool):  # YAML reads `off` so
+            self.warm_start = "auto" if self.warm_start else "off"
         check_types("search", self)
         within("search.indifference", self.indifference, 0, 1)
 

@@ -25,7 +25,7 @@ from lorahydra.sweep.storage import GRACE_SECONDS
 from lorahydra.sweep.trial_record import ATTRIBUTE, trial_facts
 from lorahydra.utils.processes import is_alive, is_here
 
-__all__ = ["Heartbeat", "Heartbeats", "close_trials", "is_dead", "queue_again", "retry_of", "worker_of"]
+__all__ = ["FIXED", "Heartbeat", "Heartbeats", "close_trials", "is_dead", "queue_again", "retry_of", "worker_of"]
 
 logger = logging.getLogger("lorahydra.sweep.trial_queue")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 import logging
@@ -27,7 +28,14 @@ from lorahydra.sweep.search_space import SearchSpace, corners
 from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.stopping import StopRule
 from lorahydra.sweep.storage import reading
-from lorahydra.sweep.study_spec import CONTENT, DATA_CONTENT, ROWS_CONTENT, begun_space, experiment_spec, kept_settings
+from lorahydra.sweep.study_spec import (
+    BASE_CONTENT,
+    DATA_CONTENT,
+    ROWS_CONTENT,
+    begun_space,
+    experiment_spec,
+    kept_settings,
+)
 from lorahydra.sweep.study_store import COMMAND, SPEC, known_attributes, resume_command, with_command
 from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.sweep.trial_record import TrialRecord
@@ -36,6 +44,7 @@ from lorahydra.sweep.workers import WorkerPool, is_worker, worker_command, worke
 if TYPE_CHECKING:
     from lorahydra.sweep.study_result import StudyResult
     from lorahydra.sweep.study_run import StudyRun
+    from lorahydra.sweep.warm_start import DataKind
 
 __all__ = ["ExperimentObjective"]
 
@@ -89,6 +98,7 @@ class ExperimentObjective(Objective):
         self._run: StudyRun  # made by `attending`
         self._content: dict[str, str] = {}
         """Digests of data and model, if this process has loaded them."""
+        self._data_kind: DataKind | None = None
         self._warnings: Sequence[str] = ()
 
     def kept_settings(self) -> list[str]:
@@ -132,6 +142,7 @@ class ExperimentObjective(Objective):
 
             ready_session(self.config.judge)
         if self.n_workers == 1 and not varies:
+            from lorahydra.sweep.warm_start import data_kind
             from lorahydra.trial.prepare import prepare
 
             prepared = prepare(self.config)
@@ -139,8 +150,9 @@ class ExperimentObjective(Objective):
             self._content = {
                 DATA_CONTENT: " ".join(split.digest[:12] for split in prepared.splits.report.splits),
                 ROWS_CONTENT: prepared.rows_digest,
-                f"{CONTENT} of the base model": str(prepared.base.digest),
+                BASE_CONTENT: str(prepared.base.digest),
             }
+            self._data_kind = data_kind(prepared)
             self.batch = self._pack_size(prepared.base.device.type)
             # Garbage is collected after each trial, which takes 0.4 s if it looks at all that libraries have loaded.
             gc.collect()
@@ -171,6 +183,19 @@ class ExperimentObjective(Objective):
             "cwd": str(Path.cwd()),
             "folder": str(self.folder.absolute()),
         }
+
+    def begin(self, queue: TrialQueue, space: SearchSpace) -> None:
+        """Queue good settings of earlier studies, if that is wanted and this process knows the data."""
+        if not self._content:
+            return
+        from lorahydra.sweep.warm_start import DATA_KIND, begin_warm
+
+        study = queue.study
+        if self._data_kind is not None and DATA_KIND not in study.user_attrs:
+            study.set_user_attr(DATA_KIND, dataclasses.asdict(self._data_kind))
+        if self.config.search.warm_start == "auto" and not isinstance(self.settings.sampler, functools.partial):
+            first = bool(space.first_trial)
+            begin_warm(study, self.spec(space), self._data_kind, space.distributions, queue.n_trials - first)
 
     @contextmanager
     def attending(self, queue: TrialQueue) -> Iterator[None]:

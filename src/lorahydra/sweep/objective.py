@@ -80,6 +80,9 @@ class Objective:
         """How the study was started; None if `lorahydra studies resume` cannot start it again."""
         return None
 
+    def begin(self, queue: TrialQueue, space: SearchSpace) -> None:
+        """Queue further trials of a new study after the first one."""
+
     def attending(self, queue: TrialQueue) -> AbstractContextManager[None]:
         """A context around all trials."""
         return nullcontext()

@@ -18,7 +18,7 @@ from optuna.trial import create_trial
 from lorahydra.errors import ConfigError
 from lorahydra.sweep.compat import create_params_from_overrides
 
-__all__ = ["SearchSpace", "corners", "grid_values", "read_space", "size"]
+__all__ = ["SearchSpace", "corners", "grid_values", "inside", "read_space", "share", "size"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -83,7 +83,7 @@ def read_space(
     if not sweeps and not kept:
         good = {name: value for name, value in first_trial.items() if name in searched}
         if set(good) == set(searched):
-            first = {name: _inside(name, value, searched[name]) for name, value in good.items()}
+            first = {name: _first(name, value, searched[name]) for name, value in good.items()}
     return SearchSpace(searched, fixed, fixed_overrides, first)
 
 
@@ -165,16 +165,36 @@ def _size(distribution: BaseDistribution) -> float:
     return len(grid_values(distribution, 2))
 
 
-def _inside(name: str, value: Any, distribution: BaseDistribution) -> Any:
-    """The value in the form that the distribution has for it."""
+def share(distribution: BaseDistribution, value: Any) -> float:
+    """Where a value is in its range or on its logarithmic scale, 0 to 1; of a choice, its position among them."""
+    if isinstance(distribution, CategoricalDistribution):
+        return float(distribution.to_internal_repr(value))
+    assert isinstance(distribution, IntDistribution | FloatDistribution), "Optuna has no other kind"
+    ends = (distribution.low, distribution.high, value)
+    low, high, place = (math.log(each) if distribution.log else float(each) for each in ends)
+    return (place - low) / (high - low)
+
+
+def inside(value: Any, distribution: BaseDistribution) -> Any:
+    """The value in the form that the distribution has for it.
+
+    Raises:
+        ValueError: It is not in the distribution.
+        TypeError: It is of another type.
+    """
     if isinstance(distribution, CategoricalDistribution):
         # Choices that are words are texts as Hydra writes them: true is "true".
         for choice in distribution.choices:
             if choice == value or str(choice).strip("'\"").lower() == str(value).lower():
                 return choice
+    create_trial(value=0.0, params={"value": value}, distributions={"value": distribution})  # which checks the value
+    return value
+
+
+def _first(name: str, value: Any, distribution: BaseDistribution) -> Any:
+    """The value of the first trial."""
     try:
-        create_trial(value=0.0, params={name: value}, distributions={name: distribution})  # which checks the value
+        return inside(value, distribution)
     except (ValueError, TypeError) as error:
         message = f"search.first_trial: {name}={value} is not in its search space {distribution}"
         raise ConfigError(message) from error
-    return value

@@ -6,18 +6,18 @@ The decision is kept in the study, so that all its processes, and one that resum
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from lorahydra.sweep.auto_sampler import as_numbers, comparable, counts
 from lorahydra.sweep.ranking import best_so_far, directions_of
+from lorahydra.sweep.search_space import share
 from lorahydra.sweep.surrogate import expected_gain
 from lorahydra.sweep.trial_record import trial_records
 
@@ -104,7 +104,7 @@ def gain_of_next_trial(study: optuna.Study, seed: int) -> float | None:
     sign = 1 if directions_of(study) == ["maximize"] else -1
     seen = sorted(seen, key=lambda trial: -sign * (trial.value or 0))[:LARGEST_FIT]
     scores = sign * np.array([trial.value for trial in seen], dtype=np.float64)
-    points = np.array([[_share(kind, trial.params[name]) for name, kind in numbers.items()] for trial in seen])
+    points = np.array([[share(kind, trial.params[name]) for name, kind in numbers.items()] for trial in seen])
     words = np.array([isinstance(kind, CategoricalDistribution) for kind in numbers.values()])
     return expected_gain(points, scores, words=words, chosen=int(scores.argmax()), seed=seed)
 
@@ -119,12 +119,3 @@ def _common(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
         for name, kind in first.items()
         if not kind.single() and all(other.get(name) == kind for other in others)
     }
-
-
-def _share(kind: BaseDistribution, value: Any) -> float:
-    """Where a value is in its range, 0 to 1; of words, the place among the choices."""
-    if isinstance(kind, CategoricalDistribution):
-        return float(kind.to_internal_repr(value))
-    assert isinstance(kind, IntDistribution | FloatDistribution), "Optuna has no other kind"
-    low, high, place = (math.log(v) if kind.log else float(v) for v in (kind.low, kind.high, value))
-    return (place - low) / (high - low)

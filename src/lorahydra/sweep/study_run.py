@@ -25,6 +25,7 @@ from lorahydra.sweep.storage import study_lock
 from lorahydra.sweep.study_store import COMMAND, STUDY_ID
 from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.sweep.warm_start import WARM
 from lorahydra.tracking import (
     TrackedRun,
     close_run,
@@ -199,3 +200,5 @@ class StudyRun:
         command = study.user_attrs.get(COMMAND) or {}
         self.run.text(OmegaConf.to_yaml(OmegaConf.create(command.get("overrides", []))), OVERRIDES_FILE)
         record_environment(self.run, config.model.device)
+        if warm := study.user_attrs.get(WARM):
+            self.run.tags({Tag.WARM_START: ", ".join(f"{one['study']} trial {one['trial']}" for one in warm)})

@@ -11,7 +11,7 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
 
 __all__ = [
-    "CONTENT",
+    "BASE_CONTENT",
     "DATA_CONTENT",
     "ROWS_CONTENT",
     "begun_space",
@@ -29,6 +29,8 @@ DATA_CONTENT = f"{CONTENT} of the data"
 """Digests of the splits, separated by spaces: training, validation and, if there is one, test."""
 ROWS_CONTENT = f"{CONTENT} of the rows that fit"
 """Digest of the training and validation rows that the length limits leave."""
+BASE_CONTENT = f"{CONTENT} of the base model"
+"""Digest of the base model's files."""
 SEARCH = "search of "
 """Prefix of the names of searched parameters."""
 OVERLONG, MAX_LENGTH = "data.overlong", "data.max_length"

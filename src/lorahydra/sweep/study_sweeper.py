@@ -112,6 +112,7 @@ class StudySweeper:
         queue = TrialQueue(study, settings.n_trials, settings.max_deaths, objective.stop_rule)
         if space.first_trial and not isinstance(settings.sampler, GridSampler):
             queue.enqueue_first(space.first_trial)
+        objective.begin(queue, space)
         with objective.attending(queue):
             try:
                 with noticed():
