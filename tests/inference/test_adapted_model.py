@@ -50,6 +50,24 @@ def test_answers_keep_the_order_of_the_prompts(tiny_adapter: Path) -> None:
         ]
 
 
+def test_an_answer_is_followed_while_it_grows(tiny_adapter: Path) -> None:
+    with open_adapter(tiny_adapter, device="cpu") as model:
+        [asked], [whole] = ASKED[:1], model.answer(ASKED[:1])
+        shown: list[str] = []
+        answer = model.follow(asked, lambda text: not shown.append(text))
+        assert (answer.text, shown[-1]) == (whole, whole)
+        assert answer.tokens == len(model.answer_tokens([asked])[0]) >= len(shown) > 1
+        assert answer.prompt_tokens == len(model.prompt_ids(asked))
+        short = model.follow(asked, lambda text: True, max_new_tokens=2, tuned=False)
+        assert [short.text] == model.answer([asked], max_new_tokens=2, tuned=False)
+        assert (short.tokens, short.is_complete) == (2, False)
+        stopped = model.follow(asked, lambda text: False)
+        assert (stopped.tokens, stopped.is_complete) == (1, False)
+        window = model.base.model.config.max_position_embeddings
+        longest = model.follow(asked, lambda text: True, max_new_tokens=10 * window)
+        assert longest.tokens <= window - answer.prompt_tokens
+
+
 def test_prompts_are_written_as_in_training(tiny_adapter: Path) -> None:
     with open_adapter(tiny_adapter, device="cpu") as model:
         text = model.base.tokenizer.decode(model.prompt_ids((Message("user", "Hi"),)))

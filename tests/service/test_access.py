@@ -28,6 +28,7 @@ def test_without_the_token_nothing_is_answered(client: httpx.Client) -> None:
     for header in (b"Bearer wrong", b"Bearer", f"Basic {TOKEN}".encode(), "Bearer кириллица".encode()):
         refused(client.get("/projects", headers={"Authorization": header}), 401, "unauthorized")
     assert client.get("/projects", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    refused(client.get(client.base_url.copy_with(raw_path=b"/v1/models")), 401, "unauthorized")
     page = client.get(client.base_url.copy_with(raw_path=b"/"), headers={"Accept": "text/html"})
     assert page.status_code == 303
     assert page.headers["location"] == "/login"

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lorahydra.data.examples import Example, Message
 from lorahydra.errors import ConfigError
 from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.devices import resolve_device, resolve_dtype
-from lorahydra.modeling.generation import generate, stop_tokens
+from lorahydra.modeling.generation import context_window, generate, stop_tokens
 from lorahydra.modeling.lora import load_adapter
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata
 from lorahydra.modeling.packaged import PACKAGED
@@ -31,6 +32,7 @@ from lorahydra.names import BASE_DIR
 
 __all__ = [
     "AdaptedModel",
+    "Answer",
     "Conversation",
     "chat_format",
     "conversations",
@@ -45,6 +47,20 @@ logger = logging.getLogger(__name__)
 Conversation = tuple[Message, ...]
 """Messages up to the one that is to be answered."""
 BATCH_SIZE = 32
+CUT_CHARACTER = "\ufffd"
+"""Stands for the first bytes of a character whose other bytes are in the next token."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that was followed while it grew."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+    """Its length, without the token that ended it."""
+    is_complete: bool
+    """False if it is as long as allowed, or was stopped."""
 
 
 def conversations(prompts: Sequence[str]) -> list[Conversation]:
@@ -102,6 +118,56 @@ class AdaptedModel:
                 batch_size=BATCH_SIZE,
             )
         return answers
+
+    def follow(
+        self,
+        conversation: Conversation,
+        show: Callable[[str], bool],
+        *,
+        max_new_tokens: int | None = None,
+        tuned: bool = True,
+    ) -> Answer:
+        """Like `answer` for one conversation, whose answer is shown while it grows.
+
+        An answer is never longer than the model's context has room for.
+
+        Args:
+            conversation: Its last message is not the assistant's.
+            show: Called after each token with the text so far; if it returns False, the answer ends there.
+            max_new_tokens: Longest answer; as in the adapter's trial when None.
+            tuned: Answer with the adapter; otherwise with the base model alone.
+
+        Raises:
+            DataError: The chat template refuses the conversation.
+            ConfigError: The prompt leaves no room for an answer.
+        """
+        prompt = self.prompt_ids(conversation)
+        limit = max_new_tokens or self.metadata.max_new_tokens
+        if (window := context_window(self.base.model)) is not None:
+            limit = min(limit, max(1, window - len(prompt)))
+        ends, wanted, seen = self._chat.text_end, True, 0
+
+        def ended(tokens: Sequence[int]) -> int | None:
+            nonlocal wanted, seen
+            kept = None if ends is None else ends(tokens)
+            if kept is not None:
+                return kept
+            if len(tokens) > seen:  # an architecture with another kind of state reports each token twice
+                seen = len(tokens)
+                wanted = show(self._chat.answer_text(tokens).rstrip(CUT_CHARACTER))
+            return None if wanted else len(tokens)
+
+        with nullcontext() if tuned else self._model.disable_adapter():
+            [[tokens]] = generate(
+                self._model,
+                [prompt],
+                stop=stop_tokens(self.base.model, self._chat.end_tokens),
+                ends=ended,
+                max_new_tokens=limit,
+                batch_size=1,
+            )
+        is_complete = wanted and len(tokens) < limit
+        return Answer(self._chat.answer_text(tokens), len(prompt), len(tokens), is_complete)
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of a conversation with the generation prompt after it."""

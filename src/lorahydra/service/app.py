@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException
 
 from lorahydra import __version__
 from lorahydra.errors import LorahydraError
+from lorahydra.service import answers
 from lorahydra.service.access import Access, login_router
 from lorahydra.service.api import CHECKS_AT_ONCE, router
 from lorahydra.service.errors import ServiceRefusal, json_answer
-from lorahydra.service.guard import API, Guard
+from lorahydra.service.guard import API, OPENAI, Guard
 from lorahydra.service.pages import routes, starting
 from lorahydra.service.pages.rendering import STATIC_PATH, Static, error_page
 from lorahydra.service.service import Service
@@ -40,7 +41,7 @@ def create_app(service: Service, access: Access) -> Guard:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for included in (router, routes.router, starting.router, login_router(access)):
+    for included in (router, answers.router, routes.router, starting.router, login_router(access)):
         app.include_router(included)
     app.mount(STATIC_PATH, Static())
     for kind, handler in (
@@ -95,4 +96,4 @@ def _unknown(request: Request, error: Any) -> Response:
 def _is_page(request: Request) -> bool:
     """Whether a refusal is a page in the reader's language; those of the API and of `POST /login` are JSON."""
     path = request.url.path
-    return path != "/login" and not path.startswith(("/api/", f"{STATIC_PATH}/"))
+    return path != "/login" and not path.startswith(("/api/", f"{OPENAI}/", f"{STATIC_PATH}/"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -11,7 +11,7 @@ from lorahydra.service.choices import MODEL_NAME
 from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
 from lorahydra.service.views import FineTuneParams
 
-__all__ = ["LARGEST", "EstimateBody", "FineTuneBody", "ProjectBody", "Refusal"]
+__all__ = ["LARGEST", "ChatBody", "EstimateBody", "FineTuneBody", "GenerateBody", "ProjectBody", "Refusal", "Turn"]
 
 LARGEST = 2**31 - 1
 LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\x00-\x20\x7f-\xa0\s][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
@@ -74,6 +74,75 @@ class FineTuneBody(_Body):
     dataset_id: Id | None = None
     """A dataset of the project; if left out, its newest one, or the demo dataset if it has none."""
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=LINE)] | None = None
+
+
+MOST_TURNS = 200
+MaxTokens = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(_whole)]
+
+
+class Turn(_Body):
+    """A message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class GenerateBody(_Body):
+    """A conversation that a fine-tuned model goes on with."""
+
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MOST_TURNS)]
+    """The last one is not the assistant's."""
+    max_new_tokens: MaxTokens | None = None
+    """If left out, as in the trials of the fine-tune. An answer is never longer than the model has room for."""
+    tuned: bool = True
+    """False asks the base model."""
+    stream: bool = False
+    """Whether the answer is sent as it grows, by server-sent events."""
+
+
+class _TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class ChatTurn(BaseModel):
+    """A message as OpenAI's clients send it."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[_TextPart]
+
+
+class StreamOptions(BaseModel):
+    """What a stream has beside the answer."""
+
+    include_usage: bool = False
+
+
+class ChatBody(BaseModel):
+    """What OpenAI's clients send.
+
+    Answers are the most likely ones, as in the trials, so `temperature` and other settings of sampling change nothing.
+    """
+
+    model: Annotated[str, Field(max_length=200)]
+    """Name of a fine-tune's study."""
+    messages: Annotated[list[ChatTurn], Field(min_length=1, max_length=MOST_TURNS)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
+    n: Literal[1] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The messages, of text alone."""
+        return [
+            Turn(
+                role="system" if turn.role == "developer" else turn.role,
+                content=turn.content if isinstance(turn.content, str) else "".join(part.text for part in turn.content),
+            )
+            for turn in self.messages
+        ]
 
 
 class Refusal(BaseModel):

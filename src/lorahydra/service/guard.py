@@ -13,9 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lorahydra.service.access import COOKIE, Access
 from lorahydra.service.errors import ServiceRefusal, TooLargeError, UnsupportedError
 
-__all__ = ["API", "Guard"]
+__all__ = ["API", "OPENAI", "Guard"]
 
 API = "/api/v1"
+OPENAI = "/v1"
+"""Prefix of the routes for OpenAI's clients, whose base URL ends with it."""
 OPEN = (f"{API}/health", "/login", "/logout", "/favicon.ico")
 """Paths that need no token."""
 OPEN_FOLDER = "/static/"
@@ -82,7 +84,7 @@ class Guard:
             return
         if headers.get("authorization"):
             await asyncio.sleep(REFUSAL_SECONDS)
-        if not path.startswith("/api/") and method in SAFE and "text/html" in headers.get("accept", ""):
+        if not path.startswith(("/api/", f"{OPENAI}/")) and method in SAFE and "text/html" in headers.get("accept", ""):
             raise ServiceRefusal("log in", "login", 303, {"Location": "/login"})
         line = "send the server's token: Authorization: Bearer …"
         raise ServiceRefusal(line, "unauthorized", 401, {"WWW-Authenticate": "Bearer"})
@@ -109,7 +111,7 @@ class Guard:
         has_body = length.strip("0") or "transfer-encoding" in headers
         if upload and headers.get("content-encoding", "identity") != "identity":
             raise UnsupportedError("send the file as it is, without Content-Encoding")
-        is_call = scope["method"] == "POST" and scope["path"].startswith(API)
+        is_call = scope["method"] == "POST" and scope["path"].startswith((API, OPENAI))
         if is_call and not upload and has_body and kind != "application/json":
             raise UnsupportedError("send JSON, with Content-Type: application/json")
         received = 0

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorahydra.errors import ConfigError
+from lorahydra.service.answering import Answering
 from lorahydra.service.checking import INCOMING
 from lorahydra.service.choices import Choices
 from lorahydra.service.database import Database
@@ -71,6 +72,7 @@ class Service:
         self.config = dataclasses.replace(config, folder=folder)
         self.choices = Choices(config.models_folder or folder / "models", config.overrides)
         self.stores = Stores(folder, config.mlflow_url)
+        self.answering = Answering()
         self.closing = threading.Event()
         """Set when the server is about to end, so that streams end too."""
         self._held = ExitStack()
@@ -109,4 +111,5 @@ class Service:
     def close(self) -> None:
         """Start no more fine-tunes; those that run continue, and the next `open` finds them again."""
         self.closing.set()
+        self.answering.close()
         self._held.close()

@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 
 __all__ = [
     "ENDED",
+    "Answer",
     "ChoiceView",
     "DatasetView",
     "Estimate",
@@ -211,6 +212,18 @@ class JobView(_Documented):
     can_resume: bool
     has_adapter: bool
     """Whether an adapter can be downloaded: the winner's, or that of the best trial so far."""
+
+
+@dataclass(frozen=True)
+class Answer(_Documented):
+    """What a model answers."""
+
+    answer: str
+    prompt_tokens: int
+    tokens: int
+    """Of the answer, without the one that ended it."""
+    is_complete: bool
+    """False if it is as long as allowed."""
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,19 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     page.get_by_role("link", name="English").click()
     in_mlflow = page.get_by_role("link", name=EN("job.mlflow"), exact=True)
     assert str(in_mlflow.get_attribute("href")).startswith(f"{MLFLOW}/#/experiments/")
+    page.get_by_label(EN("chat.message")).fill("Why 3?")
+    page.get_by_role("button", name=EN("chat.send")).click()
+    page.locator("#send:enabled").wait_for()
+    page.get_by_label(EN("chat.message")).fill("And 4?")
+    page.keyboard.press("Control+Enter")
+    page.locator("#turns[aria-busy=false] .turn").nth(1).wait_for()
+    for side in ("tuned", "untuned"):
+        assert all(
+            text != EN("chat.waiting") for text in page.locator(f"[data-side={side}] blockquote").all_inner_texts()
+        )
+    accessible(page)
+    page.get_by_role("button", name=EN("chat.again")).click()
+    assert page.locator(".turn").count() == 0
     with page.expect_download() as download:
         page.get_by_role("link", name=EN("job.download")).click()
     names = {Path(name).name for name in zipfile.ZipFile(download.value.path()).namelist()}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from lorahydra.errors import LorahydraError
+from lorahydra.service.answers import ask
 from lorahydra.service.api import Number, Offset, ProjectFilter, Served, get_adapter
+from lorahydra.service.bodies import Turn
+from lorahydra.service.errors import NotFoundError
 from lorahydra.service.pages.chart import chart, leader
 from lorahydra.service.pages.forms import ConfigureForm, path_again, whole_number
 from lorahydra.service.pages.rendering import go, is_fragment, render
@@ -30,6 +35,8 @@ JOBS = 20
 EXAMPLES = 5
 """Number of predictions on a page."""
 LOG_LINES = 300
+NO_CHAT: Mapping[str, Any] = {"message": "", "tuned": None, "untuned": None, "problem": None}
+"""A chat that has not begun."""
 
 router = APIRouter(include_in_schema=False)
 router.get("/fine-tunes/{job_id}/adapter")(get_adapter)
@@ -84,9 +91,29 @@ def dataset_page(request: Request, dataset_id: Number, service: Served) -> Respo
 @router.get("/fine-tunes/{job_id}")
 def study_page(request: Request, job_id: Number, service: Served, examples: Offset = 0) -> Response:
     """Everything about a fine-tune."""
-    job = service.jobs.get(job_id)
-    values = {**_live(service, job), **_examples(service, job, examples), "log": _log(job)}
-    return render(request, "study.html", values)
+    return _study(request, service, job_id, examples)
+
+
+@router.get("/fine-tunes/{job_id}/chat")
+def chat_part(request: Request, job_id: Number, service: Served) -> Response:
+    """The part with the chat."""
+    return render(request, "_chat.html", {"job": service.jobs.get(job_id), "chat": NO_CHAT})
+
+
+@router.post("/fine-tunes/{job_id}/chat")
+async def chat(request: Request, job_id: Number, service: Served, sent: Sent) -> Response:
+    """Ask the fine-tuned model and its base model one question; with scripts, the page uses the API for it."""
+    message = str(sent.get("message", "")).strip()
+    said: dict[str, Any] = {**NO_CHAT, "message": message}
+    try:
+        for side in ("tuned", "untuned") if message else ():
+            turns = [Turn(role="user", content=message)]
+            said[side] = (await ask(service, job_id, turns, None, tuned=side == "tuned"))["answer"]
+    except NotFoundError:
+        raise
+    except LorahydraError as error:
+        said |= {"problem": str(error), "tuned": None}
+    return await run_in_threadpool(_study, request, service, job_id, 0, said)
 
 
 @router.get("/fine-tunes/{job_id}/live")
@@ -142,6 +169,14 @@ def _list(request: Request, service: Service, project: ProjectView | None, offse
         **_jobs(service, project, offset),
     }
     return render(request, "list.html", values)
+
+
+def _study(
+    request: Request, service: Service, job_id: int, examples: int, said: Mapping[str, Any] = NO_CHAT
+) -> Response:
+    job = service.jobs.get(job_id)
+    values = {**_live(service, job), **_examples(service, job, examples), "log": _log(job), "chat": said}
+    return render(request, "study.html", values)
 
 
 def _jobs(service: Service, project: ProjectView | None, offset: int) -> dict[str, Any]:
