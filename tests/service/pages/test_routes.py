@@ -282,6 +282,8 @@ def test_the_estimate(site: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> No
     assert EN("estimate.none") in part
     part = checked(site.get("/estimate", params=asked | {"trials": "3"}, headers={"accept-language": "ru"}))
     assert RU("refusal.bad_trials", fewest=5, most=100) in part
+    part = checked(site.get("/estimate", params=asked | {"other_model": "../x"}, headers={"accept-language": "ru"}))
+    assert "– не модель: выберите модель" in part
     page = checked(site.post("/configure", data=asked | {"action": "estimate"}))
     assert "at most" in page
 

@@ -194,7 +194,8 @@ def _estimated(request: Request, service: Service, form: ConfigureForm) -> dict[
     try:
         return {"estimate": service.jobs.estimate(form.project, form.params(), form.dataset_id)}
     except ServiceRefusal as refusal:
-        return {"estimate": None, "estimate_problem": _problem(request, refusal) or str(refusal)}
+        detail = words_of(request).said(refusal.detail) or refusal.detail
+        return {"estimate": None, "estimate_problem": _problem(request, refusal) or detail}
 
 
 def _problem(request: Request, refusal: ServiceRefusal) -> str | None:
