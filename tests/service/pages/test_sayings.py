@@ -14,6 +14,7 @@ from lorahydra.data.readers.encodings import NOT_TEXT
 from lorahydra.judges.base import Fault
 from lorahydra.service.pages.sayings import sayings
 from lorahydra.service.pages.words import Words, messages
+from lorahydra.utils.files import REASONS
 
 PACKAGE = Path(lorahydra.__file__).parent
 RU = Words("ru")
@@ -101,7 +102,7 @@ def test_all_that_the_program_may_say_is_known() -> None:
         if file.name not in OF_COMMANDS
     ]
     found = {text for file in files for text in said_in(file)} - set(IN_PARTS)
-    found |= {*NOT_TEXT.values(), *Fault}
+    found |= {*NOT_TEXT.values(), *Fault, *REASONS.values()}
     assert len(found) > 200
     unknown = [text for text in found if not cyrillic(RU.said(text.replace("{}", SAMPLE)))]
     assert unknown == [], "say it in messages/en.json as the code does, and in messages/ru.json in Russian"
@@ -128,6 +129,11 @@ def test_what_varies_is_apart() -> None:
             "a.jsonl, строка 41, поле answer: содержит текст, а ожидается список (messages) (и ещё 2)",
         ),
         ("judge gemini is unavailable: no connection: refused", "судья gemini недоступен: нет соединения: refused"),
+        (
+            "judge gemini is unavailable: no connection: [Errno 111] Connection refused (http://127.0.0.1:9)",
+            "судья gemini недоступен: нет соединения: в соединении отказано (http://127.0.0.1:9)",
+        ),
+        ("cannot write to /srv/x: the disk is full", "не удаётся записать в /srv/x: диск заполнен"),
         (
             "5 of 8 trials of study x failed, more than hydra.sweeper.max_failure_rate=0.5 allows; the last one: "
             "TrainingError: training stopped at step 3: loss is nan; try a lower training.learning_rate",

@@ -1,8 +1,9 @@
-"""Finds the message of the page that says the same as a line which the program has written in English.
+"""What the program says in English, with names for what varies, so that the page can say it in another language.
 
 ```python
-found = find("judge gemini is unavailable: no connection")
-found.key, found.values     # "said.judge.unavailable", {"judge": "gemini", "maybe": "no connection"}
+for saying in sayings(messages("en")):
+    if (values := saying.match("judge gemini is unavailable: no connection")) is not None:
+        saying.key, values      # "said.judge.unavailable", {"judge": "gemini", "maybe": "no connection"}
 ```
 The English messages that begin with `said.` are what the program writes, with names for what varies; a test keeps them
 in step with the code. So a failure of a study in its own process, or one that was stored long ago, has a code and its

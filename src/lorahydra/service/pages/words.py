@@ -33,7 +33,7 @@ KIND = re.compile(r"^[A-Z]\w*Error: ")
 """The class of an error, which a trial's failure begins with."""
 DEPTH = 4
 """Sayings within sayings; a limit, because lines may hold anything."""
-REQUIRED, POSSIBLE, FRAGMENTS = "why", "maybe", ("what", "json")
+REQUIRED, POSSIBLE, FRAGMENTS = "why", "maybe", ("what", "json", "error")
 """Names of values that are sayings themselves: always, perhaps, or a few words of the group of that name."""
 SPLITS, LISTS = ("split", "other"), ("names", "schemes", "variables")
 """Names of values that are a split's name, or a list in English."""
@@ -103,7 +103,7 @@ class Words:
             elif name in (REQUIRED, POSSIBLE):
                 within = self.said(value, depth=depth - 1)
             elif name in FRAGMENTS:
-                within = self.said(value, among=f"{name}.")
+                within = self.said(value, among=f"{name}.", depth=depth - 1)
             if within is None and name == REQUIRED:
                 return None
             found[name] = within or value
