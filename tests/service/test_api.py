@@ -17,6 +17,7 @@ from tests.service.served import BODY, MODEL, refused
 from tests.support.waiting import SECONDS, wait_for
 
 from lorahydra.errors import OutputError
+from lorahydra.service.database import Job
 from lorahydra.service.job import _last_word
 from lorahydra.service.results import Progress, log_tail
 from lorahydra.service.service import Service
@@ -220,6 +221,40 @@ def test_text_in_another_encoding_is_kept_as_utf8(client: httpx.Client, service:
     [form] = schema["requestBody"]["content"].values()
     assert form["schema"]["properties"]["encoding"]["maxLength"] == 40
     assert list((service.config.folder / "datasets").iterdir()) == [kept]
+
+
+def test_columns_under_other_names(client: httpx.Client) -> None:
+    client.post("/projects", json={"name": "One"})
+    content = ("Вопрос;Ответ\r\n" + "".join(f"Вопрос {n};Ответ {n}\r\n" for n in range(20))).encode("cp1251")
+    answer = upload(client, "a.csv", content)
+    refused(answer, 422, "bad_dataset")
+    offer = answer.json()["offer"]
+    assert offer["encodings"][0]["name"] == "windows-1251"
+    assert offer["columns"] == ["Вопрос", "Ответ"]
+    asked = {"encoding": "windows-1251", "columns": "question=Вопрос,answer=Ответ"}
+    taken = client.post("/projects/1/datasets", params=asked, files={"file": ("a.csv", content)})
+    assert taken.status_code == 201, taken.text
+    assert taken.json()["report"]["sources"][0]["columns_used"] == {"question": "Вопрос", "answer": "Ответ"}
+    params = MODEL | {"base_model_name": "some/model"}
+    assert client.post("/fine-tunes", json={"project_id": 1, "fine_tuning_params": params}).status_code == 202
+    asked["columns"] = "label=Ответ"
+    refused(client.post("/projects/1/datasets", params=asked, files={"file": ("a.csv", content)}), 422, "bad_columns")
+
+
+def test_rows_that_are_too_long_are_told_before_the_start(client: httpx.Client, service: Service, rows: bytes) -> None:
+    client.post("/projects", json={"name": "One"})
+    long = [{"question": "Why?", "answer": "x" * 1500}, {"question": "x" * 1900, "answer": "y"}]
+    upload(client, "long.jsonl", rows + b"\n" + "\n".join(map(json.dumps, long)).encode())
+    body = {"project_id": 1, "fine_tuning_params": MODEL}
+    said = refused(client.post("/fine-tunes", json=body), 409, "rows_too_long")
+    assert said.startswith("2 of 42 rows are too long for tiny: the longest has 19")
+    assert "drop (2 are left out) or truncate (" in said
+    assert "dataset-" not in said
+    job = client.post("/fine-tunes", json=body | {"overlong": "drop"}).json()
+    with service.jobs._database.reading() as session:
+        assert "data.overlong=drop" in session.get_one(Job, job["id"]).overrides
+    body["dataset_id"] = "demo"
+    assert client.post("/fine-tunes", json=body).json()["dataset"] is None
 
 
 def parquet_bomb() -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorahydra.service.choices import Choices, composed
-from lorahydra.service.planning import overrides_of, settled
+from lorahydra.service.planning import Data, demo_data, overrides_of, settled
 from lorahydra.service.views import FineTuneParams
 
 
@@ -41,8 +41,17 @@ def test_what_the_server_is_set_to_is_only_a_default(models: Path) -> None:
     assert choices.default_judge() == "openai"
     assert choices.judge_config("gemini").name == "gemini"
     asked = settled(FineTuneParams(False, None, "Qwen/Qwen3-1.7B", 5), choices)
-    config = composed(overrides_of(asked, choices, None))
+    config = composed(overrides_of(asked, choices, demo_data()))
     assert (config.model.name_or_path, config.judge.name, config.training.max_steps) == ("Qwen/Qwen3-1.7B", "none", 2)
     left_out = settled(FineTuneParams(True, None, None, 5), choices)
-    config = composed(overrides_of(left_out, choices, None))
+    config = composed(overrides_of(left_out, choices, demo_data()))
     assert (config.model.name_or_path, config.judge.name) == (str(models / "tiny"), "openai")
+
+
+def test_columns_are_mapped_whatever_their_names(tmp_path: Path) -> None:
+    columns = {"question": "Вопрос, с 'запятой'", "answer": 'a=${b} \\ "c"'}
+    choices = Choices(tmp_path, ())
+    data = Data(tmp_path / "rows.csv", {"train": 1}, 1, columns, "drop")
+    config = composed(overrides_of(settled(FineTuneParams(False, None, None, 5), choices), choices, data))
+    assert config.data.columns.renamed() == columns
+    assert config.data.overlong == "drop"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -25,9 +25,11 @@ from lorahydra.service.guard import API
 from lorahydra.service.results import LONGEST_LOG, log_tail
 from lorahydra.service.rows import MOST, PAGE
 from lorahydra.service.service import Service
-from lorahydra.service.uploads import LONGEST_ENCODING
+from lorahydra.service.uploads import LONGEST_COLUMNS, LONGEST_ENCODING, Reading, Upload, read_columns
 
-__all__ = ["router"]
+__all__ = ["checked", "receive", "router"]
+
+Kept = TypeVar("Kept")
 
 EVENT_SECONDS = 1.0
 CHECKS_AT_ONCE = 2
@@ -36,10 +38,19 @@ ENCODING_FIELD = {
     "maxLength": LONGEST_ENCODING,
     "description": "The same as the query parameter `encoding`, which takes precedence.",
 }
+COLUMNS_FIELD = {
+    "type": "string",
+    "maxLength": LONGEST_COLUMNS,
+    "description": "The same as the query parameter `columns`, which takes precedence.",
+}
 UPLOAD_SCHEMA = {
     "type": "object",
     "required": ["file"],
-    "properties": {"file": {"type": "string", "format": "binary"}, "encoding": ENCODING_FIELD},
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "encoding": ENCODING_FIELD,
+        "columns": COLUMNS_FIELD,
+    },
 }
 UPLOAD_FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_SCHEMA}}}}
 
@@ -54,6 +65,13 @@ TextEncoding = Annotated[
         max_length=LONGEST_ENCODING,
         pattern=r"^[A-Za-z0-9_.-]+$",
         description="Character encoding of a text file that is not UTF-8.",
+    ),
+]
+ColumnNames = Annotated[
+    str | None,
+    Query(
+        max_length=LONGEST_COLUMNS,
+        description="Columns under other names, for example `question=Frage,answer=Antwort`.",
     ),
 ]
 IdempotencyKey = Annotated[
@@ -114,19 +132,32 @@ def get_project(project_id: Number, service: Served) -> views.ProjectView:
     "/projects/{project_id:int}/datasets", status_code=201, responses=refusals(404, 415), openapi_extra=UPLOAD_FORM
 )
 async def add_dataset(
-    project_id: Number, request: Request, service: Served, encoding: TextEncoding = None
+    project_id: Number,
+    request: Request,
+    service: Served,
+    encoding: TextEncoding = None,
+    columns: ColumnNames = None,
 ) -> views.DatasetView:
     """Upload a dataset (JSONL, JSON, CSV, TSV or Parquet), which is checked as `lorahydra data check` does."""
     await run_in_threadpool(service.projects.get, project_id)
     with service.datasets.upload(request.headers.get("content-type", "")) as upload:
-        try:
-            async for chunk in request.stream():
-                await run_in_threadpool(upload.feed, chunk)
-        except ClientDisconnect:
-            raise ServiceRefusal("the upload was broken off", "bad_form") from None
-        return await anyio.to_thread.run_sync(
-            service.datasets.keep, project_id, upload, encoding, limiter=request.app.state.checks
-        )
+        await receive(request, upload)
+        asked = Reading(encoding, read_columns(columns))
+        return await checked(request, service.datasets.keep, project_id, upload, asked)
+
+
+async def receive(request: Request, upload: Upload) -> None:
+    """Take all of an upload's request."""
+    try:
+        async for chunk in request.stream():
+            await run_in_threadpool(upload.feed, chunk)
+    except ClientDisconnect:
+        raise ServiceRefusal("the upload was broken off", "bad_form") from None
+
+
+async def checked(request: Request, keep: Callable[..., Kept], *arguments: Any) -> Kept:
+    """Call a function that checks a file, beside few others."""
+    return await anyio.to_thread.run_sync(keep, *arguments, limiter=request.app.state.checks)
 
 
 @router.get("/projects/{project_id:int}/datasets", responses=refusals(404))
@@ -147,7 +178,7 @@ def get_dataset(dataset_id: Number, service: Served) -> views.DatasetView:
 def start_fine_tune(body: FineTuneBody, service: Served, key: IdempotencyKey = None) -> views.JobView:
     """Put a fine-tune into the queue."""
     params = body.fine_tuning_params.as_view()
-    return service.jobs.start(body.project_id, params, body.dataset_id, body.name, key)
+    return service.jobs.start(body.project_id, params, body.dataset_id, body.name, key, body.overlong)
 
 
 @router.post("/fine-tunes/estimate", responses=refusals(404, 409, 415))

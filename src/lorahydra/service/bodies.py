@@ -24,6 +24,8 @@ def _whole(value: Any) -> Any:
 
 
 Id = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(_whole)]
+DatasetId = Id | Literal["demo"] | None
+"""A dataset of the project, or `demo`; if left out, the project's newest one, or the demo dataset if it has none."""
 
 
 class _Body(BaseModel):
@@ -63,7 +65,7 @@ class EstimateBody(_Body):
     project_id: Id | None = None
     """The project whose data is used; if left out, the demo dataset."""
     fine_tuning_params: FineTuningParams = Field(default_factory=FineTuningParams)
-    dataset_id: Id | None = None
+    dataset_id: DatasetId = None
 
 
 class FineTuneBody(_Body):
@@ -71,8 +73,11 @@ class FineTuneBody(_Body):
 
     project_id: Id
     fine_tuning_params: FineTuningParams = Field(default_factory=FineTuningParams)
-    dataset_id: Id | None = None
-    """A dataset of the project; if left out, its newest one, or the demo dataset if it has none."""
+    dataset_id: DatasetId = None
+    """A dataset of the project, or `demo`; if left out, its newest one, or the demo dataset if it has none."""
+    overlong: Literal["drop", "truncate"] | None = None
+    """What to do with rows that are too long for the model: leave them out, or cut their end. If left out, the request
+    is refused with the number of such rows."""
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=LINE)] | None = None
 
 
@@ -154,3 +159,6 @@ class Refusal(BaseModel):
     """One word for programs."""
     report: dict[str, Any] | None = None
     """Only for a dataset that was refused: what `lorahydra data check` says about it."""
+    offer: dict[str, Any] | None = None
+    """Only for a dataset that was refused: `encodings` in which its text could be read, with a preview, and its
+    `columns`, if they have to be mapped. Send it again with `encoding` or `columns`."""

@@ -1,8 +1,9 @@
 """Checks an uploaded file as `lorahydra data check` does, in a process of its own that has limits.
 
 `python -m lorahydra.service.checking FILE CACHE` prints `{"report": …}`, `{"error": one line}`, or `{"unavailable": one
-line}` if the fault is with this machine. A file that is made to swell when it is read kills that process and not the
-server, and the rows that were read are removed with the folder CACHE.
+line}` if the fault is with this machine. With a file that is refused comes `offer`, from `make_offer`. A file that is
+made to swell when it is read kills that process and not the server, and the rows that were read are removed with the
+folder CACHE.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorahydra.errors import DataError, LorahydraError, OutputError, causes
 from lorahydra.service.errors import InvalidError
 from lorahydra.service.processes import NICENESS
 from lorahydra.utils.files import writing
 
-__all__ = ["INCOMING", "check_file"]
+if TYPE_CHECKING:
+    from lorahydra.config.schema import ExperimentConfig
+
+__all__ = ["INCOMING", "BadDatasetError", "check_file"]
 
 INCOMING = "incoming-"
 """Prefix of the names of all files and folders that are removed after the server was killed."""
@@ -52,7 +56,7 @@ def check_file(file: Path, shown: str, overrides: Sequence[str] = ()) -> dict[st
         overrides: Hydra overrides of every fine-tune; those of `data` decide how a file is read.
 
     Raises:
-        InvalidError: The file is not a dataset; one line says why.
+        InvalidError: The file is not a dataset; one line says why, and there may be an offer.
         OutputError: There is no space for the rows that are read.
     """
     with writing(file.parent), TemporaryDirectory(prefix=INCOMING, dir=file.parent) as cache:
@@ -75,9 +79,35 @@ def check_file(file: Path, shown: str, overrides: Sequence[str] = ()) -> dict[st
     if "unavailable" in answer:
         raise OutputError(answer["unavailable"])
     if "error" in answer:
-        raise InvalidError(answer["error"], "bad_dataset")
+        raise _with_offer(InvalidError(answer["error"], "bad_dataset"), answer)
     report: dict[str, Any] = answer["report"]
+    if not report["ok"]:
+        raise _with_offer(BadDatasetError(shown, report), answer)
     return report
+
+
+def _with_offer(error: InvalidError, answer: dict[str, Any]) -> InvalidError:
+    error.offer = answer.get("offer")
+    return error
+
+
+class BadDatasetError(InvalidError):
+    """A file that can be read but not trained on.
+
+    Args:
+        name: Name of the file.
+        report: The data report, which names each problem.
+    """
+
+    code = "bad_dataset"
+
+    def __init__(self, name: str, report: dict[str, Any]) -> None:
+        first, others = report["problems"][0], report["total_problems"] - 1
+        line = f" line {first['line']}" if first["line"] is not None else ""
+        column = f" field {first['field']}" if first["field"] else ""
+        more = f" (and {others} more)" if others else ""
+        super().__init__(f"{name}{line}{column}: {first['message']}{more}")
+        self.report = report
 
 
 def main(name: str, cache: str, overrides: Sequence[str]) -> None:
@@ -87,30 +117,47 @@ def main(name: str, cache: str, overrides: Sequence[str]) -> None:
         with suppress(ValueError):  # there is a lower limit already
             resource.setrlimit(kind, (limit, limit))
     os.nice(NICENESS)
+    config = None
     try:
         _few_columns(Path(name))
-        answer: dict[str, Any] = {"report": _report(name, Path(cache), overrides)}
+        config = _config(name, overrides)
+        answer: dict[str, Any] = {"report": _report(config, Path(cache))}
     except LorahydraError as error:
         line = " ".join(str(error).split())
         if any(isinstance(cause, OSError) and cause.errno == errno.EFBIG for cause in causes(error)):
-            answer = {"error": f"{name} swells to more than {most >> 20} MiB when it is read"}
+            answer, config = {"error": f"{name} swells to more than {most >> 20} MiB when it is read"}, None
         else:
             answer = {"unavailable" if isinstance(error, OutputError) else "error": line}
     except MemoryError:
         return
+    if config is not None and not answer.get("report", {}).get("ok"):
+        answer["offer"] = _offer(config, overrides)
     sys.stdout.write(json.dumps(answer))
 
 
-def _report(name: str, cache: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def _config(name: str, overrides: Sequence[str]) -> ExperimentConfig:
     from lorahydra.config.compose import compose, literal
+
+    return compose(["data=local", f"data.train_file={literal(name)}", *overrides])
+
+
+def _report(config: ExperimentConfig, cache: Path) -> dict[str, Any]:
     from lorahydra.data import check
     from lorahydra.data.loading import NO_LENGTHS
 
-    config = compose(["data=local", f"data.train_file={literal(name)}", *overrides])
     report = check(config.data, config.seed, chat=None, cache=cache)
     # The model is not chosen yet.
     report.warnings = [warning for warning in report.warnings if warning != NO_LENGTHS]
     return report.to_dict()
+
+
+def _offer(config: ExperimentConfig, overrides: Sequence[str]) -> dict[str, Any] | None:
+    from lorahydra.service.offers import make_offer
+
+    is_encoding_given = any(override.startswith("data.encoding=") for override in overrides)
+    with suppress(LorahydraError, MemoryError, OSError):
+        return make_offer(config.data, is_encoding_given=is_encoding_given)
+    return None
 
 
 def _few_columns(file: Path) -> None:

@@ -164,6 +164,10 @@ class Choices:
         folder = self._folder(name)
         return name if folder is None else str(folder)
 
+    def is_here(self, name: str) -> bool:
+        """Whether the files of a base model are on this machine."""
+        return self._model(name, "").is_available or Path(name).expanduser().exists()
+
     def _model(self, name: str, default: str) -> ModelView:
         kind, missing = "folder", ""
         if name in PACKAGED:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from lorahydra.service.database import Database, Dataset, Project
-from lorahydra.service.errors import NotFoundError
+from lorahydra.service.errors import InvalidError, NotFoundError, ServiceRefusal
+from lorahydra.service.held import HeldUploads
 from lorahydra.service.rows import PAGE, get_row, moment, page_of
-from lorahydra.service.uploads import Upload
-from lorahydra.service.views import DatasetView, Page
+from lorahydra.service.uploads import Reading, Upload
+from lorahydra.service.views import DEMO_DATASET, DatasetChoice, DatasetView, Page
 
 __all__ = ["Datasets", "chosen_dataset"]
 
@@ -29,17 +31,18 @@ class Datasets:
         self._folder = folder
         self._upload_limit = upload_limit
         self._overrides = overrides
+        self._held = HeldUploads()
 
     def upload(self, content_type: str) -> Upload:
         """Begin to receive a form with a file, which `keep` adds to a project."""
         return Upload(self._folder, content_type, self._upload_limit)
 
-    def keep(self, project_id: int, upload: Upload, encoding: str | None = None) -> DatasetView:
+    def keep(self, project_id: int, upload: Upload, asked: Reading | None = None) -> DatasetView:
         """Check the file of a form that has been received, and keep it if it can be trained on.
 
-        `encoding` is that of its text if it is not UTF-8, and takes precedence over the form's.
+        How it is asked to be read takes precedence over what the form says.
         """
-        report = upload.check(self._overrides, encoding)
+        report = upload.check(self._overrides, asked)
         row = Dataset(
             project_id=project_id,
             name=upload.name,
@@ -57,6 +60,53 @@ class Datasets:
             raise
         return _view(row)
 
+    def keep_or_hold(self, project_id: int, upload: Upload, asked: Reading | None = None) -> DatasetView:
+        """The same for people: if something is offered for a file that is refused, it waits for their answer.
+
+        `upload` of the offer is then its token, for `settle`.
+        """
+        try:
+            return self.keep(project_id, upload, asked)
+        except ServiceRefusal as refusal:
+            if refusal.offer is not None:
+                token = self._held.hold(project_id, upload, refusal.offer)
+                refusal.offer = {**refusal.offer, "upload": token}
+            raise
+
+    def settle(
+        self, project_id: int, token: str, encoding: str | None, request: int | None, answer: int | None
+    ) -> DatasetView:
+        """Keep a file that waits.
+
+        Args:
+            project_id: The project that it was sent to.
+            token: From `keep_or_hold`.
+            encoding: The one of the offer that was chosen, or another one; None is UTF-8.
+            request: Place of the column with the requests, from 0; None if no columns were offered.
+            answer: Place of the column with the answers.
+        """
+        with self._held.take(project_id, token) as (upload, offer):
+            columns = {}
+            if offer["columns"]:
+                if request is None or answer is None or request == answer:
+                    raise self._again(project_id, upload, offer)
+                likely = offer["encodings"][0]["name"] if offer["encodings"] else None
+                columns = {
+                    name: _renamed(offer["columns"][place], likely, encoding)
+                    for name, place in (("question", request), ("answer", answer))
+                    if place < len(offer["columns"])
+                }
+            return self.keep_or_hold(project_id, upload, Reading(encoding, columns))
+
+    def _again(self, project_id: int, upload: Upload, offer: Mapping[str, Any]) -> ServiceRefusal:
+        refusal = InvalidError("the request and the answer are two different columns: choose both", "same_column")
+        refusal.offer = {**offer, "upload": self._held.hold(project_id, upload, offer)}
+        return refusal
+
+    def close(self) -> None:
+        """Remove the files that wait."""
+        self._held.close()
+
     def get(self, dataset_id: int) -> DatasetView:
         """One dataset with its report."""
         with self._database.reading() as session:
@@ -70,12 +120,14 @@ class Datasets:
             return Page([dataclasses.replace(_view(row), report={}) for row in rows], total, limit, offset)
 
 
-def chosen_dataset(session: Session, project_id: int, dataset_id: int | None) -> Dataset | None:
-    """The dataset that a fine-tune uses: the one it names, or the project's newest; None is the demo dataset.
+def chosen_dataset(session: Session, project_id: int, dataset_id: DatasetChoice) -> Dataset | None:
+    """The dataset that a fine-tune uses; None is the demo dataset.
 
     Raises:
         NotFoundError: The project has no such dataset.
     """
+    if dataset_id == DEMO_DATASET:
+        return None
     of_project = select(Dataset).where(Dataset.project_id == project_id)
     if dataset_id is None:
         return session.scalars(of_project.order_by(Dataset.id.desc()).limit(1)).first()
@@ -83,6 +135,13 @@ def chosen_dataset(session: Session, project_id: int, dataset_id: int | None) ->
     if dataset is None:
         raise NotFoundError(f"project {project_id} has no dataset {dataset_id}", "dataset_not_found")
     return dataset
+
+
+def _renamed(column: str, shown_in: str | None, encoding: str | None) -> str:
+    """The name of a column in another encoding than that in which it was shown."""
+    if shown_in is None or encoding is None:
+        return column
+    return column.encode(shown_in, "replace").decode(encoding, "replace")
 
 
 def _view(row: Dataset) -> DatasetView:

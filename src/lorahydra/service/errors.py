@@ -55,6 +55,8 @@ class ServiceRefusal(UserError, HTTPException):
     status, code = 400, "bad_request"
     report: Mapping[str, Any] | None = None
     """The data report of a dataset that was refused."""
+    offer: Mapping[str, Any] | None = None
+    """What could make a file readable that was refused, from `make_offer`."""
 
     def __init__(
         self,
@@ -71,8 +73,9 @@ class ServiceRefusal(UserError, HTTPException):
 
     def answer(self) -> JSONResponse:
         """The response of the API."""
-        report = {} if self.report is None else {"report": self.report}
-        return json_answer(self.status_code, self.detail, self.code, self.headers, **report)
+        more = {"report": self.report, "offer": self.offer}
+        known = {name: value for name, value in more.items() if value is not None}
+        return json_answer(self.status_code, self.detail, self.code, self.headers, **known)
 
 
 class NotFoundError(ServiceRefusal):

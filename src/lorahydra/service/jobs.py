@@ -13,10 +13,11 @@ from pathlib import Path
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from lorahydra.service.choices import Choices
+from lorahydra.service.choices import Choices, composed
 from lorahydra.service.database import Database, Dataset, Job, Project
 from lorahydra.service.datasets import chosen_dataset
 from lorahydra.service.errors import ConflictError
+from lorahydra.service.lengths import Lengths, Measurer, require_fit
 from lorahydra.service.limits import Allowance
 from lorahydra.service.planning import Data, demo_data, estimate, overrides_of, rows_of, settled
 from lorahydra.service.projects import require_project
@@ -24,7 +25,7 @@ from lorahydra.service.results import Stores
 from lorahydra.service.rows import PAGE, get_row, job_views, page_of
 from lorahydra.service.sharing import Shared
 from lorahydra.service.uploads import readable_name
-from lorahydra.service.views import Estimate, FineTuneParams, JobState, JobView, Page
+from lorahydra.service.views import DatasetChoice, Estimate, FineTuneParams, JobState, JobView, Page
 
 __all__ = ["Jobs"]
 
@@ -44,6 +45,7 @@ class Jobs:
         self._database, self._folder = database, folder
         self._choices, self._stores = choices, stores
         self._wake = wake
+        self._measurer = Measurer()
         self._starts = Allowance(STARTS_PER_MINUTE, "starts")
         self._lists: Shared[Page[JobView]] = Shared()
 
@@ -51,39 +53,48 @@ class Jobs:
         self,
         project_id: int,
         params: FineTuneParams,
-        dataset_id: int | None = None,
+        dataset_id: DatasetChoice = None,
         name: str | None = None,
         idempotency_key: str | None = None,
+        overlong: str | None = None,
     ) -> JobView:
         """Put a fine-tune into the queue.
 
         Args:
             project_id: Its project; 123, the project of the documentation's examples, is created on first use.
             params: What was asked for.
-            dataset_id: A dataset of the project; None is its newest one, or the demo dataset if it has none.
+            dataset_id: What it is trained on.
             name: A name for people; None makes one from the model and the id.
             idempotency_key: The same key with the same request returns the same fine-tune.
+            overlong: What to do with rows that are too long for the model, one of `OVERLONG`; None refuses them.
         """
-        asked = json.dumps([project_id, dataclasses.asdict(params), dataset_id, name], sort_keys=True)
+        request = [project_id, dataclasses.asdict(params), dataset_id, name]
+        asked = json.dumps(request if overlong is None else [*request, overlong], sort_keys=True)
         digest = hashlib.sha256(asked.encode()).hexdigest()
-        with self._database.changing() as session:
-            same_key = select(Job).where(Job.idempotency_key == idempotency_key)
-            if idempotency_key is not None and (job := session.scalar(same_key)) is not None:
-                if job.request_digest != digest:
-                    raise ConflictError("this Idempotency-Key was used for another request", "idempotency_key_reused")
+        with self._database.reading() as session:
+            if (job := _earlier(session, idempotency_key, digest)) is not None:
                 return self._views(session, [job])[0]
-            self._starts.take()
-            chosen = settled(params, self._choices)
-            self._choices.require_judge(chosen.judge_model_id)
-            label = None if name is None else readable_name(name, "the name of a fine-tune")
-            require_project(session, project_id, create=True)
+        self._starts.take()
+        chosen = settled(params, self._choices)
+        self._choices.require_judge(chosen.judge_model_id)
+        label = None if name is None else readable_name(name, "the name of a fine-tune")
+        with self._database.reading() as session:
+            require_project(session, project_id)
             dataset = chosen_dataset(session, project_id, dataset_id)
+        # Outside the transaction below, which all others wait for.
+        require_fit(self._measured(chosen, dataset), overlong, str(chosen.base_model_name))
+        with self._database.changing() as session:
+            if (job := _earlier(session, idempotency_key, digest)) is not None:
+                return self._views(session, [job])[0]
+            require_project(session, project_id, create=True)
             job = Job(
                 project_id=project_id,
                 dataset_id=None if dataset is None else dataset.id,
                 name=label or "",
                 params=dataclasses.asdict(chosen),
-                overrides=overrides_of(chosen, self._choices, self._data(dataset).file),
+                overrides=overrides_of(
+                    chosen, self._choices, dataclasses.replace(self._data(dataset), overlong=overlong)
+                ),
                 environment={key: value for key, value in os.environ.items() if key.startswith("LORA_")},
                 idempotency_key=idempotency_key,
                 request_digest=digest,
@@ -97,10 +108,10 @@ class Jobs:
         self._wake()
         return view
 
-    def has_started(self, key: str) -> bool:
-        """Whether a request with this idempotency key has started a fine-tune."""
+    def is_empty(self) -> bool:
+        """Whether there is no fine-tune."""
         with self._database.reading() as session:
-            return session.scalar(select(Job.id).where(Job.idempotency_key == key)) is not None
+            return session.scalar(select(Job.id).limit(1)) is None
 
     def get(self, job_id: int) -> JobView:
         """One fine-tune."""
@@ -146,7 +157,7 @@ class Jobs:
         self._wake()
         return self.get(job_id)
 
-    def estimate(self, project_id: int | None, params: FineTuneParams, dataset_id: int | None = None) -> Estimate:
+    def estimate(self, project_id: int | None, params: FineTuneParams, dataset_id: DatasetChoice = None) -> Estimate:
         """Roughly what `start` with the same arguments will take; without a project, on the demo dataset."""
         chosen = settled(params, self._choices)
         dataset = None
@@ -161,6 +172,31 @@ class Jobs:
             measured = next((job.trial_seconds for job in earlier), None)
         return estimate(chosen, self._choices, self._data(dataset), measured)
 
+    def lengths(
+        self, project_id: int | None, params: FineTuneParams, dataset_id: DatasetChoice = None
+    ) -> Lengths | None:
+        """How the rows fit the model; None if they are those of the demo dataset, or cannot be measured here and now.
+
+        Raises:
+            InvalidError: The rows cannot be tokenized.
+        """
+        chosen = settled(params, self._choices)
+        if project_id is None:
+            return None
+        with self._database.reading() as session:
+            require_project(session, project_id)
+            dataset = chosen_dataset(session, project_id, dataset_id)
+        return self._measured(chosen, dataset)
+
+    def _measured(self, params: FineTuneParams, dataset: Dataset | None) -> Lengths | None:
+        if dataset is None or not self._choices.is_here(str(params.base_model_name)):
+            return None
+        data = self._data(dataset)
+        overrides = overrides_of(params, self._choices, data)
+        if composed(overrides).data.overlong != "error":  # the server's overrides have decided
+            return None
+        return self._measurer.measure(overrides, str(data.file), dataset.name)
+
     def counts(self) -> dict[str, int]:
         """Number of fine-tunes in each `JobState`, and `trials`, the number of finished trials of all of them."""
         with self._database.reading() as session:
@@ -171,10 +207,26 @@ class Jobs:
     def _data(self, dataset: Dataset | None) -> Data:
         if dataset is None:
             return demo_data()
-        return Data(self._folder / "datasets" / dataset.file, rows_of(dataset.report), dataset.size)
+        used = dataset.report["sources"][0]["columns_used"]
+        columns = {name: column for name, column in used.items() if name != column}
+        return Data(self._folder / "datasets" / dataset.file, rows_of(dataset.report), dataset.size, columns)
 
     def _views(self, session: Session, jobs: Sequence[Job]) -> list[JobView]:
         return job_views(session, jobs, self._folder / "jobs", self._stores)
+
+
+def _earlier(session: Session, idempotency_key: str | None, digest: str) -> Job | None:
+    """The fine-tune that the same request has started.
+
+    Raises:
+        ConflictError: Another request had this key.
+    """
+    if idempotency_key is None:
+        return None
+    job = session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))
+    if job is not None and job.request_digest != digest:
+        raise ConflictError("this Idempotency-Key was used for another request", "idempotency_key_reused")
+    return job
 
 
 def _last_place(session: Session) -> int:

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
 from lorahydra.service.choices import Choices, composed, without
 from lorahydra.service.errors import InvalidError, Message
+from lorahydra.service.uploads import column_overrides
 from lorahydra.service.views import Estimate, FineTuneParams
 
 __all__ = [
@@ -58,6 +59,10 @@ class Data:
     """Number of rows of each split."""
     size: int
     """Size of all rows in bytes."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Scheme column → column of the file, where their names differ."""
+    overlong: str | None = None
+    """What to do with rows that are too long for the model, one of `OVERLONG`; None refuses them."""
 
 
 def settled(params: FineTuneParams, choices: Choices) -> FineTuneParams:
@@ -80,7 +85,7 @@ def settled(params: FineTuneParams, choices: Choices) -> FineTuneParams:
     return replace(params, judge_model_id=judge, base_model_name=model)
 
 
-def overrides_of(params: FineTuneParams, choices: Choices, dataset: Path | None) -> list[str]:
+def overrides_of(params: FineTuneParams, choices: Choices, data: Data) -> list[str]:
     """Overrides of the study, without its name and its stores.
 
     The server's overrides come last; their judge and their model are only defaults.
@@ -88,18 +93,20 @@ def overrides_of(params: FineTuneParams, choices: Choices, dataset: Path | None)
     Args:
         params: From `settled`.
         choices: Judges and base models of this server, and its overrides.
-        dataset: File of the dataset; None is the demo dataset.
+        data: What the model is trained on.
     """
     model = str(params.base_model_name)
-    if model == DEMO_MODEL and dataset is None:
+    if model == DEMO_MODEL and data.file is None:
         chosen = ["experiment=demo"]
     else:
         path = choices.model_path(model) if params.base_model_name != choices.default_model() else model
         chosen = ["model=local", f"model.name_or_path={literal(path)}"]
         # With a small model the large encoder would be most of the work, and it may not be reachable.
         chosen += ["evaluation=minilm"] if model in PACKAGED else []
-        chosen += ["data=demo"] if dataset is None else ["data=local", f"data.train_file={literal(str(dataset))}"]
+        chosen += ["data=demo"] if data.file is None else ["data=local", f"data.train_file={literal(str(data.file))}"]
+        chosen += column_overrides(data.columns)
         chosen += ["search=small"] if params.n_trials <= FEW_TRIALS else []
+    chosen += [] if data.overlong is None else [f"data.overlong={data.overlong}"]
     chosen += [f"judge={params.judge_model_id or NO_JUDGE}"]
     always = without(choices.overrides, "judge", *(() if model == choices.default_model() else MODEL_KEYS))
     # The server's choice of a group replaces ours, because Hydra does not accept two.
@@ -117,7 +124,7 @@ def estimate(params: FineTuneParams, choices: Choices, data: Data, measured: flo
         data: What the model is trained on.
         measured: Seconds per trial of an earlier fine-tune with the same model and data; None without one.
     """
-    config = composed(overrides_of(params, choices, data.file))
+    config = composed(overrides_of(params, choices, data))
     rows = data.rows
     calls = _judge_calls(params, config, rows) if config.judge.name != NO_JUDGE else 0
     row_tokens = data.size // CHARS_PER_TOKEN // max(1, sum(rows.values()))

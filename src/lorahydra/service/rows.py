@@ -15,13 +15,11 @@ from lorahydra.service.database import Dataset, Job, Project
 from lorahydra.service.errors import NotFoundError
 from lorahydra.service.results import Stores
 from lorahydra.service.supervisor import ACTIVE, job_study
-from lorahydra.service.views import ENDED, ChoiceView, FineTuneParams, JobState, JobView, MlflowLinks
+from lorahydra.service.views import DEMO_DATASET, ENDED, ChoiceView, FineTuneParams, JobState, JobView, MlflowLinks
 from lorahydra.utils.databases import shown
 
 __all__ = ["MOST", "PAGE", "get_row", "job_views", "moment", "page_of"]
 
-DEMO_NAME = "demo"
-"""Name of the dataset of fine-tunes that use the shipped one."""
 PAGE = 50
 """Entries of a list at a time, unless asked otherwise."""
 MOST = 200
@@ -68,7 +66,7 @@ def job_views(session: Session, jobs: Sequence[Job], folder: Path, stores: Store
         return {row[0]: row[1] for row in session.execute(select(table.id, table.name).where(table.id.in_(numbers)))}
 
     projects = names(Project, {job.project_id for job in jobs})
-    datasets = names(Dataset, {job.dataset_id for job in jobs} - {None}) | {None: DEMO_NAME}
+    datasets = names(Dataset, {job.dataset_id for job in jobs} - {None}) | {None: DEMO_DATASET}
     places: dict[int, int] = {}
     if any(job.state == JobState.QUEUED for job in jobs):
         waiting = select(Job.id).where(Job.state == JobState.QUEUED).order_by(Job.queue, Job.id)

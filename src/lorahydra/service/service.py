@@ -103,6 +103,7 @@ class Service:
             self.supervisor = Supervisor(database, folder / "jobs", config.workers, self.stores)
             self.projects = Projects(database)
             self.datasets = Datasets(database, folder / "datasets", config.upload_limit, config.overrides)
+            stack.callback(self.datasets.close)
             self.jobs = Jobs(database, folder, self.choices, self.stores, self.supervisor.wake)
             self.supervisor.start()
             stack.callback(self.supervisor.stop)

@@ -11,6 +11,7 @@ import shutil
 import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -19,15 +20,27 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from lorahydra.config.compose import literal
+from lorahydra.config.data import ColumnsConfig
 from lorahydra.service.checking import INCOMING, check_file
 from lorahydra.service.errors import InvalidError, ServiceRefusal, TooLargeError, UnsupportedError
 from lorahydra.utils.files import writing
 
-__all__ = ["LONGEST_ENCODING", "SUFFIXES", "BadDatasetError", "Upload", "readable_name"]
+__all__ = [
+    "LONGEST_COLUMNS",
+    "LONGEST_ENCODING",
+    "SUFFIXES",
+    "Reading",
+    "Upload",
+    "column_overrides",
+    "read_columns",
+    "readable_name",
+]
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 LONGEST_NAME = 200
 LONGEST_ENCODING = 40
+LONGEST_COLUMNS = 1000
+COLUMNS = frozenset(column.name for column in fields(ColumnsConfig))
 MOST_PARTS = 10
 MOST_BESIDE = 1 << 16
 """Largest size of the form's other fields in bytes."""
@@ -46,6 +59,37 @@ def readable_name(text: str, what: str) -> str:
     if not name or len(name) > LONGEST_NAME or any(unicodedata.category(char) in NOT_TEXT for char in name):
         raise InvalidError(f"{what} must be one line of 1 to {LONGEST_NAME} characters")
     return name
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a file, where that cannot be told from the file."""
+
+    encoding: str | None = None
+    """Of its text, if that is not UTF-8."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Scheme column → column of the file, as `data.columns`; empty if the names are known ones."""
+
+
+def read_columns(text: str | None) -> dict[str, str]:
+    """Read `question=Frage,answer=Antwort`.
+
+    Raises:
+        InvalidError: It has another form, or a name on the left is not one of a scheme.
+    """
+    pairs = [pair.partition("=") for pair in text.split(",")] if text else []
+    columns = {name.strip(): column.strip() for name, _, column in pairs}
+    if len(text or "") > LONGEST_COLUMNS or not all(columns.values()) or not set(columns) <= COLUMNS:
+        raise InvalidError(
+            f"columns must be NAME=COLUMN, as in question=q,answer=a, with NAME one of {', '.join(sorted(COLUMNS))}",
+            "bad_columns",
+        )
+    return columns
+
+
+def column_overrides(columns: Mapping[str, str]) -> list[str]:
+    """The overrides that map columns."""
+    return [f"data.columns.{name}={literal(column)}" for name, column in columns.items()]
 
 
 class Upload:
@@ -75,9 +119,10 @@ class Upload:
         with writing(folder):
             self._incoming = TemporaryDirectory(prefix=INCOMING, dir=folder, ignore_cleanup_errors=True)
         self._stream: IO[bytes] | None = None
-        self._is_complete = False
+        self._is_complete = self._is_held = False
         self._parts = self._beside = 0
-        self._encoding = self._header = self._value = b""
+        self._header = self._value = b""
+        self._fields = {b"encoding": b"", b"columns": b""}
         self._disposition: Mapping[bytes, bytes] = {}
         self._field: bytes | None = None
         callbacks: Any = {
@@ -91,13 +136,12 @@ class Upload:
         self._parser = MultipartParser(options[b"boundary"], callbacks)
 
     def __enter__(self) -> Upload:
+        self._is_held = False
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # what was not written yet does not fit on the disk
-            if self._stream is not None:
-                self._stream.close()
-        self._incoming.cleanup()
+        if not self._is_held:
+            self.close()
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the request.
@@ -112,12 +156,12 @@ class Upload:
         except FormParserError as error:
             raise ServiceRefusal("the form cannot be read: its boundary or a header is broken", "bad_form") from error
 
-    def check(self, overrides: Sequence[str], encoding: str | None = None) -> dict[str, Any]:
+    def check(self, overrides: Sequence[str], asked: Reading | None = None) -> dict[str, Any]:
         """Check the file, once all of the request has been fed; text in another encoding is then converted to UTF-8.
 
         Args:
             overrides: Hydra overrides of every fine-tune.
-            encoding: Encoding of the text; None is that which the form names, if any.
+            asked: How to read it; what is left out is taken from the form, if it says so.
 
         Returns:
             The data report.
@@ -131,15 +175,15 @@ class Upload:
             raise ServiceRefusal("the form ends before its last boundary", "bad_form")
         with writing(self._folder):
             self._stream.close()
-        encoding = encoding or self._encoding.decode("utf-8", "replace").strip() or None
+        asked = asked or Reading()
+        encoding = asked.encoding or self._field_text(b"encoding")
         if encoding is not None and len(encoding) > LONGEST_ENCODING:
             raise InvalidError(f"encoding must be a name of at most {LONGEST_ENCODING} characters", "bad_encoding")
+        columns = asked.columns or read_columns(self._field_text(b"columns"))
         named = [] if encoding is None else [f"data.encoding={literal(encoding)}"]
         if named and any(override.startswith("data.encoding=") for override in overrides):
             raise InvalidError("this server reads all files in one encoding: leave encoding out", "bad_encoding")
-        report = check_file(self.path, self.name, [*overrides, *named])
-        if not report["ok"]:
-            raise BadDatasetError(self.name, report)
+        report = check_file(self.path, self.name, [*overrides, *named, *column_overrides(columns)])
         if encoding is not None and self.path.suffix != ".parquet":
             self._rewrite(encoding)
         return report
@@ -149,6 +193,20 @@ class Upload:
         self.path.chmod(0o600)  # others on this machine need not read it
         self.path.rename(self._folder / self.path.name)
         return self.path.name
+
+    def hold(self) -> None:
+        """Keep the file beyond the context, until `close` or the end of the server."""
+        self._is_held = True
+
+    def close(self) -> None:
+        """Remove what was not kept."""
+        with suppress(OSError):  # what was not written yet does not fit on the disk
+            if self._stream is not None:
+                self._stream.close()
+        self._incoming.cleanup()
+
+    def _field_text(self, name: bytes) -> str | None:
+        return self._fields[name].decode("utf-8", "replace").strip() or None
 
     def _rewrite(self, encoding: str) -> None:
         """Convert text that passed the check to UTF-8, in which every fine-tune reads it."""
@@ -203,27 +261,8 @@ class Upload:
         self._beside += end - start
         if self._beside > MOST_BESIDE:
             raise TooLargeError(f"the form has more than {MOST_BESIDE} bytes beside its file")
-        if self._field == b"encoding":
-            self._encoding += data[start:end]
+        if self._field in self._fields:
+            self._fields[self._field] += data[start:end]
 
     def _end(self) -> None:
         self._is_complete = True
-
-
-class BadDatasetError(InvalidError):
-    """A file that can be read but not trained on.
-
-    Args:
-        name: Name of the file.
-        report: The data report, which names each problem.
-    """
-
-    code = "bad_dataset"
-
-    def __init__(self, name: str, report: dict[str, Any]) -> None:
-        first, others = report["problems"][0], report["total_problems"] - 1
-        line = f" line {first['line']}" if first["line"] is not None else ""
-        column = f" field {first['field']}" if first["field"] else ""
-        more = f" (and {others} more)" if others else ""
-        super().__init__(f"{name}{line}{column}: {first['message']}{more}")
-        self.report = report

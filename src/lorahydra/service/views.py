@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import ConfigDict
 
 __all__ = [
+    "DEMO_DATASET",
     "ENDED",
     "Answer",
     "ChoiceView",
+    "DatasetChoice",
     "DatasetView",
     "Estimate",
     "ExampleView",
@@ -32,6 +34,10 @@ __all__ = [
 
 
 T = TypeVar("T")
+DEMO_DATASET: Literal["demo"] = "demo"
+"""Stands for the shipped dataset where a dataset is chosen, and is its name."""
+DatasetChoice = int | Literal["demo"] | None
+"""A dataset's id, the demo dataset, or None: the project's newest dataset, and the demo dataset if it has none."""
 
 
 class JobState(StrEnum):

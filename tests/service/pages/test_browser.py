@@ -127,9 +127,12 @@ def focused(page: Any) -> str:
 
 @pytest.fixture
 def files(tmp_path: Path, rows: bytes) -> Path:
-    """`good.jsonl`, over the limit of ordinary requests, and `bad.jsonl`."""
-    more = [json.dumps({"question": f"Why {n}? " + "so " * 60, "answer": f"Because {n}."}) for n in range(400)]
+    """`good.jsonl`, over the limit of ordinary requests and with two long rows, `bad.jsonl`, and `russian.csv`."""
+    long = [json.dumps({"question": "Why?", "answer": "so " * 500})] * 2
+    more = [json.dumps({"question": f"Why {n}? " + "so " * 60, "answer": f"Because {n}."}) for n in range(400)] + long
     (tmp_path / "good.jsonl").write_bytes(rows + b"\n" + "\n".join(more).encode())
+    russian = "Вопрос;Ответ\n" + "".join(f"Как сбросить пароль {n}?;Нажмите кнопку {n}.\n" for n in range(40))
+    (tmp_path / "russian.csv").write_bytes(russian.encode("cp1251"))
     (tmp_path / "bad.jsonl").write_bytes(rows + b'\n{"question": "<img src=x onerror=alert(1)>", "answer": 5}')
     return tmp_path
 
@@ -142,15 +145,36 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     form.wait_for()
     accessible(page)
 
+    form.get_by_label(EN("configure.model.base")).select_option("tiny")
     form.get_by_label(EN("configure.data.upload")).set_input_files(files / "bad.jsonl")
     form.get_by_text(EN("report.bad", n=1, name="bad.jsonl")).wait_for()
     assert focused(page) == "report"
+    start, estimate = form.get_by_role("button", name=EN("configure.start")), form.locator("#estimate")
+    estimate.get_by_text(EN("refusal.no_dataset")).wait_for()
+    assert form.get_by_label(EN("configure.data.choose"), exact=True).input_value() == ""
+    start.click()
+    form.get_by_role("alert").filter(has_text=EN("refusal.no_dataset")).wait_for()
+    form.get_by_label(EN("configure.data.upload")).set_input_files(files / "russian.csv")
+    form.get_by_role("radio", name=re.compile("windows-1251")).wait_for()
+    assert focused(page) == "report"
+    accessible(page)
+    form.get_by_role("button", name=EN("offer.convert")).click()
+    form.get_by_text(EN("report.ok", name="russian.csv")).wait_for()
+    estimate.get_by_text(EN("estimate.split", train=32, validation=4, test=4)).wait_for()
+    held: list[Any] = []
+    page.route("**/datasets", held.append)
     form.get_by_label(EN("configure.data.upload")).set_input_files(files / "good.jsonl")
+    form.get_by_text(EN("configure.busy")).wait_for()
+    start.click()
+    form.get_by_text(EN("configure.pending")).wait_for()
+    held.pop().continue_()
+    page.unroute("**/datasets")
     form.get_by_text(EN("report.ok", name="good.jsonl")).wait_for()
+    assert server.client.get("/fine-tunes").json()["total"] == 0
+    estimate.get_by_text(re.compile(r"3\d\d for training")).wait_for()
     accessible(page)
 
     form.get_by_label(EN("configure.judge.off")).check()
-    form.get_by_label(EN("configure.model.base")).select_option("tiny")
     form.get_by_label(EN("configure.trials")).fill("500")
     form.locator("#estimate").get_by_text(EN("refusal.bad_trials", fewest=5, most=100)).wait_for()
     form.get_by_role("button", name=EN("configure.start")).click()
@@ -159,7 +183,12 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     accessible(page)
     form.get_by_label(EN("configure.trials")).fill("5")
     form.locator("#estimate").get_by_text(EN("estimate.none")).wait_for()
+    form.get_by_text(re.compile("^2 of 442 rows are too long")).wait_for()
     page.keyboard.press("Enter")
+    form.get_by_role("alert").filter(has_text=EN("refusal.rows_too_long")).wait_for()
+    accessible(page)
+    form.get_by_label(EN("fit.drop")).check()
+    start.click()
 
     page.wait_for_url("**/fine-tunes/1")
     page.locator(".badge.running").wait_for()
@@ -271,9 +300,11 @@ def test_the_dialog_by_keyboard(open_page: Callable[..., Any], server: Served) -
 def test_without_javascript(open_page: Callable[..., Any], server: Served, files: Path) -> None:
     page = open_page(java_script_enabled=False)
     page.get_by_role("link", name=EN("list.configure")).click()
-    page.get_by_label(EN("configure.data.upload")).set_input_files(files / "good.jsonl")
+    page.get_by_label(EN("configure.data.upload")).set_input_files(files / "russian.csv")
     page.get_by_role("button", name=EN("dataset.check")).click()
-    page.get_by_text(EN("report.ok", name="good.jsonl")).wait_for()
+    page.get_by_label(EN("offer.request")).select_option("Вопрос")
+    page.get_by_role("button", name=EN("offer.convert")).click()
+    page.get_by_text(EN("report.ok", name="russian.csv")).wait_for()
     page.get_by_role("link", name=EN("dataset.use")).click()
     page.get_by_label(EN("configure.model.base")).select_option("tiny")
     page.get_by_label(EN("configure.trials")).fill("7")
@@ -282,7 +313,7 @@ def test_without_javascript(open_page: Callable[..., Any], server: Served, files
     assert page.get_by_label(EN("configure.trials")).input_value() == "7"
     page.get_by_role("button", name=EN("configure.start")).click()
     page.wait_for_url("**/fine-tunes/1")
-    assert server.job(1)["dataset_name"] == "good.jsonl"
+    assert server.job(1)["dataset_name"] == "russian.csv"
     page.get_by_role("button", name=EN("job.cancel")).click()
     server.wait_for_state(1, "cancelled")
     page.reload()

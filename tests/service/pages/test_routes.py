@@ -17,7 +17,9 @@ from tests.service.pages.rows import row
 from lorahydra.errors import TrackingError
 from lorahydra.names import TuningEffect
 from lorahydra.service.access import Access
+from lorahydra.service.database import Job
 from lorahydra.service.errors import TooManyError
+from lorahydra.service.lengths import Lengths
 from lorahydra.service.pages import routes
 from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.words import LANGUAGES, Words
@@ -151,10 +153,14 @@ def checked(answer: httpx.Response, status: int = 200) -> str:
     return answer.text
 
 
-def key_in(page: str) -> str:
-    match = re.search(r'name="key" value="([^"]+)"', page)
+def field_in(page: str, name: str) -> str:
+    match = re.search(rf'name="{name}" value="([^"]+)"', page)
     assert match is not None
     return match[1]
+
+
+def key_in(page: str) -> str:
+    return field_in(page, "key")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -169,6 +175,30 @@ def test_an_empty_server_teaches(site: httpx.Client, language: str) -> None:
     assert words("guide.no.privacy") in page
     assert answer.headers["content-language"] == language
     assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_three_steps_to_the_first_fine_tune(site: httpx.Client, service: Service, language: str) -> None:
+    words = Words(language)
+    site.headers["accept-language"] = language
+    example = site.get("/example.csv")
+    assert example.headers["content-disposition"] == 'attachment; filename="example.csv"'
+    current = '<li aria-current="step">{}</li>'
+    assert current.format(words("steps.data")) in checked(site.get("/"))
+    address = site.post("/projects/first/datasets", files={"file": ("my.csv", example.content)}).headers["location"]
+    page = checked(site.get(address))
+    assert current.format(words("steps.check")) in page
+    assert words("report.ok", name="my.csv") in page
+    assert service.datasets.get(1).rows == 90
+    assert service.datasets.get(1).report["warnings"] == []
+    assert "/datasets/1" in checked(site.get("/"))
+    assert current.format(words("steps.start")) in checked(site.get("/configure", params={"project": 1, "dataset": 1}))
+    key = key_in(site.get("/").text)
+    for _ in range(2):
+        assert site.post("/demo", data={"project": "1", "key": key}).headers["location"] == "/fine-tunes/1"
+    job = service.jobs.get(1)
+    assert (job.dataset, job.params.use_llm_judge, job.params.n_trials) == (None, False, 5)
+    assert "steps" not in checked(site.get("/"))
 
 
 def test_the_language_is_remembered(site: httpx.Client) -> None:
@@ -343,16 +373,37 @@ def test_the_quick_start_takes_the_judge(site: httpx.Client, service: Service, m
     assert "key-of-nobody" not in site.get("/configure").text
 
 
-def test_data_of_a_project_that_came_meanwhile_are_not_taken_unseen(site: httpx.Client, service: Service) -> None:
-    first = site.get("/configure").text
-    service.projects.create("Somebody's")
-    sent = {"judge": "off", "base_model": "tiny", "trials": "5", "key": key_in(first)}
-    page = checked(site.post("/configure", data=sent), 409)
-    assert EN("refusal.project_is_new") in page
-    assert 'name="project" value="1"' in page
-    assert site.post("/quick-start", data={"judge": "off"}).headers["location"] == "/"
+def test_what_the_page_showed_is_started(site: httpx.Client, service: Service, rows: bytes) -> None:
+    empty, form = site.get("/").text, site.get("/configure").text
+    assert '<option value="demo" selected>' in form
+    for name in ("one.jsonl", "two.jsonl"):  # by somebody else, meanwhile
+        site.post("/projects/first/datasets", files={"file": (name, rows)})
+    sent = {"judge": "off", "base_model": "tiny", "trials": "5", "action": "start"}
+    starts = [
+        ("/configure", sent | {"dataset": "demo"}, None),
+        ("/configure", sent | {"dataset": "1", "project": "1"}, 1),
+        ("/quick-start", {"judge": "off", "dataset": field_in(empty, "dataset")}, None),
+        ("/quick-start", {"judge": "off", "dataset": field_in(site.get("/").text, "dataset")}, 2),
+    ]
+    for path, fields, dataset in starts:
+        address = site.post(path, data=fields).headers["location"]
+        assert service.jobs.get(int(address.rpartition("/")[2])).dataset == dataset
+    assert field_in(checked(site.post("/quick-start", data={"dataset": "1"}), 409), "dataset") == "1"
+    assert '<option value="demo" selected>' in site.get("/configure", params={"dataset": "demo"}).text
+
+
+def test_a_refused_file_stops_the_start(site: httpx.Client, service: Service, rows: bytes) -> None:
+    part = {"hx-request": "true"}
+    site.post("/projects/first/datasets", files={"file": ("good.jsonl", rows)})
+    answer = site.post("/projects/1/datasets", files={"file": ("bad.jsonl", rows + BAD)}, headers=part)
+    assert answer.headers["hx-trigger"] == "dataset-changed"
+    assert f'<option value="" selected>{EN("configure.data.none")}</option>' in checked(answer, 422)
+    asked = {"project": "1", "dataset": "", "judge": "off", "base_model": "tiny", "trials": "5"}
+    assert EN("refusal.no_dataset") in checked(site.get("/estimate", params=asked))
+    page = checked(site.post("/configure", data=asked | {"action": "start"}), 422)
+    assert EN("refusal.no_dataset") in page
+    assert '<option value="" selected>' in page
     assert service.jobs.page().total == 0
-    assert 'name="project" value="1"' in site.get("/configure").text
 
 
 def test_answers_that_cannot_be_read_do_not_take_the_page_with_them(
@@ -441,15 +492,62 @@ def test_an_upload_beside_the_form(site: httpx.Client, rows: bytes, service: Ser
     assert service.projects.page().total == 1
 
 
-def test_an_upload_in_another_encoding(site: httpx.Client) -> None:
-    content = ("question,answer\r\n" + "".join(f"Вопрос {n},Ответ {n}\r\n" for n in range(20))).encode("cp1251")
-    file, part = {"file": ("a.csv", content)}, {"hx-request": "true", "accept-language": "ru"}
+def test_an_upload_in_another_encoding(site: httpx.Client, service: Service) -> None:
+    content = ("Вопрос,Ответ\r\n" + "".join(f"Вопрос {n},Ответ {n}\r\n" for n in range(20))).encode("cp1251")
+    file, part = {"file": ("<b>.csv", content)}, {"hx-request": "true", "accept-language": "ru"}
     page = checked(site.post("/projects/first/datasets", files=file, data={"encoding": ""}, headers=part), 422)
-    assert "введите windows-1251 в поле «Кодировка»" in page
-    assert f"<details open><summary>{RU('dataset.encoding.ask')}</summary>" in page
-    assert re.search(r'<input id="upload-encoding" name="encoding" form="upload"', page)
-    checked(site.post("/projects/1/datasets", files=file, data={"encoding": "windows-1251"}, headers=part), 201)
+    assert "data.encoding" not in page
+    assert '<option value="" selected>' in page
+    assert 'value="windows-1251" form="settle" checked' in page
+    sent = {"project": "1", "upload": field_in(page, "upload"), "encoding": "windows-1251", "request": "0"}
+    page = checked(site.post("/uploads", data=sent | {"answer": "0"}, headers=part), 422)
+    assert RU("refusal.same_column") in page
+    sent = sent | {"upload": field_in(page, "upload"), "answer": "1"}
+    page = checked(site.post("/uploads", data=sent, headers=part), 201)
+    assert RU("report.ok", name="<b>.csv") in unescape(page)
+    assert service.datasets.get(1).report["sources"][0]["columns_used"] == {"question": "Вопрос", "answer": "Ответ"}
+    assert RU("refusal.upload_expired") in checked(site.post("/uploads", data=sent, headers=part), 422)
+    checked(site.post("/uploads", data={}), 404)
+    # Also without JavaScript, and with the encoding given from the start.
+    page = checked(site.post("/projects/1/datasets", files=file), 422)
+    assert '<form id="settle" method="post" action="/uploads"' in page
+    answer = site.post("/uploads", data=sent | {"upload": field_in(page, "upload")})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/datasets/2")
     assert '<input id="file-encoding" name="encoding" form="files"' in checked(site.get("/projects/1"))
+
+
+def test_rows_that_are_too_long_are_asked_about(
+    site: httpx.Client, service: Service, rows: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"project": "1", "dataset": "1", "judge": "off", "base_model": "tiny", "trials": "5"}
+    site.post("/projects/first/datasets", files={"file": ("my.jsonl", rows)})
+    assert EN("fit.busy") in checked(site.get("/configure"))
+    assert EN("fit.busy") not in checked(site.get("/fit", params=asked | {"dataset": "demo"}))
+
+    monkeypatch.setattr(service.choices, "is_here", lambda _: True)
+
+    def measured(lengths: Lengths) -> str:
+        monkeypatch.setattr(service.jobs._measurer, "measure", lambda *_: lengths)
+        return unescape(checked(site.get("/fit", params=asked, headers={"accept-language": "ru"})))
+
+    assert RU("fit.ok", n=40, longest=90, limit=1024) in measured(Lengths(40, 0, 90, 1024, {}, ["drop", "truncate"]))
+    left_out = {"drop": 3, "truncate": 1}
+    assert RU("fit.none") in measured(Lengths(40, 3, 2000, 1024, left_out, []))
+    part = measured(Lengths(40, 3, 2000, 1024, left_out, ["drop", "truncate"]))
+    assert RU("fit.long", n=3, rows=40, longest=2000, limit=1024) in part
+    assert RU("fit.drop.rows", n=3) in part
+    assert RU("fit.truncate.rows", n=2) in part
+    assert RU("fit.truncate.also", n=1) in part
+    page = checked(site.post("/configure", data=asked | {"action": "start"}), 409)
+    assert EN("refusal.rows_too_long") in page
+    assert 'name="overlong" value="drop"' in page
+    page = checked(site.post("/quick-start", data={"project": "1", "judge": "off"}), 409)
+    assert 'name="overlong" value="drop"' in page
+    assert service.jobs.page().total == 0
+    address = site.post("/configure", data=asked | {"action": "start", "overlong": "truncate"}).headers["location"]
+    assert address == "/fine-tunes/1"
+    with service.jobs._database.reading() as session:
+        assert "data.overlong=truncate" in session.get_one(Job, 1).overrides
 
 
 def test_logging_in(make_site: Callable[..., httpx.Client]) -> None:

@@ -5,16 +5,28 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from lorahydra.service.views import FineTuneParams, JobView
+from fastapi import Depends, Request
 
-__all__ = ["NO_PARAMS", "ConfigureForm", "path_again", "whole_number"]
+from lorahydra.service.errors import InvalidError
+from lorahydra.service.lengths import OVERLONG
+from lorahydra.service.views import DEMO_DATASET, DatasetChoice, FineTuneParams, JobView
+
+__all__ = ["NO_PARAMS", "ConfigureForm", "Sent", "path_again", "whole_number"]
 
 LONGEST = 300
 """Number of characters of a field that are read."""
 NO_PARAMS = FineTuneParams()
+
+
+async def _sent(request: Request) -> Mapping[str, Any]:
+    return await request.form()
+
+
+Sent = Annotated[Mapping[str, Any], Depends(_sent)]
+"""The fields of a form."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,10 @@ class ConfigureForm:
     other_model: str = ""
     """A hub id; takes precedence over `base_model`."""
     trials: str = str(NO_PARAMS.n_trials)
-    dataset: str = ""
+    overlong: str = ""
+    """What to do with rows that are too long for the model; empty if nothing was chosen."""
+    dataset: str | None = None
+    """An id, `demo`, or nothing where the page asks for a choice; None if the request had no such field."""
     key: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     """Idempotency key, so that pressing the button twice starts one fine-tune."""
     action: str = ""
@@ -54,9 +69,23 @@ class ConfigureForm:
         )
 
     @property
-    def dataset_id(self) -> int | None:
-        """The chosen dataset; None is the project's newest one, or the demo dataset."""
-        return whole_number(self.dataset)
+    def chosen_overlong(self) -> str | None:
+        """What to do with rows that are too long, one of `OVERLONG`; None refuses them."""
+        return self.overlong if self.overlong in OVERLONG else None
+
+    @property
+    def dataset_id(self) -> DatasetChoice:
+        """The chosen dataset.
+
+        Raises:
+            InvalidError: None is chosen, because the file that was uploaded last was refused.
+        """
+        if self.dataset is None or self.dataset == DEMO_DATASET:
+            return self.dataset
+        number = whole_number(self.dataset)
+        if number is None:
+            raise InvalidError("no dataset is chosen: choose one, or upload a file", "no_dataset")
+        return number
 
 
 def path_again(job: JobView) -> str:
@@ -64,7 +93,7 @@ def path_again(job: JobView) -> str:
     params = job.params
     asked = {
         "project": job.project,
-        "dataset": job.dataset or "",
+        "dataset": job.dataset or DEMO_DATASET,
         "judge": "on" if params.use_llm_judge else "off",
         "judge_model": params.judge_model_id or "",
         "base_model": params.base_model_name or "",

@@ -15,16 +15,17 @@ from lorahydra.service.api import Number, Offset, ProjectFilter, Served, get_ada
 from lorahydra.service.bodies import Turn
 from lorahydra.service.errors import NotFoundError
 from lorahydra.service.pages.chart import chart, leader
-from lorahydra.service.pages.forms import ConfigureForm, path_again, whole_number
-from lorahydra.service.pages.rendering import go, is_fragment, render
+from lorahydra.service.pages.example import example_file
+from lorahydra.service.pages.forms import ConfigureForm, Sent, path_again, whole_number
+from lorahydra.service.pages.rendering import go, is_fragment, render, words_of
 from lorahydra.service.pages.shapes import Shapes
-from lorahydra.service.pages.starting import Sent, quick_hint
-from lorahydra.service.planning import rows_of, rows_warning
+from lorahydra.service.pages.starting import quick_hint
+from lorahydra.service.planning import FEWEST_TRIALS, rows_of, rows_warning
 from lorahydra.service.results import log_tail
 from lorahydra.service.rows import PAGE
 from lorahydra.service.service import Service
 from lorahydra.service.uploads import SUFFIXES
-from lorahydra.service.views import Examples, JobView, LogTail, ProjectView
+from lorahydra.service.views import DEMO_DATASET, Examples, JobView, LogTail, ProjectView
 
 __all__ = ["router"]
 
@@ -68,6 +69,13 @@ def jobs_part(request: Request, service: Served, project: ProjectFilter = None, 
     return render(request, "_jobs.html", _jobs(service, shown, offset))
 
 
+@router.get("/example.csv")
+def example(request: Request) -> Response:
+    """A file to begin with."""
+    headers = {"Content-Disposition": 'attachment; filename="example.csv"', "Vary": "Accept-Language, Cookie"}
+    return Response(example_file(words_of(request).language), media_type="text/csv; charset=utf-8", headers=headers)
+
+
 @router.post("/projects")
 def new_project(request: Request, service: Served, sent: Sent) -> Response:
     """Create a project."""
@@ -84,6 +92,8 @@ def dataset_page(request: Request, dataset_id: Number, service: Served) -> Respo
         "report": dataset.report,
         "report_name": dataset.name,
         "refusal": None,
+        "offer": None,
+        "is_first": service.jobs.is_empty(),
     }
     return render(request, "dataset.html", values)
 
@@ -165,7 +175,10 @@ def _list(request: Request, service: Service, project: ProjectView | None, offse
         "key": ConfigureForm().key,
         "quick_hint": quick_hint(request, service, None if newest is None else newest.name),
         "data_warning": None if newest is None else rows_warning(rows_of(newest.report)["test"]),
+        "quick_dataset": DEMO_DATASET if newest is None else newest.id,
         "suffixes": ",".join(SUFFIXES),
+        "is_first": service.jobs.is_empty(),
+        "demo_trials": FEWEST_TRIALS,
         **_jobs(service, project, offset),
     }
     return render(request, "list.html", values)

@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi import APIRouter, Request, Response
 
-from lorahydra.service.api import Number, Served, add_dataset
-from lorahydra.service.errors import ConflictError, NotFoundError, ServiceRefusal
-from lorahydra.service.pages.forms import NO_PARAMS, ConfigureForm, whole_number
+from lorahydra.service.api import Served
+from lorahydra.service.errors import ConflictError, ServiceRefusal
+from lorahydra.service.pages.forms import NO_PARAMS, ConfigureForm, Sent
 from lorahydra.service.pages.rendering import go, is_fragment, render, words_of
 from lorahydra.service.pages.shapes import plain
-from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
-from lorahydra.service.rows import MOST
+from lorahydra.service.pages.uploading import data_values, newest_project, project_or_first
+from lorahydra.service.planning import DEMO_MODEL, FEWEST_TRIALS, MOST_TRIALS
 from lorahydra.service.service import Service
-from lorahydra.service.uploads import SUFFIXES
-from lorahydra.service.views import DatasetView, FineTuneParams, Page
+from lorahydra.service.views import DEMO_DATASET, FineTuneParams
 
-__all__ = ["Sent", "quick_hint", "router"]
+__all__ = ["quick_hint", "router"]
 
 USED_KEY, BAD_TRIALS = "idempotency_key_reused", "bad_trials"
+TOO_LONG, BAD_ROWS, NO_DATASET = "rows_too_long", "bad_dataset", "no_dataset"
 """Codes of refusals that the pages treat in their own way."""
 TRIALS = {"fewest": FEWEST_TRIALS, "most": MOST_TRIALS}
 
 router = APIRouter(include_in_schema=False, default_response_class=Response)
 
 
-async def _sent(request: Request) -> Mapping[str, Any]:
-    return await request.form()
-
-
-Sent = Annotated[Mapping[str, Any], Depends(_sent)]
-
-
 @router.get("/configure")
 def configure(request: Request, service: Served) -> Response:
     """The form, filled in with what the address says."""
     asked = dict(request.query_params)
-    if "project" not in asked and (newest := _newest(service)) is not None:
+    if "project" not in asked and (newest := newest_project(service)) is not None:
         asked["project"] = str(newest)
     if not any(judge.is_default and judge.is_configured for judge in service.choices.judges()):
         asked.setdefault("judge", "off")
@@ -56,14 +47,12 @@ def start(request: Request, service: Served, sent: Sent) -> Response:
     form = ConfigureForm.read(sent)
     if form.action == "estimate":
         return _form(request, service, form)
-    opened_without, newest = form.project is None, _newest(service)
     try:
-        project = _project_or_first(request, service, form.project)
+        dataset_id = form.dataset_id
+        project = project_or_first(request, service, form.project)
         form = replace(form, project=project)
-        if opened_without and newest is not None and not service.jobs.has_started(form.key):
-            # There was no project when the form was opened: show first which data would be used.
-            raise ConflictError("", "project_is_new")
-        job = service.jobs.start(project, form.params(), form.dataset_id, form.name or None, form.key or None)
+        name, key = form.name or None, form.key or None
+        job = service.jobs.start(project, form.params(), dataset_id, name, key, form.chosen_overlong)
     except ServiceRefusal as refusal:
         if refusal.code == USED_KEY:  # it was changed after it had started a fine-tune, by the browser's "back"
             form = replace(form, key=ConfigureForm().key)
@@ -74,21 +63,20 @@ def start(request: Request, service: Served, sent: Sent) -> Response:
 @router.post("/quick-start")
 def quick_start(request: Request, service: Served, sent: Sent) -> Response:
     """Start at once with values that suit most tasks; ask first if there is no judge, or if the model is not here."""
-    named, key = whole_number(str(sent.get("project", ""))), str(sent.get("key", ""))
-    if named is None and _newest(service) is not None and not service.jobs.has_started(key):
-        return go(request, "/")  # the list shows which data will be used
-    project = _project_or_first(request, service, named)
+    form = ConfigureForm.read(sent)
+    project = project_or_first(request, service, form.project)
     model = str(sent.get("model", "")) or None
-    params = FineTuneParams(use_llm_judge=sent.get("judge") != "off", base_model_name=model)
+    params = FineTuneParams(use_llm_judge=form.judge != "off", base_model_name=model)
     # With the default model fetched at the start, it would fail where there is no hub.
     here = service.choices.in_place_of_the_default() if model is None else None
     judges = service.choices.judges()
     lacks_judge = params.use_llm_judge and not any(judge.is_default and judge.is_configured for judge in judges)
     if here is None and not lacks_judge:
-        job = service.jobs.start(project, params, idempotency_key=key or None)
-        return go(request, f"/fine-tunes/{job.id}")
+        return _started_at_once(request, service, project, replace(form, base_model=model or ""), params)
+    data = data_values(service, project, form.dataset)
     values = {
-        "project": service.projects.get(project),
+        "project": data["project"],
+        "dataset": data["chosen_dataset"],
         "key": ConfigureForm().key,
         "judges": judges,
         "lacks_judge": lacks_judge,
@@ -96,9 +84,32 @@ def quick_start(request: Request, service: Served, sent: Sent) -> Response:
         "model": model,
         "here": here,
         "default_model": service.choices.default_model(),
-        "configure_path": f"/configure?project={project}",
+        "configure_path": f"/configure?project={project}&dataset={data['chosen_dataset']}",
     }
     return render(request, "quick_start.html", values, ConflictError.status)
+
+
+def _started_at_once(
+    request: Request, service: Service, project: int, form: ConfigureForm, params: FineTuneParams
+) -> Response:
+    try:
+        job = service.jobs.start(project, params, form.dataset_id, idempotency_key=form.key or None)
+    except ServiceRefusal as refusal:
+        if refusal.code == TOO_LONG:  # the form asks what to do with them
+            return _form(request, service, replace(form, project=project), refusal)
+        raise
+    return go(request, f"/fine-tunes/{job.id}")
+
+
+@router.post("/demo")
+def start_demo(request: Request, service: Served, sent: Sent) -> Response:
+    """Start a short fine-tune with the demo dataset, on the small packaged model if it is here, without a judge."""
+    form = ConfigureForm.read(sent)
+    project = project_or_first(request, service, form.project)
+    model = DEMO_MODEL if service.choices.is_here(DEMO_MODEL) else None
+    params = FineTuneParams(use_llm_judge=False, base_model_name=model, n_trials=FEWEST_TRIALS)
+    job = service.jobs.start(project, params, DEMO_DATASET, idempotency_key=form.key or None)
+    return go(request, f"/fine-tunes/{job.id}")
 
 
 @router.get("/estimate")
@@ -107,22 +118,11 @@ def estimate(request: Request, service: Served) -> Response:
     return render(request, "_estimate.html", _estimated(request, service, ConfigureForm.read(request.query_params)))
 
 
-@router.post("/projects/first/datasets")
-async def upload_first(request: Request, service: Served) -> Response:
-    """Take a dataset when there is no project yet."""
-    return await upload(request, await run_in_threadpool(_project_or_first, request, service, None), service)
-
-
-@router.post("/projects/{project_id}/datasets")
-async def upload(request: Request, project_id: Number, service: Served) -> Response:
-    """Take a dataset; the answer is the form's part with the data, or a page."""
-    try:
-        dataset = await add_dataset(project_id, request, service)
-    except NotFoundError:
-        raise
-    except ServiceRefusal as refusal:
-        return await run_in_threadpool(_refused, request, service, project_id, refusal)
-    return await run_in_threadpool(_taken, request, service, dataset)
+@router.get("/fit")
+def fit(request: Request, service: Served) -> Response:
+    """Whether the rows fit the model, and what can be done with those that do not."""
+    form = ConfigureForm.read(request.query_params)
+    return render(request, "_fit.html", {"form": form, **_fitted(request, service, form)})
 
 
 def quick_hint(request: Request, service: Service, dataset: str | None) -> str:
@@ -135,59 +135,44 @@ def quick_hint(request: Request, service: Service, dataset: str | None) -> str:
     return words("list.quick.hint", n=NO_PARAMS.n_trials, judge=judge.id, data=data)
 
 
-def _taken(request: Request, service: Service, dataset: DatasetView) -> Response:
-    if not is_fragment(request):
-        return go(request, f"/datasets/{dataset.id}")
-    shown = {"upload_name": dataset.name, "report_name": dataset.name, "report": dataset.report}
-    values = {**_data(service, dataset.project), **shown, "chosen_dataset": dataset.id}
-    return render(request, "_data.html", values, 201, {"HX-Trigger": "dataset-changed"})
-
-
-def _refused(request: Request, service: Service, project_id: int, refusal: ServiceRefusal) -> Response:
-    sources = refusal.report["sources"] if refusal.report else []
-    name = sources[0]["source"] if sources else words_of(request)("report.refused")
-    shown = {"upload_name": name, "report_name": name, "report": refusal.report, "refusal": refusal.detail}
-    if is_fragment(request):
-        return render(request, "_data.html", {**_data(service, project_id), **shown}, refusal.status_code)
-    values = {"project": service.projects.get(project_id), "dataset": None, **shown}
-    return render(request, "dataset.html", values, refusal.status_code)
-
-
-def _data(service: Service, project_id: int | None) -> dict[str, Any]:
-    """What the form's part with the data shows."""
-    return {
-        "project": None if project_id is None else service.projects.get(project_id),
-        "datasets": Page([], 0, MOST, 0) if project_id is None else service.datasets.page(project_id, MOST),
-        "chosen_dataset": None,
-        "suffixes": ",".join(SUFFIXES),
-        "upload_name": None,
-        "report": None,
-        "refusal": None,
-    }
-
-
 def _form(request: Request, service: Service, form: ConfigureForm, refusal: ServiceRefusal | None = None) -> Response:
     judges, problem = service.choices.judges(), None
     if refusal is not None:
         problem = _problem(request, refusal) or words_of(request)("configure.refused")
+    is_own_message = refusal is not None and refusal.code in (BAD_TRIALS, TOO_LONG, NO_DATASET)
     has_bad_trials = refusal is not None and refusal.code == BAD_TRIALS
+    data = data_values(service, form.project, form.dataset)
+    form = replace(form, dataset=data["chosen_dataset"])
     values = {
-        **_data(service, form.project),
-        "chosen_dataset": form.dataset_id,
+        **data,
         "form": form,
         "judges": judges,
         "default_judge": next((judge.id for judge in judges if judge.is_default), ""),
         "models": service.choices.models(),
         "upload_path": f"/projects/{'first' if form.project is None else form.project}/datasets",
         "in_dialog": is_fragment(request),
+        "is_first": service.jobs.is_empty(),
         "problem": problem,
-        "detail": refusal.detail if refusal and not has_bad_trials else None,
+        "detail": refusal.detail if refusal and not is_own_message else None,
         "has_bad_trials": has_bad_trials,
         **TRIALS,
         **_estimated(request, service, form),
     }
+    # What was just measured is shown at once; else the page asks for it.
+    is_long = refusal is not None and refusal.code == TOO_LONG
+    values |= _fitted(request, service, form) if is_long else {"fit": None, "fit_problem": None, "fit_pending": True}
     template = "_configure.html" if is_fragment(request) else "configure.html"
     return render(request, template, values, refusal.status_code if refusal else 200)
+
+
+def _fitted(request: Request, service: Service, form: ConfigureForm) -> dict[str, Any]:
+    lengths, problem = None, None
+    try:
+        lengths = service.jobs.lengths(form.project, replace(form.params(), n_trials=FEWEST_TRIALS), form.dataset_id)
+    except ServiceRefusal as refusal:
+        # The estimate and the start say what else is wrong.
+        problem = _problem(request, refusal) or str(refusal) if refusal.code == BAD_ROWS else None
+    return {"fit": lengths, "fit_problem": problem, "fit_pending": False}
 
 
 def _estimated(request: Request, service: Service, form: ConfigureForm) -> dict[str, Any]:
@@ -202,15 +187,3 @@ def _problem(request: Request, refusal: ServiceRefusal) -> str | None:
     """A refusal in the reader's language; None if the page has no message for it."""
     words, key = words_of(request), f"refusal.{refusal.code}"
     return words(key, **TRIALS) if key in words else None
-
-
-def _project_or_first(request: Request, service: Service, project_id: int | None) -> int:
-    """The project that is named, else the newest one, else a first one that is created now."""
-    if project_id is not None:
-        return project_id
-    return _newest(service) or service.projects.create(words_of(request)("project.first")).id
-
-
-def _newest(service: Service) -> int | None:
-    newest = service.projects.page(1).items
-    return newest[0].id if newest else None

@@ -51,7 +51,7 @@ document.addEventListener("htmx:before:request", (event) => {
 });
 
 // If a request changes nothing on the page, the page must say why. A refusal that is not a page has its reason in `detail`.
-const isUpload = (event) => event.detail.ctx && event.detail.ctx.sourceElement.id === "upload";
+const isUpload = (event) => event.detail.ctx && ["upload", "settle"].includes(event.detail.ctx.sourceElement.id);
 const isForm = (event) => event.detail.ctx.request.method === "POST";
 function notice(text) {
   const place = byId("lost");
@@ -60,12 +60,29 @@ function notice(text) {
   const dialog = byId("dialog"); // an open dialog covers what is behind it
   if (text && dialog.open) dialog.prepend(place);
 }
+function busyPlace() {
+  const dialog = byId("dialog"); // the page behind it may have another one
+  return (dialog.open ? dialog : document).querySelector(".busy");
+}
 function busy(isBusy) {
-  const place = document.querySelector(".busy");
+  const place = busyPlace();
   if (place) place.hidden = !isBusy;
 }
 document.addEventListener("htmx:before:request", (event) => {
-  if (isUpload(event)) busy(true);
+  if (isUpload(event)) return busy(true);
+  // What is started is what the form shows: a file that is still sent, or was not taken, is not in its list of datasets.
+  const file = byId("upload-file");
+  if (event.detail.ctx.sourceElement.id !== "configure" || !file || !file.files.length) return;
+  event.preventDefault();
+  notice(busyPlace().hidden ? file.dataset.refused : file.dataset.pending);
+});
+// Whoever chooses a dataset from the list after a file was refused has settled it.
+document.addEventListener("change", (event) => {
+  const file = byId("upload-file");
+  if (event.target.id !== "dataset" || !file || !busyPlace().hidden) return;
+  file.value = "";
+  file.setCustomValidity("");
+  notice("");
 });
 document.addEventListener("htmx:error", (event) => {
   busy(false);
@@ -117,6 +134,7 @@ document.addEventListener("submit", (event) => {
   if (form.method !== "post" || form.hasAttribute("hx-post")) return;
   if (form.dataset.sent) event.preventDefault();
   form.dataset.sent = "yes";
+  if (form.enctype === "multipart/form-data") busy(true);
 });
 
 followLog();
