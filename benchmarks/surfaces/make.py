@@ -1,6 +1,7 @@
-"""A grid of trials with the score of every example, stored for `benchmarks/replay.py`.
+r"""A grid of trials with the score of every example, stored for `benchmarks/replay.py`.
 
-    python benchmarks/surfaces/make.py --rows demo --out benchmarks/surfaces/smollm2-demo.parquet
+    python benchmarks/surfaces/make.py --rows demo --training-rows 64 --loss-rows 32 --unseen-rows 80 --out \
+        benchmarks/surfaces/smollm2-demo.parquet                                    # is in the repository: RECORDED
     python benchmarks/surfaces/make.py --rows path/to/rows.jsonl --out benchmarks/surfaces/smollm2-gsm8k.parquet
     python benchmarks/surfaces/make.py --model path/to/model --device cuda --rows … --out …
 
@@ -69,6 +70,8 @@ SCHEMA = pa.schema(
 )
 SETTINGS = b"settings"
 """Key of the file's metadata: everything that the scores depend on, as JSON."""
+RECORDED = ("--training-rows=64", "--loss-rows=32", "--unseen-rows=80", "--new-tokens=48")
+"""Of `smollm2-demo.parquet`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +109,8 @@ def main() -> None:
             show(done[-len(part) :], time.perf_counter() - started, len(done) - 1)
 
 
-def arguments() -> argparse.Namespace:
-    """What to train, on what."""
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """What to train, on what; by default what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", required=True, help="a file of any format that lorahydra reads, or `demo`")
     parser.add_argument("--out", type=Path, required=True, help="the Parquet file")
@@ -130,7 +133,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--evals-per-epoch", type=int, default=2)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def experiment(options: argparse.Namespace, work: Path) -> ExperimentConfig:
