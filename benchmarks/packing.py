@@ -264,7 +264,7 @@ def show(row: Measured, trainer: Measured | None, alone: Mapping[int, Measured],
 
 
 def studies(options: argparse.Namespace) -> None:
-    """Studies of the same trials: one by one, side by side, and side by side with pruning."""
+    """Studies of the same trials: one by one, side by side, and side by side with each way of pruning."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from benchmarks.studies import run_study, write_model
 
@@ -279,7 +279,8 @@ def studies(options: argparse.Namespace) -> None:
     kinds = {
         "one by one": (1, "none"),
         f"packs of {options.study}": (options.study, "none"),
-        f"packs of {options.study}, pruning": (options.study, "median"),
+        f"packs of {options.study}, median": (options.study, "median"),
+        f"packs of {options.study}, halving": (options.study, "halving"),
     }
     rows = []
     with tempfile.TemporaryDirectory() as folder:

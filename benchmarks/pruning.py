@@ -1,6 +1,7 @@
 """Does pruning help? A study with pruning against the same study without it, on rows of GSM8K.
 
 python benchmarks/pruning.py --rows path/to/gsm8k/train.jsonl --runs 2
+python benchmarks/pruning.py --rows path/to/gsm8k/train.jsonl --pruner halving --pack 8
 
 Both studies search `search=lora` with the same seed, at the same time and with one thread each, so that the machine is
 equally busy for both; each pair has another seed. Prints for each its time, its best score with the interval, and when
@@ -24,7 +25,6 @@ from lorahydra.sweep.ranking import best_so_far
 from lorahydra.sweep.trial_record import TrialRecord
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PRUNERS = ("none", "median")
 
 
 def main() -> None:
@@ -33,12 +33,15 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True, help="GSM8K's train.jsonl")
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--pruner", default="median", help="name in hydra/sweeper/pruner")
+    parser.add_argument("--pack", type=int, default=1, help="trials that are trained side by side, in both studies")
     options = parser.parse_args()
+    pruners = ("none", options.pruner)
     totals, reached = [], []
     with tempfile.TemporaryDirectory() as name:
         for run in range(options.runs):
-            started = {pruner: start(Path(name), options, seed=42 + run, pruner=pruner) for pruner in PRUNERS}
-            whole, pruned = (result(started[pruner], Path(name), 42 + run, pruner) for pruner in PRUNERS)
+            started = {pruner: start(Path(name), options, seed=42 + run, pruner=pruner) for pruner in pruners}
+            whole, pruned = (result(started[pruner], Path(name), 42 + run, pruner) for pruner in pruners)
             goal = best_so_far(whole, ["maximize"])
             assert goal is not None
             totals.append(seconds(pruned) / seconds(whole))
@@ -54,6 +57,7 @@ def start(folder: Path, options: argparse.Namespace, *, seed: int, pruner: str) 
     arguments = [
         *("-m", f"study={pruner}-{seed}", f"seed={seed}", f"hydra/sweeper/pruner={pruner}"),
         *(f"hydra.sweeper.n_trials={options.trials}", f"hydra.sweeper.storage=sqlite:///{pruner}.db"),
+        f"training.pack={options.pack}",
         *("tracking.system_metrics=false", "tracking.log_adapter=false", f"tracking.uri=sqlite:///{pruner}-mlflow.db"),
         *("model=smollm2_135m", "evaluation=minilm", "evaluation.max_new_tokens=32", "evaluation.baseline=false"),
         *("data=local", f"data.train_file={options.rows.absolute()}", "data.max_train_rows=40"),
@@ -85,7 +89,7 @@ def result(process: subprocess.Popen[bytes], folder: Path, seed: int, pruner: st
     assert best is not None
     pruned = sum(trial.state is State.PRUNED for trial in trials)
     print(
-        f"  seed {seed}, pruner {pruner:6}: {seconds(trials):6.0f} s, {pruned:2} pruned, best {best.combined:.4f} "
+        f"  seed {seed}, pruner {pruner:7}: {seconds(trials):6.0f} s, {pruned:2} pruned, best {best.combined:.4f} "
         f"({best.combined_low:.4f} to {best.combined_high:.4f})",
         flush=True,
     )

@@ -4,6 +4,7 @@
     python benchmarks/replay.py --simulated --strategies default random before --repetitions 50
     python benchmarks/replay.py --simulated --judge-noise 15
     python benchmarks/replay.py --simulated --strategies default --stop-when-sure
+    python benchmarks/replay.py --simulated --pack 5 --pruner halving --neighbours 1
 
 Spaces and samplers are those that ship (`conf/search`, `hydra/sweeper/sampler`) unless a strategy says otherwise, and
 trials are told to Optuna as a study tells them. Each repetition draws another sample of validation rows, other adapters
@@ -33,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.pruners import BasePruner, NopPruner
 from optuna.trial import TrialState
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -43,6 +45,7 @@ from benchmarks.surfaces.surface import Drawn, Floats, Surface, load, simulated
 
 from lorahydra.evaluation.choosing import compare
 from lorahydra.sweep.compat import quietly, suggest
+from lorahydra.sweep.halving import Contender, HalvingPruner
 from lorahydra.sweep.samplers import make_pruner
 from lorahydra.sweep.stopping import StopRule
 
@@ -60,7 +63,8 @@ def replay(
     *,
     trials: int = 30,
     rows: int = 64,
-    pruner: str = "none",
+    pruner: BasePruner | None = None,
+    pack: int = 1,
     judge: Judge | None = None,
     stop_rule: StopRule | None = None,
 ) -> Replayed:
@@ -72,7 +76,8 @@ def replay(
         seed: Draws the validation rows, the adapters, and what the sampler draws.
         trials: Number of trials.
         rows: Validation rows.
-        pruner: Name in `hydra/sweeper/pruner`.
+        pruner: Ends trials early.
+        pack: Trials that are trained side by side.
         judge: Scores the answers as well.
         stop_rule: Ends the study early.
     """
@@ -80,53 +85,84 @@ def replay(
     space, first = searched(strategy)
     with quietly(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        study = optuna.create_study(
-            direction="maximize",
-            sampler=sampler_of(strategy, space, seed),
-            pruner=make_pruner(of_group("pruner", pruner)),
-        )
+        pruner = pruner or NopPruner()
+        study = optuna.create_study(direction="maximize", sampler=sampler_of(strategy, space, seed), pruner=pruner)
         study.enqueue_trial(dict(first))
         sample = draws.integers(0, surface.scores.shape[3], rows)
         judged = judge.order(rows)[: judge.examples] if judge else []
         done = Replayed([], [], [], np.empty((0, rows)), np.empty((0, rows)), [], [])
         scores, verdicts = [], []
-        for number in range(trials):
+        for number in range(0, trials, pack):
             if stop_rule is not None and stop_rule.ends(study, trials):
                 break
-            done.asked += 1
-            trial = study.ask()
-            params = {name: suggest(trial, name, distribution) for name, distribution in space.items()}
-            rate, rank = setting(params, surface, strategy.scaling)
-            drawn = surface.draw(rate, rank, draws)
-            if drawn is None:
-                study.tell(trial, state=TrialState.FAIL)
-                continue
-            if ends_early(trial, drawn):
-                study.tell(trial, state=TrialState.PRUNED)
-                done.pruned.append(drawn)
-                continue
-            seen = drawn.scores[sample]
-            said = (100 * seen + (judge.noise if judge else 0) * draws.standard_normal(rows)).clip(0, 100)
-            value = float(seen.mean())
-            if judge:
-                value = (1 - judge.weight) * value + judge.weight * float(said[judged].mean()) / 100
-            study.tell(trial, value)
-            done.numbers.append(number)
-            done.settings.append((math.log(rate), math.log2(rank)))
-            done.trials.append(drawn)
-            done.told.append(value)
-            scores.append(seen)
-            verdicts.append(said)
+            asked = [study.ask() for _ in range(min(pack, trials - number))]
+            done.asked += len(asked)
+            playing = []
+            for trial in asked:
+                params = {name: suggest(trial, name, distribution) for name, distribution in space.items()}
+                rate, rank = setting(params, surface, strategy.scaling)
+                playing.append(Playing(trial, rate, rank, surface.draw(rate, rank, draws)))
+            train(playing, surface, pruner)
+            for played in playing:
+                trial, drawn = played.trial, played.drawn
+                if drawn is None:
+                    study.tell(trial, state=TrialState.FAIL)
+                    continue
+                seen = drawn.scores[sample]
+                said = (100 * seen + (judge.noise if judge else 0) * draws.standard_normal(rows)).clip(0, 100)
+                value = float(seen.mean())
+                if judge:
+                    value = (1 - judge.weight) * value + judge.weight * float(said[judged].mean()) / 100
+                done.trained.append(played.points / len(drawn.losses))
+                if played.points < len(drawn.losses):
+                    study.tell(trial, state=TrialState.PRUNED)
+                    done.pruned.append(drawn)
+                    done.missed.append(value)
+                    continue
+                study.tell(trial, value)
+                done.numbers.append(trial.number)
+                done.settings.append((math.log(played.rate), math.log2(played.rank)))
+                done.trials.append(drawn)
+                done.told.append(value)
+                scores.append(seen)
+                verdicts.append(said)
     return dataclasses.replace(done, scores=np.array(scores), verdicts=np.array(verdicts))
 
 
-def ends_early(trial: optuna.Trial, drawn: Drawn) -> bool:
-    """Report the losses as a study does; whether the pruner ends the trial before its last one."""
-    for step, loss in enumerate(drawn.losses[:-1], start=1):
-        trial.report(-float(loss), step)
-        if trial.should_prune():
-            return True
-    return False
+@dataclass
+class Playing:
+    """A trial that is being replayed."""
+
+    trial: optuna.Trial
+    rate: float
+    """Learning rate, at the grid's scale."""
+    rank: float
+    drawn: Drawn | None
+    """None if it fails."""
+    points: int = 0
+    """How many of its losses were measured."""
+
+
+def train(pack: Sequence[Playing], surface: Surface, pruner: BasePruner) -> None:
+    """Measure the losses of trials that are trained side by side, as a study does, until they end or are pruned."""
+    going = [(one, one.drawn.losses) for one in pack if one.drawn is not None]
+    points = max((len(losses) for _, losses in going), default=0)
+    halving = pruner if isinstance(pruner, HalvingPruner) and len(pack) > 1 else None
+    rungs = [math.ceil(fraction * points) for fraction in halving.fractions] if halving else []
+    for point in range(1, points + 1):
+        for one, losses in going:
+            one.trial.report(-float(losses[point - 1]), point)
+            one.points = point
+        if point == points:
+            return
+        ended = []
+        if halving is None:
+            ended = [place for place, (one, _) in enumerate(going) if one.trial.should_prune()]
+        elif point in rungs:
+            ended = halving.behind(
+                [Contender(one.rate * surface.alpha(one.rank), float(losses[point - 1])) for one, losses in going]
+            )
+        going = [each for place, each in enumerate(going) if place not in ended]
 
 
 @dataclass(frozen=True)
@@ -148,6 +184,10 @@ class Measured:
     """Whether a pruned trial was better than every trial that was not."""
     asked: int
     """Trials until the study ended."""
+    missed: bool
+    """Whether a pruned trial would have had a higher score than every trial that was not pruned."""
+    trained: float
+    """Share of the steps of all trials that were trained."""
 
     @property
     def near(self) -> float:
@@ -183,6 +223,8 @@ def measure(study: Replayed, surface: Surface, rule: Rule, judge: Judge | None, 
         len(study.pruned),
         any(trial.true > true.max() for trial in study.pruned),
         study.asked,
+        any(value > max(study.told) for value in study.missed),
+        float(np.mean(study.trained)),
     )
 
 
@@ -203,13 +245,15 @@ def one(task: tuple[Surface, str, int, argparse.Namespace]) -> dict[str, Measure
     """Replay a study, and measure what each rule chooses in it."""
     surface, name, seed, options = task
     judge = None if options.judge_noise is None else Judge(options.judge_noise)
+    settings = {} if options.neighbours is None else {"neighbours": options.neighbours}
     study = replay(
         surface,
         STRATEGIES[name],
         seed,
         trials=options.trials,
         rows=options.rows,
-        pruner=options.pruner,
+        pruner=make_pruner(of_group("pruner", options.pruner, settings)),
+        pack=options.pack,
         judge=judge,
         stop_rule=StopRule(INDIFFERENCE, seed) if options.stop_when_sure else None,
     )
@@ -230,8 +274,12 @@ def line(name: str, studies: Sequence[Measured]) -> str:
     if any(study.calls for study in studies):
         said.append(f"{np.mean([study.calls for study in studies]):7.0f} calls")
     if any(study.pruned for study in studies):
-        lost = np.mean([study.pruned_best for study in studies])
-        said.append(f"{np.mean([study.pruned for study in studies]):.1f} pruned, the best one in {lost:.2f} of studies")
+        names = ("pruned", "trained", "pruned_best", "missed")
+        pruned, trained, best, missed = (np.mean([getattr(study, name) for study in studies]) for name in names)
+        said.append(
+            f"{pruned:.1f} pruned, {1 - trained:.2f} of the steps saved; in {missed:.2f} of studies one of them would "
+            f"have won, in {best:.2f} one was the best"
+        )
     return " ".join(said)
 
 
@@ -257,11 +305,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("surfaces", type=Path, nargs="*", help="files of surfaces/make.py")
     parser.add_argument("--simulated", action="store_true", help="also a surface by formula")
+    parser.add_argument("--drift", type=float, default=0.0, help="of the best rate by early losses, see `simulated`")
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
     parser.add_argument(
         "--rules", nargs="+", choices=list(RULES), help="by default highest mean; with a judge finalists, race"
     )
     parser.add_argument("--pruner", default="none", help="name in hydra/sweeper/pruner")
+    parser.add_argument("--neighbours", type=int, help="of pruner=halving, in place of those that ship")
+    parser.add_argument("--pack", type=int, default=1, help="trials that are trained side by side")
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--stop-when-sure", action="store_true", help="studies end by search.stop_when_sure")
@@ -272,7 +323,9 @@ def main() -> None:
     options.rules = options.rules or (WITHOUT_JUDGE if options.judge_noise is None else WITH_JUDGE)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("lorahydra").setLevel(logging.ERROR)
-    surfaces = [load(path) for path in options.surfaces] + ([simulated()] if options.simulated else [])
+    surfaces = [load(path) for path in options.surfaces] + (
+        [simulated(drift=options.drift)] if options.simulated else []
+    )
     if not surfaces:
         parser.error("give files of surfaces, or --simulated")
     regrets = " ".join(f"{f'regret {budget}':>15}" for budget in budgets(options.trials))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +37,10 @@ class Replayed:
     pruned: list[Drawn]
     asked: int = 0
     """Trials until the study ended."""
+    missed: list[float] = field(default_factory=list)
+    """The score that each pruned trial would have had in the study."""
+    trained: list[float] = field(default_factory=list)
+    """Share of its steps that each trial was trained; of those that did not fail."""
 
     def until(self, number: int) -> Replayed:
         """The study after so many trials."""

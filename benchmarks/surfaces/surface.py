@@ -132,14 +132,15 @@ def load(path: Path) -> Surface:
     )
 
 
-def simulated(seed: int = 0, rows: int = 264) -> Surface:
+def simulated(seed: int = 0, rows: int = 264, drift: float = 0.0) -> Surface:
     """A surface by formula, to try things without files; what it shows is no evidence.
 
     The mean score is a parabola over log10 of the rate. Its top is 0.80 at 4e-4 for rank 16; for each doubling of the
     rank it is at a rate lower by a factor of sqrt(2), and higher by 0.002. The score falls by 0.05 for a factor of ten
     below the top, by twice as much above; from six times the best rate on, training diverges. Rows differ in difficulty
     (standard deviation 0.12), adapters in what they make of each row (0.06, independent) and in general (0.002). The
-    validation loss has its lowest value at two thirds of the best rate.
+    validation loss has its lowest value at two thirds of the best rate, and after a share `p` of the training at a rate
+    lower by a factor of `p ** drift`: with a drift above 0, early losses prefer rates that are too small.
     """
     draws = np.random.default_rng(seed)
     rates, ranks = np.geomspace(2e-5, 2e-3, 10), np.array([8.0, 16.0, 32.0, 64.0])
@@ -150,9 +151,9 @@ def simulated(seed: int = 0, rows: int = 264) -> Surface:
     scores = means[None, :, :, None] + 0.12 * draws.standard_normal(rows) + 0.06 * draws.standard_normal(shape)
     scores += 0.002 * draws.standard_normal((*shape[:3], 1))
     scores[:, away > np.log10(6)] = np.nan
-    lag = away - np.log10(2 / 3)
     progress = np.array([0.25, 0.5, 0.75, 1.0])
-    losses = 1.5 - 0.6 * progress * np.exp(-3 * lag[..., None] ** 2) + 0.1 * lag[..., None] ** 2
+    lag = away[..., None] - np.log10(2 / 3) - drift * np.log10(progress)
+    losses = 1.5 - 0.6 * progress * np.exp(-3 * lag**2) + 0.1 * lag**2
     return Surface(
         "simulated", rates, ranks, 2 * ranks, scores, losses[None] + 0.01 * draws.standard_normal((2, *losses.shape))
     )

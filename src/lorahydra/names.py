@@ -169,6 +169,8 @@ class Tag(StrEnum):
     TRIAL_NUMBER = "lorahydra.trial_number"
     STATE = "lorahydra.state"
     FAILURE = "lorahydra.failure"
+    PRUNED = "lorahydra.pruned"
+    """Why the study ended the trial early."""
     BASE_MODEL = "lorahydra.base_model"
     BASE_DIGEST = "lorahydra.base_digest"
     JUDGE = "lorahydra.judge"

@@ -12,7 +12,9 @@ from benchmarks.surfaces.make import write
 from benchmarks.surfaces.rules import Judge, Replayed, finalists, highest_mean, raced, smoothed
 from benchmarks.surfaces.strategies import STRATEGIES, setting
 from benchmarks.surfaces.surface import Drawn, Surface, load, simulated
+from optuna.pruners import MedianPruner
 
+from lorahydra.sweep.halving import HalvingPruner
 from lorahydra.sweep.stopping import StopRule
 
 ROWS = 40
@@ -96,7 +98,8 @@ def test_neighbours_correct_a_lucky_score() -> None:
 
 
 def test_a_judge_takes_calls_and_a_pruner_ends_trials() -> None:
-    study = replay(simulated(rows=60), STRATEGIES["random"], 0, trials=12, rows=20, pruner="median", judge=Judge(15))
+    pruner, judge = MedianPruner(4, n_min_trials=3), Judge(15)
+    study = replay(simulated(rows=60), STRATEGIES["random"], 0, trials=12, rows=20, pruner=pruner, judge=judge)
     assert len(study.trials) + len(study.pruned) <= 12
     assert study.pruned
     place, judged = finalists(study, Judge(15))
@@ -106,6 +109,22 @@ def test_a_judge_takes_calls_and_a_pruner_ends_trials() -> None:
     _, judged = raced(study, Judge(15))
     assert judged is not None
     assert 5 * len(study.trials) <= judged.sum() <= 5 * len(study.trials) + 3 * 15
+
+
+def test_packs_are_halved_at_a_quarter_and_at_half_of_their_training() -> None:
+    surface = simulated(rows=60)
+    sizes = {"trials": 12, "rows": 20, "pack": 4}
+    study = replay(surface, STRATEGIES["random"], 0, **sizes, pruner=HalvingPruner(neighbours=0))
+    whole = replay(surface, STRATEGIES["random"], 0, **sizes)
+    assert set(whole.trained) == {1.0}
+    assert set(study.trained) == {0.25, 0.5, 1.0}
+    assert len(study.trained) == len(whole.trained) == len(study.trials) + len(study.pruned)
+    assert len(study.missed) == len(study.pruned)
+    measured = measure(study, surface, highest_mean, None, 12)
+    assert measured.trained == pytest.approx(np.mean(study.trained))
+    assert measured.missed == (max(study.missed) > max(study.told))
+    most = replay(surface, STRATEGIES["random"], 0, **sizes, pruner=HalvingPruner(neighbours=4))
+    assert len(most.pruned) < len(study.pruned)
 
 
 def test_calibration_error() -> None:

@@ -26,7 +26,7 @@ from lorahydra.modeling.cpu_linear import multiplies_bfloat16
 from lorahydra.modeling.cuda_graphs import NotRecordableError
 from lorahydra.modeling.lora import adapter, save_adapter
 from lorahydra.modeling.precision import matmul_precision
-from lorahydra.training import TrainedAdapter, TrainingJob, check_settings, loop, train_pack
+from lorahydra.training import Standing, TrainedAdapter, TrainingJob, check_settings, loop, train_pack
 from lorahydra.training.batches import collate, epoch_order
 from lorahydra.training.loss import CompletionLoss
 from lorahydra.training.recorded import padded
@@ -69,13 +69,15 @@ class Place:
         self.base, self.folder, self.data, self.validation = base, folder, data, validation
         self.heard: dict[Path, list[tuple[int, dict[str, float]]]] = {}
 
-    def train(self, settings: Sequence[Setting], name: str) -> list[TrainedAdapter | LorahydraError]:
+    def train(
+        self, settings: Sequence[Setting], name: str, race_of: Any = None
+    ) -> list[TrainedAdapter | LorahydraError]:
         jobs = [
             TrainingJob(lora, training, 7, self.folder / name / str(index))
             for index, (lora, training) in enumerate(settings)
         ]
         jobs = [dataclasses.replace(job, on_metrics=self._listener(job.output_dir)) for job in jobs]
-        return train_pack(self.base, jobs, self.data, self.validation, Progress(live=False))
+        return train_pack(self.base, jobs, self.data, self.validation, Progress(live=False), race_of)
 
     def _listener(self, folder: Path) -> Any:
         def hear(values: Mapping[str, float], step: int) -> None:
@@ -309,6 +311,49 @@ def test_a_pruned_adapter_leaves_at_its_validation(place: Place, monkeypatch: py
     assert place.figures("pack", 0)[-1][0] == 2
     monkeypatch.undo()
     assert same(weights(pack[1]), trained_alone(place, DIFFERENT[1])[0])
+
+
+class Ends:
+    """A race that ends the first of the adapters that are left, at each of its points."""
+
+    def __init__(self, *fractions: float) -> None:
+        self.fractions = fractions
+        self.seen: list[Standing] = []
+
+    def ended(self, standing: Standing) -> dict[int, LorahydraError]:
+        self.seen.append(standing)
+        return {0: TrialPruned(f"behind at {standing.fraction}")}
+
+
+def test_a_race_ends_adapters_and_does_not_change_the_others(place: Place) -> None:
+    race, packs = Ends(0.3, 0.5), []
+
+    def race_of(jobs: Sequence[TrainingJob]) -> Ends:
+        packs.append(len(jobs))
+        return race
+
+    settings = [DIFFERENT[2], DIFFERENT[3], DIFFERENT[0], DIFFERENT[1]]
+    pack = place.train(settings, "raced", race_of)
+    assert packs == [4]
+    assert [str(outcome) for outcome in pack[:2]] == ["behind at 0.3", "behind at 0.5"]
+    assert [len(standing.jobs) for standing in race.seen] == [4, 3]
+    assert place.figures("raced", 0)[-1][0] == 3
+    measured = [step for step, values in place.figures("raced", 0) if "eval/loss" in values]
+    assert measured == [2], "a validation for the race alone is not reported"
+    for index in (2, 3):
+        alone, figures = trained_alone(place, settings[index])
+        assert same(weights(pack[index]), alone)
+        assert place.figures("raced", index) == figures
+    last = race.seen[-1]
+    [loss] = [values["eval/loss"] for step, values in place.figures("raced", 2) if step == 4 and "eval/loss" in values]
+    assert last.losses[1] == loss == sum(last.parts[1]) / sum(last.tokens)
+
+
+def test_an_adapter_that_has_nobody_beside_it_is_not_compared(place: Place) -> None:
+    race = Ends(0.3)
+    [outcome] = place.train([DIFFERENT[0]], "alone", lambda jobs: race)
+    assert isinstance(outcome, TrainedAdapter)
+    assert not race.seen
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])

@@ -86,6 +86,24 @@ class HyperbandPrunerConfig(PrunerConfig):
 
 
 @dataclass
+class HalvingPrunerConfig(PrunerConfig):
+    """Ends about half of the trials of a pack, those with the highest losses, at each of these points."""
+
+    _target_: str = "lorahydra.sweep.halving.HalvingPruner"
+    # Shares of a trial's own schedule.
+    fractions: list[float] = field(default_factory=lambda: [0.25, 0.5])
+    # Trials with the next higher learning rates than the leader's, which stay.
+    neighbours: int = 2
+
+
+@dataclass
+class AutoPrunerConfig(HalvingPrunerConfig):
+    """The same for trials that are trained in packs, and the median for those that are trained alone."""
+
+    _target_: str = "lorahydra.sweep.halving.AutoPruner"
+
+
+@dataclass
 class WilcoxonPrunerConfig(PrunerConfig):
     """Accepted for studies of earlier versions; it ends no trial."""
 
@@ -121,7 +139,7 @@ class BaseLorahydraSweeperConf(OptunaSweeperConf):
 class LorahydraSweeperConf(BaseLorahydraSweeperConf):
     """`hydra/sweeper=lorahydra` in any other program than lorahydra."""
 
-    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "auto"}, {"pruner": "median"}])
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "auto"}, {"pruner": "auto"}])
 
 
 def _store() -> None:
@@ -133,6 +151,8 @@ def _store() -> None:
     for name, sampler in {"auto": AutoSamplerConfig, "multivariate_tpe": MultivariateTPEConfig}.items():
         store.store(group="hydra/sweeper/sampler", name=name, node=sampler, provider=provider)
     pruners = {
+        "auto": AutoPrunerConfig,
+        "halving": HalvingPrunerConfig,
         "none": NopPrunerConfig,
         "median": MedianPrunerConfig,
         "percentile": PercentilePrunerConfig,

@@ -263,7 +263,7 @@ class ExperimentObjective(Objective):
             return nullcontext()
         from lorahydra.sweep.trial_pack import packed
 
-        return packed(self.settings, claimed, overrides)
+        return packed(self.settings, self._run.queue.study, claimed, overrides)
 
     def close_dead_runs(self, dead: Sequence[TrialRecord]) -> None:
         """Close the MLflow runs of trials whose process died."""

@@ -41,10 +41,14 @@ class RunningTrial:
         self.state = State.RUNNING
         self.parent_run_id: str | None = None
         """MLflow run of the study."""
+        self.ended: TrialPruned | None = None
+        """Why it was ended early, if it was."""
+        self.in_race = False
+        """Whether it is compared with the other trials of its pack instead of being pruned by itself."""
         self._study = study
         self._facts: dict[str, Any] = dict(trial_facts(trial))
         self._started = time.perf_counter()
-        self._measurements = 0
+        self._losses: list[float] = []
         self._left = _heartbeats(storage_of(study), id_of(trial))
 
     @property
@@ -77,7 +81,7 @@ class RunningTrial:
 
     @property
     def failure(self) -> str | None:
-        """Why the trial failed."""
+        """Why the trial failed, or was ended early."""
         return self._facts.get("failure")
 
     @property
@@ -114,19 +118,35 @@ class RunningTrial:
         """
         if len(self._study.directions) > 1 or not math.isfinite(loss):
             return  # Optuna prunes studies of one objective
-        self._measurements += 1
-        # A pruner reads reports in the study's direction.
-        maximizes = self._study.direction is StudyDirection.MAXIMIZE
-        self.trial.report(-loss if maximizes else loss, self._measurements)
+        self._report(loss)
+        if self.in_race:
+            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             pruned = self.trial.should_prune()
         if pruned:
+            reason = f"loss {loss:.4f} at measurement {len(self._losses)} is worse than that of other trials"
             with postponed():
-                self._end(State.PRUNED, TrialState.PRUNED)
-                raise TrialPruned(
-                    f"loss {loss:.4f} at measurement {self._measurements} is worse than that of other trials"
-                )
+                raise self.end_early(reason, loss)
+
+    def end_early(self, reason: str, loss: float) -> TrialPruned:
+        """End with this validation loss, because others did better; returns the error that ends the training."""
+        with postponed():
+            if self._losses[-1:] != [loss]:
+                self._report(loss)
+            self._end(State.PRUNED, TrialState.PRUNED, facts={"failure": reason})
+            self.ended = TrialPruned(reason)
+        return self.ended
+
+    def _report(self, loss: float) -> None:
+        self._losses.append(loss)
+        # A pruner reads reports in the study's direction.
+        maximizes = self._study.direction is StudyDirection.MAXIMIZE
+        self.trial.report(-loss if maximizes else loss, len(self._losses))
+
+    def compared_at(self) -> set[float]:
+        """Where in its schedule the trial was compared with its pack, in earlier attempts as well."""
+        return {fraction for facts in (self._facts, *self.earlier()) for fraction in facts.get("compared", [])}
 
     def complete(self, values: Sequence[float], facts: Mapping[str, Any] | None = None) -> None:
         """End with one value per objective, and facts to keep; with a value that is NaN the trial fails."""

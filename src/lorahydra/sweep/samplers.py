@@ -37,12 +37,12 @@ def make_pruner(settings: Any) -> BasePruner:
     Raises:
         ConfigError: It cannot be made.
     """
-    pruner: BasePruner = _made("pruner", settings, ("optuna.pruners.*",))
+    pruner: BasePruner = _made("pruner", settings, ("optuna.pruners.*", "lorahydra.sweep.halving.*"))
     if isinstance(pruner, WilcoxonPruner):
         # Accepted, because studies of earlier versions were begun with it.
         logger.warning(
             "hydra/sweeper/pruner=wilcoxon ends no trial: its test needs a value for each example, not the losses of a "
-            "training over time; choose median, percentile or hyperband"
+            "training over time; choose auto, halving, median, percentile or hyperband"
         )
         return NopPruner()
     return pruner

@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler
 from lorahydra.errors import STUDY_KEPT, LorahydraError, StudyError
 from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.compat import quietly
+from lorahydra.sweep.halving import mark_begun
 from lorahydra.sweep.objective import Objective
 from lorahydra.sweep.ranking import directions_of
 from lorahydra.sweep.sampler_state import counting
@@ -86,6 +87,7 @@ def open_study(settings: SweepSettings, objective: Objective, space: SearchSpace
         if begun_with is None:
             study.set_user_attr(STUDY_ID, secrets.token_hex(8))
             study.set_user_attr(SPEC, spec)
+            mark_begun(study)
         else:
             check_same(name, begun_with, spec)
             if not spec.keys() <= begun_with.keys():  # digests that the first process did not compute

@@ -14,7 +14,7 @@ from lorahydra.config.changes import SCORE_NEUTRAL_KEYS, differing
 from lorahydra.config.compose import to_config
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import objectives
-from lorahydra.errors import ConfigError, NotRecordedError, OutputError, StudyError
+from lorahydra.errors import ConfigError, NotRecordedError, OutputError, StudyError, TrialPruned
 from lorahydra.names import ADAPTER_DIR, State
 from lorahydra.sweep.current import context, current_trial
 from lorahydra.sweep.running_trial import RunningTrial
@@ -122,6 +122,10 @@ class _Place:
 
     def started(self, run_id: str, output_dir: Path) -> None:
         self.trial.note(run_id=run_id, folder=str(output_dir.absolute()))
+
+    @property
+    def ended(self) -> TrialPruned | None:
+        return self.trial.ended
 
     def measured(self, loss: float) -> None:
         self.trial.measured(loss)

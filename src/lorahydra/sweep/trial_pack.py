@@ -16,17 +16,20 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
+from optuna import Study
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import LorahydraError, clear_frames, ends_study
 from lorahydra.modeling.memory import release_memory
 from lorahydra.names import State
 from lorahydra.sweep.current import context
+from lorahydra.sweep.halving import HalvingPruner, halving_of
 from lorahydra.sweep.hydra_tree import typed
+from lorahydra.sweep.pack_race import PackRace
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.study_trial import place_of, saved_predictions
-from lorahydra.training import TrainedAdapter, train_pack
+from lorahydra.training import TrainedAdapter, TrainingJob, train_pack
 from lorahydra.trial.place import StudyPlace, TrialResult
 from lorahydra.trial.predict import Answers, answer_together
 from lorahydra.trial.steps import Trial
@@ -39,12 +42,13 @@ logger = logging.getLogger("lorahydra.sweep")
 
 @contextmanager
 def packed(
-    settings: SweepSettings, claimed: Sequence[RunningTrial], overrides: Sequence[Sequence[str]]
+    settings: SweepSettings, study: Study, claimed: Sequence[RunningTrial], overrides: Sequence[Sequence[str]]
 ) -> Iterator[None]:
     """Train the trials that are launched in the block side by side.
 
     Args:
         settings: The settings of the sweep.
+        study: Its study.
         claimed: The trials.
         overrides: The overrides of each trial.
     """
@@ -53,7 +57,7 @@ def packed(
         with suppress(LorahydraError, HydraException, OmegaConfBaseException):  # it is reported at the trial's turn
             if (member := _member(settings, trial, given)) is not None:
                 members[trial.number] = member
-    pack = TrialPack(members)
+    pack = TrialPack(members, halving_of(study))
     context.packed = {number: partial(pack.result, number) for number in members}
     try:
         yield
@@ -94,10 +98,12 @@ class TrialPack:
 
     Args:
         members: The trials, by number.
+        halving: Ends trials that are behind; None if the study's pruner looks at each trial by itself.
     """
 
-    def __init__(self, members: Mapping[int, PackedTrial]) -> None:
+    def __init__(self, members: Mapping[int, PackedTrial], halving: HalvingPruner | None = None) -> None:
         self._members = dict(members)
+        self._halving = halving
         self._trained = False
 
     def result(self, number: int) -> TrialResult:
@@ -130,7 +136,8 @@ class TrialPack:
             if member.trial is not None and member.trial.is_open:
                 state = member.running.state
                 with suppress(LorahydraError, KeyboardInterrupt), member.trial as trial:
-                    trial.run.finish(State.INTERRUPTED if state is State.RUNNING else state)
+                    reason = str(member.running.ended) if state is State.PRUNED else None
+                    trial.run.finish(State.INTERRUPTED if state is State.RUNNING else state, reason)
         self._members.clear()
 
     def _train(self) -> None:
@@ -158,7 +165,8 @@ class TrialPack:
         if len(group) > 1:
             logger.info("Trials %s are trained together", ", ".join(str(member.running.number) for member, _ in group))
         jobs = [trial.job for _, trial in group]
-        outcomes = train_pack(prepared.base, jobs, prepared.train_tokens, prepared.eval_tokens, progress)
+        rows = prepared.train_tokens, prepared.eval_tokens
+        outcomes = train_pack(prepared.base, jobs, *rows, progress, partial(self._race_of, group))
         answers = _answers(group, outcomes, progress)
         for (member, trial), outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, Exception):
@@ -170,6 +178,16 @@ class TrialPack:
                 member.error = error
                 clear_frames(error)  # the others need the memory
                 release_memory()
+
+    def _race_of(self, group: Sequence[tuple[PackedTrial, Trial]], jobs: Sequence[TrainingJob]) -> PackRace | None:
+        """The comparison of those trials of a group that are trained side by side."""
+        # Trials of different lengths, for example, are in one group but not in one pack.
+        folders = {job.output_dir for job in jobs}
+        members = {trial.job.output_dir: member.running for member, trial in group if trial.job.output_dir in folders}
+        race = PackRace(self._halving, members) if self._halving is not None and len(members) > 1 else None
+        for running in members.values():
+            running.in_race = race is not None
+        return race
 
 
 def _answers(

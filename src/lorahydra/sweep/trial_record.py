@@ -55,7 +55,7 @@ class TrialRecord:
     deaths: Sequence[int | None] = ()
     """Signals of the processes that died with these parameters; None if the signal was not seen."""
     failure: str | None = None
-    """Class of the error and one line, if it failed."""
+    """Class of the error and one line, if it failed; why it was ended early, if it was pruned."""
     rejected: bool = False
     """Whether it failed because its result cannot be used: not a number, or a wrong number of values."""
     run_id: str | None = None

@@ -113,8 +113,9 @@ def stored_tags(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def end_tags(state: State, failure: str | None = None) -> dict[str, str]:
-    """The tags of a run that has ended, with the class and one line of the error if it failed."""
-    said = {} if failure is None else {Tag.FAILURE.value: one_line(failure, TAG_LENGTH)}
+    """The tags of a run that has ended, with one line about why it failed or was pruned."""
+    tag = Tag.PRUNED if state is State.PRUNED else Tag.FAILURE
+    said = {} if failure is None else {tag.value: one_line(failure, TAG_LENGTH)}
     return {Tag.STATE.value: state.value, **said}
 
 

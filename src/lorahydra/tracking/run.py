@@ -154,7 +154,7 @@ class TrackedRun:
         """Send everything that waits and close the run in a state other than `RUNNING`; later calls have no effect.
 
         It waits `config.retry_seconds` for a store that cannot be reached, and 5 seconds after an interrupt.
-        `failure` is the class and one line of the error, if the run failed.
+        `failure` is the class and one line of the error, if the run failed, or why it was pruned.
 
         Returns:
             How many entries could not be sent; `lorahydra sync` sends them later.
@@ -184,7 +184,7 @@ class TrackedRun:
         if error is None:
             self.finish(State.COMPLETE)
         elif isinstance(error, TrialPruned):
-            self.finish(State.PRUNED)
+            self.finish(State.PRUNED, str(error) or None)
         elif isinstance(error, Exception):
             self.finish(State.FAILED, f"{type(error).__name__}: {error}")
         else:

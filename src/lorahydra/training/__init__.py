@@ -5,6 +5,6 @@ model. Both give the same adapters.
 """
 
 from lorahydra.training.engine import check_settings, train, train_pack
-from lorahydra.training.jobs import OnMetrics, TrainedAdapter, TrainingJob
+from lorahydra.training.jobs import OnMetrics, Race, Standing, TrainedAdapter, TrainingJob
 
-__all__ = ["OnMetrics", "TrainedAdapter", "TrainingJob", "check_settings", "train", "train_pack"]
+__all__ = ["OnMetrics", "Race", "Standing", "TrainedAdapter", "TrainingJob", "check_settings", "train", "train_pack"]

@@ -203,11 +203,19 @@ class AdapterState:
             TrainingError: The loss is not a number.
             TrialPruned: The study ends the trial here.
         """
-        self._health.check(step, {"eval_loss": eval_loss})
+        self.check_loss(step, eval_loss)
         self._eval_loss = eval_loss
         keeps_best = self.job.training.keep == "best"
         self._best.update(step, eval_loss, self._pack.weights[self._slot] if keeps_best else None)
         self.job.on_metrics({scored(EVAL, Score.LOSS): eval_loss}, step)
+
+    def check_loss(self, step: int, eval_loss: float) -> None:
+        """Check a validation loss.
+
+        Raises:
+            TrainingError: It is not a number.
+        """
+        self._health.check(step, {"eval_loss": eval_loss})
 
     @property
     def out_of_patience(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -17,7 +17,7 @@ from lorahydra.modeling.single import OnlyAloneError, attached
 from lorahydra.names import EVAL, Metric, Score, scored
 from lorahydra.training.adapter_state import AdapterState
 from lorahydra.training.checkpoints import TrainingFolder, training_settings
-from lorahydra.training.jobs import TokenizedExamples, TrainedAdapter, TrainingJob, total_steps
+from lorahydra.training.jobs import RaceOf, TokenizedExamples, TrainedAdapter, TrainingJob, total_steps
 from lorahydra.training.loop import fit
 from lorahydra.training.optimizers import make_optimizer
 from lorahydra.utils.files import writing
@@ -70,6 +70,7 @@ def train_pack(
     train_data: TokenizedExamples,
     eval_data: TokenizedExamples,
     progress: Progress | None = None,
+    race_of: RaceOf | None = None,
 ) -> list[Outcome]:
     """Train the adapters of several jobs side by side, each as if it were alone.
 
@@ -82,6 +83,7 @@ def train_pack(
         train_data: The examples that all are trained on.
         eval_data: The examples that all are validated on.
         progress: Where to show the progress.
+        race_of: Ends adapters that are behind the others of their pack.
 
     Returns:
         For each job its adapter, or the error that ended it: its loss became NaN or diverged, a study pruned it, its
@@ -93,9 +95,13 @@ def train_pack(
     elif base.device.type == "cuda":
         torch.cuda.set_device(base.device)
     outcomes: dict[int, Outcome] = {}
+
+    def together(jobs: Sequence[TrainingJob]) -> list[Outcome]:
+        return _train_together(base, jobs, train_data, eval_data, progress or Progress(), race_of)
+
     try:
         for pack in _packs(jobs):
-            trained = _train_alike(base, [jobs[index] for index in pack], train_data, eval_data, progress or Progress())
+            trained = _train_alike([jobs[index] for index in pack], together)
             outcomes |= dict(zip(pack, trained, strict=True))
     finally:
         release_memory()
@@ -132,18 +138,14 @@ def _packs(jobs: Sequence[TrainingJob]) -> list[list[int]]:
 
 
 def _train_alike(
-    base: BaseModel,
-    jobs: Sequence[TrainingJob],
-    train_data: TokenizedExamples,
-    eval_data: TokenizedExamples,
-    progress: Progress,
+    jobs: Sequence[TrainingJob], together: Callable[[Sequence[TrainingJob]], list[Outcome]]
 ) -> list[Outcome]:
     """Train jobs that can share a pack, in packs as large as memory allows; after an error, alone, to find its job."""
     outcomes: list[Outcome] = []
 
     def train_the_rest(side_by_side: int) -> None:
         while rest := jobs[len(outcomes) :]:
-            outcomes.extend(_train_together(base, rest[:side_by_side], train_data, eval_data, progress))
+            outcomes.extend(together(rest[:side_by_side]))
 
     side_by_side = len(jobs)
     while len(outcomes) < len(jobs):
@@ -168,6 +170,7 @@ def _train_together(
     train_data: TokenizedExamples,
     eval_data: TokenizedExamples,
     progress: Progress,
+    race_of: RaceOf | None,
 ) -> list[Outcome]:
     digests = {"training": train_data.digest, "validation": eval_data.digest}
     folders = [TrainingFolder(job.output_dir, training_settings(base, job, digests)) for job in jobs]
@@ -185,6 +188,7 @@ def _train_together(
         pairs = enumerate(zip(jobs, folders, strict=True))
         adapters = [AdapterState(job, folder, pack, slot, total) for slot, (job, folder) in pairs]
         steps_done = adapters[0].resume() if resume else 0
+        race = None if race_of is None else race_of(jobs)
         with matmul_precision(base, jobs[0].training.matmul_precision):
-            fit(base, pack, adapters, train_data, eval_data, progress, steps_done)
+            fit(base, pack, adapters, train_data, eval_data, progress, steps_done, race)
     return [adapter.outcome for adapter in adapters if adapter.outcome is not None]

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from lorahydra.config.schema import LoraConfig, TrainingConfig
+from lorahydra.errors import LorahydraError
 
-__all__ = ["OnMetrics", "TokenizedExamples", "TrainedAdapter", "TrainingJob", "steps_per_epoch", "total_steps"]
+__all__ = [
+    "OnMetrics",
+    "Race",
+    "RaceOf",
+    "Standing",
+    "TokenizedExamples",
+    "TrainedAdapter",
+    "TrainingJob",
+    "steps_per_epoch",
+    "total_steps",
+]
 
 OnMetrics = Callable[[Mapping[str, float], int], None]
 """Called with metric values by name and the optimiser step."""
@@ -62,6 +73,36 @@ class TrainedAdapter:
     """Wall time of training, validating and saving."""
     best_step: int = 0
     """Optimiser step of the lowest validation loss; 0 if none was measured, or an earlier version trained it."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The adapters of a pack that are still trained, at one point of their schedules."""
+
+    fraction: float
+    """Of the schedule."""
+    jobs: Sequence[TrainingJob]
+    losses: Sequence[float]
+    """Mean validation loss per labelled token of each adapter, finite."""
+    parts: Sequence[Sequence[float]]
+    """The same losses as sums over parts of the validation rows, by adapter; all have the same parts."""
+    tokens: Sequence[int]
+    """Labelled tokens of each part."""
+
+
+class Race(Protocol):
+    """Compares the adapters of a pack during their training."""
+
+    @property
+    def fractions(self) -> Sequence[float]:
+        """Where in their schedules, above 0 and below 1."""
+
+    def ended(self, standing: Standing) -> Mapping[int, LorahydraError]:
+        """Which adapters end here, by their places, with the outcome of each."""
+
+
+RaceOf = Callable[[Sequence[TrainingJob]], Race | None]
+"""Called with the jobs that are trained side by side, before their training begins; None if they run to the end."""
 
 
 def steps_per_epoch(config: TrainingConfig, examples: int) -> int:

@@ -25,7 +25,7 @@ from lorahydra.modeling.packing import Pack
 from lorahydra.modeling.single import SingleAdapter
 from lorahydra.training.adapter_state import AdapterState
 from lorahydra.training.batches import Batch, collate, sorted_batches, step_batches
-from lorahydra.training.jobs import TokenizedExamples, steps_per_epoch, total_steps
+from lorahydra.training.jobs import Race, Standing, TokenizedExamples, steps_per_epoch, total_steps
 from lorahydra.training.loss import IGNORED, CompletionLoss, loss_scale
 from lorahydra.training.recorded import RecordedPasses, padded
 from lorahydra.utils.progress import Progress
@@ -45,6 +45,7 @@ def fit(
     eval_data: TokenizedExamples,
     progress: Progress,
     steps_done: int = 0,
+    race: Race | None = None,
 ) -> None:
     """Train attached adapters, and write those that reach the end.
 
@@ -57,6 +58,7 @@ def fit(
         eval_data: The examples that all are validated on.
         progress: Where to show the progress.
         steps_done: Optimiser steps that were taken before.
+        race: Ends adapters that are behind the others.
     """
     first, config = adapters[0].job, adapters[0].job.training
     total = total_steps(config, len(train_data))
@@ -64,6 +66,8 @@ def fit(
     every = (
         math.ceil(steps_per_epoch(config, len(train_data)) / config.evals_per_epoch) if config.evals_per_epoch else 0
     )
+    # The last of several that fall on one step counts.
+    races = {math.ceil(fraction * total): fraction for fraction in sorted(race.fractions)} if race else {}
     if config.gradient_checkpointing:
         base.model.activation_checkpointing_enable()
         pack.recomputes()
@@ -77,8 +81,13 @@ def fit(
             norms = run.clip(gradients)
             run.update(gradients)
             run.report(step, losses, norms, batches)
-            if step == total or (every and step % every == 0):
-                run.validate(step, eval_data)
+            due = step == total or (every and step % every == 0)
+            if due or step in races:
+                sums, tokens = run.validate(eval_data)
+                if due:
+                    run.validated(step, sums, tokens)
+                if race is not None and step in races and step < total:
+                    run.compare(race, step, races[step], sums, tokens)
             run.write_checkpoints(step, last=step == total)
             run.stop_early(step)
             run.drop_ended()
@@ -191,20 +200,39 @@ class _Run:
                 with adapter.ends_on_error():
                     adapter.stepped(figures.step, loss, norm, rate, figures.tokens)
 
-    def validate(self, step: int, data: TokenizedExamples) -> None:
-        """Measure the mean loss of each adapter over all labelled tokens of `data`, each token counting once."""
+    def validate(self, data: TokenizedExamples) -> tuple[list[list[float]], list[int]]:
+        """The summed loss of each adapter over each batch of `data`, and the labelled tokens of each batch."""
         self._receive()
-        sums, items, model = [], 0, self._base.model.eval()
+        sums, tokens, model = [], [], self._base.model.eval()
         with torch.no_grad():
             size = self.adapters[0].job.training.per_device_eval_batch_size
             for rows in sorted_batches([int(length) for length in data.lengths], size):
                 batch = collate([data[row] for row in rows])
                 sums.append(self._with_room(partial(self._sums, batch)))
-                items += _labelled(batch)
+                tokens.append(_labelled(batch))
         model.train()
-        for adapter, values in zip(self.adapters, torch.stack(sums, dim=1).tolist(), strict=True):
+        return torch.stack(sums, dim=1).tolist(), tokens
+
+    def validated(self, step: int, sums: Sequence[Sequence[float]], tokens: Sequence[int]) -> None:
+        """Report the mean losses of a validation, each labelled token counting once."""
+        for adapter, values in zip(self.adapters, sums, strict=True):
             with adapter.ends_on_error():
-                adapter.validated(step, sum(values) / items)
+                adapter.validated(step, sum(values) / sum(tokens))
+
+    def compare(
+        self, race: Race, step: int, fraction: float, sums: Sequence[Sequence[float]], tokens: Sequence[int]
+    ) -> None:
+        """End the adapters that are behind; the others stay as they would be alone."""
+        for adapter, values in zip(self.adapters, sums, strict=True):
+            with adapter.ends_on_error():
+                adapter.check_loss(step, sum(values) / sum(tokens))
+        going = [slot for slot, adapter in enumerate(self.adapters) if adapter.outcome is None]
+        if len(going) < 2:
+            return
+        jobs, parts = [self.adapters[slot].job for slot in going], [sums[slot] for slot in going]
+        losses = [sum(values) / sum(tokens) for values in parts]
+        for place, error in race.ended(Standing(fraction, jobs, losses, parts, tokens)).items():
+            self.adapters[going[place]].outcome = error
 
     def write_checkpoints(self, step: int, *, last: bool) -> None:
         """Write the checkpoints that are due."""

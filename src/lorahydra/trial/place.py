@@ -67,6 +67,10 @@ class StudyPlace(Protocol):
     def started(self, run_id: str, output_dir: Path) -> None:
         """Receive the trial's run and its output folder."""
 
+    @property
+    def ended(self) -> TrialPruned | None:
+        """Why the study has ended the trial early, if it has."""
+
     def measured(self, loss: float) -> None:
         """Receive an intermediate validation loss; raises `TrialPruned` to end the trial."""
 
@@ -103,22 +107,16 @@ def metrics_of(run: TrackedRun, place: StudyPlace | None) -> OnMetrics:
     A training that begins again because memory ran out reports its first steps twice; only the first report counts.
     """
     reported: dict[str, int] = {}
-    pruned: list[TrialPruned] = []
 
     def on_metrics(values: Mapping[str, float], step: int) -> None:
-        if pruned:
-            raise pruned[0]
+        if place is not None and place.ended is not None:
+            raise place.ended
         fresh = {name: value for name, value in values.items() if step > reported.get(name, -1)}
         reported.update(dict.fromkeys(fresh, step))
         run.metrics(fresh, step)
         loss = fresh.get(scored(EVAL, Score.LOSS))
-        if place is None or loss is None:
-            return
-        try:
+        if place is not None and loss is not None:
             place.measured(loss)
-        except TrialPruned as error:
-            pruned.append(error.with_traceback(None))
-            raise
 
     return on_metrics
 

@@ -1,0 +1,72 @@
+"""Which trials of a pack end at 1/4 and at 1/2 of their schedules."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from lorahydra.sweep.halving import AutoPruner, Contender, HalvingPruner, halving_of, mark_begun
+
+
+def pack(*losses: float, rates: tuple[float, ...] = ()) -> list[Contender]:
+    """Trials with these losses, at rates that fall if none are given."""
+    return [Contender(rate, loss) for rate, loss in zip(rates or range(len(losses), 0, -1), losses, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "ended"),
+    [
+        ((1.0,), []),
+        ((1.0, 1.2), [1]),
+        ((1.0, 1.2, 1.1), [1]),
+        ((1.0, 1.3, 1.1, 1.2), [1, 3]),
+        ((1.0, 1.4, 1.1, 1.3, 1.2), [1, 3]),
+        ((1.0, 1.0, 1.0, 1.0), []),
+    ],
+)
+def test_the_worse_half_ends(losses: tuple[float, ...], ended: list[int]) -> None:
+    assert sorted(HalvingPruner().behind(pack(*losses))) == ended
+
+
+@pytest.mark.parametrize(("neighbours", "ended"), [(0, [2, 3, 4]), (1, [2, 3]), (2, [2]), (3, [])])
+def test_the_next_higher_rates_than_the_leaders_stay(neighbours: int, ended: list[int]) -> None:
+    trials = pack(1.2, 1.1, 1.7, 1.8, 1.9, 1.0, rates=(1e-5, 2e-5, 8e-4, 4e-4, 2e-4, 1e-4))
+    assert sorted(HalvingPruner(neighbours=neighbours).behind(trials)) == ended
+
+
+def test_a_trial_within_the_noise_of_the_leader_stays() -> None:
+    tokens = [10, 20, 10, 40]
+    sure = Contender(1.0, 1.1, [11.0, 22.1, 10.9, 44.0])
+    noisy = Contender(1.0, 1.1, [15.0, 10.0, 3.0, 60.0])
+    near = Contender(1.0, 1.05, [10.5, 21.0, 10.5, 42.0])
+    leader = Contender(2.0, 1.0, [10.0, 20.0, 10.0, 40.0])
+    assert HalvingPruner().behind([leader, near, sure, noisy], tokens) == [2]
+    assert sorted(HalvingPruner().behind([leader, near, sure, noisy])) == [2, 3], "without parts nothing is known"
+
+
+@pytest.mark.parametrize(("setting", "said"), [({"fractions": [1.0]}, "fractions"), ({"neighbours": -1}, "neighbours")])
+def test_a_setting_that_is_not_possible_is_refused(setting: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=f"{said}=.* is not allowed"):
+        HalvingPruner(**setting)  # type: ignore[arg-type]
+
+
+def test_packs_are_halved_by_default_in_new_studies_of_one_objective() -> None:
+    study = optuna.create_study(pruner=AutoPruner())
+    assert halving_of(study) is None, "a study of an earlier version keeps the median"
+    mark_begun(study)
+    assert halving_of(study) is study.pruner
+    assert halving_of(optuna.create_study(pruner=HalvingPruner())) is not None
+    assert halving_of(optuna.create_study(pruner=optuna.pruners.MedianPruner())) is None
+    assert halving_of(optuna.create_study(directions=["minimize", "minimize"], pruner=HalvingPruner())) is None
+
+
+def test_trials_that_are_trained_alone_are_pruned_by_the_median_or_not_at_all() -> None:
+    for pruner, ended in ((AutoPruner(), True), (HalvingPruner(), False)):
+        study = optuna.create_study(pruner=pruner)
+        for loss in (1.0, 1.1, 1.2, 1.3):
+            trial = study.ask()
+            trial.report(loss, 1)
+            study.tell(trial, loss)
+        trial = study.ask()
+        trial.report(2.0, 1)
+        assert trial.should_prune() is ended
