@@ -77,7 +77,8 @@ def page() -> str:
         title = f"`{group}`" if group else "Top level"
         summary = ast.get_docstring(classes[name]) or ""
         parts.append(f"## {title}\n\n{summary.splitlines()[0]}\n\n| key | type | default | |\n|---|---|---|---|")
-        for field, kind, default, text in fields(classes[name]):
+        bases = [classes[base.id] for base in classes[name].bases if isinstance(base, ast.Name)]
+        for field, kind, default, text in [line for node in (*bases, classes[name]) for line in fields(node)]:
             key = f"{group}.{field}" if group else field
             shown = "" if "field(" in default else f"`{default}`"
             parts.append(

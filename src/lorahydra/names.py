@@ -37,6 +37,8 @@ class Metric(StrEnum):
     JUDGE_PROMPT_TOKENS = "judge/prompt_tokens"
     JUDGE_COMPLETION_TOKENS = "judge/completion_tokens"
     JUDGE_COST = "judge/cost"
+    JUDGE_ALPHA = "judge/alpha"
+    """Krippendorff's alpha of a panel's judges, for interval scores."""
     STUDY_BEST = "study/best"
     """First objective of the best trial so far; the step is the number of finished trials."""
     STUDY_COMPLETE = "study/complete"
@@ -58,6 +60,8 @@ class Score(StrEnum):
     BERTSCORE_RECALL = "bertscore_recall"
     BERTSCORE_F1 = "bertscore_f1"
     JUDGE_SCORE = "judge_score"
+    JUDGE_SCORE_LENGTH_CONTROLLED = "judge_score_length_controlled"
+    """The judge's score without what goes with the answers' length (`lorahydra.evaluation.length_control`)."""
     JUDGE_COVERAGE = "judge_coverage"
     COMBINED = "combined"
     COMBINED_LOW = "combined_low"
@@ -73,6 +77,11 @@ class Score(StrEnum):
 def scored(prefix: str, score: Score) -> str:
     """Name of a metric of one scored split, for example `scored(EVAL, Score.COMBINED)` → `eval/combined`."""
     return f"{prefix}/{score}"
+
+
+def by_member(name: str, member: str) -> str:
+    """Name of a metric of one judge of a panel, for example `eval/judge_score_openai`."""
+    return f"{name}_{member}"
 
 
 OBJECTIVE = scored(EVAL, Score.COMBINED)

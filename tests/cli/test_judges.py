@@ -33,7 +33,7 @@ def test_the_list_says_what_is_configured(judges: Judges) -> None:
     done = judges("list", GOOGLE_API_KEY=KEY)
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
-    assert set(lines) == {"NAME", "gemini", "gemini_legacy", "gigachat", "local", "openai"}
+    assert set(lines) == {"NAME", "gemini", "gemini_legacy", "gigachat", "local", "openai", "panel"}
     assert "gemini-2.5-flash" in lines["gemini"]
     assert "GEMINI_API_KEY or GOOGLE_API_KEY is set" in lines["gemini"]
     assert "GIGACHAT_CREDENTIALS is not set" in lines["gigachat"]

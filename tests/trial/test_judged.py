@@ -137,6 +137,42 @@ def test_verdicts_are_scores_lines_and_records(trials: Trials, caplog: pytest.Lo
     assert f"Evaluation: BERTScore={bertscore}, LLM judge={score:.2f}, combined={combined:.4f}" in lines
 
 
+def test_a_panel_is_recorded_with_each_of_its_judges(
+    trials: Trials, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def plan(request: Request, attempt: int) -> str:
+        return "503" if down and request.service == "openai" else "good"
+
+    down = True
+    with judge_server(plan) as server:
+        overrides = [part for part in trials.overrides("one", server) if not part.startswith("judge")]
+        overrides += [
+            "judge=panel",
+            "judge.max_retries=0",
+            "judge.n_examples=4",
+            f"judges.gemini.base_url={server.gemini}",
+        ]
+        overrides += [f"judges.openai.base_url={server.openai}"]
+        overrides += [f"judges.{name}.model={MODEL}" for name in ("gemini", "openai")]
+        with pytest.raises(JudgeError, match="judge openai is unavailable"):
+            run_trial(compose(overrides), overrides=overrides)
+        down = False
+        scores = rejudge(trials.folder / "one", overrides=["judges.openai.timeout=20"])
+    [run] = runs_of(trials.folder)
+    metrics, tags, verdicts = run.data.metrics, run.data.tags, scores.tuned.verdicts
+    assert verdicts is not None
+    parts = [metrics[f"eval/judge_score_{name}"] for name in ("gemini", "openai")]
+    assert metrics["eval/judge_score"] == pytest.approx(sum(parts) / 2)
+    assert metrics["eval/judge_coverage"] == metrics["eval/judge_coverage_openai"] == 1
+    assert -1 <= metrics["judge/alpha"] <= 1
+    assert (tags["lorahydra.judge"], tags["lorahydra.judge_model"]) == ("panel", "judge-model-001 + judge-model-001")
+    assert "Judges of the panel: gemini " in caplog.text
+    assert f"LLM judge on: panel ({MODEL} + {MODEL})" in caplog.messages
+
+
 def test_every_call_is_a_trace_of_the_run(trials: Trials) -> None:
     import mlflow
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import click
 from click.shell_completion import CompletionItem
 
-from lorahydra.config.judge_registry import registered_judges
+from lorahydra.config.judge_registry import choosable_judges
 from lorahydra.errors import LorahydraError
 from lorahydra.modeling.packaged import PACKAGED
 from lorahydra.names import STUDY_STORE
@@ -43,6 +43,6 @@ def _studies(context: click.Context) -> Iterable[str]:
     return [entry.name for entry in list_studies(context.params.get("storage") or STUDY_STORE)]
 
 
-judge_names = _names(lambda _: registered_judges())
+judge_names = _names(lambda _: choosable_judges())
 packaged_names = _names(lambda _: PACKAGED)
 study_names = _names(_studies)

@@ -10,8 +10,16 @@ import click
 from lorahydra.cli.agreeing import agree
 from lorahydra.cli.completing import judge_names
 from lorahydra.cli.sharing import log_to_terminal, show_table
-from lorahydra.config.judge_registry import install_command, is_built_in, registered_judges, sdk_package, sdk_version
-from lorahydra.errors import JudgeNotFoundError, JudgeSetupError
+from lorahydra.config.judge_registry import (
+    PANEL,
+    choosable_judges,
+    install_command,
+    is_built_in,
+    registered_judges,
+    sdk_package,
+    sdk_version,
+)
+from lorahydra.errors import JudgeNotFoundError, JudgeSetupError, LorahydraError
 
 if TYPE_CHECKING:
     from lorahydra.config.judge import JudgeConfig
@@ -30,7 +38,8 @@ judges.add_command(agree)
 @judges.command("list", short_help="Show the judges, their models, keys and SDKs.")
 def list_judges() -> None:
     """Show the judges, the model that each one asks, and whether it has its key and SDK."""
-    show_table([("NAME", "MODEL", "KEY", "SDK"), *(_row(name) for name in registered_judges())])
+    together = (PANEL, " + ".join(_config(PANEL, ()).judges), "those of its judges", "those of its judges")
+    show_table([("NAME", "MODEL", "KEY", "SDK"), *(_row(name) for name in registered_judges()), together])
 
 
 def _row(name: str) -> tuple[str, str, str, str]:
@@ -56,28 +65,34 @@ def _sdk(name: str) -> str:
 @click.argument("name", shell_complete=judge_names)
 @click.argument("overrides", nargs=-1)
 def check(name: str, overrides: tuple[str, ...]) -> None:
-    """Let the judge NAME score four fixed answers, and say whether it answers and can tell them apart.
+    """Let the judge NAME, or each judge of a panel, score four fixed answers, and say whether it can tell them apart.
 
     OVERRIDES are those of train.py, for example judge.base_url=http://127.0.0.1:8000/v1.
     """
-    from lorahydra.judges import JudgeSession, make_judge, self_test
-
     config = _config(name, overrides)
-    test = self_test(JudgeSession(config, make_judge(config), None))
+    errors = [_check(label, one) for label, one in config.asked.items()]
+    for error in filter(None, errors):
+        raise error
+
+
+def _check(label: str, config: JudgeConfig) -> LorahydraError | None:
+    """Test one judge, show its scores, and return why it cannot be used."""
+    from lorahydra.judges import make_session, self_test
+
+    test = self_test(make_session(config, None))
     calls = test.judgement.calls
     if test.judgement.verdicts[0]:
         [verdict] = test.judgement.verdicts[0]
         scores = ", ".join(f"{criterion} {score:g}" for criterion, score in verdict.scores.items())
         head = "ok: " if test.error is None else ""
-        click.echo(f"{head}{name} answered as {verdict.model} in {verdict.latency:.2f} s")
+        click.echo(f"{head}{label} answered as {verdict.model} in {verdict.latency:.2f} s")
         click.echo(f"    {verdict.score:.0f} of 100 for a right answer ({scores})")
         others = [f"{_number(score)} for {kind}" for kind, score in list(test.scores.items())[1:]]
         click.echo(f"    {', '.join(others)}")
         sent, received = sum(call.prompt_tokens for call in calls), sum(call.completion_tokens for call in calls)
         cost = sum(call.cost for call in calls)
         click.echo(f"    {sent} tokens sent, {received} received" + (f", cost {cost:.6f}" if cost else ""))
-    if test.error is not None:
-        raise test.error
+    return test.error
 
 
 def _number(score: float | None) -> str:
@@ -87,7 +102,7 @@ def _number(score: float | None) -> str:
 def _config(name: str, overrides: tuple[str, ...]) -> JudgeConfig:
     from lorahydra.config.compose import compose
 
-    if name not in registered_judges():
+    if name not in choosable_judges():
         raise JudgeNotFoundError(name, registered_judges())
     return compose([f"judge={name}", *overrides]).judge
 

@@ -6,6 +6,7 @@ answers are judged again, `REPRODUCTION_NEUTRAL_KEYS` when a run is repeated. An
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from lorahydra.config.compose import flatten
@@ -20,6 +21,7 @@ __all__ = [
     "may_change",
 ]
 
+OF_ONE_JUDGE = re.compile(r"^(judge\.members|judges)\.\w+\.")
 JUDGE_NEUTRAL_KEYS = frozenset(
     f"judge.{name}"
     for name in (
@@ -57,7 +59,11 @@ REPRODUCTION_NEUTRAL_KEYS = SCORE_NEUTRAL_KEYS | set(PATHS)
 
 
 def may_change(key: str, free: Collection[str]) -> bool:
-    """Whether a key, such as `judge.timeout`, is in one of the lists."""
+    """Whether a key, such as `judge.timeout`, is in one of the lists.
+
+    What may change for a judge may change for each judge of a panel, too.
+    """
+    key = OF_ONE_JUDGE.sub("judge.", key)
     return key in free or any(key.startswith(name) for name in free if name.endswith("."))
 
 

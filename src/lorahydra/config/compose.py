@@ -33,6 +33,7 @@ from lorahydra.config.checks import did_you_mean, type_hints, wrong_type
 from lorahydra.config.environment import register_resolver
 from lorahydra.config.judge import NOT_A_NAME, refuse_secret
 from lorahydra.config.judge_registry import registered_judges
+from lorahydra.config.own_settings import settle_judges
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError, causes
 
@@ -188,6 +189,9 @@ def to_config(tree: DictConfig) -> ExperimentConfig:
     """
     try:
         merged = OmegaConf.merge(_schema(), tree)
+        if not isinstance(merged, DictConfig):
+            raise TypeError(f"a {type(merged).__name__} instead of a config")
+        settle_judges(merged, config_dir() / "judge")
         _refuse_unknown_keys(merged, ExperimentConfig(), "")
         for key in sorted(OmegaConf.missing_keys(merged)):
             raise ConfigError(f"{key} has no value: set {key}=…")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from lorahydra.config.checks import at_least, check_types, not_blank, within
-from lorahydra.config.judge_registry import NO_JUDGE, registered_judges
+from lorahydra.config.judge_registry import NO_JUDGE, PANEL, registered_judges
 from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError, JudgeNotFoundError, JudgeSetupError
 
-__all__ = ["NOT_A_NAME", "CriterionConfig", "JudgeConfig", "RubricConfig", "refuse_secret"]
+__all__ = ["NOT_A_NAME", "CriterionConfig", "JudgeConfig", "RubricConfig", "ServiceConfig", "refuse_secret"]
 
 NOT_A_NAME = (
     "judge.api_key_env takes the name of an environment variable (capital letters, digits and _), not the key itself: "
@@ -60,8 +60,8 @@ class RubricConfig:
 
 
 @dataclass
-class JudgeConfig:
-    """The LLM that scores answers (`conf/judge`)."""
+class ServiceConfig:
+    """Which model judges, where it is and how it is asked: what each judge of a panel has of its own."""
 
     name: str = "none"
     """`none` scores with BERTScore only; `lorahydra judges list` shows the others."""
@@ -88,8 +88,29 @@ class JudgeConfig:
     """Ask for JSON of the verdict's schema if the service can do that; replies are checked either way."""
     options: dict[str, Any] = field(default_factory=dict)
     """Settings that only this judge has; see its file in `conf/judge`."""
+    concurrency: int = 8
+    """Calls at the same time."""
+    requests_per_minute: float | None = None
+    """The service's limit for this process; no limit when unset."""
+    prompt_price: float = 0.0
+    """Price of a million tokens sent."""
+    completion_price: float = 0.0
+    """Price of a million tokens received."""
+
+    __repr__ = short_repr
+
+
+@dataclass(repr=False)
+class JudgeConfig(ServiceConfig):
+    """The LLM that scores answers (`conf/judge`)."""
+
     rubric: RubricConfig = field(default_factory=RubricConfig)
     """The criteria by which answers are judged."""
+    judges: list[str] = field(default_factory=list)
+    """The judges of `judge=panel`, whose mean counts. Each has the settings of its file in `conf/judge` and those in
+    `judges.NAME`."""
+    members: dict[str, ServiceConfig] = field(default_factory=dict)
+    """Filled in: the settings of each judge of the panel."""
     n_examples: int | Literal["all"] = 5
     """How many validation examples are judged, or `all`; the seed draws them, the same ones for every trial."""
     test_examples: int | Literal["all"] = "all"
@@ -105,10 +126,6 @@ class JudgeConfig:
     """Verdicts for each example in the race; their mean counts."""
     overlap: bool = True
     """Judge while this machine does other work: BERTScore and the untuned model's predictions."""
-    concurrency: int = 8
-    """Calls at the same time."""
-    requests_per_minute: float | None = None
-    """The service's limit for this process; no limit when unset."""
     timeout: float = 60.0
     """Seconds that one call may take. An example is given up after five times as long, with all retries and the time
     between them."""
@@ -116,10 +133,6 @@ class JudgeConfig:
     """Further calls for an example after a temporary fault: no connection, a limit, a reply without a verdict."""
     cache: bool = True
     """Keep verdicts in `LORAHYDRA_CACHE`, so that nothing is judged twice."""
-    prompt_price: float = 0.0
-    """Price of a million tokens sent."""
-    completion_price: float = 0.0
-    """Price of a million tokens received."""
     max_cost: float | None = None
     """Judging stops before this process has spent more with these settings, in the currency of the prices."""
     prompt_wording: Literal[1, 2] = 2
@@ -133,8 +146,9 @@ class JudgeConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        if self.name != NO_JUDGE and self.name not in registered_judges():
+        if self.name not in (NO_JUDGE, PANEL, *registered_judges()):
             raise JudgeNotFoundError(self.name, registered_judges())
+        self._check_panel()
         self._check_secrets()
         check_types("judge", self)
         self._check_addresses()
@@ -149,12 +163,26 @@ class JudgeConfig:
         for name in ("max_retries", "prompt_price", "completion_price"):
             at_least(f"judge.{name}", getattr(self, name), 0)
         at_least("judge.max_cost", self.max_cost, 0, exclusive=True)
-        if self.max_cost is not None and not (self.prompt_price or self.completion_price):
+        if self.max_cost is not None and not any(self.prices):
             raise ConfigError(
                 "judge.max_cost needs judge.prompt_price and judge.completion_price: what a million tokens cost"
             )
         if self.name != NO_JUDGE and not self.rubric.criteria:
             raise ConfigError("judge.rubric.criteria is empty: choose a rubric, for example judge/rubric=default")
+
+    @property
+    def asked(self) -> dict[str, JudgeConfig]:
+        """The judges that are asked, by name: those of a panel with its rubric and limits, or else this one alone."""
+        if self.name != PANEL:
+            return {self.name: self}
+        alone: dict[str, Any] = {"judges": [], "members": {}, "max_cost": None}
+        return {label: replace(self, **vars(self.members[label]), **alone) for label in self.judges}
+
+    @property
+    def prices(self) -> tuple[float, float]:
+        """What a million tokens sent and received cost, added up over the judges that are asked."""
+        each = [self.members[label] for label in self.judges] if self.name == PANEL else [self]
+        return sum(one.prompt_price for one in each), sum(one.completion_price for one in each)
 
     @property
     def key_names(self) -> list[str]:
@@ -185,6 +213,29 @@ class JudgeConfig:
         first, *others = self.key_names or ["judge.api_key_env"]
         also = f" (or {', '.join(others)})" if others else ""
         raise JudgeSetupError(f"judge {self.name} needs a key: put it into the environment variable {first}{also}")
+
+    def _check_panel(self) -> None:
+        if self.name != PANEL:
+            if self.judges:
+                raise ConfigError(f"judge.judges is for judge={PANEL}, and the judge is {self.name}")
+            return
+        if len(set(self.judges)) < 2 or len(set(self.judges)) < len(self.judges):
+            raise ConfigError(
+                f"judge.judges=[{','.join(self.judges)}]: name at least two different judges, as in "
+                "judge.judges=[gemini,openai]"
+            )
+        for one in fields(ServiceConfig):
+            default = one.default if one.default is not MISSING else {}
+            if one.name != "name" and getattr(self, one.name) != default:
+                raise ConfigError(f"judge.{one.name}: each judge of a panel has its own: judges.NAME.{one.name}")
+        if missing := [label for label in self.judges if label not in self.members]:
+            raise ConfigError(f"judge.members has no settings of {missing[0]}")
+        for label, member in self.members.items():
+            if not re.fullmatch(r"[A-Za-z_]\w*", label, re.ASCII):
+                raise ConfigError(f"judge.judges: {label!r} cannot be the name of a judge: use letters, digits and _")
+            if member.name in (NO_JUDGE, PANEL):
+                raise ConfigError(f"judge.judges: {label} cannot be a member of a panel")
+        _ = self.asked  # each is checked where it is made
 
     def _check_secrets(self) -> None:
         # These messages do not repeat the values, which may be secrets.
@@ -218,7 +269,9 @@ def refuse_secret(override: str) -> None:
     """Refuse an override that contains a secret key, before Hydra writes it to a file, without repeating the key."""
     key, _, value = override.partition("=")
     group, _, name = key.lstrip("+~").partition(".")
-    if group != "judge":
+    if group == "judges":
+        name = name.partition(".")[2]
+    elif group != "judge":
         return
     if name == "api_key_env":
         if not re.fullmatch(r"[A-Z0-9_\[\]'\", ]*|null", value):

@@ -23,6 +23,8 @@ from lorahydra.errors import ConfigError, JudgeNotFoundError
 
 __all__ = [
     "NO_JUDGE",
+    "PANEL",
+    "choosable_judges",
     "install_command",
     "is_built_in",
     "judge_factory",
@@ -35,6 +37,8 @@ __all__ = [
 
 NO_JUDGE = "none"
 """Name in configs for scoring without a judge."""
+PANEL = "panel"
+"""Name in configs for the mean of several judges; it is not a registered judge, and not an LLM."""
 GROUP = "lorahydra.judges"
 BUILT_IN = frozenset(
     module.name for module in pkgutil.iter_modules([str(Path(__file__).parents[1] / "judges" / "builtin")])
@@ -57,8 +61,10 @@ def register_judge(name: str, factory: Factory) -> None:
     Raises:
         ConfigError: The name is not valid.
     """
-    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name == NO_JUDGE:
-        raise ConfigError(f"{name!r} cannot be the name of a judge: use letters, digits and _, and not {NO_JUDGE!r}")
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in (NO_JUDGE, PANEL):
+        raise ConfigError(
+            f"{name!r} cannot be the name of a judge: use letters, digits and _, and neither {NO_JUDGE!r} nor {PANEL!r}"
+        )
     _registered[name] = factory
 
 
@@ -70,6 +76,11 @@ def unregister_judge(name: str) -> None:
 def registered_judges() -> list[str]:
     """Names of all judges, in alphabetical order."""
     return sorted({*BUILT_IN, *_installed(), *_registered})
+
+
+def choosable_judges() -> list[str]:
+    """What `judge=` may say to have answers judged: all judges, and the panel of several."""
+    return [*registered_judges(), PANEL]
 
 
 def is_built_in(name: str) -> bool:

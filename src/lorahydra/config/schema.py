@@ -326,6 +326,9 @@ class ExperimentConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    judges: dict[str, Any] = field(default_factory=dict)
+    """Settings that hold for one judge only, whether it is chosen alone or in a panel, for example
+    `judges.openai.base_url=http://127.0.0.1:8000/v1`: the keys of a member of a panel, without its name."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: DataConfig = field(default_factory=lambda: DataConfig(train_file="demo"))
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

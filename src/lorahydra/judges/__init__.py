@@ -5,10 +5,11 @@
 
 from lorahydra.judges.asking import JudgeCall
 from lorahydra.judges.base import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, Verdict
-from lorahydra.judges.loading import get_model_by_id, load_session, make_judge, ready_session
-from lorahydra.judges.running import Judgement, start_judging
+from lorahydra.judges.judgement import Judgement
+from lorahydra.judges.loading import get_model_by_id, load_session, make_judge, make_session, ready_session
 from lorahydra.judges.selftest import SelfTest, self_test
 from lorahydra.judges.session import JudgeSession
+from lorahydra.judges.starting import start_judging
 
 __all__ = [
     "Fault",
@@ -25,6 +26,7 @@ __all__ = [
     "get_model_by_id",
     "load_session",
     "make_judge",
+    "make_session",
     "ready_session",
     "self_test",
     "start_judging",

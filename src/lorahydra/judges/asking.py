@@ -51,6 +51,10 @@ class JudgeCall:
     seconds: float
     cost: float
     """Money, by the prices of the config."""
+    judge: str = ""
+    """Who was asked."""
+    model: str = ""
+    """The model that was asked, or if it replied, the one that says it is."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -153,7 +157,8 @@ def _call(
             prompt_version=session.prompt_version,
             latency=seconds,
         )
-    return JudgeCall(prompt, reply, verdict, error, attempt, start_ns, seconds, cost)
+    model = reply.model if reply is not None else session.judge.model
+    return JudgeCall(prompt, reply, verdict, error, attempt, start_ns, seconds, cost, session.label, model)
 
 
 def _ask_in_time(session: JudgeSession, prompt: JudgePrompt) -> JudgeReply:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import JudgeBudgetError
 from lorahydra.judges.base import JudgePrompt, JudgeReply
 
-__all__ = ["Budget", "RateLimiter"]
+__all__ = ["Budget", "Purse", "RateLimiter"]
 
 MILLION = 1_000_000
 CHARACTERS_PER_TOKEN = 2
@@ -44,25 +44,22 @@ class RateLimiter:
             self._next = max(self._next, time.monotonic() + seconds)
 
 
-class Budget:
-    """Counts what judging costs, and refuses calls that might cost more than `judge.max_cost`."""
+class Purse:
+    """The money of `judge.max_cost`; the judges of a panel share one."""
 
-    def __init__(self, config: JudgeConfig) -> None:
-        self._prompt_price = config.prompt_price / MILLION
-        self._completion_price = config.completion_price / MILLION
-        self._limit = config.max_cost
+    def __init__(self, limit: float | None) -> None:
+        self._limit = limit
         self._changed = threading.Condition()
         self._reserved = 0.0
         self.spent = 0.0
         """Cost of all replies so far."""
 
-    def reserve(self, prompt: JudgePrompt) -> float:
-        """Set aside the most that a call may cost, and return it; wait for running calls if it depends on their cost.
+    def reserve(self, most: float) -> None:
+        """Set an amount aside; wait for running calls if it depends on their cost.
 
         Raises:
             JudgeBudgetError: Less than that is left.
         """
-        most = self._cost(_length(prompt), prompt.max_output_tokens)
         with self._changed:
             if self._limit is not None:
                 while self.spent + self._reserved + most > self._limit:
@@ -72,7 +69,15 @@ class Budget:
                         )
                     self._changed.wait()
             self._reserved += most
-        return most
+
+    def settle(self, reserved: float, cost: float) -> None:
+        """Replace what was set aside by what the call cost."""
+        with self._changed:
+            # Rounding must not leave a remainder that looks like a running call.
+            left = self._reserved - reserved
+            self._reserved = left if left > 1e-12 else 0.0
+            self.spent += cost
+            self._changed.notify_all()
 
     @contextmanager
     def half_of_the_rest(self) -> Iterator[None]:
@@ -85,6 +90,30 @@ class Budget:
         finally:
             self._limit = limit
 
+
+class Budget:
+    """Counts what judging costs at a judge's prices, and refuses calls that might cost more than is in the purse."""
+
+    def __init__(self, config: JudgeConfig, purse: Purse | None = None) -> None:
+        self._prompt_price = config.prompt_price / MILLION
+        self._completion_price = config.completion_price / MILLION
+        self.purse = purse or Purse(config.max_cost)
+
+    @property
+    def spent(self) -> float:
+        """Cost of all replies so far, those of judges with the same purse included."""
+        return self.purse.spent
+
+    def half_of_the_rest(self) -> AbstractContextManager[None]:
+        """See `Purse.half_of_the_rest`."""
+        return self.purse.half_of_the_rest()
+
+    def reserve(self, prompt: JudgePrompt) -> float:
+        """Set aside the most that a call may cost, and return it; raises as `Purse.reserve` does."""
+        most = self._cost(_length(prompt), prompt.max_output_tokens)
+        self.purse.reserve(most)
+        return most
+
     def settle(self, reserved: float, prompt: JudgePrompt, reply: JudgeReply | None) -> float:
         """Replace what was set aside by what the call cost, and return that; a call without a reply costs nothing."""
         cost = 0.0
@@ -94,12 +123,7 @@ class Budget:
             sent = reply.prompt_tokens if counted else _length(prompt)
             received = reply.completion_tokens if counted else len(reply.text) // CHARACTERS_PER_TOKEN
             cost = self._cost(sent, received)
-        with self._changed:
-            # Rounding must not leave a remainder that looks like a running call.
-            left = self._reserved - reserved
-            self._reserved = left if left > 1e-12 else 0.0
-            self.spent += cost
-            self._changed.notify_all()
+        self.purse.settle(reserved, cost)
         return cost
 
     def _cost(self, sent: float, received: float) -> float:

@@ -8,15 +8,16 @@ import threading
 
 from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
-from lorahydra.config.judge_registry import NO_JUDGE, judge_factory, registered_judges
+from lorahydra.config.judge_registry import NO_JUDGE, PANEL, judge_factory, registered_judges
 from lorahydra.errors import ConfigError, JudgeNotFoundError
 from lorahydra.judges.base import Judge
 from lorahydra.judges.cache import VerdictCache
+from lorahydra.judges.panel import PanelSession
 from lorahydra.judges.selftest import ensure_usable
 from lorahydra.judges.session import JudgeSession
 from lorahydra.utils.files import cache_dir
 
-__all__ = ["close_session", "get_model_by_id", "load_session", "make_judge", "ready_session"]
+__all__ = ["close_session", "get_model_by_id", "load_session", "make_judge", "make_session", "ready_session"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,21 @@ def make_judge(config: JudgeConfig) -> Judge:
     return judge
 
 
+def make_session(config: JudgeConfig, cache: VerdictCache | None) -> JudgeSession:
+    """The judge that a config names, or the panel, with its limits and a cache; raises as `make_judge` does."""
+    if config.name != PANEL:
+        return JudgeSession(config, make_judge(config), cache)
+    judges: dict[str, Judge] = {}
+    try:
+        for label, member in config.asked.items():
+            judges[label] = make_judge(member)
+    except BaseException:
+        for judge in judges.values():
+            judge.close()
+        raise
+    return PanelSession(config, judges, cache)
+
+
 def load_session(config: JudgeConfig) -> JudgeSession | None:
     """The judge with its limits and cache, or None; one object for the same settings, so that trials share a budget.
 
@@ -65,10 +81,12 @@ def load_session(config: JudgeConfig) -> JudgeSession | None:
     if config.name == NO_JUDGE:
         return None
     with _lock:
-        source = (copy.deepcopy(config), config.api_key(), cache_dir(), judge_factory(config.name))
+        asked = config.asked.values()
+        keys, factories = [one.api_key() for one in asked], [judge_factory(one.name) for one in asked]
+        source = (copy.deepcopy(config), keys, cache_dir(), factories)
         if _loaded and _loaded[0][0] == source:
             return _loaded[0][1]
-        session = JudgeSession(config, make_judge(config), VerdictCache() if config.cache else None)
+        session = make_session(config, VerdictCache() if config.cache else None)
         close_session()
         _loaded.append((source, session))
         return session

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import queue
 import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, LorahydraError
 from lorahydra.judges.asking import JudgeCall, ask_for_verdict
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, Verdict
+from lorahydra.judges.judgement import Judgement
 from lorahydra.judges.session import JudgeSession
 from lorahydra.utils.progress import Progress
 
-__all__ = ["Judgement", "start_judging"]
+__all__ = ["RunningJudgement"]
 
 REFUSALS_TO_STOP = 3
 """Refused requests in a row that show that the examples are not to blame."""
@@ -26,47 +25,21 @@ SECONDS_TO_END = 1.0
 """How long running calls are waited for when judging ends early: their verdicts are paid for."""
 
 
-def start_judging(session: JudgeSession, cases: Sequence[JudgeCase | None], repeats: int = 1) -> Judgement:
-    """Begin to judge; the verdicts are available after `Judgement.wait`.
+class RunningJudgement(Judgement):
+    """The judging of some examples by one judge.
 
-    Calls begin at once, in threads. A judge that computes on this machine begins in `wait`, and so does any judge with
-    `judge.overlap=false`.
-
-    There is a case for each example, or None for those that are not judged. Equal cases are judged once, each
-    `repeats` times.
+    Args:
+        session: The judge.
+        cases: A case for each example, or None for those that are not judged.
+        repeats: Verdicts for each.
     """
-    judgement = Judgement(session, cases, repeats)
-    if session.config.overlap and not session.judge.runs_here:
-        judgement._start_threads()
-    return judgement
-
-
-class Judgement:
-    """The judging of some examples, and its results; made by `start_judging`, complete after `wait`.
-
-    Lists have an entry for each example, in their order.
-    """
-
-    verdicts: list[tuple[Verdict, ...]]
-    """As many as there are repeats, less those that are missing; none for an example that is not judged."""
-    missing: list[str | None]
-    """Why a verdict is missing; None if none is missing."""
-    calls: list[JudgeCall]
-    cache_hits: int
-    error: LorahydraError | None
-    """What ended judging early, where something did."""
-    failures: int
-    """Verdicts that are missing; equal cases count once."""
-    seconds: float
-    """Wall time from the first call to the last verdict."""
-    left_out: frozenset[int] = frozenset()
-    """Examples whose verdicts do not count, see `without`."""
 
     def __init__(self, session: JudgeSession, cases: Sequence[JudgeCase | None], repeats: int) -> None:
         self.session = session
         self._keys = [
             [session.key(case, repeat) for repeat in range(repeats)] if case is not None else [] for case in cases
         ]
+        self.chosen = sum(bool(keys) for keys in self._keys)
         self._cases = {key: case for case, keys in zip(cases, self._keys, strict=True) for key in keys if case}
         self._open = queue.SimpleQueue[str]()
         for key in self._cases:
@@ -82,84 +55,25 @@ class Judgement:
         self._cache_hits = 0
         self._error: LorahydraError | None = None
         self._refusals_in_a_row = self._outages_in_a_row = 0
+        self.on_error: Callable[[], object] = bool
+        """Called when judging ends early."""
 
-    @property
-    def given(self) -> list[float | None]:
-        """Mean score of each example, 0…100; None without a verdict."""
-        return [_mean([verdict.score for verdict in each]) if each else None for each in self.verdicts]
-
-    @property
-    def scores(self) -> list[float | None]:
-        """The `given` scores that count; None for the others."""
-        return [None if example in self.left_out else score for example, score in enumerate(self.given)]
-
-    @property
-    def score(self) -> float | None:
-        """Mean over the examples with a verdict that counts; None if there is none."""
-        counting = [score for score in self.scores if score is not None]
-        return _mean(counting) if counting else None
-
-    @property
-    def criteria(self) -> list[str | None]:
-        """Mean score of each criterion, 0…5, as text; None without a verdict."""
-        return [
-            ", ".join(f"{name} {_mean([verdict.scores[name] for verdict in each]):g}" for name in each[0].scores)
-            if each
-            else None
-            for each in self.verdicts
-        ]
-
-    @property
-    def reasons(self) -> list[str | None]:
-        """What the judge said, or why it said nothing; None for an example that is not judged."""
-        return [
-            "\n".join(verdict.reasoning for verdict in each) or missing
-            for each, missing in zip(self.verdicts, self.missing, strict=True)
-        ]
-
-    @property
-    def chosen(self) -> int:
-        """Number of the examples to judge."""
-        return sum(bool(keys) for keys in self._keys)
-
-    @property
-    def judged(self) -> int:
-        """Number of the examples with a verdict that counts."""
-        return sum(score is not None for score in self.scores)
-
-    @property
-    def coverage(self) -> float:
-        """Share of the examples to judge that have a verdict."""
-        return sum(bool(each) for each in self.verdicts) / self.chosen
-
-    @property
-    def models(self) -> list[str]:
-        """Models that gave the verdicts."""
-        return sorted({verdict.model for each in self.verdicts for verdict in each})
-
-    @property
-    def main_fault(self) -> str:
-        """The most frequent reason for missing verdicts; empty when none is missing."""
-        [(reason, _)] = Counter(filter(None, self.missing)).most_common(1) or [("", 0)]
-        return reason
-
-    def without(self, examples: frozenset[int]) -> Judgement:
-        """The judgement, in which the verdicts on some examples do not count."""
-        other = copy.copy(self)
-        other.left_out = examples
-        return other
+    def start(self) -> None:
+        """Begin to call the judge in threads, unless it computes on this machine; `wait` does so, too."""
+        if not self.session.judge.runs_here and not self._threads:
+            self._started = time.perf_counter()
+            self._start_threads()
 
     def stop(self) -> None:
-        """Begin no further call."""
+        """See `Judgement.stop`."""
         self._stop.set()
 
     def wait(self, progress: Progress | None = None) -> Judgement:
-        """Wait for the verdicts, and return the judgement; missing ones are part of it, not an exception."""
+        """See `Judgement.wait`."""
         runs_here = self.session.judge.runs_here
-        if not self._threads:
+        if runs_here:
             self._started = time.perf_counter()
-            if not runs_here:
-                self._start_threads()
+        self.start()
         try:
             with (progress or Progress()).task("Judging", total=len(self._cases)) as advance:
                 for _ in self._cases:
@@ -263,9 +177,9 @@ class Judgement:
             enough = 1 if kind is Fault.CONNECTION or len(self._cases) == 1 else OUTAGES_TO_STOP
             unavailable = outage and self._outages_in_a_row >= enough
         if hopeless:
-            self._end(JudgeSetupError(f"judge {session.config.name}: {fault}{session.advice(kind)}"))
+            self._end(JudgeSetupError(f"judge {session.label}: {fault}{session.advice(kind)}"))
         elif unavailable and not self._stop.is_set():
-            self._end(JudgeError(f"judge {session.config.name} is unavailable: {fault}"))
+            self._end(JudgeError(f"judge {session.label} is unavailable: {fault}"))
 
     def _end(self, error: LorahydraError) -> None:
         """End judging early; the first reason stays."""
@@ -273,7 +187,4 @@ class Judgement:
             self._error = self._error or error
         self._stop.set()
         self._ended.put(None)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+        self.on_error()

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from lorahydra.config.judge_registry import is_built_in
 from lorahydra.errors import JudgeError, JudgeSetupError, LorahydraError
 from lorahydra.judges.base import JudgeCase
+from lorahydra.judges.judgement import Judgement
+from lorahydra.judges.panel import PanelSession
 from lorahydra.judges.prompt import MAX_SCORE
-from lorahydra.judges.running import Judgement, start_judging
 from lorahydra.judges.session import JudgeSession
+from lorahydra.judges.starting import start_judging
 from lorahydra.utils.progress import Progress
 
 __all__ = ["SelfTest", "ensure_usable", "self_test"]
@@ -68,7 +70,7 @@ class SelfTest:
         if judgement.error is not None:
             return judgement.error
         right, *others = self.scores.values()
-        name = session.config.name
+        name = session.label
         if right is None:
             return JudgeError(f"judge {name} gave no verdict: {judgement.missing[0]}")
         highest = max((score for score in others if score is not None), default=0.0)
@@ -107,6 +109,7 @@ def self_test(session: JudgeSession, progress: Progress | None = None) -> SelfTe
 def ensure_usable(session: JudgeSession) -> None:
     """Test the judge, unless it has passed in this process, or with this key within a day on this machine.
 
+    Each judge of a panel is tested.
     Judges that do not come with lorahydra are not tested: only their authors know what they measure.
 
     Raises:
@@ -114,6 +117,10 @@ def ensure_usable(session: JudgeSession) -> None:
         JudgeError: It is unavailable, or gives no verdict on a right answer.
         JudgeBudgetError: The test may cost more than `judge.max_cost`.
     """
+    if isinstance(session, PanelSession):
+        for member in session.members.values():
+            ensure_usable(member)
+        return
     config = session.config
     if session.is_tested or not config.self_test or not is_built_in(config.name):
         return

@@ -16,7 +16,7 @@ from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import JudgeSetupError
 from lorahydra.judges.base import Fault, Judge, JudgeCase
 from lorahydra.judges.cache import VerdictCache
-from lorahydra.judges.limits import Budget, RateLimiter
+from lorahydra.judges.limits import Budget, Purse, RateLimiter
 from lorahydra.judges.prompt import PromptWriter
 
 __all__ = ["JudgeSession"]
@@ -25,15 +25,25 @@ __all__ = ["JudgeSession"]
 class JudgeSession:
     """One judge with its limits, budget and (if verdicts are kept) cache; shared by all trials of a process."""
 
-    def __init__(self, config: JudgeConfig, judge: Judge, cache: VerdictCache | None) -> None:
+    def __init__(
+        self,
+        config: JudgeConfig,
+        judge: Judge,
+        cache: VerdictCache | None,
+        *,
+        label: str = "",
+        purse: Purse | None = None,
+    ) -> None:
         self.config = config
         self.judge = judge
+        self.label = label or config.name
+        """What messages call the judge: its name, or its name in a panel."""
         self.cache = cache
         self.writer = PromptWriter(config.rubric, config.prompt_wording)
         self.prompt_version = self.writer.version
         """Digest of the prompt's fixed texts and the rubric."""
         self.limiter = RateLimiter(config)
-        self.budget = Budget(config)
+        self.budget = Budget(config, purse)
         self.is_tested = False
         """Whether it has passed the self-test."""
         self.last_reply = float("-inf")
@@ -69,4 +79,4 @@ class JudgeSession:
 
     def crashed(self, error: Exception) -> JudgeSetupError:
         """The error to show when a judge breaks its contract, for example one of the user's own."""
-        return JudgeSetupError(f"judge {self.config.name} failed: {self.redact(f'{type(error).__name__}: {error}')}")
+        return JudgeSetupError(f"judge {self.label} failed: {self.redact(f'{type(error).__name__}: {error}')}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from lorahydra.config.judge_registry import registered_judges
+from lorahydra.config.judge_registry import choosable_judges
 from lorahydra.service.choices import MODEL_NAME
 from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
 from lorahydra.service.views import FineTuneParams
@@ -39,7 +39,7 @@ class ProjectBody(_Body):
 
 
 def _with_judges(schema: dict[str, Any]) -> None:
-    schema["anyOf"] = [{"type": "string", "enum": registered_judges()}, {"type": "null"}]
+    schema["anyOf"] = [{"type": "string", "enum": choosable_judges()}, {"type": "null"}]
 
 
 class FineTuningParams(_Body):

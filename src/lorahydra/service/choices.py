@@ -13,6 +13,7 @@ from typing import Any
 from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.config.judge_registry import (
+    choosable_judges,
     install_command,
     is_built_in,
     judge_factory,
@@ -66,39 +67,27 @@ class Choices:
 
     def judge_config(self, name: str) -> JudgeConfig:
         """A judge's settings on this server."""
-        if name not in registered_judges():
+        if name not in choosable_judges():
             raise InvalidError(str(JudgeNotFoundError(name, registered_judges())), "judge_not_found")
         return composed((f"judge={name}", *without(self.overrides, "judge"))).judge
 
     def judges(self) -> list[JudgeView]:
         """All judges, by name."""
         default = self.default_judge()
-        return [self._judge(name, name == default) for name in registered_judges()]
+        return [self._judge(name, name == default) for name in choosable_judges()]
 
     def default_judge(self) -> str:
         """The judge that the server's overrides name, else the first service by name that is set up, else the first."""
         named = [override.partition("=")[2] for override in self.overrides if override.startswith("judge=")]
-        if named and named[-1] in registered_judges():
+        if named and named[-1] in choosable_judges():
             return named[-1]
         services = [name for name in registered_judges() if self._calls_service(name)]
         return next((name for name in services if self.missing(name) is None), [*services, *registered_judges()][0])
 
     def missing(self, name: str) -> str | None:
         """What the judge lacks before it can be called from here, in one line; None if nothing."""
-        config = self.judge_config(name)
-        if sdk_package(name) is not None and sdk_version(name) is None:
-            command = install_command(name)
-            return Message(f"judge {name} needs its SDK: {command}", "sdk", judge=name, command=command)
-        try:
-            if not config.key_names or config.api_key() is not None:
-                return None
-        except LorahydraError as error:
-            return str(error)
-        judge: Any = judge_factory(name) if is_built_in(name) else None
-        if judge is not None and not judge.needs_key(config):
-            return None
-        text = f"judge {name} needs a key: put it into the environment variable {' or '.join(config.key_names)}"
-        return Message(text, "key", judge=name, variables=" / ".join(config.key_names))
+        judges = self.judge_config(name).asked.values()
+        return next(filter(None, map(_missing, judges)), None)
 
     def require_judge(self, name: str | None) -> None:
         """Refuse a judge that is not set up here; None stands for scoring without a judge."""
@@ -121,12 +110,12 @@ class Choices:
             return JudgeView(name, "-", False, str(error), is_default, None, None)
         return JudgeView(
             id=name,
-            model=config.model or "-",
+            model=" + ".join(one.model or "-" for one in config.asked.values()),
             is_configured=missing is None,
             missing=missing,
             is_default=is_default,
-            prompt_price=config.prompt_price or None,
-            completion_price=config.completion_price or None,
+            prompt_price=config.prices[0] or None,
+            completion_price=config.prices[1] or None,
         )
 
     def default_model(self) -> str:
@@ -191,6 +180,24 @@ class Choices:
         root = self._models.resolve()
         folder = (root / name).resolve()
         return folder if folder.is_dir() and folder.is_relative_to(root) and folder != root else None
+
+
+def _missing(config: JudgeConfig) -> str | None:
+    """What one judge lacks before it can be called from here, in one line; None if nothing."""
+    name = config.name
+    if sdk_package(name) is not None and sdk_version(name) is None:
+        command = install_command(name)
+        return Message(f"judge {name} needs its SDK: {command}", "sdk", judge=name, command=command)
+    try:
+        if not config.key_names or config.api_key() is not None:
+            return None
+    except LorahydraError as error:
+        return str(error)
+    judge: Any = judge_factory(name) if is_built_in(name) else None
+    if judge is not None and not judge.needs_key(config):
+        return None
+    text = f"judge {name} needs a key: put it into the environment variable {' or '.join(config.key_names)}"
+    return Message(text, "key", judge=name, variables=" / ".join(config.key_names))
 
 
 def _is_model_name(text: str) -> bool:

@@ -132,8 +132,9 @@ def estimate(params: FineTuneParams, choices: Choices, data: Data, measured: flo
     earlier = Message("trials of an earlier fine-tune like this", "earlier")
     per_trial, basis = (measured, earlier) if measured else _guess(config, data)
     warning = rows_warning(rows["test"])
-    priced = bool(config.judge.prompt_price or config.judge.completion_price)
-    cost = (prompt * config.judge.prompt_price + reply * config.judge.completion_price) / 1e6
+    priced = any(config.judge.prices)
+    sent, received = (price / len(config.judge.asked) for price in config.judge.prices)
+    cost = (prompt * sent + reply * received) / 1e6
     return Estimate(
         trials=params.n_trials,
         train_rows=rows["train"],
@@ -172,7 +173,7 @@ def _judge_calls(params: FineTuneParams, config: ExperimentConfig, rows: Mapping
     examples = rows["validation"] if judge.n_examples == "all" else min(judge.n_examples, rows["validation"])
     tested = rows["test"] if judge.test_examples == "all" else min(judge.test_examples, rows["test"])
     raced = min(judge.finalists, params.n_trials) * rows["validation"] * judge.repeats
-    return int((params.n_trials + 1) * examples + raced + 2 * tested)
+    return int((params.n_trials + 1) * examples + raced + 2 * tested) * len(judge.asked)
 
 
 def _guess(config: ExperimentConfig, data: Data) -> tuple[float | None, Message]:

@@ -136,7 +136,8 @@ class ExperimentObjective(Objective):
 
         # A worker need not check: the process that started it has reached the store.
         check_store(self.config.tracking, waits=self.is_worker)
-        if self.n_workers > 1 and not varies and self.config.judge.name != "local":
+        local = any(judge.name == "local" for judge in self.config.judge.asked.values())
+        if self.n_workers > 1 and not varies and not local:
             # Before there is a study; a model on this machine is loaded by the workers only.
             from lorahydra.judges import ready_session
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from omegaconf import OmegaConf
@@ -13,6 +14,7 @@ from lorahydra.config.compose import flatten, to_yaml, without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.data import DataSplits, Split
 from lorahydra.errors import one_line
+from lorahydra.evaluation.agreement import krippendorff_alpha
 from lorahydra.judges import JudgeCall, Judgement, JudgeSession
 from lorahydra.names import (
     ADAPTER_DIR,
@@ -25,6 +27,7 @@ from lorahydra.names import (
     Metric,
     Score,
     Tag,
+    by_member,
     scored,
 )
 from lorahydra.tracking import TrackedRun, write_model_files
@@ -138,6 +141,8 @@ def record_judging(run: TrackedRun, session: JudgeSession, judgements: Sequence[
             scored(prefix, Score.JUDGE_COVERAGE): judgements[0].coverage,
         }
     )
+    if judgements[0].members:
+        _record_panel(run, judgements, prefix)
     models = sorted({model for judgement in judgements for model in judgement.models})
     if len(models) > 1:
         logger.warning("More than one model judged (%s): scores may not be comparable", ", ".join(models))
@@ -153,10 +158,35 @@ def record_judging(run: TrackedRun, session: JudgeSession, judgements: Sequence[
             _record_call(run, session, call)
 
 
+def _record_panel(run: TrackedRun, judgements: Sequence[Judgement], prefix: str) -> None:
+    """Log each member's part, and how much the members agree on all answers that they have judged."""
+    members = judgements[0].members
+    given = [[score for each in judgements for score in each.members[name].given] for name in members]
+    alpha = krippendorff_alpha(given)
+    metrics = {by_member(scored(prefix, Score.JUDGE_COVERAGE), name): one.coverage for name, one in members.items()}
+    # Over the examples that count in the panel's mean, so that the parts add up to it.
+    whole = [score is not None for score in judgements[0].given]
+    means = {
+        name: sum(counting) / len(counting)
+        for name, one in members.items()
+        if (counting := [score for score, counts in zip(one.given, whole, strict=True) if score is not None and counts])
+    }
+    metrics |= {by_member(scored(prefix, Score.JUDGE_SCORE), name): score for name, score in means.items()}
+    if not math.isnan(alpha):
+        metrics[Metric.JUDGE_ALPHA] = alpha
+    run.metrics(metrics)
+    logger.info(
+        "Judges of the panel: %s; Krippendorff's alpha %s on %d answers",
+        ", ".join(f"{name} {score:.2f}" for name, score in means.items()) or "no verdicts",
+        "not defined" if math.isnan(alpha) else f"{alpha:.2f}",
+        sum(None not in scores for scores in zip(*given, strict=True)),
+    )
+
+
 def _record_call(run: TrackedRun, session: JudgeSession, call: JudgeCall) -> None:
     reply, verdict = call.reply, call.verdict
     call_trace = trace(
-        f"judge {session.config.name}",
+        f"judge {call.judge}",
         inputs={"system": call.prompt.system, "user": call.prompt.user},
         outputs={
             "reply": reply.text if reply else None,
@@ -164,7 +194,7 @@ def _record_call(run: TrackedRun, session: JudgeSession, call: JudgeCall) -> Non
             "fault": str(call.error) if call.error else None,
         },
         attributes={
-            "model": reply.model if reply else session.judge.model,
+            "model": call.model,
             "attempt": call.attempt,
             "prompt_version": session.prompt_version,
             "prompt_tokens": call.prompt_tokens,

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lorahydra.config.changes import REJUDGING_NEUTRAL_KEYS
+from lorahydra.config.changes import REJUDGING_NEUTRAL_KEYS, may_change
 from lorahydra.config.compose import restored_config
 from lorahydra.config.judge import refuse_secret
 from lorahydra.config.schema import ExperimentConfig
@@ -130,7 +130,7 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
     for override in overrides:
         refuse_secret(override)
         key, equals, _ = override.partition("=")
-        if key not in REJUDGING_NEUTRAL_KEYS or not equals:
+        if not may_change(key, REJUDGING_NEUTRAL_KEYS) or not equals:
             free = ", ".join(sorted(name.removeprefix("judge.") for name in REJUDGING_NEUTRAL_KEYS))
             raise ConfigError(
                 f"{key} cannot be changed when predictions are judged again, because scores would not compare; what "

@@ -1,0 +1,72 @@
+"""Settings of one judge only, and the members of a panel."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lorahydra.config.changes import JUDGE_NEUTRAL_KEYS, SCORE_NEUTRAL_KEYS, differing, may_change
+from lorahydra.config.compose import compose, restored_config
+from lorahydra.errors import ConfigError
+
+ADDRESS = "http://127.0.0.1:8000/v1"
+
+
+def test_settings_reach_only_their_judge() -> None:
+    own = [f"judges.openai.base_url={ADDRESS}", "judges.openai.api_key_env=MINE"]
+    openai = compose(["judge=openai", "judge.timeout=5", *own])
+    assert (openai.judge.base_url, openai.judge.key_names, openai.judge.timeout) == (ADDRESS, ["MINE"], 5)
+    gemini = compose(["judge=gemini", "judges.gemini.options.thinking_budget=7", *own]).judge
+    assert (gemini.base_url, gemini.key_names[0], gemini.options) == (None, "GEMINI_API_KEY", {"thinking_budget": 7})
+    assert compose(["judge=none", *own]) == compose(["judge=none"]), "nothing is recorded of judges that are not asked"
+
+
+def test_the_members_of_a_panel_have_their_files_settings() -> None:
+    config = compose(["judge=panel", f"judges.openai.base_url={ADDRESS}", "judge.max_cost=3", "judge.n_examples=7"])
+    asked = config.judge.asked
+    assert list(asked) == ["gemini", "openai"]
+    assert (asked["gemini"].model, asked["gemini"].base_url) == ("gemini-2.5-flash", None)
+    assert (asked["openai"].model, asked["openai"].base_url) == ("gpt-4.1-mini", ADDRESS)
+    assert asked["openai"].rubric == asked["gemini"].rubric == config.judge.rubric
+    assert asked["openai"].n_examples == 7
+    assert config.judge.prices == pytest.approx((0.7, 4.1))
+
+
+def test_a_recorded_panel_comes_back_and_may_change_what_changes_no_verdict() -> None:
+    config = compose(["judge=panel", "judges.openai.model=gpt-x"])
+    assert restored_config(dataclasses.asdict(config)) == config
+    moved = restored_config(dataclasses.asdict(config), [f"judges.openai.base_url={ADDRESS}"])
+    assert moved.judge.members["openai"].model == "gpt-x"
+    assert moved.judge.members["openai"].base_url == ADDRESS
+    assert differing(config, moved, SCORE_NEUTRAL_KEYS) == []
+    other = restored_config(dataclasses.asdict(config), ["judges.openai.model=gpt-y"])
+    assert differing(config, other, SCORE_NEUTRAL_KEYS) == ["judge.members.openai.model"]
+    assert may_change("judges.openai.concurrency", JUDGE_NEUTRAL_KEYS)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["judge=panel", "judge.judges=[gemini]"], "name at least two different judges"),
+        (["judge=panel", "judge.judges=[gemini,gemini]"], "name at least two different judges"),
+        (["judge=panel", "judge.judges=[gemini,panel]"], "panel cannot be a member of a panel"),
+        (["judge=panel", "judge.judges=[gemini,a-b]", "judges.a-b.name=openai"], "'a-b' cannot be the name of a judge"),
+        (["judge=panel", "judge.judges=[gemini,foo]"], "LLM judge model not found: 'foo'"),
+        (["judge=panel", "judge.model=x"], "judge.model: each judge of a panel has its own: judges.NAME.model"),
+        (["judge=panel", "judges.openai.temperature=9"], "judge.temperature=9.0 is not allowed"),
+        (["judge=gemini", "judge.judges=[gemini,openai]"], "judge.judges is for judge=panel"),
+        (["judge=gemini", "judges.opnai.model=x"], "LLM judge model not found: 'opnai'"),
+        (["judge=gemini", "judges.openai.modl=x"], "unknown key judges.openai.modl (did you mean model?)"),
+        (["judge=gemini", "judges.openai.name=gemini"], "unknown key judges.openai.name"),
+        (["judge=gemini", "judges.openai=x"], "judges.openai takes settings by name"),
+        (["judge=openai", "judges.openai.api_key_env=sk-hunter2"], "takes the name of an environment variable"),
+        (["judge=gemini", "judges.openai.token=hunter2"], "configs must not hold secrets"),
+        (["judge=gemini", "judges.openai.base_url=https://me:hunter2@h"], "takes only an address"),
+    ],
+)
+def test_a_mistake_is_one_line(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    assert said in str(caught.value)
+    assert "hunter2" not in str(caught.value)
