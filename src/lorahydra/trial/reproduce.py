@@ -29,7 +29,7 @@ from lorahydra.config.schema import ExperimentConfig, TrackingConfig
 from lorahydra.data import load_splits
 from lorahydra.errors import ConfigError, DataError, TrackingError
 from lorahydra.modeling.devices import cpu_threads, resolve_device
-from lorahydra.names import CONFIG_FILE, ENVIRONMENT_FILE, OVERRIDES_FILE, Kind, Metric, State, Tag
+from lorahydra.names import CONFIG_FILE, ENVIRONMENT_FILE, OVERRIDES_FILE, Kind, Metric, Score, State, Tag
 from lorahydra.tracking import Points, RecordedRun, read_metrics, read_run, read_text, set_tags
 from lorahydra.trial.record import CONTEXTS
 from lorahydra.utils.environment import differences, environment
@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 NOT_COMPARED = ("time/", "system/", "judge/", "study/", "final/")
 """Prefixes of metrics that say how long a run took and what it cost, or that were added after its end."""
+LATER = f"/{Score.JUDGE_SCORE_LENGTH_CONTROLLED}"
+"""End of the names of metrics that earlier versions did not record."""
 
 
 class Agreement(StrEnum):
@@ -169,7 +171,8 @@ def compare(
     second run has are ignored.
     """
     names = [name for name in {**before, **again} if not name.startswith(NOT_COMPARED)]
-    names = [name for name in names if name != Metric.TRAIN_TOKENS_PER_SECOND and not (cut and name not in before)]
+    names = [name for name in names if name in before or not (cut or name.endswith(LATER))]
+    names = [name for name in names if name != Metric.TRAIN_TOKENS_PER_SECOND]
     return [
         _compared(name, _last_points(before.get(name, ())), _last_points(again.get(name, ())), tolerance, cut)
         for name in sorted(names)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import LorahydraError
 from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
+from lorahydra.evaluation.length_control import length_controlled
 from lorahydra.evaluation.scoring import Gain, gain
 from lorahydra.judges import Judgement
 from lorahydra.names import (
@@ -89,6 +90,7 @@ def score(
     _record_means(run, prefix, scores.tuned.judged_means, predictions.steps)
     if scores.baseline is not None:
         _record_means(run, BASELINE, scores.baseline.judged_means)
+    _record_length_controlled(run, predictions, [(prefix, scores.tuned), (BASELINE, scores.baseline)])
     if scores.gain is not None:
         _record_means(run, prefix, scores.gain.means)
         run.tags({Tag.GAIN: scores.gain.sentence})
@@ -98,6 +100,7 @@ def score(
 def record_finalist(run: TrackedRun, predictions: TrialPredictions, tuned: Evaluation) -> None:
     """Record the scores of a trial that was judged once more, on all validation examples."""
     _record_means(run, FINAL, tuned.means, predictions.steps)
+    _record_length_controlled(run, predictions, [(FINAL, tuned)])
     _record_table(run, predictions, tuned.verdicts, None, FINAL)
 
 
@@ -156,6 +159,20 @@ def _log(tuned: Evaluation) -> None:
 
 def _record_means(run: TrackedRun, prefix: str, means: Mapping[Score, float], step: int | None = None) -> None:
     run.metrics({scored(prefix, name): value for name, value in means.items()}, step=step)
+
+
+def _record_length_controlled(
+    run: TrackedRun, predictions: TrialPredictions, sides: Sequence[tuple[str, Evaluation | None]]
+) -> None:
+    """Record the judge's scores without what goes with the length of the answers, under each side's prefix."""
+    judged = [(prefix, one, one.verdicts) for prefix, one in sides if one is not None and one.verdicts is not None]
+    if not judged:
+        return
+    lengths = [[len(text) for text in one.predictions.texts] for _, one, _ in judged]
+    references = [len(text) for text in predictions.examples.references]
+    means = length_controlled([verdicts.scores for _, _, verdicts in judged], lengths, references)
+    for (prefix, _, _), mean in zip(judged, means or (), strict=False):
+        _record_means(run, prefix, {Score.JUDGE_SCORE_LENGTH_CONTROLLED: mean}, predictions.steps)
 
 
 def _record_table(
