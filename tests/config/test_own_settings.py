@@ -59,6 +59,7 @@ def test_a_recorded_panel_comes_back_and_may_change_what_changes_no_verdict() ->
         (["judge=gemini", "judges.opnai.model=x"], "LLM judge model not found: 'opnai'"),
         (["judge=gemini", "judges.openai.modl=x"], "unknown key judges.openai.modl (did you mean model?)"),
         (["judge=gemini", "judges.openai.name=gemini"], "unknown key judges.openai.name"),
+        (["judge=gemini,openai", f"judge.base_url={ADDRESS}"], "would hold for all of judge=gemini,openai"),
         (["judge=gemini", "judges.openai=x"], "judges.openai takes settings by name"),
         (["judge=openai", "judges.openai.api_key_env=sk-hunter2"], "takes the name of an environment variable"),
         (["judge=gemini", "judges.openai.token=hunter2"], "configs must not hold secrets"),

@@ -11,7 +11,7 @@ from tests.support.configs import judge_config
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import JudgeSetupError
 from lorahydra.judges import JudgeCase, loading, start_judging
-from lorahydra.judges.loading import load_session
+from lorahydra.judges.loading import load_session, ready_session
 
 pytestmark = [pytest.mark.service]
 
@@ -49,3 +49,16 @@ def test_a_judge_that_cannot_be_made_leaves_the_last_one_alone(
     assert load_session(config(server)) is first
     assert first is not None
     assert start_judging(first, [JudgeCase("q", "r", "a")]).wait().coverage == 1
+
+
+def test_a_key_that_goes_to_another_service_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def warned(*overrides: str) -> bool:
+        caplog.clear()
+        ready_session(judge_config("openai", "judge.self_test=false", *overrides))
+        return "The key in OPENAI_API_KEY is sent to h.example" in caplog.text
+
+    elsewhere = "judge.base_url=https://h.example/v1"
+    assert warned(elsewhere)
+    assert not warned(elsewhere, "judge.api_key_env=MINE")
+    assert not warned("judge.base_url=http://127.0.0.1:9/v1")
+    assert not warned()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lorahydra.errors import ConfigError
 from lorahydra.service.choices import Choices, composed
 from lorahydra.service.planning import Data, demo_data, overrides_of, settled
 from lorahydra.service.views import FineTuneParams
@@ -55,3 +56,38 @@ def test_columns_are_mapped_whatever_their_names(tmp_path: Path) -> None:
     config = composed(overrides_of(settled(FineTuneParams(False, None, None, 5), choices), choices, data))
     assert config.data.columns.renamed() == columns
     assert config.data.overlong == "drop"
+
+
+def test_an_address_is_for_one_judge_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "http://127.0.0.1:8001/v1"
+    for name in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "a-key")
+    for overrides in (
+        ("judge=openai", f"judge.base_url={address}"),
+        (f"judges.openai.base_url={address}",),
+    ):
+        choices = Choices(tmp_path, overrides)
+        assert choices.judge_config("openai").base_url == address
+        assert choices.judge_config("gemini").base_url is None
+        asked = settled(FineTuneParams(True, "gemini", None, 5), choices)
+        assert composed(overrides_of(asked, choices, demo_data())).judge.base_url is None
+        panel = settled(FineTuneParams(True, "panel", None, 5), choices)
+        assert composed(overrides_of(panel, choices, demo_data())).judge.members["gemini"].base_url is None
+    with pytest.raises(ConfigError, match="does not say for which judge it is"):
+        Choices(tmp_path, (f"judge.base_url={address}",))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    only = Choices(tmp_path, (f"judge.base_url={address}",))
+    assert only.judge_config("gemini").base_url == only.judge_config("gemini_legacy").base_url == address
+    assert only.judge_config("openai").base_url is None
+
+
+def test_a_panel_lacks_what_its_judges_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = Choices(tmp_path, ("judge.judges=[gemini,openai]",))
+    monkeypatch.setenv("GEMINI_API_KEY", "a-key")
+    assert "judge openai needs a key" in str(choices.missing("panel"))
+    assert choices.missing("gemini") is None
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
+    [panel] = [judge for judge in Choices(tmp_path, ()).judges() if judge.id == "panel"]
+    assert panel.is_configured
+    assert panel.model == "gemini-2.5-flash + gpt-4.1-mini"
+    assert panel.prompt_price == pytest.approx(0.7)

@@ -31,7 +31,7 @@ from omegaconf.errors import (
 
 from lorahydra.config.checks import did_you_mean, type_hints, wrong_type
 from lorahydra.config.environment import register_resolver
-from lorahydra.config.judge import NOT_A_NAME, refuse_secret
+from lorahydra.config.judge import NOT_A_NAME, refuse_secret, refuse_shared_address
 from lorahydra.config.judge_registry import registered_judges
 from lorahydra.config.own_settings import settle_judges
 from lorahydra.config.schema import ExperimentConfig
@@ -117,6 +117,7 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
     """
     for override in overrides:
         refuse_secret(override)
+    refuse_shared_address(overrides)
     return [_added(_quoted(override)) for override in overrides if override.strip() != "experiment=null"]
 
 

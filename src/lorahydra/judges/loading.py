@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 import threading
+from urllib.parse import urlsplit
 
 from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
-from lorahydra.config.judge_registry import NO_JUDGE, PANEL, judge_factory, registered_judges
+from lorahydra.config.judge_registry import NO_JUDGE, PANEL, is_built_in, judge_factory, registered_judges
 from lorahydra.errors import ConfigError, JudgeNotFoundError
 from lorahydra.judges.base import Judge
 from lorahydra.judges.cache import VerdictCache
@@ -20,6 +21,8 @@ from lorahydra.utils.files import cache_dir
 __all__ = ["close_session", "get_model_by_id", "load_session", "make_judge", "make_session", "ready_session"]
 
 logger = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _loaded: list[tuple[object, JudgeSession]] = []
 """What the session of this process was made from, and the session; empty before there is one."""
@@ -105,5 +108,21 @@ def ready_session(config: JudgeConfig) -> JudgeSession | None:
         logger.info("LLM judge off: BERTScore only")
     else:
         logger.info("LLM judge on: %s (%s)", config.name, session.judge.model)
+        for one in config.asked.values():
+            _warn_of_a_key_elsewhere(one)
         ensure_usable(session)
     return session
+
+
+def _warn_of_a_key_elsewhere(config: JudgeConfig) -> None:
+    """Warn if a key from the judge's usual variable, probably its own service's, is sent to another address."""
+    host = urlsplit(config.base_url or config.auth_url or "").hostname
+    if host is None or host in LOOPBACK or not is_built_in(config.name) or config.api_key() is None:
+        return
+    if config.key_names == compose([f"judge={config.name}"]).judge.key_names:
+        logger.warning(
+            "The key in %s is sent to %s: if it is not for that address, name another variable with "
+            "judge.api_key_env, or judge.api_key_env=null for none",
+            " or ".join(config.key_names),
+            host,
+        )

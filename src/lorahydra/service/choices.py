@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import logging
 import re
 import threading
 from collections.abc import Sequence
@@ -11,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.config.compose import compose
-from lorahydra.config.judge import JudgeConfig
+from lorahydra.config.judge import JudgeConfig, ServiceConfig
 from lorahydra.config.judge_registry import (
+    PANEL,
     choosable_judges,
     install_command,
     is_built_in,
@@ -22,16 +25,21 @@ from lorahydra.config.judge_registry import (
     sdk_version,
 )
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import JudgeNotFoundError, LorahydraError
+from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError
 from lorahydra.modeling.packaged import PACKAGED, ModelKind, packaged_path
 from lorahydra.service.errors import ConflictError, InvalidError, Message
 from lorahydra.service.views import JudgeView, ModelView
 
 __all__ = ["MODEL_NAME", "Choices", "composed", "without"]
 
+logger = logging.getLogger(__name__)
+
 MODEL_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?$"
 """Form of `base_model_name`: it has room for nothing of a path or of Hydra's grammar."""
 MOST_FOLDERS = 100
+OWN = frozenset(field.name for field in dataclasses.fields(ServiceConfig))
+ADDRESSES = ("judge.base_url", "judge.auth_url", "judge.api_key_env")
+"""Settings that decide where a key goes."""
 
 _compose = functools.lru_cache(maxsize=256)(compose)
 _composing = threading.Lock()
@@ -59,17 +67,26 @@ class Choices:
     Args:
         models_folder: Its subfolders can be chosen as base models.
         overrides: Hydra overrides of every fine-tune, which may set a judge's address or key.
+
+    Raises:
+        ConfigError: The overrides have an address or a key variable without saying for which judge.
     """
 
     def __init__(self, models_folder: Path, overrides: Sequence[str]) -> None:
         self.overrides = tuple(overrides)
         self._models = models_folder
+        self._owners = _owners(self.overrides)
 
     def judge_config(self, name: str) -> JudgeConfig:
         """A judge's settings on this server."""
         if name not in choosable_judges():
             raise InvalidError(str(JudgeNotFoundError(name, registered_judges())), "judge_not_found")
-        return composed((f"judge={name}", *without(self.overrides, "judge"))).judge
+        return composed((f"judge={name}", *self.overrides_with(name))).judge
+
+    def overrides_with(self, judge: str | None) -> list[str]:
+        """The server's overrides without their choice of a judge, and without the settings of another one."""
+        kept = without(self.overrides, "judge", *(() if judge == PANEL else ("judge.judges",)))
+        return kept if self._owners is None or judge in self._owners else [one for one in kept if not _is_own(one)]
 
     def judges(self) -> list[JudgeView]:
         """All judges, by name."""
@@ -180,6 +197,51 @@ class Choices:
         root = self._models.resolve()
         folder = (root / name).resolve()
         return folder if folder.is_dir() and folder.is_relative_to(root) and folder != root else None
+
+
+def _is_own(override: str) -> bool:
+    """Whether an override sets what each judge has of its own, such as its address."""
+    group, _, rest = override.partition("=")[0].lstrip("+~").partition(".")
+    return group == "judge" and rest.partition(".")[0] in OWN
+
+
+def _owners(overrides: Sequence[str]) -> set[str] | None:
+    """The judges that the server's `judge.…` settings are for; None for all.
+
+    They are for the judge that is named beside them. If none is named, an address is only for the judges that can be
+    meant by it: those with the one key that there is, or without any key those that need none. A key must not reach the
+    address of another service.
+    """
+    named = [override.partition("=")[2] for override in overrides if override.startswith("judge=")]
+    if named:
+        return {named[-1]}
+    own = [override.partition("=")[0] for override in overrides if _is_own(override)]
+    where = [key for key in own if key in ADDRESSES]
+    if not where:
+        return None
+    alone = {name: composed((f"judge={name}",)).judge for name in registered_judges() if is_built_in(name)}
+    keys = {name: tuple(config.key_names) for name, config in alone.items() if _has_key(config)}
+    if len(set(keys.values())) > 1:
+        raise ConfigError(
+            f"{where[0]} does not say for which judge it is, and {', '.join(keys)} have keys, which must not go to "
+            f"another service: give judges.NAME.{where[0].partition('.')[2]} instead"
+        )
+    if not keys:
+        free = [name for name, config in alone.items() if config.key_names and not _needs_key(name, overrides)]
+        return set(free)
+    logger.warning("%s is taken for %s: say so with judges.NAME…", ", ".join(where), " and ".join(keys))
+    return set(keys)
+
+
+def _has_key(config: JudgeConfig) -> bool:
+    with suppress(LorahydraError):  # the variable holds something else
+        return config.api_key() is not None
+    return True
+
+
+def _needs_key(name: str, overrides: Sequence[str]) -> bool:
+    factory: Any = judge_factory(name)
+    return bool(factory.needs_key(composed((f"judge={name}", *overrides)).judge))
 
 
 def _missing(config: JudgeConfig) -> str | None:

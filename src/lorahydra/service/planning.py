@@ -108,7 +108,8 @@ def overrides_of(params: FineTuneParams, choices: Choices, data: Data) -> list[s
         chosen += ["search=small"] if params.n_trials <= FEW_TRIALS else []
     chosen += [] if data.overlong is None else [f"data.overlong={data.overlong}"]
     chosen += [f"judge={params.judge_model_id or NO_JUDGE}"]
-    always = without(choices.overrides, "judge", *(() if model == choices.default_model() else MODEL_KEYS))
+    own = () if model == choices.default_model() else MODEL_KEYS
+    always = without(choices.overrides_with(params.judge_model_id), *own)
     # The server's choice of a group replaces ours, because Hydra does not accept two.
     groups = {override.partition("=")[0] for override in always}
     kept = [override for override in chosen if override.partition("=")[0] not in groups]
