@@ -38,6 +38,8 @@ class JudgeSession:
         self.judge = judge
         self.label = label or config.name
         """What messages call the judge: its name, or its name in a panel."""
+        self.group = f"judges.{label}" if label else "judge"
+        """Where its settings are in the configuration."""
         self.cache = cache
         self.writer = PromptWriter(config.rubric, config.prompt_wording)
         self.prompt_version = self.writer.version
@@ -69,12 +71,13 @@ class JudgeSession:
 
     def advice(self, fault: Fault) -> str:
         """What the user can do about a fault, to follow its message; empty if there is nothing."""
-        where = f" and judge.base_url={self.config.base_url}" if self.config.base_url else ""
+        group = self.group
+        where = f" and {group}.base_url={self.config.base_url}" if self.config.base_url else ""
         variables = " or ".join(self.config.key_names)
         return {
             Fault.KEY_REFUSED: f"; check the key in {variables}" if variables else "",
-            Fault.MODEL_UNKNOWN: f"; check judge.model={self.judge.model}{where}",
-            Fault.CERTIFICATE: "; name the issuer's certificate in judge.ca_bundle_file",
+            Fault.MODEL_UNKNOWN: f"; check {group}.model={self.judge.model}{where}",
+            Fault.CERTIFICATE: f"; name the issuer's certificate in {group}.ca_bundle_file",
         }.get(fault, "")
 
     def crashed(self, error: Exception) -> JudgeSetupError:
