@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.evaluation.scoring import ExampleScores, combined_interval, gain
+from lorahydra.names import TuningEffect
 
 Floats = NDArray[np.float64]
 SIZES = (1, 2, 3, 5, 8, 12, 20, 50, 200)
 LEVELS = np.arange(0, 101, 20, dtype=float)
 """A judge with one criterion, in points."""
+CLAIMS = (TuningEffect.HIGHER, TuningEffect.LOWER)
 SHARES = (0.05, 0.05, 0.1, 0.2, 0.35, 0.25)
 SAME = 0.5
 """Share of answers that tuning does not change: differences of exactly 0."""
@@ -106,7 +108,7 @@ def coverage(shape: Shape, count: int, samples: int, config: EvaluationConfig, s
             tuned = replace(tuned, bertscore_f1=mixed.tolist())
         score = combined_interval(tuned, config, sample)
         change = gain(tuned, untuned, config, sample)
-        held += (score.low <= truth <= score.high, change.low <= 0 <= change.high, change.is_clear)
+        held += (score.low <= truth <= score.high, change.low <= 0 <= change.high, change.effect in CLAIMS)
     return Found(*(held / samples).tolist())
 
 
