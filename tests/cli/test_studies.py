@@ -106,6 +106,18 @@ def test_a_killed_study_goes_on_as_if_nothing_had_been(
     assert "Study small: complete, 3 of 3 trials" in shown
     assert "Trials, best first" in shown
 
+    asked = lorahydra("studies", "delete", "small")  # nobody answers
+    assert asked.returncode != 0
+    assert "Registered model: lorahydra-small" in asked.stdout
+    assert "Runs in" in asked.stdout
+    assert find_study("small", f"sqlite:///{place / 'studies.db'}").state is State.COMPLETE
+    done = lorahydra("studies", "delete", "small", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert lorahydra("studies", "show", "small").returncode == 2
+    assert runs_of(place) == []
+    assert not (place / "outputs" / "small").exists()
+    assert (place / "rows.jsonl").exists()
+
 
 def test_ctrl_c_keeps_the_study_and_says_how_it_goes_on(
     place: Path, arguments: Arguments, start: Start, lorahydra: Command

@@ -123,6 +123,23 @@ def test_estimate(client: httpx.Client) -> None:
     assert judged["seconds"] > 10
 
 
+def test_names_and_notes(client: httpx.Client) -> None:
+    path = f"/fine-tunes/{client.post('/fine-tunes', json=BODY).json()['id']}"
+    changed = client.patch(path, json={"name": "  Night   run ", "notes": "one\r\n\ttwo\n"}).json()
+    assert (changed["name"], changed["notes"]) == ("Night run", "one\n\ttwo")
+    assert client.patch(path, json={}).json() == client.get(path).json()
+    assert client.patch(path, json={"notes": ""}).json()["notes"] == ""
+    for body in ({"name": " "}, {"name": "a\nb"}, {"notes": "\x00"}, {"notes": "x" * 10_001}, {"state": "complete"}):
+        refused(client.patch(path, json=body), 422, "invalid")
+    refused(client.patch(path, content="name=x"), 415, "unsupported_media_type")
+    refused(client.patch(path, json={}, headers={"Origin": "https://evil.example"}), 403, "cross_site")
+    refused(client.patch("/fine-tunes/99", json={}), 404, "fine_tune_not_found")
+    assert client.get(path).json()["name"] == "Night run"
+    board = client.get(f"{path}/leaderboard.csv")
+    assert board.headers["content-type"].startswith("text/csv")
+    assert board.text.startswith("rank,number,state,combined,")
+
+
 def test_idempotency_also_after_a_restart(
     make_client: Callable[..., httpx.Client], service: Service, models: Path
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 from tests.service.served import Served, free_port
+from tests.support.waiting import wait_for
 
 from lorahydra.cli.serve import serve as command
 from lorahydra.errors import ConfigError
@@ -20,7 +21,7 @@ from lorahydra.service.access import Access
 from lorahydra.service.database import Database, Version
 from lorahydra.service.server import serve
 from lorahydra.service.service import Service
-from lorahydra.service.views import FineTuneParams
+from lorahydra.service.views import FineTuneParams, Kind
 
 pytestmark = pytest.mark.slow
 
@@ -103,4 +104,8 @@ def test_postgresql(postgresql: str, service: Service) -> None:
     assert again.jobs.start(123, params, idempotency_key="one").id == job.id
     assert again.jobs.cancel(job.id).state == "cancelled"
     assert again.jobs.counts()["cancelled"] == 1
+    deletion = again.deletions.delete(Kind.PROJECT, 123).id
+    wait_for(lambda: again.deletions.get(deletion).ended is not None)
+    assert again.projects.create("After").id == 125
+    assert again.jobs.start(123, params, idempotency_key="one").id == job.id + 1
     again.close()

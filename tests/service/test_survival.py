@@ -7,12 +7,14 @@ import os
 import signal
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.judges.wire import KEY, JudgeServer, judge_server
 from tests.judges.wire import MODEL as JUDGE_MODEL
-from tests.service.served import MODEL, Served
+from tests.service.served import MODEL, Served, refused
+from tests.service.test_deletions import PHRASE, files_with
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
@@ -42,8 +44,11 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     judged = (f"--set=judge.base_url={judge.gemini}", f"--set=judge.model={JUDGE_MODEL}")
     server = make_server(*judged, GEMINI_API_KEY=KEY)
     server.start(forks_jobs=False)
-    project = server.post("/projects", {"name": "Support"}).json()["id"]
-    uploaded = server.client.post(f"/projects/{project}/datasets", files={"file": ("rows.jsonl", rows)})
+    project = server.post("/projects", {"name": f"Support for {PHRASE}"}).json()["id"]
+    rows = b"\n".join(
+        line.replace(b'"question": "', b'"question": "%b: ' % PHRASE.encode()) for line in rows.splitlines()
+    )
+    uploaded = server.client.post(f"/projects/{project}/datasets", files={"file": (f"{PHRASE}.jsonl", rows)})
     assert uploaded.status_code == 201, uploaded.text
     first = start(server, project, fine_tuning_params=MODEL | {"use_llm_judge": True, "judge_model_id": "gemini"})
     second, third = (start(server, project, fine_tuning_params=MODEL | {"n_trials": n}) for n in (7, 5))
@@ -75,6 +80,8 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     assert examples["items"][0]["baseline_answer"] is not None
     assert all(item["judge_reason"] and 0 <= item["judge_score"] <= 100 for item in examples["items"])
     assert judge.calls > 0
+    board = server.client.get(f"/fine-tunes/{first}/leaderboard.csv").text
+    assert board in {file.read_text() for file in server.folder.glob("mlartifacts/**/leaderboard.csv")}
     written = b"".join(file.read_bytes() for file in server.folder.rglob("*") if file.is_file())
     assert KEY.encode() not in written
 
@@ -90,6 +97,7 @@ def test_nothing_is_lost_and_nothing_runs_twice(
 
     # Then its processes are killed, which is not its end either.
     wait_for(lambda: len(server.processes(second)) > 1)
+    assert "is running" in refused(server.client.delete(f"/projects/{project}"), 409, "still_running")
     os.killpg(server.processes(second)[0].pid, signal.SIGKILL)
     done = server.wait_for_state(second, "complete", "failed")
     assert done["state"] == "complete", done
@@ -98,6 +106,25 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     assert server.attempts(second) == 3
     assert server.job(third)["state"] == "cancelled"
     assert not (server.folder / "jobs" / str(third)).exists()
+
+    # All of it is deleted, by a server that is killed meanwhile and by the next one.
+    places = (server.folder.parent, Path(os.environ["LORAHYDRA_CACHE"]))
+    before = {file.name.removesuffix("-wal") for place in places for file in files_with(PHRASE, place)}
+    assert {"mlflow.db", "service.db", "table.arrow", "answers.json", "predictions.json"} <= before
+    plan = server.client.get(f"/projects/{project}/deletion").json()
+    assert [one["id"] for one in plan["fine_tunes"]] == [first, second, third]
+    assert plan["registered_models"] == [f"lorahydra-fine-tune-{number}" for number in (first, second)]
+    assert plan["runs"] == 1 + 5 + 1 + 7
+    assert plan["size"] > plan["runs_size"] > 0
+    answer = server.client.delete(f"/projects/{project}", params={"digest": plan["digest"]})
+    assert answer.status_code == 202, answer.text
+    server.kill()
+    server.start()
+    assert server.client.get(f"/projects/{project}").status_code == 404
+    wait_for(lambda: server.client.get("/deletions/1").json()["ended"] is not None)
+    assert [file for place in places for file in files_with(PHRASE, place)] == []
+    for folder in ("jobs", "datasets", "caches"):
+        assert list((server.folder / folder).iterdir()) == []
     assert server.stop() == 0
 
 

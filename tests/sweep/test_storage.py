@@ -13,6 +13,7 @@ from tests.support.waiting import SECONDS
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, OutputError, StudyError
+from lorahydra.sweep.deleting import delete_studies
 from lorahydra.sweep.storage import HEARTBEAT_SECONDS, address_of, open_storage, shown, study_lock
 from lorahydra.tracking import check_store
 from lorahydra.utils.databases import absolute
@@ -122,3 +123,20 @@ def test_the_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
     assert address_of(again) == address
     assert isinstance(again, RDBStorage)
     again.engine.dispose()
+
+
+def test_nothing_of_a_deleted_study_is_left(tmp_path: Path) -> None:
+    file = tmp_path / "studies.db"
+    storage = open_storage(f"sqlite:///{file}")
+    for name in ("it's 7", "kept"):
+        study = optuna.create_study(study_name=name, storage=storage)
+        for _ in range(20):
+            study.add_trial(optuna.create_trial(value=1.0, user_attrs={"failure": f"planted in {name}"}))
+    assert b"planted in it's 7" in file.read_bytes()
+    for _ in range(2):
+        delete_studies(f"sqlite:///{file}", ["it's 7", "none"])
+        content = file.read_bytes()
+        assert b"it's 7" not in content
+        assert b"planted in kept" in content
+    delete_studies(f"sqlite:///{tmp_path / 'none.db'}", ["it's 7"])
+    assert not (tmp_path / "none.db").exists()

@@ -41,6 +41,12 @@ PACKAGES = ("fastapi", "uvicorn", "jinja2", "python_multipart", "itsdangerous")
     help="Number of studies that run at the same time.",
 )
 @click.option("--upload-limit", default="1GiB", show_default=True, metavar="SIZE", help="Largest size of a dataset.")
+@click.option(
+    "--keep-days",
+    type=click.IntRange(1, 36500),
+    metavar="N",
+    help="Delete fine-tunes, and datasets that none uses, N days after their end [default: keep them].",
+)
 @click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--no-mlflow", is_flag=True, help="Do not start MLflow's UI.")
 @click.option("--mlflow-url", metavar="URL", help="Where browsers find MLflow's UI, if not at --mlflow-port.")
@@ -64,6 +70,7 @@ def serve(
     storage: str | None,
     workers: int,
     upload_limit: str,
+    keep_days: int | None,
     mlflow_port: int,
     no_mlflow: bool,
     mlflow_url: str | None,
@@ -86,6 +93,7 @@ def serve(
         storage=storage,
         workers=workers,
         upload_limit=_bytes(upload_limit),
+        retention_days=keep_days,
         models_folder=None if models is None else models.absolute(),
         overrides=overrides,
         mlflow_url=None if mlflow_url is None else _web_address(mlflow_url),

@@ -7,10 +7,20 @@ from collections.abc import Sequence
 
 import click
 
-__all__ = ["log_to_terminal", "show_table", "table_lines", "uri_option"]
+from lorahydra.names import STUDY_STORE
+
+__all__ = ["log_to_terminal", "show_table", "storage_option", "table_lines", "uri_option"]
 
 uri_option = click.option(
     "--uri", metavar="URI", help="Address of the MLflow store [default: MLFLOW_TRACKING_URI, or ./mlflow.db]."
+)
+
+storage_option = click.option(
+    "--storage",
+    metavar="URL",
+    default=STUDY_STORE,
+    show_default=True,
+    help="Store of the studies: hydra.sweeper.storage.",
 )
 
 

@@ -1,4 +1,4 @@
-"""`lorahydra studies …`: list the studies of a database, show one, and resume one."""
+"""`lorahydra studies …`: list the studies of a database, show one, resume one, and delete one."""
 
 from __future__ import annotations
 
@@ -9,27 +9,22 @@ from typing import TYPE_CHECKING
 import click
 
 from lorahydra.cli.completing import study_names
-from lorahydra.cli.sharing import show_table
+from lorahydra.cli.delete_study import delete
+from lorahydra.cli.sharing import show_table, storage_option
 from lorahydra.errors import StudyError
-from lorahydra.names import STUDY_STORE
 
 if TYPE_CHECKING:
     from lorahydra.sweep.catalog import StudyEntry
 
 __all__ = ["studies"]
 
-storage_option = click.option(
-    "--storage",
-    metavar="URL",
-    default=STUDY_STORE,
-    show_default=True,
-    help="Store of the studies: hydra.sweeper.storage.",
-)
 
-
-@click.group(short_help="List, show and resume studies.")
+@click.group(short_help="List, show, resume and delete studies.")
 def studies() -> None:
     """Studies: searches that `train.py -m` began."""
+
+
+studies.add_command(delete)
 
 
 @studies.command("list")

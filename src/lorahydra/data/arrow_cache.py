@@ -18,7 +18,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from lorahydra.utils.files import atomic_dir, cache_dir, locked
+from lorahydra.utils.files import atomic_dir, data_cache_dir, locked
 
 __all__ = ["RowSequence", "Store", "Writer", "cached", "data_cache"]
 
@@ -132,7 +132,7 @@ class RowSequence(Sequence[Item]):
 
 def data_cache(cache: Path | None) -> Path:
     """Folder of cached rows and tokens: the given one, else the user's."""
-    return cache_dir() / "data" if cache is None else cache
+    return data_cache_dir() / "data" if cache is None else cache
 
 
 def cached(folder: Path, schema: Any, build: Callable[[Writer], Mapping[str, Any]]) -> Store:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lorahydra.errors import OutputError
 from lorahydra.judges.base import Verdict
-from lorahydra.utils.files import cache_dir, locked
+from lorahydra.utils.files import data_cache_dir, locked
 
 __all__ = ["VerdictCache"]
 
@@ -35,7 +35,7 @@ class VerdictCache:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path = path or cache_dir() / "judge" / "verdicts.sqlite"
+        self.path = path or data_cache_dir() / "judge" / "verdicts.sqlite"
         self._warned = False
         try:
             # Without the lock, two processes that turn on the write-ahead log of a new file do not wait for each other.

@@ -16,7 +16,7 @@ from lorahydra.judges.cache import VerdictCache
 from lorahydra.judges.panel import PanelSession
 from lorahydra.judges.selftest import ensure_usable
 from lorahydra.judges.session import JudgeSession
-from lorahydra.utils.files import cache_dir
+from lorahydra.utils.files import data_cache_dir
 
 __all__ = ["close_session", "get_model_by_id", "load_session", "make_judge", "make_session", "ready_session"]
 
@@ -86,7 +86,7 @@ def load_session(config: JudgeConfig) -> JudgeSession | None:
     with _lock:
         asked = config.asked.values()
         keys, factories = [one.api_key() for one in asked], [judge_factory(one.name) for one in asked]
-        source = (copy.deepcopy(config), keys, cache_dir(), factories)
+        source = (copy.deepcopy(config), keys, data_cache_dir(), factories)
         if _loaded and _loaded[0][0] == source:
             return _loaded[0][1]
         session = make_session(config, VerdictCache() if config.cache else None)

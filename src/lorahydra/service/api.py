@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi import Path as InPath
-from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -19,7 +19,7 @@ from lorahydra import __version__
 from lorahydra.errors import LorahydraError, OutputError
 from lorahydra.service import views
 from lorahydra.service.archive import zipped
-from lorahydra.service.bodies import LARGEST, EstimateBody, FineTuneBody, ProjectBody, Refusal
+from lorahydra.service.bodies import LARGEST, EditBody, EstimateBody, FineTuneBody, ProjectBody, Refusal
 from lorahydra.service.errors import ServiceRefusal
 from lorahydra.service.guard import API
 from lorahydra.service.results import LONGEST_LOG, log_tail
@@ -27,7 +27,17 @@ from lorahydra.service.rows import MOST, PAGE
 from lorahydra.service.service import Service
 from lorahydra.service.uploads import LONGEST_COLUMNS, LONGEST_ENCODING, Reading, Upload, read_columns
 
-__all__ = ["checked", "receive", "router"]
+__all__ = [
+    "ALWAYS",
+    "Number",
+    "Offset",
+    "ProjectFilter",
+    "Served",
+    "checked",
+    "receive",
+    "refusals",
+    "router",
+]
 
 Kept = TypeVar("Kept")
 
@@ -201,6 +211,12 @@ def get_fine_tune(job_id: Number, service: Served) -> views.JobView:
     return service.jobs.get(job_id)
 
 
+@router.patch("/fine-tunes/{job_id:int}", responses=refusals(404, 415))
+def edit_fine_tune(job_id: Number, body: EditBody, service: Served) -> views.JobView:
+    """Give a fine-tune another name or other notes."""
+    return service.jobs.edit(job_id, body.name, body.notes)
+
+
 @router.post("/fine-tunes/{job_id:int}/cancel", status_code=202, responses=refusals(404, 415))
 def cancel_fine_tune(job_id: Number, service: Served) -> views.JobView:
     """Take a fine-tune out of the queue, or end it as Ctrl-C does; one that has ended stays as it is."""
@@ -217,6 +233,18 @@ def resume_fine_tune(job_id: Number, service: Served) -> views.JobView:
 def get_leaderboard(job_id: Number, service: Served) -> list[views.LeaderboardRow]:
     """The trials of a fine-tune, best first."""
     return service.stores.leaderboard(service.jobs.get(job_id))
+
+
+class _Csv(Response):
+    media_type = "text/csv"
+
+
+@router.get("/fine-tunes/{job_id:int}/leaderboard.csv", responses=json_refusals(404), response_class=_Csv)
+def get_leaderboard_table(job_id: Number, service: Served) -> Response:
+    """The same as CSV, for spreadsheets."""
+    job = service.jobs.get(job_id)
+    headers = {"Content-Disposition": f'attachment; filename="{job.study}.csv"'}
+    return _Csv(service.stores.leaderboard_csv(job), headers=headers)
 
 
 @router.get("/fine-tunes/{job_id:int}/log", responses=refusals(404))

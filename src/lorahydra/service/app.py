@@ -13,12 +13,12 @@ from starlette.exceptions import HTTPException
 
 from lorahydra import __version__
 from lorahydra.errors import LorahydraError
-from lorahydra.service import answers
+from lorahydra.service import answers, deletion_api
 from lorahydra.service.access import Access, login_router
 from lorahydra.service.api import CHECKS_AT_ONCE, router
 from lorahydra.service.errors import ServiceRefusal, json_answer
 from lorahydra.service.guard import API, OPENAI, Guard
-from lorahydra.service.pages import routes, starting, uploading
+from lorahydra.service.pages import deleting, routes, starting, uploading
 from lorahydra.service.pages.rendering import STATIC_PATH, Static, error_page
 from lorahydra.service.service import Service
 
@@ -41,8 +41,8 @@ def create_app(service: Service, access: Access) -> Guard:
         redoc_url=None,
         redirect_slashes=False,
     )
-    pages = (routes.router, starting.router, uploading.router)
-    for included in (router, answers.router, *pages, login_router(access)):
+    pages = (routes.router, deleting.router, starting.router, uploading.router)
+    for included in (router, answers.router, deletion_api.router, *pages, login_router(access)):
         app.include_router(included)
     app.mount(STATIC_PATH, Static())
     for kind, handler in (

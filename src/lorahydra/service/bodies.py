@@ -9,13 +9,26 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from lorahydra.config.judge_registry import choosable_judges
 from lorahydra.service.choices import MODEL_NAME
 from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
+from lorahydra.service.uploads import LONGEST_TEXT
 from lorahydra.service.views import FineTuneParams
 
-__all__ = ["LARGEST", "ChatBody", "EstimateBody", "FineTuneBody", "GenerateBody", "ProjectBody", "Refusal", "Turn"]
+__all__ = [
+    "LARGEST",
+    "ChatBody",
+    "EditBody",
+    "EstimateBody",
+    "FineTuneBody",
+    "GenerateBody",
+    "ProjectBody",
+    "Refusal",
+    "Turn",
+]
 
 LARGEST = 2**31 - 1
 LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\x00-\x20\x7f-\xa0\s][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 """A text of one line that is not blank."""
+LINES = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]*$"
+"""A text of any number of lines."""
 
 
 def _whole(value: Any) -> Any:
@@ -79,6 +92,14 @@ class FineTuneBody(_Body):
     """What to do with rows that are too long for the model: leave them out, or cut their end. If left out, the request
     is refused with the number of such rows."""
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=LINE)] | None = None
+
+
+class EditBody(_Body):
+    """What people call a fine-tune and write about it; what is left out stays as it is."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=LINE)] | None = None
+    notes: Annotated[str, Field(max_length=LONGEST_TEXT, pattern=LINES)] | None = None
+    """Text of several lines; an empty one removes the notes."""
 
 
 MOST_TURNS = 200

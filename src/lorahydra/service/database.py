@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from lorahydra.errors import ConfigError, OutputError
 from lorahydra.utils.databases import checked_url, database_lock, describe, open_engine
 
-__all__ = ["Database", "Dataset", "Job", "Project"]
+__all__ = ["Database", "Dataset", "Deletion", "Job", "KeptRuns", "LastId", "Project"]
 
 VERSION = 1
 """Version of the tables below; a database of another version is refused."""
@@ -70,6 +70,7 @@ class Job(Table):
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
     dataset_id: Mapped[int | None] = mapped_column(ForeignKey("datasets.id"))
     name: Mapped[str] = mapped_column(String(200))
+    notes: Mapped[str | None] = mapped_column(Text)
     params: Mapped[dict[str, Any]] = mapped_column(JSON)
     overrides: Mapped[list[str]] = mapped_column(JSON)
     """Hydra overrides of the study, without its name and its stores."""
@@ -106,6 +107,42 @@ class Job(Table):
     outcome: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """What the study said at its end; None before, and if an earlier version ran it."""
     study_run: Mapped[str | None] = mapped_column(String(32))
+
+
+class Deletion(Table):
+    """What was asked to be deleted. The rows of it are gone from the other tables; all else goes by and by."""
+
+    __tablename__ = "deletions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    number: Mapped[int]
+    """Id of the project, dataset or fine-tune."""
+    project_id: Mapped[int]
+    parts: Mapped[dict[str, list[Any]]] = mapped_column(JSON)
+    """What has to go; empty when it is gone."""
+    size: Mapped[int] = mapped_column(BigInteger)
+    """Bytes that were expected to become free."""
+    requested: Mapped[float] = mapped_column(default=time.time)
+    ended: Mapped[float | None] = mapped_column(index=True)
+    fault: Mapped[str | None] = mapped_column(Text)
+    """Why it could not go on when that was last tried."""
+
+
+class KeptRuns(Table):
+    """A fine-tune that was deleted without its runs in MLflow, which go with its dataset or its project."""
+
+    __tablename__ = "kept_runs"
+    job_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    project_id: Mapped[int] = mapped_column(index=True)
+    dataset_id: Mapped[int | None]
+
+
+class LastId(Table):
+    """The highest id of a table's rows that were deleted: an id is never given twice."""
+
+    __tablename__ = "last_ids"
+    table: Mapped[str] = mapped_column(String(20), primary_key=True)
+    number: Mapped[int]
 
 
 class Database:
@@ -176,6 +213,20 @@ class Database:
         except exc.SQLAlchemyError:
             return False
         return True
+
+    def erase_deleted(self) -> None:
+        """Leave nothing of deleted rows in the database's file; PostgreSQL only gets to know that it may reuse them.
+
+        Raises:
+            OutputError: The database failed.
+        """
+        with self._writing, self._talking(), self._engine.connect() as connection:
+            automatic = connection.execution_options(isolation_level="AUTOCOMMIT")
+            automatic.exec_driver_sql("VACUUM")
+            if self._engine.dialect.name == "sqlite":
+                is_busy, *_ = automatic.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+                if is_busy:
+                    raise OutputError(f"deleted rows cannot be erased from {self._name} while others read it")
 
     def _check_version(self) -> None:
         with self.changing() as session:

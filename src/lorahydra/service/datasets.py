@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from lorahydra.service.database import Database, Dataset, Project
 from lorahydra.service.errors import InvalidError, NotFoundError, ServiceRefusal
 from lorahydra.service.held import HeldUploads
-from lorahydra.service.rows import PAGE, get_row, moment, page_of
+from lorahydra.service.rows import PAGE, get_row, moment, next_id, page_of
 from lorahydra.service.uploads import Reading, Upload
 from lorahydra.service.views import DEMO_DATASET, DatasetChoice, DatasetView, Page
 
@@ -54,6 +54,8 @@ class Datasets:
         )
         try:
             with self._database.changing() as session:
+                get_row(session, Project, project_id)  # it may have been deleted while the file arrived
+                row.id = next_id(session, Dataset)
                 session.add(row)
         except BaseException:
             (self._folder / row.file).unlink(missing_ok=True)
@@ -102,6 +104,10 @@ class Datasets:
         refusal = InvalidError("the request and the answer are two different columns: choose both", "same_column")
         refusal.offer = {**offer, "upload": self._held.hold(project_id, upload, offer)}
         return refusal
+
+    def forget(self, project_id: int) -> None:
+        """Remove the files that wait for an answer in a project."""
+        self._held.drop(project_id)
 
     def close(self) -> None:
         """Remove the files that wait."""

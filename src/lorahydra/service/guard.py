@@ -111,7 +111,7 @@ class Guard:
         has_body = length.strip("0") or "transfer-encoding" in headers
         if upload and headers.get("content-encoding", "identity") != "identity":
             raise UnsupportedError("send the file as it is, without Content-Encoding")
-        is_call = scope["method"] == "POST" and scope["path"].startswith((API, OPENAI))
+        is_call = scope["method"] in ("POST", "PATCH") and scope["path"].startswith((API, OPENAI))
         if is_call and not upload and has_body and kind != "application/json":
             raise UnsupportedError("send JSON, with Content-Type: application/json")
         received = 0

@@ -65,9 +65,15 @@ class HeldUploads:
         with held.upload as upload:
             yield upload, held.offer
 
+    def drop(self, project_id: int) -> None:
+        """Remove those that were sent to a project."""
+        with self._lock:
+            names = [name for name, held in self._held.items() if held.project_id == project_id]
+            gone = [self._held.pop(name) for name in names]
+        for held in gone:
+            held.upload.close()
+
     def close(self) -> None:
         """Remove all."""
-        with self._lock:
-            held, self._held = self._held, {}
-        for one in held.values():
-            one.upload.close()
+        for project_id in {held.project_id for held in list(self._held.values())}:
+            self.drop(project_id)

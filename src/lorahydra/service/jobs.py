@@ -17,14 +17,15 @@ from lorahydra.service.choices import Choices, composed
 from lorahydra.service.database import Database, Dataset, Job, Project
 from lorahydra.service.datasets import chosen_dataset
 from lorahydra.service.errors import ConflictError
+from lorahydra.service.folders import cache_folder
 from lorahydra.service.lengths import Lengths, Measurer, require_fit
 from lorahydra.service.limits import Allowance
 from lorahydra.service.planning import Data, demo_data, estimate, overrides_of, rows_of, settled
 from lorahydra.service.projects import require_project
 from lorahydra.service.results import Stores
-from lorahydra.service.rows import PAGE, get_row, job_views, page_of
+from lorahydra.service.rows import PAGE, get_row, job_views, next_id, page_of
 from lorahydra.service.sharing import Shared
-from lorahydra.service.uploads import readable_name
+from lorahydra.service.uploads import readable_name, readable_text
 from lorahydra.service.views import DatasetChoice, Estimate, FineTuneParams, JobState, JobView, Page
 
 __all__ = ["Jobs"]
@@ -87,7 +88,10 @@ class Jobs:
             if (job := _earlier(session, idempotency_key, digest)) is not None:
                 return self._views(session, [job])[0]
             require_project(session, project_id, create=True)
+            if dataset is not None:
+                get_row(session, Dataset, dataset.id)  # it may have been deleted while it was measured
             job = Job(
+                id=next_id(session, Job),
                 project_id=project_id,
                 dataset_id=None if dataset is None else dataset.id,
                 name=label or "",
@@ -157,6 +161,19 @@ class Jobs:
         self._wake()
         return self.get(job_id)
 
+    def edit(self, job_id: int, name: str | None = None, notes: str | None = None) -> JobView:
+        """Give a fine-tune another name, or other notes; None leaves them as they are.
+
+        Raises:
+            NotFoundError: There is no such fine-tune.
+            InvalidError: The name is not one line of 1 to 200 characters, or the notes are too long.
+        """
+        with self._database.changing() as session:
+            job = get_row(session, Job, job_id)
+            job.name = job.name if name is None else readable_name(name, "the name of a fine-tune")
+            job.notes = job.notes if notes is None else readable_text(notes, "notes") or None
+            return self._views(session, [job])[0]
+
     def estimate(self, project_id: int | None, params: FineTuneParams, dataset_id: DatasetChoice = None) -> Estimate:
         """Roughly what `start` with the same arguments will take; without a project, on the demo dataset."""
         chosen = settled(params, self._choices)
@@ -195,7 +212,7 @@ class Jobs:
         overrides = overrides_of(params, self._choices, data)
         if composed(overrides).data.overlong != "error":  # the server's overrides have decided
             return None
-        return self._measurer.measure(overrides, str(data.file), dataset.name)
+        return self._measurer.measure(overrides, str(data.file), dataset.name, cache_folder(self._folder, dataset.id))
 
     def counts(self) -> dict[str, int]:
         """Number of fine-tunes in each `JobState`, and `trials`, the number of finished trials of all of them."""

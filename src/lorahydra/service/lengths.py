@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.data.length_limits import Fit
@@ -22,6 +23,7 @@ from lorahydra.errors import DataError, LorahydraError
 from lorahydra.service.choices import composed
 from lorahydra.service.errors import ConflictError, InvalidError
 from lorahydra.service.processes import NICENESS
+from lorahydra.utils.files import DATA_CACHE
 
 if TYPE_CHECKING:
     from lorahydra.config.schema import ExperimentConfig
@@ -60,13 +62,14 @@ class Measurer:
         self._lock = threading.Lock()
         self._known: dict[tuple[str, ...], Lengths | str] = {}
 
-    def measure(self, overrides: Sequence[str], file: str, shown: str) -> Lengths | None:
+    def measure(self, overrides: Sequence[str], file: str, shown: str, cache: Path) -> Lengths | None:
         """The lengths of the rows of a study; None if they cannot be measured here and now.
 
         Args:
             overrides: Those of the study.
             file: Path of the dataset's file.
             shown: The user's name of it.
+            cache: Folder for rows and tokens, where the study finds them.
 
         Raises:
             InvalidError: The rows cannot be tokenized; one line says why.
@@ -75,7 +78,7 @@ class Measurer:
         known = self._known.get(key)
         if known is None:
             with self._lock:  # one at a time: whoever asks for the same meanwhile finds the answer
-                known = self._known.get(key) or _ask(key)
+                known = self._known.get(key) or _ask(key, cache)
                 if len(self._known) >= MOST:
                     self._known.clear()
                 if known is not None:
@@ -114,9 +117,10 @@ def _what(lengths: Lengths, overlong: str) -> str:
     return f"{cut}{left_out} are left out"
 
 
-def _ask(overrides: Sequence[str]) -> Lengths | str | None:
+def _ask(overrides: Sequence[str], cache: Path) -> Lengths | str | None:
     command = [sys.executable, "-m", "lorahydra.service.lengths", *overrides]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}  # nobody has asked to fetch a model yet
+    # Nobody has asked to fetch a model yet.
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", DATA_CACHE: str(cache)}
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS, check=False

@@ -9,6 +9,7 @@ A job's folder has these files beside those of the study:
 | `process.json` | who holds it, and for which attempt |
 | `ended.json` | how an attempt ended |
 | `log.txt` | the output of the study |
+| `tmp` | the study's temporary files, which a killed one leaves |
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lorahydra.service.folders import TEMPORARY
 from lorahydra.utils.files import atomic_file, writing
 from lorahydra.utils.processes import has_its_number
 
@@ -107,6 +109,7 @@ class JobProcess:
         job = {"attempt": attempt, "overrides": overrides, "environment": dict(environment)}
         write_json(self.folder / JOB_FILE, job)
         with writing(self.folder):
+            (self.folder / TEMPORARY).mkdir(exist_ok=True)
             self._child = start_program(self.folder, LOG_FILE, "lorahydra.service.job", str(self.folder))
         self._attempt = attempt
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from lorahydra.service.database import Database, Dataset, Job, Project
 from lorahydra.service.errors import NotFoundError
-from lorahydra.service.rows import PAGE, get_row, moment, page_of
+from lorahydra.service.rows import PAGE, get_row, moment, next_id, page_of
 from lorahydra.service.uploads import readable_name
 from lorahydra.service.views import Page, ProjectView
 
@@ -34,8 +34,7 @@ class Projects:
         """
         name = readable_name(name, "the name of a project")
         with self._database.changing() as session:
-            # The database does not choose the id, because that of the example project is fixed.
-            project = Project(id=(session.scalar(select(func.max(Project.id))) or 0) + 1, name=name)
+            project = Project(id=next_id(session, Project), name=name)
             session.add(project)
             session.flush()
             return _views(session, [project])[0]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import LorahydraError, StudyError, StudyStoreError, TrackingError
@@ -29,6 +29,9 @@ from lorahydra.service.errors import ConflictError
 from lorahydra.service.outcome import finite, outcome_of
 from lorahydra.service.processes import LOG_FILE
 from lorahydra.service.views import Examples, ExampleView, JobView, LeaderboardRow, LogTail
+
+if TYPE_CHECKING:
+    from lorahydra.tracking import StoredRuns
 
 __all__ = ["LONGEST_LOG", "Progress", "Stores", "log_tail"]
 
@@ -117,6 +120,17 @@ class Stores:
             for rank, trial in enumerate(entry.leaderboard, start=1)
         ]
 
+    def leaderboard_csv(self, job: JobView) -> str:
+        """The same table as MLflow has as an artifact of the study."""
+        from lorahydra.sweep.leaderboard import leaderboard_csv
+
+        entry = self._entry(job.study)
+        return (
+            leaderboard_csv([], [], [])
+            if entry is None
+            else leaderboard_csv(entry.leaderboard, entry.directions, entry.objectives)
+        )
+
     def study_run(self, study: str) -> str | None:
         """Id of the study's run in MLflow; None if it was not opened yet."""
         from lorahydra.tracking import find_run
@@ -156,6 +170,23 @@ class Stores:
         if progress and progress.best_folder and (folder := progress.best_folder / ADAPTER_DIR).is_dir():
             return folder
         raise ConflictError(f"fine-tune {job.id} has no adapter yet: none of its trials is complete", "no_adapter")
+
+    def recorded(self, studies: Sequence[str]) -> StoredRuns:
+        """What MLflow has of these studies."""
+        from lorahydra.tracking import StoredRuns, stored_runs
+
+        return stored_runs(self.tracking, studies) if studies else StoredRuns()
+
+    def delete(self, studies: Sequence[str], recorded: Sequence[str]) -> None:
+        """Delete studies from their store, and the runs of the studies `recorded` from MLflow."""
+        if studies and self._studies_file.is_file():
+            from lorahydra.sweep.deleting import delete_studies
+
+            delete_studies(self.studies, studies)
+        if recorded:
+            from lorahydra.tracking import delete_runs
+
+            delete_runs(self.tracking, recorded)
 
     def run_url(self, run_id: str | None) -> str | None:
         """Page of a run in MLflow's UI."""

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from lorahydra.service.database import Dataset, Job, Project
+from lorahydra.service.database import Dataset, Job, LastId, Project
 from lorahydra.service.errors import NotFoundError
 from lorahydra.service.results import Stores
 from lorahydra.service.supervisor import ACTIVE, job_study
 from lorahydra.service.views import DEMO_DATASET, ENDED, ChoiceView, FineTuneParams, JobState, JobView, MlflowLinks
 from lorahydra.utils.databases import shown
 
-__all__ = ["MOST", "PAGE", "get_row", "job_views", "moment", "page_of"]
+__all__ = ["MOST", "PAGE", "get_row", "job_views", "moment", "next_id", "page_of"]
 
 PAGE = 50
 """Entries of a list at a time, unless asked otherwise."""
@@ -43,6 +43,12 @@ def get_row(session: Session, table: type[Row], number: int) -> Row:
         what = NAMES[table]
         raise NotFoundError(f"there is no {what} {number}", f"{what.replace('-', '_')}_not_found")
     return row
+
+
+def next_id(session: Session, table: type[Row]) -> int:
+    """An id that no row has or had: it may stand in bookmarks, in MLflow, or in names of folders that are to go."""
+    deleted = session.get(LastId, table.__tablename__)
+    return max(session.scalar(select(func.max(table.id))) or 0, 0 if deleted is None else deleted.number) + 1
 
 
 def page_of(session: Session, table: type[Row], where: Any, limit: int, offset: int) -> tuple[list[Row], int]:
@@ -108,6 +114,7 @@ def _job_view(job: Job, **looked_up: Any) -> JobView:
         can_cancel=state not in (*ENDED, JobState.CANCELLING),
         can_resume=state in (JobState.CANCELLED, JobState.FAILED),
         has_adapter=job.best_trial is not None,
+        notes=job.notes or "",
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -16,9 +19,11 @@ import uvicorn
 from lorahydra.errors import ConfigError, LorahydraError
 from lorahydra.service.access import Access
 from lorahydra.service.app import create_app
+from lorahydra.service.folders import TEMPORARY
 from lorahydra.service.mlflow_ui import LOOPBACK, end_ui, start_ui
 from lorahydra.service.service import Service, ServiceConfig
 from lorahydra.service.supervisor import ACTIVE
+from lorahydra.utils.files import remove, writing
 
 __all__ = ["serve"]
 
@@ -48,6 +53,7 @@ def serve(config: ServiceConfig, access: Access, port: int = 8000, mlflow_port: 
             config = replace(config, mlflow_url=config.mlflow_url or f"http://{LOOPBACK}:{mlflow_port}")
         service = Service(config)
         service.open()  # from here on the folder is this server's, and so is the UI that a killed server left
+        _keep_temporary_files_in(folder / TEMPORARY)
         stack.callback(end_ui, folder)  # after the others
         stack.callback(service.close)
         stack.callback(_say_what_continues, service)
@@ -57,6 +63,14 @@ def serve(config: ServiceConfig, access: Access, port: int = 8000, mlflow_port: 
                 pass
             threading.Thread(target=_show_mlflow, args=(service, mlflow_port), daemon=True).start()
         _run(service, access, listener)
+
+
+def _keep_temporary_files_in(folder: Path) -> None:
+    """Put temporary files, which may hold users' data, where the next server removes what a killed one has left."""
+    remove(folder)
+    with writing(folder):
+        folder.mkdir(mode=0o700)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
 def _run(service: Service, access: Access, listener: socket.socket) -> None:

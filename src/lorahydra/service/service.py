@@ -27,6 +27,9 @@ from lorahydra.service.checking import INCOMING
 from lorahydra.service.choices import Choices
 from lorahydra.service.database import Database
 from lorahydra.service.datasets import Datasets
+from lorahydra.service.deleter import Deleter
+from lorahydra.service.deletions import Deletions
+from lorahydra.service.folders import DATASETS, JOBS, MODELS
 from lorahydra.service.jobs import Jobs
 from lorahydra.service.projects import Projects
 from lorahydra.service.results import Stores
@@ -52,6 +55,8 @@ class ServiceConfig:
     """Its subfolders can be chosen as base models; None is `models` in the service's folder."""
     overrides: tuple[str, ...] = ()
     """Hydra overrides for every fine-tune, for example `judge.base_url=http://127.0.0.1:8001/v1`."""
+    retention_days: int | None = None
+    """Days after their end for which fine-tunes and their datasets are kept; None keeps them."""
     mlflow_url: str | None = None
     """Address of MLflow's UI, for links."""
 
@@ -59,12 +64,13 @@ class ServiceConfig:
 class Service:
     """Projects, datasets and fine-tunes on one folder and one database.
 
-    `projects`, `datasets`, `jobs` and `supervisor` exist once the service is open.
+    `projects`, `datasets`, `jobs`, `deletions` and `supervisor` exist once the service is open.
     """
 
     projects: Projects
     datasets: Datasets
     jobs: Jobs
+    deletions: Deletions
     supervisor: Supervisor
 
     def __init__(self, config: ServiceConfig) -> None:
@@ -93,20 +99,26 @@ class Service:
                 raise ConfigError(
                     f"another lorahydra server uses the folder {folder}: stop it, or give --folder"
                 ) from None
-            for name in ("jobs", "datasets", "models"):
+            for name in (JOBS, DATASETS, MODELS):
                 with writing(folder):
                     (folder / name).mkdir(exist_ok=True)
-            for left_behind in (folder / "datasets").glob(f"{INCOMING}*"):  # by a server that was killed
+            for left_behind in (folder / DATASETS).glob(f"{INCOMING}*"):  # by a server that was killed
                 shutil.rmtree(left_behind, ignore_errors=True)
             database = Database(config.storage or f"sqlite:///{folder / 'service.db'}")
             stack.callback(database.close)
-            self.supervisor = Supervisor(database, folder / "jobs", config.workers, self.stores)
+            self.supervisor = Supervisor(database, folder / JOBS, config.workers, self.stores)
             self.projects = Projects(database)
-            self.datasets = Datasets(database, folder / "datasets", config.upload_limit, config.overrides)
+            self.datasets = Datasets(database, folder / DATASETS, config.upload_limit, config.overrides)
             stack.callback(self.datasets.close)
             self.jobs = Jobs(database, folder, self.choices, self.stores, self.supervisor.wake)
+            deleter = Deleter(database, folder, self.stores, config.retention_days)
+            self.deletions = Deletions(
+                database, folder, self.stores, deleter.wake, config.retention_days, self.datasets.forget
+            )
             self.supervisor.start()
             stack.callback(self.supervisor.stop)
+            deleter.start()
+            stack.callback(deleter.stop)
             self._held = stack.pop_all()
 
     def close(self) -> None:

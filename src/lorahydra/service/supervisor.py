@@ -29,9 +29,11 @@ from sqlalchemy import CursorResult, func, select, update
 from lorahydra.config.compose import literal
 from lorahydra.errors import LorahydraError
 from lorahydra.service.database import Database, Job
+from lorahydra.service.folders import TEMPORARY, cache_folder
 from lorahydra.service.processes import JobProcess
 from lorahydra.service.results import Progress, Stores
 from lorahydra.service.views import JobState
+from lorahydra.utils.files import DATA_CACHE
 
 __all__ = ["ACTIVE", "MOST_CRASHES", "Supervisor", "job_study"]
 
@@ -133,15 +135,20 @@ class Supervisor(threading.Thread):
                 self._launch(job, job.attempt + 1)
 
     def _launch(self, job: Job, attempt: int) -> None:
-        logger.info("Job %d (%s) starts, attempt %d", job.id, job.name, attempt)
+        logger.info("Job %d starts, attempt %d", job.id, attempt)
         stores = [f"study={job_study(job.id)}", f"hydra.sweeper.storage={literal(self._stores.studies)}"]
         stores.append(f"tracking.uri={literal(self._stores.tracking.uri)}")
         try:
-            self._process(job.id).start(attempt, [*job.overrides, *stores], job.environment)
+            self._process(job.id).start(attempt, [*job.overrides, *stores], self._environment(job))
         except (LorahydraError, OSError) as error:
             logger.error("Job %d cannot be started: %s", job.id, error)
             failure = f"it cannot be started: {error}"
             self._change(job, JobState.FAILED, ended=time.time(), attempt_started=None, failure=failure)
+
+    def _environment(self, job: Job) -> dict[str, str]:
+        """Variables of the study: whatever holds the user's data stays in the server's folder, where it is deleted."""
+        cache = cache_folder(self._folder.parent, job.dataset_id)
+        return {**job.environment, DATA_CACHE: str(cache), "TMPDIR": str(self._folder / str(job.id) / TEMPORARY)}
 
     def _watch(self, job: Job) -> None:
         process = self._process(job.id)
@@ -227,7 +234,7 @@ class Supervisor(threading.Thread):
             changed = bool(cast("CursorResult[Any]", session.execute(statement)).rowcount)
         if changed:
             job.state = state
-            logger.info("Job %d (%s): %s", job.id, job.name, state)
+            logger.info("Job %d: %s", job.id, state)
         return changed
 
     def _process(self, job_id: int) -> JobProcess:

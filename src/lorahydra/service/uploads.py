@@ -28,16 +28,18 @@ from lorahydra.utils.files import writing
 __all__ = [
     "LONGEST_COLUMNS",
     "LONGEST_ENCODING",
+    "LONGEST_TEXT",
     "SUFFIXES",
     "Reading",
     "Upload",
     "column_overrides",
     "read_columns",
     "readable_name",
+    "readable_text",
 ]
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-LONGEST_NAME = 200
+LONGEST_NAME, LONGEST_TEXT = 200, 10_000
 LONGEST_ENCODING = 40
 LONGEST_COLUMNS = 1000
 COLUMNS = frozenset(column.name for column in fields(ColumnsConfig))
@@ -59,6 +61,18 @@ def readable_name(text: str, what: str) -> str:
     if not name or len(name) > LONGEST_NAME or any(unicodedata.category(char) in NOT_TEXT for char in name):
         raise InvalidError(f"{what} must be one line of 1 to {LONGEST_NAME} characters")
     return name
+
+
+def readable_text(text: str, what: str) -> str:
+    """A text of several lines as it is kept and shown; it may be empty.
+
+    Raises:
+        InvalidError: It is too long, or has characters that are not text.
+    """
+    text = text.replace("\r\n", "\n").strip()
+    if len(text) > LONGEST_TEXT or any(unicodedata.category(char) in NOT_TEXT for char in text if char not in "\n\t"):
+        raise InvalidError(f"{what} must be text of at most {LONGEST_TEXT} characters")
+    return text
 
 
 @dataclass(frozen=True)

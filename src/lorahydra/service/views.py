@@ -17,13 +17,18 @@ __all__ = [
     "ChoiceView",
     "DatasetChoice",
     "DatasetView",
+    "DeletionPlan",
+    "DeletionView",
     "Estimate",
     "ExampleView",
     "Examples",
     "FineTuneParams",
+    "GoingDataset",
+    "GoingFineTune",
     "JobState",
     "JobView",
     "JudgeView",
+    "Kind",
     "LeaderboardRow",
     "LogTail",
     "MlflowLinks",
@@ -60,6 +65,14 @@ class _Documented:
     """Puts the docstrings of the fields below into OpenAPI."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(use_attribute_docstrings=True)
+
+
+class Kind(StrEnum):
+    """What can be deleted."""
+
+    PROJECT = "project"
+    DATASET = "dataset"
+    FINE_TUNE = "fine_tune"
 
 
 @dataclass(frozen=True)
@@ -218,6 +231,8 @@ class JobView(_Documented):
     can_resume: bool
     has_adapter: bool
     """Whether an adapter can be downloaded: the winner's, or that of the best trial so far."""
+    notes: str = ""
+    """What somebody has written about it: text of several lines."""
 
 
 @dataclass(frozen=True)
@@ -366,3 +381,68 @@ class Estimate(_Documented):
     """What the time is derived from, in one line."""
     warnings: list[str]
     """What should be known before the start, one line each."""
+
+
+@dataclass(frozen=True)
+class GoingFineTune(_Documented):
+    """A fine-tune that would be deleted."""
+
+    id: int
+    name: str
+    state: JobState
+    size: int
+    """Size in bytes of its folder: adapters, checkpoints, predictions, log."""
+
+
+@dataclass(frozen=True)
+class GoingDataset(_Documented):
+    """A dataset that would be deleted."""
+
+    id: int
+    name: str
+    rows: int
+    size: int
+    """Size of its file in bytes."""
+
+
+@dataclass(frozen=True)
+class DeletionPlan(_Documented):
+    """What a deletion would take with it."""
+
+    kind: Kind
+    id: int
+    name: str
+    fine_tunes: list[GoingFineTune]
+    datasets: list[GoingDataset]
+    running: list[int]
+    """Fine-tunes that must be cancelled first."""
+    cache_size: int
+    """Size in bytes of the rows, tokens and verdicts that are cached for these datasets and are not needed any more."""
+    runs: int
+    """Number of runs in MLflow."""
+    runs_size: int
+    """Size of their artifacts in bytes."""
+    registered_models: list[str]
+    """Models in MLflow's registry that lose the versions made by these runs."""
+    size: int
+    """Bytes that become free."""
+    digest: str
+    """Differs if other things would go; a deletion that is given the digest then deletes nothing."""
+
+
+@dataclass(frozen=True)
+class DeletionView(_Documented):
+    """A deletion that was asked for: what it takes cannot be seen any more, and is removed by and by."""
+
+    id: int
+    kind: Kind
+    number: int
+    """Id of what is deleted."""
+    project: int
+    size: int
+    """Bytes that become free."""
+    requested: datetime
+    ended: datetime | None
+    """When nothing was left; None as long as something is."""
+    fault: str | None
+    """Why it cannot go on now, in one line; it is tried again."""

@@ -19,6 +19,7 @@ store, `NotRecordedError` if the store does not have the run, and `TrackingError
 """
 
 from lorahydra.tracking.children import close_run, find_run, set_tags, unfinished_children
+from lorahydra.tracking.deleting import StoredRuns, delete_runs, stored_runs
 from lorahydra.tracking.mlmodel import add_model_files, write_model_files
 from lorahydra.tracking.models import RegisteredVersion, find_version, register_model, registered_name
 from lorahydra.tracking.patience import patiently
@@ -39,11 +40,13 @@ __all__ = [
     "Points",
     "RecordedRun",
     "RegisteredVersion",
+    "StoredRuns",
     "SyncResult",
     "TrackedRun",
     "add_model_files",
     "check_store",
     "close_run",
+    "delete_runs",
     "fetch_adapter",
     "fetch_folder",
     "find_run",
@@ -59,6 +62,7 @@ __all__ = [
     "reopen_run",
     "set_tags",
     "start_run",
+    "stored_runs",
     "sync",
     "unfinished_children",
     "write_model_files",

@@ -16,7 +16,7 @@ from lorahydra.tracking.patience import patient
 from lorahydra.tracking.store import opened
 from lorahydra.utils.databases import sqlite_file
 
-__all__ = ["ChildRun", "close_run", "find_run", "set_tags", "unfinished_children"]
+__all__ = ["ChildRun", "clause", "close_run", "find_run", "search", "set_tags", "unfinished_children"]
 
 OPEN = ("RUNNING", "SCHEDULED")
 """MLflow's statuses of a run that has not ended."""
@@ -48,7 +48,7 @@ def find_run(config: TrackingConfig, tags: Mapping[str, str]) -> str | None:
         experiment = client.get_experiment_by_name(config.experiment_name)
         if experiment is None:
             return None
-        for run in _search(client, experiment.experiment_id, " AND ".join(_clause(*item) for item in stored.items())):
+        for run in search(client, [experiment.experiment_id], " AND ".join(clause(*item) for item in stored.items())):
             if stored.items() <= run.data.tags.items():
                 return str(run.info.run_id)
     return None
@@ -60,13 +60,13 @@ def unfinished_children(config: TrackingConfig, parent_run_id: str) -> list[Chil
 
     Their processes may be alive, dead, or have ended without reaching the store.
     """
-    nested = _clause(PARENT_TAG, parent_run_id)
+    nested = clause(PARENT_TAG, parent_run_id)
     with opened(config, parent_run_id) as client:
         experiment_id = client.get_run(parent_run_id).info.experiment_id
         runs = [
             run
             for status in OPEN
-            for run in _search(client, experiment_id, f"{nested} AND attributes.status = '{status}'")
+            for run in search(client, [experiment_id], f"{nested} AND attributes.status = '{status}'")
         ]
     return [_child(run) for run in sorted(runs, key=lambda run: run.info.start_time)]
 
@@ -96,12 +96,20 @@ def set_tags(config: TrackingConfig, run_id: str, tags: Mapping[str, str]) -> No
             client.set_tag(run_id, name, value)
 
 
-def _search(client: Any, experiment_id: str, condition: str) -> Iterator[Any]:
-    """All active runs of the experiment that meet the condition, oldest first."""
+def search(client: Any, experiment_ids: list[str], condition: str, view: int | None = None) -> Iterator[Any]:
+    """All runs of the experiments that meet the condition, oldest first, as `mlflow.entities.Run`.
+
+    `view` is a value of `mlflow.entities.ViewType`; None leaves out deleted runs.
+    """
     token = None
     while True:
         page = client.search_runs(
-            [experiment_id], condition, max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
+            experiment_ids,
+            condition,
+            **({} if view is None else {"run_view_type": view}),
+            max_results=PAGE,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
         )
         yield from page
         token = page.token
@@ -109,7 +117,7 @@ def _search(client: Any, experiment_id: str, condition: str) -> Iterator[Any]:
             return
 
 
-def _clause(name: str, value: str) -> str:
+def clause(name: str, value: str) -> str:
     """A condition that every run with this tag meets, and few others do.
 
     MLflow's filters have no escapes for quotes, so each character that could end or change a text matches any one.

@@ -13,7 +13,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
-__all__ = ["ask", "join_address", "make_tables", "migrations", "mute", "open_run", "store_trace", "system_monitors"]
+__all__ = [
+    "ask",
+    "delete_artifacts",
+    "erase_runs",
+    "erase_version",
+    "join_address",
+    "logged_models",
+    "make_tables",
+    "migrations",
+    "mute",
+    "open_run",
+    "store_trace",
+    "system_monitors",
+]
+
+AT_ONCE = 100
+"""Ids in one question to a database."""
 
 
 def mute() -> AbstractContextManager[None]:
@@ -96,3 +112,68 @@ def system_monitors() -> list[type[Any]]:
     from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
 
     return [CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor, ROCMMonitor]
+
+
+def delete_artifacts(uri: str) -> None:
+    """Delete all artifacts at an address of any kind; `MlflowClient` can only list, read and write them."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    get_artifact_repository(uri).delete_artifacts()
+
+
+def logged_models(client: Any, run_ids: list[str]) -> dict[str, str]:
+    """Models in a database that these runs logged: the address of the files by the id; none are left out, as deleted.
+
+    `MlflowClient.search_logged_models` does not find those that were deleted in the UI.
+    """
+    from mlflow.store.tracking.dbmodels.models import SqlLoggedModel
+
+    with client._tracking_client.store.ManagedSessionMaker() as session:
+        query = session.query(SqlLoggedModel.model_id, SqlLoggedModel.artifact_location)
+        rows = query.filter(SqlLoggedModel.source_run_id.in_(run_ids)).all()
+        return {model_id: location for model_id, location in rows}
+
+
+def erase_version(client: Any, name: str, version: str) -> None:
+    """Leave the number of a registered version in a database, but nothing else that its deletion would leave there.
+
+    `MlflowClient.delete_model_version` keeps where its files are, and its tags.
+    """
+    from mlflow.store.model_registry.dbmodels import models
+
+    with client._get_registry_client().store.ManagedSessionMaker(read_only=False) as session:
+        same = {"name": name, "version": int(version)}
+        session.query(models.SqlModelVersionTag).filter_by(**same).delete()
+        session.query(models.SqlModelVersion).filter_by(**same).update({"storage_location": None})
+
+
+def erase_runs(client: Any, run_ids: list[str]) -> None:
+    """Delete runs, their traces, logged models and dataset inputs from a database.
+
+    `MlflowClient.delete_run` only marks a run, and `mlflow gc` leaves the datasets of runs and their traces.
+    """
+    from mlflow.store.tracking.dbmodels import models
+
+    store = client._tracking_client.store
+    inputs, datasets, traces = models.SqlInput, models.SqlDataset, models.SqlTraceMetadata
+    with store.ManagedSessionMaker() as session:
+        owned = traces.key == "mlflow.sourceRun", traces.value.in_(run_ids)
+        of_runs = session.query(traces.request_id).filter(*owned)
+        info = models.SqlTraceInfo
+        found = session.query(info.experiment_id, info.request_id).filter(info.request_id.in_(of_runs)).all()
+    for experiment in {experiment for experiment, _ in found}:
+        of_experiment = [request for other, request in found if other == experiment]
+        for start in range(0, len(of_experiment), AT_ONCE):
+            store.delete_traces(str(experiment), trace_ids=of_experiment[start : start + AT_ONCE])
+    for model_id in logged_models(client, run_ids):
+        store._hard_delete_logged_model(model_id)
+    with store.ManagedSessionMaker(read_only=False) as session:
+        used = session.query(inputs).filter(inputs.destination_id.in_(run_ids) | inputs.source_id.in_(run_ids))
+        sources = {row.source_id for row in used}
+        names = [row.input_uuid for row in used]
+        session.query(models.SqlInputTag).filter(models.SqlInputTag.input_uuid.in_(names)).delete()
+        used.delete()
+        kept = {row[0] for row in session.query(inputs.source_id).filter(inputs.source_id.in_(sources))}
+        session.query(datasets).filter(datasets.dataset_uuid.in_(sources - kept)).delete()
+    for run_id in run_ids:
+        store._hard_delete_run(run_id)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from lorahydra.errors import ConfigError
+from lorahydra.errors import ConfigError, OutputError
 from lorahydra.utils.files import locked
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "connect_args",
     "database_lock",
     "describe",
+    "erase_deleted",
     "is_driver_error",
     "local_path",
     "open_engine",
@@ -172,6 +173,28 @@ def describe(error: BaseException) -> str:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     text = " ".join(str(original or error).split())
     return EXPLAINED.get(text, text or type(error).__name__)
+
+
+def erase_deleted(file: Path, seconds: float) -> None:
+    """Write a SQLite file anew, because what was deleted from it stays in its free pages and its write-ahead log.
+
+    Does nothing if there is no such file. Waits so many seconds for others who use it.
+
+    Raises:
+        OutputError: It is in use for longer, damaged, or the disk is full.
+    """
+    import sqlite3
+
+    if not file.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(file, timeout=seconds, isolation_level=None)) as database:
+            database.execute("VACUUM")
+            is_busy, *_ = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        raise OutputError(f"deleted rows cannot be erased from {file}: {describe(error)}") from error
+    if is_busy:
+        raise OutputError(f"deleted rows cannot be erased from {file}: another program reads it")
 
 
 @contextmanager

@@ -7,12 +7,27 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lorahydra.errors import OutputError
 
-__all__ = ["atomic_dir", "atomic_file", "cache_dir", "check_new", "locked", "replaced_dir", "writing"]
+__all__ = [
+    "DATA_CACHE",
+    "atomic_dir",
+    "atomic_file",
+    "cache_dir",
+    "check_new",
+    "data_cache_dir",
+    "locked",
+    "remove",
+    "replaced_dir",
+    "size_of",
+    "writing",
+]
+
+DATA_CACHE = "LORAHYDRA_DATA_CACHE"
+"""Environment variable: the folder of `data_cache_dir`."""
 
 
 def cache_dir() -> Path:
@@ -20,6 +35,12 @@ def cache_dir() -> Path:
     if explicit := os.environ.get("LORAHYDRA_CACHE"):
         return Path(explicit).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lorahydra"
+
+
+def data_cache_dir() -> Path:
+    """Folder for cached rows, tokens and verdicts, which hold users' data: `LORAHYDRA_DATA_CACHE`, else `cache_dir`."""
+    explicit = os.environ.get(DATA_CACHE)
+    return Path(explicit).expanduser() if explicit else cache_dir()
 
 
 REASONS = {
@@ -68,6 +89,36 @@ def check_new(folder: Path) -> None:
             raise OutputError(f"{folder} is a mounted disk, which cannot be replaced: choose a folder in it")
         if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
             raise OutputError(f"{folder} is not a folder: choose another name")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all it holds; what symbolic links point to stays.
+
+    Does nothing if there is nothing.
+
+    Raises:
+        OutputError: It cannot be removed.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
+def size_of(path: Path) -> int:
+    """Size in bytes of a file, or of all files in a folder; symbolic links and what cannot be read count as nothing."""
+    if path.is_symlink():
+        return 0
+    total = 0
+    with suppress(OSError):
+        if path.is_file():
+            return path.stat().st_size
+        with os.scandir(path) as entries:
+            total = sum(size_of(Path(entry.path)) for entry in entries)
+    return total
 
 
 @contextmanager

@@ -225,7 +225,19 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     assert {"adapter_config.json", "adapter_model.safetensors"} <= names
 
     page.get_by_role("link", name="My first project").click()
-    page.get_by_role("link", name="tiny #1").wait_for()
+    page.get_by_role("link", name="tiny #1").click()
+    page.wait_for_url("**/fine-tunes/1")
+
+    # Deleting, by keyboard.
+    page.locator("#delete").press("Enter")
+    page.get_by_label(EN("delete.keep")).wait_for()
+    page.get_by_text(EN("delete.runs", n=6)).wait_for()
+    accessible(page)
+    page.locator("button#delete").press("Enter")
+    page.get_by_text(re.compile("^Deleted")).wait_for()  # it came without a reload
+    accessible(page)
+    page.get_by_role("link", name=EN("error.back")).click()
+    page.get_by_text(EN("empty.title")).wait_for()
     accessible(page)
 
 
@@ -318,6 +330,12 @@ def test_without_javascript(open_page: Callable[..., Any], server: Served, files
     server.wait_for_state(1, "cancelled")
     page.reload()
     page.locator(".badge.cancelled").wait_for()
+    page.get_by_role("link", name="good.jsonl").click()
+    page.get_by_role("link", name=EN("delete.title.dataset")).click()
+    page.get_by_text(EN("delete.used", n=1)).wait_for()
+    page.get_by_role("button", name=EN("delete.do")).click()
+    page.wait_for_url("**/deletions/1")
+    assert server.client.get("/fine-tunes/1").status_code == 404
 
 
 def test_a_server_that_went_away_is_told(open_page: Callable[..., Any], server: Served) -> None:

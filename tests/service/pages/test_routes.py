@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 from tests.service.pages.rows import row
+from tests.service.test_deletions import add_dataset, add_job
+from tests.support.waiting import wait_for
 
 from lorahydra.errors import TrackingError
 from lorahydra.names import TuningEffect
@@ -456,6 +458,50 @@ def test_an_upload_without_javascript(site: httpx.Client, rows: bytes) -> None:
     assert "/configure?project=1&amp;dataset=1" in page
     assert '<option value="1" selected>' in checked(site.get("/configure", params={"project": 1, "dataset": 1}))
     checked(site.get("/projects/1"))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_deleting_names_what_goes(site: httpx.Client, service: Service, language: str) -> None:
+    words = Words(language)
+    site.headers["accept-language"] = language
+    project = service.projects.create(HOSTILE).id
+    dataset = add_dataset(service, project, "<i>my.jsonl")
+    job = add_job(service, project, JobState.COMPLETE, "<u>tuned")
+    for path in (f"/datasets/{dataset}", f"/fine-tunes/{job}", f"/projects/{project}"):
+        assert f'href="{path}/delete"' in checked(site.get(path))
+    page = checked(site.get(f"/datasets/{dataset}/delete"))
+    for text in (words("delete.used", n=1), "&lt;i&gt;my.jsonl", "&lt;u&gt;tuned", words("delete.forever")):
+        assert text in page
+    # Without what the page has shown, and after something has changed, nothing is deleted.
+    assert words("refusal.deletion_changed") in checked(site.post(f"/projects/{project}/delete"), 409)
+    digest = digest_in(checked(site.get(f"/projects/{project}/delete")))
+    add_job(service, project, JobState.CANCELLED)
+    page = checked(site.post(f"/projects/{project}/delete", data={"digest": digest}), 409)
+    assert words("refusal.deletion_changed") in page
+    answer = site.post(f"/projects/{project}/delete", data={"digest": digest_in(page)})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/deletions/1")
+    wait_for(lambda: service.deletions.get(1).ended is not None)
+    size = Shapes(words).size(service.deletions.get(1).size)
+    assert words("deletion.done", size=size) in checked(site.get("/deletions/1"))
+    assert "hx-get" not in checked(site.get("/deletions/1", headers={"hx-request": "true"}))
+    checked(site.get(f"/datasets/{dataset}/delete"), 404)
+    checked(site.post(f"/fine-tunes/{job}/delete", data={"digest": digest}), 404)
+
+
+def digest_in(page: str) -> str:
+    match = re.search(r'name="digest" value="([^"]+)"', page)
+    assert match is not None
+    return match[1]
+
+
+def test_a_name_and_notes(site: httpx.Client, service: Service) -> None:
+    job = add_job(service, 123)
+    sent = {"name": "<b>Night", "notes": "<script>alert(1)</script>\n\nsecond"}
+    assert site.post(f"/fine-tunes/{job}/edit", data=sent).headers["location"] == f"/fine-tunes/{job}"
+    page = checked(site.get(f"/fine-tunes/{job}"))
+    assert '<p class="notes" dir="auto">&lt;script&gt;' in page
+    assert 'value="&lt;b&gt;Night"' in page
+    assert EN("error.422") in checked(site.post(f"/fine-tunes/{job}/edit", data={"name": ""}), 422)
 
 
 BAD = b'\n{"question": 5, "answer": "<script>alert(1)</script>"}\n{"<b>": 1}\nnot json'

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from lorahydra.errors import LorahydraError
 from lorahydra.service.answers import ask
-from lorahydra.service.api import Number, Offset, ProjectFilter, Served, get_adapter
+from lorahydra.service.api import Number, Offset, ProjectFilter, Served, get_adapter, get_leaderboard_table
 from lorahydra.service.bodies import Turn
 from lorahydra.service.errors import NotFoundError
 from lorahydra.service.pages.chart import chart, leader
@@ -41,6 +41,7 @@ NO_CHAT: Mapping[str, Any] = {"message": "", "tuned": None, "untuned": None, "pr
 
 router = APIRouter(include_in_schema=False)
 router.get("/fine-tunes/{job_id}/adapter")(get_adapter)
+router.get("/fine-tunes/{job_id}/leaderboard.csv")(get_leaderboard_table)
 
 
 @router.get("/")
@@ -145,6 +146,13 @@ def log_part(request: Request, job_id: Number, service: Served) -> Response:
     return render(request, "_log.html", {"job": job, "log": _log(job)})
 
 
+@router.post("/fine-tunes/{job_id}/edit")
+def edit(request: Request, job_id: Number, service: Served, sent: Sent) -> Response:
+    """Rename a fine-tune, and change its notes."""
+    job = service.jobs.edit(job_id, str(sent.get("name", "")), str(sent.get("notes", "")))
+    return go(request, f"/fine-tunes/{job.id}")
+
+
 @router.post("/fine-tunes/{job_id}/cancel")
 def cancel(request: Request, job_id: Number, service: Served) -> Response:
     """End a fine-tune."""
@@ -188,7 +196,13 @@ def _study(
     request: Request, service: Service, job_id: int, examples: int, said: Mapping[str, Any] = NO_CHAT
 ) -> Response:
     job = service.jobs.get(job_id)
-    values = {**_live(service, job), **_examples(service, job, examples), "log": _log(job), "chat": said}
+    values = {
+        **_live(service, job),
+        **_examples(service, job, examples),
+        "log": _log(job),
+        "chat": said,
+        "expires": service.deletions.expires(job),
+    }
     return render(request, "study.html", values)
 
 
