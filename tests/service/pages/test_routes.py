@@ -353,7 +353,7 @@ def test_a_fine_tune_can_be_started_again_with_other_settings(site: httpx.Client
         assert EN("job.again") not in site.get(f"/fine-tunes/{job.id}").text
         service.jobs.cancel(job.id)
         page = checked(site.get(f"/fine-tunes/{job.id}"))
-        link = re.search(r'id="again" href="([^"]+)"', page)
+        link = re.search(r'id="start-again" href="([^"]+)"', page)
         assert link is not None
         form = checked(site.get(unescape(link[1])))
         assert f'value="{params.n_trials}"' in form
