@@ -200,6 +200,11 @@ class Tag(StrEnum):
     """The adapter that this run only scored: the run that trained it, or its folder."""
     GAIN = "lorahydra.gain"
     """Whether tuning helped, in words."""
+    OUTPUT_DIR = "lorahydra.output_dir"
+    FINE_TUNE = "lorahydra.fine_tune"
+    """Name of the fine-tune, as its page shows it."""
+    DATA_FILE = "lorahydra.data_file"
+    """Name of the file that was uploaded for it."""
     CONTINUES = "lorahydra.continues"
     """The run that is recorded to instead of this one, which `mlflow run` opened for a study that already had a run."""
 

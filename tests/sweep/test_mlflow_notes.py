@@ -53,7 +53,7 @@ def test_leaderboard_with_links_best_first() -> None:
     ]
     assert [row[2] for row in rows] == ["0.6000", "0.5000", "pruned", "failed"]
     assert note.startswith("4 trials finished.")
-    assert "searchFilter=tags.%60lorahydra.study%60" in note
+    assert "[All of them in a table](#/experiments/7/runs?viewStateShareKey=lorahydra-trials-" in note
 
 
 def test_the_end_of_a_study_says_whether_it_helped_and_where_the_winner_is() -> None:

@@ -109,7 +109,7 @@ def ends(place: Path) -> dict[int, tuple[str, str, str]]:
 
 
 COMPLETE = ("COMPLETE", "FINISHED", "complete")
-PRUNED = ("PRUNED", "FINISHED", "pruned")
+PRUNED = ("PRUNED", "KILLED", "pruned")
 FAILED = ("FAIL", "FAILED", "failed")
 INTERRUPTED = ("FAIL", "KILLED", "interrupted")
 

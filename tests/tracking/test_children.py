@@ -305,7 +305,7 @@ def test_children_that_did_not_end(
     ("state", "failure", "status"),
     [
         (State.COMPLETE, None, "FINISHED"),
-        (State.PRUNED, None, "FINISHED"),
+        (State.PRUNED, None, "KILLED"),
         (State.FAILED, "OSError: first\nsecond", "FAILED"),
         (State.INTERRUPTED, None, "KILLED"),
     ],

@@ -48,15 +48,25 @@ def test_tables_are_made_and_their_version_is_known(tmp_path: Path) -> None:
 
 def test_a_trace_is_stored_as_a_whole(uri: str, client: Any) -> None:
     from lorahydra.tracking.delivery import send_trace
-    from lorahydra.tracking.operations import trace
+    from lorahydra.tracking.operations import Assessments, trace
 
     run = client.create_run("0")
-    call = trace("judge", {"a": 1}, {"b": 2}, {}, ok=True, start_ns=10**18, end_ns=10**18 + 10**6)
+    found = Assessments({"judge_score": 80.0, "style": 4}, "good \ud800\0", "judge-1")
+    times = {"start_ns": 10**18, "end_ns": 10**18 + 10**6}
+    call = trace("judge", {"a": 1}, {"b": 2}, {}, previews=("Hi\n\ud800", "80"), assessments=found, ok=True, **times)
     for _ in range(2):
         send_trace(uri, "0", run.info.run_id, call)
     [stored] = client.search_traces(locations=["0"])
     assert stored.info.trace_id == f"tr-{call['id']}"
     assert [span.inputs for span in stored.data.spans] == [{"a": 1}]
+    assert (stored.info.request_preview, stored.info.response_preview) == (r"Hi \ud800", "80")
+    given = {each.name: (each.feedback.value, each.rationale) for each in stored.info.assessments}
+    assert given == {"judge_score": (80.0, r"good \ud800\x00"), "style": (4, None)}
+    assert {each.source.source_id for each in stored.info.assessments} == {"judge-1"}
+    old = {name: value for name, value in call.items() if name not in ("previews", "assessments")} | {"id": "0" * 32}
+    send_trace(uri, "0", run.info.run_id, old)
+    [stored] = client.search_traces(locations=["0"], filter_string=f"request_id = 'tr-{old['id']}'")
+    assert stored.info.request_preview == '{"a": 1}', "as the queue of an older version has it"
 
 
 def test_a_server_is_asked_with_a_short_patience() -> None:

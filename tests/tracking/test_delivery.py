@@ -11,6 +11,8 @@ from lorahydra.tracking import operations
 from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.spool import Spool
 
+CALL: Any = {"previews": ("", ""), "assessments": None, "ok": True, "start_ns": 1, "end_ns": 2}
+
 
 class LosesReplies:
     """A client whose every call is done, and whose first answer of each kind is lost on the way back."""
@@ -136,7 +138,7 @@ def test_a_store_without_traces_gets_all_the_rest(
 
     monkeypatch.setattr(delivery, "send_trace", refuse)
     for _ in range(2):
-        spool.append(operations.trace("judge", {}, {}, {}, ok=True, start_ns=1, end_ns=2))
+        spool.append(operations.trace("judge", {}, {}, {}, **CALL))
     for operation in operations.metrics({"m": 1.0}, 1):
         spool.append(operation)
     sender = Delivery(client, run_id, spool)

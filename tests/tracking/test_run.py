@@ -16,8 +16,9 @@ from tests.support.waiting import SECONDS
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.errors import ConfigError, OutputError, TrackingError
-from lorahydra.names import PREDICTIONS_FILE, Kind, State
-from lorahydra.tracking import TrackedRun, start_run, sync
+from lorahydra.names import FINAL_PREDICTIONS_FILE, PREDICTIONS_FILE, Kind, State
+from lorahydra.tracking import TrackedRun, add_to_run, operations, reopen_run, start_run, sync
+from lorahydra.tracking.spool import Header, Spool
 
 StartRun = Callable[..., TrackedRun]
 
@@ -101,16 +102,67 @@ def test_leaving_the_block_completes_the_run(start: StartRun, client: Any) -> No
     assert client.get_run(run.run_id).data.tags["lorahydra.state"] == "complete"
 
 
-def test_pruned_run_is_finished(start: StartRun, client: Any) -> None:
+def test_a_pruned_run_does_not_look_like_a_complete_one(start: StartRun, client: Any) -> None:
     with start() as run:
         run.finish(State.PRUNED)
     stored = client.get_run(run.run_id)
-    assert (stored.info.status, stored.data.tags["lorahydra.state"]) == ("FINISHED", "pruned")
+    assert (stored.info.status, stored.data.tags["lorahydra.state"]) == ("KILLED", "pruned")
+
+
+def test_what_is_added_later_leaves_the_rest_as_it_was(start: StartRun, uri: str, client: Any, tmp_path: Path) -> None:
+    with start() as run:
+        run.table(["a"], [["1"]], PREDICTIONS_FILE)
+        run.finish(State.FAILED, "OSError: disk")
+    before = client.get_run(run.run_id)
+    config = TrackingConfig(uri=uri)
+    with pytest.raises(ValueError, match="here"), add_to_run(config, output_dir=tmp_path, run_id=run.run_id) as more:
+        assert more.before.state is State.FAILED
+        more.table(["a"], [["2"]], FINAL_PREDICTIONS_FILE)
+        more.metrics({"final/combined": 0.5})
+        raise ValueError("here")
+    after = client.get_run(run.run_id)
+    assert (after.info.status, after.info.end_time) == (before.info.status, before.info.end_time)
+    assert after.data.metrics == {"final/combined": 0.5}
+    tables = json.loads(after.data.tags.pop("mlflow.loggedArtifacts"))
+    assert [table["path"] for table in tables] == [PREDICTIONS_FILE, FINAL_PREDICTIONS_FILE]
+    assert after.data.tags.items() <= before.data.tags.items()
+
+
+DAY = 86_400_000
+
+
+def test_the_time_between_two_attempts_is_not_a_part_of_the_duration(
+    start: StartRun, uri: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start() as run:
+        run.finish(State.INTERRUPTED)
+    monkeypatch.setattr(operations, "now", lambda now=operations.now: now() + DAY)
+    config = TrackingConfig(uri=uri, system_metrics=False)
+    with reopen_run(config, output_dir=tmp_path / "out", run_id=run.run_id):
+        assert client.get_run(run.run_id).info.status == "RUNNING"
+    info = client.get_run(run.run_id).info
+    assert info.status == "FINISHED"
+    assert 0 <= info.end_time - info.start_time < DAY / 2
+
+
+def test_nor_if_the_second_attempt_dies(start: StartRun, uri: str, client: Any, tmp_path: Path) -> None:
+    with start() as run:
+        run.leave()
+    spool = Spool.create(tmp_path / "out")
+    spool.write_header(Header(uri, run.run_id, "demo", operations.now() + DAY, pause=DAY))
+    for operation in operations.tags({"a": "b"}):
+        spool.append(operation | {"time": operations.now() + DAY})
+    spool.close()
+    [sent] = sync(tmp_path).runs
+    info = client.get_run(run.run_id).info
+    assert sent.interrupted
+    assert 0 <= info.end_time - info.start_time < DAY / 2
 
 
 def test_tags_and_parent(uri: str, client: Any, tmp_path: Path) -> None:
     config = TrackingConfig(uri=uri, system_metrics=False, experiment_name="a/b: c")
     tags = {"lorahydra.trial_number": "0"}
+    config.tags = {"team": "support", "lorahydra.kind": "mine"}
     folder = tmp_path / "0"
     with (
         start_run(config, output_dir=tmp_path, kind=Kind.STUDY, run_name="s") as parent,
@@ -128,6 +180,7 @@ def test_tags_and_parent(uri: str, client: Any, tmp_path: Path) -> None:
     stored = client.get_run(child.run_id)
     assert stored.data.tags["mlflow.parentRunId"] == parent.run_id
     assert stored.data.tags["lorahydra.trial_number"] == "0"
+    assert (stored.data.tags["team"], stored.data.tags["lorahydra.kind"]) == ("support", "trial")
     assert client.get_experiment(child.experiment_id).name == "a/b: c"
     assert artifacts(client, child.run_id) == {"x.txt": b"x"}
 
@@ -210,10 +263,12 @@ def test_nothing_is_printed(start: StartRun, capfd: pytest.CaptureFixture[str]) 
 
 
 def test_short_run_has_a_sample_of_the_system(start: StartRun, client: Any) -> None:
-    with start(system_metrics=True):
-        pass
-    [run] = client.search_runs(["1"])
-    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= set(run.data.metrics)
+    with start(system_metrics=True) as run:
+        run._sample({"system/early": 1.0}, 0)
+        run.metrics({"train/loss": 1.0})
+    metrics = client.get_run(run.run_id).data.metrics
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= set(metrics)
+    assert list(metrics)[:2] == ["train/loss", "system/early"], "MLflow begins comparisons with the first metric"
 
 
 def test_full_disk_is_told_once_and_recorded(

@@ -14,9 +14,10 @@ import pytest
 from tests.mlflow_server import Server
 from tests.support.programs import ProgramRunner
 
-from lorahydra.names import OBJECTIVE, State
-from lorahydra.tracking import TrackedRun
-from lorahydra.tracking.views import COLUMNS, VIEW_NAME, VIEW_TAG, view_url
+from lorahydra.config.schema import TrackingConfig
+from lorahydra.names import OBJECTIVE, Kind, State, Tag
+from lorahydra.tracking import TrackedRun, start_run
+from lorahydra.tracking.views import COLUMNS, VIEW_NAME, VIEW_TAG, view_query, view_url
 
 StartRun = Callable[..., TrackedRun]
 CHROMIUM = shutil.which("chromium")
@@ -34,40 +35,62 @@ def test_an_experiment_gets_its_view_once(start: StartRun, client: Any) -> None:
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`eval/combined`", False)
     assert state["selectedColumns"] == list(COLUMNS)
 
+    assert f"(#/experiments/{run.experiment_id}/runs?{view_query()})" in tags["mlflow.note.content"]
+
     client.set_experiment_tag(run.experiment_id, VIEW_TAG, "mine")
     with start():
         pass
     assert client.get_experiment(run.experiment_id).tags[VIEW_TAG] == "mine"
 
 
+def record_study(uri: str, folder: Path, study: str, scores: dict[str, float | None]) -> str:
+    """A study with a trial for each score, by the trial's name; the ones without a score are pruned. Its experiment."""
+    config = TrackingConfig(uri=uri, system_metrics=False, tags={Tag.FINE_TUNE: f"{study}'s name"})
+    tags = {Tag.STUDY: study}
+    with start_run(config, output_dir=folder, kind=Kind.STUDY, run_name=study, tags=tags) as parent:
+        for name, score in scores.items():
+            options: Any = {"tags": tags, "parent_run_id": parent.run_id}
+            with start_run(config, output_dir=folder, kind=Kind.TRIAL, run_name=name, **options) as run:
+                run.params({"lora.r": 8})
+                if score is not None:
+                    run.metrics({OBJECTIVE: score})
+                run.finish(State.PRUNED if score is None else State.COMPLETE)
+    return parent.experiment_id
+
+
 @pytest.mark.slow
 @pytest.mark.service
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
-def test_trials_best_first_in_a_browser(start: StartRun, uri: str, tmp_path: Path, programs: ProgramRunner) -> None:
+def test_the_trials_of_a_study_in_a_browser(uri: str, tmp_path: Path, programs: ProgramRunner) -> None:
     from playwright.sync_api import sync_playwright
 
-    for rank, score in enumerate((0.25, 0.75, 0.5)):
-        with start(run_name=None) as run:
-            run.params({"lora.r": 8 + rank})
-            run.metrics({OBJECTIVE: score})
-            run.finish(State.COMPLETE)
+    record_study(uri, tmp_path, "another", {"not of this study": 0.9})
+    scores = {"a": 0.25, "b": 0.75, "c": None, "d": 0.5}
+    experiment = record_study(uri, tmp_path, "it's", scores)
     server = Server(programs, tmp_path, database=uri)
     server.start()
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
             page = browser.new_page(viewport={"width": 1600, "height": 900})
-            page.goto(view_url(server.uri, run.experiment_id))
+            page.goto(view_url(server.uri, experiment, "it's"))
             page.get_by_text("Exit shared view").wait_for()
             page.locator(".ag-header-cell", has_text=OBJECTIVE).first.wait_for()
             # ag-grid moves columns by their position on the page, not in the document.
             placed = "cells => cells.map(cell => [cell.getBoundingClientRect().x, cell.innerText.trim()])"
             headers = [name for _, name in sorted(page.locator(".ag-header-cell").evaluate_all(placed))]
             shown = [name.partition(".")[2].strip("`") for name in COLUMNS]
-            assert [name for name in headers if name in shown][:2] == [OBJECTIVE, "lora.r"]
+            assert [name for name in headers if name in shown][:3] == [OBJECTIVE, Tag.STATE, "lora.r"]
             cell = f"[col-id='metrics.`{OBJECTIVE}`'].ag-cell"
             page.locator(cell, has_text="0.75").wait_for()
-            assert [text.strip() for text in page.locator(cell).all_inner_texts()] == ["0.75", "0.5", "0.25"]
+            assert [text.strip() for text in page.locator(cell).all_inner_texts()] == ["0.75", "0.5", "0.25", "-"]
+            state = page.locator(f"[col-id='tags.`{Tag.STATE}`'].ag-cell")
+            assert [text.strip() for text in state.all_inner_texts()] == ["complete"] * 3 + ["pruned"]
+            # The page of the experiment leads to the view of all trials.
+            page.goto(f"{server.uri}/#/experiments/{experiment}")
+            with page.expect_popup() as opened:
+                page.get_by_role("link", name=VIEW_NAME).first.click()
+            opened.value.locator(cell, has_text="0.9").wait_for()
             browser.close()
     finally:
         server.kill()

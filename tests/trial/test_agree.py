@@ -141,6 +141,8 @@ def test_people_score_the_traces_of_a_run(tmp_path: Path, mlflow_database: Path)
                 inputs={"system": "s", "user": writer.write(case, 100).user},
                 outputs={"reply": reply, "score": 20.0 * (n % 6), "fault": None},
                 attributes={},
+                previews=("", ""),
+                assessments=None,
                 ok=True,
                 start_ns=10**18 + len(calls) * 10**6,
                 end_ns=10**18 + len(calls) * 10**6 + 1,

@@ -188,7 +188,12 @@ def test_every_call_is_a_trace_of_the_run(trials: Trials) -> None:
     assert sorted(trace.info.state.value for trace in traces) == ["ERROR", "ERROR", "OK", "OK"]
     [ok, *_] = [trace for trace in traces if trace.info.state.value == "OK"]
     [span] = ok.data.spans
+    assert next(iter(span.inputs)) == "question", "what differs comes first"
     assert "<<<ANSWER" in span.inputs["user"]
+    assert ok.info.request_preview.startswith(f"{' '.join(span.inputs['question'].split())} → ")
+    scores = {each.name: each.feedback.value for each in ok.info.assessments}
+    assert scores["judge_score"] == span.outputs["score"]
+    assert {"correctness", "style"} < set(scores)
     assert 0 <= span.outputs["score"] <= 100
     assert span.attributes["attempt"] == 2
     assert mlflow.search_traces(locations=[experiment], run_id=silent.run_id, return_type="list") == []

@@ -283,6 +283,8 @@ class TrackingConfig:
     """MLflow experiment."""
     run_name: str | None = None
     """Name of the run; made from the model, rank and learning rate when unset."""
+    tags: dict[str, Any] = field(default_factory=dict)
+    """More tags of each run: `tracking.tags={team: support}`."""
     run_id: str | None = None
     """Run to record to instead of a new one, in its own experiment: the run of the trial, or of the study. `mlflow run`
     sets it."""

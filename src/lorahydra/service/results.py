@@ -75,6 +75,8 @@ class Stores:
         self._studies_file, self._mlflow_file = folder / "studies.db", folder / "mlflow.db"
         self._url = mlflow_url
         self._experiment_id: str | None = None
+        self._viewed: set[str] = set()
+        """Studies whose view in MLflow this server has saved: those of earlier versions have none."""
 
     def prepare(self) -> None:
         """Create MLflow's store now, because its UI and two studies would disturb each other if they all tried."""
@@ -195,12 +197,18 @@ class Stores:
             return None
         return f"{self._url}/#/experiments/{experiment}/runs/{run_id}"
 
-    def trials_url(self) -> str | None:
-        """Page of all trials, best first."""
-        from lorahydra.tracking.views import view_url
+    def trials_url(self, study: str, name: str) -> str | None:
+        """Page of a study's trials, best first; `name` is that of the fine-tune."""
+        from lorahydra.tracking.views import save_study_view, view_url
 
         experiment = self._experiment()
-        return None if self._url is None or experiment is None else view_url(self._url, experiment)
+        if self._url is None or experiment is None:
+            return None
+        if study not in self._viewed:
+            with suppress(LorahydraError):
+                save_study_view(self.tracking, experiment, study, name)
+            self._viewed.add(study)
+        return view_url(self._url, experiment, study)
 
     def _experiment(self) -> str | None:
         """Id of the experiment; None without MLflow's UI, or before its store was made."""

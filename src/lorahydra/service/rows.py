@@ -133,7 +133,7 @@ def _links(job: Job, stores: Stores) -> MlflowLinks:
         store=shown(stores.tracking.uri),
         study_run=job.study_run,
         study_url=stores.run_url(job.study_run) if begun else None,
-        trials_url=stores.trials_url() if begun else None,
+        trials_url=stores.trials_url(job_study(job.id), job.name) if begun else None,
     )
 
 

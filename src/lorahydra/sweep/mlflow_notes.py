@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from urllib.parse import quote
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.names import CHAMPION, Tag
+from lorahydra.names import CHAMPION
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.labels import value_text
 from lorahydra.sweep.leaderboard import Column, leaderboard_columns
 from lorahydra.sweep.ranking import ranked
 from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.tracking.views import view_query
 from lorahydra.trial.record import data_warnings
 from lorahydra.trial.score import TrialScores
 from lorahydra.utils.markdown import code, experiment_link, model_link, run_link, table
@@ -48,8 +48,8 @@ def study_note(
         warnings: Warnings about the data.
     """
     finished = sum(record.counts for record in records)
-    query = f"searchFilter={quote(f'tags.`{Tag.STUDY}` = {study!r}')}&orderByKey={quote('metrics.`eval/combined`')}"
-    lines = [f"{finished} trials finished. {experiment_link('All of them in a table', experiment_id, query)}.", ""]
+    link = experiment_link("All of them in a table", experiment_id, view_query(study))
+    lines = [f"{finished} trials finished. {link}.", ""]
     if choice is not None:
         lines += [f"**Choice:** {choice.sentences}", ""]
     if test is not None:

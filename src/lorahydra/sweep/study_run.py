@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from lorahydra.config.compose import flatten, to_yaml
+from lorahydra.config.compose import to_yaml
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import objectives
 from lorahydra.errors import LorahydraError, TrackingError
@@ -37,7 +37,7 @@ from lorahydra.tracking import (
     sync,
     unfinished_children,
 )
-from lorahydra.trial.record import record_environment, without_secrets
+from lorahydra.trial.record import params_of, record_environment, without_secrets
 from lorahydra.trial.score import TrialScores
 
 __all__ = ["StudyRun"]
@@ -99,7 +99,9 @@ class StudyRun:
             study.set_user_attr(RUN_ID, self._run.run_id)
         if earlier is None:
             self._record_settings()
-        elif tracking.run_id not in (None, earlier):
+        else:
+            self.run.tags({name: str(value) for name, value in tracking.tags.items()})
+        if earlier is not None and tracking.run_id not in (None, earlier):
             # `mlflow run` has opened a run for a study that has one.
             set_tags(tracking, str(tracking.run_id), {Tag.CONTINUES: earlier})
 
@@ -194,8 +196,9 @@ class StudyRun:
             "sampler": sampler_name(study.sampler),
             "pruner": type(study.pruner).__name__,
         }
-        values = {name: value for name, value in flatten(config).items() if not name.startswith("search.first_trial")}
+        values = {name: value for name, value in params_of(config).items() if not name.startswith("search.first_trial")}
         self.run.params(settings | values)
+        self.run.tags({Tag.OUTPUT_DIR: str(self.folder)})
         self.run.text(to_yaml(config), CONFIG_FILE)
         command = study.user_attrs.get(COMMAND) or {}
         self.run.text(OmegaConf.to_yaml(OmegaConf.create(command.get("overrides", []))), OVERRIDES_FILE)

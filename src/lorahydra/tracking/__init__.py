@@ -33,7 +33,7 @@ from lorahydra.tracking.reading import (
     read_text,
 )
 from lorahydra.tracking.run import TrackedRun
-from lorahydra.tracking.start import check_store, join_run, reopen_run, start_run
+from lorahydra.tracking.start import add_to_run, check_store, join_run, reopen_run, start_run
 from lorahydra.tracking.sync import SyncResult, find_unsent, sync
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "SyncResult",
     "TrackedRun",
     "add_model_files",
+    "add_to_run",
     "check_store",
     "close_run",
     "delete_runs",

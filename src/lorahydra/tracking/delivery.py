@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lorahydra.tracking.compat import store_trace
 from lorahydra.tracking.faults import describe, is_refusal, is_unknown_to_the_store
-from lorahydra.tracking.operations import CONTEXT_TAG, Operation, encode
+from lorahydra.tracking.operations import CONTEXT_TAG, PREVIEW_LENGTH, Operation, encode
 from lorahydra.tracking.spool import Entry, Spool
 
 __all__ = ["Delivery", "send_trace"]
@@ -28,8 +28,6 @@ BYTES = 500_000
 """Most bytes of the queue in one call; requests must stay below 1 MB."""
 NANOSECONDS = 1_000_000
 """Nanoseconds in a millisecond."""
-PREVIEW = 1000
-"""Characters that MLflow keeps of the first and last message for its table of traces."""
 
 
 class Delivery:
@@ -182,17 +180,42 @@ def send_trace(uri: str, experiment_id: str, run_id: str, operation: Operation) 
 def _trace_info(experiment_id: str, run_id: str, operation: Operation) -> Any:
     from mlflow.entities import TraceInfo, TraceLocation, TraceState
 
+    # The queue of an older version has no previews.
+    as_json = [json.dumps(operation[name], ensure_ascii=False) for name in ("inputs", "outputs")]
+    request, response = operation.get("previews", as_json)
     return TraceInfo(
         trace_id=f"tr-{operation['id']}",
         trace_location=TraceLocation.from_experiment_id(experiment_id),
         request_time=operation["start_ns"] // NANOSECONDS,
         execution_duration=(operation["end_ns"] - operation["start_ns"]) // NANOSECONDS,
         state=TraceState.OK if operation["ok"] else TraceState.ERROR,
-        request_preview=json.dumps(operation["inputs"], ensure_ascii=False)[:PREVIEW],
-        response_preview=json.dumps(operation["outputs"], ensure_ascii=False)[:PREVIEW],
+        request_preview=request[:PREVIEW_LENGTH],
+        response_preview=response[:PREVIEW_LENGTH],
         trace_metadata={"mlflow.sourceRun": run_id, "mlflow.trace_schema.version": "3"},
         tags={"mlflow.traceName": operation["name"]},
+        assessments=list(_assessments(operation)),
     )
+
+
+def _assessments(operation: Operation) -> Iterator[Any]:
+    """The scores of a verdict, as MLflow shows and filters them; their ids make sending them twice harmless."""
+    from mlflow.entities import AssessmentSource, Feedback
+
+    given = operation.get("assessments") or {"scores": {}}
+    ended = operation["end_ns"] // NANOSECONDS
+    for number, (name, score) in enumerate(given["scores"].items()):
+        feedback = Feedback(
+            name=name,
+            value=score,
+            source=AssessmentSource("LLM_JUDGE", given["judge"]),
+            trace_id=f"tr-{operation['id']}",
+            rationale=given["rationale"] if number == 0 else None,
+            span_id=operation["id"][:16],
+            create_time_ms=ended,
+            last_update_time_ms=ended,
+        )
+        feedback.assessment_id = f"a-{operation['id'][:24]}{number:08x}"
+        yield feedback
 
 
 def _span(operation: Operation) -> Any:

@@ -8,7 +8,7 @@ Each has `op` and `time`, the milliseconds since the epoch when it was logged.
 | `params`, `tags` | `values` |
 | `artifact` | `name`, and `owned` (path inside the spool) or `kept` (path inside the trial's output folder) |
 | `dataset` | `name`, `digest`, `source`, `rows`, `context` |
-| `trace` | `id`, `name`, `inputs`, `outputs`, `attributes`, `ok`, `start_ns`, `end_ns` |
+| `trace` | `id`, `name`, `inputs`, `outputs`, `attributes`, `previews`, `assessments`, `ok`, `start_ns`, `end_ns` |
 | `finish` | `status` |
 | `leave` | nothing: the process has ended, and others go on with the run |
 """
@@ -23,6 +23,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lorahydra.errors import one_line
@@ -31,7 +32,9 @@ from lorahydra.names import State, Tag
 __all__ = [
     "CONTEXT_TAG",
     "ENDS",
+    "NOTE_TAG",
     "STATUS",
+    "Assessments",
     "Operation",
     "artifact",
     "dataset",
@@ -51,23 +54,39 @@ __all__ = [
 
 Operation = dict[str, Any]
 
+
+@dataclass(frozen=True)
+class Assessments:
+    """What a judge found, for its call's trace."""
+
+    scores: Mapping[str, float]
+    """By the name of what was assessed."""
+    rationale: str
+    judge: str
+    """The model that judged."""
+
+
 ENDS = ("finish", "leave")
 """The last operation of a process that did not die."""
 STATUS = {
     State.COMPLETE: "FINISHED",
-    State.PRUNED: "FINISHED",
+    State.PRUNED: "KILLED",
     State.FAILED: "FAILED",
     State.INTERRUPTED: "KILLED",
 }
-"""MLflow's status of a run that ended in a state."""
+"""MLflow's status of a run that ended in a state; MLflow's own storage for Optuna has the same for pruned trials."""
 CONTEXT_TAG = "mlflow.data.context"
 """MLflow's tag on a dataset for what it was used for."""
+NOTE_TAG = "mlflow.note.content"
+"""MLflow's tag for the description of a run or an experiment, in Markdown."""
 
 KEY_LENGTH = 250
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
 """Characters of a tag that MLflow promises for every store."""
 DIGEST_LENGTH = 36
+PREVIEW_LENGTH = 1000
+RATIONALE_LENGTH = 5000
 VALUES_PER_OPERATION = 100
 """MLflow takes at most 100 params and 100 tags in one call."""
 BYTES_PER_OPERATION = 200_000
@@ -152,16 +171,27 @@ def trace(
     outputs: Mapping[str, object],
     attributes: Mapping[str, object],
     *,
+    previews: tuple[str, str],
+    assessments: Assessments | None,
     ok: bool,
     start_ns: int,
     end_ns: int,
 ) -> Operation:
     """A call of a service; its id is drawn here, so that sending it twice gives one trace.
 
-    Start and end are in nanoseconds since the epoch; `ok` says whether the call succeeded.
+    `previews` are the texts for the columns Request and Response of MLflow's table of traces. Start and end are in
+    nanoseconds since the epoch; `ok` says whether the call succeeded.
     """
     texts = {"inputs": dict(inputs), "outputs": dict(outputs), "attributes": dict(attributes)}
-    return _operation("trace", id=uuid.uuid4().hex, name=name, **texts, ok=ok, start_ns=start_ns, end_ns=end_ns)
+    # MLflow keeps these outside JSON, where its databases take neither lone surrogates nor null characters.
+    shown = [one_line(text, PREVIEW_LENGTH) for text in previews]
+    given = None
+    if assessments is not None:
+        given = asdict(replace(assessments, rationale=one_line(assessments.rationale, RATIONALE_LENGTH)))
+    times = {"start_ns": start_ns, "end_ns": end_ns}
+    return _operation(
+        "trace", id=uuid.uuid4().hex, name=name, **texts, previews=shown, assessments=given, ok=ok, **times
+    )
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import shutil
 import threading
@@ -38,6 +40,12 @@ class Before:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The last value of each."""
     params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING = Before(State.RUNNING)
+TABLES_TAG = "mlflow.loggedArtifacts"
+"""The artifacts that MLflow's UI shows as tables."""
 
 
 class TrackedRun:
@@ -45,7 +53,7 @@ class TrackedRun:
 
     Everything logged is on disk when the call returns, and sent by a background thread. Leaving the block
     without `finish` or `leave` records how it ended: complete, failed (with the exception's class and text) or
-    interrupted.
+    interrupted; a run that was not opened again (`add_to_run`) stays as it had ended.
 
     All methods may be called from any thread. None fails because of the store.
 
@@ -62,21 +70,33 @@ class TrackedRun:
     """What a run that goes on had before; nothing for a new one."""
 
     def __init__(
-        self, client: Any, spool: Spool, header: Header, *, experiment_id: str, config: TrackingConfig
+        self,
+        client: Any,
+        spool: Spool,
+        header: Header,
+        *,
+        experiment_id: str,
+        config: TrackingConfig,
+        before: Before = NOTHING,
+        is_open: bool = True,
     ) -> None:
         self.run_id = header.run_id
         self.experiment_id = experiment_id
         self.url = run_url(header.uri, experiment_id, header.run_id)
-        self.before = Before(State.RUNNING)
+        self.before = before
+        self._pause = header.pause
+        self._is_open = is_open
         self._store = shown(header.uri)
         self._patience = config.retry_seconds
         self._spool = spool
         self._sender = Sender(spool, Delivery(client, self.run_id, spool), self._store)
         self._params: dict[str, str] = {}
-        self._tables: list[dict[str, str]] = []
+        self._tables = _tables(before.tags.get(TABLES_TAG, ""))
         self._mutex = threading.Lock()
         self._lost = 0
         """Operations that found the disk full."""
+        self._samples: list[Operation] | None = []
+        """Samples of the system from before the first metric; None after it."""
         self._finished = False
         self._system = SystemMetrics(self._sample) if config.system_metrics else None
 
@@ -103,6 +123,7 @@ class TrackedRun:
             except (TypeError, ValueError):
                 logger.warning("Metric %s is not a number and was left out: %.100r", name, value)
         self._log(operations.metrics(numbers, step))
+        self._release_samples()
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags; the last value of a name stays."""
@@ -141,7 +162,7 @@ class TrackedRun:
             entry = {"path": name, "type": "table"}
             self._tables += [entry] if entry not in self._tables else []
             listed = operations.encode(self._tables)
-        self.tags({"mlflow.loggedArtifacts": listed})
+        self.tags({TABLES_TAG: listed})
 
     def dataset(self, name: str, digest: str, source: str, rows: int, context: str) -> None:
         """Record a dataset as an input of the run, with a hash of its content, of which MLflow keeps 36 characters.
@@ -161,15 +182,15 @@ class TrackedRun:
         """
         interrupted = state is State.INTERRUPTED
         patience = min(self._patience, SECONDS_AFTER_INTERRUPT) if interrupted else self._patience
-        return self._end(operations.ending(state, failure), patience)
+        return self._end(operations.ending(state, failure, operations.now() - self._pause), patience)
 
     def leave(self) -> int:
-        """Like `finish`, but the run stays open for others that record it."""
+        """Like `finish`, but the run stays as it is: open for others that record it, or as it had ended."""
         return self._end([operations.leave()], self._patience)
 
     def note(self, text: str) -> None:
         """Set what MLflow's UI shows as the run's description: Markdown, cut to 5000 characters."""
-        self.tags({"mlflow.note.content": text})
+        self.tags({operations.NOTE_TAG: text})
 
     def trace(self, call: Operation) -> None:
         """Record one call of a service, made by `operations.trace`, as an MLflow trace of this run."""
@@ -181,7 +202,9 @@ class TrackedRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        if not self._is_open:
+            self.leave()
+        elif error is None:
             self.finish(State.COMPLETE)
         elif isinstance(error, TrialPruned):
             self.finish(State.PRUNED, str(error) or None)
@@ -195,6 +218,7 @@ class TrackedRun:
         """Log the last operations, send everything and close the spool; a second call does nothing."""
         if self._system is not None:
             self._system.stop()  # no sample comes after the end
+        self._release_samples()
         with self._mutex:
             if self._finished:
                 return 0
@@ -244,9 +268,22 @@ class TrackedRun:
         return first is text
 
     def _sample(self, values: dict[str, float], step: int) -> None:
-        """Record a sample of the system; the trial itself reports a full disk."""
+        """Record a sample of the system; the trial itself reports a full disk.
+
+        MLflow's pages show metrics in the order in which a run got them, and begin comparisons with the first one, so a
+        metric of the trial comes first.
+        """
         for operation in operations.metrics(values, step):
             with self._mutex:
+                if self._samples is not None:
+                    self._samples.append(operation)
+                elif not self._finished:
+                    self._append(operation)
+
+    def _release_samples(self) -> None:
+        with self._mutex:
+            waiting, self._samples = self._samples or [], None
+            for operation in waiting:
                 if not self._finished:
                     self._append(operation)
 
@@ -255,3 +292,11 @@ class TrackedRun:
             self._lost += 1
             if self._lost == 1:
                 raise error
+
+
+def _tables(tag: str) -> list[dict[str, str]]:
+    """The tables that a run has already, from its tag, which somebody may have changed."""
+    with contextlib.suppress(ValueError):
+        listed = json.loads(tag)
+        return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    return []

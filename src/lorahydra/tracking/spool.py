@@ -54,6 +54,8 @@ class Header:
     run_name: str
     started: int
     """Milliseconds since the epoch."""
+    pause: int = 0
+    """Milliseconds for which the run had ended before it was opened again: they are not a part of its duration."""
 
 
 def read_header(folder: Path) -> Header | None:

@@ -19,10 +19,10 @@ from lorahydra.tracking.patience import patient, patiently
 from lorahydra.tracking.run import Before, TrackedRun
 from lorahydra.tracking.spool import Header, Spool
 from lorahydra.tracking.store import active_run, connect, experiment_of, get_or_create_experiment, opened, talking_to
-from lorahydra.tracking.views import furnish
+from lorahydra.tracking.views import furnish, furnish_study
 from lorahydra.utils.environment import git
 
-__all__ = ["check_store", "join_run", "reopen_run", "start_run"]
+__all__ = ["add_to_run", "check_store", "join_run", "reopen_run", "start_run"]
 
 NAME_LENGTH = 250
 """Characters of a run's name that MLflow's databases keep."""
@@ -80,7 +80,8 @@ def start_run(
         ConfigError: The experiment was deleted, or `config.uri` is not the address of a store.
         OutputError: `output_dir` cannot be written.
     """
-    own_tags = {Tag.KIND: kind, Tag.STATE: State.RUNNING} | dict(tags or {})
+    named = {name: str(value) for name, value in config.tags.items()}
+    own_tags = named | {Tag.KIND: kind, Tag.STATE: State.RUNNING} | dict(tags or {})
     if config.run_id is not None and parent_run_id is None:
         return _adopt_run(config, config.run_id, output_dir, run_name, own_tags)
     all_tags = _source_tags() | own_tags | ({} if parent_run_id is None else {PARENT_TAG: parent_run_id})
@@ -99,6 +100,8 @@ def start_run(
             with contextlib.suppress(TrackingError), talking_to(uri):
                 client.delete_run(run.info.run_id)
         raise
+    if kind is Kind.STUDY:
+        furnish_study(client, experiment_id, own_tags.get(Tag.STUDY, run_name), named.get(Tag.FINE_TUNE))
     return TrackedRun(client, spool, header, experiment_id=experiment_id, config=config)
 
 
@@ -119,9 +122,12 @@ def _adopt_run(
     """Record to the run that MLflow has opened."""
     with opened(config, run_id) as client:
         client.update_run(run_id, name=run_name)
-        for key, value in tags.items():
+        for key, value in operations.stored_tags(tags).items():
             client.set_tag(run_id, key, value)
-    return reopen_run(config, output_dir=output_dir, run_id=run_id, forget_failure=True)
+        if tags[Tag.KIND] == Kind.STUDY:
+            experiment_id = client.get_run(run_id).info.experiment_id
+            furnish_study(client, experiment_id, tags.get(Tag.STUDY, run_name), tags.get(Tag.FINE_TUNE))
+    return reopen_run(config, output_dir=output_dir, run_id=run_id)
 
 
 def join_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> TrackedRun:
@@ -131,29 +137,41 @@ def join_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> Tracke
     its `output_dir` and ends with `leave`, the last one with `finish`. System metrics are not sampled. The first value
     of a param stays, whoever gave it.
     """
-    config = replace(config, system_metrics=False)
-    return reopen_run(config, output_dir=output_dir, run_id=run_id, forget_failure=True)
+    return reopen_run(replace(config, system_metrics=False), output_dir=output_dir, run_id=run_id)
 
 
-def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str, forget_failure: bool) -> TrackedRun:
-    """Go on recording a run that has ended; `before` of the result says how it ended.
+def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> TrackedRun:
+    """Go on with a run that has ended; `before` of the result says how it ended.
 
-    With `forget_failure`, what failed is done again, and the run no longer says so.
+    What failed is done again, and the run no longer says so. The time since it ended does not count as a part of its
+    duration.
     """
+    return _go_on(config, output_dir, run_id, opens=True)
+
+
+def add_to_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> TrackedRun:
+    """Add to what a run that has ended recorded; its state and its end stay. `before` of the result is what it was."""
+    return _go_on(replace(config, system_metrics=False), output_dir, run_id, opens=False)
+
+
+def _go_on(config: TrackingConfig, output_dir: Path, run_id: str, *, opens: bool) -> TrackedRun:
     uri = resolve(config.uri)
     # What the run was before is read once: an attempt to open it may fail halfway, and be repeated.
     client, info, data = patiently(config, lambda: _read(uri, run_id))
+    now = operations.now()
+    pause = max(0, now - info.end_time) if info.end_time else 0
     spool = Spool.create(output_dir.absolute())
     try:
-        header = Header(uri, run_id, info.run_name, operations.now())
+        header = Header(uri, run_id, info.run_name, now, pause)
         spool.write_header(header)
-        patiently(config, lambda: _open_again(client, uri, run_id, forget_failure and Tag.FAILURE in data.tags))
+        if opens:
+            patiently(config, lambda: _open_again(client, uri, run_id, Tag.FAILURE in data.tags))
     except BaseException:
         spool.remove()
         raise
-    run = TrackedRun(client, spool, header, experiment_id=info.experiment_id, config=config)
-    run.before = Before(_state(data.tags.get(Tag.STATE)), dict(data.metrics), dict(data.params))
-    return run
+    before = Before(_state(data.tags.get(Tag.STATE)), dict(data.metrics), dict(data.params), dict(data.tags))
+    experiment = info.experiment_id
+    return TrackedRun(client, spool, header, experiment_id=experiment, config=config, before=before, is_open=opens)
 
 
 def _read(uri: str, run_id: str) -> tuple[Any, Any, Any]:

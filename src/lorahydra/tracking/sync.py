@@ -108,7 +108,7 @@ def _send(spool: Spool, header: Header, uri: str, *, is_alive: bool) -> SyncedRu
         # A run may have several processes: another one may have ended it properly, or may still do so.
         interrupted = died and not is_alive and client.get_run(header.run_id).info.status == "RUNNING"
         if interrupted:
-            end = header.started if last is None else last.get("time", header.started)
+            end = (header.started if last is None else last.get("time", header.started)) - header.pause
             for operation in operations.ending(State.INTERRUPTED, end_time=end):
                 delivery.send_or_leave_out(operation)
     return SyncedRun(header.run_id, header.run_name, shown(uri), entries, interrupted)

@@ -15,7 +15,7 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation import EvaluationSet, Judging
 from lorahydra.inference.adapted_model import warn_of_another_base
 from lorahydra.modeling.metadata import read_metadata
-from lorahydra.names import EVAL, TEST, Kind, Tag
+from lorahydra.names import EVAL, TEST, Kind, Metric, Tag
 from lorahydra.tracking import TrackedRun, check_store, start_run
 from lorahydra.trial.predict import predict_both
 from lorahydra.trial.prepare import Prepared, prepare
@@ -46,6 +46,7 @@ def evaluate_adapter(config: ExperimentConfig, adapter: Path, *, overrides: Sequ
     with start_run(config.tracking, output_dir=Path(config.output_dir), kind=Kind.SINGLE, run_name=name) as run:
         run.tags({Tag.EVALUATES: metadata.run_id or str(adapter.resolve())})
         record_setup(run, config, overrides, prepared)
+        run.metrics({Metric.TIME_LOAD: prepared.seconds})
         scores = score_adapter(run, config, prepared, examples, adapter, prefix)
     split = "test" if prefix == TEST else "validation"
     write_scores(console(), scores, split=split)

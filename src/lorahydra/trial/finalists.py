@@ -18,9 +18,9 @@ from lorahydra.errors import ConfigError, JudgeCoverageError, OutputError
 from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
 from lorahydra.judges import Judgement, JudgeSession
 from lorahydra.names import ANSWERS_FILE, FINAL, OBJECTIVE
-from lorahydra.tracking import read_run
+from lorahydra.tracking import add_to_run, read_run
 from lorahydra.trial.record import record_judging
-from lorahydra.trial.rejudge import judge_session, reopened, with_overrides
+from lorahydra.trial.rejudge import judge_session, send_the_rest, with_overrides
 from lorahydra.trial.saved import SavedTrial, load_trial, not_saved
 from lorahydra.trial.score import record_finalist
 
@@ -119,12 +119,12 @@ def record_final(
 ) -> None:
     """Add scores to the trial's run, and the calls and cost of the judgements, of which the last one comes first."""
     given = [judgement for judgement in judgements if judgement is not None]
-    with reopened(trial, trial.config, tracking_uri, forget_failure=False) as run:
+    send_the_rest(trial, trial.config, tracking_uri)
+    with add_to_run(trial.config.tracking, output_dir=trial.folder, run_id=trial.run_id) as run:
         if given:
             record_judging(run, given[0].session, given, FINAL)
         if tuned is not None:
             record_finalist(run, trial.predictions, tuned)
-        run.finish(run.before.state)
 
 
 def _written(trial: SavedTrial) -> float:

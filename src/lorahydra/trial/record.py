@@ -25,13 +25,14 @@ from lorahydra.names import (
     EVAL,
     OVERRIDES_FILE,
     Metric,
+    PredictionColumn,
     Score,
     Tag,
     by_member,
     scored,
 )
 from lorahydra.tracking import TrackedRun, write_model_files
-from lorahydra.tracking.operations import trace
+from lorahydra.tracking.operations import Assessments, trace
 from lorahydra.training import TrainedAdapter
 from lorahydra.trial.prepare import Prepared
 from lorahydra.utils.databases import shown
@@ -47,6 +48,7 @@ SHOWN_WARNINGS = 8
 __all__ = [
     "CONTEXTS",
     "data_warnings",
+    "params_of",
     "record_adapter",
     "record_data",
     "record_description",
@@ -61,13 +63,22 @@ def record_setup(run: TrackedRun, config: ExperimentConfig, overrides: Sequence[
     """Log everything that is fixed before training: config, overrides, data report and lineage."""
     config = without_secrets(config)
     overrides = [without_password(override) for override in overrides]
-    run.params(flatten(config))
+    run.params(params_of(config))
     run.text(to_yaml(config), CONFIG_FILE)
     run.text(OmegaConf.to_yaml(OmegaConf.create(list(overrides))), OVERRIDES_FILE)
     record_environment(run, str(prepared.base.device))
     run.tags({Tag.BASE_MODEL: prepared.base.source, Tag.BASE_DIGEST: prepared.base.digest or "unknown"})
+    run.tags({Tag.OUTPUT_DIR: config.output_dir})
     record_data(run, prepared.splits, (prepared.splits.train, prepared.splits.validation))
-    run.metrics({Metric.TIME_LOAD: prepared.seconds})
+
+
+def params_of(config: ExperimentConfig) -> dict[str, object]:
+    """The parameters of a run, by key: MLflow compares runs by them, so the place of the output is a tag."""
+    return {
+        name: value
+        for name, value in flatten(config).items()
+        if name != "output_dir" and not name.startswith("tracking.tags")
+    }
 
 
 def record_data(run: TrackedRun, data: DataSplits, used: Iterable[Split]) -> None:
@@ -108,10 +119,10 @@ def without_secrets(config: ExperimentConfig) -> ExperimentConfig:
     return dataclasses.replace(config, tracking=tracking)
 
 
-def record_adapter(run: TrackedRun, config: ExperimentConfig, trained: TrainedAdapter) -> None:
+def record_adapter(run: TrackedRun, config: ExperimentConfig, trained: TrainedAdapter, load_seconds: float) -> None:
     """Log the trained adapter, before scoring can fail."""
     logger.info("Adapter: %s", trained.folder)
-    run.metrics({Metric.TIME_TRAIN: trained.seconds})
+    run.metrics({Metric.TIME_LOAD: load_seconds, Metric.TIME_TRAIN: trained.seconds})
     if config.tracking.log_adapter:
         if config.tracking.log_model == "all":
             write_model_files(trained.folder, with_base=config.tracking.log_base)
@@ -184,13 +195,19 @@ def _record_panel(run: TrackedRun, judgements: Sequence[Judgement], prefix: str)
 
 
 def _record_call(run: TrackedRun, session: JudgeSession, call: JudgeCall) -> None:
-    reply, verdict = call.reply, call.verdict
+    reply, verdict, case = call.reply, call.verdict, call.prompt.case
+    found, assessments = str(call.error or ""), None
+    if verdict is not None:
+        found = f"{verdict.score:.1f}: {verdict.reasoning}"
+        scores = {PredictionColumn.JUDGE_SCORE.value: verdict.score, **verdict.scores}
+        assessments = Assessments(scores, verdict.reasoning, verdict.model)
     call_trace = trace(
         f"judge {call.judge}",
-        inputs={"system": call.prompt.system, "user": call.prompt.user},
+        # The case comes first: the rest of the prompt is the same in all calls.
+        inputs={**dataclasses.asdict(case), "user": call.prompt.user, "system": call.prompt.system},
         outputs={
-            "reply": reply.text if reply else None,
             "score": verdict.score if verdict else None,
+            "reply": reply.text if reply else None,
             "fault": str(call.error) if call.error else None,
         },
         attributes={
@@ -200,6 +217,8 @@ def _record_call(run: TrackedRun, session: JudgeSession, call: JudgeCall) -> Non
             "prompt_tokens": call.prompt_tokens,
             "completion_tokens": call.completion_tokens,
         },
+        previews=(f"{case.question}\n→ {case.answer}", found),
+        assessments=assessments,
         ok=call.error is None,
         start_ns=call.start_ns,
         end_ns=call.start_ns + int(call.seconds * 1e9),

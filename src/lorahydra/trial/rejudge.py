@@ -32,13 +32,13 @@ from lorahydra.errors import (
 from lorahydra.evaluation import Judging
 from lorahydra.judges import JudgeSession, load_session
 from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, EVAL, Score, Tag, scored
-from lorahydra.tracking import TrackedRun, patiently, reopen_run, sync
+from lorahydra.tracking import patiently, reopen_run, sync
 from lorahydra.trial.place import StudyPlace, TrialResult, end_trial, run_name
 from lorahydra.trial.saved import SavedTrial, load_trial
 from lorahydra.trial.score import TrialScores, score
 from lorahydra.utils.progress import Progress
 
-__all__ = ["judge_saved", "judge_session", "rejudge", "rejudge_hint", "reopened", "with_overrides"]
+__all__ = ["judge_saved", "judge_session", "rejudge", "rejudge_hint", "send_the_rest", "with_overrides"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ def judge_saved(
     started = time.perf_counter()
     predictions = trial.predictions
     judging = Judging(judge_session(config), predictions.examples, config.seed)
-    with reopened(trial, config, tracking_uri, forget_failure=True) as run, judging:
+    send_the_rest(trial, config, tracking_uri)
+    with reopen_run(config.tracking, output_dir=trial.folder, run_id=trial.run_id) as run, judging:
         if place is not None:
             place.started(run.run_id, trial.folder)
             run.tags({Tag.TRIAL_NUMBER: str(place.number), "mlflow.runName": run_name(config, place)})
@@ -103,13 +104,10 @@ def rejudge_hint(folder: Path, *, in_study: bool = False) -> Iterator[None]:
         raise type(error)(kept) from error
 
 
-def reopened(
-    trial: SavedTrial, config: ExperimentConfig, tracking_uri: str | None, *, forget_failure: bool
-) -> TrackedRun:
-    """The trial's run, after everything unsent has been sent to it; `OutputError` if the trial is still running."""
+def send_the_rest(trial: SavedTrial, config: ExperimentConfig, tracking_uri: str | None) -> None:
+    """Send what is still unsent to the run of a trial; `OutputError` if the trial is still running."""
     if patiently(config.tracking, lambda: sync(trial.folder, tracking_uri)).busy:
         raise OutputError(f"the trial in {trial.folder} is still running: wait until it ends")
-    return reopen_run(config.tracking, output_dir=trial.folder, run_id=trial.run_id, forget_failure=forget_failure)
 
 
 def judge_session(config: ExperimentConfig) -> JudgeSession:

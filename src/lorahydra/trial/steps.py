@@ -101,7 +101,7 @@ class Trial:
         config, run, prepared = self.config, self.run, self.prepared
         write_metadata(trained.folder, metadata_of(config, prepared, run.run_id))
         write_greedy_settings(trained.folder, prepared.base.model, prepared.base.tokenizer, prepared.chat.end_tokens)
-        record_adapter(run, config, trained)
+        record_adapter(run, config, trained, prepared.seconds)
         self._trained = trained
         self._predictions = predictions = predict_both(
             config,
