@@ -432,7 +432,7 @@ def test_the_code_in_the_card_works(tiny_adapter: Path, tiny_model: Path, tmp_pa
         [expected] = model.answer(conversations(["Your question"]))
     export_adapter(tiny_adapter, tmp_path / "out", merged=merged)
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
-    [code] = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)
+    *_, code = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)
     code = code.replace('"."', repr(str(tmp_path / "out")))
     code = re.sub(r"^base = .*$", f"base = {str(tiny_model)!r}", code, flags=re.MULTILINE)
     printed = io.StringIO()

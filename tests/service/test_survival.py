@@ -74,7 +74,9 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     assert numbers(server, first) == [0, 1, 2, 3, 4]
     assert done["test_score"] is not None
     archive = zipfile.ZipFile(io.BytesIO(server.client.get(f"/fine-tunes/{first}/adapter").content))
-    assert {"adapter_config.json", "adapter_model.safetensors"} <= {n.rpartition("/")[2] for n in archive.namelist()}
+    files = {"adapter_config.json", "adapter_model.safetensors", "lorahydra.json", "generation_config.json"}
+    assert set(archive.namelist()) == {f"fine-tune-{first}/{name}" for name in (*files, "README.md")}
+    assert "PeftModel.from_pretrained" in archive.read(f"fine-tune-{first}/README.md").decode()
     examples = server.client.get(f"/fine-tunes/{first}/examples").json()
     assert examples["split"] == "test"
     assert examples["items"][0]["baseline_answer"] is not None

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorahydra.adapters.bundle import adapter_settings
 from lorahydra.adapters.model_card import model_card
 from lorahydra.errors import ModelError, OutputError
 from lorahydra.inference.adapted_model import chat_format, model_at, place_of_base, warn_of_another_base
@@ -25,9 +26,8 @@ from lorahydra.modeling.huggingface import disk_errors
 from lorahydra.modeling.merging import merge_adapter, save_merged
 from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
 from lorahydra.modeling.model_files import check_weights, locate
-from lorahydra.modeling.packaged import public_name
 from lorahydra.modeling.peft_format import check_adapter
-from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, GENERATION_FILE, METADATA_FILE
+from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, CARD_FILE, GENERATION_FILE, METADATA_FILE
 from lorahydra.tracking import RecordedRun
 from lorahydra.utils.files import atomic_dir, check_new
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["export_adapter"]
 
 logger = logging.getLogger(__name__)
-
-CARD = "README.md"
 
 
 def export_adapter(
@@ -96,8 +94,8 @@ def export_adapter(
             has_settings=(temporary / GENERATION_FILE).is_file(),
             end_texts=texts,
         )
-        (temporary / CARD).write_text(card, "utf-8", errors="replace")
-    if not (target / CARD).is_file():  # another process was faster
+        (temporary / CARD_FILE).write_text(card, "utf-8", errors="replace")
+    if not (target / CARD_FILE).is_file():  # another process was faster
         raise OutputError(f"another program has created {target} in the meantime: choose another folder")
 
 
@@ -130,13 +128,8 @@ def _merged_dtype(metadata: AdapterMetadata, dtype: str) -> torch.dtype:
 
 
 def _write_adapter(folder: Path, target: Path, metadata: AdapterMetadata, dtype: str, *, moved: bool) -> str:
-    settings = json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8"))
-    if moved:
-        settings |= {"base_model_name_or_path": metadata.model.name_or_path, "revision": None}
-    # Adapters of earlier versions name packaged models as only lorahydra does.
-    if isinstance(named := settings.get("base_model_name_or_path"), str):
-        settings["base_model_name_or_path"] = public_name(named)
-    (target / ADAPTER_CONFIG_FILE).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    settings = adapter_settings(folder, metadata.model.name_or_path if moved else None)
+    (target / ADAPTER_CONFIG_FILE).write_text(settings, "utf-8")
     if (folder / METADATA_FILE).is_file():
         write_metadata(target, metadata)
     if (folder / GENERATION_FILE).is_file():

@@ -77,7 +77,7 @@ def model_card(
         base=base,
         is_gguf=bool(base.gguf_file) or base.name_or_path.endswith(".gguf"),
         is_packaged=base.name_or_path in PACKAGED,
-        is_local=_is_local(base.name_or_path),
+        is_local=_is_local(public_name(base.name_or_path)),
         judge=tags.get(Tag.JUDGE_MODEL),
         weights=weights if len(weights) == len(WEIGHTS) else None,
         tables=[table for table in _tables(run, study) if table["rows"]],
@@ -137,7 +137,8 @@ def _hyperparameters(run: RecordedRun | None, lora: Mapping[str, Any]) -> dict[s
 
 def _public(place: str) -> str:
     """A model's name as others may see it: only the last part of a path on this machine; other names unchanged."""
-    return PurePath(place).name or place if _is_local(place) else public_name(place)
+    place = public_name(place)
+    return PurePath(place).name or place if _is_local(place) else place
 
 
 def _is_local(place: str) -> bool:

@@ -21,7 +21,7 @@ from lorahydra.modeling.peft_format import check_adapter
 from lorahydra.names import ADAPTER_CONFIG_FILE, METADATA_FILE
 from lorahydra.utils.files import atomic_file
 
-__all__ = ["AdapterMetadata", "read_metadata", "write_metadata"]
+__all__ = ["AdapterMetadata", "metadata_text", "read_metadata", "write_metadata"]
 
 VERSION = 1
 KEPT = ("name_or_path", "revision", "gguf_file", "dtype", "quantization", "attn_implementation", "chat_template")
@@ -48,10 +48,15 @@ class AdapterMetadata:
 
 def write_metadata(folder: Path, metadata: AdapterMetadata) -> None:
     """Write the metadata into the adapter's folder."""
+    with atomic_file(folder / METADATA_FILE) as temporary:
+        temporary.write_text(metadata_text(metadata), "utf-8")
+
+
+def metadata_text(metadata: AdapterMetadata) -> str:
+    """The content of the file."""
     values = dataclasses.asdict(metadata)
     content = {"version": VERSION, **values, "model": {name: values["model"][name] for name in KEPT}}
-    with atomic_file(folder / METADATA_FILE) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 
 def read_metadata(folder: Path) -> AdapterMetadata:

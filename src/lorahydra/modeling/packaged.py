@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ __all__ = ["PACKAGED", "ModelKind", "PackagedModel", "fetch", "packaged_path", "
 
 logger = logging.getLogger(__name__)
 
+HUB_CACHE = re.compile(r"models--([^/]+)/snapshots/[0-9a-f]+/?$")
+"""Where the hub's library keeps a model: `models--OWNER--NAME/snapshots/COMMIT`."""
 ORIGIN_FILE = "lorahydra.json"
 """File beside the weights that says where they came from."""
 
@@ -123,7 +126,12 @@ def packaged_path(model: str | PackagedModel, *, cache: Path | None = None) -> P
 
 
 def public_name(name: str) -> str:
-    """The name of a base model that other programs know: the hub id of a packaged model, others as they are."""
+    """The name of a base model that other programs know.
+
+    It is the hub id of a packaged model, and of a folder in the hub's cache; others stay as they are.
+    """
+    if (cached := HUB_CACHE.search(name)) is not None:
+        return cached[1].replace("--", "/")
     entry = PACKAGED.get(name)
     return name if entry is None or entry.hub_id is None else entry.hub_id
 

@@ -265,10 +265,10 @@ class _Zip(StreamingResponse):
 
 @router.get("/fine-tunes/{job_id:int}/adapter", responses=json_refusals(404, 409), response_class=_Zip)
 def get_adapter(job_id: Number, service: Served) -> StreamingResponse:
-    """The best adapter as a ZIP archive, in PEFT's format."""
+    """The best adapter as a ZIP archive: what PEFT loads, and a README that says how."""
     job = service.jobs.get(job_id)
     headers = {"Content-Disposition": f'attachment; filename="{job.study}.zip"'}
-    return _Zip(zipped(service.stores.adapter(job), job.study), headers=headers)
+    return _Zip(zipped(service.stores.adapter_files(job), job.study), headers=headers)
 
 
 @router.get(

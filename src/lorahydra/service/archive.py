@@ -1,10 +1,11 @@
-"""A folder as a ZIP archive that is made while it is sent: nothing of it is written to disk or held in memory."""
+"""Files as a ZIP archive that is made while it is sent: nothing of it is written to disk or held in memory."""
 
 from __future__ import annotations
 
 import io
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,16 @@ class _Outbox(io.RawIOBase):
         return len(data)
 
 
-def zipped(folder: Path, root: str) -> Iterator[bytes]:
-    """The regular files of a folder, by name, below `root` in the archive; stored, because weights do not compress."""
+def zipped(files: Mapping[str, bytes | Path], root: str) -> Iterator[bytes]:
+    """Files by name, with their content or where it is, below `root`; stored, because weights do not compress."""
     outbox = _Outbox()
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     with zipfile.ZipFile(outbox, "w", zipfile.ZIP_STORED) as archive:
-        for path in files:
-            entry = zipfile.ZipInfo.from_file(path, f"{root}/{path.relative_to(folder).as_posix()}")
-            with path.open("rb") as source, archive.open(entry, "w") as target:
+        for name, content in sorted(files.items()):
+            if isinstance(content, bytes):
+                archive.writestr(zipfile.ZipInfo(f"{root}/{name}", time.localtime()[:6]), content)
+                continue
+            entry = zipfile.ZipInfo.from_file(content, f"{root}/{name}")
+            with content.open("rb") as source, archive.open(entry, "w") as target:
                 while chunk := source.read(CHUNK):
                     target.write(chunk)
                     yield outbox.content

@@ -190,6 +190,20 @@ class Stores:
 
             delete_runs(self.tracking, recorded)
 
+    def adapter_files(self, job: JobView) -> dict[str, bytes | Path]:
+        """The content of each file of that adapter, or where it is, with a card for others.
+
+        Raises:
+            ConflictError: The fine-tune has no adapter yet.
+        """
+        from lorahydra.adapters.bundle import bundle
+        from lorahydra.adapters.find import find_adapter
+
+        name = str(job.params.base_model_name)
+        with find_adapter(str(self.adapter(job)), uri=self.tracking.uri, record=True) as found:
+            # A folder in the models folder is a copy of the model on the hub if it has the hub's form of names.
+            return bundle(found, job.name, base=name if "/" in name else None)
+
     def run_url(self, run_id: str | None) -> str | None:
         """Page of a run in MLflow's UI."""
         experiment = self._experiment()
