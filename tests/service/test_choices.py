@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from lorahydra.errors import ConfigError
 from lorahydra.service.choices import Choices, composed
-from lorahydra.service.planning import Data, demo_data, overrides_of, settled
+from lorahydra.service.database import Job
+from lorahydra.service.launching import launch_overrides
+from lorahydra.service.planning import Data, demo_data, estimate, overrides_of, settled
 from lorahydra.service.views import FineTuneParams
 
 
@@ -22,7 +25,7 @@ def test_the_default_judge_is_the_first_service_that_is_set_up(tmp_path: Path, m
     choices = Choices(tmp_path, ())
     assert choices.default_judge() == "gemini"
     assert "GEMINI_API_KEY or GOOGLE_API_KEY" in str(choices.missing("gemini"))
-    assert choices.missing("local") is None
+    assert "judge local needs its model: Qwen/" in str(choices.missing("local"))
     monkeypatch.setenv("GIGACHAT_CREDENTIALS", "secret")
     assert choices.default_judge() == "gigachat"
     monkeypatch.setenv("OPENAI_API_KEY", "ключ")
@@ -91,3 +94,49 @@ def test_a_panel_lacks_what_its_judges_lack(tmp_path: Path, monkeypatch: pytest.
     assert panel.is_configured
     assert panel.model == "gemini-2.5-flash + gpt-4.1-mini"
     assert panel.prompt_price == pytest.approx(0.7)
+
+
+def test_what_is_listed_is_used(models: Path, tmp_path: Path) -> None:
+    for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B-Instruct-2507"):  # the default model, and that of judge=local
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+    for server in ((), ("model=qwen3_0_6b",), ("model.name_or_path=Qwen/Qwen3-0.6B", "model.revision=main")):
+        choices = Choices(tmp_path, (*server, "training.max_steps=2"))
+        [listed] = [model for model in choices.models() if model.is_default]
+        assert (listed.name, listed.kind, listed.is_available) == ("Qwen/Qwen3-0.6B", "folder", True)
+        for named in (None, "Qwen/Qwen3-0.6B"):
+            asked = settled(FineTuneParams(True, "local", named, 5), choices)
+            config = composed(overrides_of(asked, choices, demo_data()))
+            assert config.model.name_or_path == str(tmp_path / "Qwen/Qwen3-0.6B")
+            assert config.model.revision is None
+            assert config.judge.model == str(tmp_path / "Qwen/Qwen3-4B-Instruct-2507")
+            assert config.training.max_steps == 2
+
+
+def test_a_judge_on_this_machine_takes_time_and_no_money(models: Path, tmp_path: Path) -> None:
+    choices = Choices(models, ("judge.model=tiny",))
+    assert choices.missing("local") is None
+    alone, judged = (
+        estimate(settled(FineTuneParams(with_judge, "local", "tiny", 5), choices), choices, demo_data(), None)
+        for with_judge in (False, True)
+    )
+    assert alone.seconds is not None
+    assert judged.seconds is not None
+    assert judged.seconds > alone.seconds
+    assert (judged.judge_cost, judged.judge_calls > 0) == (0, True)
+
+
+def test_what_does_not_change_scores_is_as_the_server_is_now(models: Path) -> None:
+    before = ("judges.openai.base_url=http://127.0.0.1:1/v1", "judge.timeout=9", "training.max_steps=2")
+    asked = FineTuneParams(True, "openai", "tiny", 5)
+    params = dataclasses.asdict(asked)
+    data = Data(Path("/data/3.jsonl"), {"train": 1}, 1, overlong="drop")
+    begun = overrides_of(asked, Choices(models, (*before, "hydra.sweeper.n_jobs=2")), data)
+    job = Job(id=7, name="Sue's, {a: b} ${x}", params=params, overrides=begun)
+    now = Choices(models, ("judge=openai", "judge.base_url=http://127.0.0.1:2/v1", "training.max_steps=9"))
+    overrides = launch_overrides(job, "rows, new.jsonl", now)
+    assert not [override for override in overrides if override.startswith(("judge.timeout", "hydra.sweeper.n_jobs"))]
+    config = composed(overrides)
+    assert (config.judge.base_url, config.training.max_steps) == ("http://127.0.0.1:2/v1", 2)
+    assert (config.data.train_file, config.data.overlong) == ("/data/3.jsonl", "drop")
+    assert config.tracking.tags == {"lorahydra.fine_tune": job.name, "lorahydra.data_file": "rows, new.jsonl"}

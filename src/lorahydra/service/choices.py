@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from lorahydra.modeling.packaged import PACKAGED, ModelKind, packaged_path
 from lorahydra.service.errors import ConflictError, InvalidError, Message
 from lorahydra.service.views import JudgeView, ModelView
 
-__all__ = ["MODEL_NAME", "Choices", "composed", "without"]
+__all__ = ["LOCAL", "MODEL_NAME", "Choices", "composed", "without"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ MOST_FOLDERS = 100
 OWN = frozenset(field.name for field in dataclasses.fields(ServiceConfig))
 ADDRESSES = ("judge.base_url", "judge.auth_url", "judge.api_key_env")
 """Settings that decide where a key goes."""
+LOCAL = "local"
+"""The judge that is a model on this machine."""
 
 _compose = functools.lru_cache(maxsize=256)(compose)
 _composing = threading.Lock()
@@ -81,7 +84,8 @@ class Choices:
         """A judge's settings on this server."""
         if name not in choosable_judges():
             raise InvalidError(str(JudgeNotFoundError(name, registered_judges())), "judge_not_found")
-        return composed((f"judge={name}", *self.overrides_with(name))).judge
+        config = composed((f"judge={name}", *self.overrides_with(name))).judge
+        return replace(config, model=self.place(config.model)) if name == LOCAL and config.model else config
 
     def overrides_with(self, judge: str | None) -> list[str]:
         """The server's overrides without their choice of a judge, and without the settings of another one."""
@@ -145,7 +149,7 @@ class Choices:
         names = [name for name, model in PACKAGED.items() if model.kind is ModelKind.CAUSAL_LM] + self._folders()
         if default not in names and _is_model_name(default):
             names.insert(0, default)
-        return [self._model(name, default) for name in names]
+        return [self._model(name, default) for name in dict.fromkeys(names)]
 
     def in_place_of_the_default(self) -> str | None:
         """A model that can be used at once; None if the default one can be, or none is on this machine."""
@@ -167,7 +171,11 @@ class Choices:
             if packaged_path(name) is None:
                 raise ConflictError(_to_fetch(name), "model_not_fetched")
             return name
-        folder = self._folder(name)
+        return self.place(name)
+
+    def place(self, name: str) -> str:
+        """Where a base or judge model is: the folder of this name in the models folder, else what the name says."""
+        folder = None if name in PACKAGED or not _is_model_name(name) else self._folder(name)
         return name if folder is None else str(folder)
 
     def is_here(self, name: str) -> bool:
@@ -250,6 +258,9 @@ def _missing(config: JudgeConfig) -> str | None:
     if sdk_package(name) is not None and sdk_version(name) is None:
         command = install_command(name)
         return Message(f"judge {name} needs its SDK: {command}", "sdk", judge=name, command=command)
+    if name == LOCAL and config.model and not _is_here(config.model):
+        text = f"judge {name} needs its model: {config.model} is neither in the models folder nor fetched"
+        return Message(text, "judge_model", judge=name, model=config.model)
     try:
         if not config.key_names or config.api_key() is not None:
             return None
@@ -270,6 +281,14 @@ def _is_model_name(text: str) -> bool:
 def _to_fetch(name: str) -> Message:
     command = f"lorahydra models fetch {name}"
     return Message(f"{name} is not on this machine yet: run `{command}`", "fetch", model=name, command=command)
+
+
+def _is_here(model: str) -> bool:
+    """Whether a model is on this machine: a packaged one, a folder, a GGUF file, or one in the hub's cache."""
+    if model in PACKAGED:
+        return packaged_path(model) is not None
+    place = Path(model).expanduser()
+    return place.is_dir() or place.is_file() or _is_in_hub_cache(model)
 
 
 def _is_in_hub_cache(name: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from lorahydra.service.choices import Choices, composed
+from lorahydra.service.choices import LOCAL, Choices, composed
 from lorahydra.service.database import Database, Dataset, Job, Project
 from lorahydra.service.datasets import chosen_dataset
 from lorahydra.service.errors import ConflictError
@@ -185,7 +185,13 @@ class Jobs:
             # Of the newest fine-tune with the same model and data.
             same_data = Job.dataset_id == (None if dataset is None else dataset.id)
             timed = select(Job).where(same_data, Job.trial_seconds.is_not(None)).order_by(Job.id.desc()).limit(20)
-            earlier = (job for job in session.scalars(timed) if job.params["base_model_name"] == chosen.base_model_name)
+            # The time of a judge on this machine is in that of a trial.
+            alike = (chosen.base_model_name, chosen.judge_model_id == LOCAL)
+            earlier = (
+                job
+                for job in session.scalars(timed)
+                if (job.params["base_model_name"], job.params["judge_model_id"] == LOCAL) == alike
+            )
             measured = next((job.trial_seconds for job in earlier), None)
         return estimate(chosen, self._choices, self._data(dataset), measured)
 

@@ -15,7 +15,7 @@ from lorahydra.config.compose import literal
 from lorahydra.config.judge_registry import NO_JUDGE
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.modeling.packaged import PACKAGED, packaged_path
-from lorahydra.service.choices import Choices, composed, without
+from lorahydra.service.choices import LOCAL, Choices, composed, without
 from lorahydra.service.errors import InvalidError, Message
 from lorahydra.service.uploads import column_overrides
 from lorahydra.service.views import Estimate, FineTuneParams
@@ -77,7 +77,7 @@ def settled(params: FineTuneParams, choices: Choices) -> FineTuneParams:
             f"n_trials is {params.n_trials}, and must be from {FEWEST_TRIALS} to {MOST_TRIALS}", "bad_trials"
         )
     model = params.base_model_name or choices.default_model()
-    if params.base_model_name is not None:
+    if params.base_model_name is not None or model in PACKAGED:
         choices.model_path(model)
     judge = (params.judge_model_id or choices.default_judge()) if params.use_llm_judge else None
     if judge is not None:
@@ -99,7 +99,7 @@ def overrides_of(params: FineTuneParams, choices: Choices, data: Data) -> list[s
     if model == DEMO_MODEL and data.file is None:
         chosen = ["experiment=demo"]
     else:
-        path = choices.model_path(model) if params.base_model_name != choices.default_model() else model
+        path = choices.place(model)
         chosen = ["model=local", f"model.name_or_path={literal(path)}"]
         # With a small model the large encoder would be most of the work, and it may not be reachable.
         chosen += ["evaluation=minilm"] if model in PACKAGED else []
@@ -108,11 +108,14 @@ def overrides_of(params: FineTuneParams, choices: Choices, data: Data) -> list[s
         chosen += ["search=small"] if params.n_trials <= FEW_TRIALS else []
     chosen += [] if data.overlong is None else [f"data.overlong={data.overlong}"]
     chosen += [f"judge={params.judge_model_id or NO_JUDGE}"]
-    own = () if model == choices.default_model() else MODEL_KEYS
+    # A folder in the models folder is what its name stands for, also if the server's overrides give this name.
+    own = () if model == choices.default_model() and choices.place(model) == model else MODEL_KEYS
     always = without(choices.overrides_with(params.judge_model_id), *own)
     # The server's choice of a group replaces ours, because Hydra does not accept two.
     groups = {override.partition("=")[0] for override in always}
     kept = [override for override in chosen if override.partition("=")[0] not in groups]
+    if params.judge_model_id == LOCAL and (judge := choices.judge_config(LOCAL).model) is not None:
+        always.append(f"judge.model={literal(judge)}")
     return [*kept, *always, f"hydra.sweeper.n_trials={params.n_trials}"]
 
 
@@ -133,7 +136,13 @@ def estimate(params: FineTuneParams, choices: Choices, data: Data, measured: flo
     earlier = Message("trials of an earlier fine-tune like this", "earlier")
     per_trial, basis = (measured, earlier) if measured else _guess(config, data)
     warning = rows_warning(rows["test"])
-    priced = any(config.judge.prices)
+    seconds = None if per_trial is None else per_trial * params.n_trials
+    # A judge on this machine costs time instead of money.
+    is_local = params.judge_model_id == LOCAL
+    if is_local and seconds is not None and not measured:
+        judge_weights = _weights(str(config.judge.model))
+        seconds = None if judge_weights is None else seconds + judge_weights * (2 * prompt + 4 * reply) / _speed()
+    priced = is_local or any(config.judge.prices)
     sent, received = (price / len(config.judge.asked) for price in config.judge.prices)
     cost = (prompt * sent + reply * received) / 1e6
     return Estimate(
@@ -146,7 +155,7 @@ def estimate(params: FineTuneParams, choices: Choices, data: Data, measured: flo
         judge_prompt_tokens=prompt,
         judge_completion_tokens=reply,
         judge_cost=round(cost, 6) if priced or not calls else None,
-        seconds=None if per_trial is None else round(per_trial * params.n_trials, 1),
+        seconds=None if seconds is None else round(seconds, 1),
         basis=basis,
         warnings=[] if warning is None else [warning],
     )
@@ -186,12 +195,19 @@ def _guess(config: ExperimentConfig, data: Data) -> tuple[float | None, Message]
     trained = row_tokens * data.rows.get("train", 0) * config.training.num_train_epochs
     validation = data.rows.get("validation", 0)
     answers = validation * config.evaluation.max_new_tokens
-    device = "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
-    speed = FLOPS[device] * (1 if device == "cuda" else os.cpu_count() or 1)
-    seconds = weights * (6 * trained + 2 * row_tokens * validation + 4 * answers) / speed + 5
-    millions = f"{weights / 1e6:.0f}"
+    seconds = weights * (6 * trained + 2 * row_tokens * validation + 4 * answers) / _speed() + 5
+    millions, device = f"{weights / 1e6:.0f}", _device()
     text = f"a rough guess from {millions} million weights on {device}"
     return seconds, Message(text, "guess", weights=millions, device=device)
+
+
+def _device() -> str:
+    return "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
+
+
+def _speed() -> float:
+    """FLOP/s of this machine."""
+    return FLOPS[_device()] * (1 if _device() == "cuda" else os.cpu_count() or 1)
 
 
 def _weights(name: str) -> float | None:

@@ -209,7 +209,9 @@ class Stores:
         experiment = self._experiment()
         if experiment is None or run_id is None:
             return None
-        return f"{self._url}/#/experiments/{experiment}/runs/{run_id}"
+        from lorahydra.tracking.views import TRAINING
+
+        return f"{self._url}/#/experiments/{experiment}/runs/{run_id}?{TRAINING}"
 
     def trials_url(self, study: str, name: str) -> str | None:
         """Page of a study's trials, best first; `name` is that of the fine-tune."""

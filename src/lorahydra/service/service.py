@@ -106,7 +106,7 @@ class Service:
                 shutil.rmtree(left_behind, ignore_errors=True)
             database = Database(config.storage or f"sqlite:///{folder / 'service.db'}")
             stack.callback(database.close)
-            self.supervisor = Supervisor(database, folder / JOBS, config.workers, self.stores)
+            self.supervisor = Supervisor(database, folder / JOBS, config.workers, self.stores, self.choices)
             self.projects = Projects(database)
             self.datasets = Datasets(database, folder / DATASETS, config.upload_limit, config.overrides)
             stack.callback(self.datasets.close)

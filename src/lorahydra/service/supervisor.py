@@ -28,8 +28,10 @@ from sqlalchemy import CursorResult, func, select, update
 
 from lorahydra.config.compose import literal
 from lorahydra.errors import LorahydraError
-from lorahydra.service.database import Database, Job
+from lorahydra.service.choices import Choices
+from lorahydra.service.database import Database, Dataset, Job
 from lorahydra.service.folders import TEMPORARY, cache_folder
+from lorahydra.service.launching import launch_overrides
 from lorahydra.service.processes import JobProcess
 from lorahydra.service.results import Progress, Stores
 from lorahydra.service.views import JobState
@@ -56,7 +58,7 @@ PROGRESS_COLUMNS = tuple(name for name in Progress.__dataclass_fields__ if name 
 class Supervisor(threading.Thread):
     """A thread that looks after all jobs, of which `workers` may run at the same time; `folder` holds their folders."""
 
-    def __init__(self, database: Database, folder: Path, workers: int, stores: Stores) -> None:
+    def __init__(self, database: Database, folder: Path, workers: int, stores: Stores, choices: Choices) -> None:
         super().__init__(name="jobs", daemon=True)
         self.ready = threading.Event()
         """Set when MLflow's store exists."""
@@ -66,6 +68,7 @@ class Supervisor(threading.Thread):
         self._folder = folder
         self._workers = workers
         self._stores = stores
+        self._choices = choices
         self._processes: dict[int, JobProcess] = {}
         self._wake, self._stopping = threading.Event(), threading.Event()
 
@@ -139,7 +142,10 @@ class Supervisor(threading.Thread):
         stores = [f"study={job_study(job.id)}", f"hydra.sweeper.storage={literal(self._stores.studies)}"]
         stores.append(f"tracking.uri={literal(self._stores.tracking.uri)}")
         try:
-            self._process(job.id).start(attempt, [*job.overrides, *stores], self._environment(job))
+            with self._database.reading() as session:
+                dataset = None if job.dataset_id is None else session.get(Dataset, job.dataset_id)
+            overrides = launch_overrides(job, None if dataset is None else dataset.name, self._choices)
+            self._process(job.id).start(attempt, [*overrides, *stores], self._environment(job))
         except (LorahydraError, OSError) as error:
             logger.error("Job %d cannot be started: %s", job.id, error)
             failure = f"it cannot be started: {error}"

@@ -22,7 +22,7 @@ from lorahydra.tracking.store import opened, talking_to
 from lorahydra.utils.databases import shown
 from lorahydra.utils.markdown import experiment_link
 
-__all__ = ["find_experiment", "furnish", "furnish_study", "save_study_view", "view_query", "view_url"]
+__all__ = ["TRAINING", "find_experiment", "furnish", "furnish_study", "save_study_view", "view_query", "view_url"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ VIEW_NAME = "Trials, best first"
 VIEW_PREFIX = "mlflow.sharedViewState."
 VIEW_TAG = f"{VIEW_PREFIX}{VIEW_KEY}"
 KIND_TAG = "mlflow.experimentKind"
+TRAINING = "workflowType=machine_learning"
+"""What an address says to get the pages about training."""
 COLUMNS = (
     *(f"metrics.`{name}`" for name in (OBJECTIVE, scored(EVAL, Score.GAIN))),
     f"tags.`{Tag.STATE}`",
@@ -106,7 +108,7 @@ def view_url(server: str, experiment_id: str, study: str | None = None) -> str:
 def view_query(study: str | None = None) -> str:
     """What follows the address of an experiment's runs to open a view, for links within MLflow's UI."""
     key = VIEW_KEY if study is None else _study_key(study)
-    return f"viewStateShareKey={key}&workflowType=machine_learning"
+    return f"viewStateShareKey={key}&{TRAINING}"
 
 
 def _study_key(study: str) -> str:
