@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.tracking.test_models import train
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.names import Kind, Tag
 from lorahydra.tracking import StoredRuns, delete_runs, register_model, start_run, stored_runs
-from lorahydra.tracking.operations import trace
+from lorahydra.tracking.operations import Assessments, trace
 
 PHRASE = "Ms Ada Planted"
 
@@ -23,7 +24,10 @@ def record(config: TrackingConfig, folder: Path, tags: dict[Tag, str], data: str
         run.metrics({"eval/combined": 0.5}, step=1)
         run.text(PHRASE, "eval/predictions.json")
         run.dataset(name=PHRASE, digest=data, source=f"/{PHRASE}", rows=3, context="training")
-        run.trace(trace("judge", {"prompt": PHRASE}, {"reason": PHRASE}, {}, ok=True, start_ns=1, end_ns=2))
+        found = Assessments({"judge_score": 1.0}, PHRASE, PHRASE)
+        texts = {"prompt": PHRASE}, {"reason": PHRASE}, {}
+        times: Any = {"ok": True, "start_ns": 1, "end_ns": 2}
+        run.trace(trace("judge", *texts, previews=(PHRASE, PHRASE), assessments=found, **times))
     return run.run_id
 
 
@@ -37,6 +41,9 @@ def test_nothing_of_a_deleted_study_is_left(start: Callable[..., Any], uri: str,
     first = record(config, tmp_path / "1", {Tag.STUDY: "it's 7"}, "a" * 36)
     trashed = record(config, tmp_path / "2", {Tag.STUDY: "it's 7"}, "b" * 36)
     client.delete_run(trashed)
+    titled = replace(config, tags={Tag.FINE_TUNE: PHRASE})
+    with start_run(titled, output_dir=tmp_path / "5", kind=Kind.STUDY, run_name="s", tags={Tag.STUDY: "it's 7"}) as run:
+        study = run.run_id
     again = record(other, tmp_path / "3", {Tag.REPRODUCES: first}, "c" * 36)
     kept = train(start, tmp_path / "4")
     register_model(config, kept, "shared", tags={})
@@ -48,7 +55,7 @@ def test_nothing_of_a_deleted_study_is_left(start: Callable[..., Any], uri: str,
     assert files_with(PHRASE, tmp_path)
 
     stored = stored_runs(config, ["it's 7"])
-    assert set(stored.run_ids) == {first, trashed, again}
+    assert set(stored.run_ids) == {first, trashed, again, study}
     assert stored.models == ("lorahydra-it-s-7", "shared")
     assert stored.size == 3 * len(PHRASE)
     delete_runs(config, ["it's 7"])

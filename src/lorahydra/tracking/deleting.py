@@ -20,6 +20,7 @@ from lorahydra.tracking.children import clause, search
 from lorahydra.tracking.compat import delete_artifacts, erase_runs, erase_version, logged_models
 from lorahydra.tracking.database import is_made
 from lorahydra.tracking.store import opened
+from lorahydra.tracking.views import forget_views
 from lorahydra.utils.databases import erase_deleted, local_path, sqlite_file
 from lorahydra.utils.files import remove, size_of
 
@@ -75,6 +76,7 @@ def delete_runs(config: TrackingConfig, studies: Collection[str]) -> None:
     with opened(config, artifacts=True) as client:
         runs = _runs(client, studies)
         ids = [run.info.run_id for run in runs]
+        forget_views(client, studies)
         _delete_versions(client, ids)
         places = {run.info.run_id: run.info.artifact_uri for run in runs}
         if is_server(client.tracking_uri):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import zlib
+from collections.abc import Collection
 from typing import Any
 
 from lorahydra.config.schema import TrackingConfig
@@ -22,7 +23,16 @@ from lorahydra.tracking.store import opened, talking_to
 from lorahydra.utils.databases import shown
 from lorahydra.utils.markdown import experiment_link
 
-__all__ = ["TRAINING", "find_experiment", "furnish", "furnish_study", "save_study_view", "view_query", "view_url"]
+__all__ = [
+    "TRAINING",
+    "find_experiment",
+    "forget_views",
+    "furnish",
+    "furnish_study",
+    "save_study_view",
+    "view_query",
+    "view_url",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +91,16 @@ def save_study_view(config: TrackingConfig, experiment_id: str, study: str, titl
     """The same for a study of an older version, which has none."""
     with opened(config) as client:
         furnish_study(client, experiment_id, study, title)
+
+
+def forget_views(client: Any, studies: Collection[str]) -> None:
+    """Delete the views of studies, whose titles may be names that people gave, in all experiments."""
+    from mlflow.entities import ViewType
+
+    keys = {f"{VIEW_PREFIX}{_study_key(study)}" for study in studies}
+    for experiment in client.search_experiments(view_type=ViewType.ALL):
+        for key in keys & experiment.tags.keys():
+            client.delete_experiment_tag(experiment.experiment_id, key)
 
 
 def find_experiment(config: TrackingConfig) -> str:
