@@ -72,9 +72,9 @@ def test_the_luck_of_trials_that_were_judged_more_is_not_believed() -> None:
 
 def test_a_large_study_takes_well_under_a_second_and_the_seed_decides_all() -> None:
     scores = scores_of(np.random.default_rng(3), np.linspace(0, 1, 50), 1000)
-    started = time.perf_counter()
+    started = time.thread_time()
     one = compare(scores, seed=4)
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
     other = compare(scores, seed=4)
     assert one is not None
     assert other is not None
@@ -132,6 +132,53 @@ def test_an_equal_difference_on_a_few_examples_is_no_proof() -> None:
     assert sure is not None
     assert sure.in_set[1]
     assert sure.p_best[1] > 0.02
+
+
+def test_few_noisy_verdicts_count_little_beside_scores_that_every_example_has() -> None:
+    draws = np.random.default_rng(11)
+    means = np.array([0.02, 0.0, 0.0, 0.0, 0.0, 0.0])
+    scores = scores_of(draws, means, 200, noise=0.05)
+    verdicts = scores_of(draws, np.zeros(6), 200, noise=0.3)
+    verdicts[:, 5:] = np.nan
+    verdicts[:, :5] += 0.02 * np.arange(6)[:, None] - np.nanmean(verdicts, axis=1)[:, None]
+    sure = compare(scores, verdicts)
+    assert sure is not None
+    assert sure.best == 5, "which has the highest mean"
+    assert sure.expected.argmax() == sure.p_best.argmax() == 0
+
+    verdicts = scores_of(draws, 0.1 * np.arange(6), 200, noise=0.3)
+    many = compare(scores, verdicts)
+    assert many is not None
+    assert many.expected.argmax() == many.p_best.argmax() == 5, "all verdicts say so"
+
+
+def test_verdicts_follow_the_scores_on_the_examples_that_were_not_judged() -> None:
+    """Of trials that are equal in truth, one was lucky on the judged examples, as its scores on the others show."""
+    draws = np.random.default_rng(12)
+    scores = scores_of(draws, np.zeros(8), 400, noise=0.2)
+    scores[0, :40] += 0.1 - scores[0, :40].mean()
+    scores[0, 40:] -= scores[0].sum() / 360
+    verdicts = 2 * scores + 0.01 * draws.standard_normal(scores.shape)
+    verdicts[:, 40:] = np.nan
+    sure = compare(scores, verdicts)
+    assert sure is not None
+    assert sure.best == 0
+    assert sure.differences[1:].max() < -0.1
+    assert np.abs(sure.expected).max() < 0.03
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_trial_that_lacks_a_score_is_not_compared(place: int) -> None:
+    scores = scores_of(np.random.default_rng(10), np.array([0.9, 0.5, 0.9]), 30)
+    scores[place, 7] = np.nan
+    sure = compare(scores)
+    assert sure is not None
+    assert sure.best == 2 - place
+    assert np.isnan([sure.differences[place], sure.expected[place], sure.regret_bounds[place]]).all()
+    assert (sure.p_best[place], sure.in_set[place], sure.examples[place]) == (0, False, 0)
+    assert compare(scores, best=place) is None
+    assert compare(np.full((2, 9), np.nan)) is None
+    assert compare(np.empty((0, 9))) is None
 
 
 def test_too_few_examples_say_nothing() -> None:

@@ -101,6 +101,35 @@ def test_few_verdicts_go_to_the_best() -> None:
     assert set(server.rounds[0][0]) == set(np.argsort(-np.nanmean(first, axis=1))[: sizes[0]])
 
 
+def test_trials_with_good_scores_go_on_though_their_few_verdicts_were_unlucky() -> None:
+    """A noisy judge on five examples would leave out the best trial, which the scores of all examples know."""
+    draws = np.random.default_rng(3)
+    server = Judge(draws.normal(0.5, 0.1, (20, 64)))
+    first = server.on(range(20), 5)
+    unlucky = int(np.nanmean(first, axis=1).argmin())
+    scores = 0.02 * draws.standard_normal((20, 64))
+    scores[unlucky] += 0.05
+    outcome = race(scores, first, server.ask, judged=5, verdicts=3 * 59, indifference=0.005, samples=300)
+    assert unlucky in server.rounds[0][0]
+    means = scores.mean(axis=1) + np.nanmean(outcome.judge, axis=1)
+    assert list(outcome.last) == sorted(outcome.last, key=lambda n: -means[n]), "in the end, the mean decides"
+
+
+def test_trials_without_scores_or_verdicts_take_no_part() -> None:
+    server = judge([0.5, 0.5, 0.5])
+    scores = np.zeros_like(server.verdicts)
+    scores[1, 3] = np.nan
+    server.verdicts[2] = np.nan
+
+    def outcome() -> Race:
+        first = server.on(range(3), 5)
+        return race(scores, first, server.ask, judged=5, verdicts=600, indifference=0.005)
+
+    assert (outcome().last, outcome().reason) == ((0,), "one trial is left")
+    server.verdicts[:] = np.nan
+    assert (outcome().last, outcome().reason, server.rounds) == ((), "no trial has verdicts", [])
+
+
 def test_a_judge_that_gives_no_more_verdicts_ends_the_race_with_what_there_is() -> None:
     server = judge([0.5] * 5)
     server.lasts = 2

@@ -6,8 +6,8 @@ examples, the same ones for all trials. Small samples are allowed for as in Stud
 
 P(best) is that of the trials near the best one, from `lorahydra.evaluation.posterior`. The bound is half-way between
 the quantile of that posterior, which is too near where one trial is far better than all others, and the bootstrap's,
-which is too far where the trials differ by less than their noise. The set makes no assumption about how trials are
-spread.
+which is too far where the trials differ by less than their noise. The bootstrap says nothing of trials with far fewer
+verdicts than the best one. The set makes no assumption about how trials are spread.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from lorahydra.evaluation.intervals import Floats
 from lorahydra.evaluation.posterior import near, posterior
 from lorahydra.names import FEWEST_EXAMPLES
 
-__all__ = ["LEVEL", "Comparison", "compare"]
+__all__ = ["ENOUGH", "LEVEL", "Comparison", "compare"]
 
 LEVEL = 0.95
 SAMPLES = 2000
+ENOUGH = 0.8
+"""Share of the best trial's examples on which a trial must be compared with it to be known as well as it."""
 TIED = 1e-9
 """Means that differ by less than this are equal."""
 
@@ -38,6 +40,8 @@ class Comparison:
     """Position of the trial that all are compared with: the one with the highest mean."""
     differences: Floats
     """Mean difference from the best trial on the examples that both have; NaN where it cannot be compared."""
+    expected: Floats
+    """The same difference as it probably is in truth: few verdicts count little; NaN where it cannot be compared."""
     p_best: Floats
     """Probability of having the highest true mean; sums to 1, and is 0 for trials that are far behind."""
     in_set: NDArray[np.bool_]
@@ -65,7 +69,8 @@ def compare(
     """Compare trials by their scores on the same examples.
 
     Args:
-        scores: Scores that every example has, weighted, shape (trials, examples); higher is better.
+        scores: Scores that every example has, weighted, shape (trials, examples); higher is better. A trial that lacks
+            one (NaN) cannot be compared.
         judge: Scores that are added where there are verdicts, weighted, same shape; NaN without a verdict. Trials may
             have verdicts on different numbers of examples: each is compared on those that it shares with the best one.
         best: Position of the best trial; by default the one with the highest mean among those with the most verdicts.
@@ -74,11 +79,15 @@ def compare(
         seed: Seeds it.
 
     Returns:
-        None if fewer than 5 examples can be compared, which is too few to say anything.
+        None if fewer than 5 examples can be compared, which is too few to say anything, or if the best trial cannot be.
     """
+    scored = np.isfinite(scores.sum(axis=1))
+    if not scored.any():
+        return None
     if best is None:
-        best = _best(scores, judge)
+        best = _best(scores, judge, scored)
     parts, shared = _differences(scores, judge, best)
+    shared[~scored] = 0
     able = shared >= FEWEST_EXAMPLES
     if not able[best]:
         return None
@@ -87,19 +96,22 @@ def compare(
     errors = _deviations(parts[able], _strata(judge, int(shared[best])), samples, draws)
     errors *= np.sqrt(shared[able] / (shared[able] - 1))
     wide = errors * _student(draws.random(samples), shared[able])
-    scored, judged, position = scores[able], None if judge is None else judge[able], int(able[:best].sum())
-    among = near(scored, judged, position)
+    several, judged, position = scores[able], None if judge is None else judge[able], int(able[:best].sum())
+    among = near(several, judged, position)
     # A trial that is equally far behind on each of a few examples has no noise of its own, which is no proof.
     in_set = (means + _reach(wide, level) >= -TIED) | among
-    p_best, of_model = np.zeros((2, len(means)))
-    p_best[among], of_model[among] = _beliefs(scored, judged, among, position, level, samples, draws)
-    regrets = _regrets(means + wide, level)
-    regrets = np.where(among, (regrets + of_model) / 2, regrets)
+    drawn, likely = posterior(several[among], None if judged is None else judged[among], samples, draws)
+    expected, p_best = means.copy(), np.zeros(len(means))
+    expected[among] = likely - likely[int(among[:position].sum())]
+    p_best[among] = _shares(drawn)
+    regrets = _regrets(means + wide, shared[able] >= ENOUGH * shared[best], level)
+    regrets[among] = (regrets[among] + _regrets(drawn, np.ones(drawn.shape[1], dtype=np.bool_), level)) / 2
     told = np.zeros(len(able), dtype=np.bool_)
     told[able] = in_set
     return Comparison(
         best=best,
         differences=_spread(means, able, np.nan),
+        expected=_spread(expected, able, np.nan),
         p_best=_spread(p_best, able, 0.0),
         in_set=told,
         examples=shared,
@@ -114,11 +126,11 @@ def _spread(values: Floats, able: NDArray[np.bool_], other: float) -> Floats:
     return spread
 
 
-def _best(scores: Floats, judge: Floats | None) -> int:
-    means = scores.mean(axis=1)
+def _best(scores: Floats, judge: Floats | None, scored: NDArray[np.bool_]) -> int:
+    means = np.where(scored, scores.mean(axis=1), -np.inf)
     if judge is None:
         return int(means.argmax())
-    counts = np.isfinite(judge).sum(axis=1)
+    counts = np.where(scored, np.isfinite(judge).sum(axis=1), 0)
     means = means + np.nansum(judge, axis=1) / np.maximum(counts, 1)
     return int(np.where(counts == counts.max(), means, -np.inf).argmax())
 
@@ -188,23 +200,15 @@ def _reach(deviations: Floats, level: float) -> Floats:
     return reach
 
 
-def _beliefs(
-    scores: Floats,
-    judge: Floats | None,
-    among: NDArray[np.bool_],
-    best: int,
-    level: float,
-    samples: int,
-    draws: np.random.Generator,
-) -> tuple[Floats, Floats]:
-    """P(best) and the bound on the regret of each of the trials that `among` marks, by the posterior of these."""
-    place = int(among[:best].sum())
-    drawn = posterior(scores[among], None if judge is None else judge[among], place, samples, draws)
+def _shares(drawn: Floats) -> Floats:
+    """How often each trial is the best one of a draw; those that are equal share."""
     leads = drawn >= drawn.max(axis=1, keepdims=True) - TIED
-    return (leads / leads.sum(axis=1, keepdims=True)).mean(axis=0), _regrets(drawn, level)
+    shares: Floats = (leads / leads.sum(axis=1, keepdims=True)).mean(axis=0)
+    return shares
 
 
-def _regrets(drawn: Floats, level: float) -> Floats:
-    """The quantile of how far the best trial of each draw is ahead of each trial."""
-    regrets: Floats = np.quantile(drawn.max(axis=1, keepdims=True) - drawn, level, axis=0)
+def _regrets(drawn: Floats, rivals: NDArray[np.bool_], level: float) -> Floats:
+    """The quantile of how far the best of the rivals in each draw is ahead of each trial."""
+    best = drawn[:, rivals].max(axis=1, keepdims=True)
+    regrets: Floats = np.quantile(np.maximum(best - drawn, 0), level, axis=0)
     return regrets

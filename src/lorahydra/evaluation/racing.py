@@ -1,13 +1,14 @@
 """A race of trials on judged examples: verdicts go to the trials that they can still decide between.
 
 ```python
-outcome = race(scores, first, ask, order, judged=5, verdicts=600, indifference=0.005)
+outcome = race(scores, first, ask, judged=5, verdicts=600, indifference=0.005)
 outcome.judge  # NaN where no verdict was asked for
 ```
 All trials start with their verdicts on the same few examples. In each round those that are clearly behind the best one
 drop out (`lorahydra.evaluation.choosing`), and the others get verdicts on twice as many examples. The verdicts that are
 left are shared among the rounds that are left, as in sequential halving (Karnin, Koren & Somekh, 2013): if a round has
-too few for all, the trials with the highest means go on.
+too few for all, the trials go on whose true means are probably the highest. Then a few verdicts count for little beside
+the scores that every example has. The trials of the last round have as many verdicts each, and the highest mean wins.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Race:
     judge: Floats
     """Weighted verdicts, shape (trials, examples), NaN where there is none."""
     last: tuple[int, ...]
-    """Positions of the trials that were in the last round, the best one first."""
+    """Positions of the trials that were in the last round, the one with the highest mean first."""
     examples: int
     """On how many examples these were judged."""
     verdicts: int
@@ -60,8 +61,10 @@ def race(
     """Ask for verdicts until one trial is left, the rest are equal for all that matters, or there are no more verdicts.
 
     Args:
-        scores: Scores that every example has, weighted, shape (trials, examples).
-        first: The verdicts that all trials have already, once each; weighted, same shape, NaN elsewhere.
+        scores: Scores that every example has, weighted, shape (trials, examples). A trial that lacks one (NaN) takes
+            no part.
+        first: The verdicts that all trials have already, once each; weighted, same shape, NaN elsewhere. A trial
+            without any takes no part.
         ask: Gets verdicts.
         judged: Number of examples that the first verdicts are on.
         verdicts: The most that may be asked for.
@@ -69,6 +72,9 @@ def race(
         repeats: Verdicts for each example.
         samples: Resamples of each test.
         seed: Seeds them.
+
+    Returns:
+        The outcome; `last` is empty if no trial takes part.
     """
     judge, count = first.copy(), scores.shape[1]
     racing, had, asked, rounds = list(range(len(scores))), judged, 0, 0
@@ -79,7 +85,9 @@ def race(
         more = min(2 * judged, count) if rounds or judged < count else count
         cost = more * repeats - had
         most = _affordable(len(racing), cost, count * repeats - had, verdicts - asked, planned - rounds)
-        if len(racing) == 1:
+        if not racing:
+            reason = "no trial has verdicts"
+        elif len(racing) == 1:
             reason = "one trial is left"
         elif bound <= indifference:
             reason = "no difference that matters is left"
@@ -96,22 +104,31 @@ def race(
                 judge[racing] = rows
                 judged, had, asked, rounds = more, more * repeats, asked + most * cost, rounds + 1
                 continue
-        return Race(judge, tuple(racing), judged, asked, rounds, reason)
+        means = _means(scores[racing], judge[racing])
+        last = tuple(racing[n] for n in np.argsort(-means, kind="stable").tolist())
+        return Race(judge, last, judged, asked, rounds, reason)
 
 
 def _left(
     scores: Floats, judge: Floats, racing: Sequence[int], level: float, samples: int, seed: int
 ) -> tuple[list[int], float]:
-    """The trials that are not clearly behind, best first, and a bound on how much better than the best one they are."""
-    verdicts = judge[racing]
-    given = np.isfinite(verdicts).sum(axis=1)
-    means = scores[racing].mean(axis=1) + np.where(given, np.nansum(verdicts, axis=1) / np.maximum(given, 1), -np.inf)
-    order = [int(n) for n in np.argsort(-means, kind="stable") if given[n]]
-    comparison = compare(scores[racing], verdicts, best=order[0], level=level, samples=samples, seed=seed)
+    """The trials that are not clearly behind, the most promising first, and a bound on their lead over the best one."""
+    means = _means(scores[racing], judge[racing])
+    order = [n for n in np.argsort(-means, kind="stable").tolist() if np.isfinite(means[n])]
+    best = order[0] if order else None
+    comparison = compare(scores[racing], judge[racing], best=best, level=level, samples=samples, seed=seed)
     if comparison is None:  # too few examples to tell
         return [racing[n] for n in order], math.inf
-    kept = [n for n in order if comparison.in_set[n]]
+    kept = sorted((n for n in order if comparison.in_set[n]), key=lambda n: -comparison.expected[n])
     return [racing[n] for n in kept], comparison.regret_bound
+
+
+def _means(scores: Floats, judge: Floats) -> Floats:
+    """The sum of mean score and mean verdict of each trial; minus infinity if it has none."""
+    given = np.isfinite(judge).sum(axis=1)
+    means = scores.mean(axis=1) + np.nansum(judge, axis=1) / np.maximum(given, 1)
+    usable: Floats = np.where((given > 0) & np.isfinite(means), means, -np.inf)
+    return usable
 
 
 def _affordable(racing: int, cost: int, whole: int, left: int, rounds: int) -> int:

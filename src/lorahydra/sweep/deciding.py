@@ -17,7 +17,7 @@ import numpy as np
 from lorahydra.config.schema import EvaluationConfig, TrackingConfig
 from lorahydra.config.search import OBJECTIVES_OF_EXAMPLES
 from lorahydra.errors import StoreUnavailableError, TrackingError
-from lorahydra.evaluation.choosing import Comparison, compare
+from lorahydra.evaluation.choosing import ENOUGH, Comparison, compare
 from lorahydra.evaluation.intervals import Floats
 from lorahydra.evaluation.scoring import combine
 from lorahydra.names import ADAPTER_DIR, PREDICTIONS_FILE, PredictionColumn, Score
@@ -30,9 +30,6 @@ from lorahydra.tracking import patiently, read_text
 __all__ = ["ScoreTable", "decide", "score_tables"]
 
 logger = logging.getLogger("lorahydra.sweep")
-
-ENOUGH = 0.8
-"""Share of the best trial's examples on which a trial must be compared with it to win in its place."""
 
 
 @dataclass(frozen=True)
