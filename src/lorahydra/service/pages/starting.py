@@ -103,10 +103,10 @@ def _started_at_once(
 
 @router.post("/demo")
 def start_demo(request: Request, service: Served, sent: Sent) -> Response:
-    """Start a short fine-tune with the demo dataset, on the small packaged model if it is here, without a judge."""
+    """Start a short fine-tune with the demo dataset and without a judge, on a small model that is here."""
     form = ConfigureForm.read(sent)
     project = project_or_first(request, service, form.project)
-    model = DEMO_MODEL if service.choices.is_here(DEMO_MODEL) else None
+    model = DEMO_MODEL if service.choices.is_here(DEMO_MODEL) else service.choices.in_place_of_the_default()
     params = FineTuneParams(use_llm_judge=False, base_model_name=model, n_trials=FEWEST_TRIALS)
     job = service.jobs.start(project, params, DEMO_DATASET, idempotency_key=form.key or None)
     return go(request, f"/fine-tunes/{job.id}")
