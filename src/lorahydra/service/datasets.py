@@ -65,14 +65,14 @@ class Datasets:
     def keep_or_hold(self, project_id: int, upload: Upload, asked: Reading | None = None) -> DatasetView:
         """The same for people: if something is offered for a file that is refused, it waits for their answer.
 
-        `upload` of the offer is then its token, for `settle`.
+        The offer then has its `name`, and as `upload` its token, for `settle`.
         """
         try:
             return self.keep(project_id, upload, asked)
         except ServiceRefusal as refusal:
             if refusal.offer is not None:
                 token = self._held.hold(project_id, upload, refusal.offer)
-                refusal.offer = {**refusal.offer, "upload": token}
+                refusal.offer = {**refusal.offer, "upload": token, "name": upload.name}
             raise
 
     def settle(

@@ -162,7 +162,7 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     form.get_by_text(EN("report.ok", name="russian.csv")).wait_for()
     estimate.get_by_text(EN("estimate.split", train=32, validation=4, test=4)).wait_for()
     held: list[Any] = []
-    page.route("**/datasets", held.append)
+    page.route("**/datasets", lambda route: held.append(route))
     form.get_by_label(EN("configure.data.upload")).set_input_files(files / "good.jsonl")
     form.get_by_text(EN("configure.busy")).wait_for()
     start.click()

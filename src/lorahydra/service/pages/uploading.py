@@ -73,7 +73,8 @@ def _taken(request: Request, service: Service, dataset: DatasetView) -> Response
 def _refused(request: Request, service: Service, project_id: int, refusal: ServiceRefusal) -> Response:
     words = words_of(request)
     sources = refusal.report["sources"] if refusal.report else []
-    name = sources[0]["source"] if sources else words("report.refused")
+    offered = refusal.offer or {}
+    name = offered.get("name") or (sources[0]["source"] if sources else words("report.refused"))
     key = f"refusal.{refusal.code}"
     shown = {"upload_name": name, "report_name": name, "report": refusal.report, "refusal": refusal.detail}
     shown |= {
