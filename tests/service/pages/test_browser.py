@@ -178,7 +178,7 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     form.get_by_label(EN("configure.trials")).fill("500")
     form.locator("#estimate").get_by_text(EN("refusal.bad_trials", fewest=5, most=100)).wait_for()
     form.get_by_role("button", name=EN("configure.start")).click()
-    form.get_by_role("alert").wait_for()
+    form.get_by_role("alert").filter(has_text=EN("refusal.bad_trials", fewest=5, most=100)).wait_for()
     assert focused(page) == "problem"
     accessible(page)
     form.get_by_label(EN("configure.trials")).fill("5")

@@ -92,6 +92,7 @@ document.addEventListener("htmx:after:request", (event) => {
   const answer = event.detail.ctx.response;
   if (answer.status === 401) return location.reload();
   busy(false);
+  if (isUpload(event) && answer.status < 400 && byId("problem")) byId("problem").remove();
   if (answer.status < 400) return notice("");
   if ((answer.headers.get("content-type") || "").startsWith("text/html")) {
     return notice(answer.status >= 500 ? byId("lost").dataset[isForm(event) ? "failed" : "lost"] : "");
