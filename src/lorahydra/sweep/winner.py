@@ -41,7 +41,7 @@ def choose_winner(run: StudyRun, records: Sequence[TrialRecord]) -> tuple[TrialR
     """
     best = best_so_far(records, run.directions)
     if best is None:
-        failures = [record.failure for record in records if record.failure]
+        failures = [record.failure for record in records if record.failure and record.state is not State.PRUNED]
         reason = f"; the last failure: {failures[-1]}" if failures else ""
         raise StudyError(f"no trial of the study was completed, so there is no winner{reason}")
     complete = [record for record in records if record.state is State.COMPLETE]
