@@ -330,7 +330,7 @@ def test_without_javascript(open_page: Callable[..., Any], server: Served, files
     server.wait_for_state(1, "cancelled")
     page.reload()
     page.locator(".badge.cancelled").wait_for()
-    page.get_by_role("link", name="good.jsonl").click()
+    page.get_by_role("link", name="russian.csv").click()
     page.get_by_role("link", name=EN("delete.title.dataset")).click()
     page.get_by_text(EN("delete.used", n=1)).wait_for()
     page.get_by_role("button", name=EN("delete.do")).click()
