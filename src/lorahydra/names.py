@@ -194,6 +194,8 @@ class Tag(StrEnum):
     """When and why the study ended before its last trial; empty if it did not."""
     WARM_START = "lorahydra.warm_start"
     """The trials of earlier studies whose settings the study began with."""
+    REPEATS = "lorahydra.repeats"
+    """Number of the trial whose setting this run trains with another seed."""
     REPRODUCES = "lorahydra.reproduces"
     """The run that this one repeats."""
     EVALUATES = "lorahydra.evaluates"
@@ -220,6 +222,8 @@ class Kind(StrEnum):
     STUDY = "study"
     TRIAL = "trial"
     SINGLE = "single"
+    REPEAT = "repeat"
+    """A trial's setting, trained with another seed to choose a study's winner."""
 
 
 class State(StrEnum):

@@ -139,3 +139,31 @@ def test_the_judge_counts_where_it_gave_verdicts(tables: Tables) -> None:
     _, choice = decide(records, objectives=["judge_score"])
     assert choice is not None
     assert choice.regret_bound == 0
+
+
+def test_settings_that_were_trained_with_several_seeds_are_compared_by_their_means(tables: Tables) -> None:
+    """The best trial was lucky with its seed: the mean of its setting is lower than that of another one."""
+    run: Any = SimpleNamespace(config=compose([]), objectives=["combined"])
+    records = [tables.add(0, near(0.0, 1)), tables.add(1, near(0.01, 2)), tables.add(2, near(0.02, 3))]
+    by_seed = {0: [0.0, 0.2, 0.2], 1: [0.01, 0.01, 0.012], 2: [0.02, 0.1, 0.3]}
+    scores = {}
+    for number, behind in by_seed.items():
+        repeats = [tables.add(100 + 10 * number + n, near(d, 50 + 10 * number + n)) for n, d in enumerate(behind[1:])]
+        runs = [records[number], *repeats]
+        scores[number] = [
+            table for each in runs if (table := deciding.read_scores(run.config.tracking, each.run_id)) is not None
+        ]
+    decided = deciding.decide_settings(run, records, scores)
+    assert decided is not None
+    winner, choice = decided
+    assert winner is records[1]
+    assert (choice.best, choice.seeds) == (1, 2)
+    assert choice.p_best.keys() == {0, 1, 2}
+    assert "Winner: trial 1, which has the highest combined mean over 3 seeds. P(best) is 0." in choice.sentences
+    assert "on 40 examples and 3 seeds" in choice.sentences
+    assert 0 in choice.set, "seeds differ so much that the other setting may be as good"
+    assert Choice.from_facts(json.loads(json.dumps(choice.facts))) == Choice.from_facts(choice.facts)
+    alike = {number: [tables_[0]] * 3 for number, tables_ in scores.items()}
+    certain = deciding.decide_settings(run, records, alike)
+    assert certain is not None
+    assert certain[1].regret_bound < choice.regret_bound

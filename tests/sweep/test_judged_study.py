@@ -113,6 +113,30 @@ def test_a_service_that_changes_its_model_stops_the_study(tiny_model: Path, tmp_
     assert [trial.state for trial in find_study("judged").trials] == [State.COMPLETE, State.INTERRUPTED]
 
 
+def test_repeats_are_judged_as_trials_are_and_trained_once(tiny_model: Path, tmp_path: Path) -> None:
+    mode = "good"
+    settings = ("judge.n_examples=6", "judge.finalists=1", "judge.timeout=20", "judge.max_retries=0")
+    with judge_server(lambda request, attempt: mode) as server:
+        before = tuner(tiny_model, server, *settings, n_trials=2).run()
+        assert before.choice is not None
+        assert len(before.choice.set) == 2
+        mode = "503"
+        with pytest.raises(JudgeError):
+            tuner(tiny_model, server, *settings, "search.seeds=1", n_trials=2).run()
+        [kept] = tmp_path.glob("outputs/judged/repeats/*/adapter/adapter_model.safetensors")
+        written = kept.stat().st_mtime_ns
+        mode = "good"
+        result = tuner(tiny_model, server, *settings, "search.seeds=1", n_trials=2).run()
+    assert result.choice is not None
+    assert (result.choice.seeds, result.choice.examples) == (1, 6)
+    assert kept.stat().st_mtime_ns == written
+    repeats = runs_of(tmp_path, "repeat")
+    assert sorted(run.data.tags["lorahydra.repeats"] for run in repeats) == ["0", "1"]
+    assert {run.data.tags["lorahydra.state"] for run in repeats} == {"complete"}
+    assert {run.data.params["judge.n_examples"] for run in repeats} == {"6"}
+    assert all("eval/judge_score" in run.data.metrics for run in repeats)
+
+
 def test_answers_are_kept_and_judged_again(tiny_model: Path, tmp_path: Path) -> None:
     """By the study that goes on, and by `judges rejudge`; study and MLflow agree at every step."""
     mode = "503"

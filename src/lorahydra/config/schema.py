@@ -188,6 +188,8 @@ class TrainingConfig:
     repeated; otherwise it goes on from the newest complete checkpoint, or begins again if there is none."""
     divergence_factor: float = 4.0
     """The trial stops as diverged when the smoothed training loss exceeds the first steps' mean by this factor."""
+    seed: int | None = None
+    """Seeds the adapter's initialisation, the order of examples and dropout, and nothing else; `seed` when unset."""
     pack: int | Literal["auto"] = "auto"
     """Trials of a study that are trained side by side, each as if it were alone: a number, or `auto` for 1 on a CPU
     and up to 8 on a GPU."""
@@ -211,6 +213,8 @@ class TrainingConfig:
             at_least(f"training.{name}", getattr(self, name), 0)
         at_least("training.learning_rate", self.learning_rate, 0, exclusive=True)
         within("training.learning_rate", self.learning_rate, 0, 1)
+        if self.seed is not None:
+            within("training.seed", self.seed, 0, 2**32 - 1)
         within("training.warmup_ratio", self.warmup_ratio, 0, 1, below=True)
         at_least("training.divergence_factor", self.divergence_factor, 1, exclusive=True)
 

@@ -37,6 +37,9 @@ class SearchConfig:
     """End the study before `n_trials` when another trial is expected to gain less than half of `indifference`; checked
     from eight complete trials on."""
 
+    seeds: int = 0
+    """Other seeds with which the trials that cannot be told from the winner are trained again before it is chosen; of
+    more than four such trials, the most probable ones."""
     warm_start: Literal["auto", "off"] | bool = "off"
     """`auto` begins a new study, after trial 0, with the winners' settings of at most two ended studies of the same
     database, base model, objective and kind of data. So its trials depend on which studies are in the database."""
@@ -48,6 +51,7 @@ class SearchConfig:
             self.warm_start = "auto" if self.warm_start else "off"
         check_types("search", self)
         within("search.indifference", self.indifference, 0, 1)
+        within("search.seeds", self.seeds, 0, 20)
 
 
 def objectives(value: str | list[str]) -> list[str]:

@@ -33,6 +33,9 @@ class Choice:
     """Examples on which the best trial was scored; with a judge, those with a verdict."""
     final: Mapping[int, RaceScore] = field(default_factory=dict)
     """Scores of the trials that were left at the end of a race."""
+    seeds: int = 0
+    """Other seeds with which each trial in `p_best` was trained. If there are any, the choice is about settings, each
+    with its mean over all seeds."""
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any] | None) -> Choice | None:
@@ -61,10 +64,10 @@ class Choice:
         others = [str(number) for number in self.set if number != self.winner]
         named = ", ".join(others[:SHOWN]) + (f" and {len(others) - SHOWN} more" if len(others) > SHOWN else "")
         alike = f"trial{'s' if len(others) > 1 else ''} {named} may be as good" if others else "no other may be as good"
+        scored = f"{self.examples} examples" + (f" and {self.seeds + 1} seeds" if self.seeds else "")
         return (
-            f"Winner: trial {self.winner}, {self.reason}. P(best) is {self.p_best[self.winner]:.2f} on "
-            f"{self.examples} examples; {alike}, and none is better by more than {self.regret_bound:.4f} "
-            "(95 % confidence)."
+            f"Winner: trial {self.winner}, {self.reason}. P(best) is {self.p_best[self.winner]:.2f} on {scored}; "
+            f"{alike}, and none is better by more than {self.regret_bound:.4f} (95 % confidence)."
         )
 
 

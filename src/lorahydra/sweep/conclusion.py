@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import OutputError, StoreUnavailableError, TrackingError
@@ -19,6 +17,7 @@ from lorahydra.sweep.mlflow_notes import model_description
 from lorahydra.sweep.objective import write_optimization_results
 from lorahydra.sweep.plots import write_plots
 from lorahydra.sweep.ranking import ranked
+from lorahydra.sweep.repeats import Compose, Repeats, end_dead_repeats
 from lorahydra.sweep.stopping import ENDED, ended_early
 from lorahydra.sweep.storage import study_lock
 from lorahydra.sweep.study_result import FinalScores, StudyResult, facts_of
@@ -45,14 +44,16 @@ __all__ = ["conclude"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
-Compose = Callable[[Mapping[str, Any], Path], ExperimentConfig]
-"""The experiment with some parameters, for an output folder."""
 
-
-def conclude(run: StudyRun, compose: Compose) -> StudyResult:
+def conclude(run: StudyRun, compose: Compose, largest_pack: Callable[[str], int]) -> StudyResult:
     """Name the winner, score it on the test split beside the untuned model, and keep adapter, leaderboard and plots.
 
-    It may be repeated: each step gives the same result again, and nothing is judged or registered twice.
+    It may be repeated: each step gives the same result again, and nothing is trained, judged or registered twice.
+
+    Args:
+        run: The study.
+        compose: Makes the experiment of each trial.
+        largest_pack: How many adapters may be trained side by side on a kind of device.
 
     Raises:
         StudyError: No trial was completed.
@@ -61,14 +62,15 @@ def conclude(run: StudyRun, compose: Compose) -> StudyResult:
     study = run.queue.study
     # Two processes may have ended their last trials together; the second one finds everything done.
     with study_lock(storage_of(study), f"the end of {study.study_name}"):
-        return _conclude(run, compose)
+        return _conclude(run, compose, largest_pack)
 
 
-def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
+def _conclude(run: StudyRun, compose: Compose, largest_pack: Callable[[str], int]) -> StudyResult:
     study, records, scores = run.queue.study, run.queue.records(), None
     facts = study.user_attrs.get(RESULT, {})
+    seeds = run.config.search.seeds
     finished, early = sum(record.counts for record in records), ended_early(study.user_attrs)
-    if is_concluded(facts, records):
+    if is_concluded(facts, records) and facts.get("seeds", 0) >= seeds:
         if early is None:
             logger.info("Study %s has its %d trials: nothing is left to do", study.study_name, finished)
         else:
@@ -80,8 +82,10 @@ def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
         choice = Choice.from_facts(facts.get("choice"))
     else:
         _wait_for_ends(run, records)
+        end_dead_repeats(study)
         run.close_children(run.run_id)  # a run that MLflow made after its process had given up belongs to no trial
-        best, choice = choose_winner(run, records)
+        repeats = Repeats(study, run.run_id, run.folder, run.config, compose, largest_pack)
+        best, choice = choose_winner(run, records, repeats if seeds else None)
         raise_if_interrupted()
         config = compose(best.params, run.folder)
         scores = score_winner(run, config, keep_adapter(run, best))
@@ -89,6 +93,7 @@ def _conclude(run: StudyRun, compose: Compose) -> StudyResult:
         complete = sum(record.state is State.COMPLETE for record in records)
         facts = {"best": best.number, "finished": finished, "complete": complete, "test": facts_of(scores)}
         facts["test_rows"] = 0 if scores is None else len(scores.tuned.predictions.texts)
+        facts |= {"seeds": seeds} if seeds else {}
         if choice is not None:
             facts["choice"] = choice.facts
         _record(run, records, best, choice, config, scores)

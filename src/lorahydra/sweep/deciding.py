@@ -20,6 +20,7 @@ from lorahydra.errors import StoreUnavailableError, TrackingError
 from lorahydra.evaluation.choosing import ENOUGH, Comparison, compare
 from lorahydra.evaluation.intervals import Floats
 from lorahydra.evaluation.scoring import combine
+from lorahydra.evaluation.seed_noise import allowing_for_few, seed_variance, with_unseen_noise
 from lorahydra.names import ADAPTER_DIR, PREDICTIONS_FILE, PredictionColumn, Score
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.study_run import StudyRun
@@ -27,7 +28,7 @@ from lorahydra.sweep.study_trial import adapter_bytes
 from lorahydra.sweep.trial_record import RaceScore, TrialRecord
 from lorahydra.tracking import patiently, read_text
 
-__all__ = ["ScoreTable", "decide", "score_tables"]
+__all__ = ["ScoreTable", "decide", "decide_settings", "read_scores", "score_tables"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -57,13 +58,13 @@ def score_tables(run: StudyRun, complete: Sequence[TrialRecord], best: TrialReco
     if groups & {"judge", "evaluation", "seed"}:
         logger.warning("The search decides how trials are scored, so their scores on the examples cannot be compared")
         return None
-    reference = _read(run.config.tracking, best)
+    reference = read_scores(run.config.tracking, best.run_id)
     if reference is None:
         logger.warning("The scores of trial %d cannot be read, so P(best) is not known", best.number)
         return None
     found, left_out = {}, []
     for record in complete:
-        each = reference if record is best else _read(run.config.tracking, record)
+        each = reference if record is best else read_scores(run.config.tracking, record.run_id)
         if each is not None and each.texts == reference.texts:
             found[record.number] = each
         else:
@@ -113,6 +114,42 @@ def decide(
     )
 
 
+def decide_settings(
+    run: StudyRun, trained: Sequence[TrialRecord], scores: Mapping[int, Sequence[ScoreTable]]
+) -> tuple[TrialRecord, Choice] | None:
+    """The trial with the best setting, and how sure that choice is; None if too few examples were scored.
+
+    Args:
+        run: The study.
+        trained: Trials whose settings were trained with several seeds.
+        scores: The scores of the adapters of each, by number; as many for each.
+    """
+    objective, settings = Score(run.objectives[0]), run.config.evaluation
+    tables = [each for record in trained for each in scores[record.number]]
+    bertscore, judge = _matrices(tables, objective, settings)
+    shape = (len(trained), -1, bertscore.shape[1])
+    adapters, verdicts = bertscore.reshape(shape), None if judge is None else judge.reshape(shape)
+    variance, seeds = seed_variance(adapters, verdicts), adapters.shape[1]
+    means = with_unseen_noise(adapters.mean(axis=1), allowing_for_few(variance, len(trained), seeds) / seeds)
+    comparison = compare(means, None if verdicts is None else verdicts.mean(axis=1), seed=run.config.seed)
+    if comparison is None:
+        return None
+    # The difference in each mean that another seed makes, in the unit of the objective.
+    unit = 100 if objective is Score.JUDGE_SCORE else 1
+    logger.info("Another seed changes %s by %.4f (standard deviation)", objective, unit * variance**0.5)
+    best, winner = trained[comparison.best], _cheapest(trained, comparison, run.config.search.indifference)
+    return trained[winner], Choice(
+        winner=trained[winner].number,
+        best=best.number,
+        reason=_reason(trained[winner], best, objective, f" mean over {seeds} seeds"),
+        p_best={record.number: float(value) for record, value in zip(trained, comparison.p_best, strict=True)},
+        set=tuple(trained[n].number for n in np.argsort(-comparison.p_best, kind="stable") if comparison.in_set[n]),
+        regret_bound=float(comparison.regret_bounds[winner]) * unit,
+        examples=int(comparison.examples[comparison.best]),
+        seeds=seeds - 1,
+    )
+
+
 def _cheapest(records: Sequence[TrialRecord], comparison: Comparison, indifference: float) -> int:
     """The trial with the smallest adapter among those that are as good as the best one; of equal size, the best."""
     best, behind = comparison.best, -comparison.differences
@@ -134,13 +171,13 @@ def _size(record: TrialRecord) -> int | None:
     return adapter_bytes(record.folder / ADAPTER_DIR) or None
 
 
-def _reason(winner: TrialRecord, best: TrialRecord, objective: Score) -> str:
+def _reason(winner: TrialRecord, best: TrialRecord, objective: Score, averaged: str = "") -> str:
     if winner is best:
-        return f"which has the highest {objective}"
+        return f"which has the highest {objective}{averaged}"
     sizes = [f"{(_size(record) or 0) / 1e6:.1f} MB" for record in (winner, best)]
     return (
         f"whose adapter ({sizes[0]}) is smaller than that of trial {best.number} ({sizes[1]}), which has the highest "
-        f"{objective} and is not clearly better"
+        f"{objective}{averaged} and is not clearly better"
     )
 
 
@@ -157,12 +194,12 @@ def _matrices(
     return combine(1.0, 0.0, settings) * bertscore, combine(0.0, 100.0, settings) * judge
 
 
-def _read(tracking: TrackingConfig, record: TrialRecord) -> ScoreTable | None:
-    """The scores of a trial, from its run."""
-    if record.run_id is None:
+def read_scores(tracking: TrackingConfig, run_id: str | None) -> ScoreTable | None:
+    """The scores of an adapter, from its run; None if they cannot be read."""
+    if run_id is None:
         return None
     try:
-        text = patiently(tracking, functools.partial(read_text, tracking, record.run_id, PREDICTIONS_FILE))
+        text = patiently(tracking, functools.partial(read_text, tracking, run_id, PREDICTIONS_FILE))
         table = json.loads(text or "")
         columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
         return ScoreTable(
@@ -173,5 +210,5 @@ def _read(tracking: TrackingConfig, record: TrialRecord) -> ScoreTable | None:
     except StoreUnavailableError:
         raise
     except (TrackingError, ValueError, KeyError, TypeError) as error:
-        logger.debug("Scores of trial %d: %s", record.number, error)
+        logger.debug("Scores of run %s: %s", run_id, error)
         return None

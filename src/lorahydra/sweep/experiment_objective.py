@@ -161,15 +161,20 @@ class ExperimentObjective(Objective):
 
     def _pack_size(self, device: str) -> int:
         """How many trials are trained side by side."""
-        pack, n_trials = self.config.training.pack, -(-self.settings.n_trials // workers_of_study())
+        most = -(-self.settings.n_trials // workers_of_study())
+        if self.config.training.pack == "auto":
+            # A sampler learns from trials that have ended: with four packs it still has results to learn from.
+            most = max(1, most // 4)
+        return min(self._largest_pack(device), most)
+
+    def _largest_pack(self, device: str) -> int:
+        """How many adapters may be trained side by side."""
         # Each trial would have the time of the whole pack; a checkpoint belongs to one trial; a custom space may vary
         # the model.
         if "time" in self.objectives or self.config.training.resume or self.settings.extends_space:
             return 1
-        if pack != "auto":
-            return min(int(pack), n_trials)
-        # A sampler learns from trials that have ended: with four packs it still has results to learn from.
-        return 1 if device == "cpu" else max(1, min(LARGEST_PACK, n_trials // 4))
+        pack = self.config.training.pack
+        return int(pack) if pack != "auto" else 1 if device == "cpu" else LARGEST_PACK
 
     def spec(self, space: SearchSpace) -> dict[str, str]:
         """All settings that affect a score."""
@@ -303,7 +308,7 @@ class ExperimentObjective(Objective):
             return None
         from lorahydra.sweep.conclusion import conclude
 
-        return conclude(self._run, self._compose)
+        return conclude(self._run, self._compose, self._largest_pack)
 
     def _compose(self, params: Mapping[str, Any], folder: Path) -> ExperimentConfig:
         """The experiment with the parameters of one trial."""

@@ -25,7 +25,7 @@ from lorahydra.sweep.storage import HEARTBEAT_SECONDS, address_of
 from lorahydra.sweep.trial_record import ATTRIBUTE, trial_facts
 from lorahydra.utils.interrupts import postponed
 
-__all__ = ["RunningTrial", "tell"]
+__all__ = ["RunningTrial", "judged_by", "tell"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -100,15 +100,7 @@ class RunningTrial:
         Raises:
             JudgeSetupError: The service answers with another model, whose scores cannot be compared.
         """
-        first: list[str] = self._study.user_attrs.get(JUDGED_BY, [])
-        if not first and models:
-            self._study.set_user_attr(JUDGED_BY, list(models))
-        elif others := sorted(set(models) - set(first)):
-            raise JudgeSetupError(
-                f"the judge's service answers as {', '.join(others)} now, and as {', '.join(first)} when study "
-                f"{self.study_name} began: scores of different judges cannot be compared. Begin a new study, with "
-                "the name of one version in judge.model if the service has such names, or else with judge.cache=false"
-            )
+        judged_by(self._study, models)
 
     def measured(self, loss: float) -> None:
         """Report an intermediate validation loss.
@@ -191,6 +183,23 @@ class RunningTrial:
                 # This process sent no heartbeat for so long (a laptop slept) that another one closed the trial as dead.
                 logger.warning("Trial %d was closed by another process: its result does not count", self.number)
                 self.state = State.INTERRUPTED
+
+
+def judged_by(study: optuna.Study, models: Sequence[str]) -> None:
+    """Make sure that these models, which gave verdicts, are those that judged the study's first trial.
+
+    Raises:
+        JudgeSetupError: The service answers with another model, whose scores cannot be compared.
+    """
+    first: list[str] = study.user_attrs.get(JUDGED_BY, [])
+    if not first and models:
+        study.set_user_attr(JUDGED_BY, list(models))
+    elif others := sorted(set(models) - set(first)):
+        raise JudgeSetupError(
+            f"the judge's service answers as {', '.join(others)} now, and as {', '.join(first)} when study "
+            f"{study.study_name} began: scores of different judges cannot be compared. Begin a new study, with "
+            "the name of one version in judge.model if the service has such names, or else with judge.cache=false"
+        )
 
 
 def _heartbeats(storage: BaseStorage, trial_id: int) -> threading.Event:

@@ -20,6 +20,7 @@ from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.mlflow_notes import study_note
 from lorahydra.sweep.ranking import best_so_far, directions_of
+from lorahydra.sweep.repeats import repeat_states
 from lorahydra.sweep.sampler_state import sampler_name
 from lorahydra.sweep.storage import study_lock
 from lorahydra.sweep.study_store import COMMAND, STUDY_ID
@@ -112,8 +113,13 @@ class StudyRun:
         closed = [run.run_id for run in sent.runs if run.interrupted]
         records = self.queue.records()
         by_run = {record.run_id: record for record in records if record.run_id is not None}
+        repeats = repeat_states(self.queue.study)
         by_number = {record.number: record for record in records if record.run_id is None}
         for child in dict.fromkeys([*numbers, *closed]):
+            if child in repeats:
+                if repeats[child] is not State.RUNNING:
+                    close_run(self.config.tracking, child, repeats[child])
+                continue
             number = numbers.get(child)
             record = by_run.get(child) or (None if number is None else by_number.get(number))
             if child == run_id or (record is not None and record.state is State.RUNNING):

@@ -15,7 +15,7 @@ from lorahydra.config.compose import to_config
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import objectives
 from lorahydra.errors import ConfigError, NotRecordedError, OutputError, StudyError, TrialPruned
-from lorahydra.names import ADAPTER_DIR, State
+from lorahydra.names import ADAPTER_DIR, Kind, State
 from lorahydra.sweep.current import context, current_trial
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.trial.place import StudyPlace, TrialResult
@@ -95,6 +95,8 @@ def place_of(trial: RunningTrial, config: ExperimentConfig) -> StudyPlace:
 
 class _Place:
     """The trial's place in its study (`lorahydra.trial.place.StudyPlace`)."""
+
+    kind = Kind.TRIAL
 
     def __init__(self, trial: RunningTrial, config: ExperimentConfig) -> None:
         self.trial = trial

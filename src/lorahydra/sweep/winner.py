@@ -13,8 +13,9 @@ from lorahydra.errors import StudyError
 from lorahydra.evaluation import Evaluation
 from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, TEST, Score, State
 from lorahydra.sweep.choice import Choice
-from lorahydra.sweep.deciding import ScoreTable, decide, score_tables
+from lorahydra.sweep.deciding import ScoreTable, decide, decide_settings, read_scores, score_tables
 from lorahydra.sweep.ranking import best_so_far
+from lorahydra.sweep.repeats import MOST_REPEATED, Repeats
 from lorahydra.sweep.study_run import StudyRun
 from lorahydra.sweep.trial_record import RaceScore, TrialRecord
 from lorahydra.tracking import fetch_folder
@@ -30,11 +31,13 @@ __all__ = ["choose_winner", "keep_adapter", "score_winner"]
 logger = logging.getLogger("lorahydra.sweep")
 
 
-def choose_winner(run: StudyRun, records: Sequence[TrialRecord]) -> tuple[TrialRecord, Choice | None]:
+def choose_winner(
+    run: StudyRun, records: Sequence[TrialRecord], repeats: Repeats | None
+) -> tuple[TrialRecord, Choice | None]:
     """The winner, and how sure the choice is.
 
     It is the trial with the best first objective, with a judge after a race for more verdicts; or another one that is
-    as good and has a smaller adapter.
+    as good and has a smaller adapter. With `repeats`, settings that cannot be told apart are trained again before that.
 
     Raises:
         StudyError: No trial was completed.
@@ -45,13 +48,62 @@ def choose_winner(run: StudyRun, records: Sequence[TrialRecord]) -> tuple[TrialR
         reason = f"; the last failure: {failures[-1]}" if failures else ""
         raise StudyError(f"no trial of the study was completed, so there is no winner{reason}")
     complete = [record for record in records if record.state is State.COMPLETE]
-    scores = score_tables(run, complete, best)
+    scores: Mapping[int, ScoreTable] | None = score_tables(run, complete, best)
     if scores is None:
+        if repeats is not None:
+            logger.info("search.seeds is not used: trials cannot be compared by their scores on the examples")
         return best, None
     judge = run.config.judge
-    if judge.name == "none" or run.objectives != [Score.COMBINED] or judge.finalists < 2 or len(complete) < 2:
-        return decide(run, complete, best, scores)
-    return decide(run, complete, *_raced(run, complete, best, scores))
+    if judge.name != "none" and run.objectives == [Score.COMBINED] and judge.finalists > 1 and len(complete) > 1:
+        best, scores = _raced(run, complete, best, scores)
+    winner, choice = decide(run, complete, best, scores)
+    if repeats is None or choice is None:
+        return winner, choice
+    return _among_settings(run, {record.number: record for record in complete}, choice, scores, repeats)
+
+
+def _among_settings(
+    run: StudyRun,
+    complete: Mapping[int, TrialRecord],
+    choice: Choice,
+    scores: Mapping[int, ScoreTable],
+    repeats: Repeats,
+) -> tuple[TrialRecord, Choice]:
+    """The winner after the settings that cannot be told apart were trained with other seeds."""
+    first, seeds = (complete[choice.winner], choice), run.config.search.seeds
+    again = list(dict.fromkeys([choice.best, choice.winner, *choice.set]))[:MOST_REPEATED]
+    if len(again) < 2 or any("training.seed" in complete[number].params for number in again):
+        reason = "the seed is searched" if len(again) > 1 else f"no other trial may be as good as trial {choice.winner}"
+        logger.info("search.seeds=%d: nothing is trained again, because %s", seeds, reason)
+        return first
+    logger.info(
+        "%d trials may be the best one: the settings of trials %s are trained again (search.seeds=%d)",
+        *(len(choice.set), ", ".join(map(str, again)), seeds),
+    )
+    trained = [complete[number] for number in again]
+    runs = repeats.train(trained, _judged_examples([scores[number] for number in again]))
+    adapters = {number: [scores[number], *_tables(run, runs[number], scores[number])] for number in again}
+    trained = [record for record in trained if len(adapters[record.number]) == seeds + 1]
+    if len(trained) < len(again):
+        left_out = [str(number) for number in again if complete[number] not in trained]
+        logger.warning("Trials %s are left out: their settings have no score with each seed", ", ".join(left_out))
+    decided = decide_settings(run, trained, adapters) if len(trained) > 1 else None
+    if decided is None:
+        logger.warning("The settings cannot be compared: the choice is by the trials alone")
+        return first
+    winner, among = decided
+    return winner, replace(among, final=choice.final)
+
+
+def _judged_examples(tables: Sequence[ScoreTable]) -> int | None:
+    """On how many examples repeats of these trials are judged, so that they can be compared; None without a judge."""
+    return min(sum(score is not None for score in table.judge) for table in tables) or None
+
+
+def _tables(run: StudyRun, run_ids: Sequence[str], like: ScoreTable) -> list[ScoreTable]:
+    """The scores in these runs, as far as they are on the same examples."""
+    tables = (read_scores(run.config.tracking, run_id) for run_id in run_ids)
+    return [table for table in tables if table is not None and table.texts == like.texts]
 
 
 def _raced(

@@ -45,6 +45,7 @@ RECORD = "lorahydra.json"
 """In a checkpoint: its settings and the digests of its files."""
 WITHOUT_EFFECT = {
     *("save_steps", "resume", "logging_steps", "per_device_eval_batch_size", "divergence_factor", "pack"),
+    "seed",  # that of the job counts
 }
 """Settings of a training that do not change its adapter."""
 ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)

@@ -15,7 +15,7 @@ from lorahydra.training import OnMetrics
 from lorahydra.trial.score import TrialScores
 from lorahydra.utils.interrupts import postponed, raise_if_interrupted
 
-__all__ = ["StudyPlace", "TrialResult", "end_trial", "metrics_of", "run_name", "start_trial"]
+__all__ = ["StudyPlace", "TrialResult", "end_trial", "metrics_of", "number_tag", "run_name", "start_trial"]
 
 LONGEST_MODEL = 100
 """Characters of a model's name in a run's name; MLflow's databases keep 250 characters of a run's name."""
@@ -57,6 +57,10 @@ class StudyPlace(Protocol):
         """Number of the trial."""
 
     @property
+    def kind(self) -> Kind:
+        """`TRIAL`, or `REPEAT` if it trains the setting of the trial `number` with another seed."""
+
+    @property
     def params(self) -> Mapping[str, object]:
         """What was searched."""
 
@@ -82,19 +86,26 @@ def run_name(config: ExperimentConfig, place: StudyPlace | None = None) -> str:
     """Name of a trial's run, which distinguishes it from other trials."""
     model = config.model.name_or_path.rstrip("/").rpartition("/")[2][:LONGEST_MODEL]
     name = config.tracking.run_name or f"r={config.lora.r} lr={config.training.learning_rate:.3g} {model}"
+    if place is not None and place.kind is Kind.REPEAT:
+        name = f"seed={config.training.seed} {name}"
     return name if place is None else f"{place.number}: {name}"
+
+
+def number_tag(place: StudyPlace) -> dict[str, str]:
+    """The tag with the number of the trial that a run is, or whose setting it trains with another seed."""
+    return {(Tag.REPEATS if place.kind is Kind.REPEAT else Tag.TRIAL_NUMBER).value: str(place.number)}
 
 
 def start_trial(config: ExperimentConfig, place: StudyPlace | None) -> TrackedRun:
     """Open the trial's run, nested under the study's run if it belongs to one."""
     tags, parent = {}, None
     if place is not None:
-        tags = {Tag.STUDY.value: place.study_name, Tag.TRIAL_NUMBER.value: str(place.number)}
+        tags = {Tag.STUDY.value: place.study_name, **number_tag(place)}
         parent = place.parent_run_id
     return start_run(
         config.tracking,
         output_dir=Path(config.output_dir),
-        kind=Kind.SINGLE if place is None else Kind.TRIAL,
+        kind=Kind.SINGLE if place is None else place.kind,
         run_name=run_name(config, place),
         tags=tags,
         parent_run_id=parent,

@@ -31,9 +31,9 @@ from lorahydra.errors import (
 )
 from lorahydra.evaluation import Judging
 from lorahydra.judges import JudgeSession, load_session
-from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, EVAL, Score, Tag, scored
+from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, EVAL, Score, scored
 from lorahydra.tracking import patiently, reopen_run, sync
-from lorahydra.trial.place import StudyPlace, TrialResult, end_trial, run_name
+from lorahydra.trial.place import StudyPlace, TrialResult, end_trial, number_tag, run_name
 from lorahydra.trial.saved import SavedTrial, load_trial
 from lorahydra.trial.score import TrialScores, score
 from lorahydra.utils.progress import Progress
@@ -77,7 +77,7 @@ def judge_saved(
     with reopen_run(config.tracking, output_dir=trial.folder, run_id=trial.run_id) as run, judging:
         if place is not None:
             place.started(run.run_id, trial.folder)
-            run.tags({Tag.TRIAL_NUMBER: str(place.number), "mlflow.runName": run_name(config, place)})
+            run.tags({**number_tag(place), "mlflow.runName": run_name(config, place)})
         judging.start(predictions.tuned.texts)
         if predictions.baseline is not None:
             judging.start(predictions.baseline.texts)

@@ -77,7 +77,8 @@ class Trial:
         record_setup(self.run, config, self._overrides, self.prepared)
         record_description(self.run, self._params, self.prepared.splits.report.warnings)
         forget_trial(self._folder)
-        self.job = TrainingJob(config.lora, config.training, config.seed, self._folder, metrics_of(self.run, place))
+        seed = config.seed if config.training.seed is None else config.training.seed
+        self.job = TrainingJob(config.lora, config.training, seed, self._folder, metrics_of(self.run, place))
         """The adapter to be trained."""
 
     @property

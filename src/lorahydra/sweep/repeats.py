@@ -1,0 +1,230 @@
+"""Trains settings again with other seeds before a winner is chosen among them (`search.seeds`).
+
+A repeat is an MLflow run of the study, but no trial: it neither counts nor is anything learnt from it. What is done is
+kept in the study. All of it happens under the lock of the study's end, so a repeat that another process has left
+unfinished is a dead one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+
+from lorahydra.config.changes import SCORE_NEUTRAL_KEYS, differing
+from lorahydra.config.schema import ExperimentConfig
+from lorahydra.errors import ConfigError, OutputError, TrialPruned, clear_frames, ends_study, one_line
+from lorahydra.modeling.memory import release_memory
+from lorahydra.names import ADAPTER_DIR, Kind, State
+from lorahydra.sweep.compat import storage_of
+from lorahydra.sweep.running_trial import RunningTrial, judged_by
+from lorahydra.sweep.storage import address_of
+from lorahydra.sweep.trial_pack import PackedTrial, TrialPack
+from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.trial.place import TrialResult
+from lorahydra.trial.prepare import prepare
+from lorahydra.trial.rejudge import judge_saved
+from lorahydra.trial.run import run_trial
+from lorahydra.trial.saved import SavedTrial, load_trial
+from lorahydra.utils.interrupts import raise_if_interrupted
+
+__all__ = ["MOST_REPEATED", "Repeats", "end_dead_repeats", "repeat_states"]
+
+logger = logging.getLogger("lorahydra.sweep")
+
+REPEATS = "lorahydra.repeats"
+"""User attribute of a study: the facts of each repeat, by number of the trial and seed."""
+MOST_REPEATED = 4
+"""Settings that are trained again."""
+ENDS = (State.COMPLETE, State.FAILED)
+REPEATS_DIR = "repeats"
+"""In the study's folder."""
+
+Compose = Callable[[Mapping[str, Any], Path], ExperimentConfig]
+"""The experiment with some parameters, for an output folder."""
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Trains again what is chosen.
+
+    Args:
+        study: The study.
+        run_id: Its MLflow run.
+        folder: Its output folder.
+        config: Its experiment.
+        compose: Makes the experiment of each repeat.
+        largest_pack: How many adapters may be trained side by side on a kind of device.
+    """
+
+    study: optuna.Study
+    run_id: str
+    folder: Path
+    config: ExperimentConfig
+    compose: Compose
+    largest_pack: Callable[[str], int]
+
+    def train(self, records: Sequence[TrialRecord], judged: int | str | None) -> dict[int, list[str]]:
+        """Train the settings of trials with each of the other seeds, as far as that is not done.
+
+        Args:
+            records: The trials.
+            judged: On how many examples each repeat is judged; None without a judge.
+
+        Returns:
+            The MLflow runs of each trial's repeats, by its number, without those that failed.
+
+        Raises:
+            LorahydraError: A fault that every repeat would meet.
+        """
+        first = self.config.seed if self.config.training.seed is None else self.config.training.seed
+        pack = self.largest_pack(prepare(self.config).base.device.type)
+        seeds = [(first + n) % 2**32 for n in range(1, self.config.search.seeds + 1)]
+        for seed in seeds:
+            left = [record for record in records if self._facts(record.number, seed).get("state") not in ENDS]
+            places = [_RepeatPlace(self, record, seed) for record in left]
+            for start in range(0, len(places), pack):
+                self._train(places[start : start + pack], judged)
+        every = {record.number: [self._facts(record.number, seed) for seed in seeds] for record in records}
+        return {
+            number: [facts["run_id"] for facts in each if facts["state"] == State.COMPLETE]
+            for number, each in every.items()
+        }
+
+    def _train(self, places: Sequence[_RepeatPlace], judged: int | str | None) -> None:
+        """Train repeats with the same seed, side by side if there are several."""
+        configs = {place: self._config(place, judged) for place in places}
+        kept = {place: trial for place, config in configs.items() if (trial := _kept_answers(config)) is not None}
+        members = {
+            # A pack reads only the number and the state of what a study runs.
+            place.number: PackedTrial(config, place.overrides, place, cast("RunningTrial", place))
+            for place, config in configs.items()
+            if place not in kept
+        }
+        pack = TrialPack(members) if len(members) > 1 else None
+        try:
+            for place, config in configs.items():
+                raise_if_interrupted()
+                logger.info("The setting of trial %d is trained again with seed %d", place.number, place.seed)
+                try:
+                    if place in kept:
+                        judge_saved(kept[place], config, place=place, tracking_uri=config.tracking.uri)
+                    elif pack is not None:
+                        pack.result(place.number)
+                    else:
+                        run_trial(config, overrides=place.overrides, place=place)
+                except Exception as error:
+                    if ends_study(error):
+                        raise
+                    place.failed(error)
+        finally:
+            if pack is not None:
+                pack.close()
+
+    def _config(self, place: _RepeatPlace, judged: int | str | None) -> ExperimentConfig:
+        """The experiment of a repeat."""
+        params = {**place.params, "training.seed": place.seed}
+        if judged is not None:
+            params["judge.n_examples"] = judged
+        place.overrides = [f"{name}={value}" for name, value in params.items()]
+        return self.compose(params, (self.folder / REPEATS_DIR / f"{place.number}-{place.seed}").absolute())
+
+    def _kept(self) -> dict[str, dict[str, Any]]:
+        return dict(self.study.user_attrs.get(REPEATS, {}))
+
+    def _facts(self, number: int, seed: int) -> dict[str, Any]:
+        return dict(self._kept().get(str(number), {}).get(str(seed), {}))
+
+    def note(self, number: int, seed: int, **facts: Any) -> None:
+        """Keep facts of a repeat in the study."""
+        kept = self._kept()
+        kept[str(number)] = {**kept.get(str(number), {}), str(seed): {**self._facts(number, seed), **facts}}
+        self.study.set_user_attr(REPEATS, kept)
+
+
+class _RepeatPlace:
+    """The place of a repeat in its study (`lorahydra.trial.place.StudyPlace`)."""
+
+    kind = Kind.REPEAT
+    ended: TrialPruned | None = None
+
+    def __init__(self, repeats: Repeats, record: TrialRecord, seed: int) -> None:
+        self._repeats = repeats
+        self.number = record.number
+        self.params = record.params
+        self.seed = seed
+        self.state = State.RUNNING
+        self.overrides: Sequence[str] = ()
+
+    @property
+    def study_name(self) -> str:
+        return self._repeats.study.study_name
+
+    @property
+    def storage(self) -> str | None:
+        return address_of(storage_of(self._repeats.study))
+
+    @property
+    def parent_run_id(self) -> str | None:
+        return self._repeats.run_id
+
+    def note(self, **facts: Any) -> None:
+        self._repeats.note(self.number, self.seed, **facts)
+        self.state = facts.get("state", self.state)
+
+    def started(self, run_id: str, output_dir: Path) -> None:
+        self.note(run_id=run_id, folder=str(output_dir.absolute()), state=State.RUNNING)
+
+    def measured(self, loss: float) -> None:
+        """Nothing is pruned."""
+
+    def failed(self, error: Exception) -> None:
+        """Note that it has no result; it is not trained again."""
+        self.note(state=State.FAILED, failure=one_line(f"{type(error).__name__}: {error}"))
+        logger.warning("Trial %d with seed %d failed: %s", self.number, self.seed, error)
+        clear_frames(error)
+        release_memory()
+
+    def finished(self, result: TrialResult) -> None:
+        tuned = result.scores.tuned
+        if tuned.verdicts is not None:
+            judged_by(self._repeats.study, tuned.verdicts.models)
+        self.note(state=State.COMPLETE, combined=tuned.combined.mean)
+        logger.info("Trial %d with seed %d: combined=%.4f", self.number, self.seed, tuned.combined.mean)
+
+
+def _kept_answers(config: ExperimentConfig) -> SavedTrial | None:
+    """An earlier attempt that lacks only verdicts."""
+    if config.judge.name == "none":
+        return None
+    try:
+        kept = load_trial(Path(config.output_dir), tracking_uri=config.tracking.uri)
+    except (OutputError, ConfigError):
+        return None
+    has_adapter = any((kept.folder / ADAPTER_DIR).glob("*.safetensors"))
+    return kept if has_adapter and not differing(kept.config, config, SCORE_NEUTRAL_KEYS) else None
+
+
+def repeat_states(study: optuna.Study) -> dict[str, State]:
+    """The state of each repeat by its MLflow run; a running one may be dead."""
+    every: Iterable[Mapping[str, Any]] = study.user_attrs.get(REPEATS, {}).values()
+    facts = [facts for kept in every for facts in kept.values()]
+    return {each["run_id"]: State(each["state"]) for each in facts if each.get("run_id")}
+
+
+def end_dead_repeats(study: optuna.Study) -> None:
+    """Note that repeats that have not ended were interrupted; called under the lock of the study's end."""
+    kept = study.user_attrs.get(REPEATS, {})
+    ended = {
+        number: {
+            seed: facts if facts["state"] in ENDS else {**facts, "state": State.INTERRUPTED}
+            for seed, facts in each.items()
+        }
+        for number, each in kept.items()
+    }
+    if ended != kept:
+        study.set_user_attr(REPEATS, ended)

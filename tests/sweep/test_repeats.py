@@ -1,0 +1,133 @@
+"""Settings that are trained with other seeds before a winner is chosen."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from pathlib import Path
+
+import pytest
+from tests.support.programs import ProgramRunner
+from tests.support.questions import write_questions
+from tests.support.stores import runs_of
+
+from lorahydra import LoRATuner
+from lorahydra.config.compose import compose
+from lorahydra.errors import ConfigError, TrainingError
+from lorahydra.modeling.packaged import fetch
+from lorahydra.sweep.catalog import find_study
+from lorahydra.sweep.repeats import REPEATS, _RepeatPlace
+from lorahydra.sweep.study_result import StudyResult
+from lorahydra.sweep.study_store import known_attributes
+from lorahydra.trial.place import TrialResult
+
+KILLED = """
+import os, signal, sys
+from lorahydra import LoRATuner
+from lorahydra.sweep import repeats
+measured = []
+
+def kill(place, loss):
+    measured.append(place.number)
+    if len(set(measured)) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+repeats._RepeatPlace.measured = kill
+LoRATuner(overrides=sys.argv[1:]).run()
+"""
+
+
+def tuner(model: str | Path, rows: str | Path, *overrides: str) -> LoRATuner:
+    settings = [
+        *("model.device=cpu", "evaluation=minilm", "evaluation.max_new_tokens=4", "evaluation.baseline=false"),
+        *("training.max_steps=2", "tracking.system_metrics=false", "search.seeds=1"),
+        *("data.test_fraction=0", "data.validation_fraction=0.3"),
+        *("training.learning_rate=tag(log, interval(1e-5, 1e-4))", *overrides),
+    ]
+    return LoRATuner(model=Path(model), data=Path(rows), n_trials=3, study="one", overrides=settings)
+
+
+def repeats() -> dict[tuple[str, str], dict[str, str]]:
+    kept = known_attributes("one", "sqlite:///studies.db").get(REPEATS, {})
+    return {(number, seed): facts for number, each in kept.items() for seed, facts in each.items()}
+
+
+@pytest.fixture
+def rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    fetch("all-minilm-l6-v2")
+    monkeypatch.chdir(place)
+    return write_questions(place / "rows.jsonl")
+
+
+def check(result: StudyResult, folder: Path) -> None:
+    """The study has three trials, and a choice among settings."""
+    assert len(result.trials) == 3
+    assert result.choice is not None
+    assert result.choice.seeds == 1
+    assert {state["state"] for state in repeats().values()} == {"complete"}
+    assert {number for number, _ in repeats()} == {str(number) for number in result.choice.p_best}
+    assert {seed for _, seed in repeats()} == {"43"}
+    runs = [run for run in runs_of(folder, "repeat") if run.info.status == "FINISHED"]
+    assert sorted(run.data.tags["lorahydra.repeats"] for run in runs) == sorted(number for number, _ in repeats())
+    assert {run.data.params["training.seed"] for run in runs} == {"43"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {result.run_id}
+    original = result.folder / str(result.best.number) / "adapter" / "adapter_model.safetensors"
+    assert (result.adapter / "adapter_model.safetensors").read_bytes() == original.read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_in_a_repeat(tiny_model: Path, rows: Path, place: Path, programs: ProgramRunner) -> None:
+    script = place / "script.py"
+    script.write_text(KILLED)
+    started = programs.start([str(script), *tuner(tiny_model, rows).overrides], place)
+    assert started.wait() == -signal.SIGKILL, started.errors
+    [done] = [key for key, facts in repeats().items() if facts["state"] == "complete"]
+    [killed] = [facts["run_id"] for facts in repeats().values() if facts["state"] == "running"]
+    before = repeats()[done]["run_id"]
+
+    result = tuner(tiny_model, rows).run()
+    check(result, place)
+    assert repeats()[done]["run_id"] == before, "it is not trained again"
+    states = {run.info.run_id: run.data.tags["lorahydra.state"] for run in runs_of(place, "repeat")}
+    assert states.pop(killed) == "interrupted"
+    assert set(states.values()) == {"complete"}
+
+    again = tuner(tiny_model, rows).run()
+    assert again.choice == result.choice
+    assert len(runs_of(place, "repeat")) == len(states) + 1
+    assert find_study("one").finished == 3
+
+
+@pytest.mark.slow
+def test_packed_repeats_of_which_one_fails(
+    tiny_model: Path, rows: Path, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    failed: list[int] = []
+    finished = _RepeatPlace.finished
+
+    def fail(place: _RepeatPlace, result: TrialResult) -> None:
+        if failed:
+            finished(place, result)
+            return
+        failed.append(place.number)
+        raise TrainingError("diverged")
+
+    monkeypatch.setattr(_RepeatPlace, "finished", fail)
+    result = tuner(tiny_model, rows, "training.pack=3").run()
+    assert f"Trial {failed[0]} with seed 43 failed: diverged" in caplog.text
+    assert f"Trials {failed[0]} are left out: their settings have no score with each seed" in caplog.text
+    assert len([line for line in caplog.messages if "are trained together" in line]) == 2
+    assert result.choice is not None
+    assert failed[0] not in result.choice.p_best
+    states = {number: facts["state"] for (number, _), facts in repeats().items()}
+    assert states.pop(str(failed[0])) == "failed"
+    assert set(states.values()) == {"complete"}
+
+
+def test_keys() -> None:
+    assert compose([]).search.seeds == 0
+    with pytest.raises(ConfigError, match=r"search\.seeds=-1 is not allowed"):
+        compose(["search.seeds=-1"])
+    with pytest.raises(ConfigError, match=r"training\.seed=-1 is not allowed"):
+        compose(["training.seed=-1"])
