@@ -111,7 +111,7 @@ def test_packed_repeats_of_which_one_fails(
             finished(place, result)
             return
         failed.append(place.number)
-        raise TrainingError("diverged")
+        raise TrainingError("diverged", reason="diverged")
 
     monkeypatch.setattr(_RepeatPlace, "finished", fail)
     result = tuner(tiny_model, rows, "training.pack=3").run()
