@@ -99,6 +99,11 @@ def test_a_model_answers_as_in_its_trials(client: httpx.Client, service: Service
     assert client.post(f"/fine-tunes/{job}/prepare").status_code == 204
     assert client.post(path, json={"messages": QUESTION}).json() == answer
 
+    # A fine-tune that is deleted leaves no model in memory.
+    [process] = model_processes()
+    assert client.delete(f"/fine-tunes/{job}").status_code < 300
+    process.wait(SECONDS)
+
 
 def ask_by_openais_client(base: str, adapter: Path) -> None:
     with openai.OpenAI(base_url=f"{base}/v1", api_key="any", max_retries=0) as model:

@@ -41,7 +41,7 @@ def judge() -> Iterator[JudgeServer]:
 def test_nothing_is_lost_and_nothing_runs_twice(
     make_server: Callable[..., Served], rows: bytes, judge: JudgeServer
 ) -> None:
-    judged = (f"--set=judge.base_url={judge.gemini}", f"--set=judge.model={JUDGE_MODEL}")
+    judged = (f"--set=judges.gemini.base_url={judge.gemini}", f"--set=judges.gemini.model={JUDGE_MODEL}")
     server = make_server(*judged, GEMINI_API_KEY=KEY)
     server.start(forks_jobs=False)
     project = server.post("/projects", {"name": f"Support for {PHRASE}"}).json()["id"]

@@ -22,7 +22,9 @@ MIB = 1 << 20
 @click.option("--keep-runs", is_flag=True, help="Keep its runs and its registered model in MLflow.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(name: str, storage: str, uri: str | None, keep_runs: bool, yes: bool) -> None:
-    """Delete study NAME for good: its trials, its runs in MLflow, its registered model and its output folder.
+    """Delete study NAME with all that it has made.
+
+    These are its trials, its runs in MLflow, its registered model and its output folder.
 
     Its data stays, as do cached rows and verdicts, which other studies may need.
     """

@@ -83,6 +83,12 @@ class Answering:
         finally:
             self._waiting -= 1
 
+    def forget(self, folder: Path) -> None:
+        """End the process if its adapter is in this folder; may be called from any thread."""
+        process = self._process
+        if process is not None and folder in process.adapter.parents:
+            process.kill()
+
     def close(self) -> None:
         """End the process."""
         if self._end is not None:

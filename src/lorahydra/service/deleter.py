@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import select, update
@@ -34,12 +35,23 @@ LOOK_SECONDS = 30.0
 
 
 class Deleter(threading.Thread):
-    """A thread that removes what was deleted from the server's `folder` and its stores."""
+    """A thread that removes what was deleted from the server's `folder` and its stores.
 
-    def __init__(self, database: Database, folder: Path, stores: Stores, retention_days: int | None) -> None:
+    `forget` ends what still holds a fine-tune's adapter, which is in the folder that it is called with.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        stores: Stores,
+        retention_days: int | None,
+        forget: Callable[[Path], None],
+    ) -> None:
         super().__init__(name="deleter", daemon=True)
         self._database, self._folder, self._stores = database, folder, stores
         self._deletions = Deletions(database, folder, stores, lambda: None, retention_days)
+        self._forget = forget
         self._wake, self._stopping = threading.Event(), threading.Event()
 
     def run(self) -> None:
@@ -88,6 +100,7 @@ class Deleter(threading.Thread):
         if deletion.parts:
             jobs = deletion.parts[JOBS]
             for number in jobs:
+                self._forget(self._folder / JOBS / str(number))
                 remove(self._folder / JOBS / str(number))
             for file in deletion.parts[DATASETS]:
                 remove(self._folder / DATASETS / file)

@@ -111,7 +111,7 @@ class Service:
             self.datasets = Datasets(database, folder / DATASETS, config.upload_limit, config.overrides)
             stack.callback(self.datasets.close)
             self.jobs = Jobs(database, folder, self.choices, self.stores, self.supervisor.wake)
-            deleter = Deleter(database, folder, self.stores, config.retention_days)
+            deleter = Deleter(database, folder, self.stores, config.retention_days, self.answering.forget)
             self.deletions = Deletions(
                 database, folder, self.stores, deleter.wake, config.retention_days, self.datasets.forget
             )
