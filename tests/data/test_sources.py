@@ -383,7 +383,9 @@ class TestHub:
             monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
             with pytest.raises(ServiceError, match=rf"'a/b' is not in the local cache, and {address} cannot be rea"):
                 load_splits(DataConfig(hub_name="a/b"), 0)
-        assert len(requests) == 1, "`datasets` would try for half a minute"
+        # huggingface_hub may look up its list of programs that call it, once a process.
+        asked = [path for path in requests if "/datasets/" in path]
+        assert len(asked) == 1, "`datasets` would try for half a minute"
         assert not datasets.config.HF_HUB_OFFLINE, "as before"
 
     @pytest.mark.parametrize(

@@ -334,7 +334,7 @@ def test_a_worse_trial_is_pruned_and_its_run_says_so(place: Path, tiny_model: Pa
     assert pruned.loss > complete.loss
     assert pruned.values is None, "what is selected is the score, and a pruned trial has none"
     [run] = [run for run in runs_of(place, "trial") if run.data.tags["lorahydra.state"] == "pruned"]
-    assert run.info.status == "FINISHED"
+    assert run.info.status == "KILLED"
     assert "eval/combined" not in run.data.metrics
 
 

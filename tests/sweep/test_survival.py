@@ -117,6 +117,7 @@ sampler = {
     "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=11, popsize=2),
 }[name]()
 objective = SimpleNamespace(
+    stop_rule=None,
     study_name="s", directions=["minimize"], is_worker=False, spec=lambda space: {"a": "b"}, command=lambda: None
 )
 pruner = optuna.pruners.NopPruner()

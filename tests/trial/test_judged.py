@@ -160,7 +160,7 @@ def test_a_panel_is_recorded_with_each_of_its_judges(
         with pytest.raises(JudgeError, match="judge openai is unavailable"):
             run_trial(compose(overrides), overrides=overrides)
         down = False
-        scores = rejudge(trials.folder / "one", overrides=["judges.openai.timeout=20"])
+        scores = rejudge(trials.folder / "one", overrides=["judges.openai.concurrency=2"])
     [run] = runs_of(trials.folder)
     metrics, tags, verdicts = run.data.metrics, run.data.tags, scores.tuned.verdicts
     assert verdicts is not None
