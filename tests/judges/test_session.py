@@ -274,9 +274,10 @@ def test_a_dead_service_is_given_up_in_time(what: str) -> None:
         assert len(server.attempts) <= 4
 
 
-def test_a_long_wait_is_not_waited_for() -> None:
-    plan = "429 retry after 3600"
-    with judge_server(lambda request, attempt: plan) as server, session_on(server) as session:
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_long_wait_is_not_waited_for(concurrency: int) -> None:
+    plan, together = "429 retry after 3600", f"judge.concurrency={concurrency}"
+    with judge_server(lambda request, attempt: plan) as server, session_on(server, together) as session:
         judgement = start_judging(session, cases(2)).wait()
     assert "it asks to wait 3600 s" in str(judgement.error)
 

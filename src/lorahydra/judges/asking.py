@@ -111,12 +111,13 @@ def ask_for_verdict(
 def _wait_after(fault: JudgeFault, attempt: int, session: JudgeSession) -> float:
     """Seconds to wait: exponential, with jitter, and never less than the service asks for.
 
-    After a rate limit, no other call of the session begins meanwhile either.
+    After a rate limit, no other call of the session begins meanwhile either, unless nobody waits for so long: the next
+    call then shows whether the judge is unavailable.
     """
     longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (attempt - 1))
     wait = max(_jitter.uniform(longest / 2, longest), fault.retry_after or 0.0)
-    if fault.fault is Fault.RATE_LIMIT:
-        session.limiter.pause(min(wait, PATIENCE * session.config.timeout))
+    if fault.fault is Fault.RATE_LIMIT and wait <= PATIENCE * session.config.timeout:
+        session.limiter.pause(wait)
     return wait
 
 
