@@ -79,7 +79,8 @@ def compare(
         seed: Seeds it.
 
     Returns:
-        None if fewer than 5 examples can be compared, which is too few to say anything, or if the best trial cannot be.
+        None if fewer than 5 examples can be compared, which is too few to say anything, or if the best trial
+        is not one of those.
     """
     scored = np.isfinite(scores.sum(axis=1))
     if not scored.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import threading
 from urllib.parse import urlsplit
@@ -114,12 +115,18 @@ def ready_session(config: JudgeConfig) -> JudgeSession | None:
     return session
 
 
+@functools.cache
+def _usual_key_names(name: str) -> tuple[str, ...]:
+    """The variables that a built-in judge's key is in by default; each trial asks, and composing takes its time."""
+    return tuple(compose([f"judge={name}"]).judge.key_names)
+
+
 def _warn_of_a_key_elsewhere(config: JudgeConfig) -> None:
     """Warn if a key from the judge's usual variable, probably its own service's, is sent to another address."""
     host = urlsplit(config.base_url or config.auth_url or "").hostname
     if host is None or host in LOOPBACK or not is_built_in(config.name) or config.api_key() is None:
         return
-    if config.key_names == compose([f"judge={config.name}"]).judge.key_names:
+    if tuple(config.key_names) == _usual_key_names(config.name):
         logger.warning(
             "The key in %s is sent to %s: if it is not for that address, name another variable with "
             "judge.api_key_env, or judge.api_key_env=null for none",

@@ -2,7 +2,7 @@
 
 Each member has its own limits, prices and place in the cache, where its verdicts are the same as without a panel. All
 members are shown the same prompt and share `judge.max_cost`. An example has a verdict only if every member gave one: a
-mean over changing members would move with whoever is missing.
+mean over changing members would depend on which of them are missing.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ async def complete_chat(body: ChatBody, service: Served) -> Any:
     """The answer of the best adapter of a fine-tune, as OpenAI's API gives it; `model` is the name of its study."""
     _, _, number = body.model.rpartition("-")
     if not number.isdecimal() or job_study(int(number[:10])) != body.model:
-        raise NotFoundError(f"there is no model {body.model[:100]}: GET {OPENAI}/models lists them")
+        raise NotFoundError(f"model {body.model[:100]} does not exist: GET {OPENAI}/models lists them")
     limit = body.max_completion_tokens or body.max_tokens
     asked = (service, int(number), body.turns, limit)
     common = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}

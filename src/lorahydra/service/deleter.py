@@ -11,7 +11,6 @@ Each step may be repeated, so a server that was killed simply begins the deletio
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from lorahydra.service.deletions import Deletions
 from lorahydra.service.folders import CACHES, DATASETS, JOBS, cache_name
 from lorahydra.service.results import Stores
 from lorahydra.service.supervisor import job_study
+from lorahydra.service.watcher import Watcher, fault_of
 from lorahydra.utils.files import remove
 
 __all__ = ["Deleter"]
@@ -34,7 +34,7 @@ LOOK_SECONDS = 30.0
 """Time between looks for what is too old, and before a deletion that failed is tried again."""
 
 
-class Deleter(threading.Thread):
+class Deleter(Watcher):
     """A thread that removes what was deleted from the server's `folder` and its stores.
 
     `forget` ends what still holds a fine-tune's adapter, which is in the folder that it is called with.
@@ -48,31 +48,13 @@ class Deleter(threading.Thread):
         retention_days: int | None,
         forget: Callable[[Path], None],
     ) -> None:
-        super().__init__(name="deleter", daemon=True)
+        super().__init__("deleter", LOOK_SECONDS)
         self._database, self._folder, self._stores = database, folder, stores
         self._deletions = Deletions(database, folder, stores, lambda: None, retention_days)
         self._forget = forget
-        self._wake, self._stopping = threading.Event(), threading.Event()
 
-    def run(self) -> None:
-        """Remove until `stop`."""
-        while not self._stopping.is_set():
-            try:
-                self._look()
-            except Exception as error:
-                logger.error("Nothing can be deleted: %s", error, exc_info=not isinstance(error, LorahydraError))
-            self._wake.wait(LOOK_SECONDS)
-            self._wake.clear()
-
-    def wake(self) -> None:
-        """Look now, because something was deleted."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        """End the thread; the next server goes on."""
-        self._stopping.set()
-        self._wake.set()
-        self.join()
+    def _failed(self, error: Exception) -> None:
+        logger.error("Nothing can be deleted: %s", error, exc_info=not isinstance(error, LorahydraError))
 
     def _look(self) -> None:
         self._deletions.expire()
@@ -87,8 +69,7 @@ class Deleter(threading.Thread):
                 self._carry_out(deletion)
             except Exception as error:
                 # Whatever it is, later deletions must not wait for it for ever.
-                is_known = isinstance(error, LorahydraError)
-                fault = str(error) if is_known else f"the server made a mistake ({type(error).__name__}): see its log"
+                fault, is_known = fault_of(error), isinstance(error, LorahydraError)
                 logger.warning("Deletion %d cannot go on: %s", deletion.id, fault, exc_info=not is_known)
             # Its end is written down last, when nothing else is left to do.
             ended = time.time() if fault is None else None

@@ -77,7 +77,7 @@ class Measurer:
         key = tuple(override for override in overrides if not override.startswith(("hydra", "judge", "search")))
         known = self._known.get(key)
         if known is None:
-            with self._lock:  # one at a time: whoever asks for the same meanwhile finds the answer
+            with self._lock:  # one at a time, so that a second request for the same finds the answer
                 known = self._known.get(key) or _ask(key, cache)
                 if len(self._known) >= MOST:
                     self._known.clear()

@@ -74,7 +74,7 @@ def make_offer(config: DataConfig, *, is_encoding_given: bool) -> dict[str, Any]
 
 
 def _encodings(path: Path) -> list[dict[str, str]]:
-    """Encodings that the text may be in, best first; none if it is UTF-8 but for some damaged lines, or is no text."""
+    """Encodings that the text may be in, best first; empty for UTF-8 with damaged lines, and for what is not text."""
     with path.open("rb") as stream:
         start = stream.read(START_BYTES)
     lines = encodings.non_ascii_lines(path)

@@ -35,6 +35,7 @@ from lorahydra.service.launching import launch_overrides
 from lorahydra.service.processes import JobProcess
 from lorahydra.service.results import Progress, Stores
 from lorahydra.service.views import JobState
+from lorahydra.service.watcher import Watcher, fault_of
 from lorahydra.utils.files import DATA_CACHE
 
 __all__ = ["ACTIVE", "MOST_CRASHES", "Supervisor", "job_study"]
@@ -55,11 +56,11 @@ INTERRUPTED = 130
 PROGRESS_COLUMNS = tuple(name for name in Progress.__dataclass_fields__ if name not in ("best_run", "best_folder"))
 
 
-class Supervisor(threading.Thread):
+class Supervisor(Watcher):
     """A thread that looks after all jobs, of which `workers` may run at the same time; `folder` holds their folders."""
 
     def __init__(self, database: Database, folder: Path, workers: int, stores: Stores, choices: Choices) -> None:
-        super().__init__(name="jobs", daemon=True)
+        super().__init__("jobs", LOOK_SECONDS)
         self.ready = threading.Event()
         """Set when MLflow's store exists."""
         self.fault: str | None = None
@@ -70,35 +71,18 @@ class Supervisor(threading.Thread):
         self._stores = stores
         self._choices = choices
         self._processes: dict[int, JobProcess] = {}
-        self._wake, self._stopping = threading.Event(), threading.Event()
-
-    def run(self) -> None:
-        """Look after jobs until `stop`."""
-        while not self._stopping.is_set():
-            try:
-                self._look()
-                self.fault = None
-            except Exception as error:
-                # Whatever it is, the other jobs must not wait for it for ever.
-                is_known = isinstance(error, LorahydraError)
-                mistake = f"the server made a mistake ({type(error).__name__}): see its log"
-                self.fault = str(error) if is_known else mistake
-                logger.error("Fine-tunes cannot be started or watched: %s", error, exc_info=not is_known)
-                self._stopping.wait(ERROR_SECONDS)
-            self._wake.wait(LOOK_SECONDS)
-            self._wake.clear()
-
-    def wake(self) -> None:
-        """Look now, because something has changed."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        """End the thread; running jobs continue."""
-        self._stopping.set()
-        self._wake.set()
-        self.join()
 
     def _look(self) -> None:
+        self._supervise()
+        self.fault = None
+
+    def _failed(self, error: Exception) -> None:
+        self.fault = fault_of(error)
+        is_known = isinstance(error, LorahydraError)
+        logger.error("Fine-tunes cannot be started or watched: %s", error, exc_info=not is_known)
+        self._stopping.wait(ERROR_SECONDS)
+
+    def _supervise(self) -> None:
         if not self._database.still_mine():
             raise LorahydraError(
                 "the connection that reserves the database for this server was lost: start the server again"
