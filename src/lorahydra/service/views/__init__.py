@@ -1,0 +1,47 @@
+"""What the API and the page show: plain values, which become JSON as they are."""
+
+from __future__ import annotations
+
+from lorahydra.service.views.base import Page
+from lorahydra.service.views.deletions import DeletionPlan, DeletionView, GoingDataset, GoingFineTune, Kind
+from lorahydra.service.views.fine_tunes import (
+    DEMO_DATASET,
+    ENDED,
+    ChoiceView,
+    DatasetChoice,
+    DatasetView,
+    FineTuneParams,
+    JobState,
+    JobView,
+    MlflowLinks,
+    ProjectView,
+)
+from lorahydra.service.views.offers import Estimate, JudgeView, ModelView
+from lorahydra.service.views.results import Answer, Examples, ExampleView, LeaderboardRow, LogTail
+
+__all__ = [
+    "DEMO_DATASET",
+    "ENDED",
+    "Answer",
+    "ChoiceView",
+    "DatasetChoice",
+    "DatasetView",
+    "DeletionPlan",
+    "DeletionView",
+    "Estimate",
+    "ExampleView",
+    "Examples",
+    "FineTuneParams",
+    "GoingDataset",
+    "GoingFineTune",
+    "JobState",
+    "JobView",
+    "JudgeView",
+    "Kind",
+    "LeaderboardRow",
+    "LogTail",
+    "MlflowLinks",
+    "ModelView",
+    "Page",
+    "ProjectView",
+]
