@@ -20,7 +20,7 @@ from lorahydra.judges import (
     Judgement,
     JudgePrompt,
     JudgeReply,
-    JudgeSession,
+    SingleSession,
     start_judging,
 )
 from lorahydra.metrics.bertscore import BertScores
@@ -48,7 +48,7 @@ def verdicts(scores: list[float | None], chosen: list[int], count: int, coverage
     cases: list[JudgeCase | None] = [None] * count
     for index, score in zip(chosen, scores, strict=True):
         cases[index] = JudgeCase("q", "r", str(score))
-    return start_judging(JudgeSession(config, FixedJudge(), None), cases).wait(Progress(live=False))
+    return start_judging(SingleSession(config, FixedJudge(), None), cases).wait(Progress(live=False))
 
 
 def predictions(f1: list[float]) -> Predictions:

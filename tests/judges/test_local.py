@@ -9,7 +9,7 @@ from tests.support.configs import judge_config
 
 from lorahydra.config.schema import ModelConfig
 from lorahydra.errors import ConfigError, LorahydraError
-from lorahydra.judges import Fault, JudgeCase, JudgeFault, JudgeSession, make_judge, start_judging
+from lorahydra.judges import Fault, JudgeCase, JudgeFault, SingleSession, make_judge, start_judging
 from lorahydra.judges.builtin.local import LocalJudge, _mean_score, _Writing
 from lorahydra.judges.parsing import read_verdict
 from lorahydra.judges.prompt import PromptWriter
@@ -63,7 +63,7 @@ def test_it_does_not_replace_the_model_that_is_tuned(tiny_model: Path, tiny_base
 
 def test_a_session_judges_with_it(tiny_model: Path) -> None:
     settings = config(tiny_model)
-    session = JudgeSession(settings, make_judge(settings), None)  # type: ignore[arg-type]
+    session = SingleSession(settings, make_judge(settings), None)  # type: ignore[arg-type]
     judgement = start_judging(session, [CASE, JudgeCase("q", "r", "")]).wait()
     assert judgement.coverage == 1
     assert str(tiny_model) in judgement.models[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,8 +10,21 @@ import pytest
 from tests.judges.wire import MODEL, JudgeServer, Request, judge_server
 from tests.support.configs import composed
 
+from lorahydra.config.judge_registry import register_judge, unregister_judge
 from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError
-from lorahydra.judges import JudgeCase, JudgeSession, loading, make_session, ready_session, start_judging
+from lorahydra.judges import (
+    Fault,
+    Judge,
+    JudgeCase,
+    JudgeFault,
+    JudgePrompt,
+    JudgeReply,
+    JudgeSession,
+    loading,
+    make_session,
+    ready_session,
+    start_judging,
+)
 from lorahydra.judges.cache import VerdictCache
 
 pytestmark = [pytest.mark.service]
@@ -93,13 +107,51 @@ def test_a_judge_that_is_set_up_wrongly_ends_judging() -> None:
     assert judgement.coverage == 0
 
 
+LET_GO = threading.Event()
+
+
+class HangingJudge(Judge):
+    """A judge that says nothing until it is let go."""
+
+    model = "hangs"
+
+    def __init__(self, config: object) -> None:
+        self.let_go = LET_GO
+
+    def ask(self, prompt: JudgePrompt) -> JudgeReply:
+        self.let_go.wait(60)
+        self.let_go.set()
+        raise JudgeFault(Fault.EMPTY)
+
+
+class RefusingJudge(HangingJudge):
+    """A judge whose key is refused while another one is being asked."""
+
+    def ask(self, prompt: JudgePrompt) -> JudgeReply:
+        raise JudgeFault(Fault.KEY_REFUSED)
+
+
+def test_nobody_waits_for_a_judge_that_hangs_when_another_one_has_ended_judging() -> None:
+    register_judge("hanging", HangingJudge)
+    register_judge("refusing", RefusingJudge)
+    try:
+        config = composed("judge=panel", "judge.judges=[hanging,refusing]").judge
+        judgement = start_judging(make_session(config, None), CASES).wait()
+        assert "judge refusing: key refused" in str(judgement.error)
+        assert not LET_GO.is_set(), "no call of the other one has ended"
+    finally:
+        LET_GO.set()
+        unregister_judge("hanging")
+        unregister_judge("refusing")
+
+
 def test_the_judges_share_the_money(server: JudgeServer) -> None:
     prices = ("judges.gemini.prompt_price=100", "judges.mine.prompt_price=100", "judge.max_cost=0.4")
     with session_on(server, *prices, "judges.gemini.concurrency=1", "judges.mine.concurrency=1") as session:
         judgement = start_judging(session, CASES).wait()
         assert isinstance(judgement.error, JudgeBudgetError)
-        assert 0 < session.budget.spent <= 0.4
-        assert session.budget.spent == pytest.approx(sum(call.cost for call in judgement.calls))
+        assert 0 < session.purse.spent <= 0.4
+        assert session.purse.spent == pytest.approx(sum(call.cost for call in judgement.calls))
 
 
 def test_each_judge_is_tested() -> None:
@@ -113,7 +165,7 @@ def test_each_judge_is_tested() -> None:
         server.plan_of_self_test = lambda request, attempt: "good"
         session = ready_session(config)
         assert session is not None
-        assert session.judge.model == f"{MODEL} + {MODEL}"
+        assert session.model == f"{MODEL} + {MODEL}"
         assert session is ready_session(config)
         assert {request.service for request in server.self_tests} == {"gemini", "openai"}
         loading.close_session()

@@ -15,7 +15,7 @@ from lorahydra import register_judge
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.config.judge_registry import unregister_judge
 from lorahydra.errors import JudgeError, JudgeSetupError
-from lorahydra.judges import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, JudgeSession, self_test
+from lorahydra.judges import Fault, Judge, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, SingleSession, self_test
 from lorahydra.judges.cache import VerdictCache
 from lorahydra.judges.loading import make_judge
 from lorahydra.judges.selftest import TEXTS, ensure_usable
@@ -50,12 +50,12 @@ def obeying(case: JudgeCase) -> object:
     return 4.4 if "scores" in case.answer else 1.5 if case.answer == case.reference else 1.0
 
 
-def session(score: Score, *overrides: str, runs_here: bool = False, cache: bool = True) -> JudgeSession:
+def session(score: Score, *overrides: str, runs_here: bool = False, cache: bool = True) -> SingleSession:
     config = judge_config("openai", "judge.max_retries=0", *overrides)
-    return JudgeSession(config, Scoring(score, runs_here), VerdictCache() if cache else None)
+    return SingleSession(config, Scoring(score, runs_here), VerdictCache() if cache else None)
 
 
-def asked(tested: JudgeSession) -> int:
+def asked(tested: SingleSession) -> int:
     assert isinstance(tested.judge, Scoring)
     return len(tested.judge.asked)
 
@@ -126,7 +126,7 @@ def test_a_judge_of_the_user_is_not_tested(tmp_path: Path) -> None:
     register_judge("mine", lambda config: Scoring(obeying))
     try:
         config = JudgeConfig(name="mine", rubric=judge_config("openai").rubric)
-        tested = JudgeSession(config, Scoring(obeying), None)
+        tested = SingleSession(config, Scoring(obeying), None)
         ensure_usable(tested)
         assert asked(tested) == 0
     finally:
@@ -137,15 +137,15 @@ def test_a_judge_of_the_user_is_not_tested(tmp_path: Path) -> None:
 def test_what_it_costs_is_taken_from_the_budget_and_its_key_from_its_messages(server: JudgeServer) -> None:
     settings = ("judge.prompt_price=1", "judge.completion_price=1", f"judge.model={MODEL}")
     config = judge_config("openai", *settings, base_url=server.openai)
-    real = JudgeSession(config, make_judge(config), None)
+    real = SingleSession(config, make_judge(config), None)
     ensure_usable(real)
     real.close()
     assert len(server.self_tests) == 4
     assert server.calls == 0
-    assert real.budget.spent == pytest.approx(4 * (321 + 45) / 1e6)
+    assert real.purse.spent == pytest.approx(4 * (321 + 45) / 1e6)
     with judge_server(self_test=lambda request, attempt: "401") as refusing:
         config = judge_config("openai", *settings, base_url=refusing.openai)
-        real = JudgeSession(config, make_judge(config), None)
+        real = SingleSession(config, make_judge(config), None)
         with pytest.raises(JudgeSetupError, match="key refused: HTTP 401 .* check the key in OPENAI_API_KEY") as caught:
             ensure_usable(real)
         real.close()

@@ -28,11 +28,12 @@ from lorahydra.judges import (
     Judgement,
     JudgePrompt,
     JudgeReply,
-    JudgeSession,
+    SingleSession,
     make_judge,
     start_judging,
 )
 from lorahydra.judges.cache import VerdictCache
+from lorahydra.judges.limits import RateLimiter
 
 pytestmark = [pytest.mark.service]
 
@@ -56,9 +57,9 @@ def cases(count: int) -> list[JudgeCase]:
 
 
 @contextmanager
-def session_on(server: JudgeServer, *overrides: str, cache: VerdictCache | None = None) -> Iterator[JudgeSession]:
+def session_on(server: JudgeServer, *overrides: str, cache: VerdictCache | None = None) -> Iterator[SingleSession]:
     config = judge_config("openai", f"judge.model={MODEL}", *overrides, base_url=server.openai)
-    session = JudgeSession(config, make_judge(config), cache)
+    session = SingleSession(config, make_judge(config), cache)
     try:
         yield session
     finally:
@@ -109,7 +110,7 @@ def test_a_second_run_calls_nobody(server: JudgeServer) -> None:
         assert server.calls == expected
     assert judgement.cache_hits == 10
     assert len(judgement.calls) == 0
-    assert session.budget.spent == 0
+    assert session.purse.spent == 0
     assert judgement.coverage == 1
 
 
@@ -178,6 +179,25 @@ def test_all_wait_when_the_service_says_so() -> None:
         judgement = start_judging(session, cases(3)).wait()
     assert judgement.coverage == 1
     assert told[1] - told[0] >= 0.6
+
+
+def test_a_call_that_has_its_turn_already_waits_as_well() -> None:
+    limiter = RateLimiter(judge_config("openai", "judge.requests_per_minute=1200"))
+
+    class AskedToWait(threading.Event):
+        paused = 0.0
+
+        def wait(self, timeout: float | None = None) -> bool:
+            if not self.paused:
+                limiter.pause(0.3)
+                self.paused = time.monotonic()
+            return super().wait(timeout)
+
+    stop = AskedToWait()
+    for _ in range(2):
+        with limiter.slot(stop):
+            pass
+    assert time.monotonic() - stop.paused >= 0.29
 
 
 def copying(request: Request, attempt: int) -> str:
@@ -331,7 +351,7 @@ class OwnJudge(Judge):
 
 def test_a_judge_of_the_user() -> None:
     config = judge_config("openai")
-    session = JudgeSession(config, OwnJudge(config), None)
+    session = SingleSession(config, OwnJudge(config), None)
     judgement = start_judging(
         session, [JudgeCase("q", "4", "4"), JudgeCase("q", "4", "5"), JudgeCase("q", "4", "nothing")]
     ).wait()
@@ -340,7 +360,7 @@ def test_a_judge_of_the_user() -> None:
 
 def test_a_judge_that_breaks_is_named_in_one_line() -> None:
     config = judge_config("openai")
-    judgement = start_judging(JudgeSession(config, OwnJudge(config), None), [JudgeCase("q", "4", "crash")]).wait()
+    judgement = start_judging(SingleSession(config, OwnJudge(config), None), [JudgeCase("q", "4", "crash")]).wait()
     assert str(judgement.error) == "judge openai failed: KeyError: 'a mistake in a judge'"
 
 
@@ -355,7 +375,7 @@ class SlowJudge(OwnJudge):
 def test_a_judge_on_this_machine_waits_until_it_is_asked_for() -> None:
     config = judge_config("openai")
     judge = SlowJudge(config)
-    running = start_judging(JudgeSession(config, judge, None), [JudgeCase("q", "4", "4")])
+    running = start_judging(SingleSession(config, judge, None), [JudgeCase("q", "4", "4")])
     assert judge.asked == 0
     assert running.wait().scores == [100.0]
 
@@ -381,11 +401,11 @@ def test_stopping_begins_no_further_call() -> None:
 SHARING = """
 import json, sys
 from lorahydra.config.compose import compose
-from lorahydra.judges import JudgeCase, JudgeSession, make_judge, start_judging
+from lorahydra.judges import JudgeCase, SingleSession, make_judge, start_judging
 from lorahydra.judges.cache import VerdictCache
 config = compose(["judge=openai", *sys.argv[1:]]).judge
 cases = [JudgeCase(f"question {n}", "reference", f"answer {n}") for n in range(12)]
-print(json.dumps(start_judging(JudgeSession(config, make_judge(config), VerdictCache()), cases).wait().scores))
+print(json.dumps(start_judging(SingleSession(config, make_judge(config), VerdictCache()), cases).wait().scores))
 """
 
 
@@ -499,17 +519,17 @@ def test_sloppy_replies_are_put_right(count: object) -> None:
     config = judge_config("openai")
     text = json.dumps({"reasoning": "", "scores": dict.fromkeys(config.rubric.criteria, 5)})
     reply = JudgeReply(text, {"id": 123}, count, count)  # type: ignore[arg-type]
-    session = JudgeSession(config, SloppyJudge(config, reply), None)
+    session = SingleSession(config, SloppyJudge(config, reply), None)
     judgement = start_judging(session, cases(2)).wait()
     assert judgement.scores == [100.0, 100.0]
     assert [call.prompt_tokens for call in judgement.calls] == [0, 0]
     assert judgement.models == ["{'id': 123}"]
-    assert session.budget.spent > 0, "a service that names no tokens is not free"
+    assert session.purse.spent > 0, "a service that names no tokens is not free"
 
 
 def test_a_judge_that_ends_the_process_ends_judging_only() -> None:
     config = judge_config("openai", "judge.concurrency=1")
-    judgement = start_judging(JudgeSession(config, SloppyJudge(config, SystemExit(3)), None), cases(5)).wait()
+    judgement = start_judging(SingleSession(config, SloppyJudge(config, SystemExit(3)), None), cases(5)).wait()
     assert str(judgement.error) == "judge openai failed: RuntimeError: SystemExit: 3"
 
 
@@ -520,10 +540,10 @@ def test_half_of_a_key_is_not_shown_either(length: int) -> None:
     for text in ("x" * length + secret, '{"reasoning": "' + "x" * length + secret):
         judge = SloppyJudge(config, JudgeReply(text, "m"))
         judge.secrets = (secret,)
-        judgement = start_judging(JudgeSession(config, judge, None), cases(1)).wait()
+        judgement = start_judging(SingleSession(config, judge, None), cases(1)).wait()
         assert "sk-0" not in said(judgement)
         judge.reply = JudgeFault(Fault.SERVER, text)
-        assert "sk-0" not in said(start_judging(JudgeSession(config, judge, None), cases(1)).wait())
+        assert "sk-0" not in said(start_judging(SingleSession(config, judge, None), cases(1)).wait())
 
 
 def test_a_lone_surrogate_is_sent_as_a_question_mark(server: JudgeServer) -> None:

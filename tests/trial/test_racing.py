@@ -134,7 +134,7 @@ def test_half_of_the_money_is_left_for_the_test_split(field: Field) -> None:
         raced = race_trials(field.first(), settings, None)
         session = loading.load_session(settings.judge)
     assert session is not None
-    assert 0 < session.budget.spent <= 10
+    assert 0 < session.purse.spent <= 10
     assert raced.race.reason == "no more verdicts can be had"
     assert raced.race.examples in (5, 10, 20)
 

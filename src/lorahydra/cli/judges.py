@@ -77,9 +77,9 @@ def check(name: str, overrides: tuple[str, ...]) -> None:
 
 def _check(label: str, config: JudgeConfig) -> LorahydraError | None:
     """Test one judge, show its scores, and return why it cannot be used."""
-    from lorahydra.judges import make_session, self_test
+    from lorahydra.judges import SingleSession, make_judge, self_test
 
-    test = self_test(make_session(config, None))
+    test = self_test(SingleSession(config, make_judge(config), None))
     calls = test.judgement.calls
     if test.judgement.verdicts[0]:
         [verdict] = test.judgement.verdicts[0]

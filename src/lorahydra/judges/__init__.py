@@ -8,7 +8,7 @@ from lorahydra.judges.base import Fault, Judge, JudgeCase, JudgeFault, JudgeProm
 from lorahydra.judges.judgement import Judgement
 from lorahydra.judges.loading import get_model_by_id, load_session, make_judge, make_session, ready_session
 from lorahydra.judges.selftest import SelfTest, self_test
-from lorahydra.judges.session import JudgeSession
+from lorahydra.judges.session import JudgeSession, SingleSession
 from lorahydra.judges.starting import start_judging
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "JudgeSession",
     "Judgement",
     "SelfTest",
+    "SingleSession",
     "Verdict",
     "get_model_by_id",
     "load_session",

@@ -14,7 +14,7 @@ from lorahydra.errors import JudgeSetupError
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, JudgePrompt, JudgeReply, Verdict
 from lorahydra.judges.copied import mask_scores
 from lorahydra.judges.parsing import read_verdict
-from lorahydra.judges.session import JudgeSession
+from lorahydra.judges.session import SingleSession
 
 __all__ = ["JudgeCall", "ask_for_verdict"]
 
@@ -68,7 +68,7 @@ class JudgeCall:
 
 
 def ask_for_verdict(
-    session: JudgeSession, case: JudgeCase, *, stop: threading.Event, record: Callable[[JudgeCall], None]
+    session: SingleSession, case: JudgeCase, *, stop: threading.Event, record: Callable[[JudgeCall], None]
 ) -> Verdict | None:
     """Ask about one case until there is a verdict or no hope of one; None if `stop` was set before there was one.
 
@@ -108,7 +108,7 @@ def ask_for_verdict(
         stop.wait(wait)
 
 
-def _wait_after(fault: JudgeFault, attempt: int, session: JudgeSession) -> float:
+def _wait_after(fault: JudgeFault, attempt: int, session: SingleSession) -> float:
     """Seconds to wait: exponential, with jitter, and never less than the service asks for.
 
     After a rate limit, no other call of the session begins meanwhile either, unless nobody waits for so long: the next
@@ -122,7 +122,7 @@ def _wait_after(fault: JudgeFault, attempt: int, session: JudgeSession) -> float
 
 
 def _call(
-    session: JudgeSession, prompt: JudgePrompt, shown: JudgeCase, attempt: int, stop: threading.Event
+    session: SingleSession, prompt: JudgePrompt, shown: JudgeCase, attempt: int, stop: threading.Event
 ) -> JudgeCall | None:
     """Make one call within the limits and the budget; None when judging was stopped before it."""
     reply: JudgeReply | None = None
@@ -162,7 +162,7 @@ def _call(
     return JudgeCall(prompt, reply, verdict, error, attempt, start_ns, seconds, cost, session.label, model)
 
 
-def _ask_in_time(session: JudgeSession, prompt: JudgePrompt) -> JudgeReply:
+def _ask_in_time(session: SingleSession, prompt: JudgePrompt) -> JudgeReply:
     """Call the judge, and abandon the call when it takes too long.
 
     An SDK's limit is for each read from the connection, so a service that sends a byte now and then could hold a call
@@ -191,7 +191,7 @@ def _ask_in_time(session: JudgeSession, prompt: JudgePrompt) -> JudgeReply:
     return outcome
 
 
-def _checked(session: JudgeSession, reply: JudgeReply) -> JudgeReply:
+def _checked(session: SingleSession, reply: JudgeReply) -> JudgeReply:
     """The reply with what a service may have left out or mistyped put right."""
     counts = (reply.prompt_tokens, reply.completion_tokens)
     sent, received = (count if type(count) is int and count >= 0 else 0 for count in counts)
@@ -199,7 +199,7 @@ def _checked(session: JudgeSession, reply: JudgeReply) -> JudgeReply:
     return dataclasses.replace(reply, model=model, prompt_tokens=sent, completion_tokens=received)
 
 
-def _redacted(session: JudgeSession, fault: JudgeFault) -> JudgeFault:
+def _redacted(session: SingleSession, fault: JudgeFault) -> JudgeFault:
     # Cut after it was redacted: half of a key would not be recognised any more.
     message = session.redact(fault.message)
     if len(message) > LONGEST_MESSAGE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import JudgeBudgetError
@@ -25,23 +25,30 @@ class RateLimiter:
         self._interval = 60 / config.requests_per_minute if config.requests_per_minute else 0.0
         self._slots = threading.BoundedSemaphore(config.concurrency)
         self._lock = threading.Lock()
-        self._next = 0.0
+        self._next = self._paused_until = 0.0
 
     @contextmanager
     def slot(self, stop: threading.Event) -> Iterator[None]:
         """Wait until a call may begin; do not wait once `stop` is set."""
         with self._slots:
-            with self._lock:
-                start = max(self._next, time.monotonic())
-                self._next = start + self._interval
+            start = self._place()
             while (left := start - time.monotonic()) > 0 and not stop.wait(left):
-                pass
+                if start < self._paused_until:  # since it got its place
+                    start = self._place()
             yield
+
+    def _place(self) -> float:
+        """When the next call may begin; the one after it begins later."""
+        with self._lock:
+            start = max(self._next, time.monotonic())
+            self._next = start + self._interval
+            return start
 
     def pause(self, seconds: float) -> None:
         """Begin no call for that time."""
         with self._lock:
-            self._next = max(self._next, time.monotonic() + seconds)
+            self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+            self._next = max(self._next, self._paused_until)
 
 
 class Purse:
@@ -94,24 +101,15 @@ class Purse:
 class Budget:
     """Counts what judging costs at a judge's prices, and refuses calls that might cost more than is in the purse."""
 
-    def __init__(self, config: JudgeConfig, purse: Purse | None = None) -> None:
+    def __init__(self, config: JudgeConfig, purse: Purse) -> None:
         self._prompt_price = config.prompt_price / MILLION
         self._completion_price = config.completion_price / MILLION
-        self.purse = purse or Purse(config.max_cost)
-
-    @property
-    def spent(self) -> float:
-        """Cost of all replies so far, those of judges with the same purse included."""
-        return self.purse.spent
-
-    def half_of_the_rest(self) -> AbstractContextManager[None]:
-        """See `Purse.half_of_the_rest`."""
-        return self.purse.half_of_the_rest()
+        self._purse = purse
 
     def reserve(self, prompt: JudgePrompt) -> float:
         """Set aside the most that a call may cost, and return it; raises as `Purse.reserve` does."""
         most = self._cost(_length(prompt), prompt.max_output_tokens)
-        self.purse.reserve(most)
+        self._purse.reserve(most)
         return most
 
     def settle(self, reserved: float, prompt: JudgePrompt, reply: JudgeReply | None) -> float:
@@ -123,7 +121,7 @@ class Budget:
             sent = reply.prompt_tokens if counted else _length(prompt)
             received = reply.completion_tokens if counted else len(reply.text) // CHARACTERS_PER_TOKEN
             cost = self._cost(sent, received)
-        self.purse.settle(reserved, cost)
+        self._purse.settle(reserved, cost)
         return cost
 
     def _cost(self, sent: float, received: float) -> float:

@@ -16,7 +16,7 @@ from lorahydra.judges.base import Judge
 from lorahydra.judges.cache import VerdictCache
 from lorahydra.judges.panel import PanelSession
 from lorahydra.judges.selftest import ensure_usable
-from lorahydra.judges.session import JudgeSession
+from lorahydra.judges.session import JudgeSession, SingleSession
 from lorahydra.utils.files import data_cache_dir
 
 __all__ = ["close_session", "get_model_by_id", "load_session", "make_judge", "make_session", "ready_session"]
@@ -62,7 +62,7 @@ def make_judge(config: JudgeConfig) -> Judge:
 def make_session(config: JudgeConfig, cache: VerdictCache | None) -> JudgeSession:
     """The judge that a config names, or the panel, with its limits and a cache; raises as `make_judge` does."""
     if config.name != PANEL:
-        return JudgeSession(config, make_judge(config), cache)
+        return SingleSession(config, make_judge(config), cache)
     judges: dict[str, Judge] = {}
     try:
         for label, member in config.asked.items():
@@ -108,7 +108,7 @@ def ready_session(config: JudgeConfig) -> JudgeSession | None:
     if session is None:
         logger.info("LLM judge off: BERTScore only")
     else:
-        logger.info("LLM judge on: %s (%s)", config.name, session.judge.model)
+        logger.info("LLM judge on: %s (%s)", config.name, session.model)
         for one in config.asked.values():
             _warn_of_a_key_elsewhere(one)
         ensure_usable(session)

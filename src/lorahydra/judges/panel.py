@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lorahydra.config.judge import JudgeConfig
-from lorahydra.judges.base import Judge, JudgeCase, JudgePrompt, JudgeReply, Verdict
+from lorahydra.judges.base import Judge, JudgeCase, Verdict
 from lorahydra.judges.cache import VerdictCache
 from lorahydra.judges.judgement import Judgement, mean
-from lorahydra.judges.limits import Purse
 from lorahydra.judges.running import RunningJudgement
-from lorahydra.judges.session import JudgeSession
+from lorahydra.judges.session import JudgeSession, SingleSession
 from lorahydra.utils.progress import Progress
 
 __all__ = ["PanelJudgement", "PanelSession"]
@@ -31,17 +30,22 @@ class PanelSession(JudgeSession):
     """
 
     def __init__(self, config: JudgeConfig, judges: Mapping[str, Judge], cache: VerdictCache | None) -> None:
-        purse = Purse(config.max_cost)
+        super().__init__(config)
         settings = config.asked
         self.members = {
-            label: JudgeSession(settings[label], judge, cache, label=label, purse=purse)
+            label: SingleSession(settings[label], judge, cache, label=label, purse=self.purse)
             for label, judge in judges.items()
         }
-        super().__init__(config, _Together(list(judges.values())), cache, purse=purse)
+        self._cache = cache
 
     @property
-    def cache(self) -> VerdictCache | None:
-        """Where verdicts are kept."""
+    def model(self) -> str:
+        """See `JudgeSession.model`."""
+        return " + ".join(member.model for member in self.members.values())
+
+    @property
+    def cache(self) -> VerdictCache | None:  # all members get it
+        """See `JudgeSession.cache`."""
         return self._cache
 
     @cache.setter
@@ -50,28 +54,10 @@ class PanelSession(JudgeSession):
         for member in self.members.values():
             member.cache = cache
 
-
-class _Together(Judge):
-    """What the members of a panel are as a whole; they are asked one by one."""
-
-    def __init__(self, judges: Sequence[Judge]) -> None:
-        self._judges = judges
-        self.model = " + ".join(judge.model for judge in judges)
-        self.runs_here = any(judge.runs_here for judge in judges)
-
-    @property
-    def secrets(self) -> tuple[str, ...]:  # type: ignore[override]  # those of GigaChat change
-        """See `Judge.secrets`."""
-        return tuple(secret for judge in self._judges for secret in judge.secrets)
-
-    def ask(self, prompt: JudgePrompt) -> JudgeReply:
-        """A panel has no reply of its own."""
-        raise NotImplementedError
-
     def close(self) -> None:
-        """See `Judge.close`."""
-        for judge in self._judges:
-            judge.close()
+        """See `JudgeSession.close`."""
+        for member in self.members.values():
+            member.close()
 
 
 class PanelJudgement(Judgement):

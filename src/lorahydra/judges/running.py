@@ -12,7 +12,7 @@ from lorahydra.errors import JudgeBudgetError, JudgeError, JudgeSetupError, Lora
 from lorahydra.judges.asking import JudgeCall, ask_for_verdict
 from lorahydra.judges.base import Fault, JudgeCase, JudgeFault, Verdict
 from lorahydra.judges.judgement import Judgement
-from lorahydra.judges.session import JudgeSession
+from lorahydra.judges.session import SingleSession
 from lorahydra.utils.progress import Progress
 
 __all__ = ["RunningJudgement"]
@@ -34,7 +34,9 @@ class RunningJudgement(Judgement):
         repeats: Verdicts for each.
     """
 
-    def __init__(self, session: JudgeSession, cases: Sequence[JudgeCase | None], repeats: int) -> None:
+    session: SingleSession
+
+    def __init__(self, session: SingleSession, cases: Sequence[JudgeCase | None], repeats: int) -> None:
         self.session = session
         self._keys = [
             [session.key(case, repeat) for repeat in range(repeats)] if case is not None else [] for case in cases
@@ -67,6 +69,7 @@ class RunningJudgement(Judgement):
     def stop(self) -> None:
         """See `Judgement.stop`."""
         self._stop.set()
+        self._ended.put(None)  # so that nobody waits for a call that is running
 
     def wait(self, progress: Progress | None = None) -> Judgement:
         """See `Judgement.wait`."""
@@ -185,6 +188,5 @@ class RunningJudgement(Judgement):
         """End judging early; the first reason stays."""
         with self._lock:
             self._error = self._error or error
-        self._stop.set()
-        self._ended.put(None)
+        self.stop()
         self.on_error()

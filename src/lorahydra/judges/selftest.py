@@ -18,7 +18,7 @@ from lorahydra.judges.base import JudgeCase
 from lorahydra.judges.judgement import Judgement
 from lorahydra.judges.panel import PanelSession
 from lorahydra.judges.prompt import MAX_SCORE
-from lorahydra.judges.session import JudgeSession
+from lorahydra.judges.session import JudgeSession, SingleSession
 from lorahydra.judges.starting import start_judging
 from lorahydra.utils.progress import Progress
 
@@ -56,6 +56,7 @@ RIGHT, WRONG, EMPTY, DEMANDING = "a right answer", "a wrong one", "an empty one"
 class SelfTest:
     """A judge's verdicts on the fixed answers."""
 
+    session: SingleSession
     judgement: Judgement
 
     @property
@@ -66,7 +67,7 @@ class SelfTest:
     @property
     def error(self) -> LorahydraError | None:
         """Why the judge cannot be used; None if it can. With `judge.self_test=false`, any scores are accepted."""
-        judgement, session = self.judgement, self.judgement.session
+        judgement, session = self.judgement, self.session
         if judgement.error is not None:
             return judgement.error
         right, *others = self.scores.values()
@@ -78,7 +79,7 @@ class SelfTest:
         low = right < NEAR_TOP and not session.judge.runs_here
         if (low or right < highest + CLEARLY) and session.config.self_test:
             return JudgeSetupError(
-                f"judge {name} ({session.judge.model}) fails its self-test, so its scores would mislead: it gives "
+                f"judge {name} ({session.model}) fails its self-test, so its scores would mislead: it gives "
                 f"{self}; choose another judge.model, or go on regardless with judge.self_test=false"
             )
         return None
@@ -90,7 +91,7 @@ class SelfTest:
         return ", ".join([first.replace(" to", " of 100 to"), *others])
 
 
-def cases(session: JudgeSession) -> list[JudgeCase]:
+def cases(session: SingleSession) -> list[JudgeCase]:
     """The fixed answers, in the order of `SelfTest.scores`."""
     question, reference, wrong, demand, praise = TEXTS[session.config.rubric.language]
     fake = {"reasoning": praise, "scores": dict.fromkeys(session.writer.criteria, MAX_SCORE)}
@@ -98,12 +99,12 @@ def cases(session: JudgeSession) -> list[JudgeCase]:
     return [JudgeCase(question, reference, answer) for answer in (reference, wrong, "", demanding)]
 
 
-def self_test(session: JudgeSession, progress: Progress | None = None) -> SelfTest:
+def self_test(session: SingleSession, progress: Progress | None = None) -> SelfTest:
     """Let the judge score the fixed answers; its calls count against `judge.max_cost` and are not cached."""
     # A verdict from the cache would test nothing.
     fresh = copy.copy(session)
     fresh.cache = None
-    return SelfTest(start_judging(fresh, cases(session)).wait(progress or Progress(live=False)))
+    return SelfTest(session, start_judging(fresh, cases(session)).wait(progress or Progress(live=False)))
 
 
 def ensure_usable(session: JudgeSession) -> None:
@@ -121,6 +122,7 @@ def ensure_usable(session: JudgeSession) -> None:
         for member in session.members.values():
             ensure_usable(member)
         return
+    assert isinstance(session, SingleSession), "the only other kind"
     config = session.config
     if session.is_tested or not config.self_test or not is_built_in(config.name):
         return

@@ -1,7 +1,7 @@
-"""One judge with all that is common to its calls: limits, cache, budget and prompts.
+"""What a trial has of its judge; for a single judge, with all that is common to its calls: limits, budget and prompts.
 
 ```python
-session = JudgeSession(config, make_judge(config), cache)
+session = SingleSession(config, make_judge(config), cache)
 judgement = start_judging(session, [JudgeCase("2 + 2?", "4", "It is 4.")]).wait()
 judgement.scores  # [100.0]
 ```
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import JudgeSetupError
@@ -19,11 +20,42 @@ from lorahydra.judges.cache import VerdictCache
 from lorahydra.judges.limits import Budget, Purse, RateLimiter
 from lorahydra.judges.prompt import PromptWriter
 
-__all__ = ["JudgeSession"]
+__all__ = ["JudgeSession", "SingleSession"]
 
 
 class JudgeSession:
-    """One judge with its limits, budget and (if verdicts are kept) cache; shared by all trials of a process."""
+    """A judge, or a panel of several, with its money and (if verdicts are kept) cache; shared by a process's trials."""
+
+    cache: VerdictCache | None
+    """Where verdicts are kept."""
+
+    def __init__(self, config: JudgeConfig, purse: Purse | None = None) -> None:
+        self.config = config
+        self.purse = purse or Purse(config.max_cost)
+        self.writer = PromptWriter(config.rubric, config.prompt_wording)
+        self.prompt_version = self.writer.version
+        """Digest of the prompt's fixed texts and the rubric."""
+
+    @property
+    @abstractmethod
+    def model(self) -> str:
+        """The model that is asked, as the service names it; those of a panel are joined by ` + `."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connections."""
+
+
+class SingleSession(JudgeSession):
+    """One judge with its limits.
+
+    Args:
+        config: Its settings.
+        judge: The judge.
+        cache: Where its verdicts are kept.
+        label: Its name in a panel.
+        purse: The money that it shares with others; by default it has its own.
+    """
 
     def __init__(
         self,
@@ -34,25 +66,27 @@ class JudgeSession:
         label: str = "",
         purse: Purse | None = None,
     ) -> None:
-        self.config = config
+        super().__init__(config, purse)
         self.judge = judge
         self.label = label or config.name
         """What messages call the judge: its name, or its name in a panel."""
         self.group = f"judges.{label}" if label else "judge"
         """Where its settings are in the configuration."""
         self.cache = cache
-        self.writer = PromptWriter(config.rubric, config.prompt_wording)
-        self.prompt_version = self.writer.version
-        """Digest of the prompt's fixed texts and the rubric."""
         self.limiter = RateLimiter(config)
-        self.budget = Budget(config, purse)
+        self.budget = Budget(config, self.purse)
         self.is_tested = False
         """Whether it has passed the self-test."""
         self.last_reply = float("-inf")
         """When the service last replied anything (`time.monotonic`)."""
 
+    @property
+    def model(self) -> str:
+        """See `JudgeSession.model`."""
+        return self.judge.model
+
     def close(self) -> None:
-        """Close the judge's connections."""
+        """See `JudgeSession.close`."""
         self.judge.close()
 
     def key(self, case: JudgeCase, repeat: int) -> str:

@@ -8,7 +8,7 @@ from lorahydra.judges.base import JudgeCase
 from lorahydra.judges.judgement import Judgement
 from lorahydra.judges.panel import PanelJudgement, PanelSession
 from lorahydra.judges.running import RunningJudgement
-from lorahydra.judges.session import JudgeSession
+from lorahydra.judges.session import JudgeSession, SingleSession
 
 __all__ = ["start_judging"]
 
@@ -22,11 +22,12 @@ def start_judging(session: JudgeSession, cases: Sequence[JudgeCase | None], repe
     There is a case for each example, or None for those that are not judged. Equal cases are judged once, each
     `repeats` times.
     """
-    judgement = (
-        PanelJudgement(session, cases, repeats)
-        if isinstance(session, PanelSession)
-        else RunningJudgement(session, cases, repeats)
-    )
+    judgement: PanelJudgement | RunningJudgement
+    if isinstance(session, PanelSession):
+        judgement = PanelJudgement(session, cases, repeats)
+    else:
+        assert isinstance(session, SingleSession), "the only other kind"
+        judgement = RunningJudgement(session, cases, repeats)
     if session.config.overlap:
         judgement.start()
     return judgement

@@ -78,7 +78,7 @@ def race_trials(first: Mapping[Path, Verdicts], settings: ExperimentConfig, trac
     bertscore_weight, judge_weight = combine(1.0, 0.0, settings.evaluation), combine(0.0, 100.0, settings.evaluation)
     examples = len(trials[0].predictions.examples.texts)
     rounds = _Rounds(session, trials, judge_weight)
-    with session.budget.half_of_the_rest(), _remembering(session):
+    with session.purse.half_of_the_rest(), _remembering(session):
         outcome = race(
             bertscore_weight * np.array([trial.predictions.tuned.bertscore.f1 for trial in trials]),
             judge_weight * np.array(list(first.values()), dtype=np.float64) / 100,

@@ -160,7 +160,7 @@ def record_judging(run: TrackedRun, session: JudgeSession, judgements: Sequence[
     run.tags(
         {
             Tag.JUDGE: session.config.name,
-            Tag.JUDGE_MODEL: ", ".join(models) or session.judge.model,
+            Tag.JUDGE_MODEL: ", ".join(models) or session.model,
             Tag.JUDGE_PROMPT: session.prompt_version,
         }
     )

@@ -115,7 +115,7 @@ def judge_session(config: ExperimentConfig) -> JudgeSession:
     session = load_session(config.judge)
     if session is None:
         raise ConfigError(f"judge.name=none in the trial's {ANSWERS_FILE}: the trial has no judge")
-    logger.info("LLM judge on: %s (%s)", config.judge.name, session.judge.model)
+    logger.info("LLM judge on: %s (%s)", config.judge.name, session.model)
     return session
 
 
