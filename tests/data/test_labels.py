@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lorahydra.data.labels import read_labels
+from lorahydra.data.labels import number, read_labels
 from lorahydra.errors import DataError
 
 HEADER = "prompt,answer,score"
@@ -49,10 +49,22 @@ def test_other_names_of_columns(tmp_path: Path) -> None:
     assert labels[1].prompt == "Question 1?"
 
 
+@pytest.mark.parametrize(("written_as", "score"), [("4,5", 4.5), (".5", 0.5), (",5", 0.5), ("4.", 4), ("+1e1", 10)])
+def test_numbers_as_people_and_programs_write_them(written_as: str, score: float) -> None:
+    assert number(written_as) == score
+
+
+@pytest.mark.parametrize("value", [".", ",", "1,000,000", "4/5", "4 %", "nan", 10**400, [4], float("-inf")])
+def test_what_is_no_number_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="where a number is expected"):
+        number(value)
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
         ([HEADER, *rows(9)], "9 answers have a person's score: at least 10 are needed, and 30 to 50 are good"),
+        ([HEADER, *rows(1)], "1 answer has a person's score"),
         ([HEADER, *rows(score="")], "0 answers have a person's score"),
         ([HEADER, *rows(score="4")], "all people's scores are 4: a ranking needs different ones"),
         ([HEADER, *rows(), "Question 3?,Answer 3,9"], "line 14 repeats the answer of line 5: keep one row"),

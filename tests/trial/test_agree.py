@@ -101,6 +101,33 @@ def test_a_judge_that_gives_one_score_is_no_judge(tmp_path: Path) -> None:
     assert "The judge gave all answers the same score" in shown.stdout
 
 
+def test_people_who_gave_all_judged_answers_the_same_score(tmp_path: Path) -> None:
+    file = labels(tmp_path, score=lambda n: 5 if n < 12 else n % 3, judge_score=lambda n: 7 * n if n < 12 else None)
+    failed = agree(file)
+    assert isinstance(failed.exception, DataError)
+    assert "people gave the same score to all 12 answers that have a judge's score" in str(failed.exception)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            {"score": lambda n: 1 if n == 3 else 5},
+            "People gave all but 1 of the answers the same score, so these figures",
+        ),
+        ({"judge_score": lambda n: n % 6}, "judge_score must be from 0 to 100, and in these labels it is from 0 to 5"),
+        ({"judge_score": lambda n: 10 * n - 1}, "in these labels it is from -1 to 149"),
+        ({"bertscore_f1": lambda n: 80 + n}, "bertscore_f1 must be at most 1, and in these labels it is up to 95"),
+    ],
+)
+def test_labels_that_cannot_tell_a_weight(tmp_path: Path, columns: dict[str, Any], said: str) -> None:
+    given = {"judge_score": lambda n: 6 * n, "bertscore_f1": lambda n: 0.9} | columns
+    shown = agree(labels(tmp_path, **given))
+    assert shown.exit_code == 0, shown.output
+    assert said in shown.stdout
+    assert "Weight of the judge in combined" not in shown.stdout
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [((), ConfigError), (("judge.max_cost=0.000001",), JudgeBudgetError), (("judge.max_retries=0",), JudgeError)],
@@ -120,6 +147,7 @@ def test_nobody_is_asked_before_the_file_is_checked(tmp_path: Path) -> None:
         assert server.calls + len(server.self_tests) == 0
     assert isinstance(failed.exception, DataError)
     assert isinstance(agree().exception, ConfigError)
+    assert "name only score" in str(agree("--run", "x", "--columns", "answer=reply").exception)
 
 
 def test_people_score_the_traces_of_a_run(tmp_path: Path, mlflow_database: Path) -> None:

@@ -68,6 +68,8 @@ def agree(
     if labels is not None:
         found = _read(labels, list(config.judge.rubric.criteria), names, encoding)
     else:
+        if others := sorted(names.keys() - {"score"}):
+            raise ConfigError(f"--columns {others[0]}={names[others[0]]} is for LABELS: with --run, name only score")
         from lorahydra.adapters.find import store_address
         from lorahydra.trial.feedback import labels_of_runs
 

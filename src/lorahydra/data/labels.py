@@ -45,7 +45,7 @@ COLUMNS = {
 REQUIRED = ("score", "answer")
 JUDGE = "judge_"
 """Begins the name of a column with a judge's score for a criterion."""
-NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ def check_labels(labels: Sequence[LabelledAnswer], source: str) -> None:
         limit = (
             f"at least {FEWEST} are needed, and 30 to 50 are good" if len(labels) < FEWEST else f"give {MOST} at most"
         )
-        raise DataError(f"{len(labels)} answers have a person's score: {limit}", path=source)
+        count = "1 answer has" if len(labels) == 1 else f"{len(labels)} answers have"
+        raise DataError(f"{count} a person's score: {limit}", path=source)
     if len({label.score for label in labels}) == 1:
         raise DataError(f"all people's scores are {labels[0].score:g}: a ranking needs different ones", path=source)
     seen: dict[tuple[str, str], LabelledAnswer] = {}
@@ -137,7 +138,7 @@ def number(value: object) -> float | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, bool | int | float):
-        score = float(value)
+        score = _float(value)
     elif isinstance(value, str) and NUMBER.fullmatch(value.strip()):
         score = float(value.strip().replace(",", "."))
     else:
@@ -146,6 +147,14 @@ def number(value: object) -> float | None:
     if not math.isfinite(score):
         raise ValueError(f"holds {score} where a number is expected")
     return score
+
+
+def _float(value: float) -> float:
+    """The number as a float; infinite if it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 class _CellError(Exception):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,11 @@ from lorahydra.judges import JudgeCase, Judgement, ready_session, start_judging
 from lorahydra.utils.progress import Progress
 
 __all__ = ["AgreementReport", "judge_agreement"]
+
+FEWEST_OTHERS = 5
+"""Answers whose score by people is not the most frequent one; with fewer, resamples say nothing of the noise."""
+ANOTHER_SCALE = 10
+"""If no score of a judge is higher, the scores are probably not from 0 to 100."""
 
 
 @dataclass
@@ -81,8 +87,13 @@ def judge_agreement(
     judged = [label for label in labels if label.judge_score is not None]
     if len(judged) < FEWEST:
         raise DataError(f"{len(judged)} of {len(labels)} answers have a judge's score: at least {FEWEST} are needed")
+    if len({label.score for label in judged}) == 1:
+        raise DataError(
+            f"people gave the same score to all {len(judged)} answers that have a judge's score: a ranking needs "
+            "different ones"
+        )
     remarks = _remarks(judged, config, verdicts)
-    weight = _weight(judged, config, remarks)
+    weight = _weight(judged, config, verdicts, remarks)
     people, judge = [label.score for label in judged], [label.judge_score or 0.0 for label in judged]
     lengths, seed = [len(label.answer) for label in judged], config.seed
     return AgreementReport(
@@ -147,6 +158,11 @@ def _remarks(labels: Sequence[LabelledAnswer], config: ExperimentConfig, verdict
     remarks = []
     if len({label.judge_score for label in labels}) == 1:
         remarks.append("The judge gave all answers the same score, so it cannot tell them apart.")
+    if (others := _others(labels)) < FEWEST_OTHERS:
+        remarks.append(
+            f"People gave all but {others} of the answers the same score, so these figures say little, whatever their "
+            "intervals are."
+        )
     if verdicts is None and config.judge.name != "none":
         remarks.append(f"The labels hold a judge's scores, so {config.judge.name} was not asked; --ask asks it.")
     if verdicts is not None and any(not label.reference for label in labels):
@@ -157,18 +173,25 @@ def _remarks(labels: Sequence[LabelledAnswer], config: ExperimentConfig, verdict
     return remarks
 
 
-def _weight(labels: Sequence[LabelledAnswer], config: ExperimentConfig, remarks: list[str]) -> Suggestion | None:
-    """The weight that fits best; None, with a remark, if there is no BERTScore."""
+def _others(labels: Sequence[LabelledAnswer]) -> int:
+    """Answers to which people did not give their most frequent score."""
+    return len(labels) - max(Counter(label.score for label in labels).values())
+
+
+def _weight(
+    labels: Sequence[LabelledAnswer], config: ExperimentConfig, verdicts: Judgement | None, remarks: list[str]
+) -> Suggestion | None:
+    """The weight that fits best; None, with a remark, if the labels cannot tell."""
+    reason = _why_not_weighed(labels, verdicts)
     bertscore = [label.bertscore_f1 for label in labels]
-    if None in bertscore:
-        if not all(label.reference for label in labels):
-            remarks.append("The weight of BERTScore is not compared: not all answers have a reference.")
-            return None
+    if reason is None and None in bertscore:
         try:
             bertscore = _bertscore(labels, config)
         except LorahydraError as error:
-            remarks.append(f"The weight of BERTScore is not compared: {error}.")
-            return None
+            reason = str(error)
+    if reason is not None:
+        remarks.append(f"The weight of BERTScore is not compared: {reason}.")
+        return None
     return suggest_weight(
         [label.score for label in labels],
         [label.judge_score or 0.0 for label in labels],
@@ -176,6 +199,22 @@ def _weight(labels: Sequence[LabelledAnswer], config: ExperimentConfig, remarks:
         present=config.evaluation.judge_weight,
         seed=config.seed,
     )
+
+
+def _why_not_weighed(labels: Sequence[LabelledAnswer], verdicts: Judgement | None) -> str | None:
+    """Why no weight can be found, as the end of a sentence."""
+    if _others(labels) < FEWEST_OTHERS:
+        return "people gave nearly all answers the same score"
+    judge = [label.judge_score or 0.0 for label in labels]
+    # A judge that is asked answers on the right scale, however little it likes the answers.
+    if verdicts is None and not (min(judge) >= 0 and ANOTHER_SCALE < max(judge) <= 100):
+        return f"judge_score must be from 0 to 100, and in these labels it is from {min(judge):g} to {max(judge):g}"
+    highest = max(label.bertscore_f1 or 0.0 for label in labels)
+    if highest > 1:
+        return f"bertscore_f1 must be at most 1, and in these labels it is up to {highest:g}"
+    if any(label.bertscore_f1 is None for label in labels) and not all(label.reference for label in labels):
+        return "not all answers have a reference"
+    return None
 
 
 def _bertscore(labels: Sequence[LabelledAnswer], config: ExperimentConfig) -> list[float | None]:
