@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,17 @@ SECONDS = 300
 
 
 @contextmanager
-def served(folder: Path, log: Path, environment: Mapping[str, str] | None = None) -> Iterator[tuple[int, int]]:
-    """Serve from an empty folder; returns port and process."""
-    port = free_port()
+def served(
+    folder: Path,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+    port: int | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Serve from an empty folder, with more options of `lorahydra serve`; returns port and process."""
+    port = port or free_port()
     command = [sys.executable, "-m", "lorahydra", "serve", "--folder", str(folder), "--port", str(port), "--no-mlflow"]
+    command += options
     with log.open("w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | dict(environment or {}))
     try:

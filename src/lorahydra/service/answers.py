@@ -29,7 +29,13 @@ __all__ = ["ask", "router"]
 
 MODELS = 1000
 """Fine-tunes that are listed as models."""
-STREAM = {"description": "The answer", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+STREAM = {"description": "The answer", "content": {"text/event-stream": {"itemSchema": EVENT}}}
+"""An answer that is streamed, as OpenAPI describes the events that FastAPI itself sends."""
 
 router = APIRouter(responses=refusals(*ALWAYS, 415))
 
@@ -85,7 +91,7 @@ def list_models(service: Served) -> dict[str, Any]:
     return {"object": "list", "data": models}
 
 
-@router.post(f"{OPENAI}/chat/completions", responses=refusals(404, 409, 429))
+@router.post(f"{OPENAI}/chat/completions", responses={**refusals(404, 409, 429), 200: STREAM})
 async def complete_chat(body: ChatBody, service: Served) -> Any:
     """The answer of the best adapter of a fine-tune, as OpenAI's API gives it; `model` is the name of its study."""
     _, _, number = body.model.rpartition("-")

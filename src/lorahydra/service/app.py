@@ -10,6 +10,7 @@ import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from lorahydra import __version__
 from lorahydra.errors import LorahydraError
@@ -26,8 +27,8 @@ __all__ = ["create_app"]
 
 logger = logging.getLogger(__name__)
 
-CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
-UNAVAILABLE = 503
+NOT_ALLOWED, UNAVAILABLE = 405, 503
+CODES = {400: "bad_request", 404: "not_found", NOT_ALLOWED: "method_not_allowed"}
 
 
 def create_app(service: Service, access: Access) -> Guard:
@@ -42,8 +43,10 @@ def create_app(service: Service, access: Access) -> Guard:
         redirect_slashes=False,
     )
     pages = (routes.router, deleting.router, starting.router, uploading.router)
-    for included in (router, answers.router, deletion_api.router, *pages, login_router(access)):
+    routers = (router, answers.router, deletion_api.router, *pages, login_router(access))
+    for included in routers:
         app.include_router(included)
+    app.state.routes = [route for included in routers for route in included.routes]
     app.mount(STATIC_PATH, Static())
     for kind, handler in (
         (LorahydraError, _refused),
@@ -85,9 +88,16 @@ def _invalid(request: Request, error: Any) -> Response:
 
 
 def _http(request: Request, error: Any) -> Response:
+    headers = error.headers if error.status_code != NOT_ALLOWED else {"Allow": _methods(request)}
     if _is_page(request) and error.status_code in CODES:
-        return error_page(request, error.status_code, headers=error.headers)
-    return json_answer(error.status_code, error.detail, CODES.get(error.status_code, "error"), error.headers)
+        return error_page(request, error.status_code, headers=headers)
+    return json_answer(error.status_code, error.detail, CODES.get(error.status_code, "error"), headers)
+
+
+def _methods(request: Request) -> str:
+    """All methods of an address; Starlette names only those of its first route."""
+    found = [route for route in request.app.state.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in found for method in route.methods}))
 
 
 def _unknown(request: Request, error: Any) -> Response:

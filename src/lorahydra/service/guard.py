@@ -112,7 +112,7 @@ class Guard:
         if upload and headers.get("content-encoding", "identity") != "identity":
             raise UnsupportedError("send the file as it is, without Content-Encoding")
         is_call = scope["method"] in ("POST", "PATCH") and scope["path"].startswith((API, OPENAI))
-        if is_call and not upload and has_body and kind != "application/json":
+        if is_call and dataset is None and has_body and kind != "application/json":
             raise UnsupportedError("send JSON, with Content-Type: application/json")
         received = 0
 

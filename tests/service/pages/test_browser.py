@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.service.served import Served
+from tests.support.english import english_words
 
 from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.words import Words
@@ -83,14 +84,15 @@ def open_page(chromium: Any, server: Served) -> Iterator[Callable[..., Any]]:
 
 
 def accessible(page: Any) -> None:
-    """Nothing serious is wrong for those who do not see or click, in light and dark, on a desk and on a phone."""
+    """Axe finds no fault, not even a minor one, in light and dark; a phone cuts nothing off; Russian is Russian."""
     size = page.viewport_size
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         report = page.evaluate(f"{AXE}; axe.run()")
         assert len(report["passes"]) > 15  # it has looked
-        serious = [f for f in report["violations"] if f["impact"] in ("serious", "critical")]
-        assert [(f["id"], f["nodes"][0]["html"], f["nodes"][0]["failureSummary"]) for f in serious] == []
+        found = [(f["id"], f["nodes"][0]["html"], f["nodes"][0]["failureSummary"]) for f in report["violations"]]
+        assert found == []
+    assert page.locator("html").get_attribute("lang") != "ru" or english_words(page.content()) == []
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(PHONE)
     wide = "[document.documentElement, document.querySelector('dialog')].some(e => e && e.scrollWidth > e.clientWidth)"
@@ -203,6 +205,7 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     accessible(page)
     page.get_by_role("link", name="Русский").click()
     tells_the_outcome(page, server.job(1), RU)
+    accessible(page)
     page.get_by_role("link", name="English").click()
     in_mlflow = page.get_by_role("link", name=EN("job.mlflow"), exact=True)
     assert str(in_mlflow.get_attribute("href")).startswith(f"{MLFLOW}/#/experiments/")
@@ -249,6 +252,7 @@ def test_a_quick_start_in_russian(open_page: Callable[..., Any], files: Path) ->
     page.get_by_role("link", name=RU("list.configure")).click()
     page.get_by_label(RU("configure.data.upload")).set_input_files(files / "bad.jsonl")
     page.get_by_text("содержит число 5, а ожидается текст").first.wait_for()
+    accessible(page)
     assert page.locator(".said[lang=en]").count() == 0
     page.goto(page.url.rpartition("/configure")[0] or page.url)
     page.get_by_role("button", name=RU("list.quick")).click()

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 from tests.service.pages.rows import row
-from tests.service.test_deletions import add_dataset, add_job
+from tests.service.test_deletions import PHRASE, add_dataset, add_job
+from tests.support.english import english_words
 from tests.support.waiting import wait_for
 
 from lorahydra.errors import TrackingError
@@ -142,7 +143,7 @@ class Safety(HTMLParser):
 
 
 def checked(answer: httpx.Response, status: int = 200) -> str:
-    """The page's text, when nothing in it can run."""
+    """The page's text, when nothing in it can run and a Russian one has no English words."""
     assert answer.status_code == status, answer.text
     safety = Safety()
     safety.feed(answer.text)
@@ -152,6 +153,8 @@ def checked(answer: httpx.Response, status: int = 200) -> str:
     assert "<img src=x" not in answer.text
     assert "\x1b" not in answer.text
     assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+    if answer.headers["content-language"] == "ru":
+        assert english_words(answer.text.replace(PHRASE, "")) == []
     return answer.text
 
 
@@ -629,7 +632,7 @@ def test_logging_in(make_site: Callable[..., httpx.Client]) -> None:
 def test_each_state_is_shown(
     site: httpx.Client, rich: Callable[..., JobView], state: JobState, language: str, judged: bool
 ) -> None:
-    failure = "judge gemini: <b>no</b> such model" if state is JobState.FAILED else None
+    failure = "judge gemini is unavailable: no connection: <b>отказ</b>" if state is JobState.FAILED else None
     job = rich(state, judged=judged, failure=failure, **(RESULT if state is JobState.COMPLETE else {}))
     words = Words(language)
     site.headers["accept-language"] = language
@@ -643,7 +646,7 @@ def test_each_state_is_shown(
     assert (words("result.title") in page) == (state is JobState.COMPLETE)
     assert (words("examples.reason") in page) == judged
     assert "Good &lt;b&gt;but&lt;/b&gt; long" in page or not judged
-    assert failure is None or "&lt;b&gt;no&lt;/b&gt; such model" in page
+    assert failure is None or "&lt;b&gt;отказ&lt;/b&gt;" in page
     assert words("chart.text", n=2, best=Shapes(words).score(0.7), trial=2) in unescape(page)
     assert '<th scope="col" class="number"><code title="lora.r">r</code></th>' in page
     assert "line\n" in page
@@ -711,10 +714,10 @@ def test_the_choice_is_told(
 def test_a_failure_is_said_in_russian_beside_the_words_of_the_program(
     site: httpx.Client, rich: Callable[..., JobView]
 ) -> None:
-    failure = "judge gemini is unavailable: no connection: refused"
+    failure = "judge gemini is unavailable: no connection: отказ"
     rich(JobState.FAILED, failure=failure)
     page = checked(site.get("/fine-tunes/1", headers={"accept-language": "ru"}))
-    assert '<span class="said">судья gemini недоступен: нет соединения: refused</span>' in page
+    assert '<span class="said">судья gemini недоступен: нет соединения: отказ</span>' in page
     assert f'<p lang="en">{failure}</p>' in page
     page = checked(site.get("/fine-tunes/1"))
     assert page.count(failure) == 1
