@@ -81,6 +81,8 @@ class JudgeServer:
     delay: float = 0.0
     """Seconds before each reply."""
     url: str = ""
+    key: str = KEY
+    """The key that is right."""
     plan_of_self_test: Plan = lambda request, attempt: "good"
     plan_of_oauth: Callable[[int], str] = lambda attempt: "good"
     answers_as: str = ANSWERED
@@ -143,12 +145,12 @@ class Handler(BaseHTTPRequestHandler):
             system = body.get("systemInstruction") or body.get("system_instruction") or {}
             contents = body["contents"][0]
             request = Request("gemini", _text(system.get("parts")), _text(contents["parts"]), body, headers)
-            authorized, model = headers.get("x-goog-api-key") == KEY, match[1]
+            authorized, model = headers.get("x-goog-api-key") == state.key, match[1]
         elif path in ("/openai/v1/chat/completions", "/giga/v1/chat/completions"):
             service = "openai" if path.startswith("/openai") else "gigachat"
             system, user = (message["content"] for message in body["messages"])
             request = Request(service, system, user, body, headers)
-            secret = KEY if service == "openai" else TOKEN
+            secret = state.key if service == "openai" else TOKEN
             authorized, model = headers.get("authorization") == f"Bearer {secret}", body["model"]
         else:
             self.send(404, {"error": {"code": 404, "message": f"no path {path}", "status": "NOT_FOUND"}})

@@ -78,10 +78,17 @@ def test_an_address_is_for_one_judge_only(tmp_path: Path, monkeypatch: pytest.Mo
         assert composed(overrides_of(panel, choices, demo_data())).judge.members["gemini"].base_url is None
     with pytest.raises(ConfigError, match="does not say for which judge it is"):
         Choices(tmp_path, (f"judge.base_url={address}",))
-    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.delenv("OPENAI_API_KEY")  # which a server at that address does not need
+    with pytest.raises(ConfigError, match="there are keys of gemini, gemini_legacy, which must not go"):
+        Choices(tmp_path, (f"judge.base_url={address}",))
+    own = Choices(tmp_path, ("judge.api_key_env=GEMINI_API_KEY",))
+    assert own.judge_config("gemini").key_names == ["GEMINI_API_KEY"]
+    assert own.judge_config("openai").key_names == ["OPENAI_API_KEY"]
+    monkeypatch.delenv("GEMINI_API_KEY")
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
     only = Choices(tmp_path, (f"judge.base_url={address}",))
-    assert only.judge_config("gemini").base_url == only.judge_config("gemini_legacy").base_url == address
-    assert only.judge_config("openai").base_url is None
+    assert only.judge_config("openai").base_url == address
+    assert only.judge_config("gemini").base_url is None
 
 
 def test_a_panel_lacks_what_its_judges_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,7 @@ def test_nothing_is_lost_and_nothing_runs_twice(
 
 
 def test_a_study_that_cannot_run_says_why_and_the_server_leaves_it_running(make_server: Callable[..., Served]) -> None:
-    nowhere = ("--set", "judge.base_url=http://127.0.0.1:9", "--set", "judge.max_retries=0")
+    nowhere = ("--set", "judges.gemini.base_url=http://127.0.0.1:9", "--set", "judge.max_retries=0")
     server = make_server(*nowhere, GEMINI_API_KEY="none")
     server.start()
     # The two bodies of the documentation, as they are.

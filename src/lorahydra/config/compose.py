@@ -29,9 +29,10 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from lorahydra.config.addresses import refuse_shared_address
 from lorahydra.config.checks import did_you_mean, type_hints, wrong_type
 from lorahydra.config.environment import register_resolver
-from lorahydra.config.judge import NOT_A_NAME, refuse_secret, refuse_shared_address
+from lorahydra.config.judge import NOT_A_NAME, refuse_secret
 from lorahydra.config.judge_registry import registered_judges
 from lorahydra.config.own_settings import settle_judges
 from lorahydra.config.schema import ExperimentConfig
@@ -100,25 +101,36 @@ def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Exp
         with initialize_config_dir(str(folder or config_dir())):
             # The shipped config asks the running Hydra application for its folder, and none is running here.
             default = f"output_dir={ExperimentConfig.output_dir}"
-            return to_config(hydra_compose("config", overrides=[default, *hydra_overrides(overrides)]))
+            return to_config(hydra_compose("config", overrides=[default, *hydra_overrides(overrides, folder)]))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error) from error
 
 
-def hydra_overrides(overrides: Sequence[str]) -> list[str]:
+def hydra_overrides(overrides: Sequence[str], folder: Path | None = None) -> list[str]:
     """The overrides in a form that Hydra's grammar accepts.
 
     `experiment=null`, which is the default, is dropped. A text outside the grammar (Cyrillic letters, parentheses, a
     second `=`) is quoted as a whole: `data.train_file=мои данные.jsonl`. So is a text that Hydra would take for a
     number and write in another way: `study=1e5`.
 
+    Args:
+        overrides: They may also be the arguments of a Hydra application, with options.
+        folder: The folder of configs, if not the shipped one.
+
     Raises:
-        ConfigError: An override cannot be read, or contains the secret key of a judge.
+        ConfigError: An override cannot be read, contains the secret key of a judge, or gives an address for a judge
+            that may be another one.
     """
     for override in overrides:
         refuse_secret(override)
-    refuse_shared_address(overrides)
+    refuse_shared_address(overrides, [folder or config_dir(), *_further_folders(overrides)])
     return [_added(_quoted(override)) for override in overrides if override.strip() != "experiment=null"]
+
+
+def _further_folders(arguments: Sequence[str]) -> list[Path]:
+    """The folder of Hydra's option `--config-dir`."""
+    text = "\0".join(arguments)
+    return [Path(given) for given in re.findall(r"(?:^|\0)(?:--config-dir|-cd)[=\0]([^\0]+)", text)]
 
 
 def _added(override: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -21,7 +20,6 @@ __all__ = [
     "RubricConfig",
     "ServiceConfig",
     "refuse_secret",
-    "refuse_shared_address",
 ]
 
 NOT_A_NAME = (
@@ -292,14 +290,3 @@ def refuse_secret(override: str) -> None:
         raise ConfigError(
             f"judge.{name}: configs must not hold secrets; put the key into a variable, see judge.api_key_env"
         )
-
-
-def refuse_shared_address(overrides: Sequence[str]) -> None:
-    """Refuse one address for several judges (`judge=a,b`), to which the key of each would go."""
-    values = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
-    for name in ("base_url", "auth_url"):
-        if f"judge.{name}" in values and "," in values.get("judge", ""):
-            raise ConfigError(
-                f"judge.{name} would hold for all of judge={values['judge']}, and a key must not go to another "
-                f"service: give judges.NAME.{name}"
-            )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import re
 import threading
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lorahydra.config.addresses import ADDRESSES
 from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig, ServiceConfig
 from lorahydra.config.judge_registry import (
@@ -33,14 +33,10 @@ from lorahydra.service.views import JudgeView, ModelView
 
 __all__ = ["LOCAL", "MODEL_NAME", "Choices", "composed", "without"]
 
-logger = logging.getLogger(__name__)
-
 MODEL_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?$"
 """Form of `base_model_name`: it has room for nothing of a path or of Hydra's grammar."""
 MOST_FOLDERS = 100
 OWN = frozenset(field.name for field in dataclasses.fields(ServiceConfig))
-ADDRESSES = ("judge.base_url", "judge.auth_url", "judge.api_key_env")
-"""Settings that decide where a key goes."""
 LOCAL = "local"
 """The judge that is a model on this machine."""
 
@@ -217,28 +213,25 @@ def _owners(overrides: Sequence[str]) -> set[str] | None:
     """The judges that the server's `judge.…` settings are for; None for all.
 
     They are for the judge that is named beside them. If none is named, an address is only for the judges that can be
-    meant by it: those with the one key that there is, or without any key those that need none. A key must not reach the
-    address of another service.
+    meant by it: those that have a key, and those that need none there. A key must not reach the address of another
+    service.
     """
     named = [override.partition("=")[2] for override in overrides if override.startswith("judge=")]
     if named:
         return {named[-1]}
     own = [override.partition("=")[0] for override in overrides if _is_own(override)]
-    where = [key for key in own if key in ADDRESSES]
+    where = [key for key in own if key.partition(".")[2] in ADDRESSES]
     if not where:
         return None
     alone = {name: composed((f"judge={name}",)).judge for name in registered_judges() if is_built_in(name)}
     keys = {name: tuple(config.key_names) for name, config in alone.items() if _has_key(config)}
-    if len(set(keys.values())) > 1:
+    free = {name for name, config in alone.items() if config.key_names and not _needs_key(name, overrides)}
+    if len({*keys.values()}) + bool(free - keys.keys()) > 1:
         raise ConfigError(
-            f"{where[0]} does not say for which judge it is, and {', '.join(keys)} have keys, which must not go to "
-            f"another service: give judges.NAME.{where[0].partition('.')[2]} instead"
+            f"{where[0]} does not say for which judge it is, and there are keys of {', '.join(keys)}, which must not "
+            f"go to another service: give judges.NAME.{where[0].partition('.')[2]} instead"
         )
-    if not keys:
-        free = [name for name, config in alone.items() if config.key_names and not _needs_key(name, overrides)]
-        return set(free)
-    logger.warning("%s is taken for %s: say so with judges.NAME…", ", ".join(where), " and ".join(keys))
-    return set(keys)
+    return {*keys, *free}
 
 
 def _has_key(config: JudgeConfig) -> bool:
