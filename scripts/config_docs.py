@@ -34,8 +34,8 @@ docstrings in `src/lorahydra/config`. Files in `conf/` may choose other values t
 
 A file `conf/local/default.yaml` is read after all other choices and before `experiment=…` and the command line. Git
 ignores it. With an installed `lorahydra`, keep it anywhere as `FOLDER/local/default.yaml` and give
-`--config-dir FOLDER`. An address or key variable of a judge belongs under `judges.NAME` there, so that no key reaches another
-service.
+`--config-dir FOLDER`. An address or key variable of a judge belongs under `judges.NAME` there, so that no key reaches
+another service.
 
 ```yaml
 # @package _global_
