@@ -98,6 +98,9 @@ class DataConfig:
     split_version: Literal[1, 2] = 2
     """How rows are divided: 2, or 1 as in older versions, whose splits of small data had random sizes. Studies and runs
     of an older version keep 1 without being told."""
+    pii: Literal["warn", "error", "off"] | bool = "warn"
+    """What happens if texts hold personal data or secrets (addresses, phone and card numbers, keys, passwords): `warn`
+    counts them and names rows, `error` refuses the dataset, `off` does not look for them."""
     max_leakage: float = 0.5
     """Largest share of prompts of a validation or test file or split that may also be in the training rows."""
     max_train_rows: int | None = None
@@ -114,6 +117,8 @@ class DataConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        if isinstance(self.pii, bool):  # YAML reads `off` so
+            self.pii = "warn" if self.pii else "off"
         check_types("data", self)
         if (self.train_file is None) == (self.hub_name is None):
             given = "neither is" if self.train_file is None else "both are"

@@ -99,6 +99,18 @@ class Store:
         lengths: npt.NDArray[np.int64] = pc.list_value_length(self._table.column(column)).to_numpy().astype(np.int64)
         return lengths
 
+    def texts(self, column: int) -> tuple[npt.NDArray[np.int64], Any]:
+        """All texts of a column of texts or of lists of texts, as one Arrow array, and the row of each."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column_of = self._table.column(column)
+        if pa.types.is_list(column_of.type):
+            counts = pc.fill_null(pc.list_value_length(column_of), 0).to_numpy()
+            return np.repeat(np.arange(len(self)), counts), self.items(column)
+        valid = pc.is_valid(column_of).to_numpy()
+        return np.flatnonzero(valid), column_of.drop_null()
+
     def items(self, column: int) -> Any:
         """A column of lists of numbers: all numbers of all rows as one Arrow array."""
         import pyarrow.compute as pc
@@ -144,11 +156,11 @@ def cached(folder: Path, schema: Any, build: Callable[[Writer], Mapping[str, Any
     Raises:
         OutputError: The cache cannot be written.
     """
-    if store := _try_open(folder):
+    if (store := _try_open(folder)) is not None:
         return store
     with locked(folder):
         # Another process may have made it while this one waited.
-        if store := _try_open(folder):
+        if (store := _try_open(folder)) is not None:
             return store
         # Left by a killed process: nobody else holds the lock.
         for leftover in (folder, *folder.parent.glob(f".{folder.name}.*")):

@@ -18,6 +18,7 @@ from lorahydra.data.arrow_cache import Store, Writer, cached, data_cache
 from lorahydra.data.columns import Layout, detect, known_columns
 from lorahydra.data.examples import KEY_BYTES, ROLES, Example, Message, example_keys
 from lorahydra.data.messages import describe
+from lorahydra.data.personal import scan
 from lorahydra.data.problems import Fault, Problem, Problems, RowError
 from lorahydra.data.readers import HEADER_ROW, Row, with_columns
 from lorahydra.data.report import SourceReport
@@ -86,6 +87,16 @@ class Rows:
         more = f" (and {others} more; run `lorahydra data check` to list them)" if others else ""
         raise DataError(first.message + more, path=self.source, line=first.line, field=first.field)
 
+    def require_impersonal(self) -> None:
+        """Refuse a source with personal data or secrets.
+
+        Raises:
+            DataError: With the first kind and the number of others.
+        """
+        found = self.report.personal_data
+        if found:
+            raise found[0].refusal(self.source, len(self), others=len(found) - 1)
+
     def warnings(self) -> Iterator[str]:
         """What the source contains but is not used, in one line each."""
         if ignored := self.report.columns_ignored:
@@ -125,6 +136,7 @@ def ingest(source: Source, config: DataConfig, cache: Path | None = None) -> Row
     store = cached(data_cache(cache) / "rows" / key, _schema(), build)
     facts = dict(store.facts)
     problems = [replace(Problem(**problem), source=source.label) for problem in facts.pop("problems")]
+    personal = [] if config.pii == "off" else scan(store, key, (CONTENTS, EXTRAS, TOOLS), LINE, cache)
     counts = facts.pop("counts")
     report = SourceReport(
         source.label,
@@ -133,6 +145,7 @@ def ingest(source: Source, config: DataConfig, cache: Path | None = None) -> Row
         empty_answers=counts.get(Fault.EMPTY_ANSWER, 0),
         undecodable_lines=counts.get(Fault.UNDECODABLE, 0),
         problems=sum(counts.values()),
+        personal_data=personal,
     )
     return Rows(source.label, store, report, problems)
 

@@ -64,7 +64,9 @@ def load_splits(config: DataConfig, seed: int, *, cache: Path | None = None) -> 
     sources = read_sources(config, cache)
     for rows in sources.values():
         rows.require_valid()
-    report = _report_on(sources)
+    for rows in sources.values() if config.pii == "error" else ():
+        rows.require_impersonal()
+    report = _report_on(sources, config)
     splits = cut(sources, config, seed)
     for fault in _describe_splits(report, splits, sources, config):
         raise fault
@@ -94,7 +96,7 @@ def check(
         LorahydraError: A source as a whole cannot be used, as in `load_splits`.
     """
     sources = read_sources(config, cache)
-    report = _report_on(sources)
+    report = _report_on(sources, config)
     if not all(len(rows) for rows in sources.values()):
         # Every row of a source has a problem, and there is nothing else to look at.
         return report
@@ -129,7 +131,7 @@ def read_sources(config: DataConfig, cache: Path | None) -> dict[str, Rows]:
     return {name: ingest(source, config, cache) for name, source in locate(config).items()}
 
 
-def _report_on(sources: Mapping[str, Rows]) -> DataReport:
+def _report_on(sources: Mapping[str, Rows], config: DataConfig) -> DataReport:
     """A report of what was found in reading."""
     report = DataReport()
     for rows in sources.values():
@@ -137,6 +139,11 @@ def _report_on(sources: Mapping[str, Rows]) -> DataReport:
         report.problems += rows.problems
         report.total_problems += rows.report.problems
         report.warnings += rows.warnings()
+        for found in rows.report.personal_data:
+            if config.pii == "error":
+                report.add_problem(Problem.of(found.refusal(rows.source, len(rows))))
+            else:
+                report.warnings.append(found.warning(rows.source, len(rows)))
     return report
 
 

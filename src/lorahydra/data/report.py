@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorahydra.data.length_limits import Fit
+from lorahydra.data.personal import PersonalData
 from lorahydra.data.problems import MAX_PROBLEMS, Problem
 
 __all__ = ["DataReport", "Leakage", "LengthStats", "SourceReport", "SplitReport"]
@@ -60,6 +61,8 @@ class SourceReport:
     undecodable_lines: int
     problems: int
     """All rows with a problem, those of the two kinds above included."""
+    personal_data: list[PersonalData] = field(default_factory=list)
+    """Personal data and secrets by kind; none are looked for with `data.pii=off`."""
 
 
 @dataclass

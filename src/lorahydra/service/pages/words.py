@@ -33,7 +33,7 @@ KIND = re.compile(r"^[A-Z]\w*Error: ")
 """The class of an error, which a trial's failure begins with."""
 DEPTH = 4
 """Sayings within sayings; a limit, because lines may hold anything."""
-REQUIRED, POSSIBLE, FRAGMENTS = "why", "maybe", ("what", "json", "error")
+REQUIRED, POSSIBLE, FRAGMENTS = "why", "maybe", ("what", "json", "error", "kind")
 """Names of values that are sayings themselves: always, perhaps, or a few words of the group of that name."""
 SPLITS, LISTS = ("split", "other"), ("names", "schemes", "variables")
 """Names of values that are a split's name, or a list in English."""
