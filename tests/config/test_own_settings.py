@@ -8,6 +8,7 @@ import pytest
 
 from lorahydra.config.changes import JUDGE_NEUTRAL_KEYS, SCORE_NEUTRAL_KEYS, differing, may_change
 from lorahydra.config.compose import compose, restored_config
+from lorahydra.config.judge import refuse_secret
 from lorahydra.errors import ConfigError
 
 ADDRESS = "http://127.0.0.1:8000/v1"
@@ -54,7 +55,8 @@ def test_a_recorded_panel_comes_back_and_may_change_what_changes_no_verdict() ->
         (["judge=panel", "judge.judges=[gemini,a-b]", "judges.a-b.name=openai"], "'a-b' cannot be the name of a judge"),
         (["judge=panel", "judge.judges=[gemini,foo]"], "LLM judge model not found: 'foo'"),
         (["judge=panel", "judge.model=x"], "judge.model: each judge of a panel has its own: judges.NAME.model"),
-        (["judge=panel", "judges.openai.temperature=9"], "judge.temperature=9.0 is not allowed"),
+        (["judge=panel", "judges.openai.temperature=9"], "judges.openai.temperature=9.0 is not allowed"),
+        (["judge=panel", "judge.timeout=0"], "judge.timeout=0.0 is not allowed"),
         (["judge=gemini", "judge.judges=[gemini,openai]"], "judge.judges is for judge=panel"),
         (["judge=gemini", "judges.opnai.model=x"], "LLM judge model not found: 'opnai'"),
         (["judge=gemini", "judges.openai.modl=x"], "unknown key judges.openai.modl (did you mean model?)"),
@@ -64,6 +66,13 @@ def test_a_recorded_panel_comes_back_and_may_change_what_changes_no_verdict() ->
         (["judge=openai", "judges.openai.api_key_env=sk-hunter2"], "takes the name of an environment variable"),
         (["judge=gemini", "judges.openai.token=hunter2"], "configs must not hold secrets"),
         (["judge=gemini", "judges.openai.base_url=https://me:hunter2@h"], "takes only an address"),
+        (
+            ["judge=gemini", "judges.openai={model: m, api_key: hunter2}"],
+            "judge.api_key: configs must not hold secrets",
+        ),
+        (["judge=gemini", "judges={openai: {'api_key_env': sk-hunter2}}"], "takes the name of an environment variable"),
+        (["judge=gemini", "+judge.options={top_p: 1, auth: {token: hunter2}}"], "configs must not hold secrets"),
+        (["judge=gemini", "judges.openai={base_url: 'https://me:hunter2@h'}"], "takes only an address"),
     ],
 )
 def test_a_mistake_is_one_line(overrides: list[str], said: str) -> None:
@@ -71,3 +80,9 @@ def test_a_mistake_is_one_line(overrides: list[str], said: str) -> None:
         compose(overrides)
     assert said in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_what_looks_like_a_secret_and_is_none() -> None:
+    settings = "{model: m, max_output_tokens: 9, api_key_env: [MY_KEY, OTHER], base_url: 'http://h:1/v1'}"
+    assert compose(["judge=openai", f"judges.openai={settings}"]).judge.key_names == ["MY_KEY", "OTHER"]
+    refuse_secret("judge.rubric.criteria.key_points.weight=2")

@@ -335,6 +335,8 @@ def _bad_value(error: OmegaConfBaseException) -> ConfigError:
         return ConfigError(NOT_A_NAME)  # the value may be a key
     if isinstance(error, ValidationError) and (kind := dict(_types(ExperimentConfig)).get(key)) is not None:
         return wrong_type(key, error.value, kind)
+    if isinstance(error, ValidationError) and "is not a ListConfig" in str(error):
+        return ConfigError(f"{key}={error.value} is not allowed: give a list, as in [{error.value}]")
     return ConfigError(f"{key}: {_first_sentence(str(error))}")
 
 

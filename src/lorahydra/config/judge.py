@@ -26,6 +26,8 @@ NOT_A_NAME = (
     "judge.api_key_env takes the name of an environment variable (capital letters, digits and _), not the key itself: "
     "put the key into a variable"
 )
+IN_A_MAPPING = re.compile(r"[{,]\s*['\"]?(\w+)['\"]?\s*:\s*(\[[^\]]*\]|[^,{}]*)")
+"""Keys and their values in a mapping, as `judges.openai={model: M, options: {top_p: 1}}` has them."""
 SECRET_NAME = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 
 
@@ -182,8 +184,11 @@ class JudgeConfig(ServiceConfig):
         """The judges that are asked, by name: those of a panel with its rubric and limits, or else this one alone."""
         if self.name != PANEL:
             return {self.name: self}
+        return {label: self._member(label) for label in self.judges}
+
+    def _member(self, label: str) -> JudgeConfig:
         alone: dict[str, Any] = {"judges": [], "members": {}, "max_cost": None}
-        return {label: replace(self, **vars(self.members[label]), **alone) for label in self.judges}
+        return replace(self, **vars(self.members[label]), **alone)
 
     @property
     def prices(self) -> tuple[float, float]:
@@ -242,7 +247,13 @@ class JudgeConfig(ServiceConfig):
                 raise ConfigError(f"judge.judges: {label!r} cannot be the name of a judge: use letters, digits and _")
             if member.name in (NO_JUDGE, PANEL):
                 raise ConfigError(f"judge.judges: {label} cannot be a member of a panel")
-        _ = self.asked  # each is checked where it is made
+        for label in self.judges:
+            try:
+                self._member(label)  # which is checked where it is made
+            except ConfigError as error:
+                own = "|".join(one.name for one in fields(ServiceConfig))
+                said = re.sub(rf"\bjudge\.({own})\b", rf"judges.{label}.\1", str(error))
+                raise error if said == str(error) else ConfigError(said) from error
 
     def _check_secrets(self) -> None:
         # These messages do not repeat the values, which may be secrets.
@@ -278,8 +289,14 @@ def refuse_secret(override: str) -> None:
     group, _, name = key.lstrip("+~").partition(".")
     if group == "judges":
         name = name.partition(".")[2]
-    elif group != "judge":
+    elif group != "judge" or name.startswith("rubric"):  # which has the names of criteria
         return
+    for inner, given in [(name, value), *IN_A_MAPPING.findall(value)]:
+        _refuse_secret(inner, given)
+
+
+def _refuse_secret(name: str, value: str) -> None:
+    """The same for the value of one key of a judge."""
     if name == "api_key_env":
         if not re.fullmatch(r"[A-Z0-9_\[\]'\", ]*|null", value):
             raise ConfigError(NOT_A_NAME)
