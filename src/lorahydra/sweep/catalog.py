@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -11,12 +11,13 @@ import optuna
 
 from lorahydra.config.checks import did_you_mean
 from lorahydra.config.search import OBJECTIVES
-from lorahydra.errors import StudyError
+from lorahydra.errors import OutputError, StudyError
 from lorahydra.names import STUDY_STORE, State
 from lorahydra.sweep.choice import Choice, with_choice
+from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.ranking import best_so_far, directions_of, ranked
 from lorahydra.sweep.stopping import ended_early
-from lorahydra.sweep.storage import open_storage, reading, shown
+from lorahydra.sweep.storage import end_lock, open_storage, reading, shown
 from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS, is_concluded
 from lorahydra.sweep.trial_record import TrialRecord, trial_facts, trial_records
 from lorahydra.utils.processes import is_alive
@@ -38,7 +39,7 @@ class StudyEntry:
     command: dict[str, Any] | None
     """How it was started: `overrides`, `cwd` and `folder`."""
     alive: bool
-    """Whether a process of this machine is working on it."""
+    """Whether a process of this machine runs one of its trials, or any process names its winner."""
     ended_early: str | None
     """When and why the study ended before its last trial (`search.stop_when_sure`), as the end of a sentence."""
     result: Mapping[str, Any]
@@ -52,26 +53,26 @@ class StudyEntry:
     @property
     def state(self) -> State:
         """`complete`, `running` or `interrupted`."""
-        if self._has_ended or (self.n_trials is None and not self.alive):
+        if self.has_ended or (self.n_trials is None and not self.alive):
             return State.COMPLETE
         return State.RUNNING if self.alive else State.INTERRUPTED
 
     @property
     def best(self) -> TrialRecord | None:
         """The winner; before it is named, the best trial so far by the first objective."""
-        if self._has_ended:
+        if self.has_ended:
             return next(trial for trial in self.trials if trial.number == self.result["best"])
         return best_so_far(self.trials, self.directions)
 
     @property
     def winner(self) -> TrialRecord | None:
         """The winner; None before it is named."""
-        return self.best if self._has_ended else None
+        return self.best if self.has_ended else None
 
     @property
     def choice(self) -> Choice | None:
         """How the winner was chosen; None before that, and for studies that do not say so."""
-        return Choice.from_facts(self.result.get("choice")) if self._has_ended else None
+        return Choice.from_facts(self.result.get("choice")) if self.has_ended else None
 
     @property
     def leaderboard(self) -> list[TrialRecord]:
@@ -80,9 +81,14 @@ class StudyEntry:
         return ranked(with_choice(self.trials, self.choice, winner), self.directions)
 
     @property
-    def _has_ended(self) -> bool:
-        has_all = self.ended_early is not None or (self.n_trials is not None and self.finished >= self.n_trials)
-        return has_all and is_concluded(self.result, self.trials)
+    def has_all(self) -> bool:
+        """Whether no trial is left to be run."""
+        return self.ended_early is not None or (self.n_trials is not None and self.finished >= self.n_trials)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its winner is named."""
+        return self.has_all and is_concluded(self.result, self.trials)
 
 
 def list_studies(storage: str = STUDY_STORE) -> list[StudyEntry]:
@@ -134,7 +140,7 @@ def _entry(study: optuna.Study) -> StudyEntry:
     objectives = [name for name in str(spec.get("objective", "")).split(", ") if name in OBJECTIVES]
     if len(objectives) != len(directions):  # another program made the study
         objectives = [f"value {index}" for index in range(len(directions))]
-    return StudyEntry(
+    entry = StudyEntry(
         name=study.study_name,
         begun=min((trial.datetime_start for trial in trials if trial.datetime_start is not None), default=None),
         n_trials=study.user_attrs.get(TRIALS),
@@ -146,3 +152,15 @@ def _entry(study: optuna.Study) -> StudyEntry:
         result=study.user_attrs.get(RESULT, {}),
         alive=any(worker is not None and is_alive(worker) for worker in workers),
     )
+    return replace(entry, alive=True) if entry.has_all and not entry.has_ended and _is_ending(study) else entry
+
+
+def _is_ending(study: optuna.Study) -> bool:
+    """Whether a process names the winner just now."""
+    try:
+        with end_lock(storage_of(study), study.study_name, wait=False):
+            return False
+    except TimeoutError:
+        return True
+    except OutputError:  # the folder is read-only, so nobody can hold a lock there
+        return False

@@ -19,7 +19,7 @@ from lorahydra.sweep.plots import write_plots
 from lorahydra.sweep.ranking import ranked
 from lorahydra.sweep.repeats import Compose, Repeats, end_dead_repeats
 from lorahydra.sweep.stopping import ENDED, ended_early
-from lorahydra.sweep.storage import study_lock
+from lorahydra.sweep.storage import end_lock
 from lorahydra.sweep.study_result import FinalScores, StudyResult, facts_of
 from lorahydra.sweep.study_run import StudyRun
 from lorahydra.sweep.study_store import RESULT, is_concluded
@@ -61,7 +61,7 @@ def conclude(run: StudyRun, compose: Compose, largest_pack: Callable[[str], int]
     """
     study = run.queue.study
     # Two processes may have ended their last trials together; the second one finds everything done.
-    with study_lock(storage_of(study), f"the end of {study.study_name}"):
+    with end_lock(storage_of(study), study.study_name):
         return _conclude(run, compose, largest_pack)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import optuna
 import sqlalchemy
@@ -22,6 +22,7 @@ __all__ = [
     "HEARTBEAT_SECONDS",
     "address_of",
     "check_address",
+    "end_lock",
     "open_storage",
     "reading",
     "shown",
@@ -118,16 +119,23 @@ def shown(url: str | None) -> str:
 
 
 @contextmanager
-def study_lock(storage: BaseStorage, study_name: str) -> Iterator[None]:
+def study_lock(storage: BaseStorage, study_name: str, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock of one study; a holder's death frees it.
 
     Raises:
         StudyError: The database cannot be reached.
+        TimeoutError: Another process holds it and `wait` is false.
     """
     backend = database_of(storage)
     if backend is None:
         yield
         return
     number = int.from_bytes(hashlib.sha256(study_name.encode()).digest()[:8], "big", signed=True)
-    with reading(backend.url), databases.database_lock(backend.engine, number, f".{number & 0xFFFFFFFF:08x}"):
+    name = f".{number & 0xFFFFFFFF:08x}"
+    with reading(backend.url), databases.database_lock(backend.engine, number, name, wait=wait):
         yield
+
+
+def end_lock(storage: BaseStorage, study_name: str, *, wait: bool = True) -> AbstractContextManager[None]:
+    """The lock under which the winner of a study is named, which may take hours; as `study_lock`."""
+    return study_lock(storage, f"the end of {study_name}", wait=wait)
