@@ -167,6 +167,32 @@ def test_a_study_that_has_begun_keeps_what_it_has(storage: InMemoryStorage) -> N
     assert WARM not in before.user_attrs
 
 
+@pytest.mark.parametrize("queued", [1, 2])
+def test_a_process_that_dies_while_it_queues_settings_leaves_the_rest_to_the_next_one(
+    storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch, queued: int
+) -> None:
+    for number in range(3):
+        ended(storage, f"old {number}", {RATE: 5e-4 * 2**-number, RANK: 32})
+    study = optuna.create_study(storage=storage, direction="maximize")
+    study.enqueue_trial(FIRST)
+    enqueue = study.enqueue_trial
+
+    def dying(params: Params) -> None:
+        if len(study.trials) == queued:
+            raise KeyboardInterrupt
+        enqueue(params)
+
+    monkeypatch.setattr(study, "enqueue_trial", dying)
+    with pytest.raises(KeyboardInterrupt):
+        begin_warm(study, BEFORE, KIND, SPACE, 9)
+    monkeypatch.undo()
+    ended(storage, "newer", {RATE: 2e-3, RANK: 8})
+    for _ in range(2):
+        begin_warm(study, BEFORE, KIND, SPACE, 9)
+        begun_with = [trial.system_attrs[FIXED] for trial in study.trials]
+        assert begun_with == [FIRST, {RATE: 1.25e-4, RANK: 32}, {RATE: 2.5e-4, RANK: 32}]
+
+
 def test_the_key() -> None:
     assert compose([]).search.warm_start == "off"
     assert compose(["search.warm_start=off"]).search.warm_start == "off"

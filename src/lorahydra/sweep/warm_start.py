@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,28 +116,45 @@ def begin_warm(
     """
     with study_lock(storage_of(study), study.study_name):
         trials = study.get_trials(deepcopy=False)
-        if WARM in study.user_attrs or any(trial.state is not TrialState.WAITING for trial in trials):
+        if any(trial.state is not TrialState.WAITING for trial in trials):
             return
-        taken = [trial.system_attrs.get(FIXED, {}) for trial in trials]
-        found: list[_Found] = []
-        try:
-            for one in _found(storage_of(study), study.study_name, spec, kind, space):
-                if len(found) < min(MOST, most) and not any(_alike(one.params, other, space) for other in taken):
-                    found.append(one)
-                    taken.append(one.params)
-        except Exception as error:
-            # Another program, or another version, may have written anything.
-            logger.warning("Warm start: earlier studies cannot be read: %s", one_line(error))
-        for one in found:
+        queued = [trial.system_attrs.get(FIXED, {}) for trial in trials]
+        if WARM not in study.user_attrs:
+            study.set_user_attr(WARM, [asdict(one) for one in _chosen(study, spec, kind, space, most, queued)])
+        found = [_Found(**one) for one in study.user_attrs[WARM]]
+        # A process may have died before it had queued all of them.
+        left = [one for one in found if one.params not in queued]
+        for one in left:
             study.enqueue_trial(one.params)
-        study.set_user_attr(WARM, [asdict(one) for one in found])
     if not found:
         logger.info("Warm start: no ended study of the same base model and objective has settings for this one")
-    for number, one in enumerate(found, start=len(trials)):
+    for number, one in enumerate(left, start=len(trials)):
         logger.info(
             "Warm start: trial %d has the settings of the winner of study %s, trial %d (%s data)",
             *(number, one_line(one.study), one.trial, one.data),
         )
+
+
+def _chosen(
+    study: optuna.Study,
+    spec: Mapping[str, str],
+    kind: DataKind | None,
+    space: Space,
+    most: int,
+    queued: Sequence[Mapping[str, Any]],
+) -> list[_Found]:
+    """The settings to begin with, which are not like those that are queued already."""
+    taken: list[Mapping[str, Any]] = list(queued)
+    found: list[_Found] = []
+    try:
+        for one in _found(storage_of(study), study.study_name, spec, kind, space):
+            if len(found) < min(MOST, most) and not any(_alike(one.params, other, space) for other in taken):
+                found.append(one)
+                taken.append(one.params)
+    except Exception as error:
+        # Another program, or another version, may have written anything.
+        logger.warning("Warm start: earlier studies cannot be read: %s", one_line(error))
+    return found
 
 
 def _found(
