@@ -147,6 +147,7 @@ def test_nobody_is_asked_before_the_file_is_checked(tmp_path: Path) -> None:
         assert server.calls + len(server.self_tests) == 0
     assert isinstance(failed.exception, DataError)
     assert isinstance(agree().exception, ConfigError)
+    assert str(agree(str(file), "--encoding", "nope").exception).startswith("--encoding nope is not a character encod")
     assert "name only score" in str(agree("--run", "x", "--columns", "answer=reply").exception)
 
 
@@ -161,13 +162,14 @@ def test_people_score_the_traces_of_a_run(tmp_path: Path, mlflow_database: Path)
     with start_run(tracking, output_dir=tmp_path / "out", kind=Kind.SINGLE, run_name="demo") as run:
         run.text(to_yaml(config), CONFIG_FILE)
         calls = []
-        for n in [*range(COUNT), 0]:  # the first answer is judged twice
+        # The first two answers are judged twice, as by a panel.
+        for n, mark in [*((n, n % 6) for n in range(COUNT)), (0, 0), (1, 4)]:
             case = JudgeCase(f"q{n}", f"r{n}", f"a{n}\n\nb")
-            reply = json.dumps({"reasoning": "r", "scores": dict.fromkeys(writer.criteria, n % 6)})
+            reply = json.dumps({"reasoning": "r", "scores": dict.fromkeys(writer.criteria, mark)})
             call = trace(
                 "judge openai",
                 inputs={"system": "s", "user": writer.write(case, 100).user},
-                outputs={"reply": reply, "score": 20.0 * (n % 6), "fault": None},
+                outputs={"reply": reply, "score": 20.0 * mark, "fault": None},
                 attributes={},
                 previews=("", ""),
                 assessments=None,
@@ -181,7 +183,7 @@ def test_people_score_the_traces_of_a_run(tmp_path: Path, mlflow_database: Path)
     with pytest.raises(DataError, match="nobody has scored an answer there"):
         labels_of_runs([run.run_id], tracking_uri=uri)
     person = mlflow.entities.AssessmentSource("HUMAN", "anna")
-    for n, call in enumerate(calls):
+    for n, call in enumerate(calls[:-1]):  # one of the second answer's traces is enough
         mlflow.log_feedback(trace_id=f"tr-{call['id']}", name="score", value=n % 5, source=person)
         mlflow.log_feedback(trace_id=f"tr-{call['id']}", name="style", value=n % 2, source=person)
         robot = mlflow.entities.AssessmentSource("LLM_JUDGE", "robot")
@@ -191,9 +193,9 @@ def test_people_score_the_traces_of_a_run(tmp_path: Path, mlflow_database: Path)
     first, second = found[:2]
     assert (first.prompt, first.reference, first.answer) == ("q0", "r0", "a0\n\nb")
     assert first.score == pytest.approx((0 + COUNT % 5) / 2), "the mean of both"
-    assert (second.score, second.judge_score) == (1, 20)
+    assert (second.score, second.judge_score) == (1, 50), "the mean of both judges"
     assert second.criteria == {"style": 1}
-    assert second.judge_criteria["style"] == 1
+    assert second.judge_criteria["style"] == 2.5
     shown = agree("--run", run.run_id, "--uri", uri)
     assert shown.exit_code == 0, shown.output
     assert f"{COUNT} answers with people's scores" in shown.stdout

@@ -101,9 +101,9 @@ def _read(file: str, criteria: Sequence[str], columns: dict[str, str], encoding:
 
     try:
         return read_labels(file, criteria, columns=columns, encoding=encoding)
-    except DataError as error:
+    except (DataError, ConfigError) as error:
         message = str(error).replace("data.encoding=", "--encoding ").replace("data.encoding", "--encoding")
-        raise DataError(message) from error
+        raise type(error)(message) from error
 
 
 def _lines(report: AgreementReport) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What people have said in MLflow's UI about the calls that a run has recorded as traces."""
+"""The calls that a run has recorded as traces, with what people have said about them in MLflow's UI."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ PAGE = 100
 
 @dataclass(frozen=True)
 class TraceFeedback:
-    """A trace that people have given feedback on."""
+    """A trace, and people's feedback on it."""
 
     trace_id: str
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
     values: Mapping[str, Any]
-    """People's last feedback by name."""
+    """People's last feedback by name; empty if nobody has given any."""
 
 
 def read_feedback(config: TrackingConfig, run_id: str) -> list[TraceFeedback]:
-    """The traces of a run with feedback that people gave, the oldest trace first.
+    """The traces of a run, the oldest first, with the feedback that people gave.
 
     Raises:
         TrackingError: The store cannot be reached, or does not have the run.
@@ -42,9 +42,10 @@ def read_feedback(config: TrackingConfig, run_id: str) -> list[TraceFeedback]:
             token = page.token
             if not token:
                 break
-    given = [(trace, _values(trace.info.assessments or ())) for trace in traces]
-    given.sort(key=lambda pair: pair[0].info.request_time)
-    return [TraceFeedback(trace.info.trace_id, *_texts(trace), values) for trace, values in given if values]
+    traces.sort(key=lambda trace: trace.info.request_time)
+    return [
+        TraceFeedback(trace.info.trace_id, *_texts(trace), _values(trace.info.assessments or ())) for trace in traces
+    ]
 
 
 def _values(assessments: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lorahydra.config.judge_registry import NO_JUDGE
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.data.labels import FEWEST, LabelledAnswer
 from lorahydra.errors import ConfigError, DataError, LorahydraError
@@ -114,9 +115,10 @@ def judge_agreement(
 def _ask(labels: Sequence[LabelledAnswer], config: ExperimentConfig, progress: Progress) -> Judgement:
     if not any(label.prompt for label in labels):
         raise DataError("there is no column prompt or question: a judge has to know what was asked")
-    session = ready_session(config.judge)
-    if session is None:
+    if config.judge.name == NO_JUDGE:
         raise ConfigError("there is no column judge_score, and no judge to ask: name one, for example judge=gemini")
+    session = ready_session(config.judge)
+    assert session is not None
     cases = [JudgeCase(label.prompt, label.reference, label.answer) for label in labels]
     return start_judging(session, cases, config.judge.repeats).wait(progress)
 
@@ -163,7 +165,7 @@ def _remarks(labels: Sequence[LabelledAnswer], config: ExperimentConfig, verdict
             f"People gave all but {others} of the answers the same score, so these figures say little, whatever their "
             "intervals are."
         )
-    if verdicts is None and config.judge.name != "none":
+    if verdicts is None and config.judge.name != NO_JUDGE:
         remarks.append(f"The labels hold a judge's scores, so {config.judge.name} was not asked; --ask asks it.")
     if verdicts is not None and any(not label.reference for label in labels):
         remarks.append(

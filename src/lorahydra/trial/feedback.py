@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import yaml
@@ -12,7 +14,7 @@ from lorahydra.config.judge import RubricConfig
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.data.labels import COLUMNS, LabelledAnswer, check_labels, number
 from lorahydra.errors import ConfigError, DataError, one_line
-from lorahydra.judges import JudgeFault, JudgeReply
+from lorahydra.judges import JudgeCase, JudgeFault, JudgeReply
 from lorahydra.judges.parsing import read_verdict
 from lorahydra.judges.prompt import read_case
 from lorahydra.names import CONFIG_FILE
@@ -27,7 +29,8 @@ def labels_of_runs(
 ) -> list[LabelledAnswer]:
     """The answers of trials that people have scored on the traces of the judge's calls, with the judge's scores.
 
-    If an answer has been judged or scored more than once, the means count.
+    If an answer has been judged or scored more than once, as by each judge of a panel, the means count. It is enough to
+    score one of its traces.
 
     Args:
         run_ids: MLflow's runs of trials.
@@ -39,7 +42,7 @@ def labels_of_runs(
         DataError: There are too few labelled answers, or feedback is not a number.
         TrackingError: The store cannot be reached, or does not have a run.
     """
-    found: dict[tuple[str, str], list[LabelledAnswer]] = {}
+    found: dict[tuple[str, str], list[_Judged]] = {}
     source = ", ".join(f"run {run_id}" for run_id in run_ids)
     for run_id in run_ids:
         store = TrackingConfig(uri=tracking_uri)
@@ -47,10 +50,10 @@ def labels_of_runs(
         traces = read_feedback(store, run_id)
         name = _score_name(traces, rubric, (columns or {}).get("score"), source)
         for trace in traces:
-            label = _label(trace, name, rubric)
-            if label is not None:
-                found.setdefault((label.prompt, label.answer), []).append(label)
-    labels = [_mean(alike) for alike in found.values()]
+            judged = _judged(trace, name, rubric)
+            if judged is not None:
+                found.setdefault((judged.case.question, judged.case.answer), []).append(judged)
+    labels = [label for alike in found.values() if (label := _mean(alike)) is not None]
     if not labels:
         raise DataError(
             "nobody has scored an answer there: open a trace of the run in MLflow's UI (Traces), and add feedback with "
@@ -86,12 +89,23 @@ def _score_name(traces: Sequence[TraceFeedback], rubric: RubricConfig, given: st
     )
 
 
-def _label(trace: TraceFeedback, name: str, rubric: RubricConfig) -> LabelledAnswer | None:
-    """The answer that a trace is about; None if it has no overall score, or is not a call of a judge."""
+@dataclass(frozen=True)
+class _Judged:
+    """A call of a judge, with people's scores of the answer."""
+
+    place: str
+    case: JudgeCase
+    score: float | None
+    criteria: Mapping[str, float]
+    judge_score: float | None
+    judge_criteria: Mapping[str, float]
+
+
+def _judged(trace: TraceFeedback, name: str, rubric: RubricConfig) -> _Judged | None:
+    """The call that a trace is about; None if it is not a call of a judge."""
     place = f"trace {trace.trace_id}"
     case = read_case(str(trace.inputs.get("user", "")))
-    score = _number(trace.values.get(name), name, place)
-    if case is None or score is None:
+    if case is None:
         return None
     people = {key: _number(value, key, place) for key, value in trace.values.items() if key in rubric.criteria}
     given = trace.outputs.get("score")
@@ -99,14 +113,12 @@ def _label(trace: TraceFeedback, name: str, rubric: RubricConfig) -> LabelledAns
         judge = read_verdict(JudgeReply(str(trace.outputs.get("reply") or ""), "", fractions=True), rubric).scores
     except JudgeFault:
         judge = {}
-    return LabelledAnswer(
+    return _Judged(
         place=place,
-        score=score,
-        answer=case.answer,
-        prompt=case.question,
-        reference=case.reference,
-        judge_score=float(given) if isinstance(given, int | float) else None,
+        case=case,
+        score=_number(trace.values.get(name), name, place),
         criteria={key: value for key, value in people.items() if value is not None},
+        judge_score=float(given) if isinstance(given, int | float) else None,
         judge_criteria=judge,
     )
 
@@ -118,24 +130,29 @@ def _number(value: Any, name: str, place: str) -> float | None:
         raise DataError(f"{place}: feedback '{one_line(name)}' {error}") from error
 
 
-def _mean(labels: Sequence[LabelledAnswer]) -> LabelledAnswer:
-    """One answer out of several with the same texts."""
-    first = labels[0]
-    given = [label.judge_score for label in labels if label.judge_score is not None]
+def _mean(calls: Sequence[_Judged]) -> LabelledAnswer | None:
+    """One answer out of several calls with the same texts; None if nobody has scored it."""
+    first = calls[0]
+    score = _mean_of([call.score for call in calls])
+    if score is None:
+        return None
     return LabelledAnswer(
         place=first.place,
-        score=sum(label.score for label in labels) / len(labels),
-        answer=first.answer,
-        prompt=first.prompt,
-        reference=first.reference,
-        judge_score=sum(given) / len(given) if given else None,
-        criteria=_means([label.criteria for label in labels]),
-        judge_criteria=_means([label.judge_criteria for label in labels]),
+        score=score,
+        answer=first.case.answer,
+        prompt=first.case.question,
+        reference=first.case.reference,
+        judge_score=_mean_of([call.judge_score for call in calls]),
+        criteria=_means([call.criteria for call in calls]),
+        judge_criteria=_means([call.judge_criteria for call in calls]),
     )
 
 
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    given = [value for value in values if value is not None]
+    return sum(given) / len(given) if given else None
+
+
 def _means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = {name: None for each in scores for name in each}
-    return {
-        name: sum(given) / len(given) for name in names if (given := [each[name] for each in scores if name in each])
-    }
+    means = {name: _mean_of([each.get(name) for each in scores]) for name in dict.fromkeys(chain(*scores))}
+    return {name: mean for name, mean in means.items() if mean is not None}
