@@ -143,6 +143,7 @@ def test_a_grid_that_is_too_large_is_one_line(tmp_path: Path) -> None:
         ("sampler", "nsgaii", "population_size=1", "population_size"),
         ("sampler", "qmc", "qmc_type=hopton", "qmc_type"),
         ("sampler", "auto", "seed=-1", "seed=-1 is not allowed"),
+        ("sampler", "auto", "n_startup_trials=-1", "n_startup_trials=-1 is not allowed"),
         ("pruner", "percentile", "percentile=200", "Percentile"),
         ("pruner", "hyperband", "bootstrap_count=2", "bootstrap_count"),
     ],
@@ -164,12 +165,15 @@ def extend(_: DictConfig, trial: optuna.Trial) -> None:
 
 @pytest.mark.filterwarnings("ignore:hydra.utils.instantiate")  # of a function that no whitelist of Hydra names
 def test_a_space_that_a_function_extends_is_searched_with_the_seed_of_the_sampler(tmp_path: Path) -> None:
-    def drawn(seed: int) -> list[Any]:
-        auto, none = choice("sampler", "auto", f"seed={seed}"), choice("pruner", "none")
-        swept = sweep(auto, none, OWN, tmp_path, custom_search_space=f"{__name__}.extend", n_trials=1)
+    def drawn(seed: int, at_random: int) -> list[Any]:
+        auto = choice("sampler", "auto", f"seed={seed}", f"n_startup_trials={at_random}")
+        none = choice("pruner", "none")
+        swept = sweep(auto, none, OWN, tmp_path, custom_search_space=f"{__name__}.extend", n_trials=3)
         return [trial.params for trial in swept.seen]
 
-    assert drawn(7) == drawn(7) != drawn(8)
+    assert drawn(7, 1) == drawn(7, 1) != drawn(8, 1)
+    assert drawn(7, 1)[0] == drawn(7, 3)[0]
+    assert drawn(7, 1) != drawn(7, 3)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lorahydra.errors import ConfigError
-from lorahydra.sweep.search_space import grid_values, read_space, size
+from lorahydra.sweep.search_space import corners, grid_size, grid_values, read_space, size
 
 SHIPPED = {"lora.r": "choice(8,16)", "training.learning_rate": "tag(log, interval(1e-5, 1e-3))"}
 FIRST = {"lora.r": 16, "training.learning_rate": 2e-4}
@@ -147,3 +147,26 @@ def test_a_resumed_study_keeps_the_order_of_its_parameters_which_samplers_depend
     new = read_space([], shipped, {}, add_shipped=False)
     resumed = read_space([], shipped, {}, add_shipped=False, begun=new.describe())
     assert list(resumed.distributions.items()) == list(new.distributions.items())
+
+
+def test_tiny_steps_are_not_written_out() -> None:
+    tiny = FloatDistribution(0, 1, step=1e-15)
+    assert size({"a": tiny}) == 10**15 + 1
+    assert corners({"a": tiny}) == [{"a": 0}, {"a": 1}]
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        CategoricalDistribution(("a", None, 3)),
+        IntDistribution(2, 8, step=3),
+        IntDistribution(1, 100, log=True),
+        FloatDistribution(0, 1),
+        FloatDistribution(0.5, 0.5),
+        FloatDistribution(1e-5, 1e-3, log=True),
+        FloatDistribution(0, 0.9, step=0.3),
+        FloatDistribution(0.1, 0.7, step=0.1),
+    ],
+)
+def test_a_grid_has_as_many_values_as_are_counted(distribution: BaseDistribution) -> None:
+    assert len(grid_values(distribution, 4)) == grid_size(distribution, 4)

@@ -45,17 +45,18 @@ class AutoSampler(BaseSampler):
 
     Args:
         seed: Of all draws, 0 or more; None is 0.
-        n_startup_trials: Trials that are spread over the space before results decide.
+        n_startup_trials: Trials that are spread over the space before results decide, 0 or more.
 
     Raises:
-        ValueError: The seed is negative.
+        ValueError: A number is negative.
     """
 
     def __init__(self, seed: int | None = None, n_startup_trials: int = 4) -> None:
-        if seed is not None and seed < 0:
-            raise ValueError(f"seed={seed} is not allowed: it must be at least 0")
+        for name, value in {"seed": seed or 0, "n_startup_trials": n_startup_trials}.items():
+            if value < 0:
+                raise ValueError(f"{name}={value} is not allowed: it must be at least 0")
         self.seed = seed
-        self._n_startup_trials = n_startup_trials
+        self.n_startup_trials = n_startup_trials
         self._space: dict[str, BaseDistribution] = {}
 
     def fit(self, space: Mapping[str, BaseDistribution]) -> None:
@@ -77,7 +78,7 @@ class AutoSampler(BaseSampler):
         tried = {_key(t.params, search_space) for t in known}
         number = len(earlier)
         params = self._spread(number, search_space)
-        if number >= self._n_startup_trials and any(t.state is TrialState.COMPLETE for t in known):
+        if number >= self.n_startup_trials and any(t.state is TrialState.COMPLETE for t in known):
             params = self._learned(study, known, number, search_space)
         draws = 0
         while _key(params, search_space) in tried and draws < TRIES:

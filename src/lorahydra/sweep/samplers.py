@@ -19,7 +19,7 @@ from optuna.samplers import BaseSampler, BruteForceSampler, CmaEsSampler, GridSa
 from lorahydra.errors import ConfigError, causes
 from lorahydra.sweep.auto_sampler import AutoSampler
 from lorahydra.sweep.compat import quietly
-from lorahydra.sweep.search_space import grid_values, size
+from lorahydra.sweep.search_space import grid_size, grid_values, size
 from lorahydra.sweep.settings import SweepSettings, UnfittedSampler
 
 __all__ = ["fit_sampler", "make_pruner", "make_sampler", "warn_of_random_draws"]
@@ -118,21 +118,22 @@ def _auto(sampler: AutoSampler, space: Mapping[str, BaseDistribution], *, comple
         sampler.fit(space)
         return sampler
     with quietly():
-        return TPESampler(seed=sampler.seed, multivariate=True, constant_liar=True, n_startup_trials=6)
+        return TPESampler(
+            seed=sampler.seed, multivariate=True, constant_liar=True, n_startup_trials=sampler.n_startup_trials
+        )
 
 
 def _grid(
     sampler: functools.partial[GridSampler], space: Mapping[str, BaseDistribution], steps: int
 ) -> tuple[GridSampler, int]:
     """The grid sampler of a search space, and the number of settings in its grid."""
-    grid = {name: grid_values(distribution, steps) for name, distribution in space.items()}
-    count = math.prod(len(values) for values in grid.values())
+    count = math.prod(grid_size(distribution, steps) for distribution in space.values())
     if count > LARGEST_GRID:
         raise ConfigError(
             f"hydra/sweeper/sampler=grid: the grid has {count} settings, more than the {LARGEST_GRID} allowed: search "
             "fewer values, or use another sampler"
         )
-    return sampler(grid), count
+    return sampler({name: grid_values(distribution, steps) for name, distribution in space.items()}), count
 
 
 def warn_of_random_draws(sampler: BaseSampler | UnfittedSampler, space: Mapping[str, BaseDistribution]) -> None:

@@ -7,10 +7,10 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import FloatRange
 from hydra.errors import HydraException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import create_trial
@@ -18,7 +18,7 @@ from optuna.trial import create_trial
 from lorahydra.errors import ConfigError
 from lorahydra.sweep.compat import create_params_from_overrides
 
-__all__ = ["SearchSpace", "corners", "grid_values", "inside", "read_space", "share", "size"]
+__all__ = ["SearchSpace", "corners", "grid_size", "grid_values", "inside", "read_space", "share", "size"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -89,7 +89,21 @@ def read_space(
 
 def size(distributions: Mapping[str, BaseDistribution]) -> float:
     """Number of settings in a space; infinite with a continuous parameter."""
-    return math.prod(map(_size, distributions.values()))
+    return math.prod(
+        math.inf if _is_continuous(distribution) else grid_size(distribution, 2)
+        for distribution in distributions.values()
+    )
+
+
+def grid_size(distribution: BaseDistribution, steps: int) -> int:
+    """How many values `grid_values` gives; a range of tiny steps may have too many to write out."""
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    if _is_continuous(distribution):
+        return steps
+    if isinstance(distribution, FloatDistribution) and not distribution.single():
+        return _steps_below_the_end(distribution) + 1
+    return len(grid_values(distribution, steps))
 
 
 def grid_values(distribution: BaseDistribution, steps: int) -> Sequence[Any]:
@@ -108,9 +122,8 @@ def grid_values(distribution: BaseDistribution, steps: int) -> Sequence[Any]:
     if distribution.single():
         return [low]
     if distribution.step is not None:
-        # Counted as Hydra's Optuna sweeper does, so that a study that it began keeps its values.
-        values = [float(value) for value in FloatRange(low, high, distribution.step)]
-        return values if values and values[-1] == high else [*values, high]
+        start, step = Decimal(str(low)), Decimal(str(distribution.step))
+        return [*(float(start + step * n) for n in range(_steps_below_the_end(distribution))), high]
     shares = [step / (steps - 1) for step in range(1, steps - 1)]
     inner = [low * (high / low) ** share if distribution.log else low + (high - low) * share for share in shares]
     # More digits would only clutter names and tables.
@@ -119,10 +132,7 @@ def grid_values(distribution: BaseDistribution, steps: int) -> Sequence[Any]:
 
 def corners(distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
     """A few settings that cover every choice and both ends of every range, to check that each can be set."""
-    # A grid of two steps has both ends of a range.
-    grids = {name: grid_values(distribution, 2) for name, distribution in distributions.items()}
-    choices = {name for name, kind in distributions.items() if isinstance(kind, CategoricalDistribution)}
-    ends = {name: values if name in choices else [values[0], values[-1]] for name, values in grids.items()}
+    ends = {name: _ends(distribution) for name, distribution in distributions.items()}
     most = max((len(values) for values in ends.values()), default=0)
     return [{name: values[min(index, len(values) - 1)] for name, values in ends.items()} for index in range(most)]
 
@@ -159,10 +169,27 @@ def _is_sweep(argument: str) -> bool:
     return bool(override.is_sweep_override())
 
 
-def _size(distribution: BaseDistribution) -> float:
-    if isinstance(distribution, FloatDistribution) and distribution.step is None and not distribution.single():
-        return math.inf
-    return len(grid_values(distribution, 2))
+def _is_continuous(distribution: BaseDistribution) -> bool:
+    return isinstance(distribution, FloatDistribution) and distribution.step is None and not distribution.single()
+
+
+def _steps_below_the_end(distribution: FloatDistribution) -> int:
+    """Number of values below the highest one, counted as Hydra's Optuna sweeper does (`FloatRange`).
+
+    So a study that it began keeps its values.
+    """
+    low, high, step = (Decimal(str(each)) for each in (distribution.low, distribution.high, distribution.step))
+    count, rest = divmod(high - low, step)
+    below = int(count) + (rest > 0)
+    return below - (float(low + step * (below - 1)) == distribution.high)
+
+
+def _ends(distribution: BaseDistribution) -> Sequence[Any]:
+    """All choices, or both ends of a range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, IntDistribution | FloatDistribution), "Optuna has no other kind"
+    return distribution.low, distribution.high
 
 
 def share(distribution: BaseDistribution, value: Any) -> float:
