@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import logging
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
+from tests.support.configs import composed
 from tests.support.programs import ProgramRunner
 from tests.support.questions import write_questions
 from tests.support.stores import runs_of
 
 from lorahydra import LoRATuner
 from lorahydra.config.compose import compose
-from lorahydra.errors import ConfigError, TrainingError
+from lorahydra.errors import ConfigError, NotRecordedError, TrainingError
 from lorahydra.modeling.packaged import fetch
+from lorahydra.names import State
 from lorahydra.sweep.catalog import find_study
-from lorahydra.sweep.repeats import REPEATS, _RepeatPlace
+from lorahydra.sweep.repeats import REPEATS, Repeats, _RepeatPlace
 from lorahydra.sweep.study_result import StudyResult
 from lorahydra.sweep.study_store import known_attributes
+from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.trial.place import TrialResult
+from lorahydra.trial.saved import SavedTrial
 
 KILLED = """
 import os, signal, sys
@@ -125,9 +132,45 @@ def test_packed_repeats_of_which_one_fails(
     assert set(states.values()) == {"complete"}
 
 
+def test_a_repeat_is_trained_again_if_mlflow_has_lost_the_run_of_its_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The model is searched, so that the experiment of the study as a whole has none that could be loaded.
+    config = composed("model.name_or_path=/no/such/model", "model.device=cpu", "search.seeds=1", "judge=openai")
+    not_read: Any = None
+    study, trained = optuna.create_study(study_name="one"), []
+
+    def kept(folder: Path, **_: object) -> SavedTrial:
+        (folder / "adapter").mkdir(parents=True)
+        (folder / "adapter" / "adapter_model.safetensors").touch()
+        return SavedTrial(folder, "run 1", config, not_read)
+
+    def is_lost(*_: object, **__: object) -> None:
+        raise NotRecordedError("there is no run 1")
+
+    def train(config: object, *, place: _RepeatPlace, overrides: object) -> None:
+        trained.append(place.number)
+        place.note(state=State.COMPLETE, run_id="run 2")
+
+    monkeypatch.setattr("lorahydra.sweep.repeats.load_trial", kept)
+    monkeypatch.setattr("lorahydra.sweep.repeats.judge_saved", is_lost)
+    monkeypatch.setattr("lorahydra.sweep.repeats.run_trial", train)
+    study.set_user_attr(REPEATS, {"7": {"43": {"state": "interrupted", "run_id": "run 1"}}})
+    repeats = Repeats(
+        study, "", tmp_path, config, lambda _, folder: replace(config, output_dir=str(folder)), lambda _: 8
+    )
+    record = TrialRecord(7, State.COMPLETE, {"model.name_or_path": "tiny"})
+    assert repeats.train([record], None) == {7: ["run 2"]}
+    assert trained == [7]
+    assert "Trial 7 is trained again with seed 43: there is no run 1" in caplog.text
+
+
 def test_keys() -> None:
     assert compose([]).search.seeds == 0
     with pytest.raises(ConfigError, match=r"search\.seeds=-1 is not allowed"):
         compose(["search.seeds=-1"])
+    for objective in ("loss", "[combined,time]"):
+        with pytest.raises(ConfigError, match=r"search\.seeds=2 needs one objective of combined"):
+            compose(["search.seeds=2", f"objective={objective}"])
     with pytest.raises(ConfigError, match=r"training\.seed=-1 is not allowed"):
         compose(["training.seed=-1"])

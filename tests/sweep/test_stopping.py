@@ -98,6 +98,8 @@ def test_failed_and_pruned_trials_are_known_to_be_no_better(study: optuna.Study)
 
 def test_nothing_is_expected_of_a_study_that_cannot_be_modelled(study: optuna.Study) -> None:
     assert gain_of_next_trial(study, 0) is None
+    study.add_trial(create_trial(state=TrialState.FAIL, params={"rate": 1e-4}, distributions={"rate": RATE}))
+    assert gain_of_next_trial(study, 0) is None, "no trial has a result"
     for n in range(9):  # a custom search space: no parameter has the same range in two trials
         kind = FloatDistribution(0, 1 + n)
         study.add_trial(create_trial(value=1.0, params={"x": 0.5}, distributions={"x": kind}))
@@ -118,3 +120,5 @@ def test_objectives_without_a_difference_that_does_not_matter_are_refused(object
     with pytest.raises(ConfigError, match=r"search\.stop_when_sure=true needs one objective of combined"):
         compose(["search.stop_when_sure=true", f"objective={objective}"])
     compose(["search.stop_when_sure=true", "objective=bertscore_f1"])
+    with pytest.raises(ConfigError, match=r"search\.stop_when_sure=true needs search\.indifference above 0"):
+        compose(["search.stop_when_sure=true", "search.indifference=0"])

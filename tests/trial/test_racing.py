@@ -19,8 +19,9 @@ from lorahydra.evaluation import EvaluationSet, Predictions
 from lorahydra.evaluation.judging import choose
 from lorahydra.judges import loading
 from lorahydra.metrics.bertscore import BertScores
-from lorahydra.names import Kind, State
+from lorahydra.names import ANSWERS_FILE, Kind, State
 from lorahydra.tracking import start_run
+from lorahydra.trial.finalists import find_trials
 from lorahydra.trial.predict import TrialPredictions
 from lorahydra.trial.racing import Raced, race_trials
 from lorahydra.trial.saved import SavedTrial, save_trial
@@ -154,3 +155,12 @@ def test_a_trial_on_which_the_judge_gives_too_few_verdicts_cannot_win(
         pytest.raises(JudgeCoverageError, match="too few verdicts on each of the trials"),
     ):
         field.race(server, "judge.max_retries=0", "search.indifference=0")
+
+
+def test_repeats_are_no_trials_that_are_judged_again(tmp_path: Path) -> None:
+    trial, repeat = tmp_path / "study" / "7", tmp_path / "study" / "repeats" / "7-43"
+    for folder in (trial, repeat):
+        folder.mkdir(parents=True)
+        (folder / ANSWERS_FILE).touch()
+    assert find_trials([tmp_path]) == [trial]
+    assert find_trials([repeat]) == [repeat]

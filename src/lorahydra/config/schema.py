@@ -370,8 +370,16 @@ class ExperimentConfig:
         not_blank("output_dir", self.output_dir)
 
     def _check_search(self, names: list[str]) -> None:
-        if self.search.stop_when_sure and (len(names) > 1 or names[0] not in OBJECTIVES_OF_EXAMPLES):
+        of_examples = len(names) == 1 and names[0] in OBJECTIVES_OF_EXAMPLES
+        if self.search.stop_when_sure and not of_examples:
             raise ConfigError(
                 f"search.stop_when_sure=true needs one objective of {', '.join(OBJECTIVES_OF_EXAMPLES)}, because "
                 f"search.indifference is a difference of these; objective={', '.join(names)}"
+            )
+        if self.search.stop_when_sure and self.search.indifference == 0:
+            raise ConfigError("search.stop_when_sure=true needs search.indifference above 0: any trial may gain more")
+        if self.search.seeds and not of_examples:
+            raise ConfigError(
+                f"search.seeds={self.search.seeds} needs one objective of {', '.join(OBJECTIVES_OF_EXAMPLES)}, because "
+                f"trials are compared by their scores on the examples; objective={', '.join(names)}"
             )

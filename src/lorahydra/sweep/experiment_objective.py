@@ -100,6 +100,8 @@ class ExperimentObjective(Objective):
         """Digests of data and model, if this process has loaded them."""
         self._data_kind: DataKind | None = None
         self._warnings: Sequence[str] = ()
+        self._varies = False
+        """Whether trials may differ in model, data or judge."""
 
     def kept_settings(self) -> list[str]:
         """Overrides that keep the settings with which a study of an older version began."""
@@ -131,18 +133,20 @@ class ExperimentObjective(Objective):
         for params in corners(space.distributions):
             self._compose(params, self.folder)
         # Whole groups (`model=a,b`) have no dot in their name.
-        varies = any("." not in name or name.startswith(("model.", "data.", "judge.")) for name in space.distributions)
+        self._varies = any(
+            "." not in name or name.startswith(("model.", "data.", "judge.")) for name in space.distributions
+        )
         from lorahydra.tracking import check_store
 
         # A worker need not check: the process that started it has reached the store.
         check_store(self.config.tracking, waits=self.is_worker)
         local = any(judge.name == "local" for judge in self.config.judge.asked.values())
-        if self.n_workers > 1 and not varies and not local:
+        if self.n_workers > 1 and not self._varies and not local:
             # Before there is a study; a model on this machine is loaded by the workers only.
             from lorahydra.judges import ready_session
 
             ready_session(self.config.judge)
-        if self.n_workers == 1 and not varies:
+        if self.n_workers == 1 and not self._varies:
             from lorahydra.sweep.warm_start import data_kind
             from lorahydra.trial.prepare import prepare
 
@@ -169,9 +173,10 @@ class ExperimentObjective(Objective):
 
     def _largest_pack(self, device: str) -> int:
         """How many adapters may be trained side by side."""
-        # Each trial would have the time of the whole pack; a checkpoint belongs to one trial; a custom space may vary
-        # the model.
-        if "time" in self.objectives or self.config.training.resume or self.settings.extends_space:
+        # Each trial would have the time of the whole pack; a checkpoint belongs to one trial; memory may be too small
+        # for several models.
+        several_models = self._varies or self.settings.extends_space
+        if "time" in self.objectives or self.config.training.resume or several_models:
             return 1
         pack = self.config.training.pack
         return int(pack) if pack != "auto" else 1 if device == "cpu" else LARGEST_PACK

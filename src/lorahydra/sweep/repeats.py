@@ -17,16 +17,16 @@ import optuna
 
 from lorahydra.config.changes import SCORE_NEUTRAL_KEYS, differing
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import ConfigError, OutputError, TrialPruned, clear_frames, ends_study, one_line
+from lorahydra.errors import ConfigError, NotRecordedError, OutputError, TrialPruned, clear_frames, ends_study, one_line
+from lorahydra.modeling.devices import resolve_device
 from lorahydra.modeling.memory import release_memory
-from lorahydra.names import ADAPTER_DIR, Kind, State
+from lorahydra.names import ADAPTER_DIR, REPEATS_DIR, Kind, State
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.running_trial import RunningTrial, judged_by
 from lorahydra.sweep.storage import address_of
 from lorahydra.sweep.trial_pack import PackedTrial, TrialPack
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.trial.place import TrialResult
-from lorahydra.trial.prepare import prepare
 from lorahydra.trial.rejudge import judge_saved
 from lorahydra.trial.run import run_trial
 from lorahydra.trial.saved import SavedTrial, load_trial
@@ -41,8 +41,6 @@ REPEATS = "lorahydra.repeats"
 MOST_REPEATED = 4
 """Settings that are trained again."""
 ENDS = (State.COMPLETE, State.FAILED)
-REPEATS_DIR = "repeats"
-"""In the study's folder."""
 
 Compose = Callable[[Mapping[str, Any], Path], ExperimentConfig]
 """The experiment with some parameters, for an output folder."""
@@ -82,14 +80,14 @@ class Repeats:
             LorahydraError: A fault that every repeat would meet.
         """
         first = self.config.seed if self.config.training.seed is None else self.config.training.seed
-        pack = self.largest_pack(prepare(self.config).base.device.type)
+        pack = self.largest_pack(resolve_device(self.config.model.device).type)
         seeds = [(first + n) % 2**32 for n in range(1, self.config.search.seeds + 1)]
         for seed in seeds:
-            left = [record for record in records if self._facts(record.number, seed).get("state") not in ENDS]
+            left = [record for record in records if self.facts(record.number, seed).get("state") not in ENDS]
             places = [_RepeatPlace(self, record, seed) for record in left]
             for start in range(0, len(places), pack):
                 self._train(places[start : start + pack], judged)
-        every = {record.number: [self._facts(record.number, seed) for seed in seeds] for record in records}
+        every = {record.number: [self.facts(record.number, seed) for seed in seeds] for record in records}
         return {
             number: [facts["run_id"] for facts in each if facts["state"] == State.COMPLETE]
             for number, each in every.items()
@@ -98,7 +96,8 @@ class Repeats:
     def _train(self, places: Sequence[_RepeatPlace], judged: int | str | None) -> None:
         """Train repeats with the same seed, side by side if there are several."""
         configs = {place: self._config(place, judged) for place in places}
-        kept = {place: trial for place, config in configs.items() if (trial := _kept_answers(config)) is not None}
+        pairs = ((place, _kept_answers(place, config)) for place, config in configs.items())
+        kept = {place: trial for place, trial in pairs if trial is not None}
         members = {
             # A pack reads only the number and the state of what a study runs.
             place.number: PackedTrial(config, place.overrides, place, cast("RunningTrial", place))
@@ -111,9 +110,9 @@ class Repeats:
                 raise_if_interrupted()
                 logger.info("The setting of trial %d is trained again with seed %d", place.number, place.seed)
                 try:
-                    if place in kept:
-                        judge_saved(kept[place], config, place=place, tracking_uri=config.tracking.uri)
-                    elif pack is not None:
+                    if place in kept and _is_judged(kept[place], config, place):
+                        continue
+                    if pack is not None and place not in kept:
                         pack.result(place.number)
                     else:
                         run_trial(config, overrides=place.overrides, place=place)
@@ -136,13 +135,14 @@ class Repeats:
     def _kept(self) -> dict[str, dict[str, Any]]:
         return dict(self.study.user_attrs.get(REPEATS, {}))
 
-    def _facts(self, number: int, seed: int) -> dict[str, Any]:
+    def facts(self, number: int, seed: int) -> dict[str, Any]:
+        """What the study keeps of a repeat; empty before it was begun."""
         return dict(self._kept().get(str(number), {}).get(str(seed), {}))
 
     def note(self, number: int, seed: int, **facts: Any) -> None:
         """Keep facts of a repeat in the study."""
         kept = self._kept()
-        kept[str(number)] = {**kept.get(str(number), {}), str(seed): {**self._facts(number, seed), **facts}}
+        kept[str(number)] = {**kept.get(str(number), {}), str(seed): {**self.facts(number, seed), **facts}}
         self.study.set_user_attr(REPEATS, kept)
 
 
@@ -159,6 +159,11 @@ class _RepeatPlace:
         self.seed = seed
         self.state = State.RUNNING
         self.overrides: Sequence[str] = ()
+
+    @property
+    def run_id(self) -> str | None:
+        """Of an earlier attempt."""
+        return cast("str | None", self._repeats.facts(self.number, self.seed).get("run_id"))
 
     @property
     def study_name(self) -> str:
@@ -197,7 +202,7 @@ class _RepeatPlace:
         logger.info("Trial %d with seed %d: combined=%.4f", self.number, self.seed, tuned.combined.mean)
 
 
-def _kept_answers(config: ExperimentConfig) -> SavedTrial | None:
+def _kept_answers(place: _RepeatPlace, config: ExperimentConfig) -> SavedTrial | None:
     """An earlier attempt that lacks only verdicts."""
     if config.judge.name == "none":
         return None
@@ -205,8 +210,18 @@ def _kept_answers(config: ExperimentConfig) -> SavedTrial | None:
         kept = load_trial(Path(config.output_dir), tracking_uri=config.tracking.uri)
     except (OutputError, ConfigError):
         return None
-    has_adapter = any((kept.folder / ADAPTER_DIR).glob("*.safetensors"))
-    return kept if has_adapter and not differing(kept.config, config, SCORE_NEUTRAL_KEYS) else None
+    is_same = kept.run_id == place.run_id and not differing(kept.config, config, SCORE_NEUTRAL_KEYS)
+    return kept if is_same and any((kept.folder / ADAPTER_DIR).glob("*.safetensors")) else None
+
+
+def _is_judged(kept: SavedTrial, config: ExperimentConfig, place: _RepeatPlace) -> bool:
+    """Judge the kept answers; whether that is possible, as their run may have been deleted from MLflow."""
+    try:
+        judge_saved(kept, config, place=place, tracking_uri=config.tracking.uri)
+    except NotRecordedError as error:
+        logger.warning("Trial %d is trained again with seed %d: %s", place.number, place.seed, error)
+        return False
+    return True
 
 
 def repeat_states(study: optuna.Study) -> dict[str, State]:

@@ -91,16 +91,15 @@ def gain_of_next_trial(study: optuna.Study, seed: int) -> float | None:
     Failed trials count as the worst ones, and pruned ones as middling, as for `sampler=auto`.
 
     Returns:
-        None if nothing is known: without a parameter that all trials have, or with several objectives.
+        None if nothing is known: without a result or a parameter that all trials have, or with several objectives.
     """
     trials = [trial for trial in study.get_trials(deepcopy=False) if counts(trial) and trial.params]
     space = _common(trials)
-    if len(study.directions) > 1 or not space:
+    has_result = any(trial.state is TrialState.COMPLETE for trial in trials)
+    if len(study.directions) > 1 or not space or not has_result:
         return None
     numbers = as_numbers(space)
     seen = [trial for trial in comparable(study, trials, space, numbers) if trial.value is not None]
-    if not any(trial.state is TrialState.COMPLETE for trial in trials):
-        return None
     sign = 1 if directions_of(study) == ["maximize"] else -1
     seen = sorted(seen, key=lambda trial: -sign * (trial.value or 0))[:LARGEST_FIT]
     scores = sign * np.array([trial.value for trial in seen], dtype=np.float64)

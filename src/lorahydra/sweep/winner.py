@@ -57,7 +57,10 @@ def choose_winner(
     if judge.name != "none" and run.objectives == [Score.COMBINED] and judge.finalists > 1 and len(complete) > 1:
         best, scores = _raced(run, complete, best, scores)
     winner, choice = decide(run, complete, best, scores)
-    if repeats is None or choice is None:
+    if repeats is None:
+        return winner, choice
+    if choice is None:
+        logger.info("search.seeds is not used: it is not known which trials may be as good as trial %d", winner.number)
         return winner, choice
     return _among_settings(run, {record.number: record for record in complete}, choice, scores, repeats)
 

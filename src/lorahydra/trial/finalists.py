@@ -17,7 +17,7 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, JudgeCoverageError, OutputError
 from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
 from lorahydra.judges import Judgement, JudgeSession
-from lorahydra.names import ANSWERS_FILE, FINAL, OBJECTIVE
+from lorahydra.names import ANSWERS_FILE, FINAL, OBJECTIVE, REPEATS_DIR
 from lorahydra.tracking import add_to_run, read_run
 from lorahydra.trial.record import record_judging
 from lorahydra.trial.rejudge import judge_session, send_the_rest, with_overrides
@@ -36,12 +36,16 @@ class Finalist:
 
 
 def find_trials(folders: Sequence[Path]) -> list[Path]:
-    """Output folders of trials that have saved predictions: the folders themselves, or those below them."""
+    """Output folders of trials that have saved predictions: the folders themselves, or those below them.
+
+    A study's repeats, which are no trials, are left out.
+    """
     trials: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
             raise OutputError(f"there is no folder {folder}: give the output folder of a trial or of several")
-        here = sorted(path.parent for path in folder.rglob(ANSWERS_FILE))
+        found = (path.relative_to(folder) for path in folder.rglob(ANSWERS_FILE))
+        here = sorted(folder / path.parent for path in found if REPEATS_DIR not in path.parts)
         if not here:
             raise not_saved(folder)
         trials += here
