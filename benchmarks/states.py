@@ -66,7 +66,8 @@ def serving(root: Path, *options: str, port: int | None = None, **variables: str
     from tests.conftest import make_tiny_model
     from tests.judges.wire import KEY, MODEL, judge_server
 
-    make_tiny_model(root / "models" / TINY)
+    if not (root / "models" / TINY).exists():
+        make_tiny_model(root / "models" / TINY)
     with judge_server() as judge:
         judged = (f"judges.gemini.base_url={judge.gemini}", f"judges.gemini.model={MODEL}", "judge.n_examples=2")
         overrides = (*QUICK, *judged, "model=local", f"model.name_or_path={root / 'models' / TINY}")

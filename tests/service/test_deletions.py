@@ -31,13 +31,13 @@ PARAMS = FineTuneParams(use_llm_judge=False, base_model_name="tiny", n_trials=5)
 def add_dataset(service: Service, project: int, name: str = PHRASE) -> int:
     """A dataset with its file, as an upload leaves them."""
     file = service.config.folder / "datasets" / f"dataset-{time.monotonic_ns()}.jsonl"
-    file.write_text(f'{{"question": "{PHRASE}", "answer": "yes"}}\n')
+    row = f'{{"question": "{PHRASE}", "answer": "yes"}}\n'
     report = DataReport(
         [SourceReport(name, 10, "question_answer", {}, [], [], 0, 0, 0, 0)],
         [SplitReport(split, name, "", rows, 0) for split, rows in (("train", 8), ("validation", 1), ("test", 1))],
         warnings=[PHRASE],
     ).to_dict()
-    upload = SimpleNamespace(name=name, size=50, keep=lambda: file.name, check=lambda *_: report)
+    upload = SimpleNamespace(name=name, path=file, size=50, keep=lambda: file.write_text(row), check=lambda *_: report)
     return service.datasets.keep(project, upload).id  # type: ignore[arg-type]
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
+from tests.service.test_deletions import add_dataset
+from tests.support.waiting import SECONDS, wait_for
 
 from lorahydra.service.errors import ServiceRefusal
+from lorahydra.service.service import Service
 from lorahydra.service.uploads import Upload
 
 FORM = "multipart/form-data; boundary=x"
@@ -27,8 +33,9 @@ def test_the_users_name_is_in_no_path(tmp_path: Path, name: str) -> None:
         assert upload.name == "rows.jsonl"
         assert upload.path.parent.parent == tmp_path
         assert "rows" not in upload.path.name
-        assert upload.keep() == upload.path.name
+        upload.keep()
     [kept] = tmp_path.iterdir()
+    assert kept.name == upload.path.name
     assert (kept.read_bytes(), kept.stat().st_mode & 0o777) == (b"{}", 0o600)
 
 
@@ -54,3 +61,30 @@ def test_what_is_refused_leaves_nothing(tmp_path: Path, form: bytes, status: int
         upload.check([])
     assert (refusal.value.status_code, refusal.value.code) == (status, code)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_server_had_begun_is_finished(service: Service) -> None:
+    project = service.projects.create("Support").id
+    add_dataset(service, project)
+    folder = service.config.folder / "datasets"
+    [file] = folder.iterdir()
+    (folder / "incoming-one").mkdir()
+    file.rename(folder / "incoming-one" / file.name)  # it is in the database, and was about to be moved
+    (folder / "incoming-two").mkdir()
+    (folder / "incoming-two" / "dataset-2.jsonl").write_text("{}")
+    service.datasets.tidy()
+    assert list(folder.iterdir()) == [file]
+
+
+HELPER = "from lorahydra.service.helpers import end_with_server as end; end(); import time; time.sleep(600)"
+SERVER = (
+    "import sys; from lorahydra.service.helpers import run_helper; run_helper([sys.executable, *sys.argv[1:]], 600)"
+)
+
+
+def test_a_check_ends_with_a_server_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", SERVER, "-c", HELPER]) as server:
+        wait_for(lambda: bool(psutil.Process(server.pid).children()))
+        [helper] = psutil.Process(server.pid).children()
+        server.kill()
+    helper.wait(SECONDS)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorahydra.errors import DataError, LorahydraError, OutputError, causes
 from lorahydra.service.errors import InvalidError
+from lorahydra.service.helpers import end_with_server, run_helper
 from lorahydra.service.processes import NICENESS
 from lorahydra.utils.files import writing
 
@@ -63,16 +64,14 @@ def check_file(file: Path, shown: str, overrides: Sequence[str] = ()) -> dict[st
         command = [sys.executable, "-m", "lorahydra.service.checking", file.name, cache]
         command += [override for override in overrides if override.startswith("data.")]
         try:
-            done = subprocess.run(
-                command, cwd=file.parent, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS, check=False
-            )
+            output = run_helper(command, SECONDS, cwd=file.parent)
         except subprocess.TimeoutExpired:
             raise InvalidError(
                 f"{shown} takes too long to be read: {SECONDS} s were not enough", "bad_dataset"
             ) from None
     try:
         # The user's name of the file takes the place of the service's, wherever that stands.
-        answer = json.loads(done.stdout.decode("utf-8", "replace").replace(file.name, json.dumps(shown)[1:-1]))
+        answer = json.loads(output.decode("utf-8", "replace").replace(file.name, json.dumps(shown)[1:-1]))
     except ValueError:
         # The process was killed, or ran out of the memory that it may use.
         answer = {"error": f"{shown} cannot be read within {MEMORY >> 30} GiB of memory"}
@@ -112,6 +111,7 @@ class BadDatasetError(InvalidError):
 
 def main(name: str, cache: str, overrides: Sequence[str]) -> None:
     """Check the file and print the result as JSON."""
+    end_with_server()
     most = max(ROOM, SWELLING * Path(name).stat().st_size)
     for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, most)):
         with suppress(ValueError):  # there is a lower limit already

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from lorahydra.service.checking import INCOMING
 from lorahydra.service.database import Database, Dataset, Project
 from lorahydra.service.errors import InvalidError, NotFoundError, ServiceRefusal
 from lorahydra.service.held import HeldUploads
@@ -33,6 +35,19 @@ class Datasets:
         self._overrides = overrides
         self._held = HeldUploads()
 
+    def tidy(self) -> None:
+        """Finish what a server that was killed had begun: keep a file that is in the database, remove all others.
+
+        No file is looked for outside the folders of uploads: with another database by mistake, all would be removed.
+        """
+        with self._database.reading() as session:
+            known = set(session.scalars(select(Dataset.file)))
+        for incoming in self._folder.glob(f"{INCOMING}*"):
+            for file in incoming.glob("dataset-*"):
+                if file.name in known and not (self._folder / file.name).exists():
+                    file.rename(self._folder / file.name)
+            shutil.rmtree(incoming, ignore_errors=True)
+
     def upload(self, content_type: str) -> Upload:
         """Begin to receive a form with a file, which `keep` adds to a project."""
         return Upload(self._folder, content_type, self._upload_limit)
@@ -46,19 +61,21 @@ class Datasets:
         row = Dataset(
             project_id=project_id,
             name=upload.name,
-            file=upload.keep(),
+            file=upload.path.name,
             size=upload.size,
             rows=sum(source["rows"] for source in report["sources"]),
             format=report["sources"][0]["format"],
             report=report,
         )
+        with self._database.changing() as session:
+            get_row(session, Project, project_id)  # it may have been deleted while the file arrived
+            row.id = next_id(session, Dataset)
+            session.add(row)
         try:
-            with self._database.changing() as session:
-                get_row(session, Project, project_id)  # it may have been deleted while the file arrived
-                row.id = next_id(session, Dataset)
-                session.add(row)
+            upload.keep()
         except BaseException:
-            (self._folder / row.file).unlink(missing_ok=True)
+            with self._database.changing() as session:
+                session.delete(get_row(session, Dataset, row.id))
             raise
         return _view(row)
 

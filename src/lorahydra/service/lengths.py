@@ -22,6 +22,7 @@ from lorahydra.data.length_limits import Fit
 from lorahydra.errors import DataError, LorahydraError
 from lorahydra.service.choices import composed
 from lorahydra.service.errors import ConflictError, InvalidError
+from lorahydra.service.helpers import end_with_server, run_helper
 from lorahydra.service.processes import NICENESS
 from lorahydra.utils.files import DATA_CACHE
 
@@ -122,10 +123,7 @@ def _ask(overrides: Sequence[str], cache: Path) -> Lengths | str | None:
     # Nobody has asked to fetch a model yet.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", DATA_CACHE: str(cache)}
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS, check=False
-        )
-        answer: dict[str, Any] = json.loads(done.stdout)
+        answer: dict[str, Any] = json.loads(run_helper(command, SECONDS, env=environment))
     except (subprocess.TimeoutExpired, ValueError):
         return None
     error: str | None = answer.get("error")
@@ -134,6 +132,7 @@ def _ask(overrides: Sequence[str], cache: Path) -> Lengths | str | None:
 
 def main(overrides: Sequence[str]) -> None:
     """Measure, and print the result as JSON."""
+    end_with_server()
     os.nice(NICENESS)
     answer: dict[str, Any] = {}
     with suppress(LorahydraError):

@@ -15,7 +15,6 @@ caller can correct, and other kinds of `LorahydraError` when a store cannot be r
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from pathlib import Path
 
 from lorahydra.errors import ConfigError
 from lorahydra.service.answering import Answering
-from lorahydra.service.checking import INCOMING
 from lorahydra.service.choices import Choices
 from lorahydra.service.database import Database
 from lorahydra.service.datasets import Datasets
@@ -102,14 +100,13 @@ class Service:
             for name in (JOBS, DATASETS, MODELS):
                 with writing(folder):
                     (folder / name).mkdir(exist_ok=True)
-            for left_behind in (folder / DATASETS).glob(f"{INCOMING}*"):  # by a server that was killed
-                shutil.rmtree(left_behind, ignore_errors=True)
             database = Database(config.storage or f"sqlite:///{folder / 'service.db'}")
             stack.callback(database.close)
             self.supervisor = Supervisor(database, folder / JOBS, config.workers, self.stores, self.choices)
             self.projects = Projects(database)
             self.datasets = Datasets(database, folder / DATASETS, config.upload_limit, config.overrides)
             stack.callback(self.datasets.close)
+            self.datasets.tidy()
             self.jobs = Jobs(database, folder, self.choices, self.stores, self.supervisor.wake)
             deleter = Deleter(database, folder, self.stores, config.retention_days, self.answering.forget)
             self.deletions = Deletions(

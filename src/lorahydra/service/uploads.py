@@ -202,11 +202,10 @@ class Upload:
             self._rewrite(encoding)
         return report
 
-    def keep(self) -> str:
-        """Keep the file; returns its name in the folder."""
+    def keep(self) -> None:
+        """Keep the file, under its name in the folder."""
         self.path.chmod(0o600)  # others on this machine need not read it
         self.path.rename(self._folder / self.path.name)
-        return self.path.name
 
     def hold(self) -> None:
         """Keep the file beyond the context, until `close` or the end of the server."""

@@ -19,6 +19,7 @@ from lorahydra.errors import ConfigError, StudyError
 from lorahydra.sweep.current import context
 from lorahydra.sweep.gpus import gpu_for
 from lorahydra.utils.interrupts import EXIT_INTERRUPTED, raise_if_interrupted
+from lorahydra.utils.processes import at_end_of_input
 
 if TYPE_CHECKING:
     from lorahydra.sweep.settings import SweepSettings
@@ -195,11 +196,4 @@ class WorkerPool:
 def watch_parent() -> None:
     """In a worker: stop as by Ctrl-C when the process that started it is gone."""
     if is_worker() and not sys.stdin.isatty():
-        threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-
-
-def _stop_at_end_of_input() -> None:
-    # Not through sys.stdin: a thread that waits there would hold its lock when the interpreter ends.
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGINT)
+        at_end_of_input(lambda: os.kill(os.getpid(), signal.SIGINT))

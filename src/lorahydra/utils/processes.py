@@ -9,11 +9,24 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["has_its_number", "is_alive", "is_here", "this_process"]
+__all__ = ["at_end_of_input", "has_its_number", "is_alive", "is_here", "this_process"]
+
+
+def at_end_of_input(act: Callable[[], object]) -> None:
+    """Call something when the standard input ends, as it does when the process that holds its other end is killed."""
+    threading.Thread(target=_wait_and, args=(act,), daemon=True).start()
+
+
+def _wait_and(act: Callable[[], object]) -> None:
+    # Not through sys.stdin: a thread that waits there would hold its lock when the interpreter ends.
+    while os.read(0, 1):
+        pass
+    act()
 
 
 def this_process() -> dict[str, Any]:
