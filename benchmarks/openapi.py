@@ -29,6 +29,8 @@ CHECKS = (
 SHARE = 4
 """One of so many requests keeps the id that schemathesis made up; the others ask for something that there is."""
 SPARE = 3
+LONGEST = 200
+"""Most characters of the name of a model."""
 CHANGING = ("cancel", "resume", "delete")
 """What the fine-tunes that have ended are spared, because the others ask about them."""
 
@@ -84,8 +86,9 @@ if ENDED in os.environ:
 
     @schemathesis.hook
     def map_body(context: Any, body: Any) -> Any:
-        """Ask a model that there is."""
-        if context.operation.path.endswith("/completions") and isinstance(body, dict) and len(str(body)) % SHARE:
+        """Ask a model that there is, unless its name is what is wrong with the body."""
+        model = body.get("model") if isinstance(body, dict) else None
+        if context.operation.path.endswith("/completions") and isinstance(model, str) and len(model) <= LONGEST:
             return {**body, "model": f"fine-tune-{jobs[0]}"}
         return body
 

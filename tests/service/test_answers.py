@@ -61,8 +61,11 @@ def events(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
 
 def test_a_model_answers_as_in_its_trials(client: httpx.Client, service: Service, job: int, tiny_adapter: Path) -> None:
     path = f"/fine-tunes/{job}/generate"
+    assert client.post(f"/fine-tunes/{job}/prepare", params={"load": False}).status_code == 204
+    [started] = model_processes()
     answer = client.post(path, json={"messages": QUESTION}).json()
     assert answer["answer"] == expected(tiny_adapter)
+    assert model_processes() == [started]
     assert answer["tokens"] > 0 < answer["prompt_tokens"]
     untuned = client.post(path, json={"messages": QUESTION, "tuned": False, "max_new_tokens": 3}).json()
     assert untuned["answer"] == expected(tiny_adapter, tuned=False, max_new_tokens=3)

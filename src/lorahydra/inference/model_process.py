@@ -1,8 +1,9 @@
-"""A process that holds an adapter on its base model and answers: `python -m lorahydra.inference.model_process FOLDER`.
+"""A process that holds an adapter on its base model and answers: `python -m lorahydra.inference.model_process`.
 
 It reads requests from its input and writes replies to its output, both one JSON object a line:
 
 ```
+→ {"adapter": "outputs/study/best", "log": "answers.log"}       what to load, and a file for all that is printed
 ← {"ready": true}                                               the model is loaded, or {"error": one line}
 → {"number": 1, "messages": [{"role": "user", "content": "Hi"}], "max_new_tokens": 100, "tuned": true}
 ← {"text": "Hel"} {"text": "lo"} …                              what is new of the answer
@@ -54,8 +55,8 @@ class _Requests:
         os._exit(0)  # also in the middle of an answer
 
 
-def main(folder: Path) -> None:
-    """Load the adapter in the folder, and answer until the input ends."""
+def main() -> None:
+    """Load the adapter that is asked for, and answer until the input ends."""
     # Libraries print to the standard output, which must have nothing but replies.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -64,8 +65,16 @@ def main(folder: Path) -> None:
         print(json.dumps(values), file=replies)
 
     requests = _Requests()
+    import peft  # noqa: F401 - what loads an adapter imports it, and here is time for it
+
+    asked = requests.next()
+    log = Path(asked["log"])
+    with log.open("ab") as output:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(output.fileno(), stream.fileno())
+    os.chdir(log.parent)
     try:
-        with open_adapter(folder) as model:
+        with open_adapter(Path(asked["adapter"])) as model:
             reply(ready=True)
             while True:
                 request = requests.next()
@@ -99,4 +108,4 @@ def _line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -46,6 +46,13 @@ class Answering:
         self._end: asyncio.TimerHandle | None = None
         self._waiting = 0
 
+    async def expect(self) -> None:
+        """Start the process that will hold a model, if there is none: its imports take most of the time."""
+        if self._process is None or not self._process.lives:
+            self.close()
+            self._process = _ModelProcess()
+            self._rest()
+
     async def prepare(self, adapter: Path, log: Path) -> None:
         """Load a model before the first question to it, unless questions to another one are waiting."""
         if not self._waiting:
@@ -86,7 +93,7 @@ class Answering:
     def forget(self, folder: Path) -> None:
         """End the process if its adapter is in this folder; may be called from any thread."""
         process = self._process
-        if process is not None and folder in process.adapter.parents:
+        if process is not None and process.adapter is not None and folder in process.adapter.parents:
             process.kill()
 
     def close(self) -> None:
@@ -100,11 +107,11 @@ class Answering:
     async def _loaded(self, adapter: Path, log: Path) -> _ModelProcess:
         if self._end is not None:
             self._end.cancel()
-        if self._process is None or self._process.adapter != adapter or not self._process.lives:
+        if self._process is None or self._process.adapter not in (None, adapter) or not self._process.lives:
             self.close()
-            self._process = _ModelProcess(adapter, log)
+            self._process = _ModelProcess()
         try:
-            await self._process.load()
+            await self._process.load(adapter, log)
         except OutputError:
             self.close()
             raise
@@ -115,24 +122,22 @@ class Answering:
 
 
 class _ModelProcess:
-    """The process that holds the adapter in the folder `adapter`, asked from one event loop."""
+    """The process that holds an adapter, once it is told to load one; asked from one event loop."""
 
-    def __init__(self, adapter: Path, log: Path) -> None:
-        self.adapter = adapter
+    def __init__(self) -> None:
+        self.adapter: Path | None = None
+        """Folder of the adapter."""
         self._replies: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         """What it has said; at last None."""
         self._numbers = itertools.count(1)
         self._is_loaded = False
-        with writing(log), (log / LOG_FILE).open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "lorahydra.inference.model_process", str(adapter)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                cwd=log,
-                # Ctrl-C is for the server, which then closes the input.
-                start_new_session=True,
-            )
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lorahydra.inference.model_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Ctrl-C is for the server, which then closes the input.
+            start_new_session=True,
+        )
         threading.Thread(target=self._read, args=(asyncio.get_running_loop(),), daemon=True).start()
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -148,8 +153,13 @@ class _ModelProcess:
         """Whether it can be asked."""
         return self._process.poll() is None
 
-    async def load(self) -> None:
-        """Wait until the model is loaded."""
+    async def load(self, adapter: Path, log: Path) -> None:
+        """Wait until the model is loaded; a process loads only one."""
+        if self.adapter is None:
+            with writing(log):
+                (log / LOG_FILE).write_bytes(b"")
+            self.adapter = adapter
+            self._send({"adapter": str(adapter), "log": str(log / LOG_FILE)})
         if not self._is_loaded:
             reply = await self._reply()
             if "error" in reply:

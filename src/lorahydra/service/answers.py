@@ -8,10 +8,10 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
@@ -36,6 +36,10 @@ EVENT = {
 }
 STREAM = {"description": "The answer", "content": {"text/event-stream": {"itemSchema": EVENT}}}
 """An answer that is streamed, as OpenAPI describes the events that FastAPI itself sends."""
+
+Load = Annotated[
+    bool, Query(description="False only starts the process that will load it, which takes most of the time.")
+]
 
 router = APIRouter(responses=refusals(*ALWAYS, 415))
 
@@ -74,9 +78,10 @@ async def generate(job_id: Number, body: GenerateBody, service: Served) -> Answe
 
 
 @router.post(f"{API}/fine-tunes/{{job_id:int}}/prepare", status_code=204, responses=refusals(404, 409))
-async def prepare(job_id: Number, service: Served) -> Response:
+async def prepare(job_id: Number, service: Served, load: Load = True) -> Response:
     """Load the model of a fine-tune, so that its first answer comes at once."""
-    await service.answering.prepare(*await run_in_threadpool(_place, service, job_id))
+    place = await run_in_threadpool(_place, service, job_id)
+    await (service.answering.prepare(*place) if load else service.answering.expect())
     return Response(status_code=204)
 
 

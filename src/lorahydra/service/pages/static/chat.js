@@ -20,8 +20,10 @@ function startChat() {
     turns.setAttribute("aria-busy", String(isBusy));
   }
 
-  // The model is loaded while the question is being typed.
-  message.addEventListener("focus", () => fetch(`${address}/prepare`, { method: "POST" }).catch(() => {}), { once: true });
+  // The process starts while the page is being read, and the model is loaded while the question is being typed.
+  const prepare = (query = "") => fetch(`${address}/prepare${query}`, { method: "POST" }).catch(() => {});
+  prepare("?load=false");
+  message.addEventListener("focus", () => prepare(), { once: true });
 
   message.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
