@@ -25,10 +25,13 @@ def run_helper(command: Sequence[str], seconds: float, **options: Any) -> bytes:
     """
     read, write = os.pipe()  # the input ends with the process that holds its other end
     try:
-        return subprocess.run(command, stdin=read, capture_output=True, timeout=seconds, check=False, **options).stdout
+        output: bytes = subprocess.run(
+            command, stdin=read, capture_output=True, timeout=seconds, check=False, **options
+        ).stdout
     finally:
         os.close(read)
         os.close(write)
+    return output
 
 
 def end_with_server() -> None:
