@@ -113,19 +113,25 @@ def main() -> None:
     if options.trials is None:
         result["bertscore_f1"] = train_and_score(options, 2e-4, 16, out)
     else:
-        seconds = []
+        seconds, cpu_seconds = [], []
 
         def objective(trial: optuna.Trial) -> float:
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             rate = trial.suggest_float("learning_rate", 2e-5, 2e-3, log=True)
             rank = trial.suggest_categorical("r", [8, 16, 32, 64])
             score = train_and_score(options, rate, rank, out / str(trial.number))
             seconds.append(time.perf_counter() - started)
+            cpu_seconds.append(time.process_time() - cpu_started)
             return score
 
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=options.seed))
         study.optimize(objective, n_trials=options.trials)
-        result |= {"bertscore_f1": study.best_value, "seconds": seconds, "params": study.best_params}
+        result |= {
+            "bertscore_f1": study.best_value,
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "params": study.best_params,
+        }
     (out / "result.json").write_text(json.dumps(result), "utf-8")
 
 

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lorahydra.modeling.packaged import packaged_path
 
@@ -29,8 +30,17 @@ TRAIN_ROWS, EVAL_ROWS = 96, 24
 SIDES = ("highest", "medium", "trl")
 
 
-def measured(command: list[str], folder: Path) -> tuple[float, float]:
-    """Run a command; returns seconds and peak memory in GB."""
+class Usage(NamedTuple):
+    """What a command took."""
+
+    seconds: float
+    memory: float
+    """Its peak, in GB."""
+    cpu_seconds: float
+
+
+def measured(command: list[str], folder: Path) -> Usage:
+    """Run a command."""
     log = (folder / "log.txt").open("w")
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=os.environ | {"HF_HUB_OFFLINE": "1"})
@@ -38,7 +48,7 @@ def measured(command: list[str], folder: Path) -> tuple[float, float]:
     seconds = time.perf_counter() - started
     if status:
         sys.exit(f"{' '.join(command)} failed:\n{(folder / 'log.txt').read_text()[-3000:]}")
-    return seconds, usage.ru_maxrss / 2**20
+    return Usage(seconds, usage.ru_maxrss / 2**20, usage.ru_utime + usage.ru_stime)
 
 
 def lorahydra_command(train: Path, validation: Path, out: Path, seed: int, options: list[str]) -> list[str]:
@@ -123,7 +133,7 @@ def main() -> None:
                 files = (train, validation, out, 42 + run)
                 overrides = [f"training.matmul_precision={side}", *options.options]
                 command = trl_command(*files) if side == "trl" else lorahydra_command(*files, overrides)
-                seconds, memory = measured(command, out)
+                seconds, memory, _ = measured(command, out)
                 results[side].append((seconds, memory, validation_loss(out / "adapter", eval_rows), score(out)))
                 print(f"run {run} {side:8} {shown(results[side][-1])}", flush=True)
     for side, runs in results.items():
