@@ -14,6 +14,7 @@ import lorahydra
 from lorahydra.config import judge_registry
 from lorahydra.config.compose import compose
 from lorahydra.config.judge import JudgeConfig
+from lorahydra.config.judge_registry import JUDGES
 from lorahydra.errors import ConfigError, JudgeNotFoundError
 from lorahydra.judges import Judge, JudgePrompt, JudgeReply, get_model_by_id, make_judge
 
@@ -60,17 +61,15 @@ def test_a_registered_judge_is_there_for_configs_and_from_python() -> None:
 
 
 def test_an_installed_package_adds_a_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = EntryPoint("foo", f"{__name__}:Mine", judge_registry.GROUP)
-    monkeypatch.setattr(
-        judge_registry, "_installed", lambda: {"foo": SimpleNamespace(load=lambda: Mine, value=entry.value)}
-    )
+    entry = EntryPoint("foo", f"{__name__}:Mine", JUDGES.group)
+    monkeypatch.setattr(JUDGES, "_entries", {"foo": SimpleNamespace(load=lambda: Mine, value=entry.value)})
     assert "foo" in judge_registry.registered_judges()
     assert isinstance(get_model_by_id("foo"), Mine)
 
 
 def test_a_package_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = EntryPoint("foo", "no_such_module:Judge", judge_registry.GROUP)
-    monkeypatch.setattr(judge_registry, "_installed", lambda: {"foo": entry})
+    entry = EntryPoint("foo", "no_such_module:Judge", JUDGES.group)
+    monkeypatch.setattr(JUDGES, "_entries", {"foo": entry})
     with pytest.raises(ConfigError, match=r"judge foo \(no_such_module:Judge\) cannot be imported"):
         get_model_by_id("foo")
 

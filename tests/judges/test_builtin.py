@@ -14,12 +14,12 @@ from tests.support.configs import judge_config
 
 import lorahydra
 from lorahydra.cli.judges import judges
-from lorahydra.config import judge_registry
 from lorahydra.config.compose import compose, config_dir
-from lorahydra.config.judge_registry import BUILT_IN, install_command, judge_factory, sdk_package
+from lorahydra.config.judge_registry import JUDGES, install_command, judge_factory, sdk_package
 from lorahydra.judges import Judge, JudgePrompt, JudgeReply
 
 ROOT = Path(__file__).parents[2]
+BUILT_IN = JUDGES.built_in
 SERVICES = sorted(BUILT_IN - {"local"})
 
 
@@ -67,7 +67,7 @@ def test_no_other_module_names_a_judge() -> None:
 def test_a_module_is_all_that_a_judge_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("mine")
     module.__all__, module.Mine = ["Mine"], Mine  # type: ignore[attr-defined]
-    monkeypatch.setattr(judge_registry, "BUILT_IN", BUILT_IN | {"mine"})
+    monkeypatch.setattr(JUDGES, "built_in", BUILT_IN | {"mine"})
     monkeypatch.setitem(sys.modules, "lorahydra.judges.builtin.mine", module)
     assert isinstance(lorahydra.get_model_by_id("mine"), Mine)
     assert compose(["judge=mine"]).judge.name == "mine"

@@ -10,18 +10,16 @@ used, so the SDK of one service is never loaded for another.
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 import re
 from collections.abc import Callable
 from importlib import metadata
-from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any
 
-from lorahydra.errors import ConfigError, JudgeNotFoundError
+from lorahydra.config.registry import Registry
+from lorahydra.errors import JudgeNotFoundError
 
 __all__ = [
+    "JUDGES",
     "NO_JUDGE",
     "PANEL",
     "choosable_judges",
@@ -39,16 +37,10 @@ NO_JUDGE = "none"
 """Name in configs for scoring without a judge."""
 PANEL = "panel"
 """Name in configs for the mean of several judges; it is not a registered judge, and not an LLM."""
-GROUP = "lorahydra.judges"
-BUILT_IN = frozenset(
-    module.name for module in pkgutil.iter_modules([str(Path(__file__).parents[1] / "judges" / "builtin")])
-)
-"""Judges that come with lorahydra: the modules of `lorahydra.judges.builtin`."""
-
 Factory = Callable[..., Any]
 """Called with a `JudgeConfig`, returns a `lorahydra.judges.Judge`."""
 
-_registered: dict[str, Factory] = {}
+JUDGES = Registry("judge", "lorahydra.judges.builtin", "lorahydra.judges", frozenset({NO_JUDGE, PANEL}))
 
 
 def register_judge(name: str, factory: Factory) -> None:
@@ -61,31 +53,27 @@ def register_judge(name: str, factory: Factory) -> None:
     Raises:
         ConfigError: The name is not valid.
     """
-    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in (NO_JUDGE, PANEL):
-        raise ConfigError(
-            f"{name!r} cannot be the name of a judge: use letters, digits and _, and neither {NO_JUDGE!r} nor {PANEL!r}"
-        )
-    _registered[name] = factory
+    JUDGES.register(name, factory)
 
 
 def unregister_judge(name: str) -> None:
     """Take back what `register_judge` added; does nothing for other names."""
-    _registered.pop(name, None)
+    JUDGES.unregister(name)
 
 
 def registered_judges() -> list[str]:
     """Names of all judges, in alphabetical order."""
-    return sorted({*BUILT_IN, *_installed(), *_registered})
+    return JUDGES.names
 
 
 def choosable_judges() -> list[str]:
     """What `judge=` may say to have answers judged: all judges, and the panel of several."""
-    return [*registered_judges(), PANEL]
+    return [*JUDGES.names, PANEL]
 
 
 def is_built_in(name: str) -> bool:
     """Whether a name means a built-in judge, and not one that replaces it."""
-    return name in BUILT_IN and name not in _registered and name not in _installed()
+    return JUDGES.is_built_in(name)
 
 
 def judge_factory(name: str) -> Factory:
@@ -95,26 +83,15 @@ def judge_factory(name: str) -> Factory:
         JudgeNotFoundError: No judge has this name.
         ConfigError: The judge is from another package, which cannot be imported.
     """
-    if name in _registered:
-        return _registered[name]
-    if entry := _installed().get(name):
-        try:
-            factory: Factory = entry.load()
-        except Exception as error:
-            raise ConfigError(f"judge {name} ({entry.value}) cannot be imported: {error}") from error
-        return factory
-    if name not in BUILT_IN:
-        raise JudgeNotFoundError(name, registered_judges())
-    module = importlib.import_module(f"lorahydra.judges.builtin.{name}")
-    [attribute] = module.__all__
-    built_in: Factory = getattr(module, attribute)
-    return built_in
+    if name not in JUDGES.names:
+        raise JudgeNotFoundError(name, JUDGES.names)
+    return JUDGES.load(name)
 
 
 @functools.cache
 def sdk_package(name: str) -> str | None:
     """The package with the SDK of a built-in judge, which the extra of its name installs; None if it needs none."""
-    if not is_built_in(name):
+    if not JUDGES.is_built_in(name):
         return None
     requirement = re.compile(rf"([\w.-]+)[^;]*;\s*extra\s*==\s*[\"']{_extra(name)}[\"']")
     matches = filter(None, map(requirement.match, metadata.requires("lorahydra") or ()))
@@ -137,8 +114,3 @@ def install_command(name: str) -> str:
 
 def _extra(name: str) -> str:
     return name.replace("_", "-")
-
-
-@functools.cache
-def _installed() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
