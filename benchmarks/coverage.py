@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.evaluation.scoring import ExampleScores, combined_interval, gain
-from lorahydra.names import TuningEffect
+from lorahydra.names import BERTSCORE, TuningEffect
 
 Floats = NDArray[np.float64]
 SIZES = (1, 2, 3, 5, 8, 12, 20, 50, 200)
@@ -46,10 +46,10 @@ class Shape:
         """Scores of `count` examples."""
         bertscore = self.scores(random, count)
         if self.judged == 0:
-            return ExampleScores(bertscore.tolist(), None)
+            return ExampleScores({BERTSCORE: bertscore.tolist()}, None)
         verdicts = random.choice(LEVELS, count, p=SHARES)
         judged = count if self.judged is None else min(self.judged, count)
-        return ExampleScores(bertscore.tolist(), [*verdicts[:judged].tolist(), *[None] * (count - judged)])
+        return ExampleScores({BERTSCORE: bertscore.tolist()}, [*verdicts[:judged].tolist(), *[None] * (count - judged)])
 
 
 def near_normal(random: np.random.Generator, count: int) -> Floats:

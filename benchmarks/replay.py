@@ -46,8 +46,10 @@ from benchmarks.surfaces.surface import Drawn, Floats, Surface, load, simulated
 from lorahydra.evaluation.choosing import compare
 from lorahydra.sweep.compat import quietly, suggest
 from lorahydra.sweep.halving import Contender, HalvingPruner
+from lorahydra.sweep.probable import EXAMPLES
 from lorahydra.sweep.samplers import make_pruner
 from lorahydra.sweep.stopping import StopRule
+from lorahydra.sweep.trial_record import ATTRIBUTE
 
 BUDGETS = (5, 10, 20, 30)
 NEAR = 0.005
@@ -113,6 +115,7 @@ def replay(
                 value = float(seen.mean())
                 if judge:
                     value = (1 - judge.weight) * value + judge.weight * float(said[judged].mean()) / 100
+                    trial.set_user_attr(ATTRIBUTE, {EXAMPLES: contributions(seen, said, judged, judge)})
                 done.trained.append(played.points / len(drawn.losses))
                 if played.points < len(drawn.losses):
                     study.tell(trial, state=TrialState.PRUNED)
@@ -127,6 +130,14 @@ def replay(
                 scores.append(seen)
                 verdicts.append(said)
     return dataclasses.replace(done, scores=np.array(scores), verdicts=np.array(verdicts))
+
+
+def contributions(seen: Floats, said: Floats, judged: Sequence[int], judge: Judge) -> dict[str, list[float | None]]:
+    """What a study keeps of a trial's scores on the examples."""
+    verdicts: list[float | None] = [None] * len(said)
+    for row in judged:
+        verdicts[row] = judge.weight * float(said[row]) / 100
+    return {"metrics": ((1 - judge.weight) * seen).tolist(), "judge": verdicts}
 
 
 @dataclass

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from lorahydra.config.judge_registry import register_judge
+from lorahydra.config.metric_registry import register_metric
 from lorahydra.errors import JudgeNotFoundError, LorahydraError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "get_model_by_id",
     "open_adapter",
     "register_judge",
+    "register_metric",
 ]
 
 try:

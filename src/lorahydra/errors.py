@@ -22,6 +22,7 @@ __all__ = [
     "JudgeNotFoundError",
     "JudgeSetupError",
     "LorahydraError",
+    "MetricError",
     "ModelError",
     "NotRecordedError",
     "OutputError",
@@ -102,6 +103,10 @@ class DataError(UserError):
         self.path = path
         self.line = line
         self.field = field
+
+
+class MetricError(UserError):
+    """A metric fails on predictions or references, or returns what is not a score."""
 
 
 class ModelError(UserError):

@@ -74,7 +74,7 @@ class Score(StrEnum):
     LENGTH = "answer_length"
 
 
-def scored(prefix: str, score: Score) -> str:
+def scored(prefix: str, score: str) -> str:
     """Name of a metric of one scored split, for example `scored(EVAL, Score.COMBINED)` → `eval/combined`."""
     return f"{prefix}/{score}"
 
@@ -83,6 +83,10 @@ def by_member(name: str, member: str) -> str:
     """Name of a metric of one judge of a panel, for example `eval/judge_score_openai`."""
     return f"{name}_{member}"
 
+
+BERTSCORE = "bertscore"
+JUDGE = "judge"
+"""Names in `evaluation.weights`, beside those of metrics."""
 
 OBJECTIVE = scored(EVAL, Score.COMBINED)
 """What a study optimises."""
@@ -96,7 +100,7 @@ class ScoreInfo:
     direction: str = "maximize"
     digits: int = 4
     """Digits after the decimal point."""
-    interval: tuple[Score, Score] | None = None
+    interval: tuple[str, str] | None = None
     """The ends of its 95 % interval."""
 
     def text(self, value: float, sign: str = "") -> str:
@@ -116,6 +120,17 @@ SCORES = {
 """Scores that are shown to people, in the order of tables."""
 HEADLINES = (Score.COMBINED, Score.BERTSCORE_F1, Score.JUDGE_SCORE)
 """The most important of these, for places with little room; a study can optimise them."""
+
+
+def ends_of(metric: str) -> tuple[str, str]:
+    """Names of the ends of the 95 % interval of a metric that is not one of `Score`."""
+    return f"{metric}_low", f"{metric}_high"
+
+
+def score_info(name: str) -> ScoreInfo:
+    """How a score or a metric is shown to people."""
+    known = (info for score, info in SCORES.items() if score == name)
+    return next(known, ScoreInfo(name, interval=ends_of(name)))
 
 
 FEWEST_EXAMPLES = 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
@@ -24,9 +25,15 @@ from lorahydra.judges import (
     start_judging,
 )
 from lorahydra.metrics.bertscore import BertScores
+from lorahydra.names import BERTSCORE
 from lorahydra.utils.progress import Progress
 
 CONFIG = EvaluationConfig(bootstrap_samples=200)
+
+
+def by_bertscore(f1: Sequence[float], judge: Sequence[float | None] | None, lowest: float = 0.0) -> ExampleScores:
+    """Scores of examples without other metrics."""
+    return ExampleScores({BERTSCORE: f1}, judge, lowest)
 
 
 class FixedJudge(Judge):
@@ -56,7 +63,7 @@ def predictions(f1: list[float]) -> Predictions:
 
 
 def test_the_documented_example() -> None:
-    assert round(combine(0.8234, 78.50, CONFIG), 4) == 0.8004
+    assert round(combine({BERTSCORE: 0.8234}, 78.50, CONFIG), 4) == 0.8004
     result = evaluate(predictions([0.8234] * 4), verdicts([78.0, 79.0], [0, 2], 4), CONFIG, 1)
     assert round(result.combined.mean, 4) == 0.8004
     assert result.means["judge_score"] == 78.5
@@ -90,19 +97,19 @@ def test_verdicts_that_are_missing_widen_the_interval_and_one_tells_nothing() ->
     judged, f1 = [40.0, 60.0] * 15, [0.45, 0.55] * 15
     widths = []
     for count in (30, 10, 5, 1):
-        interval = combined_interval(ExampleScores(f1, [*judged[:count], *[None] * (30 - count)]), CONFIG, 3)
+        interval = combined_interval(by_bertscore(f1, [*judged[:count], *[None] * (30 - count)]), CONFIG, 3)
         widths.append(interval.high - interval.low)
     assert widths == sorted(widths)
     assert widths[-1] == 1
 
 
 def test_a_gain_compares_what_was_judged_on_both_sides() -> None:
-    before = ExampleScores([0.5] * 4, [10.0, None, 90.0, None])
-    after = ExampleScores([0.5] * 4, [20.0, 99.0, None, None])
+    before = by_bertscore([0.5] * 4, [10.0, None, 90.0, None])
+    after = by_bertscore([0.5] * 4, [20.0, 99.0, None, None])
     difference = gain(after, before, CONFIG, 1)
     assert difference.mean == pytest.approx(0.6 * 0.1)
     with pytest.raises(ValueError, match="no example has a verdict"):
-        gain(ExampleScores([0.5] * 2, [1.0, None]), ExampleScores([0.5] * 2, [None, 1.0]), CONFIG, 1)
+        gain(by_bertscore([0.5] * 2, [1.0, None]), by_bertscore([0.5] * 2, [None, 1.0]), CONFIG, 1)
 
 
 def test_what_is_compared_is_judged_on_the_same_examples(caplog: pytest.LogCaptureFixture) -> None:

@@ -33,12 +33,18 @@ class Tables:
         return self.texts[run_id]
 
     def add(
-        self, number: int, scores: Sequence[float], judge: Sequence[float | None] | None = None, **rest: Any
+        self,
+        number: int,
+        scores: Sequence[float],
+        judge: Sequence[float | None] | None = None,
+        exact_match: Sequence[float] | None = None,
+        **rest: Any,
     ) -> TrialRecord:
         rows = [
-            [f"prompt {n}", "reference", score, None if judge is None else judge[n]] for n, score in enumerate(scores)
+            [f"prompt {n}", "reference", score, *(None if more is None else more[n] for more in (judge, exact_match))]
+            for n, score in enumerate(scores)
         ]
-        columns = ["prompt", "reference", "bertscore_f1", "judge_score"]
+        columns = ["prompt", "reference", "bertscore_f1", "judge_score", "exact_match"]
         self.texts[f"run {number}"] = json.dumps({"columns": columns, "data": rows})
         mean = float(np.mean(scores))
         return TrialRecord(number, State.COMPLETE, {"lora.r": 8}, values=(mean,), run_id=f"run {number}", **rest)
@@ -151,7 +157,7 @@ def test_settings_that_were_trained_with_several_seeds_are_compared_by_their_mea
         repeats = [tables.add(100 + 10 * number + n, near(d, 50 + 10 * number + n)) for n, d in enumerate(behind[1:])]
         runs = [records[number], *repeats]
         scores[number] = [
-            table for each in runs if (table := deciding.read_scores(run.config.tracking, each.run_id)) is not None
+            table for each in runs if (table := deciding.read_scores(run.config, each.run_id)) is not None
         ]
     decided = deciding.decide_settings(run, records, scores)
     assert decided is not None
@@ -167,3 +173,19 @@ def test_settings_that_were_trained_with_several_seeds_are_compared_by_their_mea
     certain = deciding.decide_settings(run, records, alike)
     assert certain is not None
     assert certain[1].regret_bound < choice.regret_bound
+
+
+def test_what_counts_decides(tables: Tables) -> None:
+    right = np.arange(40) % 4 > 0
+    records = [
+        tables.add(0, np.full(40, 0.9), exact_match=(~right).astype(float).tolist()),
+        tables.add(1, np.full(40, 0.5), exact_match=right.astype(float).tolist()),
+    ]
+    chosen = ["metrics=exact_match", "evaluation.weights={exact_match: 1.0}"]
+    run: Any = SimpleNamespace(config=compose(chosen), objectives=["combined"])
+    scores = deciding.score_tables(run, records, records[1])
+    assert scores is not None
+    winner, choice = deciding.decide(run, records, records[1], scores)
+    assert choice is not None
+    assert (winner.number, choice.set) == (1, (1,))
+    assert choice.regret_bound < 0.01

@@ -11,7 +11,7 @@ from tests.support.questions import write_questions
 from tests.support.stores import artifacts_of, client_of, runs_of
 
 from lorahydra.config.compose import compose, without_password
-from lorahydra.errors import ConfigError, DataError, LorahydraError, TrackingError, TrainingError
+from lorahydra.errors import ConfigError, DataError, LorahydraError, MetricError, TrackingError, TrainingError
 from lorahydra.modeling.packaged import fetch
 from lorahydra.trial.run import TrialResult, run_trial
 
@@ -249,3 +249,36 @@ def test_a_trial_that_died_after_its_training_goes_on_to_the_same_scores(
     assert (again.scores.tuned.means, again.loss) == (whole.scores.tuned.means, whole.loss)
     with pytest.raises(ConfigError, match=r"training.resume=true cannot go on from .*\(lora.r: 4 → 8\)"):
         trial(place, tiny_model, rows, "died", *short, "training.resume=true", "lora.r=8")
+
+
+def test_chosen_metrics_are_recorded_and_count(place: Path, tiny_model: Path, rows: Path) -> None:
+    own = place / "brief.py"
+    own.write_text(
+        "def brief(prompts, references, predictions):\n    return [float(len(p) < 30) for p in predictions]\n"
+    )
+    result = trial(
+        *(place, tiny_model, rows, "metrics", "metrics=[token_f1,brief]", f"metrics.brief.file={own}"),
+        "evaluation.weights={token_f1: 0.5, brief: 0.25, bertscore: 0.25}",
+    )
+    client = client_of(place)
+    metrics = client.get_run(result.run_id).data.metrics
+    table = json.loads(Path(client.download_artifacts(result.run_id, "eval/predictions.json")).read_text("utf-8"))
+    columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
+    for prefix, side in (("eval", ""), ("baseline", "baseline_")):
+        for name in ("token_f1", "brief"):
+            scores = columns[f"{side}{name}"]
+            assert metrics[f"{prefix}/{name}"] == pytest.approx(sum(scores) / len(scores))
+            assert metrics[f"{prefix}/{name}_low"] <= metrics[f"{prefix}/{name}"] <= metrics[f"{prefix}/{name}_high"]
+        assert metrics[f"{prefix}/combined"] == pytest.approx(
+            0.5 * metrics[f"{prefix}/token_f1"]
+            + 0.25 * metrics[f"{prefix}/brief"]
+            + 0.25 * metrics[f"{prefix}/bertscore_f1"]
+        )
+    assert 0 < metrics["eval/brief"] <= 1
+    assert result.combined == metrics["eval/combined"]
+
+
+def test_a_metric_that_fails_is_found_before_the_training(place: Path, tiny_model: Path, rows: Path) -> None:
+    with pytest.raises(MetricError, match="metric json_fields: the reference of example 1 is not JSON"):
+        trial(place, tiny_model, rows, "failing", "metrics=json_fields")
+    assert not (place / "failing" / "adapter").exists()

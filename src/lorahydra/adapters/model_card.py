@@ -6,6 +6,7 @@ the text (`card.md.jinja`) they stand in code spans and code blocks that nothing
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -15,13 +16,28 @@ from typing import Any
 from lorahydra.errors import one_line
 from lorahydra.modeling.metadata import AdapterMetadata
 from lorahydra.modeling.packaged import PACKAGED, public_name
-from lorahydra.names import BASELINE, COMMIT_TAG, EVAL, HEADLINES, HYPERPARAMETERS, SCORES, TEST, Score, Tag, scored
+from lorahydra.names import (
+    BASELINE,
+    BERTSCORE,
+    COMMIT_TAG,
+    EVAL,
+    HEADLINES,
+    HYPERPARAMETERS,
+    JUDGE,
+    TEST,
+    Score,
+    Tag,
+    score_info,
+    scored,
+)
 from lorahydra.tracking import RecordedRun
 
 __all__ = ["model_card"]
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
-WEIGHTS = ("evaluation.bertscore_weight", "evaluation.judge_weight")
+WEIGHTS = {BERTSCORE: "evaluation.bertscore_weight", JUDGE: "evaluation.judge_weight"}
+"""Parameters that hold the weights if `evaluation.weights` is not set."""
+NAMES = {BERTSCORE: "BERTScore F1", JUDGE: "the judge"}
 PLAIN = re.compile(r"[A-Za-z0-9 :,.+%()-]+")
 """A sentence without Markdown syntax."""
 
@@ -63,7 +79,6 @@ def model_card(
         tags=["lora", "lorahydra", *([] if merged else ["peft"])],
     )
     tags, params = ({}, {}) if run is None else (run.tags, run.params)
-    weights = [params[name] for name in WEIGHTS if name in params]
     card = ModelCard.from_template(
         front_matter,
         str(TEMPLATE),
@@ -79,7 +94,7 @@ def model_card(
         is_packaged=base.name_or_path in PACKAGED,
         is_local=_is_local(public_name(base.name_or_path)),
         judge=tags.get(Tag.JUDGE_MODEL),
-        weights=weights if len(weights) == len(WEIGHTS) else None,
+        combined=_combined(params, judged=Tag.JUDGE_MODEL in tags),
         tables=[table for table in _tables(run, study) if table["rows"]],
         hyperparameters=_hyperparameters(run, lora),
         version=version("lorahydra"),
@@ -94,6 +109,21 @@ def model_card(
     return f"{card}\n"
 
 
+def _combined(params: Mapping[str, str], *, judged: bool) -> str:
+    """What `combined` consists of, as the end of a sentence; empty if that is not known."""
+    prefix = "evaluation.weights."
+    weights = {key.removeprefix(prefix): value for key, value in params.items() if key.startswith(prefix)}
+    weights = weights or {name: params[key] for name, key in WEIGHTS.items() if key in params}
+    if not judged and weights.pop(JUDGE, None) is not None:
+        total = math.fsum(map(float, weights.values()))
+        weights = {name: f"{float(value) / total:.4g}" for name, value in weights.items()} if total else {}
+    names = [NAMES.get(name, name) for name in weights]
+    if len(names) < 2:
+        return f"is {names[0]}" if names else ""
+    *parts, last = (f"{name} with {_code(value)}" for name, value in zip(names, weights.values(), strict=True))
+    return f"weighs {', '.join(parts)} and {last}"
+
+
 def _tables(trial: RecordedRun | None, study: RecordedRun | None) -> Iterator[dict[str, Any]]:
     """Scores on each split, with the gain in a sentence."""
     splits = (("the test split, which no trial has seen", TEST, study), ("the validation split", EVAL, trial))
@@ -101,9 +131,10 @@ def _tables(trial: RecordedRun | None, study: RecordedRun | None) -> Iterator[di
         if run is None:
             continue
         metrics, sentence = run.metrics, run.tags.get(Tag.GAIN, "")
+        chosen = dict.fromkeys(key.split(".")[1] for key in run.params if key.startswith("metrics."))
         rows = [
-            (SCORES[score].title, _score(prefix, score, metrics), _score(BASELINE, score, metrics))
-            for score in HEADLINES
+            (score_info(score).title, _score(prefix, score, metrics), _score(BASELINE, score, metrics))
+            for score in (*HEADLINES, *chosen)
             if scored(prefix, score) in metrics
         ]
         gain = None
@@ -114,12 +145,12 @@ def _tables(trial: RecordedRun | None, study: RecordedRun | None) -> Iterator[di
         yield {"split": split, "rows": rows, "gain": gain}
 
 
-def _score(prefix: str, score: Score, metrics: Mapping[str, float], sign: str = "") -> str:
+def _score(prefix: str, score: str, metrics: Mapping[str, float], sign: str = "") -> str:
     """A score with its interval, if there is one."""
     value = metrics.get(scored(prefix, score))
     if value is None:
         return "–"
-    info = SCORES[score]
+    info = score_info(score)
     ends = [metrics.get(scored(prefix, end)) for end in info.interval or ()]
     texts = [info.text(end, sign) for end in ends if end is not None]
     return info.text(value, sign) + (f" ({texts[0]} to {texts[1]})" if len(texts) == 2 else "")

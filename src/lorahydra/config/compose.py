@@ -34,6 +34,7 @@ from lorahydra.config.checks import did_you_mean, type_hints, wrong_type
 from lorahydra.config.environment import register_resolver
 from lorahydra.config.judge import NOT_A_NAME, refuse_secret
 from lorahydra.config.judge_registry import registered_judges
+from lorahydra.config.metric_registry import METRICS, unknown_metric
 from lorahydra.config.own_settings import settle_judges
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError, causes
@@ -54,6 +55,8 @@ __all__ = [
     "without_password",
 ]
 
+GROUPS = ("metrics",)
+"""Dictionaries that are groups of `conf/`, too: `metrics=NAME` chooses one of its files."""
 UNRECORDED: Mapping[str, object] = {
     "data.split_version": 1,
     "judge.prompt_wording": 1,
@@ -65,19 +68,26 @@ UNRECORDED: Mapping[str, object] = {
 
 def register() -> None:
     """Register the schema and the `lora_env` resolver with Hydra; may be called again."""
-    _store(tuple(registered_judges()))
+    _store(tuple(registered_judges()), tuple(METRICS.names))
     register_resolver()
 
 
 @functools.lru_cache(maxsize=1)
-def _store(judges: tuple[str, ...]) -> None:
-    """Register the schema and the judges; cached, because it takes an eighth of the time of a composition."""
+def _store(judges: tuple[str, ...], metrics: tuple[str, ...]) -> None:
+    """Register the schema, judges and metrics; cached, because it takes an eighth of the time of a composition."""
     store = ConfigStore.instance()
     store.store(name="base_config", node=ExperimentConfig, replace=True)
     for name in judges:
         # A judge of another package has no file in conf/. If there is a file, it has priority.
         node = {"defaults": [{"rubric": "default"}, "_self_"], "name": name}
         store.store(group="judge", name=name, node=node, replace=True)
+    for name in metrics:
+        _store_metric(name)
+
+
+def _store_metric(name: str) -> None:
+    """Make a metric one that `metrics=` can choose, also if it has no file in conf/."""
+    ConfigStore.instance().store(group="metrics", name=name, node={name: {}}, replace=True)
 
 
 def config_dir() -> Path:
@@ -124,6 +134,10 @@ def hydra_overrides(overrides: Sequence[str], folder: Path | None = None) -> lis
     for override in overrides:
         refuse_secret(override)
     refuse_shared_address(overrides, [folder or config_dir(), *_further_folders(overrides)])
+    for override in overrides:
+        # `metrics=NAME` with the name of somebody's own metric, which its file makes known.
+        if own := re.match(r"\+*metrics\.(\w+)\.file=", override):
+            _store_metric(own[1])
     return [_added(_quoted(override)) for override in overrides if override.strip() != "experiment=null"]
 
 
@@ -137,7 +151,9 @@ def _added(override: str) -> str:
     """The override as an addition, if it gives a dictionary keys of its own, which Hydra refuses otherwise."""
     key = override.partition("=")[0]
     return (
-        f"++{override}" if any(key == name or key.startswith(f"{name}.") for name in _dictionary_keys()) else override
+        f"++{override}"
+        if any((key == name and name not in GROUPS) or key.startswith(f"{name}.") for name in _dictionary_keys())
+        else override
     )
 
 
@@ -318,6 +334,8 @@ def _unknown_choice(error: MissingConfigException) -> ConfigError:
     options = sorted(option for option in error.options or () if option != "__init__")
     if group == "judge":
         return JudgeNotFoundError(name, registered_judges())
+    if group == "metrics":
+        return unknown_metric(name)
     if not group:
         return ConfigError(f"config '{name}' does not exist in {config_dir()}")
     return ConfigError(

@@ -42,12 +42,18 @@ class Registry:
         Raises:
             ConfigError: The name is not valid.
         """
-        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in self._reserved:
-            reserved = " or ".join(repr(each) for each in sorted(self._reserved))
-            raise ConfigError(
-                f"{name!r} cannot be the name of a {self._kind}: use letters, digits and _, and not {reserved}"
-            )
+        self.check(name)
         self._registered[name] = function
+
+    def check(self, name: str) -> None:
+        """Refuse a name that is not valid.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in self._reserved:
+            reason = "it has another meaning" if name in self._reserved else "use letters, digits and _"
+            raise ConfigError(f"{name!r} cannot be the name of a {self._kind}: {reason}")
 
     def unregister(self, name: str) -> None:
         """Take back what `register` added; does nothing for other names."""

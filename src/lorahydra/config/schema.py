@@ -14,9 +14,11 @@ from typing import Any, Literal, get_args
 from lorahydra.config.checks import at_least, check_types, names_a_folder, not_blank, within
 from lorahydra.config.data import ColumnsConfig, DataConfig
 from lorahydra.config.judge import JudgeConfig
+from lorahydra.config.metric_registry import METRICS
 from lorahydra.config.search import OBJECTIVES_OF_EXAMPLES, SearchConfig, objectives
 from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError
+from lorahydra.names import BERTSCORE, JUDGE
 
 __all__ = [
     "DTYPES",
@@ -243,9 +245,12 @@ class EvaluationConfig:
     bertscore_baseline_file: str | None = None
     """Baseline of an encoder for which bert-score ships none: a file with the columns `LAYER,P,R,F`."""
     bertscore_weight: float = 0.4
-    """Weight of BERTScore in `combined` when a judge is on."""
+    """Weight of BERTScore in `combined` when a judge is on, unless `weights` is set."""
     judge_weight: float = 0.6
-    """Weight of the judge in `combined` when a judge is on."""
+    """Weight of the judge in `combined` when a judge is on, unless `weights` is set."""
+    weights: dict[str, Any] = field(default_factory=dict)
+    """Weights of `bertscore`, `judge` and chosen metrics in `combined`, which sum to 1, for example `{exact_match: 0.5,
+    judge: 0.5}`. Without a judge, its weight goes to the others in proportion to theirs."""
     bootstrap_samples: int = 1000
     """Resamples of the bootstrap behind the 95 % intervals of `combined` and of the gain."""
 
@@ -264,6 +269,12 @@ class EvaluationConfig:
                 f"evaluation.bertscore_weight={self.bertscore_weight} and evaluation.judge_weight={self.judge_weight} "
                 "must sum to 1"
             )
+        for name, weight in self.weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float):
+                raise ConfigError(f"evaluation.weights.{name}={weight} is not allowed: give a number from 0 to 1")
+            within(f"evaluation.weights.{name}", weight, 0, 1)
+        if self.weights and not math.isclose(total := sum(self.weights.values()), 1, abs_tol=1e-9):
+            raise ConfigError(f"evaluation.weights must sum to 1, and they sum to {total:.6g}")
         if self.rescale_with_baseline and not self.lang and self.bertscore_baseline_file is None:
             raise ConfigError(
                 "evaluation.rescale_with_baseline=true needs evaluation.lang, for example evaluation.lang=en, or "
@@ -271,6 +282,19 @@ class EvaluationConfig:
             )
         if self.bertscore_baseline_file is not None and not self.rescale_with_baseline:
             raise ConfigError("evaluation.bertscore_baseline_file is for evaluation.rescale_with_baseline=true")
+
+    def weights_with(self, *, judge: bool) -> tuple[dict[str, float], float]:
+        """The weights of metrics by name, and that of the judge, in `combined`; they sum to 1.
+
+        Args:
+            judge: Whether a judge is on; without one, its weight goes to the metrics in proportion to theirs.
+        """
+        weights = dict(self.weights) or {BERTSCORE: self.bertscore_weight, JUDGE: self.judge_weight}
+        of_judge = float(weights.pop(JUDGE, 0.0))
+        total = math.fsum(weights.values())
+        if judge:
+            return weights, of_judge
+        return ({name: weight / total for name, weight in weights.items()} if total else {BERTSCORE: 1.0}), 0.0
 
 
 NAME_LENGTHS = {"experiment_name": 256, "run_name": 250, "artifact_location": 256}
@@ -335,6 +359,9 @@ class ExperimentConfig:
     judges: dict[str, Any] = field(default_factory=dict)
     """Settings that hold for one judge only, whether it is chosen alone or in a panel, for example
     `judges.openai.base_url=http://127.0.0.1:8000/v1`: the keys of a member of a panel, without its name."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Metrics beside BERTScore, each with its settings (`conf/metrics`): `metrics=[exact_match,rouge_l]`. One of your
+    own is a function in a Python file: `metrics=polite metrics.polite.file=polite.py`."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: DataConfig = field(default_factory=lambda: DataConfig(train_file="demo"))
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -359,6 +386,7 @@ class ExperimentConfig:
         names = objectives(self.objective)
         if "judge_score" in names and self.judge.name == "none":
             raise ConfigError("objective=judge_score needs a judge, for example judge=gemini")
+        self._check_metrics()
         self._check_search(names)
         init, quantization = self.lora.init_lora_weights, self.model.quantization
         if quantization is not None and isinstance(init, str) and init != "gaussian":
@@ -368,6 +396,23 @@ class ExperimentConfig:
             )
         within("seed", self.seed, 0, 2**32 - 1)
         not_blank("output_dir", self.output_dir)
+
+    def _check_metrics(self) -> None:
+        for name, settings in self.metrics.items():
+            METRICS.check(name)
+            if settings is not None and not isinstance(settings, dict):
+                raise ConfigError(f"metrics.{name}={settings} is not allowed: give settings by name")
+        weights = self.evaluation.weights
+        if unknown := [name for name in weights if name not in (BERTSCORE, JUDGE, *self.metrics)]:
+            raise ConfigError(
+                f"evaluation.weights.{unknown[0]} names a metric that is not chosen: add it with metrics={unknown[0]}"
+            )
+        if (
+            weights
+            and self.judge.name == "none"
+            and not sum(weights.get(name, 0) for name in (BERTSCORE, *self.metrics))
+        ):
+            raise ConfigError("evaluation.weights gives all weight to the judge: choose one, for example judge=gemini")
 
     def _check_search(self, names: list[str]) -> None:
         of_examples = len(names) == 1 and names[0] in OBJECTIVES_OF_EXAMPLES

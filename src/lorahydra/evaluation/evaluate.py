@@ -34,14 +34,14 @@ class Evaluation:
         return _example_scores(self.predictions, self.verdicts)
 
     @property
-    def means(self) -> dict[Score, float]:
+    def means(self) -> dict[str, float]:
         """Mean scores by the name they have behind a metric's prefix."""
         return self.predictions.means | self.judged_means
 
     @property
-    def judged_means(self) -> dict[Score, float]:
+    def judged_means(self) -> dict[str, float]:
         """The mean scores that depend on the judge; the judge's own only if a verdict counts."""
-        means: dict[Score, float] = {}
+        means: dict[str, float] = {}
         if self.verdicts is not None:
             means[Score.JUDGE_COVERAGE] = self.verdicts.coverage
             if self.verdicts.score is not None:
@@ -106,4 +106,4 @@ def judged_alike(evaluations: Sequence[Evaluation], config: EvaluationConfig, se
 
 def _example_scores(predictions: Predictions, verdicts: Judgement | None) -> ExampleScores:
     judge = None if verdicts is None else verdicts.scores
-    return ExampleScores(predictions.bertscore.f1, judge, predictions.bertscore.lowest)
+    return ExampleScores(predictions.scores, judge, predictions.bertscore.lowest)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lorahydra.names import Score
+from lorahydra.names import BERTSCORE, Score
 
 if TYPE_CHECKING:
     from lorahydra.metrics.bertscore import BertScores  # imports torch
@@ -38,6 +38,15 @@ class Predictions:
     """How many of them were truncated at `max_new_tokens`."""
     generate_seconds: float
     bertscore_seconds: float
+    metrics: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """The score of each example by each chosen metric, 0…1, by its name."""
+    totals: Mapping[str, float] = field(default_factory=dict)
+    """What a metric says of all predictions together, by name."""
+
+    @property
+    def scores(self) -> dict[str, Sequence[float]]:
+        """The scores of each example that may count in `combined`, by the name of the metric."""
+        return {BERTSCORE: self.bertscore.f1, **self.metrics}
 
     @property
     def bertscore_f1(self) -> float:
@@ -45,7 +54,7 @@ class Predictions:
         return _mean(self.bertscore.f1)
 
     @property
-    def means(self) -> dict[Score, float]:
+    def means(self) -> dict[str, float]:
         """Means and counts over the predictions."""
         return {
             Score.BERTSCORE_PRECISION: _mean(self.bertscore.precision),
@@ -53,6 +62,8 @@ class Predictions:
             Score.BERTSCORE_F1: self.bertscore_f1,
             Score.TRUNCATED: float(self.truncated),
             Score.LENGTH: _mean([len(text) for text in self.texts]),
+            **{name: _mean(scores) for name, scores in self.metrics.items()},
+            **self.totals,
         }
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lorahydra.config.schema import EvaluationConfig
 from lorahydra.evaluation.intervals import Floats, Part, interval
-from lorahydra.names import FEWEST_EXAMPLES, Score, TuningEffect
+from lorahydra.names import BERTSCORE, FEWEST_EXAMPLES, Score, TuningEffect
 
-__all__ = ["ExampleScores", "Gain", "Interval", "combine", "combined_interval", "gain"]
+__all__ = ["ExampleScores", "Gain", "Interval", "combine", "combined_interval", "gain", "metric_interval", "weighted"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Gain(Interval):
     """Whether a judge is part of it."""
 
     @property
-    def means(self) -> dict[Score, float]:
+    def means(self) -> dict[str, float]:
         """Its numbers by the name they have behind a metric's prefix."""
         return {
             Score.GAIN: self.mean,
@@ -67,21 +67,31 @@ class Gain(Interval):
 class ExampleScores:
     """The scores of each example, in order."""
 
-    bertscore_f1: Sequence[float]
+    metrics: Mapping[str, Sequence[float]]
+    """By the name of the metric, 0…1; BERTScore's is its F1."""
     judge: Sequence[float | None] | None
     """0…100, None where a verdict is missing; None as a whole without a judge."""
     lowest: float = 0.0
     """The lowest BERTScore that is possible: below 0 when scores are rescaled."""
 
 
-def combine(bertscore_f1: float, judge_score: float | None, config: EvaluationConfig) -> float:
-    """`combined` of two means: of BERTScore, 0…1, and of the judge, 0…100; of the former alone without a judge.
+def combine(metrics: Mapping[str, float], judge_score: float | None, config: EvaluationConfig) -> float:
+    """`combined` of means: of metrics, 0…1, and of the judge, 0…100; of the former alone without a judge.
 
     With the default weights it is `0.4 · bertscore_f1 + 0.6 · judge_score / 100`.
     """
-    if judge_score is None:
-        return bertscore_f1
-    return config.bertscore_weight * bertscore_f1 + config.judge_weight * judge_score / 100
+    weights, of_judge = config.weights_with(judge=judge_score is not None)
+    mean = sum(weight * metrics[name] for name, weight in weights.items())
+    return mean if judge_score is None else mean + of_judge * judge_score / 100
+
+
+def weighted(metrics: Mapping[str, Sequence[float]], config: EvaluationConfig, *, judge: bool) -> Floats:
+    """What the metrics contribute to `combined` on each example; `judge` says whether a judge contributes, too."""
+    weights, _ = config.weights_with(judge=judge)
+    contributions: Floats = np.zeros(len(metrics[BERTSCORE]))
+    for name, weight in weights.items():
+        contributions += weight * np.asarray(metrics[name], np.float64)
+    return contributions
 
 
 def combined_interval(scores: ExampleScores, config: EvaluationConfig, seed: int) -> Interval:
@@ -90,7 +100,16 @@ def combined_interval(scores: ExampleScores, config: EvaluationConfig, seed: int
     Raises:
         ValueError: A judge was on, and no example has a verdict.
     """
-    return Interval(*_estimate(*_arrays(scores), config, seed, (scores.lowest, 1.0), paired=False))
+    return Interval(*_estimate(*_arrays(scores, config), config, seed, _limits(scores, config), paired=False))
+
+
+def metric_interval(scores: Sequence[float], config: EvaluationConfig, seed: int) -> Interval:
+    """The mean of a metric over examples, 0…1, with its interval."""
+    values = np.asarray(scores, np.float64)
+    ends = interval(
+        Part(values, 0.0, 1.0), None, np.arange(len(values)), samples=config.bootstrap_samples, seed=seed, paired=False
+    )
+    return Interval(float(values.mean()), *ends)
 
 
 def gain(tuned: ExampleScores, baseline: ExampleScores, config: EvaluationConfig, seed: int) -> Gain:
@@ -102,15 +121,16 @@ def gain(tuned: ExampleScores, baseline: ExampleScores, config: EvaluationConfig
     Raises:
         ValueError: A judge was on, and no example has a verdict on both sides.
     """
-    (after, judge_after), (before, judge_before) = _arrays(tuned), _arrays(baseline)
+    (after, judge_after), (before, judge_before) = _arrays(tuned, config), _arrays(baseline, config)
     judge = None if judge_after is None or judge_before is None else judge_after - judge_before
-    reach = 1 - min(tuned.lowest, baseline.lowest)
+    (low, high), (low_before, _) = _limits(tuned, config), _limits(baseline, config)
+    reach = high - min(low, low_before)
     ends = _estimate(after - before, judge, config, seed, (-reach, reach), paired=True)
     return Gain(*ends, len(after) if judge is None else int(np.isfinite(judge).sum()), judge is not None)
 
 
 def _estimate(
-    bertscore: Floats,
+    metrics: Floats,
     judge: Floats | None,
     config: EvaluationConfig,
     seed: int,
@@ -118,21 +138,34 @@ def _estimate(
     *,
     paired: bool,
 ) -> tuple[float, float, float]:
-    """`combined`, or its differences, and the ends of its interval; `limits` are those of one BERTScore."""
-    low, high = limits
-    part, of_judge, judged = Part(bertscore, low, high), None, np.arange(len(bertscore))
+    """`combined`, or its differences, and the ends of its interval.
+
+    Args:
+        metrics: What the metrics contribute on each example.
+        judge: Verdicts, or their differences, NaN where there is none; None without a judge.
+        config: The weights.
+        seed: Draws the resamples.
+        limits: The lowest and the highest contribution that is possible.
+        paired: Whether these are differences.
+    """
+    part, of_judge, judged, mean = Part(metrics, *limits), None, np.arange(len(metrics)), float(metrics.mean())
     if judge is not None:
         judged = np.flatnonzero(np.isfinite(judge))
         if not len(judged):
             raise ValueError("no example has a verdict")
-        weight, most = config.bertscore_weight, config.judge_weight
-        part = Part(weight * bertscore, weight * low, weight * high)
+        _, most = config.weights_with(judge=True)
         of_judge = Part(most * judge[judged] / 100, -most if paired else 0.0, most)
-    ends = interval(part, of_judge, judged, samples=config.bootstrap_samples, seed=seed, paired=paired)
-    return combine(float(bertscore.mean()), None if judge is None else float(np.nanmean(judge)), config), *ends
+        mean += float(of_judge.values.mean())
+    return mean, *interval(part, of_judge, judged, samples=config.bootstrap_samples, seed=seed, paired=paired)
 
 
-def _arrays(scores: ExampleScores) -> tuple[Floats, Floats | None]:
-    """The scores as arrays; a missing verdict is NaN."""
-    bertscore = np.asarray(scores.bertscore_f1, dtype=np.float64)
-    return bertscore, None if scores.judge is None else np.array(scores.judge, dtype=np.float64)
+def _arrays(scores: ExampleScores, config: EvaluationConfig) -> tuple[Floats, Floats | None]:
+    """The contributions of the metrics, and the verdicts with NaN where one is missing."""
+    judge = None if scores.judge is None else np.array(scores.judge, dtype=np.float64)
+    return weighted(scores.metrics, config, judge=judge is not None), judge
+
+
+def _limits(scores: ExampleScores, config: EvaluationConfig) -> tuple[float, float]:
+    """The lowest and the highest contribution of the metrics that is possible on an example."""
+    weights, _ = config.weights_with(judge=scores.judge is not None)
+    return weights.get(BERTSCORE, 0.0) * scores.lowest, sum(weights.values())

@@ -25,6 +25,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lorahydra.sweep.compat import quietly
+from lorahydra.sweep.probable import probable_values
 from lorahydra.sweep.trial_record import trial_facts
 
 __all__ = ["AutoSampler", "as_numbers", "comparable", "counts"]
@@ -193,16 +194,23 @@ def comparable(
 ) -> list[FrozenTrial]:
     """The trials as a model sees them: no value is extreme, and those without a result have bad ones.
 
+    Of judged trials it sees what their scores probably are (`lorahydra.sweep.probable`).
+
     Args:
         study: The study.
         known: Its trials that have all parameters of the space.
         space: The space.
         ordered: What `as_numbers` makes of it.
     """
-    complete = [trial.values for trial in known if trial.state is TrialState.COMPLETE]
+    probable = probable_values(known)
+    told = {
+        trial.number: [probable[trial.number]] if trial.number in probable else trial.values
+        for trial in known
+        if trial.state is TrialState.COMPLETE
+    }
     signs = [-1 if direction is StudyDirection.MAXIMIZE else 1 for direction in study.directions]
     worst, middle = [], []
-    for sign, column in zip(signs, zip(*complete, strict=True), strict=True):
+    for sign, column in zip(signs, zip(*told.values(), strict=True), strict=True):
         finite = [value for value in column if math.isfinite(value)] or [0.0]
         bad, centre = max(sign * value for value in finite), sign * statistics.median(finite)
         reach = OUTLIER * (centre - min(sign * value for value in finite))
@@ -210,7 +218,7 @@ def comparable(
         middle.append(sign * centre)
     seen = []
     for trial in known:
-        values = {TrialState.COMPLETE: trial.values, TrialState.PRUNED: middle, TrialState.FAIL: worst}.get(trial.state)
+        values = {TrialState.PRUNED: middle, TrialState.FAIL: worst}.get(trial.state, told.get(trial.number))
         if values is not None:
             pairs = zip(signs, values, worst, strict=True)
             values = [

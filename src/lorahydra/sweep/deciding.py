@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from lorahydra.config.schema import EvaluationConfig, TrackingConfig
+from lorahydra.config.schema import EvaluationConfig, ExperimentConfig
 from lorahydra.config.search import OBJECTIVES_OF_EXAMPLES
 from lorahydra.errors import StoreUnavailableError, TrackingError
 from lorahydra.evaluation.choosing import ENOUGH, Comparison, compare
 from lorahydra.evaluation.intervals import Floats
-from lorahydra.evaluation.scoring import combine
+from lorahydra.evaluation.scoring import weighted
 from lorahydra.evaluation.seed_noise import allowing_for_few, seed_variance, with_unseen_noise
-from lorahydra.names import ADAPTER_DIR, PREDICTIONS_FILE, PredictionColumn, Score
+from lorahydra.names import ADAPTER_DIR, BERTSCORE, PREDICTIONS_FILE, PredictionColumn, Score
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.study_run import StudyRun
 from lorahydra.sweep.study_trial import adapter_bytes
@@ -33,13 +33,18 @@ __all__ = ["ScoreTable", "decide", "decide_settings", "read_scores", "score_tabl
 logger = logging.getLogger("lorahydra.sweep")
 
 
+COLUMNS = {BERTSCORE: PredictionColumn.BERTSCORE_F1}
+"""Columns that do not have the name of their metric."""
+
+
 @dataclass(frozen=True)
 class ScoreTable:
     """The scores of one trial on each example."""
 
     texts: list[tuple[Any, Any]]
     """Prompt and reference of each."""
-    bertscore_f1: list[float]
+    metrics: Mapping[str, list[float]]
+    """By the name of each metric that counts in `combined`; BERTScore's is its F1."""
     judge: Sequence[float | None]
     """The judge's, 0…100; None without a verdict."""
     final: RaceScore | None = None
@@ -58,13 +63,13 @@ def score_tables(run: StudyRun, complete: Sequence[TrialRecord], best: TrialReco
     if groups & {"judge", "evaluation", "seed"}:
         logger.warning("The search decides how trials are scored, so their scores on the examples cannot be compared")
         return None
-    reference = read_scores(run.config.tracking, best.run_id)
+    reference = read_scores(run.config, best.run_id)
     if reference is None:
         logger.warning("The scores of trial %d cannot be read, so P(best) is not known", best.number)
         return None
     found, left_out = {}, []
     for record in complete:
-        each = reference if record is best else read_scores(run.config.tracking, record.run_id)
+        each = reference if record is best else read_scores(run.config, record.run_id)
         if each is not None and each.texts == reference.texts:
             found[record.number] = each
         else:
@@ -185,26 +190,31 @@ def _matrices(
     scores: Sequence[ScoreTable], objective: Score, settings: EvaluationConfig
 ) -> tuple[Floats, Floats | None]:
     """Weighted scores of each trial on each example, as `compare` takes them."""
-    bertscore = np.array([each.bertscore_f1 for each in scores], dtype=np.float64)
     judge = np.array([each.judge for each in scores], dtype=np.float64) / 100
-    if objective is Score.BERTSCORE_F1 or np.isnan(judge).all():
-        return bertscore, None
+    if objective is Score.BERTSCORE_F1:
+        return np.array([each.metrics[BERTSCORE] for each in scores], dtype=np.float64), None
     if objective is Score.JUDGE_SCORE:
-        return np.zeros_like(bertscore), judge
-    return combine(1.0, 0.0, settings) * bertscore, combine(0.0, 100.0, settings) * judge
+        return np.zeros_like(judge), judge
+    weight = settings.weights_with(judge=True)[1]
+    judged = weight > 0 and not np.isnan(judge).all()
+    metrics = np.array([weighted(each.metrics, settings, judge=judged) for each in scores])
+    return metrics, weight * judge if judged else None
 
 
-def read_scores(tracking: TrackingConfig, run_id: str | None) -> ScoreTable | None:
-    """The scores of an adapter, from its run; None if they cannot be read."""
+def read_scores(config: ExperimentConfig, run_id: str | None) -> ScoreTable | None:
+    """The scores of an adapter that may count, from its run; None if they cannot be read."""
     if run_id is None:
         return None
     try:
-        text = patiently(tracking, functools.partial(read_text, tracking, run_id, PREDICTIONS_FILE))
+        text = patiently(config.tracking, functools.partial(read_text, config.tracking, run_id, PREDICTIONS_FILE))
         table = json.loads(text or "")
         columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
         return ScoreTable(
             list(zip(columns[PredictionColumn.PROMPT], columns[PredictionColumn.REFERENCE], strict=True)),
-            [float(score) for score in columns[PredictionColumn.BERTSCORE_F1]],
+            {
+                name: [float(score) for score in columns[COLUMNS.get(name, name)]]
+                for name in {BERTSCORE: 1.0} | config.evaluation.weights_with(judge=True)[0]
+            },
             columns[PredictionColumn.JUDGE_SCORE],
         )
     except StoreUnavailableError:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorahydra.names import SCORES, Score, State
+from lorahydra.names import SCORES, Score, State, score_info
 from lorahydra.sweep.labels import duration, number, searched, short_names, value_text
 from lorahydra.sweep.ranking import pareto_front, ranked
 from lorahydra.sweep.trial_record import RaceScore, TrialRecord
@@ -47,11 +47,25 @@ def leaderboard_csv(records: Sequence[TrialRecord], directions: Sequence[str], o
     params = searched(records)
     others = [name for name in objectives if name != Score.COMBINED]
     kept = ["combined_low", "combined_high", "bertscore_f1", "judge_score", "loss", "seconds"]
+    metrics = _metrics(records)
     if any(record.p_best is not None for record in records):
         kept += ["p_best", "in_set"]
     final = list(RaceScore.__dataclass_fields__) if any(record.final is not None for record in records) else []
     told = [*(f"final_{name}" for name in final), *(["is_winner"] if _has_winner(records) else [])]
-    header = ["rank", "number", "state", *others, "combined", *kept, *told, *params, "failure", "run_id", "folder"]
+    header = [
+        "rank",
+        "number",
+        "state",
+        *others,
+        "combined",
+        *kept,
+        *metrics,
+        *told,
+        *params,
+        "failure",
+        "run_id",
+        "folder",
+    ]
     output = io.StringIO()
     writer = csv.writer(output, lineterminator="\n")
     writer.writerow(map(_cell, header))
@@ -59,12 +73,18 @@ def leaderboard_csv(records: Sequence[TrialRecord], directions: Sequence[str], o
         row: list[Any] = [rank if record.state is State.COMPLETE else None, record.number, record.state.value]
         row += [_value(record, objectives, name) for name in others]
         row += [_combined(record, objectives), *(getattr(record, name) for name in kept)]
+        row += [record.metrics.get(name) for name in metrics]
         row += [getattr(record.final, name, None) for name in final]
         row += [record.is_winner] if "is_winner" in told else []
         row += [_exact(record.params[name]) if name in record.params else None for name in params]
         row += [record.failure and " ".join(record.failure.split()), record.run_id, record.folder]
         writer.writerow(map(_cell, row))
     return output.getvalue()
+
+
+def _metrics(records: Sequence[TrialRecord]) -> list[str]:
+    """Names of the chosen metrics."""
+    return list(dict.fromkeys(name for record in records for name in record.metrics))
 
 
 def _has_winner(records: Sequence[TrialRecord]) -> bool:
@@ -115,6 +135,7 @@ def leaderboard_columns(ordered: Sequence[TrialRecord], objectives: Sequence[str
         columns.append(Column("P(best)", _p_best))
     if Score.JUDGE_SCORE not in objectives and any(record.judge_score is not None for record in ordered):
         columns.append(Column("judge", lambda record: _text(Score.JUDGE_SCORE, record.judge_score)))
+    columns += [_metric(name) for name in _metrics(ordered)]
     columns += [_objective(name, objectives) for name in objectives if name not in (Score.COMBINED, TIME)]
     columns.append(Column(TIME, lambda record: duration(_value(record, objectives, TIME) or record.seconds)))
     return [*columns, *_params(ordered, [*(column.header for column in columns), "reason"])]
@@ -126,6 +147,10 @@ def _params(records: Sequence[TrialRecord], taken: Sequence[str]) -> list[Column
 
 def _param(name: str, header: str) -> Column:
     return Column(header, lambda record: value_text(record.params[name]) if name in record.params else "-", param=name)
+
+
+def _metric(name: str) -> Column:
+    return Column(name, lambda record: score_info(name).text(record.metrics[name]) if name in record.metrics else "-")
 
 
 def _objective(name: str, objectives: Sequence[str]) -> Column:

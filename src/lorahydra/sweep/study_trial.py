@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from lorahydra.config.compose import to_config
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import objectives
 from lorahydra.errors import ConfigError, NotRecordedError, OutputError, StudyError, TrialPruned
-from lorahydra.names import ADAPTER_DIR, Kind, State
+from lorahydra.evaluation import Evaluation
+from lorahydra.evaluation.scoring import weighted
+from lorahydra.names import ADAPTER_DIR, Kind, Score, State
 from lorahydra.sweep.current import context, current_trial
+from lorahydra.sweep.probable import EXAMPLES
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.trial.place import StudyPlace, TrialResult
 from lorahydra.trial.rejudge import judge_saved, rejudge_hint
@@ -27,6 +31,8 @@ __all__ = ["adapter_bytes", "place_of", "run_study_trial", "saved_predictions", 
 
 logger = logging.getLogger("lorahydra.sweep")
 
+MOST_EXAMPLES = 2000
+"""With more examples, their scores are not kept beside each trial."""
 LIMITS = {"data.overlong", "data.max_length"}
 """Keys that may change as long as the rows are the same, which the study has checked."""
 
@@ -143,12 +149,31 @@ class _Place:
             "combined_high": tuned.combined.high,
             "bertscore_f1": tuned.predictions.bertscore_f1,
             "judge_score": None if verdicts is None else verdicts.score,
+            EXAMPLES: _contributions(tuned, self._config),
+            "metrics": {name: statistics.fmean(scores) for name, scores in tuned.predictions.metrics.items()},
             "seconds": result.seconds,
             "adapter_bytes": adapter_bytes(result.adapter),
         }
         self.trial.complete(_values(result, self._config), facts)
         if self.trial.state is not State.COMPLETE:
             raise ValueError(self.trial.failure)
+
+
+def _contributions(tuned: Evaluation, config: ExperimentConfig) -> dict[str, list[float | None]] | None:
+    """What metrics and verdicts contribute to `combined` on each example, for `lorahydra.sweep.probable`.
+
+    Returns:
+        None where the mean says as much, because each example has a verdict that counts or none has, and where a study
+        is not after `combined`.
+    """
+    scores, (_, weight) = tuned.example_scores, config.evaluation.weights_with(judge=True)
+    partly = scores.judge is not None and None in scores.judge and len(scores.judge) <= MOST_EXAMPLES
+    if not partly or not weight or objectives(config.objective) != [Score.COMBINED]:
+        return None
+    return {
+        "metrics": weighted(scores.metrics, config.evaluation, judge=True).round(5).tolist(),
+        "judge": [None if score is None else round(weight * score / 100, 5) for score in scores.judge or ()],
+    }
 
 
 def adapter_bytes(adapter: Path) -> int:

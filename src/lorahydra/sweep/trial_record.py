@@ -48,6 +48,8 @@ class TrialRecord:
     """Ends of the 95 % interval of `combined`."""
     bertscore_f1: float | None = None
     judge_score: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Means of the chosen metrics, by name."""
     loss: float | None = None
     """Validation loss: the last one that was reported."""
     seconds: float | None = None

@@ -53,8 +53,9 @@ def choose_winner(
         if repeats is not None:
             logger.info("search.seeds is not used: trials cannot be compared by their scores on the examples")
         return best, None
-    judge = run.config.judge
-    if judge.name != "none" and run.objectives == [Score.COMBINED] and judge.finalists > 1 and len(complete) > 1:
+    judge, (_, weight) = run.config.judge, run.config.evaluation.weights_with(judge=True)
+    counts = judge.name != "none" and weight > 0 and run.objectives == [Score.COMBINED]
+    if counts and judge.finalists > 1 and len(complete) > 1:
         best, scores = _raced(run, complete, best, scores)
     winner, choice = decide(run, complete, best, scores)
     if repeats is None:
@@ -105,7 +106,7 @@ def _judged_examples(tables: Sequence[ScoreTable]) -> int | None:
 
 def _tables(run: StudyRun, run_ids: Sequence[str], like: ScoreTable) -> list[ScoreTable]:
     """The scores in these runs, as far as they are on the same examples."""
-    tables = (read_scores(run.config.tracking, run_id) for run_id in run_ids)
+    tables = (read_scores(run.config, run_id) for run_id in run_ids)
     return [table for table in tables if table is not None and table.texts == like.texts]
 
 

@@ -154,8 +154,17 @@ def _predictions(
     started = time.perf_counter()
     bertscore = prepared.scorer.score(texts, examples.references)
     seconds = time.perf_counter() - started
+    found = {name: one.score(examples.texts, examples.references, texts) for name, one in prepared.metrics.items()}
     truncated = sum(len(answer) == config.evaluation.max_new_tokens for answer in answers.tokens)
-    return Predictions(texts, bertscore, truncated, answers.seconds, seconds)
+    return Predictions(
+        texts,
+        bertscore,
+        truncated,
+        answers.seconds,
+        seconds,
+        {name: scores.examples for name, scores in found.items()},
+        {name: total for scores in found.values() for name, total in scores.totals.items()},
+    )
 
 
 _baselines: dict[object, Predictions] = {}
@@ -168,7 +177,7 @@ def _predict_baseline(
     base = prepared.base
     key = (
         *(base.source, base.digest, str(base.device), base.dtype, attention_of(base.model)),
-        *(examples.digest, dataclasses.astuple(config.evaluation)),
+        *(examples.digest, repr((dataclasses.astuple(config.evaluation), config.metrics))),
     )
     if key in _baselines:
         judging.start(_baselines[key].texts)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lorahydra.config.schema import ExperimentConfig
@@ -13,6 +14,7 @@ from lorahydra.data import ChatFormat, DataReport, DataSplits, Split, TokenizedS
 from lorahydra.evaluation import EvaluationSet
 from lorahydra.judges import JudgeSession, ready_session
 from lorahydra.metrics.bertscore import BertScorer, load_scorer
+from lorahydra.metrics.loading import Metric, load_metrics
 from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.devices import dtype_name, resolve_device
 from lorahydra.modeling.generation import context_window
@@ -34,6 +36,8 @@ class Prepared:
     """The rows that are used: those that fit."""
     base: BaseModel
     scorer: BertScorer
+    metrics: Mapping[str, Metric]
+    """The other metrics, by name."""
     train_tokens: TokenizedSplit
     eval_tokens: TokenizedSplit
     eval_set: EvaluationSet
@@ -63,6 +67,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     check_quantization(config.model, resolve_device(config.model.device))
     # First, so that a missing or refused key shows within seconds.
     session = ready_session(config.judge)
+    metrics = load_metrics(config.metrics)
     splits = load_splits(config.data, config.seed)
     _say(splits.report)
     base = load_base(config.model)
@@ -80,13 +85,17 @@ def prepare(config: ExperimentConfig) -> Prepared:
     sizes = (len(split) for split in (splits.train, splits.validation, splits.test or ()))
     logger.info("Data: %d training, %d validation and %d test rows", *sizes)
     _say(splits.report)
+    eval_set = _evaluation_set(splits.validation, tokens["validation"], chat)
+    for metric in metrics.values():
+        metric.try_out(eval_set.texts, eval_set.references)
     return Prepared(
         splits=splits,
         base=base,
         scorer=scorer,
+        metrics=metrics,
         train_tokens=tokens["train"],
         eval_tokens=tokens["validation"],
-        eval_set=_evaluation_set(splits.validation, tokens["validation"], chat),
+        eval_set=eval_set,
         test_set=None if splits.test is None else _evaluation_set(splits.test, tokens["test"], chat),
         chat=chat,
         session=session,

@@ -21,7 +21,7 @@ from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
 from lorahydra.evaluation.intervals import Floats
 from lorahydra.evaluation.judging import choose
 from lorahydra.evaluation.racing import Race, race
-from lorahydra.evaluation.scoring import combine
+from lorahydra.evaluation.scoring import weighted
 from lorahydra.judges import Judgement, JudgeSession
 from lorahydra.judges.cache import VerdictCache
 from lorahydra.trial.finalists import check_alike, judged_as, record_final
@@ -75,12 +75,12 @@ def race_trials(first: Mapping[Path, Verdicts], settings: ExperimentConfig, trac
     check_alike(trials, settings)
     trials = [judged_as(trial, settings) for trial in trials]
     session = judge_session(settings)
-    bertscore_weight, judge_weight = combine(1.0, 0.0, settings.evaluation), combine(0.0, 100.0, settings.evaluation)
+    _, judge_weight = settings.evaluation.weights_with(judge=True)
     examples = len(trials[0].predictions.examples.texts)
     rounds = _Rounds(session, trials, judge_weight)
     with session.purse.half_of_the_rest(), _remembering(session):
         outcome = race(
-            bertscore_weight * np.array([trial.predictions.tuned.bertscore.f1 for trial in trials]),
+            np.array([weighted(trial.predictions.tuned.scores, settings.evaluation, judge=True) for trial in trials]),
             judge_weight * np.array(list(first.values()), dtype=np.float64) / 100,
             rounds.ask,
             judged=len(choose(examples, settings.judge.n_examples, settings.seed)),

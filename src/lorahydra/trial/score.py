@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import LorahydraError
-from lorahydra.evaluation import Evaluation, Judging, evaluate, judged_alike
+from lorahydra.evaluation import Evaluation, Judging, Predictions, evaluate, judged_alike
 from lorahydra.evaluation.length_control import length_controlled
-from lorahydra.evaluation.scoring import Gain, gain
+from lorahydra.evaluation.scoring import Gain, gain, metric_interval
 from lorahydra.judges import Judgement
 from lorahydra.names import (
     BASELINE,
@@ -30,6 +30,7 @@ from lorahydra.names import (
     PredictionColumn,
     Score,
     Tag,
+    ends_of,
     scored,
 )
 from lorahydra.tracking import TrackedRun
@@ -73,8 +74,10 @@ def score(
     tuned = predictions.tuned
     run.metrics({Metric.TIME_GENERATE: tuned.generate_seconds, Metric.TIME_BERTSCORE: tuned.bertscore_seconds})
     _record_means(run, prefix, tuned.means, predictions.steps)
+    _record_metrics(run, config, prefix, tuned, predictions.steps)
     if predictions.baseline is not None:
         _record_means(run, BASELINE, predictions.baseline.means)
+        _record_metrics(run, config, BASELINE, predictions.baseline)
 
     verdicts, *of_baseline = judging.verdicts(progress)
     baseline_verdicts = of_baseline[0] if of_baseline else None
@@ -140,7 +143,10 @@ def _warn_of_missing(verdicts: Judgement) -> None:
 def _log(tuned: Evaluation) -> None:
     predictions, verdicts = tuned.predictions, tuned.verdicts
     if verdicts is None or verdicts.score is None:
-        logger.info("Evaluation (no LLM judge): BERTScore=%.4f", predictions.bertscore_f1)
+        # With the usual weights, `combined` is BERTScore.
+        own = tuned.combined.mean != predictions.bertscore_f1
+        combined = f", combined={tuned.combined.mean:.4f}" if own else ""
+        logger.info("Evaluation (no LLM judge): BERTScore=%.4f%s", predictions.bertscore_f1, combined)
     else:
         logger.info("LLM judge mean score: %.2f (on %d examples)", verdicts.score, verdicts.judged)
         logger.info(
@@ -157,8 +163,22 @@ def _log(tuned: Evaluation) -> None:
         )
 
 
-def _record_means(run: TrackedRun, prefix: str, means: Mapping[Score, float], step: int | None = None) -> None:
+def _record_means(run: TrackedRun, prefix: str, means: Mapping[str, float], step: int | None = None) -> None:
     run.metrics({scored(prefix, name): value for name, value in means.items()}, step=step)
+
+
+def _record_metrics(
+    run: TrackedRun, config: ExperimentConfig, prefix: str, predictions: Predictions, step: int | None = None
+) -> None:
+    """Record the intervals of the chosen metrics, whose means are among those of the predictions, and log both."""
+    said = []
+    for name, scores in predictions.metrics.items():
+        found = metric_interval(scores, config.evaluation, config.seed)
+        low, high = ends_of(name)
+        _record_means(run, prefix, {low: found.low, high: found.high}, step)
+        said.append(f"{name}={found.mean:.4f} ({found.low:.4f} to {found.high:.4f})")
+    if said and prefix != BASELINE:
+        logger.info("Metrics: %s", ", ".join(said))
 
 
 def _record_length_controlled(
@@ -192,6 +212,7 @@ def _record_table(
         PredictionColumn.JUDGE_SCORE: nothing if verdicts is None else verdicts.given,
         PredictionColumn.JUDGE_REASON: nothing if verdicts is None else verdicts.reasons,
         PredictionColumn.LENGTH: [len(text) for text in tuned.texts],
+        **tuned.metrics,
     }
     if verdicts is not None:
         columns[PredictionColumn.JUDGE_CRITERIA] = verdicts.criteria
@@ -199,6 +220,7 @@ def _record_table(
         columns |= {
             PredictionColumn.BASELINE_PREDICTION: baseline.texts,
             PredictionColumn.BASELINE_BERTSCORE_F1: baseline.bertscore.f1,
+            **{f"{BASELINE}_{name}": scores for name, scores in baseline.metrics.items()},
         }
         if verdicts is not None:
             given = nothing if baseline_verdicts is None else baseline_verdicts.given

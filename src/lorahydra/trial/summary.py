@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorahydra.evaluation import Evaluation, EvaluationSet
-from lorahydra.names import SCORES
+from lorahydra.names import SCORES, score_info
 from lorahydra.trial.score import TrialScores
 
 __all__ = ["write_scores", "write_summary"]
@@ -39,7 +39,8 @@ def _scores(tuned: Evaluation, baseline: Evaluation | None, split: str) -> Rende
     for name in ("score", "baseline", "tuned", "difference"):
         table.add_column(name, justify="left" if name == "score" else "right")
     before, after = {} if baseline is None else baseline.means, tuned.means
-    for score, info in SCORES.items():
+    for score in (*SCORES, *tuned.predictions.metrics, *tuned.predictions.totals):
+        info = score_info(score)
         if score in before and score in after:
             change = info.text(after[score] - before[score], "+")
             table.add_row(info.title, info.text(before[score]), info.text(after[score]), change)
