@@ -43,6 +43,16 @@ def test_lines_of_json_with_a_criterion_of_the_rubric(tmp_path: Path) -> None:
     assert labels[3].criteria == {"style": 3}
 
 
+def test_words_of_a_judge_are_no_criterion(tmp_path: Path) -> None:
+    header = "answer,score,judge_score,reason,judge_reason,style,judge_style"
+    lines = [header, *(f"a{n},{n},{n},good,because,{n},{n}" for n in range(10))]
+    assert read_labels(written(tmp_path, lines))[3].criteria == {"style": 3}
+    with pytest.raises(DataError, match="field 'reason': holds 'good' where a number is expected"):
+        read_labels(written(tmp_path, lines), ["reason"])
+    with pytest.raises(DataError, match="field 'style': holds 'x' where a number is expected"):
+        read_labels(written(tmp_path, [*lines, "a,1,1,good,because,x,3"]))
+
+
 def test_other_names_of_columns(tmp_path: Path) -> None:
     file = written(tmp_path, ["q,a,mark", *rows()])
     labels = read_labels(file, columns={"prompt": "q", "answer": "a", "score": "mark"})

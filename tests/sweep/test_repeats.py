@@ -6,6 +6,7 @@ import logging
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -17,15 +18,16 @@ from tests.support.stores import runs_of
 
 from lorahydra import LoRATuner
 from lorahydra.config.compose import compose
-from lorahydra.errors import ConfigError, NotRecordedError, TrainingError
+from lorahydra.errors import ConfigError, JudgeCoverageError, NotRecordedError, TrainingError
 from lorahydra.modeling.packaged import fetch
-from lorahydra.names import State
+from lorahydra.names import Kind, State
 from lorahydra.sweep.catalog import find_study
 from lorahydra.sweep.repeats import REPEATS, Repeats, _RepeatPlace
 from lorahydra.sweep.study_result import StudyResult
 from lorahydra.sweep.study_store import known_attributes
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.trial.place import TrialResult
+from lorahydra.trial.rejudge import rejudge_hint
 from lorahydra.trial.saved import SavedTrial
 
 KILLED = """
@@ -163,6 +165,15 @@ def test_a_repeat_is_trained_again_if_mlflow_has_lost_the_run_of_its_answers(
     assert repeats.train([record], None) == {7: ["run 2"]}
     assert trained == [7]
     assert "Trial 7 is trained again with seed 43: there is no run 1" in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "has_command"), [(Kind.REPEAT, False), (Kind.TRIAL, True)])
+def test_a_repeat_cannot_be_judged_again_by_itself(kind: Kind, has_command: bool, tmp_path: Path) -> None:
+    place: Any = SimpleNamespace(kind=kind)
+    said = "The adapter and the predictions are kept"
+    with pytest.raises(JudgeCoverageError, match=said) as caught, rejudge_hint(tmp_path, place):
+        raise JudgeCoverageError("too few verdicts")
+    assert ("lorahydra judges rejudge" in str(caught.value)) is has_command
 
 
 def test_keys() -> None:

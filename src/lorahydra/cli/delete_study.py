@@ -42,7 +42,8 @@ def delete(name: str, storage: str, uri: str | None, keep_runs: bool, yes: bool)
     recorded = StoredRuns() if keep_runs else stored_runs(store, [name])
     folder = None if entry.command is None else Path(entry.command["folder"])
     click.echo(f"Study {name}: {len(entry.trials)} trials")
-    click.echo(f"Runs in {store.uri}: {len(recorded.run_ids)} ({recorded.size / MIB:.1f} MiB)")
+    elsewhere = "" if recorded.run_ids or keep_runs else ": if they are in another store, name it with --uri"
+    click.echo(f"Runs in {store.uri}: {len(recorded.run_ids)} ({recorded.size / MIB:.1f} MiB){elsewhere}")
     for model in recorded.models:
         click.echo(f"Registered model: {model}")
     if folder is not None and folder.name != name:

@@ -90,11 +90,15 @@ def read_labels(
     if not found:
         raise DataError("has no rows", path=file)
     names = _names(found, columns or {}, file)
-    scored = {name for name in found if name in criteria or f"{JUDGE}{name}" in found} - set(names.values())
+    rows = [(line, row) for line, row in objects(source.rows(found, problems), problems) if line != HEADER_ROW]
+    pairs = {name for name in found if f"{JUDGE}{name}" in found}
+    # The columns reason and judge_reason, for example, are no criterion.
+    pairs -= {name for name in pairs for _, row in rows if _has_words(row, name) and _has_words(row, f"{JUDGE}{name}")}
+    scored = pairs.union(name for name in criteria if name in found) - set(names.values())
     labels = []
-    for line, row in objects(source.rows(found, problems), problems):
+    for line, row in rows:
         try:
-            if line != HEADER_ROW and (label := _label(row, names, scored, f"line {line}")) is not None:
+            if (label := _label(row, names, scored, f"line {line}")) is not None:
                 labels.append(label)
         except _CellError as error:
             problems.add(line, str(error), field=error.column)
@@ -218,6 +222,14 @@ def _label(
         criteria={name: given for name in criteria if (given := _number(row, name)) is not None},
         judge_criteria={name: given for name in criteria if (given := _number(row, f"{JUDGE}{name}")) is not None},
     )
+
+
+def _has_words(row: Mapping[str, object], column: str) -> bool:
+    try:
+        number(row.get(column))
+    except ValueError:
+        return True
+    return False
 
 
 def _number(row: Mapping[str, object], column: str) -> float | None:

@@ -6,6 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import OutputError, StoreUnavailableError, TrackingError
@@ -60,8 +61,14 @@ def conclude(run: StudyRun, compose: Compose, largest_pack: Callable[[str], int]
         LorahydraError: The winner cannot be scored.
     """
     study = run.queue.study
+    storage, name = storage_of(study), study.study_name
     # Two processes may have ended their last trials together; the second one finds everything done.
-    with end_lock(storage_of(study), study.study_name):
+    with ExitStack() as held:
+        try:
+            held.enter_context(end_lock(storage, name, wait=False))
+        except TimeoutError:
+            logger.info("Study %s: another process names the winner; waiting until it is done", name)
+            held.enter_context(end_lock(storage, name))
         return _conclude(run, compose, largest_pack)
 
 

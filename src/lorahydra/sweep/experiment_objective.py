@@ -197,16 +197,19 @@ class ExperimentObjective(Objective):
 
     def begin(self, queue: TrialQueue, space: SearchSpace) -> None:
         """Queue good settings of earlier studies, if that is wanted and this process knows the data."""
-        if not self._content:
-            return
         from lorahydra.sweep.warm_start import DATA_KIND, begin_warm
 
-        study = queue.study
+        study, is_grid = queue.study, isinstance(self.settings.sampler, functools.partial)
         if self._data_kind is not None and DATA_KIND not in study.user_attrs:
             study.set_user_attr(DATA_KIND, dataclasses.asdict(self._data_kind))
-        if self.config.search.warm_start == "auto" and not isinstance(self.settings.sampler, functools.partial):
-            first = bool(space.first_trial)
-            begin_warm(study, self.spec(space), self._data_kind, space.distributions, queue.n_trials - first)
+        if self.config.search.warm_start != "auto":
+            return
+        if is_grid or self._varies:
+            reason = "the grid is tried as it is" if is_grid else "trials differ in model, data or judge"
+            logger.info("search.warm_start is not used: %s", reason)
+        elif self._content:
+            most = queue.n_trials - bool(space.first_trial)
+            begin_warm(study, self.spec(space), self._data_kind, space.distributions, most)
 
     @contextmanager
     def attending(self, queue: TrialQueue) -> Iterator[None]:

@@ -71,7 +71,7 @@ def _result_of_saved_predictions(place: _Place, config: ExperimentConfig) -> Tri
         return None
     logger.info("Trial %d: the adapter and the predictions are kept in %s; they are judged", place.number, kept.folder)
     try:
-        with rejudge_hint(kept.folder, in_study=True):
+        with rejudge_hint(kept.folder, place):
             return judge_saved(kept, config, place=place, tracking_uri=config.tracking.uri)
     except NotRecordedError as error:
         logger.warning("Trial %d is trained again: %s", place.number, error)

@@ -31,7 +31,7 @@ from lorahydra.errors import (
 )
 from lorahydra.evaluation import Judging
 from lorahydra.judges import JudgeSession, load_session
-from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, EVAL, Score, scored
+from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, EVAL, Kind, Score, scored
 from lorahydra.tracking import patiently, reopen_run, sync
 from lorahydra.trial.place import StudyPlace, TrialResult, end_trial, number_tag, run_name
 from lorahydra.trial.saved import SavedTrial, load_trial
@@ -90,16 +90,17 @@ def judge_saved(
 
 
 @contextmanager
-def rejudge_hint(folder: Path, *, in_study: bool = False) -> Iterator[None]:
+def rejudge_hint(folder: Path, place: StudyPlace | None = None) -> Iterator[None]:
     """Add to a judge's error how to continue without training again.
 
-    A study (`in_study`) says itself how to resume after a fault that stops it.
+    A study, in which the trial has its `place`, says itself how to resume after a fault that stops it. Only a trial of
+    it can be judged again by itself; a repeat cannot.
     """
     try:
         yield
     except (JudgeError, JudgeSetupError, JudgeBudgetError) as error:
         kept = f"{str(error).rstrip('.')}{PREDICTIONS_KEPT}"
-        if not in_study or isinstance(error, JudgeCoverageError):
+        if place is None or (isinstance(error, JudgeCoverageError) and place.kind is Kind.TRIAL):
             kept += f"; go on with: lorahydra judges rejudge {shlex.quote(str(folder))}"
         raise type(error)(kept) from error
 

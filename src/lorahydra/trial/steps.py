@@ -70,7 +70,7 @@ class Trial:
         with postponed():
             self.run = block.enter_context(start_trial(config, place))
         block.enter_context(self._judging)
-        block.enter_context(rejudge_hint(self._folder, in_study=place is not None))
+        block.enter_context(rejudge_hint(self._folder, place))
         block.enter_context(noticed())
         if place is not None:
             place.started(self.run.run_id, self._folder)
