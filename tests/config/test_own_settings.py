@@ -57,6 +57,8 @@ def test_a_recorded_panel_comes_back_and_may_change_what_changes_no_verdict() ->
         (["judge=panel", "judge.model=x"], "judge.model: each judge of a panel has its own: judges.NAME.model"),
         (["judge=panel", "judges.openai.temperature=9"], "judges.openai.temperature=9.0 is not allowed"),
         (["judge=panel", "judge.timeout=0"], "judge.timeout=0.0 is not allowed"),
+        (["judge=panel", "judges.openai.concurrency=x"], "judges.openai.concurrency=x is not allowed: give a whole"),
+        (["judge=openai", "judges.openai.concurrency=x"], "judges.openai.concurrency=x is not allowed: give a whole"),
         (["judge=gemini", "judge.judges=[gemini,openai]"], "judge.judges is for judge=panel"),
         (["judge=gemini", "judges.opnai.model=x"], "LLM judge model not found: 'opnai'"),
         (["judge=gemini", "judges.openai.modl=x"], "unknown key judges.openai.modl (did you mean model?)"),
@@ -86,3 +88,10 @@ def test_what_looks_like_a_secret_and_is_none() -> None:
     settings = "{model: m, max_output_tokens: 9, api_key_env: [MY_KEY, OTHER], base_url: 'http://h:1/v1'}"
     assert compose(["judge=openai", f"judges.openai={settings}"]).judge.key_names == ["MY_KEY", "OTHER"]
     refuse_secret("judge.rubric.criteria.key_points.weight=2")
+
+
+@pytest.mark.parametrize("judge", ["openai", "panel"])
+def test_a_judge_has_options_of_its_own(judge: str) -> None:
+    config = compose([f"judge={judge}", "judges.openai.options.top_p=0.5", "judges.openai.options.seed=3"]).judge
+    options = config.asked["openai"].options
+    assert (options["top_p"], options["seed"]) == (0.5, 3)

@@ -81,7 +81,8 @@ def at_least(key: str, value: float | str | None, low: float, *, exclusive: bool
     """Check that a number is finite and at least (with `exclusive`, above) `low`; None and words pass."""
     if value is None or isinstance(value, str):
         return
-    if not math.isfinite(value) or value < low or (exclusive and value == low):
+    # A whole number may be too large for `math.isfinite`.
+    if not low <= value < math.inf or (exclusive and value == low):
         raise ConfigError(f"{key}={value} is not allowed: it must be {'above' if exclusive else 'at least'} {low:g}")
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf.errors import ValidationError
 
-from lorahydra.config.checks import did_you_mean
-from lorahydra.config.judge import ServiceConfig
+from lorahydra.config.checks import did_you_mean, type_hints, wrong_type
+from lorahydra.config.judge import NOT_A_NAME, ServiceConfig
 from lorahydra.config.judge_registry import PANEL, registered_judges
 from lorahydra.errors import ConfigError, JudgeNotFoundError
 
@@ -43,11 +44,23 @@ def settle_judges(tree: DictConfig, folder: Path) -> None:
         kept = tree.judge.members
         tree.judge.members = {
             # What was recorded is complete, and a file may have changed since.
-            label: OmegaConf.merge(kept.get(label) or _from_file(label, folder), own.get(label, {}))
+            label: _merged(kept.get(label) or _from_file(label, folder), label, own.get(label, {}))
             for label in chosen
         }
     elif tree.judge.name in own:
-        tree.judge = OmegaConf.merge(tree.judge, own[tree.judge.name])
+        tree.judge = _merged(tree.judge, tree.judge.name, own[tree.judge.name])
+
+
+def _merged(settings: Any, label: str, own: Mapping[Any, Any]) -> Any:
+    """The settings of a judge with those that are given by its name, whose keys are known."""
+    try:
+        with flag_override(settings, "struct", False):  # `options` has keys of its own
+            return OmegaConf.merge(settings, own)
+    except ValidationError as error:
+        key = (error.full_key or "").removeprefix("judge.")
+        if key.startswith("api_key_env"):
+            raise ConfigError(NOT_A_NAME) from error  # the value may be a key
+        raise wrong_type(f"judges.{label}.{key}", error.value, type_hints(ServiceConfig)[key]) from error
 
 
 def _check(label: str, settings: object, chosen: list[str]) -> None:
