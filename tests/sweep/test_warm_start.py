@@ -100,6 +100,7 @@ def test_settings_are_not_tried_twice(storage: InMemoryStorage) -> None:
         ({RATE: 5e-4, RANK: 16, "lora.lora_alpha": 64}, []),  # makes other rates good
         ({RATE: 5e-4, RANK: 16, "lora.lora_alpha": 32.0}, [{RATE: 5e-4, RANK: 16}]),
         ({RATE: 5e-4, RANK: 16, "data.max_length": 99}, []),
+        ({RATE: 5e-4, RANK: 16, "lora.extra.layers_to_transform": 1}, []),
         ({RATE: 5e-4, RANK: 16, "lora.target_modules": "${oc.env:HOME}"}, []),
     ],
 )
@@ -119,6 +120,8 @@ def test_settings_fit_the_space_and_what_is_fixed(
         BEFORE | {"training.optim": "lion_8bit"},
         BEFORE | {"training.per_device_train_batch_size": "8"},
         BEFORE | {"lora.use_rslora": "True"},
+        {name: text for name, text in BEFORE.items() if name != "training.extra"}
+        | {"training.extra.betas": "[0.9, 0.95]"},
         {},
         "nonsense",
         {"objective": "combined", "model.name_or_path": 7},
@@ -151,6 +154,11 @@ def test_a_study_without_digests_of_its_model_is_known_by_its_name(storage: InMe
     ended(storage, "old", {RATE: 5e-4, RANK: 32}, before=BEFORE | {BASE_CONTENT: "None"})
     assert len(begun(storage)) == 1
     assert begun(storage, BEFORE | {"model.name_or_path": "other"}) == []
+
+
+def test_a_study_with_further_arguments_of_the_optimiser_has_other_good_rates(storage: InMemoryStorage) -> None:
+    ended(storage, "old", {RATE: 5e-4, RANK: 32})
+    assert begun(storage, BEFORE | {"training.extra.betas": "[0.9, 0.95]"}) == []
 
 
 def test_a_study_that_has_begun_keeps_what_it_has(storage: InMemoryStorage) -> None:

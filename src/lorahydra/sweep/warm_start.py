@@ -55,6 +55,7 @@ DECISIVE = (
     *("training.per_device_train_batch_size", "training.gradient_accumulation_steps", "training.max_grad_norm"),
 )
 """Keys besides those of the adapter that decide which learning rates are good."""
+EXTRA = ("training.extra.", "lora.extra.")
 HARMLESS = "lora.lora_dropout"
 """The only key of the adapter that does not."""
 
@@ -221,7 +222,9 @@ def _fitted(
         return params.get(name, before.get(name, defaults.get(name)))
 
     fixed = [name for name in spec if name in DECISIVE or (name.startswith("lora.") and name != HARMLESS)]
-    if any(_text(had(name)) != _text(spec[name]) for name in fixed if name not in space):
+    # A setting has a name here only if it is given.
+    fixed += [name for name in {**spec, **before, **params} if name.startswith(EXTRA)]
+    if any(_text(had(name)) != _text(spec.get(name, defaults.get(name))) for name in fixed if name not in space):
         return None
     return {name: inside(_clipped(had(name), kind), kind) for name, kind in space.items()}
 
