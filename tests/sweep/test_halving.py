@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import optuna
 import pytest
+from optuna.samplers import RandomSampler
 
-from lorahydra.sweep.halving import AutoPruner, Contender, HalvingPruner, halving_of, mark_begun
+from lorahydra.sweep.halving import PRUNER, AutoPruner, Contender, HalvingPruner, halving_of, mark_begun
+from lorahydra.sweep.search_space import SearchSpace
+from lorahydra.sweep.study_store import SPEC, open_study
 
 
 def pack(*losses: float, rates: tuple[float, ...] = ()) -> list[Contender]:
@@ -70,3 +76,14 @@ def test_trials_that_are_trained_alone_are_pruned_by_the_median_or_not_at_all() 
         trial = study.ask()
         trial.report(2.0, 1)
         assert trial.should_prune() is ended
+
+
+def test_a_study_is_marked_before_it_counts_as_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed in between leaves no study that would be taken for one of an earlier version."""
+    settings: Any = SimpleNamespace(storage=None, sampler=RandomSampler(), pruner=AutoPruner(), n_trials=1)
+    objective: Any = SimpleNamespace(study_name="s", directions=["minimize"], is_worker=False, stop_rule=None)
+    objective.spec, objective.command = lambda space: {"objective": "loss"}, lambda: None
+    named: list[str] = []
+    monkeypatch.setattr(optuna.Study, "set_user_attr", lambda study, name, value: named.append(name))
+    open_study(settings, objective, SearchSpace({}, {}, []))
+    assert named.index(PRUNER) < named.index(SPEC)

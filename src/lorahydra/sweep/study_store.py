@@ -86,8 +86,8 @@ def open_study(settings: SweepSettings, objective: Objective, space: SearchSpace
         begun_with = study.user_attrs.get(SPEC)
         if begun_with is None:
             study.set_user_attr(STUDY_ID, secrets.token_hex(8))
-            study.set_user_attr(SPEC, spec)
             mark_begun(study)
+            study.set_user_attr(SPEC, spec)  # last: a study without it is begun again
         else:
             check_same(name, begun_with, spec)
             if not spec.keys() <= begun_with.keys():  # digests that the first process did not compute
