@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tests.judges.wire import CREDENTIALS, KEY, MODEL, judge_server
 from tests.support.programs import ProgramRunner, environment
+
+from lorahydra.cli.commands import commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
@@ -128,6 +131,14 @@ def test_a_certificate_is_told_from_a_broken_network(judges: Judges) -> None:
     assert done.returncode == 2
     assert "certificate not trusted" in done.stderr
     assert "name the issuer's certificate in judge.ca_bundle_file" in done.stderr
+
+
+def test_each_judge_of_a_panel_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    done = CliRunner().invoke(commands, ["judges", "check", "panel", "judge.judges=[gemini,openai]"])
+    assert done.stderr.startswith("lorahydra: judge gemini needs a key")
+    assert str(done.exception).startswith("judge openai needs a key")
 
 
 def test_an_unknown_judge(judges: Judges) -> None:

@@ -70,16 +70,22 @@ def check(name: str, overrides: tuple[str, ...]) -> None:
     OVERRIDES are those of train.py, for example judge.base_url=http://127.0.0.1:8000/v1.
     """
     config = _config(name, overrides)
-    errors = [_check(label, one) for label, one in config.asked.items()]
-    for error in filter(None, errors):
-        raise error
+    errors = [error for label, one in config.asked.items() if (error := _check(label, one)) is not None]
+    for error in errors[:-1]:
+        click.echo(f"lorahydra: {error}", err=True)
+    if errors:
+        raise errors[-1]
 
 
 def _check(label: str, config: JudgeConfig) -> LorahydraError | None:
     """Test one judge, show its scores, and return why it cannot be used."""
     from lorahydra.judges import SingleSession, make_judge, self_test
 
-    test = self_test(SingleSession(config, make_judge(config), None))
+    try:
+        session = SingleSession(config, make_judge(config), None)
+    except LorahydraError as error:
+        return error
+    test = self_test(session)
     calls = test.judgement.calls
     if test.judgement.verdicts[0]:
         [verdict] = test.judgement.verdicts[0]
