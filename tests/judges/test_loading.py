@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.judges.wire import MODEL, JudgeServer
-from tests.support.configs import judge_config
+from tests.support.configs import composed, judge_config
 
 from lorahydra.config.judge import JudgeConfig
 from lorahydra.errors import JudgeSetupError
@@ -62,3 +62,6 @@ def test_a_key_that_goes_to_another_service_is_warned_of(caplog: pytest.LogCaptu
     assert not warned(elsewhere, "judge.api_key_env=MINE")
     assert not warned("judge.base_url=http://127.0.0.1:9/v1")
     assert not warned()
+    keys = ("judges.gemini.api_key_env=OPENAI_API_KEY", "judges.openai.base_url=https://h.example/v1")
+    ready_session(composed("judge=panel", "judge.judges=[gemini,openai]", "judge.self_test=false", *keys).judge)
+    assert "or judges.openai.api_key_env=null for none" in caplog.text

@@ -109,8 +109,8 @@ def ready_session(config: JudgeConfig) -> JudgeSession | None:
         logger.info("LLM judge off: BERTScore only")
     else:
         logger.info("LLM judge on: %s (%s)", config.name, session.model)
-        for one in config.asked.values():
-            _warn_of_a_key_elsewhere(one)
+        for label, one in config.asked.items():
+            _warn_of_a_key_elsewhere(one, f"judges.{label}" if config.name == PANEL else "judge")
         ensure_usable(session)
     return session
 
@@ -121,15 +121,19 @@ def _usual_key_names(name: str) -> tuple[str, ...]:
     return tuple(compose([f"judge={name}"]).judge.key_names)
 
 
-def _warn_of_a_key_elsewhere(config: JudgeConfig) -> None:
-    """Warn if a key from the judge's usual variable, probably its own service's, is sent to another address."""
+def _warn_of_a_key_elsewhere(config: JudgeConfig, group: str) -> None:
+    """Warn if a key from the judge's usual variable, probably its own service's, is sent to another address.
+
+    Args:
+        config: The judge.
+        group: Where its settings are.
+    """
     host = urlsplit(config.base_url or config.auth_url or "").hostname
     if host is None or host in LOOPBACK or not is_built_in(config.name) or config.api_key() is None:
         return
     if tuple(config.key_names) == _usual_key_names(config.name):
         logger.warning(
             "The key in %s is sent to %s: if it is not for that address, name another variable with "
-            "judge.api_key_env, or judge.api_key_env=null for none",
-            " or ".join(config.key_names),
-            host,
+            "%s.api_key_env, or %s.api_key_env=null for none",
+            *(" or ".join(config.key_names), host, group, group),
         )
