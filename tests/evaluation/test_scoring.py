@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -105,3 +106,22 @@ def test_noise_is_not_a_clear_gain() -> None:
     helped = gain(by_bertscore(normal(0.5, 24, 0), None), by_bertscore(normal(0.5, 24, 1), None), CONFIG, seed=1)
     assert helped.effect is TuningEffect.UNCLEAR
     assert helped.low < 0 < helped.high
+
+
+def test_tuning_beside_prompting_in_one_sentence() -> None:
+    good, bad = by_bertscore(normal(0.8, 40, 0), None), by_bertscore(normal(0.5, 40, 1), None)
+    higher, lower, same = (
+        gain(*pair, CONFIG, 1, shots=4).sentence for pair in ((good, bad), (bad, good), (good, good))
+    )
+    assert re.fullmatch(
+        r"LoRA beats 4-shot prompting: its combined is higher by 0\.\d{4}, 95 % interval \+0\.\d{4} to \+0\.\d{4}",
+        higher,
+    )
+    # The same numbers, from the other side.
+    assert lower == higher.replace("LoRA beats 4-shot prompting", "4-shot prompting beats LoRA")
+    assert same.startswith("No clear difference between LoRA and 4-shot prompting: combined differs by +0.0000, 95 %")
+    few = gain(by_bertscore([0.5] * 3, None), by_bertscore([0.25] * 3, None), CONFIG, 1, shots=4).sentence
+    assert few == (
+        "3 examples are too few to say whether LoRA beats 4-shot prompting: at least 5 are needed "
+        "(combined differs by +0.2500)"
+    )

@@ -59,7 +59,7 @@ class Field:
             with start_run(config.tracking, output_dir=trial, kind=Kind.TRIAL, run_name=str(number), tags={}) as run:
                 run.finish(State.COMPLETE)
             tuned = Predictions(texts, bertscore, 0, 1.0, 1.0)
-            save_trial(SavedTrial(trial, run.run_id, config, TrialPredictions(examples, tuned, None, 2)))
+            save_trial(SavedTrial(trial, run.run_id, config, TrialPredictions(examples, tuned, None, steps=2)))
         self.runs = [json.loads((trial / "answers.json").read_text())["run_id"] for trial in self.trials]
 
     def settings(self, server: JudgeServer, *overrides: str) -> ExperimentConfig:

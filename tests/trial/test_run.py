@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.questions import write_questions
 from tests.support.stores import artifacts_of, client_of, runs_of
+from transformers import AutoTokenizer
 
 from lorahydra.config.compose import compose, without_password
 from lorahydra.errors import ConfigError, DataError, LorahydraError, MetricError, TrackingError, TrainingError
 from lorahydra.modeling.packaged import fetch
+from lorahydra.trial import predict
 from lorahydra.trial.run import TrialResult, run_trial
 
 pytestmark = pytest.mark.slow
@@ -282,3 +285,31 @@ def test_a_metric_that_fails_is_found_before_the_training(place: Path, tiny_mode
     with pytest.raises(MetricError, match="metric json_fields: the reference of example 1 is not JSON"):
         trial(place, tiny_model, rows, "failing", "metrics=json_fields")
     assert not (place / "failing" / "adapter").exists()
+
+
+def test_tuning_is_compared_with_examples_in_the_prompt(
+    place: Path, tiny_model: Path, rows: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[list[list[int]]] = []
+    generate = predict.generate
+
+    def heard(model: Any, given: Any, **rest: Any) -> Any:
+        prompts.append(list(given))
+        return generate(model, given, **rest)
+
+    monkeypatch.setattr(predict, "generate", heard)
+    result = trial(place, tiny_model, rows, "shots", "evaluation.few_shot=2", "seed=7")
+    tuned, untuned, with_shots = prompts
+    assert tuned == untuned
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    for alone, shown in zip(untuned, with_shots, strict=True):
+        before, after = (tokenizer.decode(ids) for ids in (alone, shown))
+        assert after.endswith(before[-20:])
+        assert after.count("user") == before.count("user") + 2
+    client = client_of(place)
+    run = client.get_run(result.run_id)
+    metrics = run.data.metrics
+    assert metrics["eval/few_shot_gain"] == pytest.approx(metrics["eval/combined"] - metrics["few_shot/combined"])
+    assert "2-shot prompting" in run.data.tags["lorahydra.few_shot_gain"]
+    table = json.loads(Path(client.download_artifacts(result.run_id, "eval/predictions.json")).read_text("utf-8"))
+    assert {"few_shot_prediction", "few_shot_bertscore_f1"} <= set(table["columns"])

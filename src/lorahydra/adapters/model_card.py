@@ -142,6 +142,9 @@ def _tables(trial: RecordedRun | None, study: RecordedRun | None) -> Iterator[di
             gain = f"{sentence}."
         elif scored(prefix, Score.GAIN) in metrics:  # recorded by an older version
             gain = f"Gain over the untuned model: {_score(prefix, Score.GAIN, metrics, sign='+')}"
+        prompting = run.tags.get(Tag.FEW_SHOT_GAIN, "")
+        if PLAIN.fullmatch(prompting):
+            gain = " ".join([*([gain] if gain else []), f"{prompting}."])
         yield {"split": split, "rows": rows, "gain": gain}
 
 

@@ -232,6 +232,9 @@ class EvaluationConfig:
     out."""
     baseline: bool = True
     """Score the untuned model on the same examples, once per process and setting."""
+    few_shot: int = 0
+    """Also score the untuned model with this many training examples in its prompt, those with the most similar
+    requests: is tuning better than prompting? 0 does not."""
     bertscore_model: str = "roberta-large"
     """Encoder of BERTScore: a name that bert-score supports, a local folder, or a packaged encoder."""
     bertscore_num_layers: int | None = None
@@ -261,6 +264,7 @@ class EvaluationConfig:
         for name in ("max_new_tokens", "batch_size", "bertscore_num_layers", "bertscore_batch_size"):
             at_least(f"evaluation.{name}", getattr(self, name), 1)
         at_least("evaluation.bootstrap_samples", self.bootstrap_samples, 100)
+        within("evaluation.few_shot", self.few_shot, 0, 64)
         not_blank("evaluation.bertscore_model", self.bertscore_model)
         within("evaluation.bertscore_weight", self.bertscore_weight, 0, 1)
         within("evaluation.judge_weight", self.judge_weight, 0, 1)

@@ -31,6 +31,8 @@ class Gain(Interval):
     """Number of examples behind it: with a judge, those with a verdict on both sides."""
     judged: bool = False
     """Whether a judge is part of it."""
+    shots: int = 0
+    """Number of examples in the untuned model's prompt."""
 
     @property
     def means(self) -> dict[str, float]:
@@ -48,14 +50,31 @@ class Gain(Interval):
         effect = self.effect
         if effect is TuningEffect.TOO_FEW:
             examples = f"{self.count} {'judged ' if self.judged else ''}example{'s are' if self.count > 1 else ' is'}"
+            if self.shots:
+                return (
+                    f"{examples} too few to say whether LoRA beats {self.shots}-shot prompting: at least "
+                    f"{FEWEST_EXAMPLES} are needed (combined differs by {self.mean:+.4f})"
+                )
             return (
                 f"{examples} too few to say whether tuning helped: at least {FEWEST_EXAMPLES} are needed "
                 f"(combined changed by {self.mean:+.4f})"
             )
+        if self.shots:
+            return self._over_prompting(effect)
         interval = f"{self.mean:+.4f}, 95 % interval {self.low:+.4f} to {self.high:+.4f}"
         if effect is TuningEffect.UNCLEAR:
             return f"No clear difference: combined changed by {interval}"
         return f"Tuning {'helped' if effect is TuningEffect.HIGHER else 'hurt'}: combined changed by {interval}"
+
+    def _over_prompting(self, effect: TuningEffect) -> str:
+        prompting = f"{self.shots}-shot prompting"
+        if effect is TuningEffect.LOWER:
+            ends = f"95 % interval {-self.high:+.4f} to {-self.low:+.4f}"
+            return f"{prompting} beats LoRA: its combined is higher by {-self.mean:.4f}, {ends}"
+        ends = f"95 % interval {self.low:+.4f} to {self.high:+.4f}"
+        if effect is TuningEffect.HIGHER:
+            return f"LoRA beats {prompting}: its combined is higher by {self.mean:.4f}, {ends}"
+        return f"No clear difference between LoRA and {prompting}: combined differs by {self.mean:+.4f}, {ends}"
 
     @property
     def effect(self) -> TuningEffect:
@@ -112,11 +131,11 @@ def metric_interval(scores: Sequence[float], config: EvaluationConfig, seed: int
     return Interval(float(values.mean()), *ends)
 
 
-def gain(tuned: ExampleScores, baseline: ExampleScores, config: EvaluationConfig, seed: int) -> Gain:
+def gain(tuned: ExampleScores, baseline: ExampleScores, config: EvaluationConfig, seed: int, *, shots: int = 0) -> Gain:
     """The gain from tuning, from the difference on each example, so that effects common to both sides cancel.
 
     Both sides are predictions for the same prompts in the same order. With a judge, the judge's part is compared on the
-    examples that have a verdict on both.
+    examples that have a verdict on both. `shots` is the number of examples in the untuned model's prompt.
 
     Raises:
         ValueError: A judge was on, and no example has a verdict on both sides.
@@ -126,7 +145,7 @@ def gain(tuned: ExampleScores, baseline: ExampleScores, config: EvaluationConfig
     (low, high), (low_before, _) = _limits(tuned, config), _limits(baseline, config)
     reach = high - min(low, low_before)
     ends = _estimate(after - before, judge, config, seed, (-reach, reach), paired=True)
-    return Gain(*ends, len(after) if judge is None else int(np.isfinite(judge).sum()), judge is not None)
+    return Gain(*ends, len(after) if judge is None else int(np.isfinite(judge).sum()), judge is not None, shots)
 
 
 def _estimate(

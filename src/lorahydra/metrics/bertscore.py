@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lorahydra.config.schema import EvaluationConfig
@@ -81,6 +83,18 @@ class BertScorer:
         precision, recall, f1 = ((raw - self._baseline) / (1 - self._baseline)).T.tolist()
         lowest = float((0 - self._baseline[2]) / (1 - self._baseline[2]))
         return BertScores(precision, recall, f1, lowest)
+
+    def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The mean of the token embeddings of each text, with length 1; shape (texts, hidden)."""
+        written = [text.encode("utf-8", "replace").decode() for text in texts]
+        tokens = [self._encoder.tokens(text) for text in written]
+
+        def means(batch_size: int) -> Tensor:
+            return torch.stack([states.mean(dim=0) for states in self._encoder.embedded(tokens, batch_size)])
+
+        vectors, self._batch_size = with_a_batch_that_fits(means, self._batch_size)
+        normal: NDArray[np.float32] = torch.nn.functional.normalize(vectors.float(), dim=1).numpy()
+        return normal
 
     def _raw(self, predictions: list[str], references: list[str], batch_size: int) -> Tensor:
         """Precision, recall and F1 before rescaling, shape `(predictions, 3)`."""

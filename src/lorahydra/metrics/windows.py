@@ -86,7 +86,7 @@ class Encoder:
         rows = [torch.zeros(0, 3)]
         for start in range(0, len(pairs), batch_size):
             batch = pairs[start : start + batch_size]
-            embedded = self._embedded([tokens for pair in batch for tokens in pair], batch_size)
+            embedded = self.embedded([tokens for pair in batch for tokens in pair], batch_size)
             for prediction, reference in zip(embedded, embedded, strict=True):
                 scores = greedy_cos_idf(*self._inputs(reference), *self._inputs(prediction))
                 rows.append(torch.stack(scores, dim=-1).cpu())
@@ -100,8 +100,9 @@ class Encoder:
         embeddings = embeddings[None].to(self.model.device)
         return embeddings, torch.ones(embeddings.shape[:2], device=embeddings.device), weights
 
-    def _embedded(self, texts: Sequence[list[int]], batch_size: int) -> Iterator[Tensor]:
-        """The embeddings of each text, shape `(tokens, hidden)`."""
+    @torch.no_grad()
+    def embedded(self, texts: Sequence[list[int]], batch_size: int) -> Iterator[Tensor]:
+        """The embeddings of each text, given as tokens; shape `(tokens, hidden)`, special tokens included."""
         head, tail = self.head, self.tail
         cut = [windows(len(tokens) - head - tail, self.window - head - tail) for tokens in texts]
         rows = [

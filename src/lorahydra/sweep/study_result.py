@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.evaluation.scoring import Gain, Interval
-from lorahydra.names import BASELINE, FEWEST_EXAMPLES, TEST, Score, scored
+from lorahydra.names import BASELINE, FEW_SHOT, FEWEST_EXAMPLES, TEST, Score, scored
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.trial.score import TrialScores
@@ -21,7 +21,7 @@ class ModelScores:
     """The scores of a model on the test split."""
 
     combined: Interval
-    means: Mapping[Score, float]
+    means: Mapping[str, float]
     """Mean scores."""
 
 
@@ -65,11 +65,15 @@ def facts_of(scores: TrialScores | None) -> dict[str, float]:
     sides = {TEST: dict(scores.tuned.means) | (scores.gain.means if scores.gain is not None else {})}
     if scores.baseline is not None:
         sides[BASELINE] = dict(scores.baseline.means)
+    if scores.few_shot is not None:
+        sides[FEW_SHOT] = dict(scores.few_shot.means)
+    if scores.few_shot_gain is not None:
+        sides[TEST] |= {f"{FEW_SHOT}_{name}": value for name, value in scores.few_shot_gain.means.items()}
     return {scored(side, score): float(value) for side, means in sides.items() for score, value in means.items()}
 
 
 def _model_scores(facts: Mapping[str, float], prefix: str) -> ModelScores | None:
-    means = {score: facts[name] for score in Score if (name := scored(prefix, score)) in facts}
+    means = {name.removeprefix(f"{prefix}/"): facts[name] for name in facts if name.startswith(f"{prefix}/")}
     ends = (Score.COMBINED, Score.COMBINED_LOW, Score.COMBINED_HIGH)
     if not means.keys() >= set(ends):
         return None

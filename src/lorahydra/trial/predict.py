@@ -16,6 +16,8 @@ from lorahydra.modeling.compat import attention_of
 from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.modeling.saved_pack import load_pack
 from lorahydra.modeling.single import OnlyAloneError
+from lorahydra.names import BASELINE, FEW_SHOT
+from lorahydra.trial.few_shot import with_shots
 from lorahydra.trial.prepare import Prepared
 from lorahydra.utils.progress import Progress
 
@@ -34,8 +36,16 @@ class TrialPredictions:
     tuned: Predictions
     baseline: Predictions | None
     """Predictions of the untuned model; None if it was not asked."""
+    few_shot: Predictions | None = None
+    """The same with training examples in its prompts."""
     steps: int = 0
     """Optimiser steps behind the tuned model; 0 where they are not known."""
+
+    @property
+    def untuned(self) -> dict[str, Predictions]:
+        """Those of the untuned model by the prefix of their metrics, in the order in which they are judged."""
+        sides = {BASELINE: self.baseline, FEW_SHOT: self.few_shot}
+        return {prefix: one for prefix, one in sides.items() if one is not None}
 
 
 @dataclass(frozen=True)
@@ -78,10 +88,13 @@ def predict_both(
     if answers is None:
         [answers] = answer_together(config, prepared, examples, [adapter], progress, description)
     tuned = _predictions(answers, config, prepared, examples, judging)
-    baseline = None
+    baseline = few_shot = None
     if config.evaluation.baseline:
-        baseline = _predict_baseline(config, prepared, examples, judging, progress)
-    return TrialPredictions(examples, tuned, baseline, steps)
+        baseline = _predict_untuned(config, prepared, examples, judging, progress, "Generating (untuned)")
+    if config.evaluation.few_shot:
+        prompted = with_shots(config, prepared, examples)
+        few_shot = _predict_untuned(config, prepared, prompted, judging, progress, "Generating (few-shot)")
+    return TrialPredictions(examples, tuned, baseline, few_shot, steps)
 
 
 def answer_together(
@@ -170,8 +183,13 @@ def _predictions(
 _baselines: dict[object, Predictions] = {}
 
 
-def _predict_baseline(
-    config: ExperimentConfig, prepared: Prepared, examples: EvaluationSet, judging: Judging, progress: Progress
+def _predict_untuned(
+    config: ExperimentConfig,
+    prepared: Prepared,
+    examples: EvaluationSet,
+    judging: Judging,
+    progress: Progress,
+    description: str,
 ) -> Predictions:
     """The untuned model's predictions, generated once per process for the same model, examples and settings."""
     base = prepared.base
@@ -183,7 +201,7 @@ def _predict_baseline(
         judging.start(_baselines[key].texts)
     else:
         started = time.perf_counter()
-        [tokens] = _generate(base.model, 1, config, prepared, examples, progress, "Generating (untuned)")
+        [tokens] = _generate(base.model, 1, config, prepared, examples, progress, description)
         answers = Answers(tokens, time.perf_counter() - started)
         _baselines[key] = _predictions(answers, config, prepared, examples, judging)
     return _baselines[key]

@@ -79,8 +79,8 @@ def judge_saved(
             place.started(run.run_id, trial.folder)
             run.tags({**number_tag(place), "mlflow.runName": run_name(config, place)})
         judging.start(predictions.tuned.texts)
-        if predictions.baseline is not None:
-            judging.start(predictions.baseline.texts)
+        for untuned in predictions.untuned.values():
+            judging.start(untuned.texts)
         scores = score(run, config, predictions, judging, Progress())
         loss = run.before.metrics.get(scored(EVAL, Score.LOSS), math.nan) if math.isnan(trial.loss) else trial.loss
         seconds = trial.seconds + time.perf_counter() - started

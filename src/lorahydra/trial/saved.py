@@ -69,6 +69,7 @@ def save_trial(trial: SavedTrial) -> None:
         "examples": {"texts": list(examples.texts), "references": list(examples.references), "digest": examples.digest},
         "tuned": _content(predictions.tuned),
         "untuned": None if predictions.baseline is None else _content(predictions.baseline),
+        "few_shot": None if predictions.few_shot is None else _content(predictions.few_shot),
     }
     with atomic_file(trial.folder / ANSWERS_FILE) as temporary:
         # In ASCII, so that a lone surrogate in somebody's data does no harm.
@@ -89,6 +90,8 @@ def load_trial(folder: Path, *, tracking_uri: str | None = None) -> SavedTrial:
             examples=EvaluationSet(prompts=[], **content["examples"]),
             tuned=_predictions(content["tuned"]),
             baseline=None if content["untuned"] is None else _predictions(content["untuned"]),
+            # An earlier version did not write it.
+            few_shot=None if content.get("few_shot") is None else _predictions(content["few_shot"]),
             steps=content["steps"],
         )
         loss, seconds = content.get("loss", math.nan), content.get("seconds", 0.0)

@@ -21,6 +21,7 @@ from lorahydra.judges import Judgement
 from lorahydra.names import (
     BASELINE,
     EVAL,
+    FEW_SHOT,
     FINAL,
     FINAL_PREDICTIONS_FILE,
     PREDICTIONS_FILE,
@@ -54,6 +55,10 @@ class TrialScores:
     """The untuned model on the same examples; None if it was not asked, or cannot be compared."""
     gain: Gain | None
     """Tuned minus untuned `combined`."""
+    few_shot: Evaluation | None = None
+    """The untuned model with training examples in its prompts; None as for `baseline`."""
+    few_shot_gain: Gain | None = None
+    """Tuned minus this `combined`."""
 
 
 def score(
@@ -75,28 +80,33 @@ def score(
     run.metrics({Metric.TIME_GENERATE: tuned.generate_seconds, Metric.TIME_BERTSCORE: tuned.bertscore_seconds})
     _record_means(run, prefix, tuned.means, predictions.steps)
     _record_metrics(run, config, prefix, tuned, predictions.steps)
-    if predictions.baseline is not None:
-        _record_means(run, BASELINE, predictions.baseline.means)
-        _record_metrics(run, config, BASELINE, predictions.baseline)
+    for side, untuned in predictions.untuned.items():
+        _record_means(run, side, untuned.means)
+        _record_metrics(run, config, side, untuned)
 
-    verdicts, *of_baseline = judging.verdicts(progress)
-    baseline_verdicts = of_baseline[0] if of_baseline else None
-    given = [each for each in (verdicts, baseline_verdicts) if each is not None]
+    verdicts, *of_untuned = judging.verdicts(progress)
+    judged = dict(zip(predictions.untuned, of_untuned, strict=True))
+    given = [each for each in (verdicts, *of_untuned) if each is not None]
     if judging.session is not None:
         record_judging(run, judging.session, given, prefix)
     for each in given:
         _warn_of_missing(each)
-    _record_table(run, predictions, verdicts, baseline_verdicts, prefix)
+    _record_table(run, predictions, verdicts, judged, prefix)
 
-    scores = _compare(config, predictions, verdicts, baseline_verdicts)
+    scores = _compare(config, predictions, verdicts, judged)
     _log(scores.tuned)
     _record_means(run, prefix, scores.tuned.judged_means, predictions.steps)
-    if scores.baseline is not None:
-        _record_means(run, BASELINE, scores.baseline.judged_means)
-    _record_length_controlled(run, predictions, [(prefix, scores.tuned), (BASELINE, scores.baseline)])
+    sides = {BASELINE: scores.baseline, FEW_SHOT: scores.few_shot}
+    for side, scored_side in sides.items():
+        if scored_side is not None:
+            _record_means(run, side, scored_side.judged_means)
+    _record_length_controlled(run, predictions, [(prefix, scores.tuned), *sides.items()])
     if scores.gain is not None:
         _record_means(run, prefix, scores.gain.means)
         run.tags({Tag.GAIN: scores.gain.sentence})
+    if scores.few_shot_gain is not None:
+        _record_means(run, prefix, {f"{FEW_SHOT}_{name}": value for name, value in scores.few_shot_gain.means.items()})
+        run.tags({Tag.FEW_SHOT_GAIN: scores.few_shot_gain.sentence})
     return scores
 
 
@@ -104,27 +114,36 @@ def record_finalist(run: TrackedRun, predictions: TrialPredictions, tuned: Evalu
     """Record the scores of a trial that was judged once more, on all validation examples."""
     _record_means(run, FINAL, tuned.means, predictions.steps)
     _record_length_controlled(run, predictions, [(FINAL, tuned)])
-    _record_table(run, predictions, tuned.verdicts, None, FINAL)
+    _record_table(run, predictions, tuned.verdicts, {}, FINAL)
 
 
 def _compare(
     config: ExperimentConfig,
     predictions: TrialPredictions,
     verdicts: Judgement | None,
-    baseline_verdicts: Judgement | None,
+    judged: Mapping[str, Judgement | None],
 ) -> TrialScores:
-    """The scores of both models; without the baseline if the judge gave too few verdicts on it."""
+    """The scores of all sides; without those of the untuned model on which the judge gave too few verdicts."""
     settings, seed = config.evaluation, config.seed
     tuned = evaluate(predictions.tuned, verdicts, settings, seed)
-    if predictions.baseline is None:
-        return TrialScores(tuned, None, None)
+    untuned: dict[str, Evaluation] = {}
+    for side, one in predictions.untuned.items():
+        try:
+            untuned[side] = evaluate(one, judged[side], settings, seed)
+        except LorahydraError as error:
+            logger.warning("The untuned model is left out of the comparison: %s", error)
     try:
-        baseline = evaluate(predictions.baseline, baseline_verdicts, settings, seed)
-        tuned, baseline = judged_alike([tuned, baseline], settings, seed)
+        tuned, *alike = judged_alike([tuned, *untuned.values()], settings, seed)
+        untuned = dict(zip(untuned, alike, strict=True))
     except LorahydraError as error:
         logger.warning("The untuned model is left out of the comparison: %s", error)
-        return TrialScores(tuned, None, None)
-    return TrialScores(tuned, baseline, gain(tuned.example_scores, baseline.example_scores, settings, seed))
+        untuned = {}
+    shots = {BASELINE: 0, FEW_SHOT: settings.few_shot}
+    gains = {
+        side: gain(tuned.example_scores, one.example_scores, settings, seed, shots=shots[side])
+        for side, one in untuned.items()
+    }
+    return TrialScores(tuned, untuned.get(BASELINE), gains.get(BASELINE), untuned.get(FEW_SHOT), gains.get(FEW_SHOT))
 
 
 def _warn_of_missing(verdicts: Judgement) -> None:
@@ -177,7 +196,7 @@ def _record_metrics(
         low, high = ends_of(name)
         _record_means(run, prefix, {low: found.low, high: found.high}, step)
         said.append(f"{name}={found.mean:.4f} ({found.low:.4f} to {found.high:.4f})")
-    if said and prefix != BASELINE:
+    if said and prefix not in (BASELINE, FEW_SHOT):
         logger.info("Metrics: %s", ", ".join(said))
 
 
@@ -199,10 +218,10 @@ def _record_table(
     run: TrackedRun,
     predictions: TrialPredictions,
     verdicts: Judgement | None,
-    baseline_verdicts: Judgement | None,
+    judged: Mapping[str, Judgement | None],
     prefix: str,
 ) -> None:
-    tuned, baseline = predictions.tuned, predictions.baseline
+    tuned = predictions.tuned
     nothing = [None] * len(tuned.texts)
     columns: dict[str, Sequence[object]] = {
         PredictionColumn.PROMPT: predictions.examples.texts,
@@ -216,13 +235,13 @@ def _record_table(
     }
     if verdicts is not None:
         columns[PredictionColumn.JUDGE_CRITERIA] = verdicts.criteria
-    if baseline is not None:
+    for side, one in predictions.untuned.items():
         columns |= {
-            PredictionColumn.BASELINE_PREDICTION: baseline.texts,
-            PredictionColumn.BASELINE_BERTSCORE_F1: baseline.bertscore.f1,
-            **{f"{BASELINE}_{name}": scores for name, scores in baseline.metrics.items()},
+            f"{side}_{PredictionColumn.PREDICTION}": one.texts,
+            f"{side}_{PredictionColumn.BERTSCORE_F1}": one.bertscore.f1,
+            **{f"{side}_{name}": scores for name, scores in one.metrics.items()},
         }
         if verdicts is not None:
-            given = nothing if baseline_verdicts is None else baseline_verdicts.given
-            columns[PredictionColumn.BASELINE_JUDGE_SCORE] = given
+            given = judged.get(side)
+            columns[f"{side}_{PredictionColumn.JUDGE_SCORE}"] = nothing if given is None else given.given
     run.table(list(columns), list(zip(*columns.values(), strict=True)), TABLES[prefix])
