@@ -92,7 +92,7 @@ def read_labels(
     names = _names(found, columns or {}, file)
     rows = [(line, row) for line, row in objects(source.rows(found, problems), problems) if line != HEADER_ROW]
     pairs = {name for name in found if f"{JUDGE}{name}" in found}
-    # The columns reason and judge_reason, for example, are no criterion.
+    # The columns reason and judge_reason, for example, are not a criterion.
     pairs -= {name for name in pairs for _, row in rows if _has_words(row, name) and _has_words(row, f"{JUDGE}{name}")}
     scored = pairs.union(name for name in criteria if name in found) - set(names.values())
     labels = []

@@ -101,7 +101,7 @@ def order_of_pairs(scores: Floats) -> Floats:
 
 
 def pair_sums(pairs: Floats, counts: Floats) -> Floats:
-    """Sum over the pairs of each resample, shape (resamples,); an example is no pair with itself."""
+    """Sum over the pairs of each resample, shape (resamples,); an example does not form a pair with itself."""
     sums: Floats = ((counts @ pairs) * counts).sum(axis=1)
     return sums
 

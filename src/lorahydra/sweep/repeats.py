@@ -1,7 +1,7 @@
 """Trains settings again with other seeds before a winner is chosen among them (`search.seeds`).
 
-A repeat is an MLflow run of the study, but no trial: it neither counts nor is anything learnt from it. What is done is
-kept in the study. All of it happens under the lock of the study's end, so a repeat that another process has left
+A repeat is an MLflow run of the study, but not a trial: it does not count, and nothing is learnt from it. What is done
+is kept in the study. All of it happens under the lock of the study's end, so a repeat that another process has left
 unfinished is a dead one.
 """
 

@@ -182,7 +182,7 @@ def _found(
                 continue
             one = _Found(earlier.study_name, best, params, data)
         except Exception as error:
-            logger.debug("Study %s is no help: %s", one_line(earlier.study_name), one_line(error))
+            logger.debug("Nothing can be taken from study %s: %s", one_line(earlier.study_name), one_line(error))
             continue
         if data == "same":
             yield one
@@ -194,7 +194,7 @@ def _found(
 def _data(
     spec: Mapping[str, str], kind: DataKind | None, attributes: Mapping[str, Any]
 ) -> Literal["same", "similar"] | None:
-    """How an earlier study's data are related to those of this one; None if it is no study to learn from."""
+    """How an earlier study's data are related to those of this one; None if it is not a study to learn from."""
     before = attributes.get(SPEC) or {}
     if not attributes.get(RESULT) or before.get("objective") != spec.get("objective"):
         return None

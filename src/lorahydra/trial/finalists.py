@@ -38,7 +38,7 @@ class Finalist:
 def find_trials(folders: Sequence[Path]) -> list[Path]:
     """Output folders of trials that have saved predictions: the folders themselves, or those below them.
 
-    A study's repeats, which are no trials, are left out.
+    A study's repeats are not trials, and are left out.
     """
     trials: list[Path] = []
     for folder in folders:
