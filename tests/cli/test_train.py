@@ -205,17 +205,25 @@ def test_an_output_folder_in_the_place_of_a_file(tmp_path: Path, run: Run) -> No
 def test_a_full_disk(place: Path, tiny_model: Path, tiny_encoder: Path, run_trial: Run) -> None:
     small = place / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(small)], check=False)
     if mounted.returncode:
         pytest.skip("may not mount")
+    study = [
+        "-m", "model=local", f"model.name_or_path={tiny_model}", *scored_with(tiny_encoder), "study=full",
+        "evaluation.max_new_tokens=4", "training.max_steps=2", "hydra.sweeper.n_trials=2", f"hydra.sweep.dir={small}/s",
+    ]  # fmt: skip
     try:
-        done = run_trial(
-            place, "model=local", f"model.name_or_path={tiny_model}", *scored_with(tiny_encoder),
-            "evaluation.max_new_tokens=4", "training.max_steps=2", "lora.r=64", f"hydra.run.dir={small}",
-        )  # fmt: skip
+        (small / "other.bin").write_bytes(bytes(3_120_000))
+        assert_one_line(run_trial(place, *study), 2, "cannot write to", str(small), "the disk is full", "resume full")
+        # There is room for the trials, but not for MLflow's copy of the source.
+        (small / "other.bin").write_bytes(bytes(1_600_000))
+        assert_one_line(run_trial(place, *study), 2, "cannot write to", str(small), "the disk is full", "resume full")
+        (small / "other.bin").unlink()
+        done = run_trial(place, *study)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (small / "s" / "best" / "adapter_model.safetensors").is_file()
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
-    assert_one_line(done, 2, "cannot write to", str(small), "the disk is full")
 
 
 @pytest.mark.slow

@@ -104,3 +104,15 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
 def test_other_errors_are_no_fault_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError), writing(tmp_path):
         raise BrokenPipeError(errno.EPIPE, "broken pipe")
+
+
+def test_what_a_library_makes_of_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    texts = [("from", "to", f"[Errno {errno.ENOSPC}] No space left on device: 'from' -> 'to'")]
+    for cause in (OSError(errno.ENOSPC, "full"), shutil.Error(texts)):
+        with pytest.raises(OutputError, match="the disk is full"), writing(tmp_path):
+            try:
+                raise cause
+            except OSError as error:
+                raise RuntimeError("files cannot be copied") from error
+    with pytest.raises(RuntimeError), writing(tmp_path):
+        raise RuntimeError("no fault of the disk") from OSError(errno.ENOENT, "missing")

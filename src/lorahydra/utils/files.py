@@ -6,11 +6,11 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lorahydra.errors import OutputError
+from lorahydra.errors import LorahydraError, OutputError
 
 __all__ = [
     "DATA_CACHE",
@@ -57,27 +57,41 @@ REASONS = {
 }
 
 
+DISK = (errno.EIO, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)
+"""Faults of the disk itself."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an error of the disk while `path` is written into one clear line.
 
     Raises:
-        OutputError: Instead of an `OSError` of a kind in `REASONS` inside the block; others pass.
+        OutputError: Instead of an `OSError` of a kind in `REASONS` inside the block, or of what a library makes of a
+            fault of the disk; others pass.
     """
     try:
         yield
-    except OSError as error:
-        reason = REASONS.get(error.errno or 0) or _reason_of_copy(error)
+    except LorahydraError:
+        raise
+    except Exception as error:
+        reason = _reason(error, REASONS) if isinstance(error, OSError) else _reason_below(error)
         if reason is None:
             raise
         raise OutputError(f"cannot write to {path}: {reason}") from error
 
 
-def _reason_of_copy(error: OSError) -> str | None:
-    """Why the copy of a folder failed: `shutil.Error` has a list of texts and no error number."""
-    if not isinstance(error, shutil.Error):
+def _reason(error: OSError, among: Collection[int]) -> str | None:
+    """Why something could not be written; `shutil.Error`, of a folder's copy, has texts and no error number."""
+    texts = str(error) if isinstance(error, shutil.Error) else ""
+    return next((REASONS[n] for n in among if n == error.errno or f"[Errno {n}]" in texts), None)
+
+
+def _reason_below(error: BaseException) -> str | None:
+    """The fault of the disk from which another error arose."""
+    cause = error.__cause__ or error.__context__
+    if cause is None:
         return None
-    return next((reason for number, reason in REASONS.items() if f"[Errno {number}]" in str(error)), None)
+    return _reason(cause, DISK) if isinstance(cause, OSError) else _reason_below(cause)
 
 
 def check_new(folder: Path) -> None:
