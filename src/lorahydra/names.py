@@ -157,6 +157,21 @@ class TuningEffect(StrEnum):
         return cls.HIGHER if low > 0 else cls.LOWER if high < 0 else cls.UNCLEAR
 
 
+class Stage(StrEnum):
+    """What a study does after its last trial."""
+
+    CHOOSING = "choosing"
+    """Compares the trials."""
+    JUDGING = "judging"
+    """Gets more verdicts on the best trials."""
+    REPEATING = "repeating"
+    """Trains the best settings with other seeds."""
+    TESTING = "testing"
+    """Scores the winner and the untuned model on the test split."""
+    SAVING = "saving"
+    """Writes the adapter, the leaderboard and the plots, and registers the adapter."""
+
+
 class PredictionColumn(StrEnum):
     """Columns of the predictions tables (`PREDICTIONS_FILE` and the like)."""
 

@@ -21,6 +21,7 @@ from lorahydra.sweep import trial_queue as queue_module
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.storage import open_storage
 from lorahydra.sweep.trial_queue import TrialQueue
+from lorahydra.sweep.trial_record import ordinals
 from lorahydra.utils.processes import this_process
 
 SetAge = Callable[[int], None]
@@ -147,3 +148,18 @@ def test_trials_of_a_dead_pack_are_claimed_one_by_one_and_those_of_an_interrupte
     queue.interrupt_mine()
     claimed, _ = TrialQueue(study, 9).claim(9, draw)
     assert [trial.params for trial in claimed] == [trial.params for trial in new]
+
+
+def test_a_repeated_trial_keeps_its_place(study: optuna.Study) -> None:
+    queue = TrialQueue(study, 3)
+    first, second = queue.claim(2, draw)[0]
+    first.complete([0.5])
+    queue.interrupt_mine()
+    assert second.state is State.INTERRUPTED
+    [again], _ = queue.claim(1, draw)
+    with pytest.raises(ZeroDivisionError):  # dies before its parameters are drawn
+        queue.claim(1, lambda _: [str(1 / 0)])
+    [third], _ = queue.claim(1, draw)
+    places = ordinals(queue.records())
+    assert [places[trial.number] for trial in (first, second, again, third)] == [1, 2, 2, 3]
+    assert again.number > second.number

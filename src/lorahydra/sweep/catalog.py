@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from lorahydra.config.checks import did_you_mean
 from lorahydra.config.search import OBJECTIVES
 from lorahydra.errors import OutputError, StudyError
-from lorahydra.names import STUDY_STORE, State
+from lorahydra.names import STUDY_STORE, Stage, State
 from lorahydra.sweep.choice import Choice, with_choice
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.ranking import best_so_far, directions_of, ranked
+from lorahydra.sweep.stages import stage_of
 from lorahydra.sweep.stopping import ended_early
 from lorahydra.sweep.storage import end_lock, open_storage, reading, shown
 from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS, is_concluded
@@ -42,6 +44,10 @@ class StudyEntry:
     """Whether a process of this machine runs one of its trials, or any process names its winner."""
     ended_early: str | None
     """When and why the study ended before its last trial (`search.stop_when_sure`), as the end of a sentence."""
+    stage: tuple[Stage, float] | None
+    """What it does after its last trial, and since when (seconds since the epoch); None before and afterwards."""
+    seconds_per_trial: float | None
+    """Mean wall time of the finished trials; less than a trial takes if several run at the same time."""
     result: Mapping[str, Any]
     """`best` (a trial's number), `finished` (trials then), `test` (scores) and `choice`; empty before the end."""
 
@@ -56,6 +62,11 @@ class StudyEntry:
         if self.has_ended or (self.n_trials is None and not self.alive):
             return State.COMPLETE
         return State.RUNNING if self.alive else State.INTERRUPTED
+
+    @property
+    def baseline(self) -> Mapping[str, float | None] | None:
+        """Scores of the untuned model on the validation split, as in `TrialRecord`; None before a trial is complete."""
+        return next((trial.baseline for trial in self.trials if trial.baseline is not None), None)
 
     @property
     def best(self) -> TrialRecord | None:
@@ -140,15 +151,19 @@ def _entry(study: optuna.Study) -> StudyEntry:
     objectives = [name for name in str(spec.get("objective", "")).split(", ") if name in OBJECTIVES]
     if len(objectives) != len(directions):  # another program made the study
         objectives = [f"value {index}" for index in range(len(directions))]
+    records = trial_records(trials)
+    finished = {record.number for record in records if record.counts}
     entry = StudyEntry(
         name=study.study_name,
         begun=min((trial.datetime_start for trial in trials if trial.datetime_start is not None), default=None),
         n_trials=study.user_attrs.get(TRIALS),
         objectives=objectives,
         directions=directions,
-        trials=trial_records(trials),
+        trials=records,
         command=study.user_attrs.get(COMMAND),
         ended_early=ended_early(study.user_attrs),
+        stage=stage_of(study.user_attrs),
+        seconds_per_trial=_seconds_busy([trial for trial in trials if trial.number in finished]),
         result=study.user_attrs.get(RESULT, {}),
         alive=any(worker is not None and is_alive(worker) for worker in workers),
     )
@@ -164,3 +179,15 @@ def _is_ending(study: optuna.Study) -> bool:
         return True
     except OutputError:  # the folder is read-only, so nobody can hold a lock there
         return False
+
+
+def _seconds_busy(trials: Sequence[FrozenTrial]) -> float | None:
+    """Mean wall time per trial: what several trials share, because they run at the same time, counts once."""
+    times = [(trial.datetime_start, trial.datetime_complete) for trial in trials]
+    busy, until = 0.0, None
+    for began, ended in sorted((began, ended) for began, ended in times if began is not None and ended is not None):
+        if until is None or began > until:
+            until = began
+        busy += max(0.0, (ended - until).total_seconds())
+        until = max(until, ended)
+    return busy / len(trials) if busy else None

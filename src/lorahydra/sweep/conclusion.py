@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import OutputError, StoreUnavailableError, TrackingError
-from lorahydra.names import CHAMPION, LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR, Metric, State, Tag
+from lorahydra.names import CHAMPION, LEADERBOARD_FILE, RESULTS_FILE, STUDY_DIR, Metric, Stage, State, Tag
 from lorahydra.sweep.choice import Choice, with_choice
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.leaderboard import leaderboard_csv, write_leaderboard
@@ -19,6 +19,7 @@ from lorahydra.sweep.objective import write_optimization_results
 from lorahydra.sweep.plots import write_plots
 from lorahydra.sweep.ranking import ranked
 from lorahydra.sweep.repeats import Compose, Repeats, end_dead_repeats
+from lorahydra.sweep.stages import begin_stage, end_stages
 from lorahydra.sweep.stopping import ENDED, ended_early
 from lorahydra.sweep.storage import end_lock
 from lorahydra.sweep.study_result import FinalScores, StudyResult, facts_of
@@ -92,9 +93,11 @@ def _conclude(run: StudyRun, compose: Compose, largest_pack: Callable[[str], int
         end_dead_repeats(study)
         run.close_children(run.run_id)  # a run that MLflow made after its process had given up belongs to no trial
         repeats = Repeats(study, run.run_id, run.folder, run.config, compose, largest_pack)
+        begin_stage(study, Stage.CHOOSING)
         best, choice = choose_winner(run, records, repeats if seeds else None)
         raise_if_interrupted()
         config = compose(best.params, run.folder)
+        begin_stage(study, Stage.TESTING)
         scores = score_winner(run, config, keep_adapter(run, best))
         raise_if_interrupted()
         complete = sum(record.state is State.COMPLETE for record in records)
@@ -103,9 +106,11 @@ def _conclude(run: StudyRun, compose: Compose, largest_pack: Callable[[str], int
         facts |= {"seeds": seeds} if seeds else {}
         if choice is not None:
             facts["choice"] = choice.facts
+        begin_stage(study, Stage.SAVING)
         _record(run, records, best, choice, config, scores)
         raise_if_interrupted()
         study.set_user_attr(RESULT, facts)
+        end_stages(study)
     with postponed():
         run.close(State.COMPLETE)
     result = StudyResult(

@@ -21,6 +21,7 @@ from lorahydra.sweep.ranking import directions_of
 from lorahydra.sweep.sampler_state import counting
 from lorahydra.sweep.search_space import SearchSpace
 from lorahydra.sweep.settings import SweepSettings
+from lorahydra.sweep.stages import end_stages
 from lorahydra.sweep.stopping import go_on
 from lorahydra.sweep.storage import open_storage, reading, shown, study_lock
 from lorahydra.sweep.study_spec import check_same
@@ -95,6 +96,7 @@ def open_study(settings: SweepSettings, objective: Objective, space: SearchSpace
         if not objective.is_worker:
             study.set_user_attr(TRIALS, settings.n_trials)
             go_on(study, settings.n_trials, objective.stop_rule)
+            end_stages(study)  # those of a process that was killed
             if (command := objective.command()) is not None and COMMAND not in study.user_attrs:
                 study.set_user_attr(COMMAND, command)
     logger.info("Study %s %s (%s)", name, said, shown(url))

@@ -153,6 +153,7 @@ class _Place:
             "metrics": {name: statistics.fmean(scores) for name, scores in tuned.predictions.metrics.items()},
             "seconds": result.seconds,
             "adapter_bytes": adapter_bytes(result.adapter),
+            "baseline": _headlines(result.scores.baseline),
         }
         self.trial.complete(_values(result, self._config), facts)
         if self.trial.state is not State.COMPLETE:
@@ -173,6 +174,19 @@ def _contributions(tuned: Evaluation, config: ExperimentConfig) -> dict[str, lis
     return {
         "metrics": weighted(scores.metrics, config.evaluation, judge=True).round(5).tolist(),
         "judge": [None if score is None else round(weight * score / 100, 5) for score in scores.judge or ()],
+    }
+
+
+def _headlines(baseline: Evaluation | None) -> dict[str, float | None] | None:
+    """What a study keeps of the untuned model's scores on the validation split."""
+    if baseline is None:
+        return None
+    return {
+        Score.COMBINED: baseline.combined.mean,
+        Score.COMBINED_LOW: baseline.combined.low,
+        Score.COMBINED_HIGH: baseline.combined.high,
+        Score.BERTSCORE_F1: baseline.predictions.bertscore_f1,
+        Score.JUDGE_SCORE: None if baseline.verdicts is None else baseline.verdicts.score,
     }
 
 

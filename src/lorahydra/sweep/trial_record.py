@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorahydra.names import State
 
-__all__ = ["ATTRIBUTE", "RaceScore", "TrialRecord", "trial_facts", "trial_records"]
+__all__ = ["ATTRIBUTE", "RaceScore", "TrialRecord", "ordinals", "trial_facts", "trial_records"]
 
 ATTRIBUTE = "lorahydra"
 """User attribute of a trial that holds all facts about it, as one mapping."""
@@ -54,6 +54,8 @@ class TrialRecord:
     """Validation loss: the last one that was reported."""
     seconds: float | None = None
     """Wall time."""
+    retry_of: int | None = None
+    """The trial whose parameters it runs or judges again."""
     deaths: Sequence[int | None] = ()
     """Signals of the processes that died with these parameters; None if the signal was not seen."""
     failure: str | None = None
@@ -66,6 +68,9 @@ class TrialRecord:
     """Output folder."""
     adapter_bytes: int | None = None
     """Size of the adapter's weights; None if an earlier version recorded the trial."""
+    baseline: Mapping[str, float | None] | None = None
+    """`combined` with its ends, `bertscore_f1` and `judge_score` of the untuned model on the same examples; None if it
+    was not scored, or an earlier version recorded the trial."""
     p_best: float | None = None
     """Probability of being the best trial, 0 to 1, after the end of its study (`lorahydra.sweep.choice`)."""
     in_set: bool | None = None
@@ -122,6 +127,22 @@ def trial_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
             record = replace(record, run_id=None)
         records.append(record)
     return records
+
+
+def ordinals(records: Sequence[TrialRecord]) -> dict[int, int]:
+    """By number, which trial of its study it is for people, who count from 1.
+
+    A trial that repeats another one has its place, so that a study of `n_trials` has places 1 to `n_trials`.
+    """
+    places: dict[int, int] = {}
+    taken = 0
+    for record in sorted(records, key=lambda record: record.number):
+        earlier = places.get(record.number if record.retry_of is None else record.retry_of)
+        places[record.number] = earlier or taken + 1
+        # One whose process died before its parameters were drawn was not begun: the next trial takes its place.
+        if record.state is not State.INTERRUPTED or record.params:
+            taken = max(taken, places[record.number])
+    return places
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:

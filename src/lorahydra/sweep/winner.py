@@ -11,11 +11,12 @@ from pathlib import Path
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
 from lorahydra.evaluation import Evaluation
-from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, TEST, Score, State
+from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, TEST, Score, Stage, State
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.deciding import ScoreTable, decide, decide_settings, read_scores, score_tables
 from lorahydra.sweep.ranking import best_so_far
 from lorahydra.sweep.repeats import MOST_REPEATED, Repeats
+from lorahydra.sweep.stages import begin_stage
 from lorahydra.sweep.study_run import StudyRun
 from lorahydra.sweep.trial_record import RaceScore, TrialRecord
 from lorahydra.tracking import fetch_folder
@@ -84,6 +85,7 @@ def _among_settings(
         "%d trials may be the best one: the settings of trials %s are trained again (search.seeds=%d)",
         *(len(choice.set), ", ".join(map(str, again)), seeds),
     )
+    begin_stage(run.queue.study, Stage.REPEATING)
     trained = [complete[number] for number in again]
     runs = repeats.train(trained, _judged_examples([scores[number] for number in again]))
     adapters = {number: [scores[number], *_tables(run, runs[number], scores[number])] for number in again}
@@ -126,6 +128,7 @@ def _raced(
         )
     if best.folder not in folders or len(folders) < 2:
         return best, scores
+    begin_stage(run.queue.study, Stage.JUDGING)
     first = {folder: scores[record.number].judge for folder, record in folders.items()}
     raced = race_trials(first, run.config, run.config.tracking.uri)
     given = {folders[folder].number: verdicts for folder, verdicts in raced.verdicts.items()}
