@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -14,9 +12,10 @@ from typing import Any
 from lorahydra.config.compose import literal
 from lorahydra.config.judge_registry import NO_JUDGE
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.modeling.packaged import PACKAGED, packaged_path
+from lorahydra.modeling.packaged import PACKAGED
 from lorahydra.service.choices import LOCAL, Choices, composed, without
 from lorahydra.service.errors import InvalidError, Message
+from lorahydra.service.guessing import CHARS_PER_TOKEN, guess_trial, judge_seconds
 from lorahydra.service.uploads import column_overrides
 from lorahydra.service.views import Estimate, FineTuneParams
 
@@ -24,6 +23,7 @@ __all__ = [
     "DEMO_MODEL",
     "FEWEST_TRIALS",
     "MOST_TRIALS",
+    "TRIALS_KEY",
     "Data",
     "demo_data",
     "estimate",
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 FEWEST_TRIALS, MOST_TRIALS = 5, 100
+TRIALS_KEY = "hydra.sweeper.n_trials"
 DEMO_MODEL = "smollm2-135m-instruct"
 FEW_TRIALS = 6
 """Up to this number, only the learning rate is searched."""
@@ -42,11 +43,8 @@ FEW_TEST_ROWS = 20
 PROMPT_TOKENS = 650
 """Length of a judge's prompt without the request, the reference and the prediction."""
 REPLY_TOKENS = 120
-CHARS_PER_TOKEN = 4
 MODEL_KEYS = ("model", "model.name_or_path", "model.revision", "model.gguf_file", "model.chat_template")
 """Keys that describe one model, and mean nothing for another one."""
-FLOPS = {"cpu": 8e10, "cuda": 4e13}
-"""Speed of training in FLOP/s; that of a CPU is for one core with AVX-512: the demo takes 88 s per trial on two."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def overrides_of(params: FineTuneParams, choices: Choices, data: Data) -> list[s
     kept = [override for override in chosen if override.partition("=")[0] not in groups]
     if params.judge_model_id == LOCAL and (judge := choices.judge_config(LOCAL).model) is not None:
         always.append(f"judge.model={literal(judge)}")
-    return [*kept, *always, f"hydra.sweeper.n_trials={params.n_trials}"]
+    return [*kept, *always, f"{TRIALS_KEY}={params.n_trials}"]
 
 
 def estimate(params: FineTuneParams, choices: Choices, data: Data, measured: float | None) -> Estimate:
@@ -134,14 +132,14 @@ def estimate(params: FineTuneParams, choices: Choices, data: Data, measured: flo
     row_tokens = data.size // CHARS_PER_TOKEN // max(1, sum(rows.values()))
     prompt, reply = calls * (PROMPT_TOKENS + 2 * row_tokens), calls * REPLY_TOKENS
     earlier = Message("trials of an earlier fine-tune like this", "earlier")
-    per_trial, basis = (measured, earlier) if measured else _guess(config, data)
+    per_trial, basis = (measured, earlier) if measured else guess_trial(config, rows, data.size)
     warning = rows_warning(rows["test"])
     seconds = None if per_trial is None else per_trial * params.n_trials
     # A judge on this machine costs time instead of money.
     is_local = params.judge_model_id == LOCAL
     if is_local and seconds is not None and not measured:
-        judge_weights = _weights(str(config.judge.model))
-        seconds = None if judge_weights is None else seconds + judge_weights * (2 * prompt + 4 * reply) / _speed()
+        of_judge = judge_seconds(str(config.judge.model), prompt, reply)
+        seconds = None if of_judge is None else seconds + of_judge
     priced = is_local or any(config.judge.prices)
     sent, received = (price / len(config.judge.asked) for price in config.judge.prices)
     cost = (prompt * sent + reply * received) / 1e6
@@ -184,40 +182,6 @@ def _judge_calls(params: FineTuneParams, config: ExperimentConfig, rows: Mapping
     tested = rows["test"] if judge.test_examples == "all" else min(judge.test_examples, rows["test"])
     raced = min(judge.finalists, params.n_trials) * rows["validation"] * judge.repeats
     return int((params.n_trials + 1) * examples + raced + 2 * tested) * len(judge.asked)
-
-
-def _guess(config: ExperimentConfig, data: Data) -> tuple[float | None, Message]:
-    """Seconds per trial from the cost of the passes through the model's weights, and how they were guessed."""
-    weights = _weights(config.model.name_or_path)
-    if weights is None:
-        return None, Message("the size of the model is unknown", "nothing")
-    row_tokens = data.size / CHARS_PER_TOKEN / max(1, sum(data.rows.values()))
-    trained = row_tokens * data.rows.get("train", 0) * config.training.num_train_epochs
-    validation = data.rows.get("validation", 0)
-    answers = validation * config.evaluation.max_new_tokens
-    seconds = weights * (6 * trained + 2 * row_tokens * validation + 4 * answers) / _speed() + 5
-    millions, device = f"{weights / 1e6:.0f}", _device()
-    text = f"a rough guess from {millions} million weights on {device}"
-    return seconds, Message(text, "guess", weights=millions, device=device)
-
-
-def _device() -> str:
-    return "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
-
-
-def _speed() -> float:
-    """FLOP/s of this machine."""
-    return FLOPS[_device()] * (1 if _device() == "cuda" else os.cpu_count() or 1)
-
-
-def _weights(name: str) -> float | None:
-    """Number of weights: from the files if they are on this machine, else from a name such as Qwen3-0.6B."""
-    folder = packaged_path(name) if name in PACKAGED else Path(name)
-    if folder is not None and folder.is_dir():
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        return size / 4 if name in PACKAGED else size / 2 or None
-    named = re.search(r"(\d+(?:\.\d+)?)([bBmM])(?![a-zA-Z])", name)
-    return None if named is None else float(named[1]) * (1e9 if named[2] in "bB" else 1e6)
 
 
 @functools.cache
