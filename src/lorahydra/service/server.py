@@ -21,6 +21,7 @@ from lorahydra.service.access import Access
 from lorahydra.service.app import create_app
 from lorahydra.service.folders import TEMPORARY
 from lorahydra.service.mlflow_ui import LOOPBACK, end_ui, start_ui
+from lorahydra.service.patience import patient_protocol
 from lorahydra.service.service import Service, ServiceConfig
 from lorahydra.service.supervisor import ACTIVE
 from lorahydra.utils.files import remove, writing
@@ -87,6 +88,7 @@ def _run(service: Service, access: Access, listener: socket.socket) -> None:
         # The address of a proxy's client is not needed, and the headers that name it could say anything.
         proxy_headers=False,
         ws="none",
+        http=patient_protocol(service.config.request_seconds),
     )
     _Server(settings, service).run(sockets=[listener])
 
