@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import optuna
 import pytest
 import sqlalchemy
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 from sqlalchemy import update
-from tests.support.waiting import wait_for
+from tests.support.waiting import SECONDS, wait_for
 
-from lorahydra.names import TuningEffect
+from lorahydra.names import Stage, TuningEffect
 from lorahydra.service.database import Job
 from lorahydra.service.service import Service
 from lorahydra.service.views import FineTuneParams, JobState
+from lorahydra.sweep.stages import begin_stage, end_stages
 from lorahydra.sweep.study_store import RESULT, SPEC, TRIALS
 from lorahydra.sweep.trial_record import ATTRIBUTE
 
@@ -131,3 +134,50 @@ def test_a_database_of_an_earlier_version_is_taken(service: Service) -> None:
     engine.dispose()
     service.open()
     assert service.jobs.get(job.id).choice is None
+
+
+def test_what_a_study_does_after_its_last_trial_is_told(service: Service) -> None:
+    study = optuna.create_study(study_name="s", storage=service.stores.studies, direction="maximize")
+    study.set_user_attr(SPEC, {"objective": "combined"})
+    began = datetime(2026, 1, 2)
+    baseline = {"combined": 0.55, "combined_low": 0.5, "combined_high": 0.6, "bertscore_f1": 0.55, "judge_score": None}
+    # Two trials at the same time took 60 s together; then the study waited, and another one took 30 s.
+    for begins, ends, score in ((0, 60, 0.6), (0, 50, None), (1000, 1030, 0.7)):
+        trial = create_trial(
+            state=TrialState.FAIL if score is None else TrialState.COMPLETE,
+            value=score,
+            user_attrs={ATTRIBUTE: {} if score is None else {"combined": score, "baseline": baseline}},
+        )
+        trial.datetime_start, trial.datetime_complete = (began + timedelta(seconds=s) for s in (begins, ends))
+        study.add_trial(trial)
+    begin_stage(study, Stage.TESTING)
+    progress = service.stores.progress("s")
+    assert progress is not None
+    assert (progress.stage, progress.trial_seconds, progress.validation_baseline) == ("testing", 30, baseline)
+    assert abs((progress.stage_started or 0) - time.time()) < SECONDS
+    end_stages(study)
+    progress = service.stores.progress("s")
+    assert progress is not None
+    assert progress.stage is None
+
+
+@pytest.mark.parametrize(
+    ("known", "stage", "left"),
+    [
+        ({"current": None}, "preparing", None),
+        ({"current": 0}, None, None),
+        ({"current": 1, "finished": 1, "trial_seconds": 60.0}, None, 240.0),
+        ({"current": None, "finished": 5, "trial_seconds": 60.0, "stage": "testing"}, "testing", None),
+    ],
+)
+def test_the_time_left_is_told_as_soon_as_a_trial_has_ended(
+    service: Service, monkeypatch: pytest.MonkeyPatch, known: dict[str, Any], stage: str | None, left: float | None
+) -> None:
+    monkeypatch.setattr(service.supervisor, "_watch", lambda _: None)
+    job = service.jobs.start(123, FineTuneParams(False, None, "tiny", 5)).id
+    values = {"state": JobState.RUNNING, "attempt_started": time.time(), "current_started": time.time(), **known}
+    with service.jobs._database.changing() as session:
+        session.execute(update(Job).where(Job.id == job).values(**values))
+    view = service.jobs.get(job)
+    assert (view.stage, view.seconds_left) == (stage, pytest.approx(left, abs=1) if left else None)
+    assert (view.stage_seconds is None) == (stage is None)

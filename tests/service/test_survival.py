@@ -63,6 +63,9 @@ def test_nothing_is_lost_and_nothing_runs_twice(
 
     # One runs and two wait when the server is killed.
     server.wait_for_trial(first)
+    running_job = server.job(first)
+    assert running_job["seconds_left"] > 0 or running_job["stage"]
+    assert 0 < running_job["validation_baseline"]["combined"] < 1
     assert [server.job(n)["state"] for n in (first, second, third)] == ["running", "queued", "queued"]
     assert [server.job(n)["place"] for n in (second, third)] == [1, 2]
     running = {process.pid for process in server.processes(first)}
@@ -114,6 +117,17 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     assert done["resumptions"] == 1
     assert len(numbers(server, second)) == 7
     assert server.attempts(second) == 3
+
+    # It goes on with one more trial, and names its winner again.
+    assert server.post(f"/fine-tunes/{second}/continue", {"n_trials": 8}).status_code == 202
+    done = server.wait_for_state(second, "complete", "failed")
+    assert (done["state"], done["trials_finished"], done["failure"]) == ("complete", 8, None)
+    assert len(numbers(server, second)) == 8
+    assert done["best_trial"] in numbers(server, second)
+    assert done["verdict"] == "too_few_examples"
+    assert done["test_low"] <= done["test_score"] <= done["test_high"]
+    compared = server.client.get(f"/fine-tunes/{first}/comparison/{second}").json()
+    assert compared["obstacle"] == "other_scoring"  # only the first one has a judge
     assert server.job(third)["state"] == "cancelled"
     assert not (server.folder / "jobs" / str(third)).exists()
 

@@ -297,7 +297,7 @@ async def get_events(job_id: Number, service: Served) -> AsyncIterator[ServerSen
 
 
 def _progress(job: views.JobView) -> tuple[Any, ...]:
-    return job.trials_finished, job.trial_current, job.best_score, job.place, job.resumptions
+    return job.trials_finished, job.trial_current, job.best_score, job.place, job.resumptions, job.stage
 
 
 @router.get("/judges")

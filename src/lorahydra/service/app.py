@@ -14,12 +14,12 @@ from starlette.routing import Match
 
 from lorahydra import __version__
 from lorahydra.errors import LorahydraError
-from lorahydra.service import answers, deletion_api
+from lorahydra.service import answers, deletion_api, next_api
 from lorahydra.service.access import Access, login_router
 from lorahydra.service.api import CHECKS_AT_ONCE, router
 from lorahydra.service.errors import ServiceRefusal, json_answer
 from lorahydra.service.guard import API, OPENAI, Guard
-from lorahydra.service.pages import deleting, routes, starting, uploading
+from lorahydra.service.pages import deleting, following, routes, starting, uploading
 from lorahydra.service.pages.rendering import STATIC_PATH, Static, error_page
 from lorahydra.service.service import Service
 
@@ -42,8 +42,8 @@ def create_app(service: Service, access: Access) -> Guard:
         redoc_url=None,
         redirect_slashes=False,
     )
-    pages = (routes.router, deleting.router, starting.router, uploading.router)
-    routers = (router, answers.router, deletion_api.router, *pages, login_router(access))
+    pages = (routes.router, deleting.router, following.router, starting.router, uploading.router)
+    routers = (router, answers.router, deletion_api.router, next_api.router, *pages, login_router(access))
     for included in routers:
         app.include_router(included)
     app.state.routes = [route for included in routers for route in included.routes]

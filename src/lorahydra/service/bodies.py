@@ -19,6 +19,7 @@ __all__ = [
     "EstimateBody",
     "FineTuneBody",
     "GenerateBody",
+    "MoreBody",
     "ProjectBody",
     "Refusal",
     "Turn",
@@ -92,6 +93,13 @@ class FineTuneBody(_Body):
     """What to do with rows that are too long for the model: leave them out, or cut their end. If left out, the request
     is refused with the number of such rows."""
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=LINE)] | None = None
+
+
+class MoreBody(_Body):
+    """More trials for a fine-tune that has ended."""
+
+    n_trials: Annotated[int, Field(gt=FEWEST_TRIALS, le=MOST_TRIALS), BeforeValidator(_whole)]
+    """Number of trials in all, more than there are."""
 
 
 class EditBody(_Body):

@@ -96,7 +96,11 @@ class Job(Table):
 
     finished: Mapped[int] = mapped_column(default=0)
     trial_seconds: Mapped[float | None]
-    """Mean of its complete trials."""
+    """Mean of its finished trials."""
+    stage: Mapped[str | None] = mapped_column(String(20))
+    stage_started: Mapped[float | None]
+    """What the study does after its last trial, and since when."""
+    validation_baseline: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     current: Mapped[int | None]
     current_started: Mapped[float | None]
     best_score: Mapped[float | None]

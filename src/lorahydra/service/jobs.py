@@ -13,20 +13,29 @@ from pathlib import Path
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from lorahydra.service.choices import LOCAL, Choices, composed
+from lorahydra.service.choices import LOCAL, Choices, composed, without
 from lorahydra.service.database import Database, Dataset, Job, Project
 from lorahydra.service.datasets import chosen_dataset
-from lorahydra.service.errors import ConflictError
+from lorahydra.service.errors import ConflictError, InvalidError
 from lorahydra.service.folders import cache_folder
 from lorahydra.service.lengths import Lengths, Measurer, require_fit
 from lorahydra.service.limits import Allowance
-from lorahydra.service.planning import Data, demo_data, estimate, overrides_of, rows_of, settled
+from lorahydra.service.planning import (
+    MOST_TRIALS,
+    TRIALS_KEY,
+    Data,
+    demo_data,
+    estimate,
+    overrides_of,
+    rows_of,
+    settled,
+)
 from lorahydra.service.projects import require_project
 from lorahydra.service.results import Stores
 from lorahydra.service.rows import PAGE, get_row, job_views, next_id, page_of
 from lorahydra.service.sharing import Shared
 from lorahydra.service.uploads import readable_name, readable_text
-from lorahydra.service.views import DatasetChoice, Estimate, FineTuneParams, JobState, JobView, Page
+from lorahydra.service.views import ENDED, DatasetChoice, Estimate, FineTuneParams, JobState, JobView, Page
 
 __all__ = ["Jobs"]
 
@@ -160,6 +169,49 @@ class Jobs:
             session.execute(update(Job).where(Job.id == job_id, ended).values(**queued, queue=last))
         self._wake()
         return self.get(job_id)
+
+    def more(self, job_id: int, n_trials: int) -> JobView:
+        """Queue a fine-tune that has ended again, to go on until its study has `n_trials` trials in all.
+
+        Raises:
+            NotFoundError: There is no such fine-tune.
+            InvalidError: That are not more trials than it has, or more than are allowed.
+            ConflictError: It has not ended, or its judge is not set up any more.
+        """
+        self._starts.take()
+        job = self._to_continue(job_id, n_trials)
+        self._choices.require_judge(job.params.judge_model_id)
+        with self._database.changing() as session:
+            row = get_row(session, Job, job_id)
+            if row.state in ENDED:  # and was not resumed meanwhile
+                row.params = {**row.params, "n_trials": n_trials}
+                row.overrides = [*without(row.overrides, TRIALS_KEY), f"{TRIALS_KEY}={n_trials}"]
+                row.state, row.ended, row.failure, row.crashes = JobState.QUEUED, None, None, 0
+                row.outcome = row.test_score = row.baseline_score = None
+                row.queue = _last_place(session)
+        self._wake()
+        return self.get(job_id)
+
+    def estimate_more(self, job_id: int, n_trials: int) -> Estimate:
+        """Roughly what `more` with the same arguments will take beyond what there is; refuses the same."""
+        job = self._to_continue(job_id, n_trials)
+        params = dataclasses.replace(job.params, n_trials=n_trials - job.params.n_trials)
+        with self._database.reading() as session:
+            row = get_row(session, Job, job_id)
+            dataset = None if row.dataset_id is None else get_row(session, Dataset, row.dataset_id)
+        return estimate(params, self._choices, self._data(dataset), row.trial_seconds)
+
+    def _to_continue(self, job_id: int, n_trials: int) -> JobView:
+        job = self.get(job_id)
+        if job.state not in ENDED:
+            raise ConflictError(f"fine-tune {job_id} is {job.state}: only one that has ended can go on", "not_ended")
+        if not job.params.n_trials < n_trials <= MOST_TRIALS:
+            raise InvalidError(
+                f"n_trials is {n_trials}, and must be more than the {job.params.n_trials} that there are, and at most "
+                f"{MOST_TRIALS}",
+                "bad_more_trials",
+            )
+        return job
 
     def edit(self, job_id: int, name: str | None = None, notes: str | None = None) -> JobView:
         """Give a fine-tune another name, or other notes; None leaves them as they are.

@@ -13,6 +13,9 @@ from lorahydra.service.views import ChoiceView
 __all__ = ["finite", "outcome_of"]
 
 
+ENDS = {"low": Score.COMBINED_LOW, "high": Score.COMBINED_HIGH}
+
+
 def outcome_of(entry: Any) -> dict[str, Any]:
     """What a study said at its end, as plain JSON by the names of `JobView`'s fields; `entry` is its `StudyEntry`."""
     return {**_gain(entry.result), "choice": _choice(entry)}
@@ -28,7 +31,9 @@ def _gain(result: Mapping[str, Any]) -> dict[str, Any]:
     effect = TuningEffect.NO_BASELINE if test else TuningEffect.NO_TEST_ROWS
     if low is not None and high is not None:
         effect = TuningEffect.of(low, high, FEWEST_EXAMPLES if examples is None else int(examples))
+    ends = {f"test_{end}": finite(test.get(scored(TEST, score))) for end, score in ENDS.items()}
     return {
+        **ends,
         **{"gain": gain, "gain_low": low, "gain_high": high, "test_rows": rows, "verdict": effect.value},
         "gain_examples": None if examples is None else int(examples),
     }

@@ -50,7 +50,12 @@ class Progress:
     finished: int = 0
     current: int | None = None
     trial_seconds: float | None = None
-    """Mean of the complete trials."""
+    """Mean wall time per finished trial; what trials at the same time share counts once."""
+    stage: str | None = None
+    stage_started: float | None = None
+    """What the study does after its last trial, and since when."""
+    validation_baseline: Mapping[str, Any] | None = None
+    """The untuned model's scores on the validation split."""
     best_score: float | None = None
     best_trial: int | None = None
     best_params: Mapping[str, Any] = field(default_factory=dict)
@@ -89,13 +94,17 @@ class Stores:
         entry = self._entry(study)
         if entry is None:
             return None
-        best, test = entry.best, entry.result.get("test", {})
+        # A study that goes on with more trials keeps its earlier result until it has another one.
+        best, test = entry.best, entry.result.get("test", {}) if entry.has_ended else {}
+        stage, since = entry.stage or (None, None)
         running = [trial.number for trial in entry.trials if trial.state is State.RUNNING]
-        seconds = [t.seconds for t in entry.trials if t.state is State.COMPLETE and t.seconds is not None]
         return Progress(
             finished=entry.finished,
             current=running[-1] if running else None,
-            trial_seconds=sum(seconds) / len(seconds) if seconds else None,
+            trial_seconds=entry.seconds_per_trial,
+            stage=stage,
+            stage_started=since,
+            validation_baseline=entry.baseline and {name: finite(value) for name, value in entry.baseline.items()},
             baseline_score=finite(test.get(scored(BASELINE, Score.COMBINED))),
             test_score=finite(test.get(scored(TEST, Score.COMBINED))),
             outcome=outcome_of(entry) if entry.state is State.COMPLETE else None,
@@ -107,10 +116,14 @@ class Stores:
         entry = self._entry(job.study)
         if entry is None:
             return []
+        from lorahydra.sweep.trial_record import ordinals
+
+        counted = ordinals(entry.trials)
         return [
             LeaderboardRow(
                 rank=rank if trial.state is State.COMPLETE else None,
                 number=trial.number,
+                trial=counted[trial.number],
                 state=trial.state.value,
                 params=trial.params,
                 **_numbers(trial),
@@ -158,6 +171,14 @@ class Stores:
                 items = [_example(row) for row in rows[offset : offset + limit]]
                 return Examples(split, progress.best_trial, items, len(rows))
         return Examples("", progress.best_trial, [], 0)
+
+    def test_table(self, job: JobView) -> list[dict[str, Any]]:
+        """The winner's predictions on the test split, by `PredictionColumn`; empty without test rows."""
+        from lorahydra.tracking import read_text
+
+        run = job.mlflow.study_run
+        text = None if run is None or job.test_score is None else read_text(self.tracking, run, TEST_PREDICTIONS_FILE)
+        return [] if text is None else list(_table(text))
 
     def adapter(self, job: JobView) -> Path:
         """Folder of the winner's adapter, or of that of the best trial so far.

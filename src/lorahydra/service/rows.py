@@ -13,9 +13,19 @@ from sqlalchemy.orm import Session
 
 from lorahydra.service.database import Dataset, Job, LastId, Project
 from lorahydra.service.errors import NotFoundError
+from lorahydra.service.planning import MOST_TRIALS
 from lorahydra.service.results import Stores
 from lorahydra.service.supervisor import ACTIVE, job_study
-from lorahydra.service.views import DEMO_DATASET, ENDED, ChoiceView, FineTuneParams, JobState, JobView, MlflowLinks
+from lorahydra.service.views import (
+    DEMO_DATASET,
+    ENDED,
+    BaselineView,
+    ChoiceView,
+    FineTuneParams,
+    JobState,
+    JobView,
+    MlflowLinks,
+)
 from lorahydra.utils.databases import shown
 
 __all__ = ["MOST", "PAGE", "get_row", "job_views", "moment", "next_id", "page_of"]
@@ -27,7 +37,8 @@ MOST = 200
 NAMES: Mapping[Any, str] = {Project: "project", Dataset: "dataset", Job: "fine-tune"}
 SAME = ("id", "name", "best_score", "best_trial", "best_params", "baseline_score", "test_score", "failure")
 """Columns of a job that are shown as they are."""
-OUTCOME = ("gain", "gain_low", "gain_high", "gain_examples", "test_rows", "verdict")
+PREPARING = "preparing"
+OUTCOME = ("test_low", "test_high", "gain", "gain_low", "gain_high", "gain_examples", "test_rows", "verdict")
 """What is told of the outcome as it is."""
 Row = TypeVar("Row", Project, Dataset, Job)
 
@@ -92,6 +103,7 @@ def job_views(session: Session, jobs: Sequence[Job], folder: Path, stores: Store
 
 def _job_view(job: Job, **looked_up: Any) -> JobView:
     state, params, now = JobState(job.state), FineTuneParams(**job.params), time.time()
+    baseline = job.validation_baseline
     running = 0.0 if job.attempt_started is None else max(0.0, now - job.attempt_started)
     return JobView(
         **{name: getattr(job, name) for name in SAME},
@@ -113,9 +125,22 @@ def _job_view(job: Job, **looked_up: Any) -> JobView:
         ended=None if job.ended is None else moment(job.ended),
         can_cancel=state not in (*ENDED, JobState.CANCELLING),
         can_resume=state in (JobState.CANCELLED, JobState.FAILED),
+        can_continue=state in ENDED and params.n_trials < MOST_TRIALS,
         has_adapter=job.best_trial is not None,
         notes=job.notes or "",
+        **_stage(job, now),
+        validation_baseline=None if baseline is None else BaselineView(**baseline),
     )
+
+
+def _stage(job: Job, now: float) -> dict[str, Any]:
+    """What is done before the first trial of an attempt and after the last one, and for how long already."""
+    if job.state != JobState.RUNNING:
+        return {}
+    stage, since = job.stage, job.stage_started
+    if stage is None and job.current is None:
+        stage, since = PREPARING, job.attempt_started
+    return {"stage": stage, "stage_seconds": None if stage is None else round(max(0.0, now - (since or now)), 1)}
 
 
 def _outcome(job: Job) -> dict[str, Any]:
@@ -140,7 +165,7 @@ def _links(job: Job, stores: Stores) -> MlflowLinks:
 def _seconds_left(job: Job, now: float) -> float | None:
     if job.state in ENDED:
         return 0.0
-    if job.trial_seconds is None:
+    if job.trial_seconds is None or job.stage is not None:
         return None
     left = max(0, int(job.params["n_trials"]) - job.finished) * job.trial_seconds
     spent = now - job.current_started if job.current is not None and job.current_started is not None else 0.0

@@ -23,6 +23,7 @@ from pathlib import Path
 from lorahydra.errors import ConfigError
 from lorahydra.service.answering import Answering
 from lorahydra.service.choices import Choices
+from lorahydra.service.comparing import Comparisons
 from lorahydra.service.database import Database
 from lorahydra.service.datasets import Datasets
 from lorahydra.service.deleter import Deleter
@@ -53,6 +54,8 @@ class ServiceConfig:
     """Its subfolders can be chosen as base models; None is `models` in the service's folder."""
     overrides: tuple[str, ...] = ()
     """Hydra overrides for every fine-tune, for example `judge.base_url=http://127.0.0.1:8001/v1`."""
+    request_seconds: float = 30.0
+    """How long the head of a request may take, and a body before it has to come at 1 KiB/s at least."""
     retention_days: int | None = None
     """Days after their end for which fine-tunes and their datasets are kept; None keeps them."""
     mlflow_url: str | None = None
@@ -62,12 +65,13 @@ class ServiceConfig:
 class Service:
     """Projects, datasets and fine-tunes on one folder and one database.
 
-    `projects`, `datasets`, `jobs`, `deletions` and `supervisor` exist once the service is open.
+    `projects`, `datasets`, `jobs`, `comparisons`, `deletions` and `supervisor` exist once the service is open.
     """
 
     projects: Projects
     datasets: Datasets
     jobs: Jobs
+    comparisons: Comparisons
     deletions: Deletions
     supervisor: Supervisor
 
@@ -108,6 +112,7 @@ class Service:
             stack.callback(self.datasets.close)
             self.datasets.tidy()
             self.jobs = Jobs(database, folder, self.choices, self.stores, self.supervisor.wake)
+            self.comparisons = Comparisons(database, self.jobs, self.stores)
             deleter = Deleter(database, folder, self.stores, config.retention_days, self.answering.forget)
             self.deletions = Deletions(
                 database, folder, self.stores, deleter.wake, config.retention_days, self.datasets.forget

@@ -176,7 +176,7 @@ class Supervisor(Watcher):
     def _ended(self, job: Job, end: Mapping[str, Any] | None) -> None:
         at = self._process(job.id).last_sign() if end is None else end["at"]
         seconds = job.seconds_before + max(0.0, at - (job.attempt_started or at))
-        over: dict[str, Any] = {"attempt_started": None, "seconds_before": seconds, "current": None}
+        over: dict[str, Any] = {"attempt_started": None, "seconds_before": seconds, "current": None, "stage": None}
         over |= {"ended": at, "failure": None}
         code, failure = (None, None) if end is None else (end["exit_code"], end["failure"])
         if code == 0:

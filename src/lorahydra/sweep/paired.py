@@ -7,7 +7,7 @@ from typing import Any
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation.scoring import ExampleScores, Gain, gain
-from lorahydra.names import PredictionColumn
+from lorahydra.names import BERTSCORE, PredictionColumn
 
 __all__ = ["Row", "has_same_rows", "paired_gain"]
 
@@ -41,11 +41,17 @@ def paired_gain(first: Sequence[Row], second: Sequence[Row], config: ExperimentC
 
 
 def _scores(table: Sequence[Row], config: ExperimentConfig) -> ExampleScores:
-    scores = [float(row[PredictionColumn.BERTSCORE_F1]) for row in table]
     is_judged = config.judge.name != "none"
+    weights, _ = config.evaluation.weights_with(judge=is_judged)
+    scores = {name: _column(table, name) for name in {BERTSCORE: 1.0} | weights}
     # Rescaled scores may be negative; which one is the lowest possible is not in the table.
     return ExampleScores(
-        bertscore_f1=scores,
+        metrics=scores,
         judge=[row.get(PredictionColumn.JUDGE_SCORE) for row in table] if is_judged else None,
-        lowest=min(0.0, *scores),
+        lowest=min(0.0, *scores[BERTSCORE]),
     )
+
+
+def _column(table: Sequence[Row], metric: str) -> list[float]:
+    name = PredictionColumn.BERTSCORE_F1 if metric == BERTSCORE else metric
+    return [float(row[name]) for row in table]

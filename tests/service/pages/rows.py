@@ -1,11 +1,15 @@
-"""Rows of a leaderboard for tests."""
+"""Rows of a leaderboard for tests, a text that must stay text, and a moment."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from lorahydra.service.views import LeaderboardRow
+
+HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7*7 }} </pre>"
+NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
 def row(number: int, combined: float | None, rank: int | None = None, **changes: Any) -> LeaderboardRow:
@@ -14,6 +18,7 @@ def row(number: int, combined: float | None, rank: int | None = None, **changes:
     made = LeaderboardRow(
         rank=rank,
         number=number,
+        trial=number + 1,
         state="complete" if scored else "pruned",
         params={"lora.r": 16, "training.learning_rate": 2e-4},
         combined=combined,

@@ -1,51 +1,28 @@
-"""The page in a real browser on a real server: what a person does from the first upload to the download.
-
-`axe.min.js` beside this file (MPL-2.0, see `axe.LICENSE.txt`) looks for faults of accessibility.
-"""
+"""The page in a real browser on a real server: what a person does from the first upload to the download."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.service.pages.browsing import AXE, MILLISECONDS, NEEDS_BROWSER
 from tests.service.served import Served
 from tests.support.english import english_words
 
 from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.words import Words
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.service,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH"),
-]
+pytest.importorskip("playwright.sync_api")
+pytestmark = NEEDS_BROWSER
 
-QUIET = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
-AXE = Path(__file__).with_name("axe.min.js").read_text(encoding="utf-8")
-MILLISECONDS = 150_000
-"""Longest wait for anything, such as a study."""
 MLFLOW = "https://mlflow.example.org"
 PHONE = {"width": 360, "height": 740}
 EN, RU = Words("en"), Words("ru")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -28,6 +28,10 @@ def test_the_chart() -> None:
     drawn = chart(rows, 20)
     assert drawn is not None
     assert [mark.is_best for mark in drawn.marks] == [False, False, True]
+    with_base = chart(rows, 20, 0.2)
+    assert with_base is not None
+    assert with_base.base is not None
+    assert max(mark.y for mark in with_base.marks) < with_base.base <= with_base.bottom
     one = chart([row(0, 0.5, 1, combined_low=None, combined_high=None)], 5)
     assert one is not None
     assert one.marks[0].low is None

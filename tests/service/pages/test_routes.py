@@ -3,113 +3,44 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
 import httpx
 import pytest
-from tests.service.pages.rows import row
+from tests.service.pages.rows import HOSTILE, row
 from tests.service.test_deletions import PHRASE, add_dataset, add_job
 from tests.support.english import english_words
 from tests.support.waiting import wait_for
 
 from lorahydra.errors import TrackingError
-from lorahydra.names import TuningEffect
+from lorahydra.names import Stage, TuningEffect
 from lorahydra.service.access import Access
 from lorahydra.service.database import Job
 from lorahydra.service.errors import TooManyError
 from lorahydra.service.lengths import Lengths
-from lorahydra.service.pages import routes
 from lorahydra.service.pages.shapes import Shapes
 from lorahydra.service.pages.words import LANGUAGES, Words
 from lorahydra.service.planning import rows_warning
 from lorahydra.service.service import Service
 from lorahydra.service.views import (
+    BaselineView,
     ChoiceView,
-    Examples,
-    ExampleView,
     FineTuneParams,
     JobState,
     JobView,
-    LogTail,
     MlflowLinks,
-    Page,
 )
 
 pytestmark = pytest.mark.slow
 
-HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7*7 }} </pre>"
-NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 EN, RU = Words("en"), Words("ru")
 RESULT = {
     **{"baseline_score": 0.5, "test_score": 0.7, "gain": 0.05, "gain_low": -0.01, "gain_high": 0.11},
     **{"gain_examples": 30, "test_rows": 32, "verdict": "no_clear_difference"},
 }
-
-
-@pytest.fixture
-def make_site(make_client: Callable[..., httpx.Client]) -> Callable[..., httpx.Client]:
-    """Makes clients of pages and API, as a browser without JavaScript would ask."""
-
-    def make(access: Access | None = None, **options: Any) -> httpx.Client:
-        client = make_client(access, **options)
-        client.base_url = str(client.base_url).removesuffix("/api/v1/")
-        client.headers["accept"] = "text/html"
-        return client
-
-    return make
-
-
-@pytest.fixture
-def site(make_site: Callable[..., httpx.Client]) -> httpx.Client:
-    return make_site()
-
-
-@pytest.fixture
-def rich(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., JobView]]:
-    """Makes the service tell of one job whatever is wanted."""
-
-    def make(state: JobState = JobState.RUNNING, **changes: Any) -> JobView:
-        judged = changes.pop("judged", False)
-        ended = state in (JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED)
-        job = JobView(
-            id=1, project=1, project_name=HOSTILE, name=HOSTILE, dataset=None, dataset_name="demo",
-            params=FineTuneParams(judged, "gemini" if judged else None, "tiny", 5), state=state,
-            place=2 if state is JobState.QUEUED else None, study="fine-tune-1", folder="/srv/jobs/1", trials_finished=3,
-            trials_wanted=5, trial_current=None if ended else 3, best_score=0.7, best_trial=2,
-            best_params={"lora.r": 16}, baseline_score=None, test_score=None, gain=None, gain_low=None,
-            gain_high=None, gain_examples=None, test_rows=None, verdict=None, choice=None, seconds=61.0,
-            seconds_left=0 if ended else 75.0, resumptions=0, failure=None,
-            mlflow=MlflowLinks("sqlite:////srv/mlflow.db", None, None, None), created=NOW, started=NOW,
-            ended=NOW if ended else None, can_cancel=not ended, can_resume=ended and state is not JobState.COMPLETE,
-            has_adapter=True,
-        )  # fmt: skip
-        job = replace(job, **changes)
-        chosen = {} if job.choice is None else {"is_winner": True, "p_best": 0.6, "in_set": True}
-        chosen |= {"final_combined": 0.68, "final_examples": 48} if judged and job.choice is not None else {}
-        rows = [row(2, 0.7, 1, **chosen, judge_score=80.0 if judged else None), row(0, 0.5, 2), row(1, None)]
-        reason = "Good <b>but</b> long" if judged else None
-        answer = ExampleView(
-            HOSTILE, HOSTILE, "\x1b[31m<img src=x>", 0.8, 80.0 if judged else None, reason, "<b>base", 0.5, None
-        )
-        examples = Examples("test" if state is JobState.COMPLETE else "validation", 2, [answer], 12)
-        log = LogTail(f"\x1b[32mline\x1b[0m\n{HOSTILE}\n10%\r100%", 4096, True)
-        for owner, name, value in (
-            (service.jobs, "get", job),
-            (service.jobs, "page", Page([job], 1, 20, 0)),
-            (service.stores, "leaderboard", rows),
-            (service.stores, "examples", examples),
-            (routes, "log_tail", log),
-        ):
-            monkeypatch.setattr(owner, name, lambda *_, given=value, **__: given)
-        return job
-
-    yield make
-    monkeypatch.undo()
 
 
 class Safety(HTMLParser):
@@ -647,7 +578,7 @@ def test_each_state_is_shown(
     assert (words("examples.reason") in page) == judged
     assert "Good &lt;b&gt;but&lt;/b&gt; long" in page or not judged
     assert failure is None or "&lt;b&gt;отказ&lt;/b&gt;" in page
-    assert words("chart.text", n=2, best=Shapes(words).score(0.7), trial=2) in unescape(page)
+    assert words("chart.text", n=2, best=Shapes(words).score(0.7), trial=3) in unescape(page)
     assert '<th scope="col" class="number"><code title="lora.r">r</code></th>' in page
     assert "line\n" in page
     assert "100%" in page
@@ -698,7 +629,7 @@ def test_the_choice_is_told(
     )
     page = unescape(checked(site.get("/fine-tunes/1", headers={"accept-language": language})))
     sizes = {"size": Shapes(words).megabytes(1_500_000), "other": Shapes(words).megabytes(3_000_000)}
-    assert words(f"choice.{reason}", trial=2, best=best, **sizes) in page
+    assert words(f"choice.{reason}", trial=3, best=best + 1, **sizes) in page
     assert words("choice.note", n=32) in page
     assert f"<dd>{Shapes(words).probability(0.6)}</dd>" in page
     assert f"<dd>{Shapes(words).score(0.0112)}</dd>" in page
@@ -709,6 +640,47 @@ def test_the_choice_is_told(
     assert words("board.final.caption", n=48) in page
     assert f'<td class="number">{Shapes(words).score(0.68)}</td>' in page
     assert re.search(r'<tr id="trial-2" class="best">', page)
+
+
+def test_trials_count_from_1_and_repeated_ones_once(site: httpx.Client, rich: Callable[..., JobView]) -> None:
+    rich(
+        JobState.RUNNING,
+        trial_current=4,
+        rows=[row(0, 0.5, 1), row(1, None, state="interrupted"), row(4, 0.7, 2, trial=2), row(5, None, trial=5)],
+    )
+    page = checked(site.get("/fine-tunes/1"))
+    assert EN("job.current", trial=2) in page
+    assert re.findall(r'<tr id="trial-(\d)"', page) == ["0", "4", "5"]
+    assert re.findall(r'<th scope="row" class="number">(\d)', page) == ["1", "2", "5"]
+    assert re.findall(r'text-anchor="middle">(\d)</text>', page) == ["1", "2", "3", "4", "5"]
+    assert EN("chart.mark", trial=2, score="0.7000", interval="0.6500 … 0.7500") in unescape(page)
+    assert EN("board.count") in page
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_is_done_after_the_last_trial_has_a_name_and_a_time(
+    site: httpx.Client, rich: Callable[..., JobView], language: str
+) -> None:
+    words = Words(language)
+    for stage in ("preparing", *Stage):
+        rich(stage=str(stage), stage_seconds=72.0, seconds_left=None)
+        page = unescape(checked(site.get("/fine-tunes/1", headers={"accept-language": language})))
+        assert words(f"stage.{stage}") in page
+        assert words("stage.since", time=Shapes(words).duration(72)) in page
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_base_model_is_in_chart_and_leaderboard(
+    site: httpx.Client, rich: Callable[..., JobView], language: str
+) -> None:
+    words, f = Words(language), Shapes(Words(language))
+    rich(validation_baseline=BaselineView(0.3, 0.25, 0.35, 0.4, 31.0), judged=True)
+    page = unescape(checked(site.get("/fine-tunes/1/live", headers={"accept-language": language})))
+    assert words("chart.base", score=f.score(0.3)) in page
+    row = page[page.index('<tr id="base-model"') :].partition("</tr>")[0]
+    assert all(text in row for text in (words("result.base"), f.score(0.3), f.score(0.25), f.score(0.4), f.judge(31)))
+    rich()
+    assert "base-model" not in checked(site.get("/fine-tunes/1/live"))
 
 
 def test_a_failure_is_said_in_russian_beside_the_words_of_the_program(

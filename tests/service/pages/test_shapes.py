@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_durations() -> None:
 
 
 def test_other_values() -> None:
-    english, russian = Shapes(EN, NOW), Shapes(RU, NOW)
+    english, russian = Shapes(EN), Shapes(RU)
     assert (english.score(0.71094), russian.score(0.71094), english.score(None)) == ("0.7109", "0,7109", "–")
     assert (english.gain(0.1), english.gain(-0.1)) == ("+0.1000", "−0.1000")
     assert (english.money(0), english.money(0.001), english.money(1234.5)) == ("$0.00", "less than $0.01", "$1,234.50")
@@ -33,10 +33,11 @@ def test_other_values() -> None:
     ]  # fmt: skip
     assert (english.probability(0.625), russian.probability(0.2), english.probability(None)) == ("0.62", "0,20", "–")
     assert (english.megabytes(1_843_200), russian.megabytes(1_843_200)) == ("1.84 MB", "1,84 МБ")
-    assert english.ago(NOW - timedelta(seconds=3)) == "just now"
-    assert english.ago(NOW + timedelta(hours=3)) == "just now"
-    assert english.ago(NOW - timedelta(minutes=61)) == "1 h ago"
-    assert russian.ago(NOW - timedelta(days=3)) == "3 дня назад"
+    assert english.moment(NOW) == "January 2, 2026, 12:00 UTC"
+    assert russian.moment(NOW.astimezone(timezone(timedelta(hours=14)))) == "2 января 2026 г., 12:00 UTC"
+    assert [russian.value(value) for value in (0.00025, 2.5e-5, 16, "all")] == ["0,00025", "2,5e-05", "16", "all"]
+    assert english.value(0.00025) == "0.00025"
+    assert russian.score(12345.5) == "12\N{NARROW NO-BREAK SPACE}345,5000"
     assert [english.tick(value) for value in (0.5, 0.25, 1.0, 0)] == ["0.5", "0.25", "1", "0"]
     assert english.link("javascript:alert(1)") is None
     assert english.link("http://127.0.0.1:5000/#/x") is not None

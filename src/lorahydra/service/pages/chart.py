@@ -43,6 +43,8 @@ class Chart:
     scores: list[tuple[float, float]]
     """Places and values of the labels of an axis."""
     trials: list[tuple[float, float]]
+    base: float | None = None
+    """Height of the line of the base model's score."""
     width: float = WIDTH
     height: float = HEIGHT
     left: float = LEFT
@@ -56,19 +58,23 @@ def leader(rows: Sequence[LeaderboardRow]) -> LeaderboardRow | None:
     return next((row for row in rows if row.is_winner), first)
 
 
-def chart(rows: Sequence[LeaderboardRow], wanted: int) -> Chart | None:
-    """The chart of a leaderboard, whose axis has room for all `wanted` trials from the start; None before a score."""
-    scored = sorted((row for row in rows if row.combined is not None), key=lambda row: row.number)
+def chart(rows: Sequence[LeaderboardRow], wanted: int, base: float | None = None) -> Chart | None:
+    """The chart of a leaderboard, whose axis has room for all `wanted` trials from the start; None before a score.
+
+    `base` is the score of the base model.
+    """
+    scored = sorted((row for row in rows if row.combined is not None), key=lambda row: row.trial)
     if not scored:
         return None
     best = leader(rows)
-    last = max(wanted - 1, *(row.number for row in rows), 1)
+    last = max(wanted, *(row.trial for row in rows), 2)
     ends = [v for row in scored for v in (row.combined, row.combined_low, row.combined_high) if v is not None]
+    ends += [] if base is None else [base]
     grid = ticks(min(ends), max(ends))
     low, high = grid[0], grid[-1]
 
     def x(number: float) -> float:
-        return round(LEFT + 10 + (WIDTH - RIGHT - LEFT - 20) * number / last, 1)
+        return round(LEFT + 10 + (WIDTH - RIGHT - LEFT - 20) * (number - 1) / (last - 1), 1)
 
     def y(value: float) -> float:
         return round(TOP + (HEIGHT - BOTTOM - TOP) * (high - value) / (high - low), 1)
@@ -76,20 +82,21 @@ def chart(rows: Sequence[LeaderboardRow], wanted: int) -> Chart | None:
     def mark(row: LeaderboardRow) -> Mark:
         return Mark(
             row=row,
-            x=x(row.number),
+            x=x(row.trial),
             y=HEIGHT - BOTTOM if row.combined is None else y(row.combined),
             low=None if row.combined_low is None else y(row.combined_low),
             high=None if row.combined_high is None else y(row.combined_high),
             is_best=row is best,
         )
 
-    numbers = sorted({round(n) for n in ticks(0, last) if n <= last})
+    numbers = sorted({max(1, round(n)) for n in ticks(1, last) if n <= last})
     return Chart(
         marks=[mark(row) for row in scored],
         ended=[mark(row) for row in rows if row.combined is None and row.state in ("pruned", "failed")],
         best_line=_best_line([(mark(row).x, mark(row).y) for row in scored], x(last)),
         scores=[(y(value), value) for value in grid],
         trials=[(x(number), number) for number in numbers],
+        base=None if base is None else y(base),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,7 @@ def render(
     here = request.url if request.method == "GET" else URL("/")
     common = {
         "t": words,
-        "f": Shapes(words, datetime.now(UTC)),
+        "f": Shapes(words),
         "languages": {code: (name, _here(here, code)) for code, name in LANGUAGES.items()},
         "static": _static,
         "most_bytes": request.app.state.service.config.upload_limit,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from lorahydra.service.pages.chart import chart, leader
 from lorahydra.service.pages.example import example_file
 from lorahydra.service.pages.forms import ConfigureForm, Sent, path_again, whole_number
 from lorahydra.service.pages.rendering import go, is_fragment, render, words_of
-from lorahydra.service.pages.shapes import Shapes
+from lorahydra.service.pages.shapes import Shapes, shown_rows, trial_names
 from lorahydra.service.pages.starting import quick_hint
 from lorahydra.service.planning import FEWEST_TRIALS, rows_of, rows_warning
 from lorahydra.service.results import log_tail
 from lorahydra.service.rows import PAGE
 from lorahydra.service.service import Service
 from lorahydra.service.uploads import SUFFIXES
-from lorahydra.service.views import DEMO_DATASET, Examples, JobView, LogTail, ProjectView
+from lorahydra.service.views import DEMO_DATASET, Examples, JobView, LeaderboardRow, LogTail, ProjectView
 
 __all__ = ["router"]
 
@@ -196,9 +196,10 @@ def _study(
     request: Request, service: Service, job_id: int, examples: int, said: Mapping[str, Any] = NO_CHAT
 ) -> Response:
     job = service.jobs.get(job_id)
+    live = _live(service, job)
     values = {
-        **_live(service, job),
-        **_examples(service, job, examples),
+        **_examples(service, job, examples, live["rows"]),
+        **live,
         "log": _log(job),
         "chat": said,
         "expires": service.deletions.expires(job),
@@ -222,19 +223,22 @@ def _log(job: JobView) -> LogTail:
 
 
 def _live(service: Service, job: JobView) -> dict[str, Any]:
-    rows = service.stores.leaderboard(job)
+    rows, baseline = service.stores.leaderboard(job), job.validation_baseline
     return {
         "job": job,
         "again": path_again(job),
-        "rows": rows,
+        "rows": shown_rows(rows),
+        "trial": trial_names(rows),
         "leader": leader(rows),
         "final": next((row.final_examples for row in rows if row.final_examples is not None), None),
         "columns": Shapes.columns(rows),
-        "chart": chart(rows, job.trials_wanted),
+        "chart": chart(rows, job.trials_wanted, None if baseline is None else baseline.combined),
     }
 
 
-def _examples(service: Service, job: JobView, offset: int) -> dict[str, Any]:
+def _examples(
+    service: Service, job: JobView, offset: int, rows: Sequence[LeaderboardRow] | None = None
+) -> dict[str, Any]:
     try:
         examples, problem = service.stores.examples(job, EXAMPLES, offset), None
     except LorahydraError as error:
@@ -242,6 +246,7 @@ def _examples(service: Service, job: JobView, offset: int) -> dict[str, Any]:
         examples, problem = Examples("", None, [], 0), str(error)
     return {
         "job": job,
+        "trial": trial_names(service.stores.leaderboard(job) if rows is None else rows),
         "examples": examples,
         "examples_problem": problem,
         "offset": offset,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
-from lorahydra.names import SCORES, Score
+from lorahydra.names import SCORES, Score, State
 from lorahydra.service.pages.words import Words
-from lorahydra.service.views import LeaderboardRow
+from lorahydra.service.views import BaselineView, LeaderboardRow
 
-__all__ = ["NONE", "Shapes", "plain"]
+__all__ = ["NONE", "Shapes", "plain", "shown_rows", "trial_names"]
 
 NONE = "–"
 """Shown where there is no value."""
@@ -31,12 +31,23 @@ def plain(text: str) -> str:
     return "\n".join(CONTROLS.sub("", line.rstrip("\r").rpartition("\r")[2]) for line in lines)
 
 
-class Shapes:
-    """Values in the language of `words`; "ago" counts from `now`."""
+def shown_rows(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
+    """The trials without interrupted ones that another trial has repeated."""
+    begun = {row.trial for row in rows if row.state != State.INTERRUPTED}
+    return [row for row in rows if row.state != State.INTERRUPTED or row.trial not in begun]
 
-    def __init__(self, words: Words, now: datetime | None = None) -> None:
+
+def trial_names(rows: Sequence[LeaderboardRow]) -> Callable[[int | None], str]:
+    """What people call the trial with a number of the program: they count from 1."""
+    names = {row.number: row.trial for row in rows}
+    return lambda number: NONE if number is None else str(names.get(number, number + 1))
+
+
+class Shapes:
+    """Values in the language of `words`."""
+
+    def __init__(self, words: Words) -> None:
         self._words = words
-        self._now = now or datetime.now(UTC)
 
     plain = staticmethod(plain)
 
@@ -65,7 +76,7 @@ class Shapes:
         """The size of an adapter; two that differ a little still look different."""
         return NONE if count is None else f"{self._words.number(count / 1e6, 2)} {self._words('unit.mb')}"
 
-    def interval(self, row: LeaderboardRow) -> str:
+    def interval(self, row: LeaderboardRow | BaselineView) -> str:
         """Both ends of the interval."""
         if row.combined_low is None or row.combined_high is None:
             return NONE
@@ -84,17 +95,11 @@ class Shapes:
                 return f"{text} {self._words(f'unit.{smaller}', n=rest)}" if rest else text
         return self._words("unit.second", n=whole)
 
-    def ago(self, moment: datetime) -> str:
-        """How long ago a moment was."""
-        seconds = (self._now - moment).total_seconds()
-        for unit, size in UNITS[:-1]:
-            if seconds >= size:
-                return self._words("time.ago", time=self._words(f"unit.{unit}", n=int(seconds // size)))
-        return self._words("time.now")
-
     def moment(self, moment: datetime) -> str:
-        """Date and time, the same for all readers."""
-        return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        """Date and time in UTC; the page's script shows the reader's time in place of it."""
+        there = moment.astimezone(UTC)
+        date = {"day": str(there.day), "month": self._words(f"month.{there.month}"), "year": str(there.year)}
+        return self._words("time.moment", **date, clock=there.strftime("%H:%M"))
 
     def size(self, count: int) -> str:
         """A size in bytes."""
@@ -112,8 +117,10 @@ class Shapes:
         return self._words("unit.money", sum=self._words.number(dollars, 2))
 
     def value(self, value: Any) -> str:
-        """A short form of a searched value, as one would write it in a config."""
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
+        """A short form of a searched value."""
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:.3g}".replace(".", self._words.point)
 
     @staticmethod
     def columns(rows: Sequence[LeaderboardRow]) -> Mapping[str, str]:

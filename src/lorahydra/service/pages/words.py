@@ -7,7 +7,8 @@ words("unit.rows", n=5)      # "5 строк"
 Messages are in `messages/LANGUAGE.json`: a text with `{names}`, or one text for each plural form of `{n}`. They are
 plain text, which the templates escape like everything else.
 
-Babel would replace the few lines for numbers and plurals, but writes "1 234" where Russian typography has "1234".
+Babel would replace the few lines for numbers, dates and plurals, but writes "1 234" where Russian typography has
+"1234".
 """
 
 from __future__ import annotations
@@ -119,8 +120,13 @@ class Words:
             return text
         whole, point, rest = text.partition(".")
         # Russian does not separate four digits.
-        whole = whole.replace(",", "" if abs(value) < 10_000 else "\N{NO-BREAK SPACE}")
-        return f"{whole},{rest}" if point else whole
+        whole = whole.replace(",", "" if abs(value) < 10_000 else "\N{NARROW NO-BREAK SPACE}")
+        return f"{whole}{self.point}{rest}" if point else whole
+
+    @property
+    def point(self) -> str:
+        """What separates whole numbers from fractions."""
+        return "," if self.language == "ru" else "."
 
 
 def plural(language: str, n: int) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from lorahydra.service.views.base import Page
+from lorahydra.service.views.comparison import ComparisonView, DifferenceView
 from lorahydra.service.views.deletions import DeletionPlan, DeletionView, GoingDataset, GoingFineTune, Kind
 from lorahydra.service.views.fine_tunes import (
     DEMO_DATASET,
     ENDED,
+    BaselineView,
     ChoiceView,
     DatasetChoice,
     DatasetView,
@@ -23,11 +25,14 @@ __all__ = [
     "DEMO_DATASET",
     "ENDED",
     "Answer",
+    "BaselineView",
     "ChoiceView",
+    "ComparisonView",
     "DatasetChoice",
     "DatasetView",
     "DeletionPlan",
     "DeletionView",
+    "DifferenceView",
     "Estimate",
     "ExampleView",
     "Examples",

@@ -13,6 +13,7 @@ from lorahydra.service.views.base import Documented
 __all__ = [
     "DEMO_DATASET",
     "ENDED",
+    "BaselineView",
     "ChoiceView",
     "DatasetChoice",
     "DatasetView",
@@ -130,6 +131,19 @@ class ChoiceView(Documented):
 
 
 @dataclass(frozen=True)
+class BaselineView(Documented):
+    """Scores of the base model as it is, to compare trials with."""
+
+    combined: float | None
+    combined_low: float | None
+    combined_high: float | None
+    """Ends of the 95 % interval of `combined`."""
+    bertscore_f1: float | None
+    judge_score: float | None
+    """0 to 100."""
+
+
+@dataclass(frozen=True)
 class JobView(Documented):
     """A fine-tune: one study, which runs in a process of its own."""
 
@@ -161,6 +175,9 @@ class JobView(Documented):
     """`combined` of the base model on the test split; None before the fine-tune is complete."""
     test_score: float | None
     """`combined` of the winner on the test split; None before the fine-tune is complete."""
+    test_low: float | None
+    test_high: float | None
+    """Ends of the 95 % interval of `test_score`."""
     gain: float | None
     """`test_score` less `baseline_score`, as a mean over test rows."""
     gain_low: float | None
@@ -178,7 +195,7 @@ class JobView(Documented):
     seconds: float
     """Running time of all attempts."""
     seconds_left: float | None
-    """An estimate; None before the first trial is complete, 0 at the end."""
+    """An estimate of the trials; None before the first one has ended and after the last one, 0 at the end."""
     resumptions: int
     """How often it was continued after a crash."""
     failure: str | None
@@ -190,7 +207,17 @@ class JobView(Documented):
     ended: datetime | None
     can_cancel: bool
     can_resume: bool
+    can_continue: bool
+    """Whether it can go on with more trials: it has ended, and has fewer than the most that are allowed."""
     has_adapter: bool
     """Whether an adapter can be downloaded: the winner's, or that of the best trial so far."""
     notes: str = ""
     """What somebody has written about it: text of several lines."""
+    stage: str | None = None
+    """What is done while no trial runs: `preparing` (libraries, data and the model are loaded), and after the last
+    trial `choosing` (the trials are compared), `judging` (the best ones get more verdicts), `repeating` (they are
+    trained with other seeds), `testing` (the winner is scored on the test split) and `saving`."""
+    stage_seconds: float | None = None
+    """For how long already."""
+    validation_baseline: BaselineView | None = None
+    """The base model's scores on the validation split; None before the first trial is complete."""

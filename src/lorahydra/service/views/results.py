@@ -18,6 +18,9 @@ class LeaderboardRow(Documented):
     rank: int | None
     """From 1, in the order of what chooses the winner, who is the first; None unless the trial is complete."""
     number: int
+    """The trial's number in the log, in MLflow and in files, where trials count from 0."""
+    trial: int
+    """Its number on the page, where they count from 1; a trial that repeats an interrupted one has its number."""
     state: str
     """`complete`, `pruned`, `failed`, `running` or `interrupted`."""
     params: Mapping[str, Any]

@@ -18,6 +18,7 @@ document.addEventListener("htmx:after:swap", () => {
     dialog.showModal();
   }
   followLog();
+  localTimes();
 });
 
 document.addEventListener("click", (event) => {
@@ -113,6 +114,14 @@ document.addEventListener("change", (event) => {
   event.target.setCustomValidity(isLarge ? dataset.large : "");
 }, true);
 
+// Times are shown in the reader's zone; the server writes them in UTC.
+function localTimes() {
+  const format = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "long", timeStyle: "short" });
+  for (const time of document.querySelectorAll("time[datetime]")) {
+    time.textContent = format.format(new Date(time.dateTime));
+  }
+}
+
 // The log is scrolled to its end, unless the reader has scrolled up.
 function followLog() {
   const log = byId("log-text");
@@ -139,3 +148,4 @@ document.addEventListener("submit", (event) => {
 });
 
 followLog();
+localTimes();
