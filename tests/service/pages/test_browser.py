@@ -174,7 +174,8 @@ def test_from_upload_to_download(open_page: Callable[..., Any], server: Served, 
     accessible(page)
     page.get_by_text(EN("list.progress", n=5, done=5)).or_(page.locator(".badge.complete")).first.wait_for()
     page.locator(".badge.complete").wait_for()  # it came without a reload
-    assert page.locator("#board tbody tr").count() == 5
+    assert page.locator("#board tbody tr[id^=trial-]").count() == 5
+    page.locator("#base-model").wait_for()
     tells_the_outcome(page, server.job(1), EN)
     page.get_by_role("img", name=re.compile("Chart of 5 scores")).wait_for()
     page.get_by_role("heading", name=EN("examples.one", number=1)).wait_for()
