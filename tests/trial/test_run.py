@@ -298,8 +298,8 @@ def test_tuning_is_compared_with_examples_in_the_prompt(
         return generate(model, given, **rest)
 
     monkeypatch.setattr(predict, "generate", heard)
-    result = trial(place, tiny_model, rows, "shots", "evaluation.few_shot=2", "seed=7")
-    tuned, untuned, with_shots = prompts
+    result = trial(place, tiny_model, rows, "shots", "evaluation.few_shot=2", "evaluation.forgetting=true", "seed=7")
+    tuned, untuned, with_shots, *_ = prompts
     assert tuned == untuned
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     for alone, shown in zip(untuned, with_shots, strict=True):
@@ -311,5 +311,9 @@ def test_tuning_is_compared_with_examples_in_the_prompt(
     metrics = run.data.metrics
     assert metrics["eval/few_shot_gain"] == pytest.approx(metrics["eval/combined"] - metrics["few_shot/combined"])
     assert "2-shot prompting" in run.data.tags["lorahydra.few_shot_gain"]
+    assert metrics["forgetting/loss_low"] <= metrics["forgetting/loss"] <= metrics["forgetting/loss_high"]
+    # Tuned at a high rate on other texts, a tiny model changes.
+    assert metrics["forgetting/loss"] != 0
+    assert run.data.tags["lorahydra.forgetting"].startswith("Forgot ")
     table = json.loads(Path(client.download_artifacts(result.run_id, "eval/predictions.json")).read_text("utf-8"))
     assert {"few_shot_prediction", "few_shot_bertscore_f1"} <= set(table["columns"])

@@ -38,7 +38,7 @@ TEMPLATE = Path(__file__).with_name("card.md.jinja")
 WEIGHTS = {BERTSCORE: "evaluation.bertscore_weight", JUDGE: "evaluation.judge_weight"}
 """Parameters that hold the weights if `evaluation.weights` is not set."""
 NAMES = {BERTSCORE: "BERTScore F1", JUDGE: "the judge"}
-PLAIN = re.compile(r"[A-Za-z0-9 :,.+%()-]+")
+PLAIN = re.compile(r"[A-Za-z0-9 :;,.+%()-]+")
 """A sentence without Markdown syntax."""
 
 
@@ -142,9 +142,9 @@ def _tables(trial: RecordedRun | None, study: RecordedRun | None) -> Iterator[di
             gain = f"{sentence}."
         elif scored(prefix, Score.GAIN) in metrics:  # recorded by an older version
             gain = f"Gain over the untuned model: {_score(prefix, Score.GAIN, metrics, sign='+')}"
-        prompting = run.tags.get(Tag.FEW_SHOT_GAIN, "")
-        if PLAIN.fullmatch(prompting):
-            gain = " ".join([*([gain] if gain else []), f"{prompting}."])
+        more = [run.tags.get(tag, "") for tag in (Tag.FEW_SHOT_GAIN, Tag.FORGETTING)]
+        said = [*([gain] if gain else []), *(f"{sentence}." for sentence in more if PLAIN.fullmatch(sentence))]
+        gain = " ".join(said) or None
         yield {"split": split, "rows": rows, "gain": gain}
 
 

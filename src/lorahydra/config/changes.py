@@ -40,6 +40,7 @@ SCORE_NEUTRAL_KEYS = JUDGE_NEUTRAL_KEYS | {
     # Digests show which training and validation rows these keys leave.
     *("data.test_file", "data.test_split", "data.max_leakage", "data.pii"),
     *("evaluation.batch_size", "evaluation.bertscore_batch_size", "evaluation.bootstrap_samples"),
+    *("evaluation.few_shot", "evaluation.forgetting"),
     *("training.save_steps", "training.resume", "training.logging_steps", "training.per_device_eval_batch_size"),
     "training.pack",
 }

@@ -235,6 +235,9 @@ class EvaluationConfig:
     few_shot: int = 0
     """Also score the untuned model with this many training examples in its prompt, those with the most similar
     requests: is tuning better than prompting? 0 does not."""
+    forgetting: Literal["none", "winner", "all"] | bool = "none"
+    """What tuning makes the model forget, on texts and instructions that lorahydra ships: measured of the `winner` (or
+    `true`; also of a trial outside a study), of `all` trials, or of `none` (or `false`)."""
     bertscore_model: str = "roberta-large"
     """Encoder of BERTScore: a name that bert-score supports, a local folder, or a packaged encoder."""
     bertscore_num_layers: int | None = None
@@ -260,6 +263,8 @@ class EvaluationConfig:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        if isinstance(self.forgetting, bool):
+            self.forgetting = "winner" if self.forgetting else "none"
         check_types("evaluation", self)
         for name in ("max_new_tokens", "batch_size", "bertscore_num_layers", "bertscore_batch_size"):
             at_least(f"evaluation.{name}", getattr(self, name), 1)

@@ -77,7 +77,7 @@ def _cell(column: Column, record: TrialRecord, experiment_id: str) -> str:
 
 def _on_test(test: TrialScores) -> str:
     said = f"combined {test.tuned.combined.mean:.4f} on {len(test.tuned.predictions.texts)} examples."
-    return " ".join([said, *(f"{gain.sentence}." for gain in (test.gain, test.few_shot_gain) if gain is not None)])
+    return " ".join([said, *(f"{sentence}." for sentence in test.sentences)])
 
 
 def model_description(

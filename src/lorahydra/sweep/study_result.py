@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorahydra.evaluation.scoring import Gain, Interval
-from lorahydra.names import BASELINE, FEW_SHOT, FEWEST_EXAMPLES, TEST, Score, scored
+from lorahydra.names import BASELINE, FEW_SHOT, FEWEST_EXAMPLES, FORGETTING, TEST, Score, scored
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.trial_record import TrialRecord
 from lorahydra.trial.score import TrialScores
@@ -69,6 +69,8 @@ def facts_of(scores: TrialScores | None) -> dict[str, float]:
         sides[FEW_SHOT] = dict(scores.few_shot.means)
     if scores.few_shot_gain is not None:
         sides[TEST] |= {f"{FEW_SHOT}_{name}": value for name, value in scores.few_shot_gain.means.items()}
+    if scores.forgetting is not None:
+        sides[FORGETTING] = dict(scores.forgetting.means)
     return {scored(side, score): float(value) for side, means in sides.items() for score, value in means.items()}
 
 

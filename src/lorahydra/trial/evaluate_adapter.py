@@ -17,6 +17,7 @@ from lorahydra.inference.adapted_model import warn_of_another_base
 from lorahydra.modeling.metadata import read_metadata
 from lorahydra.names import EVAL, TEST, Kind, Metric, Tag
 from lorahydra.tracking import TrackedRun, check_store, start_run
+from lorahydra.trial.forgetting import measure_forgetting
 from lorahydra.trial.predict import predict_both
 from lorahydra.trial.prepare import Prepared, prepare
 from lorahydra.trial.record import record_setup
@@ -65,4 +66,5 @@ def score_adapter(
     n_examples = config.judge.test_examples if prefix == TEST else config.judge.n_examples
     with Judging(prepared.session, examples, config.seed, n_examples=n_examples) as judging:
         predictions = predict_both(config, prepared, examples, adapter, judging, progress, description="Testing")
-        return score(run, config, predictions, judging, progress, prefix)
+        forgetting = measure_forgetting(config, prepared, adapter, progress)
+        return score(run, config, predictions, judging, progress, prefix, forgetting)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import LorahydraError
 from lorahydra.evaluation import Evaluation, Judging, Predictions, evaluate, judged_alike
+from lorahydra.evaluation.forgetting import Forgetting
 from lorahydra.evaluation.length_control import length_controlled
 from lorahydra.evaluation.scoring import Gain, gain, metric_interval
 from lorahydra.judges import Judgement
@@ -24,6 +25,7 @@ from lorahydra.names import (
     FEW_SHOT,
     FINAL,
     FINAL_PREDICTIONS_FILE,
+    FORGETTING,
     PREDICTIONS_FILE,
     TEST,
     TEST_PREDICTIONS_FILE,
@@ -59,6 +61,14 @@ class TrialScores:
     """The untuned model with training examples in its prompts; None as for `baseline`."""
     few_shot_gain: Gain | None = None
     """Tuned minus this `combined`."""
+    forgetting: Forgetting | None = None
+    """What tuning changed on general texts; None if it was not measured."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the scores say: whether tuning helped, whether it beats prompting, what was forgotten."""
+        said = (self.gain, self.few_shot_gain, self.forgetting)
+        return [one.sentence for one in said if one is not None]
 
 
 def score(
@@ -68,10 +78,11 @@ def score(
     judging: Judging,
     progress: Progress,
     prefix: str = EVAL,
+    forgetting: Forgetting | None = None,
 ) -> TrialScores:
     """Score predictions that the judge has received, and record them and their scores.
 
-    Metrics have the `prefix` `EVAL`, or `TEST` on the test split.
+    Metrics have the `prefix` `EVAL`, or `TEST` on the test split; what was forgotten is recorded as well.
 
     Raises:
         JudgeError: Too few verdicts on the tuned model's predictions; all earlier results are recorded.
@@ -83,6 +94,10 @@ def score(
     for side, untuned in predictions.untuned.items():
         _record_means(run, side, untuned.means)
         _record_metrics(run, config, side, untuned)
+
+    if forgetting is not None:
+        _record_means(run, FORGETTING, forgetting.means)
+        run.tags({Tag.FORGETTING: forgetting.sentence})
 
     verdicts, *of_untuned = judging.verdicts(progress)
     judged = dict(zip(predictions.untuned, of_untuned, strict=True))
@@ -107,7 +122,7 @@ def score(
     if scores.few_shot_gain is not None:
         _record_means(run, prefix, {f"{FEW_SHOT}_{name}": value for name, value in scores.few_shot_gain.means.items()})
         run.tags({Tag.FEW_SHOT_GAIN: scores.few_shot_gain.sentence})
-    return scores
+    return replace(scores, forgetting=forgetting)
 
 
 def record_finalist(run: TrackedRun, predictions: TrialPredictions, tuned: Evaluation) -> None:

@@ -16,6 +16,7 @@ from lorahydra.modeling.generation import write_greedy_settings
 from lorahydra.modeling.metadata import write_metadata
 from lorahydra.tracking import check_store
 from lorahydra.training import TrainedAdapter, TrainingJob
+from lorahydra.trial.forgetting import measure_forgetting
 from lorahydra.trial.place import StudyPlace, TrialResult, end_trial, metrics_of, start_trial
 from lorahydra.trial.predict import Answers, predict_both
 from lorahydra.trial.prepare import metadata_of, prepare
@@ -123,8 +124,11 @@ class Trial:
 
     def score(self) -> TrialResult:
         """Wait for the judge, record the scores and close the run as complete."""
-        scores = score(self.run, self.config, self._predictions, self._judging, self._progress)
         adapter, loss = self._trained.folder, self._trained.eval_loss
+        forgetting = None
+        if self._place is None or self.config.evaluation.forgetting == "all":
+            forgetting = measure_forgetting(self.config, self.prepared, adapter, self._progress)
+        scores = score(self.run, self.config, self._predictions, self._judging, self._progress, forgetting=forgetting)
         result = TrialResult(self.run.run_id, adapter, scores, loss, self._seconds())
         end_trial(self.run, result, self._place)
         return result

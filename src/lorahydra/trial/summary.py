@@ -26,10 +26,9 @@ def write_summary(console: Console, examples: EvaluationSet, scores: TrialScores
 def write_scores(console: Console, scores: TrialScores, *, split: str = "validation") -> None:
     """Print the table of scores on a split, and whether tuning helped."""
     console.print(_scores(scores.tuned, scores.baseline, split))
-    for gain in (scores.gain, scores.few_shot_gain):
-        if gain is not None:
-            # On one line at any terminal width, because people search for it in logs.
-            console.print(gain.sentence, highlight=False, soft_wrap=True)
+    for sentence in scores.sentences:
+        # On one line at any terminal width, because people search for it in logs.
+        console.print(sentence, highlight=False, soft_wrap=True)
 
 
 def _scores(tuned: Evaluation, baseline: Evaluation | None, split: str) -> RenderableType:

@@ -1,0 +1,121 @@
+"""What a model has forgotten by tuning: its loss on general texts, and how many plain instructions it follows.
+
+The shipped texts and instructions (`lorahydra/data/general`) have nothing to do with what the model was tuned to.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lorahydra.evaluation.intervals import Part, interval
+from lorahydra.evaluation.scoring import Interval
+
+__all__ = ["Check", "Forgetting", "compare_general", "general_checks", "general_texts"]
+
+FOLDER = Path(__file__).parents[1] / "data" / "general"
+MOST_LOSS = 20.0
+"""Nats per token beyond which a difference of losses counts no more; the loss of guessing is about 11."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """An instruction whose answer a rule can grade."""
+
+    prompt: str
+    pattern: str
+    """What must be found in the answer."""
+    max_words: int | None = None
+    exact_case: bool = False
+
+    def passed(self, answer: str) -> bool:
+        """Whether an answer follows the instruction."""
+        text = answer.strip()
+        if self.max_words is not None and len(text.split()) > self.max_words:
+            return False
+        return re.search(self.pattern, text, 0 if self.exact_case else re.IGNORECASE) is not None
+
+
+def general_texts() -> list[str]:
+    """The shipped texts, half of them English and half Russian."""
+    return (FOLDER / "texts.txt").read_text("utf-8").splitlines()
+
+
+def general_checks() -> list[Check]:
+    """The shipped instructions, half of them English and half Russian."""
+    return [Check(**json.loads(line)) for line in (FOLDER / "checks.jsonl").read_text("utf-8").splitlines()]
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """The tuned model beside the untuned one on what neither was asked to learn."""
+
+    loss: Interval
+    """How much higher the tuned model's loss is, in nats per token."""
+    checks: Interval
+    """How much larger its share of instructions followed is; below 0 if it follows fewer."""
+    before: int
+    """Instructions that the untuned model follows."""
+    after: int
+    """Instructions that the tuned model follows."""
+    count: int
+    """All instructions."""
+
+    @property
+    def means(self) -> Mapping[str, float]:
+        """Its numbers by the name that they have behind the prefix `forgetting`."""
+        return {
+            **dict(
+                zip(("loss", "loss_low", "loss_high"), (self.loss.mean, self.loss.low, self.loss.high), strict=True)
+            ),
+            **dict(
+                zip(
+                    ("checks", "checks_low", "checks_high"),
+                    (self.checks.mean, self.checks.low, self.checks.high),
+                    strict=True,
+                )
+            ),
+            "checks_untuned": self.before / self.count,
+            "checks_tuned": self.after / self.count,
+        }
+
+    @property
+    def sentence(self) -> str:
+        """What was forgotten, in one sentence without a full stop."""
+        checks = f"it follows {self.after} of {self.count} plain instructions, {self.before} before"
+        lost = self.loss.low > 0
+        if not lost and self.checks.high >= 0:
+            return f"Forgot nothing measurable: {checks}; loss on general texts {self.loss.mean:+.3f}"
+        ends = f"95 % interval {self.loss.low:+.3f} to {self.loss.high:+.3f}"
+        return f"Forgot something: loss on general texts {self.loss.mean:+.3f}, {ends}; {checks}"
+
+
+def compare_general(
+    losses: tuple[Sequence[float], Sequence[float]], passed: tuple[Sequence[bool], Sequence[bool]]
+) -> Forgetting:
+    """Compare the untuned with the tuned model.
+
+    Args:
+        losses: Mean loss of each text, of the untuned and of the tuned model, in nats per token.
+        passed: Which instructions each follows.
+    """
+    difference = np.nan_to_num(np.subtract(losses[1], losses[0]), nan=MOST_LOSS, posinf=MOST_LOSS)
+    followed = np.subtract(np.asarray(passed[1], np.float64), np.asarray(passed[0], np.float64))
+    return Forgetting(
+        loss=_interval(difference.clip(-MOST_LOSS, MOST_LOSS), MOST_LOSS),
+        checks=_interval(followed, 1.0),
+        before=sum(passed[0]),
+        after=sum(passed[1]),
+        count=len(followed),
+    )
+
+
+def _interval(differences: np.ndarray, most: float) -> Interval:
+    part = Part(differences, -most, most)
+    ends = interval(part, None, np.arange(len(differences)), samples=1000, seed=0, paired=True)
+    return Interval(float(differences.mean()), *ends)
