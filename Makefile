@@ -17,7 +17,7 @@ export PIP_NO_INPUT := 1
 .DEFAULT_GOAL := demo
 
 demo: models
-	$(BIN)/python train.py -m experiment=demo hydra.sweeper.n_trials=4 evaluation.few_shot=4
+	$(BIN)/python train.py -m experiment=demo hydra.sweeper.n_trials=4 evaluation.few_shot=4 evaluation.forgetting=true
 	@echo
 	@echo "Look at the study:  make ui"
 
