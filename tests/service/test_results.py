@@ -80,8 +80,11 @@ def test_the_choice_is_told_also_of_fine_tunes_that_an_earlier_version_ran(
     assert [(rows[n]["p_best"], rows[n]["in_set"]) for n in range(3)] == [(0.5, True), (0.45, True), (0.05, False)]
 
 
+GAINS = ("gain", "gain_low", "gain_high", "gain_examples")
+
+
 def scores(gain: float, low: float, high: float, examples: int) -> dict[str, float]:
-    return {"test/gain": gain, "test/gain_low": low, "test/gain_high": high, "test/gain_examples": float(examples)}
+    return {f"test/{name}": value for name, value in zip(GAINS, (gain, low, high, float(examples)), strict=True)}
 
 
 @pytest.mark.parametrize(
@@ -100,11 +103,30 @@ def test_the_verdict_is_that_of_the_log(
 ) -> None:
     job = client.get(f"/fine-tunes/{end_study(service, test=test, test_rows=rows)}").json()
     assert (job["verdict"], job["test_rows"]) == (verdict, rows)
-    assert [job[name] for name in ("gain", "gain_low", "gain_high", "gain_examples")] == [
-        test.get(f"test/{name}") for name in ("gain", "gain_low", "gain_high", "gain_examples")
-    ]
+    assert [job[name] for name in GAINS] == [test.get(f"test/{name}") for name in GAINS]
     if job["gain"] is not None:
         assert TuningEffect.of(job["gain_low"], job["gain_high"], job["gain_examples"]) == verdict
+
+
+def test_prompting_and_what_was_forgotten_are_told(client: httpx.Client, service: Service) -> None:
+    few_shot = {f"test/few_shot_{name}": value for name, value in zip(GAINS, (0.2, 0.1, 0.3, 30.0), strict=True)}
+    general = {"loss": 0.4, "loss_low": 0.3, "loss_high": 0.5, "checks_high": 0.1, "count": 32.0}
+    facts = {
+        **(TEST | scores(0.4, 0.3, 0.5, 30) | few_shot | {"few_shot/shots": 4, "few_shot/combined": 0.5}),
+        **{f"forgetting/{name}": value for name, value in general.items()},
+        **{"forgetting/checks_untuned": 0.375, "forgetting/checks_tuned": 0.3125},
+    }
+    number = end_study(service, test=facts, test_rows=40)
+    job = client.get(f"/fine-tunes/{number}").json()
+    assert job["few_shot"] == {
+        **{"shots": 4, "score": 0.5, "gain": 0.2, "gain_low": 0.1, "gain_high": 0.3, "verdict": "higher"}
+    }
+    assert job["forgetting"] == {
+        **{"verdict": "something", "loss": 0.4, "loss_low": 0.3, "loss_high": 0.5},
+        **{"checks": 32, "checks_before": 12, "checks_after": 10},
+    }
+    without = client.get(f"/fine-tunes/{end_study(service, test=TEST, test_rows=40)}").json()
+    assert without["few_shot"] is without["forgetting"] is None
 
 
 @pytest.mark.parametrize(("facts", "n_trials"), [({}, 3), ({"choice": CHOICE}, 5)])

@@ -82,6 +82,7 @@ class Forgetting:
             ),
             "checks_untuned": self.before / self.count,
             "checks_tuned": self.after / self.count,
+            "count": float(self.count),
         }
 
     @property

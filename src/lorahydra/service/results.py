@@ -292,6 +292,7 @@ def _numbers(trial: Any) -> dict[str, Any]:
     final = {} if trial.final is None else asdict(trial.final)
     return {
         **{name: finite(getattr(trial, name)) for name in NUMBERS},
+        "metrics": dict(trial.metrics),
         **{f"final_{name}": value for name, value in final.items()},
     }
 

@@ -21,7 +21,9 @@ from lorahydra.service.views import (
     ENDED,
     BaselineView,
     ChoiceView,
+    FewShotView,
     FineTuneParams,
+    ForgettingView,
     JobState,
     JobView,
     MlflowLinks,
@@ -148,7 +150,13 @@ def _outcome(job: Job) -> dict[str, Any]:
     outcome = job.outcome or {}
     choice = outcome.get("choice")
     told = {name: outcome.get(name) for name in OUTCOME}
-    return {**told, "choice": None if choice is None else ChoiceView(**choice)}
+    few_shot, forgetting = outcome.get("few_shot"), outcome.get("forgetting")
+    return {
+        **told,
+        "few_shot": None if few_shot is None else FewShotView(**few_shot),
+        "forgetting": None if forgetting is None else ForgettingView(**forgetting),
+        "choice": None if choice is None else ChoiceView(**choice),
+    }
 
 
 def _links(job: Job, stores: Stores) -> MlflowLinks:

@@ -68,6 +68,7 @@ def facts_of(scores: TrialScores | None) -> dict[str, float]:
     if scores.few_shot is not None:
         sides[FEW_SHOT] = dict(scores.few_shot.means)
     if scores.few_shot_gain is not None:
+        sides[FEW_SHOT] = {**sides.get(FEW_SHOT, {}), "shots": scores.few_shot_gain.shots}
         sides[TEST] |= {f"{FEW_SHOT}_{name}": value for name, value in scores.few_shot_gain.means.items()}
     if scores.forgetting is not None:
         sides[FORGETTING] = dict(scores.forgetting.means)

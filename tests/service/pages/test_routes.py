@@ -28,7 +28,9 @@ from lorahydra.service.service import Service
 from lorahydra.service.views import (
     BaselineView,
     ChoiceView,
+    FewShotView,
     FineTuneParams,
+    ForgettingView,
     JobState,
     JobView,
     MlflowLinks,
@@ -614,6 +616,29 @@ def test_few_test_rows_are_told_before_the_start(site: httpx.Client, rows: bytes
         assert "only 4 test rows: " in checked(site.get(path))
         assert RU.said(rows_warning(4) or "") in checked(site.get(path, headers={"accept-language": "ru"}))
     assert "test row" not in checked(site.get("/estimate?judge=off&base_model=tiny&trials=5"))  # the demo has enough
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("effect", ["higher", "lower", "no_clear_difference", "too_few_examples"])
+def test_prompting_what_was_forgotten_and_other_metrics_are_told(
+    site: httpx.Client, rich: Callable[..., JobView], language: str, effect: str
+) -> None:
+    words = Words(language)
+    few_shot = FewShotView(4, 0.52, 0.2, 0.1, 0.3, effect)
+    forgot = "something" if effect == "lower" else "nothing"
+    forgetting = ForgettingView(forgot, 0.4, 0.3, 0.5, 32, 12, 10)
+    rows = [row(0, 0.7, 1, metrics={"exact_match": 0.25}), row(1, None, state="failed")]
+    rich(JobState.COMPLETE, **RESULT, few_shot=few_shot, forgetting=forgetting, rows=rows)
+    page = unescape(checked(site.get("/fine-tunes/1", headers={"accept-language": language})))
+    f = Shapes(words)
+    assert words(f"result.few_shot.{effect}", n=4) in page
+    assert words("result.few_shot.gain", gain=f.gain(0.2), low=f.gain(0.1), high=f.gain(0.3)) in page
+    assert f"{words('result.few_shot', n=4)}</dt><dd>{f.score(0.52)}</dd>" in page
+    assert words(f"result.forgot.{forgot}") in page
+    loss = {"loss": f.gain(0.4), "low": f.gain(0.3), "high": f.gain(0.5)}
+    assert words("result.forgot.numbers", after=10, count=32, before=12, **loss) in page
+    assert "<code>exact_<wbr>match</code>" in page
+    assert f'<td class="number">{f.score(0.25)}</td>' in page
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -106,6 +106,42 @@ class MlflowLinks(Documented):
 
 
 @dataclass(frozen=True)
+class FewShotView(Documented):
+    """The fine-tuned model beside the base model with training examples in its prompt, on the test split."""
+
+    shots: int
+    """Number of examples in each prompt."""
+    score: float | None
+    """`combined` of the base model with them."""
+    gain: float | None
+    """`test_score` less `score`, as a mean over test rows."""
+    gain_low: float | None
+    gain_high: float | None
+    """Ends of the 95 % interval of `gain`."""
+    verdict: str
+    """Whether fine-tuning is better: `higher`, `lower`, `no_clear_difference` or `too_few_examples`."""
+
+
+@dataclass(frozen=True)
+class ForgettingView(Documented):
+    """What fine-tuning changed on general texts and plain instructions (docs/scores.md)."""
+
+    verdict: str
+    """`something` if the model forgot what can be measured, or `nothing`."""
+    loss: float | None
+    """How much higher its loss on the texts is, in nats per token."""
+    loss_low: float | None
+    loss_high: float | None
+    """Ends of the 95 % interval of `loss`."""
+    checks: int
+    """Number of instructions."""
+    checks_before: int
+    """How many of them the base model follows."""
+    checks_after: int
+    """How many of them the fine-tuned model follows."""
+
+
+@dataclass(frozen=True)
 class ChoiceView(Documented):
     """Which trial won, why, and how sure that is, from the scores on the validation split (docs/choosing.md)."""
 
@@ -213,6 +249,10 @@ class JobView(Documented):
     """Whether an adapter can be downloaded: the winner's, or that of the best trial so far."""
     notes: str = ""
     """What somebody has written about it: text of several lines."""
+    few_shot: FewShotView | None = None
+    """None unless the server was started with `--set evaluation.few_shot=N`."""
+    forgetting: ForgettingView | None = None
+    """None unless the server was started with `--set evaluation.forgetting=true`."""
     stage: str | None = None
     """What is done while no trial runs: `preparing` (libraries, data and the model are loaded), and after the last
     trial `choosing` (the trials are compared), `judging` (the best ones get more verdicts), `repeating` (they are

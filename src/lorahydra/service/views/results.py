@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lorahydra.service.views.base import Documented
@@ -52,6 +52,8 @@ class LeaderboardRow(Documented):
     """Probability that no other trial is better, 0 to 1; None before the end of the fine-tune."""
     in_set: bool | None = None
     """Whether it cannot be told from the best trial, with 95 % confidence; None before the end of the fine-tune."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Means of the other metrics that the server was started with, by name."""
 
 
 @dataclass(frozen=True)
