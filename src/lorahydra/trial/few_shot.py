@@ -22,7 +22,7 @@ __all__ = ["with_shots"]
 
 logger = logging.getLogger(__name__)
 
-MOST_ROWS = 2000
+MOST_ROWS = 1000
 """Training rows among which similar ones are sought; of more, the seed draws so many."""
 
 _sets: dict[object, EvaluationSet] = {}
