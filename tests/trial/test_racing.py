@@ -159,8 +159,9 @@ def test_a_trial_on_which_the_judge_gives_too_few_verdicts_cannot_win(
 
 def test_repeats_are_no_trials_that_are_judged_again(tmp_path: Path) -> None:
     trial, repeat = tmp_path / "study" / "7", tmp_path / "study" / "repeats" / "7-43"
-    for folder in (trial, repeat):
+    other = tmp_path / "repeats" / "3"
+    for folder in (trial, repeat, other):
         folder.mkdir(parents=True)
         (folder / ANSWERS_FILE).touch()
-    assert find_trials([tmp_path]) == [trial]
+    assert find_trials([tmp_path]) == [other, trial]
     assert find_trials([repeat]) == [repeat]

@@ -26,6 +26,9 @@ from lorahydra.trial.score import record_finalist
 
 __all__ = ["Finalist", "check_alike", "find_trials", "judge_finalists", "judged_as", "record_final"]
 
+REPEATS = f"{REPEATS_DIR}/[0-9]*-[0-9]*/{ANSWERS_FILE}"
+"""Files of a study's repeats."""
+
 
 @dataclass(frozen=True)
 class Finalist:
@@ -45,7 +48,7 @@ def find_trials(folders: Sequence[Path]) -> list[Path]:
         if not folder.is_dir():
             raise OutputError(f"there is no folder {folder}: give the output folder of a trial or of several")
         found = (path.relative_to(folder) for path in folder.rglob(ANSWERS_FILE))
-        here = sorted(folder / path.parent for path in found if REPEATS_DIR not in path.parts)
+        here = sorted(folder / path.parent for path in found if not path.match(REPEATS))
         if not here:
             raise not_saved(folder)
         trials += here
