@@ -22,10 +22,13 @@ from lorahydra.errors import ConfigError, JudgeCoverageError, NotRecordedError, 
 from lorahydra.modeling.packaged import fetch
 from lorahydra.names import Kind, State
 from lorahydra.sweep.catalog import find_study
+from lorahydra.sweep.choice import Choice
+from lorahydra.sweep.deciding import ScoreTable
 from lorahydra.sweep.repeats import REPEATS, Repeats, _RepeatPlace
 from lorahydra.sweep.study_result import StudyResult
 from lorahydra.sweep.study_store import known_attributes
 from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.sweep.winner import worth_repeating
 from lorahydra.trial.place import TrialResult
 from lorahydra.trial.rejudge import rejudge_hint
 from lorahydra.trial.saved import SavedTrial
@@ -185,3 +188,13 @@ def test_keys() -> None:
             compose(["search.seeds=2", f"objective={objective}"])
     with pytest.raises(ConfigError, match=r"training\.seed=-1 is not allowed"):
         compose(["training.seed=-1"])
+
+
+def test_trials_that_left_the_race_are_not_repeated() -> None:
+    def table(judged: int) -> ScoreTable:
+        return ScoreTable([], {}, [50.0] * judged + [None] * (40 - judged))
+
+    choice = Choice(1, 0, "", {}, (0, 1, 2, 3), 0.01, 40)
+    scores = {0: table(40), 1: table(40), 2: table(5), 3: table(36)}
+    assert worth_repeating(choice, scores) == [0, 1, 3]
+    assert worth_repeating(choice, dict.fromkeys(range(4), table(0))) == [0, 1, 2, 3]  # without a judge

@@ -176,10 +176,14 @@ def _size(record: TrialRecord) -> int | None:
     return adapter_bytes(record.folder / ADAPTER_DIR) or None
 
 
+def _size_text(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
+
+
 def _reason(winner: TrialRecord, best: TrialRecord, objective: Score, averaged: str = "") -> str:
     if winner is best:
         return f"which has the highest {objective}{averaged}"
-    sizes = [f"{(_size(record) or 0) / 1e6:.1f} MB" for record in (winner, best)]
+    sizes = [_size_text(_size(record) or 0) for record in (winner, best)]
     return (
         f"whose adapter ({sizes[0]}) is smaller than that of trial {best.number} ({sizes[1]}), which has the highest "
         f"{objective}{averaged} and is not clearly better"

@@ -11,6 +11,7 @@ from pathlib import Path
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import StudyError
 from lorahydra.evaluation import Evaluation
+from lorahydra.evaluation.choosing import ENOUGH
 from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, TEST, Score, Stage, State
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.deciding import ScoreTable, decide, decide_settings, read_scores, score_tables
@@ -27,7 +28,7 @@ from lorahydra.trial.record import record_data
 from lorahydra.trial.score import TrialScores
 from lorahydra.utils.files import replaced_dir
 
-__all__ = ["choose_winner", "keep_adapter", "score_winner"]
+__all__ = ["choose_winner", "keep_adapter", "score_winner", "worth_repeating"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -67,6 +68,17 @@ def choose_winner(
     return _among_settings(run, {record.number: record for record in complete}, choice, scores, repeats)
 
 
+def worth_repeating(choice: Choice, scores: Mapping[int, ScoreTable]) -> list[int]:
+    """Numbers of the trials whose settings are trained with other seeds, the best one first.
+
+    A trial that has left the race may still be as good, as few verdicts say little. But repeats are compared on the
+    examples that all of them are judged on, and its few would be all that counts.
+    """
+    judged = {number: sum(score is not None for score in table.judge) for number, table in scores.items()}
+    several = dict.fromkeys([choice.best, choice.winner, *choice.set])
+    return [number for number in several if judged[number] >= ENOUGH * judged[choice.best]][:MOST_REPEATED]
+
+
 def _among_settings(
     run: StudyRun,
     complete: Mapping[int, TrialRecord],
@@ -76,7 +88,7 @@ def _among_settings(
 ) -> tuple[TrialRecord, Choice]:
     """The winner after the settings that cannot be told apart were trained with other seeds."""
     first, seeds = (complete[choice.winner], choice), run.config.search.seeds
-    again = list(dict.fromkeys([choice.best, choice.winner, *choice.set]))[:MOST_REPEATED]
+    again = worth_repeating(choice, scores)
     if len(again) < 2 or any("training.seed" in complete[number].params for number in again):
         reason = "the seed is searched" if len(again) > 1 else f"no other trial may be as good as trial {choice.winner}"
         logger.info("search.seeds=%d: nothing is trained again, because %s", seeds, reason)
