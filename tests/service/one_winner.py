@@ -53,7 +53,7 @@ def winners(api: httpx.Client, number: int, folder: Path) -> dict[str, Any]:
         "the run that is tagged best": trial_of(study.data.tags["lorahydra.best_run"]),
         "the trial that is tagged best": int(study.data.tags["lorahydra.best_trial"]),
         "the champion": trial_of(version.run_id),
-        "the first row of the description": int(re.findall(r"\| \*{0,2}\[?(\d+)\]?", note)[0]),
+        "the first row of the description": int(re.findall(r"\[\*?(\d+)\]\(#/experiments", note)[0]),
         "best/": trial_of(json.loads((best / "lorahydra.json").read_text())["run_id"]),
         "the log": int(re.findall(r"Best: trial (\d+),", log)[-1]),
     }

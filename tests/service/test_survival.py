@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.judges.wire import KEY, JudgeServer, judge_server
 from tests.judges.wire import MODEL as JUDGE_MODEL
+from tests.service.one_winner import winners
 from tests.service.served import MODEL, Served, refused
 from tests.service.test_deletions import PHRASE, files_with
 from tests.support.waiting import wait_for
@@ -84,6 +85,8 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     assert server.attempts(first) == 1
     assert numbers(server, first) == [0, 1, 2, 3, 4]
     assert done["test_score"] is not None
+    said = winners(server.client, first, server.folder)
+    assert set(said.values()) == {done["best_trial"]}, said
     archive = zipfile.ZipFile(io.BytesIO(server.client.get(f"/fine-tunes/{first}/adapter").content))
     files = {"adapter_config.json", "adapter_model.safetensors", "lorahydra.json", "generation_config.json"}
     assert set(archive.namelist()) == {f"fine-tune-{first}/{name}" for name in (*files, "README.md")}

@@ -255,6 +255,39 @@ def test_a_quick_start_in_russian(open_page: Callable[..., Any], files: Path) ->
     page.get_by_role("link", name=EN("list.configure")).wait_for()  # the language is remembered
 
 
+KEY = re.compile(r"\b(?:data|evaluation|hydra|judges?|lora|model|search|tracking|training)\.[a-z_]{3,}")
+"""A key of the config, which people need not know."""
+
+
+def test_a_beginner_gets_from_a_file_to_a_chat(open_page: Callable[..., Any], server: Served, files: Path) -> None:
+    page, clicks = open_page(locale="ru-RU"), 0
+
+    def press(role: str, name: str) -> None:
+        nonlocal clicks
+        seen = page.locator("h1, h2, p, dd, dt, label, legend, li, td, th").all_inner_texts()
+        assert KEY.findall(" ".join(seen)) == []
+        page.get_by_role(role, name=RU(name), exact=True).click()
+        clicks += 1
+
+    page.get_by_label(RU("first.file")).set_input_files(files / "russian.csv")
+    press("button", "dataset.check")
+    page.get_by_role("radio", name=re.compile("windows-1251")).wait_for()
+    press("button", "offer.convert")
+    page.wait_for_url("**/datasets/1")
+    accessible(page)
+    press("link", "dataset.use")
+    press("button", "configure.start")
+    page.wait_for_url("**/fine-tunes/1")
+    page.locator("#send").wait_for()  # there is an adapter after the first trial
+    page.get_by_label(RU("chat.message")).fill("Как сбросить пароль 3?")
+    press("button", "chat.send")
+    page.locator("#turns[aria-busy=false] .turn").wait_for()
+    assert page.locator("[data-side=tuned] blockquote").inner_text() not in ("", RU("chat.waiting"))
+    assert RU("chat.failed") not in page.locator("#turns").inner_text()
+    assert clicks <= 8
+    server.post("/fine-tunes/1/cancel", {})
+
+
 def test_the_dialog_by_keyboard(open_page: Callable[..., Any], server: Served) -> None:
     page = open_page()
     opener = page.get_by_role("link", name=EN("list.configure"))
