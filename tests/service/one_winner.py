@@ -47,9 +47,8 @@ def winners(api: httpx.Client, number: int, folder: Path) -> dict[str, Any]:
         "the CSV": next(int(row["number"]) for row in table if row["is_winner"] == "True"),
         "the first row of the CSV": int(table[0]["number"]),
         "the page": int(board[0]),
-        "the page's result": int(
-            re.findall(r"<dt>[^<]*?(\d+)[^<]*</dt><dd>", page.text.partition('id="result"')[2])[0]
-        ),
+        "the page's result": int(re.findall(r"<dt>[^<]*?(\d+)[^<]*</dt><dd>", page.text.partition('id="result"')[2])[0])
+        - 1,  # people count from 1
         "the run that is tagged best": trial_of(study.data.tags["lorahydra.best_run"]),
         "the trial that is tagged best": int(study.data.tags["lorahydra.best_trial"]),
         "the champion": trial_of(version.run_id),
