@@ -90,12 +90,17 @@ def russian_rows(count: int = 60) -> bytes:
     return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
 
 
-def fill_ended(states: States) -> None:
-    """A project and a dataset with fine-tunes that have ended, in each of the ways."""
+def fill_project(states: States) -> None:
+    """A project with a dataset."""
     states.project = states.api.post("/projects", json={"name": "Поддержка"}).json()["id"]
     sent = states.api.post(f"/projects/{states.project}/datasets", files={"file": ("вопросы.jsonl", russian_rows())})
     sent.raise_for_status()
     states.dataset = sent.json()["id"]
+
+
+def fill_ended(states: States) -> None:
+    """The same, with fine-tunes that have ended, in each of the ways."""
+    fill_project(states)
     jobs = states.jobs
     for state, params, name in (
         ("complete", UNJUDGED, "Без судьи"),
