@@ -17,6 +17,7 @@ from lorahydra.adapters.export import export_adapter
 from lorahydra.config.schema import ModelConfig
 from lorahydra.data.examples import Message
 from lorahydra.errors import ConfigError, ModelError
+from lorahydra.inference import adapted_model
 from lorahydra.inference.adapted_model import chat_format, conversations, open_adapter
 from lorahydra.modeling.base import load_base
 from lorahydra.modeling.generation import stop_tokens
@@ -176,3 +177,20 @@ def test_a_template_of_its_own(tiny_adapter: Path, tmp_path: Path) -> None:
 def test_what_is_no_adapter(tiny_model: Path) -> None:
     with pytest.raises(ModelError, match="is not an adapter"), open_adapter(tiny_model):
         pytest.fail("it was opened")
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "before", "certain"),
+    [
+        ("one two", ["two"], "one ", "one "),
+        ("one two", ["x", "e"], "on", "on"),
+        ("one tw", ["two"], None, "one "),
+        ("one tw", ["wow", "tw!"], None, "one "),
+        ("one", [], None, "one"),
+    ],
+)
+def test_nothing_is_shown_that_may_begin_a_text_that_ends_the_answer(
+    text: str, stop: list[str], before: str | None, certain: str
+) -> None:
+    assert adapted_model._before(text, stop) == before
+    assert (adapted_model._certain(text, stop) if before is None else before) == certain

@@ -125,6 +125,7 @@ class AdaptedModel:
         show: Callable[[str], bool],
         *,
         max_new_tokens: int | None = None,
+        stop: Sequence[str] = (),
         tuned: bool = True,
     ) -> Answer:
         """Like `answer` for one conversation, whose answer is shown while it grows.
@@ -135,6 +136,7 @@ class AdaptedModel:
             conversation: Its last message is not the assistant's.
             show: Called after each token with the text so far; if it returns False, the answer ends there.
             max_new_tokens: Longest answer; as in the adapter's trial when None.
+            stop: Texts before which the answer ends.
             tuned: Answer with the adapter; otherwise with the base model alone.
 
         Raises:
@@ -144,18 +146,26 @@ class AdaptedModel:
         prompt = self.prompt_ids(conversation)
         limit = max_new_tokens or self.metadata.max_new_tokens
         if (window := context_window(self.base.model)) is not None:
-            limit = min(limit, max(1, window - len(prompt)))
-        ends, wanted, seen = self._chat.text_end, True, 0
+            if len(prompt) >= window:
+                raise ConfigError(
+                    f"the conversation has {len(prompt)} tokens, and the model has room for {window} with the answer: "
+                    "shorten it, or begin a new one"
+                )
+            limit = min(limit, window - len(prompt))
+        ends, wanted, is_stopped, seen = self._chat.text_end, True, False, 0
 
         def ended(tokens: Sequence[int]) -> int | None:
-            nonlocal wanted, seen
+            nonlocal wanted, is_stopped, seen
             kept = None if ends is None else ends(tokens)
             if kept is not None:
                 return kept
             if len(tokens) > seen:  # an architecture with another kind of state reports each token twice
                 seen = len(tokens)
-                wanted = show(self._chat.answer_text(tokens).rstrip(CUT_CHARACTER))
-            return None if wanted else len(tokens)
+                text = self._chat.answer_text(tokens).rstrip(CUT_CHARACTER)
+                before = _before(text, stop)
+                is_stopped = before is not None
+                wanted = show(_certain(text, stop) if before is None else before)
+            return len(tokens) if is_stopped or not wanted else None
 
         with nullcontext() if tuned else self._model.disable_adapter():
             [[tokens]] = generate(
@@ -166,13 +176,30 @@ class AdaptedModel:
                 max_new_tokens=limit,
                 batch_size=1,
             )
-        is_complete = wanted and len(tokens) < limit
-        return Answer(self._chat.answer_text(tokens), len(prompt), len(tokens), is_complete)
+        text = self._chat.answer_text(tokens)
+        before = _before(text, stop)
+        is_complete = before is not None or (wanted and len(tokens) < limit)
+        return Answer(text if before is None else before, len(prompt), len(tokens), is_complete)
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of a conversation with the generation prompt after it."""
         # The template is applied to everything before the last message, the answer.
         return self._chat.prompt_ids(Example((*conversation, Message("assistant", "")), line=0))
+
+
+def _before(text: str, stop: Sequence[str]) -> str | None:
+    """What stands before the first of some texts; None if none of them is there."""
+    places = [place for place in map(text.find, stop) if place >= 0]
+    return text[: min(places)] if places else None
+
+
+def _certain(text: str, stop: Sequence[str]) -> str:
+    """The text without an end that may turn out to be the beginning of one of some texts."""
+    longest = max(map(len, stop), default=1) - 1
+    open_ends = (
+        size for size in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-size:]) for s in stop)
+    )
+    return text[: len(text) - next(open_ends, 0)]
 
 
 def model_at(model: ModelConfig, place: str) -> ModelConfig:

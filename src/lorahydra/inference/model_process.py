@@ -5,7 +5,7 @@ It reads requests from its input and writes replies to its output, both one JSON
 ```
 → {"adapter": "outputs/study/best", "log": "answers.log"}       what to load, and a file for all that is printed
 ← {"ready": true}                                               the model is loaded, or {"error": one line}
-→ {"number": 1, "messages": [{"role": "user", "content": "Hi"}], "max_new_tokens": 100, "tuned": true}
+→ {"number": 1, "messages": [{"role": "user", "content": "Hi"}], "max_new_tokens": 100, "until": [], "tuned": true}
 ← {"text": "Hel"} {"text": "lo"} …                              what is new of the answer
 ← {"answer": "Hello", "prompt_tokens": 9, "tokens": 2, "is_complete": true}     or {"error": one line}
 → {"stop": 1}                                                   ends the answer to this request, if it is not complete
@@ -46,13 +46,15 @@ class _Requests:
         return self._waiting.get()
 
     def _read(self) -> None:
-        for line in sys.stdin:
-            request = json.loads(line)
-            if "stop" in request:
-                self.stopped = int(request["stop"])
-            else:
-                self._waiting.put(request)
-        os._exit(0)  # also in the middle of an answer
+        try:
+            for line in sys.stdin:
+                request = json.loads(line)
+                if "stop" in request:
+                    self.stopped = int(request["stop"])
+                else:
+                    self._waiting.put(request)
+        finally:
+            os._exit(0)  # also in the middle of an answer
 
 
 def main() -> None:
@@ -98,7 +100,13 @@ def _answer(model: AdaptedModel, request: dict[str, Any], requests: _Requests, r
             sent = text
         return requests.stopped != int(request["number"])
 
-    answer = model.follow(asked, show, max_new_tokens=request.get("max_new_tokens"), tuned=request.get("tuned", True))
+    answer = model.follow(
+        asked,
+        show,
+        max_new_tokens=request.get("max_new_tokens"),
+        stop=request.get("until", ()),
+        tuned=request.get("tuned", True),
+    )
     facts = dataclasses.asdict(answer)
     reply(answer=facts.pop("text"), **facts)
 

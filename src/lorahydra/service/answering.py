@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from lorahydra.errors import OutputError
-from lorahydra.service.errors import InvalidError, TooManyError
+from lorahydra.errors import LorahydraError, OutputError
+from lorahydra.service.errors import ConflictError, InvalidError, TooManyError
 from lorahydra.utils.files import writing
 
 __all__ = ["Answering"]
@@ -54,11 +55,10 @@ class Answering:
             self._rest()
 
     async def prepare(self, adapter: Path, log: Path) -> None:
-        """Load a model before the first question to it, unless questions to another one are waiting."""
-        if not self._waiting:
-            async with self._turn:
-                await self._loaded(adapter, log)
-                self._rest()
+        """Load a model before the first question to it, unless another question or another model comes first."""
+        if not self._turn.locked():
+            async with self._loaded(adapter, log):
+                pass
 
     async def answer(self, adapter: Path, log: Path, question: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         """The replies to a question: `{"text": …}` as the answer grows, at last `{"answer": …}`.
@@ -68,25 +68,21 @@ class Answering:
         Args:
             adapter: Folder of the adapter.
             log: Folder for the log of the process.
-            question: `messages`, `max_new_tokens` and `tuned`.
+            question: `messages`, `max_new_tokens`, `until` (texts before which it ends) and `tuned`.
 
         Raises:
             InvalidError: The question cannot be answered.
             TooManyError: Too many are waiting.
+            ConflictError: The fine-tune was deleted meanwhile.
             OutputError: The model cannot be loaded, or its process was killed.
         """
         if self._waiting >= MOST_WAITING:
             raise TooManyError(f"{MOST_WAITING} questions are waiting for their answers", 5)
         self._waiting += 1
         try:
-            async with self._turn:
-                process = await self._loaded(adapter, log)
-                try:
-                    async with aclosing(process.answer(question)) as replies:
-                        async for reply in replies:
-                            yield reply
-                finally:
-                    self._rest()
+            async with self._loaded(adapter, log) as process, aclosing(process.answer(question)) as replies:
+                async for reply in replies:
+                    yield reply
         finally:
             self._waiting -= 1
 
@@ -94,6 +90,7 @@ class Answering:
         """End the process if its adapter is in this folder; may be called from any thread."""
         process = self._process
         if process is not None and process.adapter is not None and folder in process.adapter.parents:
+            process.is_forgotten = True
             process.kill()
 
     def close(self) -> None:
@@ -104,18 +101,24 @@ class Answering:
             self._process.kill()
         self._process = None
 
-    async def _loaded(self, adapter: Path, log: Path) -> _ModelProcess:
-        if self._end is not None:
-            self._end.cancel()
-        if self._process is None or self._process.adapter not in (None, adapter) or not self._process.lives:
-            self.close()
-            self._process = _ModelProcess()
-        try:
-            await self._process.load(adapter, log)
-        except OutputError:
-            self.close()
-            raise
-        return self._process
+    @asynccontextmanager
+    async def _loaded(self, adapter: Path, log: Path) -> AsyncGenerator[_ModelProcess]:
+        """The process with the adapter, for one question at a time."""
+        async with self._turn:
+            if self._end is not None:
+                self._end.cancel()
+            try:
+                if self._process is None or self._process.adapter not in (None, adapter) or not self._process.lives:
+                    self.close()
+                    self._process = _ModelProcess()
+                try:
+                    await self._process.load(adapter, log)
+                except LorahydraError:
+                    self.close()
+                    raise
+                yield self._process
+            finally:
+                self._rest()  # however it went: what nobody asks must end
 
     def _rest(self) -> None:
         self._end = asyncio.get_running_loop().call_later(self._idle_seconds, self.close)
@@ -127,6 +130,9 @@ class _ModelProcess:
     def __init__(self) -> None:
         self.adapter: Path | None = None
         """Folder of the adapter."""
+        self.is_forgotten = False
+        """Whether it was ended because its fine-tune was deleted."""
+        self._log: Path | None = None
         self._replies: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         """What it has said; at last None."""
         self._numbers = itertools.count(1)
@@ -143,8 +149,9 @@ class _ModelProcess:
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         assert self._process.stdout is not None
         with self._process, suppress(RuntimeError):  # of a loop that is closed
-            for line in self._process.stdout:
-                loop.call_soon_threadsafe(self._replies.put_nowait, json.loads(line))
+            with suppress(ValueError):  # it was killed in the middle of a line
+                for line in self._process.stdout:
+                    loop.call_soon_threadsafe(self._replies.put_nowait, json.loads(line))
             self._process.wait()
             loop.call_soon_threadsafe(self._replies.put_nowait, None)
 
@@ -156,10 +163,14 @@ class _ModelProcess:
     async def load(self, adapter: Path, log: Path) -> None:
         """Wait until the model is loaded; a process loads only one."""
         if self.adapter is None:
-            with writing(log):
-                (log / LOG_FILE).write_bytes(b"")
+            self._log = log / LOG_FILE
+            try:
+                with writing(log):
+                    self._log.write_bytes(b"")
+            except FileNotFoundError:
+                raise _deleted() from None
             self.adapter = adapter
-            self._send({"adapter": str(adapter), "log": str(log / LOG_FILE)})
+            self._send({"adapter": str(adapter), "log": str(self._log)})
         if not self._is_loaded:
             reply = await self._reply()
             if "error" in reply:
@@ -183,7 +194,7 @@ class _ModelProcess:
 
     async def _stop(self, number: int) -> None:
         """End an answer that nobody waits for any more."""
-        with anyio.move_on_after(SECONDS_TO_STOP, shield=True) as patience, suppress(OutputError):
+        with anyio.move_on_after(SECONDS_TO_STOP, shield=True) as patience, suppress(LorahydraError):
             self._send({"stop": number})
             while not {"answer", "error"} & (await self._reply()).keys():
                 pass
@@ -192,7 +203,7 @@ class _ModelProcess:
 
     def _send(self, request: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
-        with suppress(OSError):  # that it has ended is read next
+        with suppress(OSError, ValueError):  # that it has ended, and its input is closed, is read next
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
 
@@ -200,11 +211,18 @@ class _ModelProcess:
         reply = await self._replies.get()
         if reply is None:
             self._replies.put_nowait(None)
-            code = self._process.returncode
-            raise OutputError(f"the process that holds the model ended with {code}, perhaps for want of memory")
+            if self.is_forgotten:
+                raise _deleted()
+            if (code := self._process.returncode) == -signal.SIGKILL:
+                raise OutputError("the process that holds the model was killed, perhaps because memory ran out")
+            raise OutputError(f"the process that holds the model ended with {code}: see {self._log}")
         return reply
 
     def kill(self) -> None:
         """End it now."""
         self._process.kill()
         self._process.wait()
+
+
+def _deleted() -> ConflictError:
+    return ConflictError("the fine-tune was deleted meanwhile", "no_adapter")

@@ -18,10 +18,10 @@ from starlette.requests import ClientDisconnect
 from lorahydra import __version__
 from lorahydra.errors import LorahydraError, OutputError
 from lorahydra.service import views
+from lorahydra.service.addresses import API
 from lorahydra.service.archive import zipped
 from lorahydra.service.bodies import LARGEST, EditBody, EstimateBody, FineTuneBody, ProjectBody, Refusal
 from lorahydra.service.errors import ServiceRefusal
-from lorahydra.service.guard import API
 from lorahydra.service.results import LONGEST_LOG, log_tail
 from lorahydra.service.rows import MOST, PAGE
 from lorahydra.service.service import Service

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -14,12 +15,13 @@ from starlette.routing import Match
 
 from lorahydra import __version__
 from lorahydra.errors import LorahydraError
-from lorahydra.service import answers, deletion_api, next_api
+from lorahydra.service import answers, deletion_api, next_api, openai_api
 from lorahydra.service.access import Access, login_router
+from lorahydra.service.addresses import API, is_openais
 from lorahydra.service.api import CHECKS_AT_ONCE, router
 from lorahydra.service.errors import ServiceRefusal, json_answer
-from lorahydra.service.guard import API, OPENAI, Guard
-from lorahydra.service.pages import deleting, following, routes, starting, uploading
+from lorahydra.service.guard import Guard
+from lorahydra.service.pages import chatting, deleting, following, routes, starting, uploading
 from lorahydra.service.pages.rendering import STATIC_PATH, Static, error_page
 from lorahydra.service.service import Service
 
@@ -42,8 +44,9 @@ def create_app(service: Service, access: Access) -> Guard:
         redoc_url=None,
         redirect_slashes=False,
     )
-    pages = (routes.router, deleting.router, following.router, starting.router, uploading.router)
-    routers = (router, answers.router, deletion_api.router, next_api.router, *pages, login_router(access))
+    pages = (routes.router, chatting.router, deleting.router, following.router, starting.router, uploading.router)
+    apis = (router, answers.router, openai_api.router, deletion_api.router, next_api.router)
+    routers = (*apis, *pages, login_router(access))
     for included in routers:
         app.include_router(included)
     app.state.routes = [route for included in routers for route in included.routes]
@@ -66,12 +69,18 @@ def create_app(service: Service, access: Access) -> Guard:
 
 def _refused(request: Request, error: Any) -> Response:
     if isinstance(error, ServiceRefusal):
-        return error_page(request, error.status_code, error.detail) if _is_page(request) else error.answer()
+        if _is_page(request):
+            return error_page(request, error.status_code, error.detail)
+        return error.answer(request.url.path)
     # A store that cannot be reached, or a full disk: no other request would do better.
     logger.warning("%s: %s", request.url.path, error)
     if _is_page(request):
         return error_page(request, UNAVAILABLE, str(error))
-    return json_answer(UNAVAILABLE, str(error), "unavailable")
+    return _json(request, UNAVAILABLE, str(error), "unavailable")
+
+
+def _json(request: Request, status: int, detail: str, code: str, headers: Mapping[str, str] | None = None) -> Response:
+    return json_answer(request.url.path, status, detail, code, headers)
 
 
 def _invalid(request: Request, error: Any) -> Response:
@@ -79,19 +88,20 @@ def _invalid(request: Request, error: Any) -> Response:
         return error_page(request, 404)  # the address has something else where a number should be
     first, *others = error.errors()
     if first["type"] == "json_invalid":
-        return json_answer(422, "the body is not JSON", "invalid")
+        return _json(request, 422, "the body is not JSON", "invalid")
     # What was sent is not repeated, because it may be anything.
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     more = f" (and {len(others)} more)" if others else ""
     problem = "is not allowed here" if first["type"] == "string_pattern_mismatch" else first["msg"]
-    return json_answer(422, f"{place or 'the body'}: {problem}{more}"[:500], "invalid")
+    return _json(request, 422, f"{place or 'the body'}: {problem}{more}"[:500], "invalid")
 
 
 def _http(request: Request, error: Any) -> Response:
     headers = error.headers if error.status_code != NOT_ALLOWED else {"Allow": _methods(request)}
     if _is_page(request) and error.status_code in CODES:
         return error_page(request, error.status_code, headers=headers)
-    return json_answer(error.status_code, error.detail, CODES.get(error.status_code, "error"), headers)
+    code = CODES.get(error.status_code, "error")
+    return _json(request, error.status_code, error.detail, code, headers)
 
 
 def _methods(request: Request) -> str:
@@ -101,10 +111,10 @@ def _methods(request: Request) -> str:
 
 
 def _unknown(request: Request, error: Any) -> Response:
-    return json_answer(500, "the server made a mistake: see its log", "internal")
+    return _json(request, 500, "the server made a mistake: see its log", "internal")
 
 
 def _is_page(request: Request) -> bool:
     """Whether a refusal is a page in the reader's language; those of the API and of `POST /login` are JSON."""
     path = request.url.path
-    return path != "/login" and not path.startswith(("/api/", f"{OPENAI}/", f"{STATIC_PATH}/"))
+    return path != "/login" and not is_openais(path) and not path.startswith(("/api/", f"{STATIC_PATH}/"))

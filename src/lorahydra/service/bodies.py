@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from lorahydra.config.judge_registry import choosable_judges
 from lorahydra.service.choices import MODEL_NAME
@@ -14,7 +14,7 @@ from lorahydra.service.views import FineTuneParams
 
 __all__ = [
     "LARGEST",
-    "ChatBody",
+    "MOST_TURNS",
     "EditBody",
     "EstimateBody",
     "FineTuneBody",
@@ -22,6 +22,7 @@ __all__ = [
     "MoreBody",
     "ProjectBody",
     "Refusal",
+    "Text",
     "Turn",
 ]
 
@@ -114,11 +115,19 @@ MOST_TURNS = 200
 MaxTokens = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(_whole)]
 
 
+def _sendable(text: str) -> str:
+    """The text with a replacement character for each half of a character that was cut in two."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+Text = Annotated[str, AfterValidator(_sendable)]
+
+
 class Turn(_Body):
     """A message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: Text
 
 
 class GenerateBody(_Body):
@@ -132,51 +141,6 @@ class GenerateBody(_Body):
     """False asks the base model."""
     stream: bool = False
     """Whether the answer is sent as it grows, by server-sent events."""
-
-
-class _TextPart(BaseModel):
-    type: Literal["text"]
-    text: str
-
-
-class ChatTurn(BaseModel):
-    """A message as OpenAI's clients send it."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_TextPart]
-
-
-class StreamOptions(BaseModel):
-    """What a stream has beside the answer."""
-
-    include_usage: bool = False
-
-
-class ChatBody(BaseModel):
-    """What OpenAI's clients send.
-
-    Answers are the most likely ones, as in the trials, so `temperature` and other settings of sampling change nothing.
-    """
-
-    model: Annotated[str, Field(max_length=200)]
-    """Name of a fine-tune's study."""
-    messages: Annotated[list[ChatTurn], Field(min_length=1, max_length=MOST_TURNS)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
-    n: Literal[1] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-
-    @property
-    def turns(self) -> list[Turn]:
-        """The messages, of text alone."""
-        return [
-            Turn(
-                role="system" if turn.role == "developer" else turn.role,
-                content=turn.content if isinstance(turn.content, str) else "".join(part.text for part in turn.content),
-            )
-            for turn in self.messages
-        ]
 
 
 class Refusal(BaseModel):

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from lorahydra.service import views
+from lorahydra.service.addresses import API
 from lorahydra.service.api import ALWAYS, Number, Served, refusals
-from lorahydra.service.guard import API
 from lorahydra.service.views import Kind
 
 __all__ = ["router"]

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from lorahydra.errors import UserError
+from lorahydra.service.addresses import is_openais
 
 __all__ = [
     "ConflictError",
@@ -20,6 +21,7 @@ __all__ = [
     "TooManyError",
     "UnsupportedError",
     "json_answer",
+    "openai_error",
 ]
 
 
@@ -71,11 +73,11 @@ class ServiceRefusal(UserError, HTTPException):
     def __str__(self) -> str:
         return self.detail
 
-    def answer(self) -> JSONResponse:
-        """The response of the API."""
+    def answer(self, path: str) -> JSONResponse:
+        """The response of the API, to a request for this path."""
         more = {"report": self.report, "offer": self.offer}
         known = {name: value for name, value in more.items() if value is not None}
-        return json_answer(self.status_code, self.detail, self.code, self.headers, **known)
+        return json_answer(path, self.status_code, self.detail, self.code, self.headers, **known)
 
 
 class NotFoundError(ServiceRefusal):
@@ -119,8 +121,15 @@ class TooManyError(ServiceRefusal):
 
 
 def json_answer(
-    status: int, detail: str, code: str, headers: Mapping[str, str] | None = None, **more: Any
+    path: str, status: int, detail: str, code: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> JSONResponse:
-    """A refusal as JSON, with one line that can be sent."""
+    """A refusal of a request for this path as JSON, with one line that can be sent."""
     line = " ".join(detail.encode("utf-8", "replace").decode("utf-8").split())
-    return JSONResponse({"detail": line, "code": code, **more}, status, headers)
+    content = openai_error(line, status, code) if is_openais(path) else {"detail": line, "code": code, **more}
+    return JSONResponse(content, status, headers)
+
+
+def openai_error(line: str, status: int, code: str) -> dict[str, Any]:
+    """A refusal in the form of OpenAI's API."""
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    return {"error": {"message": line, "type": kind, "param": None, "code": code}}

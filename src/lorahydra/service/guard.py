@@ -11,19 +11,20 @@ from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorahydra.service.access import COOKIE, Access
+from lorahydra.service.addresses import API, OPENAI
 from lorahydra.service.errors import ServiceRefusal, TooLargeError, UnsupportedError
 
-__all__ = ["API", "OPENAI", "Guard"]
+__all__ = ["Guard"]
 
-API = "/api/v1"
-OPENAI = "/v1"
-"""Prefix of the routes for OpenAI's clients, whose base URL ends with it."""
 OPEN = (f"{API}/health", "/login", "/logout", "/favicon.ico")
 """Paths that need no token."""
 OPEN_FOLDER = "/static/"
 SAFE = ("GET", "HEAD", "OPTIONS")
-SMALL_BODY = 1 << 16
-"""Largest body in bytes of any request that is not an upload."""
+SMALL_BODY = 1 << 18
+"""Largest body in bytes of any other request: notes of the greatest length take half of it as a form."""
+CHAT_BODY = 1 << 22
+"""Largest body in bytes of a request with a conversation."""
+CHAT = re.compile(rf"{OPENAI}/chat/completions|({API})?/fine-tunes/[^/]+/(generate|chat|answer)")
 AROUND_UPLOAD = 1 << 20
 """Largest size in bytes of what an upload has beside its file."""
 REFUSAL_SECONDS = 0.3
@@ -69,7 +70,7 @@ class Guard:
             await self._check(scope)
             bounded = self._bounded(scope, receive)
         except ServiceRefusal as refusal:
-            await refusal.answer()(scope, receive, noted)
+            await refusal.answer(scope["path"])(scope, receive, noted)
             return
         await self._app(scope, bounded, noted)
 
@@ -102,7 +103,8 @@ class Guard:
         # The page's form has the same path without the API's prefix.
         dataset = re.fullmatch(rf"({API})?/projects/[^/]+/datasets", scope["path"])
         upload = scope["method"] == "POST" and dataset is not None
-        most = self._upload_limit + AROUND_UPLOAD if upload else SMALL_BODY
+        most = CHAT_BODY if CHAT.fullmatch(scope["path"]) else SMALL_BODY
+        most = self._upload_limit + AROUND_UPLOAD if upload else most
         length = headers.get("content-length", "0")
         too_large = TooLargeError(f"the request has more than {most} bytes", headers={"Connection": "close"})
         if length.isdecimal() and int(length[:20]) > most:

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from lorahydra.service import views
+from lorahydra.service.addresses import API
 from lorahydra.service.api import ALWAYS, Number, Served, refusals
 from lorahydra.service.bodies import MoreBody
-from lorahydra.service.guard import API
 from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
 
 __all__ = ["router"]

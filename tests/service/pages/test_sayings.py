@@ -35,7 +35,8 @@ SOURCES = (
     *(f"sweep/{name}.py" for name in ("study_store", "study_sweeper", "winner", "workers")),
     *("trial/racing.py", "tracking/store.py", "tracking/database.py", "tracking/models.py"),
     *(f"service/{name}.py" for name in ("checking", "choices", "datasets", "jobs", "limits", "planning", "projects")),
-    *(f"service/{name}.py" for name in ("results", "rows", "supervisor", "uploads")),
+    *(f"service/{name}.py" for name in ("answering", "deletions", "results", "rows", "supervisor", "uploads")),
+    "inference/adapted_model.py",
 )
 """What a check of data or a study may end with, and what a page may show of the service."""
 OF_COMMANDS = ("labels.py",)
@@ -46,6 +47,7 @@ IN_PARTS = (
         "{}: {}",
         "{} ({})",
         "there is no {} {}",
+        "{} {} running: cancel first, then delete",
         "{}, here {}",
         "{}, for example data.columns.question=q",
     ),

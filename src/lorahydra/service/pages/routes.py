@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from lorahydra.errors import LorahydraError
-from lorahydra.service.answers import ask
 from lorahydra.service.api import Number, Offset, ProjectFilter, Served, get_adapter, get_leaderboard_table
-from lorahydra.service.bodies import Turn
-from lorahydra.service.errors import NotFoundError
 from lorahydra.service.pages.chart import chart, leader
 from lorahydra.service.pages.example import example_file
 from lorahydra.service.pages.forms import ConfigureForm, Sent, path_again, whole_number
@@ -27,7 +23,7 @@ from lorahydra.service.service import Service
 from lorahydra.service.uploads import SUFFIXES
 from lorahydra.service.views import DEMO_DATASET, Examples, JobView, LeaderboardRow, LogTail, ProjectView
 
-__all__ = ["router"]
+__all__ = ["NO_CHAT", "router", "study"]
 
 PROJECTS = 40
 """Number of projects to choose from at the top of a list."""
@@ -102,29 +98,7 @@ def dataset_page(request: Request, dataset_id: Number, service: Served) -> Respo
 @router.get("/fine-tunes/{job_id}")
 def study_page(request: Request, job_id: Number, service: Served, examples: Offset = 0) -> Response:
     """Everything about a fine-tune."""
-    return _study(request, service, job_id, examples)
-
-
-@router.get("/fine-tunes/{job_id}/chat")
-def chat_part(request: Request, job_id: Number, service: Served) -> Response:
-    """The part with the chat."""
-    return render(request, "_chat.html", {"job": service.jobs.get(job_id), "chat": NO_CHAT})
-
-
-@router.post("/fine-tunes/{job_id}/chat")
-async def chat(request: Request, job_id: Number, service: Served, sent: Sent) -> Response:
-    """Ask the fine-tuned model and its base model one question; with scripts, the page uses the API for it."""
-    message = str(sent.get("message", "")).strip()
-    said: dict[str, Any] = {**NO_CHAT, "message": message}
-    try:
-        for side in ("tuned", "untuned") if message else ():
-            turns = [Turn(role="user", content=message)]
-            said[side] = (await ask(service, job_id, turns, None, tuned=side == "tuned"))["answer"]
-    except NotFoundError:
-        raise
-    except LorahydraError as error:
-        said |= {"problem": str(error), "tuned": None}
-    return await run_in_threadpool(_study, request, service, job_id, 0, said)
+    return study(request, service, job_id, examples)
 
 
 @router.get("/fine-tunes/{job_id}/live")
@@ -192,9 +166,10 @@ def _list(request: Request, service: Service, project: ProjectView | None, offse
     return render(request, "list.html", values)
 
 
-def _study(
+def study(
     request: Request, service: Service, job_id: int, examples: int, said: Mapping[str, Any] = NO_CHAT
 ) -> Response:
+    """The page of a fine-tune, with what was said in its chat."""
     job = service.jobs.get(job_id)
     live = _live(service, job)
     values = {

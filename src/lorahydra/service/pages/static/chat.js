@@ -8,7 +8,7 @@ function startChat() {
   form.dataset.ready = "yes";
   const [message, turns, template] = ["message", "turns", "turn"].map((id) => document.getElementById(id));
   const [send, stop, again] = ["send", "stop", "again"].map((id) => document.getElementById(id));
-  const { address, waiting, failed, stopped } = form.dataset;
+  const { waiting, failed, stopped, lost, long } = form.dataset;
   const sides = ["tuned", "untuned"];
   let conversations = { tuned: [], untuned: [] };
   let running = null; // aborts the answers that are being written
@@ -21,7 +21,7 @@ function startChat() {
   }
 
   // The process starts while the page is being read, and the model is loaded while the question is being typed.
-  const prepare = (query = "") => fetch(`${address}/prepare${query}`, { method: "POST" }).catch(() => {});
+  const prepare = (query = "") => fetch(`${form.dataset.prepare}${query}`, { method: "POST" }).catch(() => {});
   prepare("?load=false");
   message.addEventListener("focus", () => prepare(), { once: true });
 
@@ -63,16 +63,24 @@ function startChat() {
   async function answer(side, question, place, signal) {
     const messages = [...conversations[side], { role: "user", content: question }];
     let text = "";
+    let reason = lost; // why there is no answer
     try {
       signal.throwIfAborted();
       for await (const [kind, data] of events(messages, side === "tuned", signal)) {
-        if (kind === "error") throw new Error(data.detail);
+        if (kind === "error") {
+          reason = data.detail;
+          break;
+        }
         text = kind === "answer" ? data.answer : text + data.text;
         place.textContent = text;
+        if (kind === "answer") reason = "";
       }
     } catch (error) {
+      if (!signal.aborted) console.error(error); // the connection was lost
+    }
+    if (reason) {
       if (!signal.aborted) {
-        place.textContent = `${failed} ${error.message}`;
+        place.textContent = `${failed} ${reason}`;
         return;
       }
       place.textContent = `${text} ${stopped}`.trim();
@@ -82,14 +90,19 @@ function startChat() {
   }
 
   async function* events(messages, tuned, signal) {
-    const response = await fetch(`${address}/generate`, {
+    const response = await fetch(form.dataset.answer, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ messages, tuned, stream: true }),
+      body: JSON.stringify({ messages, tuned }),
       signal,
     });
     if (response.status === 401) location.reload();
-    if (!response.ok) throw new Error((await response.json()).detail);
+    if (!response.ok) {
+      // A refusal that is not in the reader's language is about the size of the conversation.
+      const isSaid = response.status !== 413 && response.headers.get("content-type").startsWith("application/json");
+      yield ["error", isSaid ? await response.json() : { detail: long }];
+      return;
+    }
     let rest = "";
     for await (const part of chunks(response.body.pipeThrough(new TextDecoderStream()))) {
       const blocks = (rest + part).split("\n\n");
