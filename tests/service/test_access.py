@@ -9,7 +9,7 @@ import pytest
 from tests.service.served import BODY, refused
 
 from lorahydra.errors import ConfigError
-from lorahydra.service.access import Access
+from lorahydra.service.access import Access, _network
 
 TOKEN = "correct horse battery staple"
 
@@ -28,7 +28,8 @@ def test_without_the_token_nothing_is_answered(client: httpx.Client) -> None:
     for header in (b"Bearer wrong", b"Bearer", f"Basic {TOKEN}".encode(), "Bearer кириллица".encode()):
         refused(client.get("/projects", headers={"Authorization": header}), 401, "unauthorized")
     assert client.get("/projects", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
-    refused(client.get(client.base_url.copy_with(raw_path=b"/v1/models")), 401, "unauthorized")
+    models = client.get(client.base_url.copy_with(raw_path=b"/v1/models"))
+    assert (models.status_code, models.json()["error"]["code"]) == (401, "unauthorized")
     page = client.get(client.base_url.copy_with(raw_path=b"/"), headers={"Accept": "text/html"})
     assert page.status_code == 303
     assert page.headers["location"] == "/login"
@@ -47,6 +48,11 @@ def test_a_cookie_stands_for_the_token(client: httpx.Client) -> None:
     assert client.post("/fine-tunes", json=BODY).status_code == 202
     client.post(client.base_url.copy_with(raw_path=b"/logout"))
     assert client.get("/projects").status_code == 401
+
+
+def test_failures_of_one_client_count_for_no_other() -> None:
+    assert _network("::ffff:192.0.2.1") == _network("192.0.2.1") == "192.0.2.1"
+    assert _network("2001:db8::1") == _network("2001:db8::ffff") != _network("2001:db8:0:1::1")
 
 
 def test_sessions_are_signed_and_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from tests.support.waiting import SECONDS, wait_for
 from lorahydra.data.report import DataReport, SourceReport, SplitReport
 from lorahydra.errors import OutputError
 from lorahydra.service.database import Job
-from lorahydra.service.errors import NotFoundError
+from lorahydra.service.errors import InvalidError, NotFoundError
 from lorahydra.service.processes import hold
 from lorahydra.service.service import Service
 from lorahydra.service.views import FineTuneParams, JobState, Kind
@@ -197,6 +197,22 @@ def test_a_file_that_arrives_in_a_deleted_project_is_not_kept(service: Service) 
     service.deletions.delete(Kind.PROJECT, project)
     with pytest.raises(NotFoundError):
         add_dataset(service, project)
+    assert list((service.config.folder / "datasets").iterdir()) == []
+
+
+def test_a_file_that_waits_in_a_deleted_project_is_not_kept(service: Service) -> None:
+    project = service.projects.create("Support").id
+    upload = service.datasets.upload("multipart/form-data; boundary=x")
+    service.deletions.delete(Kind.PROJECT, project)
+
+    def check(*_: Any) -> Any:
+        refusal = InvalidError("its columns have other names")
+        refusal.offer = {"columns": []}
+        raise refusal
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(NotFoundError), upload:
+        patch.setattr(upload, "check", check)
+        service.datasets.keep_or_hold(project, upload)
     assert list((service.config.folder / "datasets").iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pyarrow
@@ -10,8 +11,9 @@ from pyarrow import parquet
 from tests.service.test_uploads import FORM, part
 
 from lorahydra.config.data import DataConfig
+from lorahydra.service.datasets import _renamed
 from lorahydra.service.errors import InvalidError
-from lorahydra.service.held import MOST, HeldUploads
+from lorahydra.service.held import MOST, SECONDS, HeldUploads
 from lorahydra.service.offers import make_offer
 from lorahydra.service.uploads import Upload, read_columns
 
@@ -106,5 +108,17 @@ def test_few_uploads_wait_and_each_is_taken_once(tmp_path: Path) -> None:
         upload.keep()
     with pytest.raises(InvalidError), held.take(1, tokens[2]):
         pass
+    before = len(list(tmp_path.iterdir()))
+    held.expire(time.monotonic() + SECONDS - 60)
+    assert len(list(tmp_path.iterdir())) == before
+    held.expire(time.monotonic() + SECONDS)
+    assert [file.name for file in tmp_path.iterdir()] == [upload.path.name]
     held.close()
     assert [file.name for file in tmp_path.iterdir()] == [upload.path.name]
+
+
+def test_a_column_in_another_encoding_than_it_was_shown_in() -> None:
+    shown = "Вопрос".encode("windows-1251").decode("koi8-r")
+    assert _renamed(shown, "koi8-r", "windows-1251") == "Вопрос"
+    for encoding in ("nonsense", "hex", "undefined", "\0"):
+        assert _renamed("Вопрос", "windows-1251", encoding) == "Вопрос", "the check refuses the encoding"

@@ -138,6 +138,8 @@ def _network(client: str) -> str:
     """What a client's address is counted under: one IPv6 client has a whole network of addresses."""
     address = _address(client)
     if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:  # a server on all addresses sees IPv4 clients so
+            return str(address.ipv4_mapped)
         return str(ipaddress.ip_network((address, 64), strict=False))
     return client
 

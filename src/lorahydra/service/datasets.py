@@ -89,6 +89,7 @@ class Datasets:
         except ServiceRefusal as refusal:
             if refusal.offer is not None:
                 token = self._held.hold(project_id, upload, refusal.offer)
+                self._require_project(project_id)
                 refusal.offer = {**refusal.offer, "upload": token, "name": upload.name}
             raise
 
@@ -122,9 +123,22 @@ class Datasets:
         refusal.offer = {**offer, "upload": self._held.hold(project_id, upload, offer)}
         return refusal
 
+    def _require_project(self, project_id: int) -> None:
+        """Keep no file that waits in a project that was deleted while the file was checked."""
+        try:
+            with self._database.reading() as session:
+                get_row(session, Project, project_id)
+        except NotFoundError:
+            self.forget(project_id)
+            raise
+
     def forget(self, project_id: int) -> None:
         """Remove the files that wait for an answer in a project."""
         self._held.drop(project_id)
+
+    def expire(self) -> None:
+        """Remove the files that have waited for an answer for too long."""
+        self._held.expire()
 
     def close(self) -> None:
         """Remove the files that wait."""
@@ -164,7 +178,10 @@ def _renamed(column: str, shown_in: str | None, encoding: str | None) -> str:
     """The name of a column in another encoding than that in which it was shown."""
     if shown_in is None or encoding is None:
         return column
-    return column.encode(shown_in, "replace").decode(encoding, "replace")
+    try:
+        return column.encode(shown_in, "replace").decode(encoding, "replace")
+    except (LookupError, ValueError):  # the check says that this is not an encoding
+        return column
 
 
 def _view(row: Dataset) -> DatasetView:

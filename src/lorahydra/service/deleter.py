@@ -37,7 +37,8 @@ LOOK_SECONDS = 30.0
 class Deleter(Watcher):
     """A thread that removes what was deleted from the server's `folder` and its stores.
 
-    `forget` ends what still holds a fine-tune's adapter, which is in the folder that it is called with.
+    `forget` ends what still holds a fine-tune's adapter, which is in the folder that it is called with; `tidy` removes
+    what else has been kept for too long.
     """
 
     def __init__(
@@ -47,16 +48,18 @@ class Deleter(Watcher):
         stores: Stores,
         retention_days: int | None,
         forget: Callable[[Path], None],
+        tidy: Callable[[], None],
     ) -> None:
         super().__init__("deleter", LOOK_SECONDS)
         self._database, self._folder, self._stores = database, folder, stores
         self._deletions = Deletions(database, folder, stores, lambda: None, retention_days)
-        self._forget = forget
+        self._forget, self._tidy = forget, tidy
 
     def _failed(self, error: Exception) -> None:
         logger.error("Nothing can be deleted: %s", error, exc_info=not isinstance(error, LorahydraError))
 
     def _look(self) -> None:
+        self._tidy()
         self._deletions.expire()
         self._remove_strays()
         with self._database.reading() as session:
@@ -81,8 +84,10 @@ class Deleter(Watcher):
         if deletion.parts:
             jobs = deletion.parts[JOBS]
             for number in jobs:
-                self._forget(self._folder / JOBS / str(number))
-                remove(self._folder / JOBS / str(number))
+                folder = self._folder / JOBS / str(number)
+                self._forget(folder)
+                remove(folder)
+                self._forget(folder)  # a question that came before the deletion may have loaded it again
             for file in deletion.parts[DATASETS]:
                 remove(self._folder / DATASETS / file)
             for name in deletion.parts[CACHES]:

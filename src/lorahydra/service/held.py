@@ -41,11 +41,18 @@ class HeldUploads:
         upload.hold()
         with self._lock:
             self._held[token] = _Held(project_id, upload, offer, now)
-            old = [name for name, held in self._held.items() if now - held.since > SECONDS]
-            gone = [self._held.pop(name) for name in old or list(self._held)[:-MOST]]
+            gone = [self._held.pop(name) for name in list(self._held)[:-MOST]]
         for held in gone:
             held.upload.close()
         return token
+
+    def expire(self, now: float | None = None) -> None:
+        """Remove those that have waited too long; `now` is as of `time.monotonic`."""
+        before = (time.monotonic() if now is None else now) - SECONDS
+        with self._lock:
+            gone = [self._held.pop(name) for name, held in list(self._held.items()) if held.since < before]
+        for held in gone:
+            held.upload.close()
 
     @contextmanager
     def take(self, project_id: int, token: str) -> Iterator[tuple[Upload, Mapping[str, Any]]]:

@@ -113,7 +113,9 @@ class Service:
             self.datasets.tidy()
             self.jobs = Jobs(database, folder, self.choices, self.stores, self.supervisor.wake)
             self.comparisons = Comparisons(database, self.jobs, self.stores)
-            deleter = Deleter(database, folder, self.stores, config.retention_days, self.answering.forget)
+            deleter = Deleter(
+                database, folder, self.stores, config.retention_days, self.answering.forget, self.datasets.expire
+            )
             self.deletions = Deletions(
                 database, folder, self.stores, deleter.wake, config.retention_days, self.datasets.forget
             )

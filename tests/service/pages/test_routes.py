@@ -162,6 +162,8 @@ def test_a_mistyped_address_has_a_page(site: httpx.Client) -> None:
     russian = {"accept-language": "ru"}
     for path in ("/nothing", "/fine-tunes/1/nothing", "/Projects/1", "/loginn"):
         assert RU("error.404") in checked(site.get(path, headers=russian), 404)
+    page = checked(site.get(site.base_url.copy_with(raw_path=b"//evil.example/x"), headers=russian), 404)
+    assert 'href="//' not in page, "that would be the address of another host"
     for path in ("/quick-start", "/fine-tunes/1/cancel"):  # as a browser asks when the answer to a form is loaded again
         assert RU("error.405") in checked(site.get(path, headers=russian), 405)
     for path in ("/api/v1/nothing", "/api/v2/projects", "/static/nothing.css"):

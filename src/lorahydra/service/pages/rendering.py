@@ -120,4 +120,5 @@ def go(request: Request, path: str) -> Response:
 
 def _here(page: URL, language: str) -> str:
     address = page.include_query_params(lang=language)
-    return f"{address.path}?{address.query}"
+    # Two slashes at the beginning would name another host.
+    return f"/{address.path.lstrip('/')}?{address.query}"
