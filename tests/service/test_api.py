@@ -196,6 +196,7 @@ def test_a_dataset_is_checked_and_kept(client: httpx.Client, service: Service, r
     bad = upload(client, "bad.jsonl", rows + b'\n{"question": "Why?", "answer": ""}')
     assert "bad.jsonl line 41" in refused(bad, 422, "bad_dataset")
     assert bad.json()["report"]["total_problems"] == 1
+    assert bad.json()["report"]["problems"][0]["code"].startswith("data.")
 
 
 def test_a_dataset_that_cannot_be_recorded_is_not_kept(
@@ -371,7 +372,7 @@ def test_forms_that_cannot_be_read(
         (b'{"name": "\\u0000"}', 422),
         (b"[" * 60_000, 400),
         (b'{"name": ' + b"9" * 5000 + b"}", 400),
-        (b'{"name": "' + b"x" * 70_000 + b'"}', 413),
+        (b'{"name": "' + b"x" * 300_000 + b'"}', 413),
     ],
 )
 def test_bodies_that_cannot_be_read(client: httpx.Client, content: bytes, status: int) -> None:
@@ -381,7 +382,7 @@ def test_bodies_that_cannot_be_read(client: httpx.Client, content: bytes, status
 
 
 def test_bodies_of_unknown_length_are_cut_off(client: httpx.Client) -> None:
-    pieces = (b" " * 40_000 for _ in range(2))
+    pieces = (b" " * 150_000 for _ in range(2))
     answer = client.post("/projects", content=pieces, headers={"Content-Type": "application/json"})
     refused(answer, 413, "too_large")
     refused(client.post("/projects", content=(b"{}" for _ in range(1))), 415, "unsupported_media_type")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from lorahydra.service.addresses import API
 from lorahydra.service.archive import zipped
 from lorahydra.service.bodies import LARGEST, EditBody, EstimateBody, FineTuneBody, ProjectBody, Refusal
 from lorahydra.service.errors import ServiceRefusal
+from lorahydra.service.reasons import coded
 from lorahydra.service.results import LONGEST_LOG, log_tail
 from lorahydra.service.rows import MOST, PAGE
 from lorahydra.service.service import Service
@@ -153,7 +155,11 @@ async def add_dataset(
     with service.datasets.upload(request.headers.get("content-type", "")) as upload:
         await receive(request, upload)
         asked = Reading(encoding, read_columns(columns))
-        return await checked(request, service.datasets.keep, project_id, upload, asked)
+        return _coded(await checked(request, service.datasets.keep, project_id, upload, asked))
+
+
+def _coded(dataset: views.DatasetView) -> views.DatasetView:
+    return dataclasses.replace(dataset, report=coded(dataset.report))
 
 
 async def receive(request: Request, upload: Upload) -> None:
@@ -181,7 +187,7 @@ def list_datasets(
 @router.get("/datasets/{dataset_id:int}", responses=refusals(404))
 def get_dataset(dataset_id: Number, service: Served) -> views.DatasetView:
     """One dataset with its report."""
-    return service.datasets.get(dataset_id)
+    return _coded(service.datasets.get(dataset_id))
 
 
 @router.post("/fine-tunes", status_code=202, responses=refusals(404, 409, 415, 429))

@@ -23,6 +23,7 @@ from lorahydra.service.errors import ServiceRefusal, json_answer
 from lorahydra.service.guard import Guard
 from lorahydra.service.pages import chatting, deleting, following, routes, starting, uploading
 from lorahydra.service.pages.rendering import STATIC_PATH, Static, error_page
+from lorahydra.service.reasons import refusal_answer
 from lorahydra.service.service import Service
 
 __all__ = ["create_app"]
@@ -71,7 +72,7 @@ def _refused(request: Request, error: Any) -> Response:
     if isinstance(error, ServiceRefusal):
         if _is_page(request):
             return error_page(request, error.status_code, error.detail)
-        return error.answer(request.url.path)
+        return refusal_answer(error, request.url.path)
     # A store that cannot be reached, or a full disk: no other request would do better.
     logger.warning("%s: %s", request.url.path, error)
     if _is_page(request):

@@ -10,7 +10,7 @@ from lorahydra.config.judge_registry import choosable_judges
 from lorahydra.service.choices import MODEL_NAME
 from lorahydra.service.planning import FEWEST_TRIALS, MOST_TRIALS
 from lorahydra.service.uploads import LONGEST_TEXT
-from lorahydra.service.views import FineTuneParams
+from lorahydra.service.views import FineTuneParams, Reason
 
 __all__ = [
     "LARGEST",
@@ -150,8 +150,11 @@ class Refusal(BaseModel):
     """One line for people."""
     code: str
     """One word for programs."""
+    reason: Reason | None = None
+    """Which sentence `detail` is, with what varies in it; left out if that is not known."""
     report: dict[str, Any] | None = None
-    """Only for a dataset that was refused: what `lorahydra data check` says about it."""
+    """Only for a dataset that was refused: what `lorahydra data check` says about it; its problems also have `code` and
+    `params`, and `warning_reasons` are those of its warnings."""
     offer: dict[str, Any] | None = None
     """Only for a dataset that was refused: `encodings` in which its text could be read, with a preview, and its
     `columns`, if they have to be mapped. Send it again with `encoding` or `columns`."""

@@ -73,12 +73,6 @@ class ServiceRefusal(UserError, HTTPException):
     def __str__(self) -> str:
         return self.detail
 
-    def answer(self, path: str) -> JSONResponse:
-        """The response of the API, to a request for this path."""
-        more = {"report": self.report, "offer": self.offer}
-        known = {name: value for name, value in more.items() if value is not None}
-        return json_answer(path, self.status_code, self.detail, self.code, self.headers, **known)
-
 
 class NotFoundError(ServiceRefusal):
     """Nothing has this id."""

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lorahydra.service.access import COOKIE, Access
 from lorahydra.service.addresses import API, OPENAI
 from lorahydra.service.errors import ServiceRefusal, TooLargeError, UnsupportedError
+from lorahydra.service.reasons import refusal_answer
 
 __all__ = ["Guard"]
 
@@ -70,7 +71,7 @@ class Guard:
             await self._check(scope)
             bounded = self._bounded(scope, receive)
         except ServiceRefusal as refusal:
-            await refusal.answer(scope["path"])(scope, receive, noted)
+            await refusal_answer(refusal, scope["path"])(scope, receive, noted)
             return
         await self._app(scope, bounded, noted)
 

@@ -17,7 +17,7 @@ from lorahydra.service.choices import LOCAL, Choices, composed, without
 from lorahydra.service.errors import InvalidError, Message
 from lorahydra.service.guessing import CHARS_PER_TOKEN, guess_trial, judge_seconds
 from lorahydra.service.uploads import column_overrides
-from lorahydra.service.views import Estimate, FineTuneParams
+from lorahydra.service.views import Estimate, FineTuneParams, Reason
 
 __all__ = [
     "DEMO_MODEL",
@@ -156,6 +156,7 @@ def estimate(params: FineTuneParams, choices: Choices, data: Data, measured: flo
         seconds=None if seconds is None else round(seconds, 1),
         basis=basis,
         warnings=[] if warning is None else [warning],
+        warning_reasons=[] if warning is None else [Reason(warning.code, warning.values)],
     )
 
 
@@ -165,7 +166,7 @@ def rows_of(report: Mapping[str, Any]) -> dict[str, int]:
     return {name: found.get(name, 0) for name in ("train", "validation", "test")}
 
 
-def rows_warning(rows: int) -> str | None:
+def rows_warning(rows: int) -> Message | None:
     """Why the test split will say little; None if it has enough rows."""
     if rows == 0:
         return Message("there are no test rows, so it will not be known whether fine-tuning helped", "no_test_rows")

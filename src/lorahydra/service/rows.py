@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from lorahydra.service.database import Dataset, Job, LastId, Project
 from lorahydra.service.errors import NotFoundError
 from lorahydra.service.planning import MOST_TRIALS
+from lorahydra.service.reasons import reason_of
 from lorahydra.service.results import Stores
 from lorahydra.service.supervisor import ACTIVE, job_study
 from lorahydra.service.views import (
@@ -129,6 +130,7 @@ def _job_view(job: Job, **looked_up: Any) -> JobView:
         can_resume=state in (JobState.CANCELLED, JobState.FAILED),
         can_continue=state in ENDED and params.n_trials < MOST_TRIALS,
         has_adapter=job.best_trial is not None,
+        failure_reason=None if job.failure is None else reason_of(job.failure),
         notes=job.notes or "",
         **_stage(job, now),
         validation_baseline=None if baseline is None else BaselineView(**baseline),

@@ -13,15 +13,12 @@ Babel would replace the few lines for numbers, dates and plurals, but writes "1 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from functools import cache
-from importlib import resources
 from typing import Any
 
 from lorahydra.service.errors import Message
-from lorahydra.service.pages.sayings import PREFIX, sayings
+from lorahydra.service.sayings import DEPTH, KIND, POSSIBLE, PREFIX, REQUIRED, messages, sayings
 
 __all__ = ["LANGUAGES", "Words", "chosen_language", "messages"]
 
@@ -30,22 +27,10 @@ LANGUAGES = {"en": "English", "ru": "Русский"}
 WISH = rf"(?<=,)\s*({'|'.join(LANGUAGES)})(?:-[\w-]+)?\s*(?:;\s*q=([01](?:\.\d{{1,3}})?)\s*)?(?=,)"
 """One of them in the header `Accept-Language`, with its quality."""
 
-KIND = re.compile(r"^[A-Z]\w*Error: ")
-"""The class of an error, which a trial's failure begins with."""
-DEPTH = 4
-"""Sayings within sayings; a limit, because lines may hold anything."""
-REQUIRED, POSSIBLE, FRAGMENTS = "why", "maybe", ("what", "json", "error", "kind")
-"""Names of values that are sayings themselves: always, perhaps, or a few words of the group of that name."""
+FRAGMENTS = ("what", "json", "error", "kind")
+"""Names of values that are a few words of the group of that name."""
 SPLITS, LISTS = ("split", "other"), ("names", "schemes", "variables")
 """Names of values that are a split's name, or a list in English."""
-
-
-@cache
-def messages(language: str) -> Mapping[str, str | Mapping[str, str]]:
-    """All messages of one language."""
-    file = resources.files("lorahydra.service.pages") / "messages" / f"{language}.json"
-    content: dict[str, str | dict[str, str]] = json.loads(file.read_text(encoding="utf-8"))
-    return content
 
 
 class Words:

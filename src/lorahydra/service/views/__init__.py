@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorahydra.service.views.base import Page
+from lorahydra.service.views.base import Page, Reason
 from lorahydra.service.views.comparison import ComparisonView, DifferenceView
 from lorahydra.service.views.deletions import DeletionPlan, DeletionView, GoingDataset, GoingFineTune, Kind
 from lorahydra.service.views.fine_tunes import (
@@ -53,4 +53,5 @@ __all__ = [
     "ModelView",
     "Page",
     "ProjectView",
+    "Reason",
 ]

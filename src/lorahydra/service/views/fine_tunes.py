@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from lorahydra.service.views.base import Documented
+from lorahydra.service.views.base import Documented, Reason
 
 __all__ = [
     "DEMO_DATASET",
@@ -247,6 +247,8 @@ class JobView(Documented):
     """Whether it can go on with more trials: it has ended, and has fewer than the most that are allowed."""
     has_adapter: bool
     """Whether an adapter can be downloaded: the winner's, or that of the best trial so far."""
+    failure_reason: Reason | None = None
+    """What `failure` says; None if that is not a known sentence."""
     notes: str = ""
     """What somebody has written about it: text of several lines."""
     few_shot: FewShotView | None = None

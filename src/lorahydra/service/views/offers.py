@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorahydra.service.views.base import Documented
+from lorahydra.service.views.base import Documented, Reason
 
 __all__ = ["Estimate", "JudgeView", "ModelView"]
 
@@ -64,3 +64,5 @@ class Estimate(Documented):
     """What the time is derived from, in one line."""
     warnings: list[str]
     """What should be known before the start, one line each."""
+    warning_reasons: list[Reason]
+    """What the warnings say, in the same order."""

@@ -12,15 +12,32 @@ values as well.
 
 from __future__ import annotations
 
+import json
+import re
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 
-__all__ = ["PREFIX", "Saying", "sayings"]
+__all__ = ["DEPTH", "KIND", "POSSIBLE", "PREFIX", "REQUIRED", "Saying", "messages", "sayings"]
 
 PREFIX = "said."
 """Begins the keys of messages that the program says itself, in English."""
+KIND = re.compile(r"^[A-Z]\w*Error: ")
+"""The class of an error, which a trial's failure begins with."""
+DEPTH = 4
+"""Sayings within sayings; a limit, because lines may hold anything."""
+REQUIRED, POSSIBLE = "why", "maybe"
+"""Names of values that are sayings themselves: always, or perhaps."""
+
+
+@cache
+def messages(language: str) -> Mapping[str, str | Mapping[str, str]]:
+    """All messages of one language."""
+    file = resources.files("lorahydra.service.pages") / "messages" / f"{language}.json"
+    content: dict[str, str | dict[str, str]] = json.loads(file.read_text(encoding="utf-8"))
+    return content
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import pytest
 import lorahydra
 from lorahydra.data.readers.encodings import NOT_TEXT
 from lorahydra.judges.base import Fault
-from lorahydra.service.pages.sayings import sayings
 from lorahydra.service.pages.words import Words, messages
+from lorahydra.service.sayings import sayings
 from lorahydra.utils.files import REASONS
 
 PACKAGE = Path(lorahydra.__file__).parent
