@@ -190,4 +190,5 @@ async def events(replies: Replies, said: Callable[[str], str]) -> AsyncGenerator
                 kind = "answer" if "answer" in reply else "text"
                 yield f"event: {kind}\ndata: {json.dumps(reply)}\n\n"
         except LorahydraError as error:
-            yield f"event: error\ndata: {json.dumps({'detail': said(str(error))})}\n\n"
+            refusal = {"detail": said(str(error)), "code": getattr(error, "code", "unavailable")}
+            yield f"event: error\ndata: {json.dumps(refusal)}\n\n"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lorahydra.data.length_limits import Fit
 from lorahydra.errors import DataError, LorahydraError
 from lorahydra.service.choices import composed
-from lorahydra.service.errors import ConflictError, InvalidError
+from lorahydra.service.errors import ConflictError, InvalidError, TooManyError
 from lorahydra.service.helpers import end_with_server, run_helper
 from lorahydra.service.processes import NICENESS
 from lorahydra.utils.files import DATA_CACHE
@@ -35,6 +35,9 @@ DROP, TRUNCATE = OVERLONG = ("drop", "truncate")
 """What can be done with rows that are too long, as `data.overlong` names it."""
 SECONDS = 120
 """Time limit of a measurement; the study itself refuses what was not measured."""
+MOST_WAITING = 8
+"""Requests that measure, or wait for others that do."""
+SECONDS_TO_WAIT = 10
 MOST = 256
 """Number of measurements that are kept."""
 
@@ -61,6 +64,7 @@ class Measurer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(MOST_WAITING)
         self._known: dict[tuple[str, ...], Lengths | str] = {}
 
     def measure(self, overrides: Sequence[str], file: str, shown: str, cache: Path) -> Lengths | None:
@@ -74,19 +78,30 @@ class Measurer:
 
         Raises:
             InvalidError: The rows cannot be tokenized; one line says why.
+            TooManyError: Too many requests wait for it.
         """
         key = tuple(override for override in overrides if not override.startswith(("hydra", "judge", "search")))
         known = self._known.get(key)
         if known is None:
+            known = self._measured(key, cache)
+        if isinstance(known, str):
+            raise InvalidError(known.replace(file, shown), "bad_dataset")
+        return known
+
+    def _measured(self, key: tuple[str, ...], cache: Path) -> Lengths | str | None:
+        # Those that wait hold threads, which all other requests need too.
+        if not self._places.acquire(blocking=False):
+            raise TooManyError(f"{MOST_WAITING} datasets wait to be measured", SECONDS_TO_WAIT)
+        try:
             with self._lock:  # one at a time, so that a second request for the same finds the answer
                 known = self._known.get(key) or _ask(key, cache)
                 if len(self._known) >= MOST:
                     self._known.clear()
                 if known is not None:
                     self._known[key] = known
-        if isinstance(known, str):
-            raise InvalidError(known.replace(file, shown), "bad_dataset")
-        return known
+                return known
+        finally:
+            self._places.release()
 
 
 def require_fit(lengths: Lengths | None, overlong: str | None, model: str) -> None:
