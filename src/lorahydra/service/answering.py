@@ -148,7 +148,8 @@ class _ModelProcess:
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         assert self._process.stdout is not None
-        with self._process, suppress(RuntimeError):  # of a loop that is closed
+        # The loop may be closed, and a request may be left that a process that was killed did not read.
+        with suppress(RuntimeError, OSError), self._process:
             with suppress(ValueError):  # it was killed in the middle of a line
                 for line in self._process.stdout:
                     loop.call_soon_threadsafe(self._replies.put_nowait, json.loads(line))
