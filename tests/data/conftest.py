@@ -50,7 +50,8 @@ def train_rows(path: Path | str | None = None, **options: Any) -> Rows:
     """What is read of a file as training data, without splitting it."""
     if path is not None:
         options["train_file"] = str(path)
-    return read_sources(DataConfig(**options), None)["train"]
+    [rows] = read_sources(DataConfig(**options), None)["train"].parts
+    return rows
 
 
 def pairs(rows: Rows) -> list[tuple[str, ...]]:

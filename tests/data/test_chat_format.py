@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,7 @@ class TestThinking:
     def test_thinking_in_the_last_answer_that_the_template_rewrites_is_refused(self) -> None:
         chat = ChatFormat(make_tokenizer(**KINDS["qwen3"]))
         with pytest.raises(DataError, match=r"a\.jsonl:7: the model's chat template changes an answer"):
-            chat.encode_batch([conversation("Q", "<think>hm</think>A", line=7)], "a.jsonl")
+            chat.encode_batch([replace(conversation("Q", "<think>hm</think>A", line=7), source="a.jsonl")])
 
     def test_a_generation_prompt_that_history_lacks_is_trained_with(self) -> None:
         tokenizer = make_tokenizer(**KINDS["thinker"])
@@ -290,9 +291,9 @@ class TestSystemPrompt:
 
     def test_roles_that_a_template_refuses_are_named_by_line(self) -> None:
         chat = ChatFormat(make_tokenizer(**KINDS["gemma"]))
-        example = Example((Message("user", "a"), Message("user", "b"), Message("assistant", "c")), 9)
+        example = Example((Message("user", "a"), Message("user", "b"), Message("assistant", "c")), 9, source="a.jsonl")
         with pytest.raises(DataError, match=r"a\.jsonl:9: .*must alternate"):
-            chat.encode_batch([conversation("Q", "A"), example], "a.jsonl")
+            chat.encode_batch([conversation("Q", "A"), example])
 
 
 class TestTemplate:

@@ -106,9 +106,9 @@ def test_texts_without_names_keep_the_digest_and_tokens_of_before() -> None:
 
 def test_names_beside_the_characters_that_stand_in_for_them_are_refused() -> None:
     _, chat = tiny()
-    example = Example((Message("user", "<|im_end|>\U00108005"), Message("assistant", "A")), 7)
+    example = Example((Message("user", "<|im_end|>\U00108005"), Message("assistant", "A")), 7, source="a.jsonl")
     with pytest.raises(DataError, match=r"a\.jsonl:7: cannot be read as text: .*private-use"):
-        chat.encode_batch([example], "a.jsonl")
+        chat.encode_batch([example])
 
 
 def test_what_is_hidden_is_hidden_wherever_it_stands() -> None:

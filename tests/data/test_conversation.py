@@ -115,8 +115,8 @@ def learned(kind: str, *messages: Message, tools: str = "", **options: Any) -> l
     """The texts that carry loss, one for each unbroken span."""
     tokenizer = make_tokenizer(**KINDS[kind])
     chat = ChatFormat(tokenizer, **options)
-    example = Example(messages, 7, tools)
-    [(ids, spans, *_)] = chat.encode_batch([example], "a.jsonl")
+    example = Example(messages, 7, tools, "a.jsonl")
+    [(ids, spans, *_)] = chat.encode_batch([example])
     assert ids[: len(chat.prompt_ids(example))] == chat.prompt_ids(example)
     assert spans[-1][0] == len(chat.prompt_ids(example))
     return [tokenizer.decode(ids[start:end]) for start, end in spans]

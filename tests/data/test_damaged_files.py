@@ -76,7 +76,7 @@ def _own_folder() -> Iterator[None]:
 def read(name: str, content: bytes) -> Rows:
     Path(name).write_bytes(content)
     with tempfile.TemporaryDirectory() as cache:
-        return read_sources(DataConfig(train_file=name), Path(cache))["train"]
+        return read_sources(DataConfig(train_file=name), Path(cache))["train"].parts[0]
 
 
 @contextmanager

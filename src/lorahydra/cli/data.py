@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import click
@@ -30,7 +31,7 @@ def data() -> None:
 
 @data.command()
 @click.argument("file", shell_complete=files)
-@click.argument("overrides", nargs=-1)
+@click.argument("overrides", metavar="[FILE]... [OVERRIDES]...", nargs=-1, shell_complete=files)
 @click.option("--validation", metavar="FILE", help="Validation file; cut from FILE when left out.")
 @click.option("--test", metavar="FILE", help="Test file; cut from FILE when left out.")
 @click.option("--format", "scheme", default="auto", show_default=True, help="Column scheme (data.format).")
@@ -59,7 +60,7 @@ def check(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Check FILE as a dataset and print a report.
+    """Check FILE as a dataset, or several files as one, and print a report.
 
     FILE is JSONL, JSON, CSV or Parquet, a folder that `datasets` saved, or `demo`. Exits with 2 if the data
     cannot be trained on as they are, and names file, line and field of each problem. OVERRIDES are keys of train.py,
@@ -68,8 +69,10 @@ def check(
     from lorahydra.config.schema import DataConfig
     from lorahydra.data import check as check_data
 
+    more = list(takewhile(lambda argument: "=" not in argument, overrides))
+    overrides = overrides[len(more) :]
     config = DataConfig(
-        train_file=file,
+        train_file=[file, *more] if more else file,
         validation_file=validation,
         test_file=test,
         format=scheme,
@@ -102,7 +105,9 @@ def _overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
     for name, override in zip(names, overrides, strict=True):
         if not override.startswith("data.") or not hasattr(config, name):
             raise click.BadParameter(f"'{override}': write data.KEY=VALUE", param_hint="OVERRIDES")
-    given = compose(["data=local", f"data.train_file={literal(config.train_file or '')}", *overrides]).data
+    if "mix" in names:
+        raise click.BadParameter("data.mix: name the files, and set data.train_weights", param_hint="OVERRIDES")
+    given = compose(["data=local", f"data.train_file=[{','.join(map(literal, config.train_files))}]", *overrides]).data
     return replace(config, **{name: getattr(given, name) for name in names})
 
 
@@ -163,6 +168,8 @@ def _lines(report: DataReport) -> Iterator[str]:
 def _split_lines(split: SplitReport, max_length: int | None) -> Iterator[str]:
     yield f"split {split.name}: {split.rows} rows of {split.source}"
     yield f"  digest           {split.digest}"
+    for part in split.parts:
+        yield f"  of them          {part.rows} rows of {part.source}, digest {part.digest}"
     yield f"  duplicates       {split.duplicates}"
     if split.lengths is not None:
         yield f"  over the limit   {split.over_limit} of more than {max_length} tokens"

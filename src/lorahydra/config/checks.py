@@ -34,6 +34,7 @@ WORDS = {
     float: "a number",
     str: "a text",
     list: "a list of texts",
+    list[float]: "a list of numbers",
     dict: "a mapping",
     NoneType: "null",
 }
@@ -52,7 +53,7 @@ def check_types(group: str, config: object) -> None:
 
 def wrong_type(key: str, value: object, kind: Any) -> ConfigError:
     """The error of a value that does not have the type of its key."""
-    words = [WORDS.get(get_origin(part) or part, str(part)) for part in _parts(kind)]
+    words = [WORDS.get(part) or WORDS.get(get_origin(part) or part, str(part)) for part in _parts(kind)]
     hint = did_you_mean(str(value), [word for word in words if word not in WORDS.values()])
     if set(words) & {*WORDS.values()}:
         return ConfigError(f"{key}={value} is not allowed{hint}: give {' or '.join(words)}")

@@ -183,7 +183,7 @@ def _quoted(override: str) -> str:
 def text_keys() -> frozenset[str]:
     """Keys whose value is a text."""
     texts = (key for key, kind in _types(ExperimentConfig) if kind in (str, str | None))
-    return frozenset({"hydra.sweeper.study_name", *texts})
+    return frozenset({"hydra.sweeper.study_name", "data.train_file", *texts})
 
 
 def _types(schema: Any) -> Iterator[tuple[str, Any]]:

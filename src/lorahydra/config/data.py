@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from lorahydra.config.checks import at_least, check_types, not_blank, text_encoding, within
 from lorahydra.config.showing import short_repr
@@ -11,6 +11,8 @@ from lorahydra.errors import ConfigError
 
 __all__ = ["ColumnsConfig", "DataConfig", "Format", "SpecialTokens"]
 
+MOST_COPIES = 100
+"""The largest weight of a training file."""
 SpecialTokens = Literal["text", "control"]
 Format = Literal["auto", "prompt_completion", "instruction", "question_answer", "messages", "conversations"]
 
@@ -60,8 +62,14 @@ class ColumnsConfig:
 class DataConfig:
     """The examples (`conf/data`). Exactly one of `train_file` and `hub_name` names them."""
 
-    train_file: str | None = None
-    """JSONL, JSON, CSV or Parquet file, or a folder that `datasets` saved; `demo` is the shipped demo dataset."""
+    train_file: str | list[str] | None = None
+    """JSONL, JSON, CSV or Parquet file, or a folder that `datasets` saved; `demo` is the shipped demo dataset. Several
+    are a list: `[a.jsonl,b.csv]`."""
+    train_weights: list[float] = field(default_factory=list)
+    """How often each row of each training file is trained on: 1 (default), 2 for twice, 0.5 for half of the rows, which
+    a hash of row and seed chooses. The validation and test splits do not depend on it."""
+    mix: dict[str, Any] = field(default_factory=dict)
+    """Training files and their weights in one: `{a.jsonl: 1, b.csv: 0.5}` in place of the two keys above."""
     validation_file: str | None = None
     """File or folder of the validation split; without it the split is made from `train_file`."""
     test_file: str | None = None
@@ -119,6 +127,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         if isinstance(self.pii, bool):  # YAML reads `off` so
             self.pii = "warn" if self.pii else "off"
+        if self.mix:
+            if self.train_file is not None or self.train_weights:
+                raise ConfigError(
+                    "data.mix names the training files and their weights: leave data.train_file and data.train_weights "
+                    "out (data=local)"
+                )
+            self.train_file, self.train_weights, self.mix = list(self.mix), list(self.mix.values()), {}
         check_types("data", self)
         if (self.train_file is None) == (self.hub_name is None):
             given = "neither is" if self.train_file is None else "both are"
@@ -126,10 +141,25 @@ class DataConfig:
                 f"data.train_file or data.hub_name names the dataset, and {given} set: give one, for example "
                 "data=local data.train_file=my.jsonl"
             )
-        for name in ("train_file", "validation_file", "test_file", "hub_name"):
+        if self.train_file == []:
+            raise ConfigError("data.train_file is an empty list: give at least one file")
+        for file in self.train_files:
+            not_blank("data.train_file", file)
+        for name in ("validation_file", "test_file", "hub_name"):
             value = getattr(self, name)
             if value is not None:
                 not_blank(f"data.{name}", value)
+        if self.train_weights and len(self.train_weights) != len(self.train_files):
+            raise ConfigError(
+                f"data.train_weights has {len(self.train_weights)} weights and data.train_file {len(self.train_files)} "
+                "files: give one weight for each file"
+            )
+        for weight in self.train_weights:
+            if not 0 < weight <= MOST_COPIES:
+                raise ConfigError(
+                    f"data.train_weights={self.train_weights} is not allowed: weights must be above 0 and at most "
+                    f"{MOST_COPIES}; leave a file out of data.train_file instead of giving it 0"
+                )
         text_encoding("data.encoding", self.encoding)
         within("data.validation_fraction", self.validation_fraction, 0, 1, below=True)
         within("data.test_fraction", self.test_fraction, 0, 1, below=True)
@@ -142,3 +172,10 @@ class DataConfig:
         at_least("data.max_train_rows", self.max_train_rows, 1)
         at_least("data.max_eval_rows", self.max_eval_rows, 1)
         at_least("data.max_length", self.max_length, 8)
+
+    @property
+    def train_files(self) -> list[str]:
+        """The training files; none with a dataset of the hub."""
+        if self.train_file is None:
+            return []
+        return [self.train_file] if isinstance(self.train_file, str) else list(self.train_file)

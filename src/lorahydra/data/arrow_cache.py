@@ -123,7 +123,7 @@ class RowSequence(Sequence[Item]):
 
     def __init__(self, indices: npt.NDArray[np.int64]) -> None:
         self.indices = indices
-        """Which rows are here, ascending; shape (number of items,)."""
+        """Which rows are here, ascending, perhaps with repetitions; shape (number of items,)."""
 
     @abstractmethod
     def _read(self, row: int) -> Item:

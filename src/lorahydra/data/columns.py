@@ -60,7 +60,9 @@ def known_columns(mapping: Mapping[str, str]) -> frozenset[str]:
     return frozenset(mapping.values()).union(*(scheme.names for scheme in SCHEMES.values()))
 
 
-def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], source: str) -> Layout:
+def detect(
+    columns: Collection[str], wanted: str, mapping: Mapping[str, str], source: str, *, several: bool = False
+) -> Layout:
     """Choose the scheme that fits the columns of a source.
 
     Args:
@@ -68,12 +70,17 @@ def detect(columns: Collection[str], wanted: str, mapping: Mapping[str, str], so
         wanted: `data.format`: a scheme's name, or `auto`.
         mapping: `data.columns`: scheme column → column of the source.
         source: Name of the source in errors.
+        several: There are other sources, of other schemes perhaps: each scheme takes its own part of the mapping.
 
     Raises:
         DataError: No scheme fits, or more than one.
     """
     schemes = list(SCHEMES.values()) if wanted == "auto" else [SCHEMES[wanted]]
-    layouts = [Layout(scheme, dict(mapping)) for scheme in schemes if set(mapping) <= set(scheme.names)]
+    layouts = [
+        Layout(scheme, {name: column for name, column in mapping.items() if name in scheme.names})
+        for scheme in schemes
+        if several or set(mapping) <= set(scheme.names)
+    ]
     if not layouts:
         allowed = "; ".join(f"{scheme.name}: {', '.join(scheme.names)}" for scheme in schemes)
         raise DataError(f"data.columns maps columns of different schemes: {', '.join(mapping)} (columns of {allowed})")

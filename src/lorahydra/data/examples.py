@@ -43,6 +43,8 @@ class Example:
     """1-based line of the source; the row where the format has no lines (Parquet, saved and hub datasets)."""
     tools: str = ""
     """Tools that may be called, as a JSON list for the chat template; empty for none."""
+    source: str = ""
+    """The source as the user named it, for messages."""
 
 
 class Keys(NamedTuple):

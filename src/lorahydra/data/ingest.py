@@ -61,7 +61,7 @@ class Rows:
             Message(ROLES[code], content, extras[number] if extras else "", number not in (unlearned or ()))
             for number, (code, content) in enumerate(zip(codes, contents, strict=True))
         )
-        return Example(messages, line, tools or "")
+        return Example(messages, line, tools or "", self.source)
 
     def line(self, index: int) -> int:
         """Line (or row) number of one row."""
@@ -124,6 +124,8 @@ def ingest(source: Source, config: DataConfig, cache: Path | None = None) -> Row
     """
     content = source.content_hash()
     options = [VERSION, content, config.format, sorted(config.columns.renamed().items())]
+    if len(config.train_files) > 1 and config.columns.renamed():
+        options += ["one of several"]
     key = hashlib.sha256(json.dumps(options).encode()).hexdigest()
 
     def build(writer: Writer) -> Mapping[str, Any]:
@@ -175,7 +177,8 @@ def _read(source: Source, config: DataConfig, writer: Writer) -> Mapping[str, An
     rows = objects(source.rows(known_columns(config.columns.renamed()), problems), problems)
     columns, rows = with_columns(rows)
     # Without a single object there is nothing to detect; what the source holds instead has been reported.
-    layout = detect(columns, config.format, config.columns.renamed(), source.label) if columns else None
+    mapping, several = config.columns.renamed(), len(config.train_files) > 1
+    layout = detect(columns, config.format, mapping, source.label, several=several) if columns else None
     for number, row in rows:
         if layout is not None and number != HEADER_ROW:
             _add(writer, layout, number, row, problems)

@@ -82,7 +82,7 @@ def read_labels(
         ConfigError: There is no such encoding.
         DataError: The file or one of its rows cannot be used, or there are too few labelled answers.
     """
-    source = locate(DataConfig(train_file=file, encoding=encoding))["train"]
+    source = locate(DataConfig(train_file=file, encoding=encoding))["train"][0]
     known = {name for names in COLUMNS.values() for name in names}.union((columns or {}).values(), criteria)
     problems = Problems()
     found, _ = with_columns(objects(source.rows(known, problems), problems))

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.chat.chat_format import ChatFormat
 from lorahydra.data.ingest import Rows, ingest
+from lorahydra.data.mixing import Mixture
 from lorahydra.data.problems import Problem
-from lorahydra.data.report import DataReport, Leakage, SplitReport
+from lorahydra.data.report import DataReport, Leakage, SplitPart, SplitReport
 from lorahydra.data.sources import locate
 from lorahydra.data.splits import Split, cut
 from lorahydra.data.tokens import encode_split, measure, row_warnings
@@ -62,9 +63,9 @@ def load_splits(config: DataConfig, seed: int, *, cache: Path | None = None) -> 
         OutputError: The cache cannot be written.
     """
     sources = read_sources(config, cache)
-    for rows in sources.values():
+    for rows in _each(sources):
         rows.require_valid()
-    for rows in sources.values() if config.pii == "error" else ():
+    for rows in _each(sources) if config.pii == "error" else ():
         rows.require_impersonal()
     report = _report_on(sources, config)
     splits = cut(sources, config, seed)
@@ -97,7 +98,7 @@ def check(
     """
     sources = read_sources(config, cache)
     report = _report_on(sources, config)
-    if not all(len(rows) for rows in sources.values()):
+    if not all(len(rows) for rows in _each(sources)):
         # Every row of a source has a problem, and there is nothing else to look at.
         return report
     try:
@@ -122,19 +123,25 @@ def check(
         fit = measure(store, config.max_length, config.overlong, window, room)
         report.add_fit(split.name, fit)
         for row in fit.faults.tolist() if fit.overlong == "error" else ():
-            report.add_problem(Problem(split.line(row), None, fit.fault(row), split.source))
+            report.add_problem(Problem(split.line(row), None, fit.fault(row), split.source_of(row)))
     return report
 
 
-def read_sources(config: DataConfig, cache: Path | None) -> dict[str, Rows]:
-    """Read the source of each split that has one of its own; all are located before the first is read."""
-    return {name: ingest(source, config, cache) for name, source in locate(config).items()}
+def read_sources(config: DataConfig, cache: Path | None) -> dict[str, Mixture]:
+    """Read the sources of each split that has its own; all are located before the first is read."""
+    sources = {name: [ingest(source, config, cache) for source in each] for name, each in locate(config).items()}
+    return {name: Mixture(each, config.train_weights if name == "train" else ()) for name, each in sources.items()}
 
 
-def _report_on(sources: Mapping[str, Rows], config: DataConfig) -> DataReport:
+def _each(sources: Mapping[str, Mixture]) -> Iterator[Rows]:
+    """The sources of all splits."""
+    return (rows for mixture in sources.values() for rows in mixture.parts)
+
+
+def _report_on(sources: Mapping[str, Mixture], config: DataConfig) -> DataReport:
     """A report of what was found in reading."""
     report = DataReport()
-    for rows in sources.values():
+    for rows in _each(sources):
         report.sources.append(rows.report)
         report.problems += rows.problems
         report.total_problems += rows.report.problems
@@ -148,13 +155,13 @@ def _report_on(sources: Mapping[str, Rows], config: DataConfig) -> DataReport:
 
 
 def _describe_splits(
-    report: DataReport, splits: Mapping[str, Split], sources: Mapping[str, Rows], config: DataConfig
+    report: DataReport, splits: Mapping[str, Split], sources: Mapping[str, Mixture], config: DataConfig
 ) -> list[DataError]:
     """Add the splits to a report; returns those whose rows are in the training split more often than is allowed."""
     for split in splits.values():
-        keys = split.example_keys()
-        duplicates = len(keys) - len(np.unique(keys))
-        report.splits.append(SplitReport(split.name, split.source, split.digest, len(split), duplicates))
+        duplicates = split.duplicates
+        parts = [SplitPart(part.source, part.digest, len(part)) for part in split.parts()]
+        report.splits.append(SplitReport(split.name, split.source, split.digest, len(split), duplicates, parts=parts))
         if duplicates:
             report.warnings.append(f"{split.name}: {duplicates} of {len(split)} rows are duplicates")
     faults = []
@@ -178,7 +185,7 @@ def _describe_splits(
     return faults
 
 
-def _small_splits(splits: Mapping[str, Split], sources: Mapping[str, Rows], config: DataConfig) -> Iterator[str]:
+def _small_splits(splits: Mapping[str, Split], sources: Mapping[str, Mixture], config: DataConfig) -> Iterator[str]:
     """Which splits have too few rows for their purpose, unless the user wants so few; one line each."""
     for name, purpose in (("validation", "to tell trials apart"), ("test", "to say whether tuning helped")):
         rows = len(splits[name]) if name in splits else 0

@@ -54,7 +54,7 @@ def _lines(file: TextFile, problems: Problems) -> Iterator[tuple[Message, ...]]:
 
 
 def _rows(config: DataConfig, problems: Problems) -> Iterator[tuple[Message, ...]]:
-    source = locate(config)["train"]
+    source = locate(config)["train"][0]
     columns, rows = with_columns(objects(source.rows(known_columns({}), problems), problems))
     layout = detect_prompts(columns, source.label) if columns else None
     for number, row in rows:

@@ -12,7 +12,7 @@ from lorahydra.data.length_limits import Fit
 from lorahydra.data.personal import PersonalData
 from lorahydra.data.problems import MAX_PROBLEMS, Problem
 
-__all__ = ["DataReport", "Leakage", "LengthStats", "SourceReport", "SplitReport"]
+__all__ = ["DataReport", "Leakage", "LengthStats", "SourceReport", "SplitPart", "SplitReport"]
 
 BINS = 10
 
@@ -65,6 +65,16 @@ class SourceReport:
     """Personal data and secrets by kind; none are looked for with `data.pii=off`."""
 
 
+@dataclass(frozen=True)
+class SplitPart:
+    """The rows of a split that come from one of several files."""
+
+    source: str
+    digest: str
+    rows: int
+    """Rows that are used; a weight of 2 counts each twice."""
+
+
 @dataclass
 class SplitReport:
     """What a split holds after splitting and after `max_train_rows` or `max_eval_rows`."""
@@ -81,6 +91,8 @@ class SplitReport:
     """Rows longer than `data.max_length`, or than the model's context."""
     without_room: int | None = None
     """Rows whose prompt leaves no room for `evaluation.max_new_tokens` in the model's context."""
+    parts: list[SplitPart] = field(default_factory=list)
+    """What comes from each file, where there are several."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -57,24 +57,40 @@ class Source:
         return digest.hexdigest()
 
 
-def locate(config: DataConfig) -> dict[str, Source]:
-    """Find the source of each split that has its own; `train` always has one.
+def locate(config: DataConfig) -> dict[str, list[Source]]:
+    """Find the sources of each split that has its own; `train` may have several, the others have one.
 
     Raises:
-        DataError: A file is missing, is of an unknown kind or is not a regular file.
+        DataError: A file is missing, is of an unknown kind or is not a regular file, or is given twice.
     """
-    sources = {}
+    files = config.train_files
+    if len(files) > 1:
+        sources = {"train": [_open(config, file, "train", config.train_split) for file in files]}
+        _require_distinct(files)
+    else:
+        sources = {}
     for name in SPLITS:
+        if name in sources:
+            continue
         file, split = getattr(config, f"{name}_file"), getattr(config, f"{name}_split")
-        if file is None and name != "train" and config.train_file == DEMO:
-            file = DEMO
+        if name == "train" or (file is None and files == [DEMO]):
+            file = files[0] if files else None
         if file is None and split is None:
             continue
         if file is None and config.hub_name is not None:
-            sources[name] = _hub(config, config.hub_name, split)
+            sources[name] = [_hub(config, config.hub_name, split)]
+        elif file is None and len(files) > 1:
+            raise DataError(f"data.{name}_split={split} needs data.{name}_file, since there are several training files")
         else:
-            sources[name] = _open(config, file or config.train_file or DEMO, name, split or name)
+            sources[name] = [_open(config, file or files[0], name, split or name)]
     return sources
+
+
+def _require_distinct(files: Sequence[str]) -> None:
+    paths = [file if file == DEMO else str(Path(file).expanduser().resolve()) for file in files]
+    for number, file in enumerate(files):
+        if paths[number] in paths[:number]:
+            raise DataError("is given twice as a training file: give it the weight 2 in data.train_weights", path=file)
 
 
 def _file(label: str, path: Path, encoding: str = UTF8) -> Source:

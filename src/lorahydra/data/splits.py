@@ -15,7 +15,8 @@ import numpy.typing as npt
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.arrow_cache import RowSequence
 from lorahydra.data.examples import Example
-from lorahydra.data.ingest import Rows
+from lorahydra.data.hashing import seeded
+from lorahydra.data.mixing import Mixture
 from lorahydra.data.sources import SPLITS
 from lorahydra.errors import DataError
 
@@ -28,11 +29,11 @@ EXACT = 32
 class Split(RowSequence[Example]):
     """Examples of one split (`train`, `validation` or `test`) in the order of their source, read when asked for."""
 
-    def __init__(self, name: str, rows: Rows, indices: npt.NDArray[np.int64]) -> None:
+    def __init__(self, name: str, rows: Mixture, indices: npt.NDArray[np.int64], source: str = "") -> None:
         super().__init__(indices)
         self.name = name
-        self.source = rows.source
-        """The source as the user named it."""
+        self.source = source or rows.source
+        """The source as the user named it; several are joined by commas."""
         self._rows = rows
         self.digest = hashlib.sha256(self.example_keys().tobytes()).hexdigest()
         """Hex SHA-256 of the content in order; equal content has an equal digest on every machine."""
@@ -45,8 +46,29 @@ class Split(RowSequence[Example]):
         return self if len(indices) == len(self) else Split(self.name, self._rows, self.indices[indices])
 
     def line(self, index: int) -> int:
-        """Line (or row) number of an example in the source."""
+        """Line (or row) number of an example in its source."""
         return self._rows.line(int(self.indices[index]))
+
+    def source_of(self, index: int) -> str:
+        """The source of an example as the user named it."""
+        return self._rows.source_of(int(self.indices[index]))
+
+    def place(self, index: int) -> str:
+        """Source and line of an example, for messages."""
+        return f"{self.source_of(index)}:{self.line(index)}"
+
+    def parts(self) -> list[Split]:
+        """The examples of each source, where there are several; empty otherwise."""
+        numbers = self._rows.part_of(self.indices)
+        several = len(self._rows.parts) if len(self._rows.parts) > 1 else 0
+        kept = [(self._rows.parts[n].source, self.indices[numbers == n]) for n in range(several)]
+        return [Split(self.name, self._rows, indices, source) for source, indices in kept if len(indices)]
+
+    @property
+    def duplicates(self) -> int:
+        """Rows whose whole conversation also comes earlier; copies that a weight makes are no duplicates."""
+        rows = np.unique(self.indices)
+        return len(rows) - len(np.unique(self._rows.example_keys()[rows]))
 
     def prompt_keys(self) -> npt.NDArray[np.bytes_]:
         """Hash of everything before the last answer, for each example; shape (number of examples,)."""
@@ -57,7 +79,7 @@ class Split(RowSequence[Example]):
         return self._rows.example_keys()[self.indices]
 
 
-def cut(sources: dict[str, Rows], config: DataConfig, seed: int) -> dict[str, Split]:
+def cut(sources: dict[str, Mixture], config: DataConfig, seed: int) -> dict[str, Split]:
     """Make the splits from the rows of their sources, none of which is empty.
 
     Raises:
@@ -76,13 +98,18 @@ def cut(sources: dict[str, Rows], config: DataConfig, seed: int) -> dict[str, Sp
         if name != "train" and name in sources:
             rows = sources[name]
             parts[name] = np.arange(len(rows), dtype=np.int64)
+        elif name == "train":
+            # The other splits are the same with all weights.
+            parts[name] = rows.weighted(parts[name], seed)
         limit = config.max_train_rows if name == "train" else config.max_eval_rows
         if len(parts[name]):
             splits[name] = Split(name, rows, parts[name][:limit])
+    if "train" not in splits:
+        raise DataError("data.train_weights leave no training row: raise them", path=sources["train"].source)
     return splits
 
 
-def _assign(rows: Rows, fractions: list[float], seed: int, exact: bool) -> list[npt.NDArray[np.int64]]:
+def _assign(rows: Mixture, fractions: list[float], seed: int, exact: bool) -> list[npt.NDArray[np.int64]]:
     """Row indices for train, validation and test, the latter two of the given fractions (0: none).
 
     Groups of rows are ordered by hash; validation takes the lowest hashes, then test. A fraction above 0 gets at
@@ -130,15 +157,15 @@ def _near(threshold: int, below: npt.NDArray[np.int64], taken: int, fraction: fl
     return threshold
 
 
-def _groups(rows: Rows, seed: int, *, by_prompt: bool) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+def _groups(rows: Mixture, seed: int, *, by_prompt: bool) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """The hash by which each row finds its split, and how many distinct rows each hash has, by ascending hash.
 
     Equal rows have the same hash, and so do rows of the same prompt: otherwise the answer to a held-out one could have
     been learnt. A prompt of very many rows is not kept together, since it could fill a split on its own.
     """
-    hashes = _seeded(rows.example_keys(), seed)
+    hashes = seeded(rows.example_keys(), seed)
     distinct, first = np.unique(hashes, return_index=True)
-    prompts = _seeded(rows.prompt_keys(), seed)
+    prompts = seeded(rows.prompt_keys(), seed)
     names, counts = np.unique(prompts[first], return_counts=True)
     together = (counts > 1) & (counts <= max(3, len(first) // 20))
     if not by_prompt or not together.any():
@@ -148,12 +175,3 @@ def _groups(rows: Rows, seed: int, *, by_prompt: bool) -> tuple[npt.NDArray[np.u
     if len(groups) < len(SPLITS):
         return hashes, np.ones(len(distinct), np.int64)
     return grouped, weights
-
-
-def _seeded(keys: npt.NDArray[np.bytes_], seed: int) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of each key and the seed: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
-    start = int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=8).digest(), "little")
-    value = np.frombuffer(keys.tobytes(), "<u8")[::2] ^ np.uint64(start)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))

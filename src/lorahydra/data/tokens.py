@@ -94,7 +94,7 @@ def tokenize(
         raise DataError(
             f"{fit.fault(first)} ({len(faults)} of {len(split)} rows of the {split.name} split do not fit): "
             f"{fit.ways_out(first)}",
-            path=split.source,
+            path=split.source_of(first),
             line=split.line(first),
         )
     # A study can do without a test split, but not without the others.
@@ -126,7 +126,7 @@ def encode_split(split: Split, chat: ChatFormat, cache: Path | None) -> Store:
         counts: dict[str, tuple[int, int]] = {}
         for start in range(0, len(split), BATCH):
             examples = split[start : start + BATCH]
-            tokens = chat.encode_batch(examples, split.source)
+            tokens = chat.encode_batch(examples)
             for number, (example, (ids, spans, lost)) in enumerate(zip(examples, tokens, strict=True), start):
                 writer.add((ids, [place for span in spans for place in span]), 4 * len(ids))
                 for warning in (*chat.row_warnings(example), *lost):
@@ -142,7 +142,9 @@ def row_warnings(split: Split, store: Store, chat: ChatFormat) -> list[str]:
     """What is unusual about rows of a split, one line each; the store is from `encode_split`."""
     return [
         RowWarning[name].warning(
-            f"{split.name}: {count} of {len(split)} rows", f"{split.source}:{split.line(first)}", chat.special_tokens
+            f"{split.name}: {count} of {len(split)} rows",
+            split.place(first),
+            chat.special_tokens,
         )
         for name, (first, count) in store.facts["odd"].items()
     ]

@@ -66,7 +66,7 @@ def make_offer(config: DataConfig, *, is_encoding_given: bool) -> dict[str, Any]
         config = DataConfig(train_file=name, format=config.format, columns=config.columns, encoding=readings[0]["name"])
     offer: dict[str, Any] = {"encodings": readings, "columns": [], "rows": [], "request": None, "answer": None}
     with suppress(DataError):  # it has yet another fault, of which the check tells when it can be read
-        source = locate(config)["train"]
+        source = locate(config)["train"][0]
         columns, rows = _peek(source)
         if len(columns) > 1 and rows and not _fits(columns, config, source):
             offer |= {"columns": columns, "rows": rows, **_guess(columns)}

@@ -85,7 +85,12 @@ def record_data(run: TrackedRun, data: DataSplits, used: Iterable[Split]) -> Non
     """Log the data report, and the splits in use as inputs with a digest of their content."""
     run.text(json.dumps(data.report.to_dict(), ensure_ascii=False, indent=2), DATA_REPORT_FILE)
     for split in used:
-        run.dataset(split.name, split.digest, split.source, len(split), CONTEXTS[split.name])
+        context = CONTEXTS[split.name]
+        run.dataset(split.name, split.digest, split.source, len(split), context)
+        for part in split.parts():
+            run.dataset(
+                f"{split.name}: {part.source}", part.digest, part.source, len(part), f"{context}: {part.source}"
+            )
 
 
 def data_warnings(warnings: Sequence[str]) -> list[str]:

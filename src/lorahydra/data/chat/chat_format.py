@@ -109,13 +109,13 @@ class ChatFormat:
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def encode_batch(self, examples: Sequence[Example], source: str | None = None) -> list[Tokens]:
+    def encode_batch(self, examples: Sequence[Example]) -> list[Tokens]:
         """Tokenize examples for training; every assistant turn carries loss, with its end-of-turn token.
 
         Raises:
-            DataError: The template refuses a conversation or changes an answer; the message names `source`.
+            DataError: The template refuses a conversation or changes an answer; the message names its source.
         """
-        conversations = [Conversation(self._renderer, example, source) for example in examples]
+        conversations = [Conversation(self._renderer, example) for example in examples]
         hidden = [conversation.hidden for conversation in conversations]
         texts = [conversation.whole() for conversation in conversations]
         prompts = self._tokenize([text.prompt for text in texts], hidden)
@@ -155,6 +155,11 @@ class ChatFormat:
             answer = answer[: self.text_end.kept(answer)]
         text: str = self._tokenizer.decode(answer, skip_special_tokens=True)
         return text.strip()
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, control tokens included."""
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
     def hides(self, example: Example) -> bool:
         """Whether its messages hold names of control tokens that stay text."""

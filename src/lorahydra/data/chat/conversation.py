@@ -35,12 +35,11 @@ class Rendered:
 
 
 class Conversation:
-    """One example, rendered with a template; error messages name its `source`."""
+    """One example, rendered with a template."""
 
-    def __init__(self, renderer: Renderer, example: Example, source: str | None = None) -> None:
+    def __init__(self, renderer: Renderer, example: Example) -> None:
         self._renderer = renderer
         self._example = example
-        self._source = source
         self.turns: list[Turn] = [
             {"role": message.role, "content": message.content, **message.fields} for message in example.messages
         ]
@@ -249,7 +248,7 @@ class Conversation:
             return self._renderer.apply(turns, prompting, tools=parsed, thinking=thinking)
 
     def _error(self, message: str) -> DataError:
-        return DataError(message, path=self._source, line=self._example.line)
+        return DataError(message, path=self._example.source or None, line=self._example.line)
 
     def _changed(self) -> DataError:
         return self._error(
