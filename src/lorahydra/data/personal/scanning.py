@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,11 @@ def _find(store: Store, columns: Sequence[int], lines: int) -> dict[str, Persona
 
 
 def _suspicious(store: Store, column: int) -> Iterator[tuple[int, str]]:
-    """Rows and texts that two quick patterns cannot rule out."""
+    """Rows and texts that quick patterns cannot rule out."""
     import pyarrow.compute as pc
 
     rows, texts = store.texts(column)
-    for pattern in (SUSPICIOUS, LIKELY):
-        matching = pc.match_substring_regex(texts, pattern)
+    for patterns in ((SUSPICIOUS,), LIKELY):
+        matching = reduce(pc.or_, (pc.match_substring_regex(texts, pattern) for pattern in patterns))
         rows, texts = rows[matching.to_numpy(zero_copy_only=False)], texts.filter(matching)
     yield from zip(rows.tolist(), texts.to_pylist(), strict=True)
