@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorahydra.cli.completing import files
+from lorahydra.cli.preview import preview
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,9 +25,12 @@ __all__ = ["data"]
 BAR_WIDTH = 40
 
 
-@click.group(short_help="Check a dataset before training on it.")
+@click.group(short_help="Check a dataset, and see its examples as the model does.")
 def data() -> None:
     """Look at a dataset before anything is trained on it."""
+
+
+data.add_command(preview)
 
 
 @data.command()
