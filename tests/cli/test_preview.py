@@ -101,7 +101,7 @@ def test_json_has_tokens_and_their_places(tmp_path: Path) -> None:
     [
         ("error", "; refused: 49 tokens, over data.max_length=44", "⟦long answer<|im_end|>⟧"),
         ("drop", "; left out: 49 tokens, over data.max_length=44", "⟦long answer<|im_end|>⟧"),
-        ("truncate", "7 with loss; the last 5 are cut", "⟦long an⟧"),
+        ("truncate", "8 with loss; the last 5 are cut", "⟦long ans⟧"),
     ],
 )
 def test_what_is_too_long_is_said(overlong: str, said: str, answer: str, tmp_path: Path) -> None:

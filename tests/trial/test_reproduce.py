@@ -124,7 +124,17 @@ def test_paths_in_overrides_are_meant_from_here(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "there, it is.jsonl").touch()
     absolute = _from_here("data.train_file=there, it is.jsonl")
     assert absolute == f"data.train_file={literal(str(tmp_path / 'there, it is.jsonl'))}"
-    for other in ("data.train_file=demo", "lora.r=8", "model.name_or_path=Qwen/Qwen3-0.6B", "seed"):
+    (tmp_path / "b.csv").touch()
+    listed = _from_here("data.train_file=['there, it is.jsonl',b.csv,demo]")
+    names = (tmp_path / "there, it is.jsonl", tmp_path / "b.csv", "demo")
+    assert listed == f"data.train_file=[{','.join(literal(str(name)) for name in names)}]"
+    for other in (
+        "data.train_file=demo",
+        "data.train_file=[a",
+        "lora.r=8",
+        "model.name_or_path=Qwen/Qwen3-0.6B",
+        "seed",
+    ):
         assert _from_here(other) == other
 
 

@@ -56,7 +56,10 @@ def test_a_trial_leaves_everything_in_mlflow(
     place: Path, tiny_model: Path, rows: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    result = trial(place, tiny_model, rows, "one")
+    more = place / "more.csv"
+    more.write_text("instruction,output\n" + "".join(f"Say {n}!,{n}\n" for n in range(30)), "utf-8")
+    files = [f"data.train_file=[{rows},{more}]", "data.train_weights=[1,0.5]"]
+    result = trial(place, tiny_model, rows, "one", *files)
     client = client_of(place)
     run = client.get_run(result.run_id)
 
@@ -77,7 +80,10 @@ def test_a_trial_leaves_everything_in_mlflow(
     steps = client.get_metric_history(run.info.run_id, "train/loss")
     assert [point.step for point in steps] == list(range(1, len(steps) + 1))
     assert len(client.get_metric_history(run.info.run_id, "eval/bertscore_f1")) == 1
-    assert {dataset.dataset.name for dataset in run.inputs.dataset_inputs} == {"train", "validation"}
+    inputs = {recorded.dataset.name: recorded.dataset for recorded in run.inputs.dataset_inputs}
+    names = {f"{split}{of}" for split in ("train", "validation") for of in ("", f": {rows}", f": {more}")}
+    assert set(inputs) == names
+    assert len({dataset.digest for dataset in inputs.values()}) == len(names)
 
     assert {
         "config/config.yaml",

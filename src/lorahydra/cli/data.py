@@ -25,7 +25,7 @@ __all__ = ["data"]
 BAR_WIDTH = 40
 
 
-@click.group(short_help="Check a dataset, and see its examples as the model does.")
+@click.group(short_help="Check a dataset; see its examples as the model does.")
 def data() -> None:
     """Look at a dataset before anything is trained on it."""
 

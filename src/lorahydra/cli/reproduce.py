@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import yaml
 
 from lorahydra.cli.exits import EXIT_DIFFERENT
 from lorahydra.cli.sharing import log_to_terminal, uri_option
@@ -105,8 +107,25 @@ def _number(value: float | None) -> str:
 
 
 def _from_here(override: str) -> str:
-    """The override with an absolute path: the user's path is relative to the current folder, not to the run's."""
+    """The override with absolute paths: the user's paths are relative to the current folder, not to the run's."""
     key, equals, value = override.partition("=")
-    if key.lstrip("+") not in PATHS or not value or not Path(value).expanduser().exists():
+    if key.lstrip("+") not in PATHS or not value:
         return override
-    return f"{key}{equals}{literal(str(Path(value).expanduser().absolute()))}"
+    files = _listed(value)
+    if files:
+        return f"{key}{equals}[{','.join(literal(_absolute(file)) for file in files)}]"
+    return f"{key}{equals}{literal(_absolute(value))}" if Path(value).expanduser().exists() else override
+
+
+def _listed(value: str) -> list[str]:
+    """The files of a list; none if it is something else, or has a mistake, which is reported where it is read."""
+    with suppress(yaml.YAMLError):
+        parsed = yaml.safe_load(value)
+        return [str(file) for file in parsed] if isinstance(parsed, list) else []
+    return []
+
+
+def _absolute(name: str) -> str:
+    """The absolute path of a file or folder that exists; other names as they are."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name

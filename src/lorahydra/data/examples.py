@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 __all__ = ["KEY_BYTES", "ROLES", "Example", "Keys", "Message", "example_keys"]
@@ -43,7 +43,7 @@ class Example:
     """1-based line of the source; the row where the format has no lines (Parquet, saved and hub datasets)."""
     tools: str = ""
     """Tools that may be called, as a JSON list for the chat template; empty for none."""
-    source: str = ""
+    source: str = field(default="", compare=False)
     """The source as the user named it, for messages."""
 
 

@@ -7,6 +7,7 @@ rows (`data.max_train_rows`) come from all of them in proportion to their sizes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,11 @@ class Mixture:
         self.parts = tuple(parts)
         self._weights = np.array(weights or [1.0] * len(parts), np.float64)
         sizes = [len(part) for part in parts]
+        if len(parts) == 1:  # there is nothing to put in turns, and there may be very many rows
+            self._order: Any = slice(None)
+            self._part: Any = np.broadcast_to(np.int64(0), sizes)
+            self._row: Any = range(sizes[0])
+            return
         places = np.concatenate([(np.arange(size) + 0.5) / max(size, 1) for size in sizes])
         self._order = np.argsort(places, kind="stable")
         self._part = np.repeat(np.arange(len(parts)), sizes)[self._order]
@@ -57,15 +63,18 @@ class Mixture:
 
     def part_of(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The number of the source of each row."""
-        return self._part[indices]
+        numbers: npt.NDArray[np.int64] = self._part[indices]
+        return numbers
 
     def prompt_keys(self) -> npt.NDArray[np.bytes_]:
         """Hash of everything before the last answer, for each row."""
-        return np.concatenate([part.prompt_keys() for part in self.parts])[self._order]
+        keys: npt.NDArray[np.bytes_] = np.concatenate([part.prompt_keys() for part in self.parts])[self._order]
+        return keys
 
     def example_keys(self) -> npt.NDArray[np.bytes_]:
         """Hash of the whole conversation, for each row."""
-        return np.concatenate([part.example_keys() for part in self.parts])[self._order]
+        keys: npt.NDArray[np.bytes_] = np.concatenate([part.example_keys() for part in self.parts])[self._order]
+        return keys
 
     def weighted(self, indices: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
         """The rows by the weights of their sources: 2 takes each row twice, 0.5 half of them, 2.5 both.
