@@ -33,7 +33,7 @@ def data() -> None:
 data.add_command(preview)
 
 
-@data.command()
+@data.command(short_help="Check a dataset and print a report.")
 @click.argument("file", shell_complete=files)
 @click.argument("overrides", metavar="[FILE]... [OVERRIDES]...", nargs=-1, shell_complete=files)
 @click.option("--validation", metavar="FILE", help="Validation file; cut from FILE when left out.")
