@@ -31,7 +31,7 @@ SHARE = 4
 SPARE = 3
 LONGEST = 200
 """Most characters of the name of a model."""
-CHANGING = ("cancel", "resume", "delete")
+CHANGING = ("cancel", "resume", "continue", "delete")
 """What the fine-tunes that have ended are spared, because the others ask about them."""
 
 
