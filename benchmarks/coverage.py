@@ -104,8 +104,8 @@ def coverage(shape: Shape, count: int, samples: int, config: EvaluationConfig, s
         tuned, untuned = shape.draw(random, count), shape.draw(random, count)
         if shape.same:
             kept = random.random(count) < shape.same
-            mixed = np.where(kept, untuned.bertscore_f1, tuned.bertscore_f1)
-            tuned = replace(tuned, bertscore_f1=mixed.tolist())
+            mixed = np.where(kept, untuned.metrics[BERTSCORE], tuned.metrics[BERTSCORE])
+            tuned = replace(tuned, metrics={BERTSCORE: mixed.tolist()})
         score = combined_interval(tuned, config, sample)
         change = gain(tuned, untuned, config, sample)
         held += (score.low <= truth <= score.high, change.low <= 0 <= change.high, change.effect in CLAIMS)
@@ -116,9 +116,9 @@ def combined_of(shape: Shape, random: np.random.Generator, config: EvaluationCon
     """`combined` of very many examples."""
     many = replace(shape, judged=None if shape.judged else shape.judged).draw(random, 1_000_000)
     if many.judge is None:
-        return np.asarray(many.bertscore_f1)
+        return np.asarray(many.metrics[BERTSCORE])
     verdicts = np.asarray(many.judge, dtype=float)
-    return config.bertscore_weight * np.asarray(many.bertscore_f1) + config.judge_weight * verdicts / 100
+    return config.bertscore_weight * np.asarray(many.metrics[BERTSCORE]) + config.judge_weight * verdicts / 100
 
 
 def main() -> None:

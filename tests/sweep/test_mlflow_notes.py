@@ -10,11 +10,10 @@ from lorahydra.evaluation.scoring import Gain, Interval
 from lorahydra.names import State
 from lorahydra.sweep.mlflow_notes import model_description, study_note
 from lorahydra.sweep.trial_record import TrialRecord
+from lorahydra.trial.score import TrialScores
 
-SCORES: Any = SimpleNamespace(
-    tuned=SimpleNamespace(combined=Interval(0.7, 0.6, 0.8), predictions=SimpleNamespace(texts=["a", "b"])),
-    gain=Gain(0.3, 0.2, 0.4, 12),
-)
+TUNED: Any = SimpleNamespace(combined=Interval(0.7, 0.6, 0.8), predictions=SimpleNamespace(texts=["a", "b"]))
+SCORES = TrialScores(TUNED, None, Gain(0.3, 0.2, 0.4, 12))
 
 
 def trial(number: int, score: float | None, **rest: Any) -> TrialRecord:
