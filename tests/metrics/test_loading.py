@@ -17,7 +17,7 @@ from lorahydra.errors import ConfigError, MetricError
 from lorahydra.metrics.loading import load_metrics
 
 MINE = '''
-"""Ten lines of somebody's own."""
+"""A metric of the user's own."""
 def _helper(text):
     return len(text)
 
@@ -123,3 +123,14 @@ def test_a_metric_that_fails_is_named() -> None:
 def test_mistakes_in_the_configuration(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_metrics(compose(overrides).metrics)
+
+
+def test_a_file_is_imported_once_until_it_changes(tmp_path: Path) -> None:
+    file, count = tmp_path / "m.py", tmp_path / "count"
+    file.write_text(f"with open({str(count)!r}, 'a') as counted:\n    counted.write('x')\n{MINE}")
+    for _ in range(3):
+        loaded(["metrics=polite", f"metrics.polite.file={file}"])
+    assert count.read_text() == "x"
+    file.write_text(file.read_text() + "# changed\n")
+    loaded(["metrics=polite", f"metrics.polite.file={file}"])
+    assert count.read_text() == "xx"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import math
@@ -111,8 +112,17 @@ def _load(name: str, settings: dict[str, Any]) -> Metric:
 def _from_file(name: str, path: Path) -> Callable[..., Any]:
     """The function of the metric's name in a Python file, or else the only function that is defined there."""
     key = f"metrics.{name}.{FILE}={path}"
+    if not path.is_file():
+        raise ConfigError(f"{key} is not a Python file")
+    written = path.stat()
+    return _imported(name, key, path.absolute(), (written.st_mtime_ns, written.st_size))
+
+
+@functools.lru_cache(maxsize=32)
+def _imported(name: str, key: str, path: Path, written: tuple[int, int]) -> Callable[..., Any]:
+    """The same, once for all trials of a process, unless the file was `written` again: it may load a model."""
     spec = importlib.util.spec_from_file_location(f"lorahydra_metric_{name}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    if spec is None or spec.loader is None:
         raise ConfigError(f"{key} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     try:

@@ -86,8 +86,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     logger.info("Data: %d training, %d validation and %d test rows", *sizes)
     _say(splits.report)
     eval_set = _evaluation_set(splits.validation, tokens["validation"], chat)
-    for metric in metrics.values():
-        metric.try_out(eval_set.texts, eval_set.references)
+    _try_out(metrics, eval_set)
     return Prepared(
         splits=splits,
         base=base,
@@ -141,6 +140,18 @@ def _tokenized(split: Split, chat: ChatFormat, base: BaseModel, config: Experime
         window=context_window(base.model),
         max_new_tokens=0 if split.name == "train" else config.evaluation.max_new_tokens,
     )
+
+
+_tried: set[object] = set()
+
+
+def _try_out(metrics: Mapping[str, Metric], examples: EvaluationSet) -> None:
+    """Try metrics once per process on the same references: the trials of a study share them."""
+    for metric in metrics.values():
+        key = (metric.name, metric.function, repr(metric.settings), examples.digest)
+        if key not in _tried:
+            metric.try_out(examples.texts, examples.references)
+            _tried.add(key)
 
 
 _said: set[object] = set()
