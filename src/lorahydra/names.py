@@ -174,6 +174,16 @@ class Stage(StrEnum):
     """Writes the adapter, the leaderboard and the plots, and registers the adapter."""
 
 
+def is_forgotten(loss_low: float, checks_high: float) -> bool:
+    """Whether a model forgot something: the only place that decides it.
+
+    Args:
+        loss_low: Lower end of the 95 % interval of how much higher its loss on general texts is.
+        checks_high: Upper end of that of how much larger its share of instructions followed is.
+    """
+    return loss_low > 0 or checks_high < 0
+
+
 class PredictionColumn(StrEnum):
     """Columns of the predictions tables (`PREDICTIONS_FILE` and the like)."""
 
@@ -188,6 +198,11 @@ class PredictionColumn(StrEnum):
     BASELINE_PREDICTION = "baseline_prediction"
     BASELINE_BERTSCORE_F1 = "baseline_bertscore_f1"
     BASELINE_JUDGE_SCORE = "baseline_judge_score"
+
+
+def score_column(metric: str) -> str:
+    """Name of the column that has a metric's score of each prediction."""
+    return PredictionColumn.BERTSCORE_F1 if metric == BERTSCORE else metric
 
 
 MAIN_HYPERPARAMETERS = (

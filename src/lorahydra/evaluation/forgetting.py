@@ -15,6 +15,7 @@ import numpy as np
 
 from lorahydra.evaluation.intervals import Part, interval
 from lorahydra.evaluation.scoring import Interval
+from lorahydra.names import ends_of, is_forgotten
 
 __all__ = ["Check", "Forgetting", "compare_general", "general_checks", "general_texts"]
 
@@ -69,28 +70,19 @@ class Forgetting:
     @property
     def means(self) -> Mapping[str, float]:
         """Its numbers by the name that they have behind the prefix `forgetting`."""
-        return {
-            **dict(
-                zip(("loss", "loss_low", "loss_high"), (self.loss.mean, self.loss.low, self.loss.high), strict=True)
-            ),
-            **dict(
-                zip(
-                    ("checks", "checks_low", "checks_high"),
-                    (self.checks.mean, self.checks.low, self.checks.high),
-                    strict=True,
-                )
-            ),
-            "checks_untuned": self.before / self.count,
-            "checks_tuned": self.after / self.count,
-            "count": float(self.count),
-        }
+        ends = {"loss": self.loss, "checks": self.checks}
+        means = {name: one.mean for name, one in ends.items()}
+        for name, one in ends.items():
+            low, high = ends_of(name)
+            means |= {low: one.low, high: one.high}
+        counts = {"checks_untuned": self.before / self.count, "checks_tuned": self.after / self.count}
+        return {**means, **counts, "count": float(self.count)}
 
     @property
     def sentence(self) -> str:
         """What was forgotten, in one sentence without a full stop."""
         checks = f"it follows {self.after} of {self.count} plain instructions, {self.before} before"
-        lost = self.loss.low > 0
-        if not lost and self.checks.high >= 0:
+        if not is_forgotten(self.loss.low, self.checks.high):
             return f"Forgot nothing measurable: {checks}; loss on general texts {self.loss.mean:+.3f}"
         ends = f"95 % interval {self.loss.low:+.3f} to {self.loss.high:+.3f}"
         return f"Forgot something: loss on general texts {self.loss.mean:+.3f}, {ends}; {checks}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from lorahydra.names import FEW_SHOT, FEWEST_EXAMPLES, FORGETTING, TEST, Score, TuningEffect, scored
+from lorahydra.names import FEW_SHOT, FEWEST_EXAMPLES, FORGETTING, TEST, Score, TuningEffect, is_forgotten, scored
 from lorahydra.service.views import ChoiceView, FewShotView, ForgettingView
 
 __all__ = ["finite", "outcome_of"]
@@ -72,7 +72,7 @@ def _forgetting(test: Mapping[str, Any]) -> dict[str, Any] | None:
     numbers = {name: float(value or 0) for name, value in found.items()}
     count = round(numbers["count"])
     view = ForgettingView(
-        verdict="something" if numbers["loss_low"] > 0 or numbers["checks_high"] < 0 else "nothing",
+        verdict="something" if is_forgotten(numbers["loss_low"], numbers["checks_high"]) else "nothing",
         loss=numbers["loss"],
         loss_low=numbers["loss_low"],
         loss_high=numbers["loss_high"],

@@ -21,7 +21,7 @@ from lorahydra.evaluation.choosing import ENOUGH, Comparison, compare
 from lorahydra.evaluation.intervals import Floats
 from lorahydra.evaluation.scoring import weighted
 from lorahydra.evaluation.seed_noise import allowing_for_few, seed_variance, with_unseen_noise
-from lorahydra.names import ADAPTER_DIR, BERTSCORE, PREDICTIONS_FILE, PredictionColumn, Score
+from lorahydra.names import ADAPTER_DIR, BERTSCORE, PREDICTIONS_FILE, PredictionColumn, Score, score_column
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.study_run import StudyRun
 from lorahydra.sweep.study_trial import adapter_bytes
@@ -31,10 +31,6 @@ from lorahydra.tracking import patiently, read_text
 __all__ = ["ScoreTable", "decide", "decide_settings", "read_scores", "score_tables"]
 
 logger = logging.getLogger("lorahydra.sweep")
-
-
-COLUMNS = {BERTSCORE: PredictionColumn.BERTSCORE_F1}
-"""Columns that do not have the name of their metric."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +212,7 @@ def read_scores(config: ExperimentConfig, run_id: str | None) -> ScoreTable | No
         return ScoreTable(
             list(zip(columns[PredictionColumn.PROMPT], columns[PredictionColumn.REFERENCE], strict=True)),
             {
-                name: [float(score) for score in columns[COLUMNS.get(name, name)]]
+                name: [float(score) for score in columns[score_column(name)]]
                 for name in {BERTSCORE: 1.0} | config.evaluation.weights_with(judge=True)[0]
             },
             columns[PredictionColumn.JUDGE_SCORE],

@@ -7,7 +7,7 @@ from typing import Any
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.evaluation.scoring import ExampleScores, Gain, gain
-from lorahydra.names import BERTSCORE, PredictionColumn
+from lorahydra.names import BERTSCORE, PredictionColumn, score_column
 
 __all__ = ["Row", "has_same_rows", "paired_gain"]
 
@@ -53,5 +53,4 @@ def _scores(table: Sequence[Row], config: ExperimentConfig) -> ExampleScores:
 
 
 def _column(table: Sequence[Row], metric: str) -> list[float]:
-    name = PredictionColumn.BERTSCORE_F1 if metric == BERTSCORE else metric
-    return [float(row[name]) for row in table]
+    return [float(row[score_column(metric)]) for row in table]
