@@ -96,7 +96,7 @@ def test_a_request_that_does_not_come_is_closed(
     connection = connect()
     connection.sendall(sent)
     said = answer(connection, drip if sent else b"")
-    # Whoever has not even sent the head is told why.
+    # A client that has not sent the whole head gets a reason.
     assert said.startswith(b"HTTP/1.1 408 " if b"\r\n\r\n" not in sent else b"")
     assert service.projects.page().total == 1
     assert service.datasets.page(1).total == 0

@@ -135,7 +135,7 @@ def hydra_overrides(overrides: Sequence[str], folder: Path | None = None) -> lis
         refuse_secret(override)
     refuse_shared_address(overrides, [folder or config_dir(), *_further_folders(overrides)])
     for override in overrides:
-        # `metrics=NAME` with the name of somebody's own metric, which its file makes known.
+        # A metric of the user's own: its file is enough for `metrics=NAME` to choose it.
         if own := re.match(r"\+*metrics\.(\w+)\.file=", override):
             _store_metric(own[1])
     return [_added(_quoted(override)) for override in overrides if override.strip() != "experiment=null"]

@@ -250,7 +250,7 @@ class JobView(Documented):
     failure_reason: Reason | None = None
     """What `failure` says; None if that is not a known sentence."""
     notes: str = ""
-    """What somebody has written about it: text of several lines."""
+    """Notes about it, of several lines."""
     few_shot: FewShotView | None = None
     """None unless the server was started with `--set evaluation.few_shot=N`."""
     forgetting: ForgettingView | None = None
