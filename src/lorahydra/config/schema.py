@@ -337,6 +337,10 @@ class TrackingConfig:
     """Copy the base model's weights into these models too; by default they refer to it by name."""
     system_metrics: bool = True
     """Sample CPU, memory, disk and GPU use into the run."""
+    mirrors: list[str] = field(default_factory=list)
+    """Copies of each trial's metrics and params: `tensorboard` (event files in `tensorboard/` of the trial's folder)
+    and `wandb` (an offline run in `wandb/`; `WANDB_MODE=online` sends it). Needs `pip install
+    'lorahydra[tensorboard]'` or `'lorahydra[wandb]'`."""
     retry_seconds: float = 60.0
     """How long trials and studies wait for a store that cannot be reached: when one begins, at its end, and when a
     winner is registered. What a trial could not send by then stays in its output folder for `lorahydra sync`."""

@@ -19,6 +19,7 @@ from lorahydra.names import State
 from lorahydra.tracking import operations
 from lorahydra.tracking.address import run_url
 from lorahydra.tracking.delivery import Delivery
+from lorahydra.tracking.mirrors import Mirrors
 from lorahydra.tracking.operations import Operation
 from lorahydra.tracking.sender import SECONDS_AFTER_INTERRUPT, Sender
 from lorahydra.tracking.spool import Header, Spool
@@ -89,7 +90,7 @@ class TrackedRun:
         self._store = shown(header.uri)
         self._patience = config.retry_seconds
         self._spool = spool
-        self._sender = Sender(spool, Delivery(client, self.run_id, spool), self._store)
+        self._sender = Sender(spool, Delivery(client, self.run_id, spool), Mirrors(spool, header), self._store)
         self._params: dict[str, str] = {}
         self._tables = _tables(before.tags.get(TABLES_TAG, ""))
         self._mutex = threading.Lock()

@@ -12,6 +12,7 @@ from pathlib import Path
 from lorahydra.tracking.compat import mute
 from lorahydra.tracking.delivery import Delivery
 from lorahydra.tracking.faults import describe
+from lorahydra.tracking.mirrors import Mirrors
 from lorahydra.tracking.operations import Operation
 from lorahydra.tracking.spool import Spool
 from lorahydra.utils.interrupts import interrupted
@@ -39,8 +40,9 @@ class Sender:
     for messages.
     """
 
-    def __init__(self, spool: Spool, delivery: Delivery, store: str) -> None:
+    def __init__(self, spool: Spool, delivery: Delivery, mirrors: Mirrors, store: str) -> None:
         self._spool = spool
+        self._mirrors = mirrors
         self._delivery = delivery
         self._store = store
         self._wake = threading.Condition()
@@ -116,6 +118,7 @@ class Sender:
         pause = 0.0
         with mute():
             while self._wait(pause):
+                self._mirrors.step()
                 try:
                     finished = self._step()
                 except Exception as error:
@@ -127,8 +130,11 @@ class Sender:
                 self._note_progress()
                 pause = 0.0
                 if finished:
+                    self._mirrors.step()  # what came after the one above
+                    self._mirrors.close()
                     self._done.set()
                     return
+            self._mirrors.close()
 
     def _step(self) -> bool:
         """Send one batch; True when draining and nothing is left."""

@@ -8,6 +8,7 @@ password):
 | `run.json` | which run of which store this is |
 | `queue.jsonl` | one operation a line, in the order they were logged |
 | `sent` | how many bytes of the queue the store has confirmed |
+| `mirrored` | how many bytes of the queue its mirrors have |
 | `files/` | copies of artifacts and texts that wait |
 | `.lock` | held by the process that owns the spool; a crash frees it |
 
@@ -25,7 +26,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lorahydra.errors import OutputError
@@ -56,6 +57,10 @@ class Header:
     """Milliseconds since the epoch."""
     pause: int = 0
     """Milliseconds for which the run had ended before it was opened again: they are not a part of its duration."""
+    mirrors: list[str] = field(default_factory=list)
+    """Names of its mirrors (`lorahydra.tracking.mirrors`)."""
+    study: str | None = None
+    """Name of the study that it is a trial of."""
 
 
 def read_header(folder: Path) -> Header | None:
@@ -93,7 +98,7 @@ class Spool:
         self._mutex = threading.Lock()
         self._handle = os.open(self._queue, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._size = os.fstat(self._handle).st_size
-        self._sent = self._read_sent()
+        self._sent, self._mirrored = self._read_offset("sent"), self._read_offset("mirrored")
 
     @classmethod
     def create(cls, output_dir: Path) -> Spool:
@@ -141,7 +146,13 @@ class Spool:
 
         The end of a torn line (the process died while writing it) never comes.
         """
-        offset = self._sent
+        return self._entries(self._sent)
+
+    def unmirrored(self) -> list[Entry]:
+        """The same of those that the mirrors do not have."""
+        return self._entries(self._mirrored)
+
+    def _entries(self, offset: int) -> list[Entry]:
         data = os.pread(self._handle, READ_BYTES, offset)
         while b"\n" not in data and len(data) < self._size - offset:
             data += os.pread(self._handle, READ_BYTES, offset + len(data))
@@ -153,7 +164,15 @@ class Spool:
             return
         self._sent = end
         # Where that fails (the disk is full), it is sent again, which changes nothing in the store.
-        with contextlib.suppress(OutputError), atomic_file(self.folder / "sent") as temporary:
+        self._write_offset("sent", end)
+
+    def advance_mirrors(self, end: int) -> None:
+        """Remember that the mirrors have everything up to `end`."""
+        self._mirrored = end
+        self._write_offset("mirrored", end)
+
+    def _write_offset(self, name: str, end: int) -> None:
+        with contextlib.suppress(OutputError), atomic_file(self.folder / name) as temporary:
             temporary.write_text(str(end), encoding="ascii")
 
     def unsent(self) -> int:
@@ -204,9 +223,9 @@ class Spool:
             self.folder.parent.rmdir()  # only when this was the last spool
         self.close()
 
-    def _read_sent(self) -> int:
+    def _read_offset(self, name: str) -> int:
         try:
-            return int((self.folder / "sent").read_text(encoding="ascii"))
+            return int((self.folder / name).read_text(encoding="ascii"))
         except (OSError, ValueError):
             return 0
 

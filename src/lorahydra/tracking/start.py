@@ -15,6 +15,7 @@ from lorahydra.errors import TrackingError
 from lorahydra.names import COMMIT_TAG, PARENT_TAG, Kind, State, Tag
 from lorahydra.tracking import compat, operations
 from lorahydra.tracking.address import resolve
+from lorahydra.tracking.mirrors import check_mirrors
 from lorahydra.tracking.patience import patient, patiently
 from lorahydra.tracking.run import Before, TrackedRun
 from lorahydra.tracking.spool import Header, Spool
@@ -33,7 +34,11 @@ def check_store(config: TrackingConfig, *, waits: bool = False) -> None:
 
     Makes the experiment, and the file of a SQLite store, if they do not exist yet. A wrong address is reported at once,
     within about 15 seconds; with `waits` the store was used before, and the check waits `config.retry_seconds` for it.
+
+    Raises:
+        ConfigError: A mirror is not known, or its library is not installed.
     """
+    check_mirrors(config.mirrors)
     if waits:
         patiently(config, lambda: _open_experiment(config))
     else:
@@ -92,7 +97,10 @@ def start_run(
         started = operations.now()
         with talking_to(uri):
             run = client.create_run(experiment_id, started, operations.stored_tags(all_tags), run_name[:NAME_LENGTH])
-        header = Header(uri, run.info.run_id, run_name, started)
+        study = own_tags.get(Tag.STUDY)
+        # The run of a study is recorded by several processes, and what it says is about the trials.
+        mirrors = [] if kind is Kind.STUDY else config.mirrors
+        header = Header(uri, run.info.run_id, run_name, started, mirrors=mirrors, study=study)
         spool.write_header(header)
     except BaseException:
         spool.remove()
@@ -137,7 +145,7 @@ def join_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> Tracke
     its `output_dir` and ends with `leave`, the last one with `finish`. System metrics are not sampled. The first value
     of a param stays, whoever gave it.
     """
-    return reopen_run(replace(config, system_metrics=False), output_dir=output_dir, run_id=run_id)
+    return reopen_run(replace(config, system_metrics=False, mirrors=[]), output_dir=output_dir, run_id=run_id)
 
 
 def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> TrackedRun:
@@ -151,7 +159,7 @@ def reopen_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> Trac
 
 def add_to_run(config: TrackingConfig, *, output_dir: Path, run_id: str) -> TrackedRun:
     """Add to what a run that has ended recorded; its state and its end stay. `before` of the result is what it was."""
-    return _go_on(replace(config, system_metrics=False), output_dir, run_id, opens=False)
+    return _go_on(replace(config, system_metrics=False, mirrors=[]), output_dir, run_id, opens=False)
 
 
 def _go_on(config: TrackingConfig, output_dir: Path, run_id: str, *, opens: bool) -> TrackedRun:
@@ -162,7 +170,8 @@ def _go_on(config: TrackingConfig, output_dir: Path, run_id: str, *, opens: bool
     pause = max(0, now - info.end_time) if info.end_time else 0
     spool = Spool.create(output_dir.absolute())
     try:
-        header = Header(uri, run_id, info.run_name, now, pause)
+        mirrors = [] if data.tags.get(Tag.KIND) == Kind.STUDY else config.mirrors
+        header = Header(uri, run_id, info.run_name, now, pause, mirrors, data.tags.get(Tag.STUDY))
         spool.write_header(header)
         if opens:
             patiently(config, lambda: _open_again(client, uri, run_id, Tag.FAILURE in data.tags))

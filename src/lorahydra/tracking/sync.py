@@ -14,6 +14,7 @@ from lorahydra.names import State
 from lorahydra.tracking import operations
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.delivery import Delivery
+from lorahydra.tracking.mirrors import Mirrors
 from lorahydra.tracking.spool import FOLDER, Header, Spool, SpoolBusyError, read_header
 from lorahydra.tracking.store import active_run, connect, talking_to_artifacts
 from lorahydra.utils.databases import shown
@@ -98,6 +99,9 @@ def _send(spool: Spool, header: Header, uri: str, *, is_alive: bool) -> SyncedRu
         active_run(client, header.run_id, header.run_name)
     except NotRecordedError as error:
         raise TrackingError(f"{error}; delete {spool.folder} to forget the run") from error
+    mirrors = Mirrors(spool, header)
+    mirrors.step()
+    mirrors.close()
     delivery = Delivery(client, header.run_id, spool)
     last = spool.last()
     died = last is None or last["op"] not in operations.ENDS
