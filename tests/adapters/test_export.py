@@ -253,7 +253,7 @@ def test_an_export_that_fails_leaves_nothing(
     def fail(*_: object, **__: object) -> str:
         raise fault
 
-    monkeypatch.setattr("lorahydra.adapters.export.model_card", fail)
+    monkeypatch.setattr("lorahydra.adapters.export_folder.model_card", fail)
     for merged in (False, True):
         with pytest.raises(type(fault)):
             export_adapter(tiny_adapter, tmp_path / "new", merged=merged)

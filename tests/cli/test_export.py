@@ -26,6 +26,32 @@ def test_an_adapter_and_a_model(tiny_adapter: Path, tmp_path: Path) -> None:
     assert (tmp_path / "m" / "model.safetensors").is_file()
 
 
+def test_files_for_other_programs(tiny_adapter: Path, tmp_path: Path) -> None:
+    said = export(str(tiny_adapter), "--gguf", "--to", str(tmp_path / "g"))
+    assert said == f"{tmp_path / 'g'}: adapter of {tiny_adapter} for llama.cpp; README.md says how to use it\n"
+    export(str(tiny_adapter), "--gguf", str(tmp_path / "m"), "--merged", "--dtype", "q8_0")
+    export(str(tiny_adapter), "--ollama", str(tmp_path / "o"), "--from", "tiny:1b")
+    export(str(tiny_adapter), "--vllm", str(tmp_path / "v"), "--to", str(tmp_path / "v"))
+    for file in ("g/adapter.gguf", "m/model.gguf", "o/Modelfile", "v/serve.sh"):
+        assert (tmp_path / file).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--gguf"], "name a new folder with --to DIR"),
+        (["--gguf", "a", "--to", "b"], "--gguf names the folder a, and --to names b"),
+        (["--gguf", "--vllm", "a"], "choose one of --gguf, --vllm"),
+        (["--to", "a", "--dtype", "q8_0"], "--dtype=q8_0 is for --gguf and --ollama"),
+        (["--gguf", "a", "--merged", "--with-base"], "--with-base is for --gguf without --merged"),
+        (["--vllm", "a", "--from", "x"], "--from is for --ollama without --merged"),
+    ],
+)
+def test_options_that_do_not_fit_each_other(arguments: list[str], words: str) -> None:
+    with pytest.raises(LorahydraError, match=words):
+        export("anything", *arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -9,8 +9,6 @@ with find_adapter("demo", record=True) as adapter:
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import shutil
 from collections import Counter
@@ -18,23 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorahydra.adapters.bundle import adapter_settings
-from lorahydra.adapters.model_card import model_card
-from lorahydra.errors import ModelError, OutputError
-from lorahydra.inference.adapted_model import chat_format, model_at, place_of_base, warn_of_another_base
+from lorahydra.adapters.export_folder import export_folder
+from lorahydra.errors import ModelError
+from lorahydra.inference.adapted_model import chat_format, warn_of_another_base
 from lorahydra.modeling.devices import dtype_name, resolve_device, resolve_dtype
 from lorahydra.modeling.huggingface import disk_errors
 from lorahydra.modeling.merging import merge_adapter, save_merged
-from lorahydra.modeling.metadata import AdapterMetadata, read_metadata, write_metadata
-from lorahydra.modeling.model_files import check_weights, locate
-from lorahydra.modeling.peft_format import check_adapter
-from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, CARD_FILE, GENERATION_FILE, METADATA_FILE
+from lorahydra.modeling.metadata import AdapterMetadata, write_metadata
+from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, GENERATION_FILE, METADATA_FILE
 from lorahydra.tracking import RecordedRun
-from lorahydra.utils.files import atomic_dir, check_new
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["export_adapter"]
+__all__ = ["export_adapter", "write_merged", "write_peft"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,40 +61,15 @@ def export_adapter(
         ServiceError: The base model is on the hub, which cannot be reached.
         OutputError: `target` is not empty, or cannot be written.
     """
-    check_new(target)
-    target = target.resolve()
-    check_adapter(folder)
-    metadata = read_metadata(folder)
-    loaded = metadata
-    if (place := place_of_base(folder, base)) is not None:
-        loaded = dataclasses.replace(metadata, model=model_at(metadata.model, place))
-    if base is not None:
-        metadata = loaded  # but not for the copy in the adapter's folder, which nobody else has
-    if merged:
-        # Before anything is written or loaded.
-        check_weights(locate(loaded.model))
-    with atomic_dir(target) as temporary:
+    with export_folder(folder, target, reads_weights=merged, base=base, run=run, study=study) as export:
         if merged:
-            written, texts = _write_merged(folder, temporary, loaded, dtype)
+            written, texts = write_merged(folder, export.folder, export.loaded, dtype)
         else:
-            written, texts = _write_adapter(folder, temporary, metadata, dtype, moved=base is not None), ()
-        card = model_card(
-            target.name,
-            metadata,
-            lora=json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8")),
-            dtype=written,
-            merged=merged,
-            run=run,
-            study=study,
-            has_settings=(temporary / GENERATION_FILE).is_file(),
-            end_texts=texts,
-        )
-        (temporary / CARD_FILE).write_text(card, "utf-8", errors="replace")
-    if not (target / CARD_FILE).is_file():  # another process was faster
-        raise OutputError(f"another program has created {target} in the meantime: choose another folder")
+            written, texts = write_peft(folder, export.folder, export.metadata, dtype, moved=base is not None), ()
+        export.write_card(dtype=written, merged=merged, end_texts=texts)
 
 
-def _write_merged(folder: Path, target: Path, metadata: AdapterMetadata, dtype: str) -> tuple[str, tuple[str, ...]]:
+def write_merged(folder: Path, target: Path, metadata: AdapterMetadata, dtype: str) -> tuple[str, tuple[str, ...]]:
     """Write a merged model; returns the dtype of its weights, and the texts that end its answers."""
     merged_dtype = _merged_dtype(metadata, dtype)
     if metadata.model.quantization is not None:
@@ -127,7 +97,16 @@ def _merged_dtype(metadata: AdapterMetadata, dtype: str) -> torch.dtype:
     return named
 
 
-def _write_adapter(folder: Path, target: Path, metadata: AdapterMetadata, dtype: str, *, moved: bool) -> str:
+def write_peft(folder: Path, target: Path, metadata: AdapterMetadata, dtype: str, *, moved: bool) -> str:
+    """Write an adapter as PEFT loads it, with its metadata; returns the dtype of its weights.
+
+    Args:
+        folder: The adapter.
+        target: A folder that exists.
+        metadata: Its metadata, for others.
+        dtype: Dtype of the weights; `auto` keeps them.
+        moved: Whether `metadata` names another place of the base model than the adapter does.
+    """
     settings = adapter_settings(folder, metadata.model.name_or_path if moved else None)
     (target / ADAPTER_CONFIG_FILE).write_text(settings, "utf-8")
     if (folder / METADATA_FILE).is_file():

@@ -53,6 +53,8 @@ def model_card(
     study: RecordedRun | None = None,
     has_settings: bool = False,
     end_texts: Sequence[str] = (),
+    use: str | None = None,
+    library: str | None = None,
 ) -> str:
     """The card as Markdown with YAML front matter.
 
@@ -66,6 +68,8 @@ def model_card(
         study: The run of the study that the trial has won.
         has_settings: Whether `generation_config.json` lies beside the weights.
         end_texts: Plain text that ends an answer, if the template has no control token for this.
+        use: Markdown on how to use it, instead of code for transformers and PEFT.
+        library: The program that loads it, if that is neither of these.
     """
     # Imported here because it is slow: everything else that finds an adapter takes less time.
     from huggingface_hub import ModelCard, ModelCardData
@@ -74,9 +78,9 @@ def model_card(
     front_matter = ModelCardData(
         base_model=one_line(_public(base.name_or_path)),
         base_model_relation="finetune" if merged else "adapter",
-        library_name="transformers" if merged else "peft",
+        library_name=library or ("transformers" if merged else "peft"),
         pipeline_tag="text-generation",
-        tags=["lora", "lorahydra", *([] if merged else ["peft"])],
+        tags=["lora", "lorahydra", *([library] if library else [] if merged else ["peft"])],
     )
     tags, params = ({}, {}) if run is None else (run.tags, run.params)
     card = ModelCard.from_template(
@@ -89,6 +93,7 @@ def model_card(
         run=run,
         has_settings=has_settings,
         end_texts=list(end_texts),
+        use=use,
         base=base,
         is_gguf=bool(base.gguf_file) or base.name_or_path.endswith(".gguf"),
         is_packaged=base.name_or_path in PACKAGED,

@@ -27,7 +27,7 @@ from lorahydra.modeling.quantization import dequantize
 if TYPE_CHECKING:
     from peft import PeftModel
 
-__all__ = ["merge_adapter", "save_merged"]
+__all__ = ["merge_adapter", "save_merged", "without_thinking"]
 
 NO_THINKING = "{%- if enable_thinking is not defined -%}{%- set enable_thinking = false -%}{%- endif -%}"
 """Put before templates with a thinking mode, because adapters are trained and scored without it."""
@@ -73,9 +73,13 @@ def save_merged(merged: BaseModel, folder: Path, *, chat_template: str | None = 
     with disk_errors(), no_progress_bars():
         model.save_pretrained(folder)
     if chat_template is not None:
-        thinks = "enable_thinking" in chat_template
-        tokenizer.chat_template = (NO_THINKING if thinks else "") + chat_template
+        tokenizer.chat_template = without_thinking(chat_template)
     save_tokenizer(tokenizer, folder)
+
+
+def without_thinking(chat_template: str) -> str:
+    """A chat template whose thinking mode, if it has one, is off unless it is asked for."""
+    return (NO_THINKING if "enable_thinking" in chat_template else "") + chat_template
 
 
 def _untie(model: PeftModel) -> None:

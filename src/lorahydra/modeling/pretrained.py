@@ -91,8 +91,9 @@ def read_config(files: ModelFiles) -> Any:
     """The configuration, as transformers reads it."""
     from transformers import AutoConfig
 
-    with loading(f"the config.json of {files.name} cannot be used"):
-        return AutoConfig.from_pretrained(str(files.folder), local_files_only=True, trust_remote_code=False)
+    options = {"gguf_file": files.gguf_file} if files.gguf_file else {}
+    with loading(f"the {files.gguf_file or 'config.json'} of {files.name} cannot be used"):
+        return AutoConfig.from_pretrained(str(files.folder), local_files_only=True, trust_remote_code=False, **options)
 
 
 def _check_architecture(files: ModelFiles) -> None:

@@ -140,6 +140,10 @@ class ChatFormat:
         conversation = Conversation(self._renderer, example)
         return self._tokenize([conversation.prompt()], [conversation.hidden])[0][0]
 
+    def rendered_prompt(self, example: Example) -> str:
+        """The text that `prompt_ids` tokenizes, with the template's control tokens."""
+        return Conversation(self._renderer, example).prompt()
+
     def prompt_text(self, example: Example) -> str:
         """The prompt for people: the question alone, or all turns before the answer with their roles."""
         *context, _ = example.messages
