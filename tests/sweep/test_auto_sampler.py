@@ -116,6 +116,19 @@ def test_the_neighbourhood_of_failures_is_left() -> None:
     assert study.best_value > 2e-4
 
 
+def test_the_neighbourhood_of_trials_that_cannot_win_is_left() -> None:
+    study = new_study({"rate": RATE})
+    excluded = []
+    for _ in range(12):
+        trial = study.ask({"rate": RATE})
+        if trial.params["rate"] > 3e-4:
+            excluded.append(trial.number)
+            trial.set_user_attr(ATTRIBUTE, {"excluded": "forgets too much"})
+        study.tell(trial, trial.params["rate"])  # the best ones are excluded
+    assert sum(number >= 6 for number in excluded) <= 2
+    assert max(value for t in study.trials if t.number not in excluded and (value := t.value)) > 2e-4
+
+
 def test_one_extreme_value_does_not_hide_the_others() -> None:
     space: Space = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
     study = new_study(space)

@@ -14,7 +14,7 @@ from rich.console import Console
 from lorahydra.names import State
 from lorahydra.sweep.labels import duration, number, short_names, value_text
 from lorahydra.sweep.leaderboard import leaderboard_csv, write_leaderboard
-from lorahydra.sweep.ranking import pareto_front, ranked
+from lorahydra.sweep.ranking import best_so_far, pareto_front, ranked
 from lorahydra.sweep.trial_record import RaceScore, TrialRecord
 
 BOTH = ["maximize", "minimize"]
@@ -52,6 +52,22 @@ def shown(records: list[TrialRecord], directions: list[str], objectives: list[st
 
 def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_trials_that_cannot_win_come_last_and_say_why() -> None:
+    why = "forgets too much: +0.300 on general texts, above search.max_forgetting=0.1"
+    records = [scored(0, 0.5, forgetting=0.02), scored(1, 0.9, forgetting=0.3, excluded=why), scored(2, 0.4)]
+    assert numbers(ranked(records, ["maximize"])) == [0, 2, 1]
+    assert numbers(pareto_front(records, ["maximize"])) == [0]
+    assert best_so_far(records, ["maximize"]) == records[0]
+    assert [row["failure"] for row in rows(leaderboard_csv(records, ["maximize"], ["combined"]))] == ["", "", why]
+    text = shown(records, ["maximize"], ["combined"], width=160)
+    assert "forgot" in text
+    assert "+0.300" in text
+    assert "forgets too much" in text
+
+    least = scored(3, 0.1, forgetting=0.2, excluded=why)
+    assert best_so_far([records[1], least], ["maximize"]) == least, "none may win, and it forgets less"
 
 
 def test_complete_trials_come_best_first() -> None:

@@ -406,3 +406,12 @@ def test_a_study_begins_with_the_settings_of_an_earlier_one(tiny_model: Path, ro
     assert two.best_params == one.best_params
     [parent] = [run for run in runs_of(place, "study") if run.info.run_id == two.run_id]
     assert parent.data.tags["lorahydra.warm_start"] == "one trial 0"
+
+
+def test_a_trial_that_forgets_too_much_cannot_win(tiny_model: Path, rows: Path, place: Path) -> None:
+    result = tuner(tiny_model, rows, "search.max_forgetting=0.03", n_trials=2, study="careful").run()
+    slow, fast = sorted(result.trials, key=lambda trial: trial.params["training.learning_rate"])
+    assert slow.excluded is None
+    assert abs(slow.forgetting or 0) < 0.03 < (fast.forgetting or 0)
+    assert "above search.max_forgetting=0.03" in (fast.excluded or "")
+    assert (result.best.number, (fast.values or ()) > (slow.values or ())) == (slow.number, True)

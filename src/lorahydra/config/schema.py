@@ -428,6 +428,8 @@ class ExperimentConfig:
             raise ConfigError("evaluation.weights gives all weight to the judge: choose one, for example judge=gemini")
 
     def _check_search(self, names: list[str]) -> None:
+        if self.search.max_forgetting is not None:
+            self.evaluation.forgetting = "all"
         of_examples = len(names) == 1 and names[0] in OBJECTIVES_OF_EXAMPLES
         if self.search.stop_when_sure and not of_examples:
             raise ConfigError(

@@ -44,6 +44,11 @@ class SearchConfig:
     """`auto` begins a new study, after trial 0, with the winners' settings of at most two ended studies of the same
     database, base model, objective and kind of data. So its trials depend on which studies are in the database."""
 
+    max_forgetting: float | None = None
+    """The most that a winner's loss on general texts may be above the untuned model's, in nats per token, for example
+    0.1. Each trial is measured (`evaluation.forgetting=all`); those above it cannot win, and `sampler=auto` avoids
+    their neighbourhood. No limit when unset."""
+
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
@@ -52,6 +57,8 @@ class SearchConfig:
         check_types("search", self)
         within("search.indifference", self.indifference, 0, 1)
         within("search.seeds", self.seeds, 0, 20)
+        if self.max_forgetting is not None:
+            within("search.max_forgetting", self.max_forgetting, 0, 20)
 
 
 def objectives(value: str | list[str]) -> list[str]:

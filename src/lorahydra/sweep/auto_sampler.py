@@ -192,7 +192,7 @@ def comparable(
     space: Mapping[str, BaseDistribution],
     ordered: Mapping[str, BaseDistribution],
 ) -> list[FrozenTrial]:
-    """The trials as a model sees them: no value is extreme, and those without a result have bad ones.
+    """The trials as a model sees them: no value is extreme, and those that failed or cannot win have bad ones.
 
     Of judged trials it sees what their scores probably are (`lorahydra.sweep.probable`).
 
@@ -203,11 +203,10 @@ def comparable(
         ordered: What `as_numbers` makes of it.
     """
     probable = probable_values(known)
-    told = {
-        trial.number: [probable[trial.number]] if trial.number in probable else trial.values
-        for trial in known
-        if trial.state is TrialState.COMPLETE
-    }
+    complete = [trial for trial in known if trial.state is TrialState.COMPLETE]
+    # One that cannot win is as bad as one that failed, unless all are so.
+    allowed = [trial for trial in complete if trial_facts(trial).get("excluded") is None] or complete
+    told = {trial.number: [probable[trial.number]] if trial.number in probable else trial.values for trial in allowed}
     signs = [-1 if direction is StudyDirection.MAXIMIZE else 1 for direction in study.directions]
     worst, middle = [], []
     for sign, column in zip(signs, zip(*told.values(), strict=True), strict=True):
@@ -218,7 +217,9 @@ def comparable(
         middle.append(sign * centre)
     seen = []
     for trial in known:
-        values = {TrialState.PRUNED: middle, TrialState.FAIL: worst}.get(trial.state, told.get(trial.number))
+        values = told.get(trial.number)
+        if values is None and trial.state.is_finished():
+            values = middle if trial.state is TrialState.PRUNED else worst
         if values is not None:
             pairs = zip(signs, values, worst, strict=True)
             values = [

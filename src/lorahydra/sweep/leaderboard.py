@@ -48,6 +48,8 @@ def leaderboard_csv(records: Sequence[TrialRecord], directions: Sequence[str], o
     others = [name for name in objectives if name != Score.COMBINED]
     kept = ["combined_low", "combined_high", "bertscore_f1", "judge_score", "loss", "seconds"]
     metrics = _metrics(records)
+    if any(record.forgetting is not None for record in records):
+        kept.append("forgetting")
     if any(record.p_best is not None for record in records):
         kept += ["p_best", "in_set"]
     final = list(RaceScore.__dataclass_fields__) if any(record.final is not None for record in records) else []
@@ -77,7 +79,7 @@ def leaderboard_csv(records: Sequence[TrialRecord], directions: Sequence[str], o
         row += [getattr(record.final, name, None) for name in final]
         row += [record.is_winner] if "is_winner" in told else []
         row += [_exact(record.params[name]) if name in record.params else None for name in params]
-        row += [record.failure and " ".join(record.failure.split()), record.run_id, record.folder]
+        row += [" ".join(_why(record).split()) or None, record.run_id, record.folder]
         writer.writerow(map(_cell, row))
     return output.getvalue()
 
@@ -136,6 +138,10 @@ def leaderboard_columns(ordered: Sequence[TrialRecord], objectives: Sequence[str
     if Score.JUDGE_SCORE not in objectives and any(record.judge_score is not None for record in ordered):
         columns.append(Column("judge", lambda record: _text(Score.JUDGE_SCORE, record.judge_score)))
     columns += [_metric(name) for name in _metrics(ordered)]
+    if any(record.forgetting is not None for record in ordered):
+        columns.append(
+            Column("forgot", lambda record: "-" if record.forgetting is None else f"{record.forgetting:+.3f}")
+        )
     columns += [_objective(name, objectives) for name in objectives if name not in (Score.COMBINED, TIME)]
     columns.append(Column(TIME, lambda record: duration(_value(record, objectives, TIME) or record.seconds)))
     return [*columns, *_params(ordered, [*(column.header for column in columns), "reason"])]
@@ -186,8 +192,13 @@ def _p_best(record: TrialRecord) -> str:
     return "" if record.p_best is None else f"{record.p_best:.2f}" if record.in_set else "-"
 
 
+def _why(record: TrialRecord) -> str:
+    """Why a trial has no result, or cannot win with it."""
+    return record.failure or record.excluded or ""
+
+
 def _reason(record: TrialRecord) -> str:
-    reason = " ".join((record.failure or "").split())
+    reason = " ".join(_why(record).split())
     return reason if len(reason) <= LONGEST_REASON else f"{reason[: LONGEST_REASON - 1]}…"
 
 
@@ -197,7 +208,7 @@ def write_leaderboard(
     """Print all trials except interrupted ones, best first; with several objectives, also the Pareto front."""
     shown = [record for record in ranked(records, directions) if record.state is not State.INTERRUPTED]
     columns = leaderboard_columns(shown, objectives)
-    if any(record.failure for record in shown):
+    if any(_why(record) for record in shown):
         columns.append(Column("reason", _reason, is_text=True))
     title = "Trials, best first (* is the winner)" if _has_winner(shown) else "Trials, best first"
     _print(console, title, columns, shown, kept=3)

@@ -25,8 +25,15 @@ def directions_of(study: optuna.Study) -> list[str]:
 
 
 def best_so_far(records: Sequence[TrialRecord], directions: Sequence[str]) -> TrialRecord | None:
-    """The complete trial with the best first objective; of equal trials, the earlier one."""
+    """The complete trial that may win with the best first objective; of equal trials, the earlier one.
+
+    If none may win, it is the one that forgot least.
+    """
     complete = [record for record in records if record.values]
+    allowed = [record for record in complete if record.excluded is None]
+    if complete and not allowed:
+        return min(complete, key=lambda record: (record.forgetting or 0.0, record.number))
+    complete = allowed
     values = {record.number: SIGNS[directions[0]] * (record.values or (0,))[0] for record in complete}
     return min(complete, key=lambda record: (values[record.number], record.number), default=None)
 
@@ -35,14 +42,14 @@ def ranked(records: Sequence[TrialRecord], directions: Sequence[str]) -> list[Tr
     """All trials: complete ones best first, then pruned by their last loss, failed, running and interrupted ones.
 
     They are in the order of what decides: the winner, then the trials that were left at the end of a race by their
-    scores after it, then the others.
+    scores after it, then the others, and those that could not win at the end.
 
     With several objectives the Pareto front comes first; it and the rest are ordered by the first objective. Trials
     that are equal are ordered by number, and a NaN is worse than any number.
     """
     front = {record.number for record in pareto_front(records, directions)}
 
-    def place(record: TrialRecord) -> tuple[int, bool, bool, bool, bool, float, int]:
+    def place(record: TrialRecord) -> tuple[int, bool, bool, bool, bool, bool, float, int]:
         loss = math.nan
         if record.final is not None:
             loss = -record.final.combined
@@ -52,7 +59,7 @@ def ranked(records: Sequence[TrialRecord], directions: Sequence[str]) -> list[Tr
             loss = record.loss
         # Infinity is a number, and better than no number at all.
         missing = math.isnan(loss)
-        decided = not record.is_winner, record.final is None, record.number not in front
+        decided = not record.is_winner, record.excluded is not None, record.final is None, record.number not in front
         return STATES.index(record.state), *decided, missing, 0 if missing else loss, record.number
 
     return sorted(records, key=place)
@@ -61,12 +68,14 @@ def ranked(records: Sequence[TrialRecord], directions: Sequence[str]) -> list[Tr
 def pareto_front(records: Sequence[TrialRecord], directions: Sequence[str]) -> list[TrialRecord]:
     """Complete trials that no other beats in one objective without being worse in another, by the first objective.
 
-    With one objective these are the best trial and those equal to it.
+    With one objective these are the best trial and those equal to it. Trials that cannot win are left out.
     """
     points = [
         (losses, record)
         for record in records
-        if record.state is State.COMPLETE and (losses := _losses(record, directions)) is not None
+        if record.state is State.COMPLETE
+        and record.excluded is None
+        and (losses := _losses(record, directions)) is not None
     ]
     front = [(losses, record) for losses, record in points if not any(_dominates(other, losses) for other, _ in points)]
     return [record for _, record in sorted(front, key=lambda point: (point[0][0], point[1].number))]

@@ -194,6 +194,9 @@ class _RepeatPlace:
         clear_frames(error)
         release_memory()
 
+    def forgot(self, loss: float) -> None:
+        """The limit is for trials."""
+
     def finished(self, result: TrialResult) -> None:
         tuned = result.scores.tuned
         if tuned.verdicts is not None:

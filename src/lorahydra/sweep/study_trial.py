@@ -138,6 +138,14 @@ class _Place:
     def measured(self, loss: float) -> None:
         self.trial.measured(loss)
 
+    def forgot(self, loss: float) -> None:
+        limit = self._config.search.max_forgetting
+        over = limit is not None and loss > limit
+        excluded = (
+            f"forgets too much: {loss:+.3f} on general texts, above search.max_forgetting={limit:g}" if over else None
+        )
+        self.trial.note(forgetting=round(loss, 5), excluded=excluded)
+
     def finished(self, result: TrialResult) -> None:
         tuned = result.scores.tuned
         verdicts = tuned.verdicts
@@ -155,6 +163,9 @@ class _Place:
             "adapter_bytes": adapter_bytes(result.adapter),
             "baseline": _headlines(result.scores.baseline),
         }
+        if result.scores.forgetting is None:  # answers of an earlier attempt were judged again
+            measured = next((one for one in self.trial.earlier() if "forgetting" in one), {})
+            facts |= {name: measured[name] for name in ("forgetting", "excluded") if name in measured}
         self.trial.complete(_values(result, self._config), facts)
         if self.trial.state is not State.COMPLETE:
             raise ValueError(self.trial.failure)

@@ -71,6 +71,10 @@ class TrialRecord:
     baseline: Mapping[str, float | None] | None = None
     """`combined` with its ends, `bertscore_f1` and `judge_score` of the untuned model on the same examples; None if it
     was not scored, or an earlier version recorded the trial."""
+    forgetting: float | None = None
+    """How far its loss on general texts is above the untuned model's, in nats per token; None if not measured."""
+    excluded: str | None = None
+    """Why it cannot win although it is complete."""
     p_best: float | None = None
     """Probability of being the best trial, 0 to 1, after the end of its study (`lorahydra.sweep.choice`)."""
     in_set: bool | None = None

@@ -38,8 +38,9 @@ def choose_winner(
 ) -> tuple[TrialRecord, Choice | None]:
     """The winner, and how sure the choice is.
 
-    It is the trial with the best first objective, with a judge after a race for more verdicts; or another one that is
-    as good and has a smaller adapter. With `repeats`, settings that cannot be told apart are trained again before that.
+    It is the trial with the best first objective among those that may win, with a judge after a race for more verdicts;
+    or another one that is as good and has a smaller adapter. With `repeats`, settings that cannot be told apart are
+    trained again before that.
 
     Raises:
         StudyError: No trial was completed.
@@ -49,7 +50,13 @@ def choose_winner(
         failures = [record.failure for record in records if record.failure and record.state is not State.PRUNED]
         reason = f"; the last failure: {failures[-1]}" if failures else ""
         raise StudyError(f"no trial of the study was completed, so there is no winner{reason}")
-    complete = [record for record in records if record.state is State.COMPLETE]
+    complete = [record for record in records if record.state is State.COMPLETE and record.excluded is None]
+    if not complete:
+        logger.warning(
+            "All trials forget more than search.max_forgetting=%s: the winner is trial %d, which forgets least",
+            *(run.config.search.max_forgetting, best.number),
+        )
+        return best, None
     scores: Mapping[int, ScoreTable] | None = score_tables(run, complete, best)
     if scores is None:
         if repeats is not None:

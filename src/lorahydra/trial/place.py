@@ -78,6 +78,9 @@ class StudyPlace(Protocol):
     def measured(self, loss: float) -> None:
         """Receive an intermediate validation loss; raises `TrialPruned` to end the trial."""
 
+    def forgot(self, loss: float) -> None:
+        """Receive how much the loss on general texts has risen, in nats per token, before the result."""
+
     def finished(self, result: TrialResult) -> None:
         """Receive the result."""
 

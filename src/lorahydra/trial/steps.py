@@ -128,6 +128,8 @@ class Trial:
         forgetting = None
         if self._place is None or self.config.evaluation.forgetting == "all":
             forgetting = measure_forgetting(self.config, self.prepared, adapter, self._progress)
+        if forgetting is not None and self._place is not None:
+            self._place.forgot(forgetting.loss.mean)
         scores = score(self.run, self.config, self._predictions, self._judging, self._progress, forgetting=forgetting)
         result = TrialResult(self.run.run_id, adapter, scores, loss, self._seconds())
         end_trial(self.run, result, self._place)
