@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from lorahydra.config.schema import ExperimentConfig
+from lorahydra.errors import MetricError
 from lorahydra.evaluation import EvaluationSet, Judging, Predictions
+from lorahydra.metrics.loading import MetricScores
 from lorahydra.modeling.compat import attention_of
 from lorahydra.modeling.generation import generate, stop_tokens
 from lorahydra.modeling.saved_pack import load_pack
@@ -22,6 +25,8 @@ from lorahydra.trial.prepare import Prepared
 from lorahydra.utils.progress import Progress
 
 __all__ = ["Answers", "TrialPredictions", "answer_together", "predict_both"]
+
+logger = logging.getLogger(__name__)
 
 CPU_BATCH = 32
 GPU_BATCH = 256
@@ -167,7 +172,7 @@ def _predictions(
     started = time.perf_counter()
     bertscore = prepared.scorer.score(texts, examples.references)
     seconds = time.perf_counter() - started
-    found = {name: one.score(examples.texts, examples.references, texts) for name, one in prepared.metrics.items()}
+    found = _metric_scores(config, prepared, examples, texts)
     truncated = sum(len(answer) == config.evaluation.max_new_tokens for answer in answers.tokens)
     return Predictions(
         texts,
@@ -178,6 +183,25 @@ def _predictions(
         {name: scores.examples for name, scores in found.items()},
         {name: total for scores in found.values() for name, total in scores.totals.items()},
     )
+
+
+def _metric_scores(
+    config: ExperimentConfig, prepared: Prepared, examples: EvaluationSet, texts: Sequence[str]
+) -> dict[str, MetricScores]:
+    """The scores of the chosen metrics; one that fails is left out unless it counts in `combined`.
+
+    Raises:
+        MetricError: A metric that counts fails.
+    """
+    found = {}
+    for name, metric in prepared.metrics.items():
+        try:
+            found[name] = metric.score(examples.texts, examples.references, texts)
+        except MetricError as error:
+            if config.evaluation.weights.get(name):
+                raise
+            logger.warning("%s; it does not count in combined and is left out", error)
+    return found
 
 
 _baselines: dict[object, Predictions] = {}
