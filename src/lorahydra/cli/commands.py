@@ -14,6 +14,7 @@ from lorahydra.cli.export import export
 from lorahydra.cli.generate import generate
 from lorahydra.cli.judges import judges
 from lorahydra.cli.models import models
+from lorahydra.cli.push import push
 from lorahydra.cli.reproduce import reproduce
 from lorahydra.cli.serve import serve
 from lorahydra.cli.studies import studies
@@ -46,7 +47,7 @@ def train(overrides: tuple[str, ...]) -> None:
     train_command(list(overrides))
 
 
-for command in (data, evaluate, export, generate, judges, models, reproduce, serve, studies, sync, ui):
+for command in (data, evaluate, export, generate, judges, models, push, reproduce, serve, studies, sync, ui):
     commands.add_command(command)
 
 
