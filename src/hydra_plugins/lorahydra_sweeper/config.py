@@ -124,8 +124,10 @@ class BaseLorahydraSweeperConf(OptunaSweeperConf):
     storage: Any | None = STUDY_STORE
     # Finished trials in the study, over all processes and resumptions.
     n_trials: int = "${lora_env:LORA_N_TRIALS,int,20}"  # type: ignore[assignment]
-    # Trials at once on this machine, with hydra/launcher=joblib.
+    # Workers, each of which runs trials one after another, or packs of trials; placed by hydra/launcher.
     n_jobs: int = 1
+    # Whether the command waits for workers on a cluster.
+    wait: bool = True
     # Share of n_trials that may fail before the study is given up.
     max_failure_rate: float = 0.5
     # How often a trial's process may be killed before the trial counts as failed; more where machines are taken away.

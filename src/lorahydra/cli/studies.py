@@ -1,4 +1,4 @@
-"""`lorahydra studies …`: list the studies of a database, show one, resume one, and delete one."""
+"""`lorahydra studies …`: list the studies of a database, show, cancel, resume and delete one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lorahydra.cli.completing import study_names
 from lorahydra.cli.delete_study import delete
 from lorahydra.cli.sharing import show_table, storage_option
 from lorahydra.errors import StudyError
+from lorahydra.names import State
 
 if TYPE_CHECKING:
     from lorahydra.sweep.catalog import StudyEntry
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["studies"]
 
 
-@click.group(short_help="List, show, resume and delete studies.")
+@click.group(short_help="List, show, cancel, resume and delete studies.")
 def studies() -> None:
     """Studies: searches that `train.py -m` began."""
 
@@ -66,6 +67,27 @@ def show(name: str, storage: str) -> None:
         screen.print(entry.choice.sentences, highlight=False, soft_wrap=True)
     if entry.command is not None:
         screen.print(f"Folder: {entry.command['folder']}", highlight=False, soft_wrap=True)
+
+
+@studies.command("cancel")
+@click.argument("name", shell_complete=study_names)
+@storage_option
+def cancel(name: str, storage: str) -> None:
+    """End all processes of study NAME, on whatever machine they are.
+
+    They give their trials back as after Ctrl-C, so the study can be resumed.
+    """
+    from lorahydra.sweep.catalog import cancel_study
+    from lorahydra.sweep.study_store import resume_command
+
+    entry = cancel_study(name, storage)
+    if entry.has_ended:
+        raise StudyError(f"study {name} has ended")
+    running = sum(trial.state is State.RUNNING for trial in entry.trials)
+    click.echo(
+        f"Study {name} is cancelled: its processes end within seconds ({running} trials are given back), and workers "
+        f"that wait in a queue end when they start. Go on with: {resume_command(name, storage)}"
+    )
 
 
 @studies.command("resume", context_settings={"ignore_unknown_options": True})

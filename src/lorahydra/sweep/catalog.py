@@ -14,17 +14,19 @@ from lorahydra.config.checks import did_you_mean
 from lorahydra.config.search import OBJECTIVES
 from lorahydra.errors import OutputError, StudyError
 from lorahydra.names import STUDY_STORE, Stage, State
+from lorahydra.sweep.cancelling import cancel
 from lorahydra.sweep.choice import Choice, with_choice
 from lorahydra.sweep.compat import storage_of
+from lorahydra.sweep.dead_trials import Heartbeats, worker_of
 from lorahydra.sweep.ranking import best_so_far, directions_of, ranked
 from lorahydra.sweep.stages import stage_of
 from lorahydra.sweep.stopping import ended_early
-from lorahydra.sweep.storage import end_lock, open_storage, reading, shown
+from lorahydra.sweep.storage import GRACE_SECONDS, end_lock, open_storage, reading, shown
 from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS, is_concluded
-from lorahydra.sweep.trial_record import TrialRecord, trial_facts, trial_records
+from lorahydra.sweep.trial_record import TrialRecord, trial_records
 from lorahydra.utils.processes import is_alive
 
-__all__ = ["StudyEntry", "find_study", "list_studies", "load_study"]
+__all__ = ["StudyEntry", "cancel_study", "find_study", "list_studies", "load_study"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class StudyEntry:
     command: dict[str, Any] | None
     """How it was started: `overrides`, `cwd` and `folder`."""
     alive: bool
-    """Whether a process of this machine runs one of its trials, or any process names its winner."""
+    """Whether a process runs one of its trials or names its winner. One on another machine counts while its heartbeats
+    are recent."""
     ended_early: str | None
     """When and why the study ended before its last trial (`search.stop_when_sure`), as the end of a sentence."""
     stage: tuple[Stage, float] | None
@@ -126,6 +129,21 @@ def find_study(name: str, storage: str = STUDY_STORE) -> StudyEntry:
         return _entry(load_study(name, storage))
 
 
+def cancel_study(name: str, storage: str = STUDY_STORE) -> StudyEntry:
+    """End all processes of a study, on whatever machine they are, within a few seconds; returns the study before that.
+
+    Raises:
+        StudyError: The store has no study of that name.
+        LorahydraError: The store cannot be read or written.
+    """
+    with reading(storage):
+        study = load_study(name, storage)
+        entry = _entry(study)
+        if not entry.has_ended:
+            cancel(study)
+        return entry
+
+
 def load_study(name: str, storage: str) -> optuna.Study:
     """One study as Optuna's.
 
@@ -145,7 +163,7 @@ def load_study(name: str, storage: str) -> optuna.Study:
 
 def _entry(study: optuna.Study) -> StudyEntry:
     trials = study.get_trials(deepcopy=False)
-    workers = [trial_facts(trial).get("worker") for trial in trials if not trial.state.is_finished()]
+    running = [trial for trial in trials if not trial.state.is_finished() and worker_of(trial) is not None]
     spec = study.user_attrs.get(SPEC, {})
     directions = directions_of(study)
     objectives = [name for name in str(spec.get("objective", "")).split(", ") if name in OBJECTIVES]
@@ -165,9 +183,18 @@ def _entry(study: optuna.Study) -> StudyEntry:
         stage=stage_of(study.user_attrs),
         seconds_per_trial=_seconds_busy([trial for trial in trials if trial.number in finished]),
         result=study.user_attrs.get(RESULT, {}),
-        alive=any(worker is not None and is_alive(worker) for worker in workers),
+        alive=_is_running(study, running),
     )
     return replace(entry, alive=True) if entry.has_all and not entry.has_ended and _is_ending(study) else entry
+
+
+def _is_running(study: optuna.Study, running: Sequence[FrozenTrial]) -> bool:
+    """Whether the process of one of these trials is alive, as far as that can be seen from here."""
+    beats = Heartbeats(storage_of(study)).look(running)
+    seen = (trial for trial in running if trial.number not in beats)
+    return any(is_alive(worker_of(trial) or {}) for trial in seen) or any(
+        beat.age < GRACE_SECONDS for beat in beats.values()
+    )
 
 
 def _is_ending(study: optuna.Study) -> bool:

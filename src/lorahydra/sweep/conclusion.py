@@ -47,7 +47,9 @@ __all__ = ["conclude"]
 logger = logging.getLogger("lorahydra.sweep")
 
 
-def conclude(run: StudyRun, compose: Compose, largest_pack: Callable[[str], int]) -> StudyResult:
+def conclude(
+    run: StudyRun, compose: Compose, largest_pack: Callable[[str], int], *, wait: bool = True
+) -> StudyResult | None:
     """Name the winner, score it on the test split beside the untuned model, and keep adapter, leaderboard and plots.
 
     It may be repeated: each step gives the same result again, and nothing is trained, judged or registered twice.
@@ -56,6 +58,10 @@ def conclude(run: StudyRun, compose: Compose, largest_pack: Callable[[str], int]
         run: The study.
         compose: Makes the experiment of each trial.
         largest_pack: How many adapters may be trained side by side on a kind of device.
+        wait: While another process does it.
+
+    Returns:
+        The result; None if another process names the winner, and this one does not wait.
 
     Raises:
         StudyError: No trial was completed.
@@ -68,6 +74,10 @@ def conclude(run: StudyRun, compose: Compose, largest_pack: Callable[[str], int]
         try:
             held.enter_context(end_lock(storage, name, wait=False))
         except TimeoutError:
+            if not wait:
+                logger.info("Study %s: another process names the winner", name)
+                run.close(None)
+                return None
             logger.info("Study %s: another process names the winner; waiting until it is done", name)
             held.enter_context(end_lock(storage, name))
         return _conclude(run, compose, largest_pack)
@@ -87,6 +97,8 @@ def _conclude(run: StudyRun, compose: Compose, largest_pack: Callable[[str], int
                 *(study.study_name, early),
             )
         best = next(record for record in records if record.number == facts["best"])
+        if not (run.folder / "best").is_dir() and best.run_id is not None and run.config.tracking.log_adapter:
+            keep_adapter(run, best)  # the winner was named on another machine
         choice = Choice.from_facts(facts.get("choice"))
     else:
         _wait_for_ends(run, records)

@@ -7,6 +7,7 @@ import functools
 import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
 from lorahydra.errors import ConfigError, LorahydraError, StudyError, StudyStoreError
 from lorahydra.names import Score, State
+from lorahydra.sweep.cancelling import cancelled_with, ending_when_cancelled
 from lorahydra.sweep.current import context
 from lorahydra.sweep.hydra_tree import hide_password, sweep_folder, typed
 from lorahydra.sweep.labels import value_text
@@ -26,6 +28,7 @@ from lorahydra.sweep.objective import Objective, unique_name
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.search_space import SearchSpace, corners
 from lorahydra.sweep.settings import SweepSettings
+from lorahydra.sweep.shared_stores import check_shared
 from lorahydra.sweep.stopping import StopRule
 from lorahydra.sweep.storage import reading
 from lorahydra.sweep.study_spec import (
@@ -39,7 +42,16 @@ from lorahydra.sweep.study_spec import (
 from lorahydra.sweep.study_store import COMMAND, SPEC, known_attributes, resume_command, with_command
 from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.sweep.trial_record import TrialRecord
-from lorahydra.sweep.workers import WorkerPool, is_worker, worker_command, workers_of_study, workers_wanted
+from lorahydra.sweep.workers import (
+    CANCELLED,
+    WorkerPool,
+    is_placed,
+    is_worker,
+    needs_placing,
+    worker_arguments,
+    workers_of_study,
+    workers_wanted,
+)
 
 if TYPE_CHECKING:
     from lorahydra.sweep.study_result import StudyResult
@@ -94,6 +106,10 @@ class ExperimentObjective(Objective):
         self.adds_shipped_space = _choice_of_search(self._command_line) is not None
         self.is_worker = is_worker()
         self.n_workers = workers_wanted(settings)
+        self._places = needs_placing(settings)
+        self._concludes = not self.is_worker or is_placed()
+        """Whether this process names the winner if no other one runs a trial."""
+        check_shared(settings, self.config.tracking.uri, self.n_workers)
         hide_password(tree, settings.storage)
         self._run: StudyRun  # made by `attending`
         self._content: dict[str, str] = {}
@@ -102,6 +118,8 @@ class ExperimentObjective(Objective):
         self._warnings: Sequence[str] = ()
         self._varies = False
         """Whether trials may differ in model, data or judge."""
+        self._left = False
+        """Whether the study goes on in workers that this process does not wait for."""
 
     def kept_settings(self) -> list[str]:
         """Overrides that keep the settings with which a study of an older version began."""
@@ -141,12 +159,13 @@ class ExperimentObjective(Objective):
         # A worker need not check: the process that started it has reached the store.
         check_store(self.config.tracking, waits=self.is_worker)
         local = any(judge.name == "local" for judge in self.config.judge.asked.values())
-        if self.n_workers > 1 and not self._varies and not local:
+        runs_here = self.n_workers == 1 and not self._places
+        if not runs_here and not self._varies and not local:
             # Before there is a study; a model on this machine is loaded by the workers only.
             from lorahydra.judges import ready_session
 
             ready_session(self.config.judge)
-        if self.n_workers == 1 and not self._varies:
+        if runs_here and not self._varies:
             from lorahydra.sweep.warm_start import data_kind
             from lorahydra.trial.prepare import prepare
 
@@ -221,17 +240,17 @@ class ExperimentObjective(Objective):
         context.resume_command = command = resume_command(self.study_name, self.settings.storage)
         self._run.warnings = self._warnings
         try:
-            with reading(self.settings.storage):
+            with reading(self.settings.storage), ending_when_cancelled(queue.study):
                 self._run.open()
                 self.run_id = self._run.run_id
                 yield
             context.resume_command = None
         except StudyStoreError as error:
             # It is unknown whether other processes work on the study; if so, the last of them will close the run.
-            self._run.close(None if self.is_worker else State.INTERRUPTED)
+            self._run.close(State.INTERRUPTED if self._concludes else None)
             raise with_command(error, command) from error
         except BaseException as error:
-            if self.is_worker or queue.others():
+            if queue.others() or not self._concludes:
                 self._run.close(None)
             else:
                 self._run.give_up(error)
@@ -240,16 +259,27 @@ class ExperimentObjective(Objective):
             raise
 
     def run(self, queue: TrialQueue, run_trials: Callable[[], None]) -> None:
-        """Run trials here, or in worker processes."""
-        if self.n_workers == 1:
+        """Run trials here, or in workers."""
+        if self.n_workers == 1 and not self._places:
             run_trials()
             return
         shared = [o for o in self.settings.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
-        command = worker_command(self.study_name, self.settings.storage, [*shared, *self._command_line])
-        self.close_dead_runs(queue.wait_for_signs())
-        while queue.has_room():
-            WorkerPool(command, self.n_workers, functools.partial(self._worker_died, queue, [])).run()
+        arguments = worker_arguments(self.study_name, self.settings.storage, [*shared, *self._command_line])
+
+        def close_dead() -> None:
             self.close_dead_runs(queue.wait_for_signs())
+
+        close_dead()
+        if self._places:
+            from lorahydra.sweep.placing import run_placed
+
+            self._left = not run_placed(self.settings, queue, arguments, self.n_workers, close_dead)
+            return
+        os.environ[CANCELLED] = cancelled_with(queue.study)
+        while queue.has_room():
+            command = [sys.executable, *arguments]
+            WorkerPool(command, self.n_workers, functools.partial(self._worker_died, queue, [])).run()
+            close_dead()
 
     def _worker_died(self, queue: TrialQueue, idle: list[int], pid: int, signal: int) -> bool:
         """Close the trial of a killed worker; returns whether another worker should take its place.
@@ -304,19 +334,24 @@ class ExperimentObjective(Objective):
 
     def conclude(self, queue: TrialQueue) -> StudyResult | None:
         """Name the winner, unless another process still runs a trial."""
-        running = 0 if self.is_worker else queue.others()
+        if self._left:
+            self._run.close(None)
+            logger.info("It is watched with `lorahydra studies show`, and ended with `lorahydra studies cancel`")
+            return None
+        running = queue.others() if self._concludes else 0
         if running:
             logger.info(
                 "Study %s: %d trials are still running in other processes, and the last of them names the winner",
                 self.study_name,
                 running,
             )
-        if running or self.is_worker:
+        if running or not self._concludes:
             self._run.close(None)
             return None
         from lorahydra.sweep.conclusion import conclude
 
-        return conclude(self._run, self._compose, self._largest_pack)
+        # A worker does not keep its place on a cluster while another one names the winner.
+        return conclude(self._run, self._compose, self._largest_pack, wait=not self.is_worker)
 
     def _compose(self, params: Mapping[str, Any], folder: Path) -> ExperimentConfig:
         """The experiment with the parameters of one trial."""

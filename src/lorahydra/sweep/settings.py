@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.types import HydraContext
 from omegaconf import DictConfig
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler
@@ -30,8 +31,8 @@ class SweepSettings:
 
     config: DictConfig
     """The whole configuration, `hydra` included."""
-    config_loader: ConfigLoader
-    """Composes the configuration of each trial."""
+    hydra_context: HydraContext
+    """What Hydra gives to a sweeper, which a launcher needs as well."""
     sampler: UnfittedSampler
     pruner: BasePruner
     storage: str | None
@@ -51,6 +52,13 @@ class SweepSettings:
     """How often a process may die with the same parameters before they count as a failed trial."""
     grid_steps: int = 5
     """Values of a continuous range that the grid sampler tries."""
+    wait: bool = True
+    """Whether this process waits for workers that run on a cluster."""
+
+    @property
+    def config_loader(self) -> ConfigLoader:
+        """Composes the configuration of each trial."""
+        return self.hydra_context.config_loader
 
     def __post_init__(self) -> None:
         for name, low in (("n_trials", 1), ("n_jobs", 1), ("max_deaths", 1), ("grid_steps", 2)):

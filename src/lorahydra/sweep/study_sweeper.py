@@ -59,10 +59,10 @@ class StudySweeper:
         self._extend_space: Callable[[DictConfig, Trial], None] | None = None
         if keys["custom_search_space"]:
             self._extend_space = instantiate({"_target_": keys["custom_search_space"], "_partial_": True})
-        numbers = ("n_trials", "n_jobs", "max_failure_rate", "max_deaths", "grid_steps")
+        numbers = ("n_trials", "n_jobs", "max_failure_rate", "max_deaths", "grid_steps", "wait")
         self.settings = SweepSettings(
             config=config,
-            config_loader=hydra_context.config_loader,
+            hydra_context=hydra_context,
             sampler=make_sampler(keys["sampler"], config),
             pruner=make_pruner(keys["pruner"]),
             storage=keys["storage"],

@@ -1,7 +1,8 @@
-"""Several trials at once on this machine: worker processes that share the study.
+"""Several trials at once: worker processes that share the study, and the pool of those on this machine.
 
 Each worker is the same program with the same arguments, on the same study, as if it had been started by hand. So it
-takes its next trial when it has finished one, and no worker waits for the slowest of a batch.
+takes its next trial when it has finished one, and no worker waits for the slowest of a batch. Workers elsewhere are
+placed by a launcher (`lorahydra.sweep.placing`).
 """
 
 from __future__ import annotations
@@ -18,18 +19,35 @@ from typing import TYPE_CHECKING, Any
 from lorahydra.errors import ConfigError, StudyError
 from lorahydra.sweep.current import context
 from lorahydra.sweep.gpus import gpu_for
-from lorahydra.utils.interrupts import EXIT_INTERRUPTED, raise_if_interrupted
+from lorahydra.utils.interrupts import EXIT_INTERRUPTED, interrupted, raise_if_interrupted
 from lorahydra.utils.processes import at_end_of_input
 
 if TYPE_CHECKING:
     from lorahydra.sweep.settings import SweepSettings
 
-__all__ = ["WorkerPool", "is_worker", "watch_parent", "worker_command", "workers_wanted"]
+__all__ = [
+    "CANCELLED",
+    "PLACED",
+    "SECONDS_TO_END",
+    "STORAGE",
+    "WORKER",
+    "WORKERS",
+    "WorkerPool",
+    "is_placed",
+    "is_worker",
+    "needs_placing",
+    "watch_parent",
+    "worker_arguments",
+    "workers_of_study",
+    "workers_wanted",
+]
 
 logger = logging.getLogger("lorahydra.sweep")
 
 WORKER, WORKERS, STORAGE = "LORAHYDRA_WORKER", "LORAHYDRA_WORKERS", "LORAHYDRA_STUDY_STORE"
 """Environment variables of a worker: its number, from 1, the number of workers, and the study's database."""
+PLACED, CANCELLED = "LORAHYDRA_PLACED", "LORAHYDRA_CANCELLED"
+"""Whether a launcher has placed it, and the study's mark of its last cancellation before the workers were started."""
 SECONDS_TO_END = 60
 
 Replaces = Callable[[int, int], bool]
@@ -39,6 +57,11 @@ Replaces = Callable[[int, int], bool]
 def is_worker() -> bool:
     """Whether this process is a worker of another one."""
     return bool(os.environ.get(WORKER))
+
+
+def is_placed() -> bool:
+    """Whether this process is a worker that a launcher has placed: the process that asked for it may be gone."""
+    return is_worker() and bool(os.environ.get(PLACED))
 
 
 def workers_of_study() -> int:
@@ -56,31 +79,46 @@ def workers_wanted(settings: SweepSettings) -> int:
     name = str(launcher.get("_target_", ""))
     if is_worker():
         return 1
-    if not name.endswith(("BasicLauncher", "JoblibLauncher")):
-        raise ConfigError(f"a study cannot be run with the launcher {name}: use hydra/launcher=joblib or basic")
+    if not settings.wait and not name.endswith(".SlurmLauncher"):
+        raise ConfigError(
+            "hydra.sweeper.wait=false needs hydra/launcher=submitit_slurm: other workers end with this process"
+        )
     if name.endswith("BasicLauncher"):
         if settings.n_jobs > 1:
             raise ConfigError(f"hydra.sweeper.n_jobs={settings.n_jobs} needs hydra/launcher=joblib")
         return 1
-    jobs = settings.n_jobs if settings.n_jobs > 1 else int(launcher.n_jobs)
-    jobs = (os.cpu_count() or 1) if jobs < 0 else max(1, jobs)
-    if jobs > 1 and settings.storage is None:
+    jobs = settings.n_jobs
+    if jobs == 1 and name.endswith("JoblibLauncher"):
+        jobs = (os.cpu_count() or 1) if int(launcher.n_jobs) < 0 else max(1, int(launcher.n_jobs))
+    if (jobs > 1 or needs_placing(settings)) and settings.storage is None:
         raise ConfigError("hydra.sweeper.storage=null keeps the study in memory, and several workers cannot share it")
     return min(jobs, settings.n_trials)
 
 
-def worker_command(study: str, storage: str | None, overrides: Sequence[str]) -> list[str]:
-    """The program and the arguments of a worker: this program, or `lorahydra train` if it is not an experiment."""
+def needs_placing(settings: SweepSettings) -> bool:
+    """Whether trials run in workers that the launcher places, even if there is only one."""
+    name = str(settings.config.hydra.launcher.get("_target_", ""))
+    return not is_worker() and not name.endswith(("BasicLauncher", "JoblibLauncher"))
+
+
+def worker_arguments(study: str, storage: str | None, overrides: Sequence[str]) -> list[str]:
+    """The program of a worker, without the interpreter: this program, or `lorahydra train` if it is no experiment."""
     # Other users of the machine can read a command line, but not the environment of a process.
     os.environ[STORAGE] = storage or ""
     if context.arguments is None:
-        start = ["-m", "lorahydra", "train", "-m", *overrides]
+        start = ["-m", "lorahydra", "train", "-m", *_elsewhere(overrides)]
     else:
         program, *rest = context.arguments
         start = ["-m", "lorahydra", "train"] if program.startswith("lorahydra") else [program]
-        start += [word for word in rest if not word.startswith(("study=", "hydra/launcher=", "hydra.launcher."))]
+        start += _elsewhere(rest)
     shared = [f"hydra.sweeper.storage=${{oc.env:{STORAGE}}}", f"study='{study}'"]
-    return [sys.executable, *start, *shared, "hydra/launcher=basic", "hydra.sweeper.n_jobs=1"]
+    return [*start, *shared, "hydra/launcher=basic", "hydra.sweeper.n_jobs=1"]
+
+
+def _elsewhere(words: Sequence[str]) -> list[str]:
+    """The arguments without those that a worker gets otherwise."""
+    given = ("study=", "hydra/launcher=", "hydra.launcher.", "hydra.sweeper.wait=")
+    return [word for word in words if not word.lstrip("+~").startswith(given)]
 
 
 class WorkerPool:
@@ -196,4 +234,5 @@ class WorkerPool:
 def watch_parent() -> None:
     """In a worker: stop as by Ctrl-C when the process that started it is gone."""
     if is_worker() and not sys.stdin.isatty():
-        at_end_of_input(lambda: os.kill(os.getpid(), signal.SIGINT))
+        # A second interrupt would end it before it has given its trial back.
+        at_end_of_input(lambda: None if interrupted() else os.kill(os.getpid(), signal.SIGINT))

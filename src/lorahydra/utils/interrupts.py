@@ -51,7 +51,8 @@ def listen(hint: Callable[[], str], *, always: bool = False) -> None:
     The first one raises `KeyboardInterrupt`. A later Ctrl-C ends the process at once with exit code 130 and one line,
     which ends with the `hint` on how to go on; a later SIGTERM changes nothing. May be called again with another hint:
     signals that have come are not forgotten. With `always`, it works even if the process was started with Ctrl-C
-    ignored, as shells do with background jobs.
+    ignored, as shells do with background jobs, and SIGUSR1 and SIGUSR2, by which Slurm announces the end of a job,
+    count as SIGTERM.
     """
     global _hint, _ended
     _hint, _ended = hint, False
@@ -59,6 +60,10 @@ def listen(hint: Callable[[], str], *, always: bool = False) -> None:
     signal.signal(signal.SIGTERM, _handle)
     if always or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _handle)
+    if always:
+        for announced in ("SIGUSR1", "SIGUSR2"):
+            if hasattr(signal, announced):  # not on Windows
+                signal.signal(getattr(signal, announced), _handle)
 
 
 @contextmanager
@@ -144,7 +149,7 @@ def _handle(number: int, _: FrameType | None) -> None:
         _end_at_once("")
     now = time.monotonic()
     if _first is None:
-        _first, _number = now, signal.Signals(number)
+        _first, _number = now, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
     elif _hint is not None:
         if number != signal.SIGINT or now - _first < SAME_SIGNAL_SECONDS:
             return

@@ -1,0 +1,164 @@
+"""Workers of a study that a Hydra launcher places: on a cluster by Slurm or Ray, or by any other plugin.
+
+The launcher is asked once and gets one job for each worker (`lorahydra.sweep.worker_job`). A worker takes trials from
+the study's database until none is left, so no worker waits for another one, and the others do the work of one that is
+lost. The last one names the winner. What the log of this process says of the trials comes from the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig, OmegaConf
+
+from lorahydra.config.compat import outcome
+from lorahydra.errors import LorahydraError, StudyError
+from lorahydra.sweep.cancelling import cancel, cancelled_with
+from lorahydra.sweep.compat import storage_of
+from lorahydra.sweep.settings import SweepSettings
+from lorahydra.sweep.storage import address_of
+from lorahydra.sweep.study_log import study_log
+from lorahydra.sweep.study_store import RESULT, is_concluded
+from lorahydra.sweep.submitit_jobs import waiting_for_jobs
+from lorahydra.sweep.trial_queue import TrialQueue
+from lorahydra.sweep.worker_job import WorkerJob
+from lorahydra.sweep.workers import CANCELLED, PLACED, SECONDS_TO_END
+from lorahydra.utils.interrupts import EXIT_INTERRUPTED
+
+__all__ = ["has_winner", "places_elsewhere", "run_placed"]
+
+logger = logging.getLogger("lorahydra.sweep")
+
+LOCAL = ("LocalLauncher", "JoblibLauncher", "BasicLauncher")
+"""Ends of the classes of launchers whose jobs all run on this machine."""
+
+
+def places_elsewhere(launcher: DictConfig) -> bool:
+    """Whether the jobs of a launcher may run on other machines."""
+    name = str(launcher.get("_target_", ""))
+    if name.endswith(".RayLauncher"):
+        address = OmegaConf.select(launcher, "ray.init.address") or os.environ.get("RAY_ADDRESS")
+        return bool(address) and address != "local"
+    return not name.endswith(LOCAL)
+
+
+def has_winner(queue: TrialQueue) -> bool:
+    """Whether no trial is left and the winner is named."""
+    return not queue.has_room() and is_concluded(queue.study.user_attrs.get(RESULT, {}), queue.records())
+
+
+def run_placed(
+    settings: SweepSettings, queue: TrialQueue, arguments: Sequence[str], count: int, close_dead: Callable[[], None]
+) -> bool:
+    """Let the launcher place workers until the study has its winner.
+
+    Args:
+        settings: Of the sweep; its launcher is used.
+        queue: The study's trials.
+        arguments: The program of a worker and its arguments, without the interpreter.
+        count: Most workers.
+        close_dead: Closes the trials of workers that have died.
+
+    Returns:
+        Whether the workers have ended; False if they go on by themselves (`hydra.sweeper.wait=false`).
+
+    Raises:
+        StudyError: The launcher cannot place workers, or all workers have failed.
+        KeyboardInterrupt: The study was cancelled.
+    """
+    launcher = settings.config.hydra.launcher
+    begun_with = cancelled_with(queue.study)
+    while not has_winner(queue):
+        left = queue.n_trials - queue.finished() - queue.others()
+        if left <= 0 and queue.others():
+            return True  # processes that were started otherwise run the last trials
+        workers = max(1, min(count, left))
+        environment = {PLACED: "1", CANCELLED: begun_with}
+        storage = (address_of(storage_of(queue.study)) or "").replace(":***@", "@")
+        job = WorkerJob(
+            tuple(arguments), str(Path.cwd()), storage, workers, environment, not places_elsewhere(launcher)
+        )
+        with study_log(queue) if settings.wait else nullcontext(), _cancelled_by_interrupt(queue):
+            jobs = _launch(settings, job, lambda: has_winner(queue))
+        if not settings.wait:
+            logger.info(
+                "Study %s: %d workers are queued and go on without this process", queue.study.study_name, workers
+            )
+            return False
+        close_dead()
+        if cancelled_with(queue.study) != begun_with:
+            raise KeyboardInterrupt
+        _check_ends(queue, jobs)
+    return True
+
+
+def _launch(settings: SweepSettings, job: WorkerJob, has_ended: Callable[[], bool]) -> Sequence[JobReturn]:
+    config = settings.config
+    name = config.hydra.launcher["_target_"].rpartition(".")[2]
+    # The folders 0, 1, … are those of trials, and the settings of a worker are those of the study.
+    own = [r"hydra.sweep.subdir=workers/${hydra.job.num}", "hydra.output_subdir=null"]
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=settings.hydra_context, task_function=job, config=config
+    )
+    logger.info("%s places %d workers", name, job.count)
+    is_submitit = "submitit" in type(launcher).__module__
+    with waiting_for_jobs(settings.wait, has_ended) if is_submitit else nullcontext():
+        try:
+            jobs: Sequence[JobReturn] = launcher.launch([own] * job.count, initial_job_idx=0)
+        except LorahydraError:
+            raise
+        except Exception as error:  # of any plugin, and of whatever it calls
+            logger.debug("Launcher", exc_info=True)
+            failure: Any = StudyError(f"the launcher {name} cannot run workers: {_one_line(error)}")
+            failure.exit_code = 3
+            raise failure from error
+    return jobs
+
+
+@contextmanager
+def _cancelled_by_interrupt(queue: TrialQueue) -> Iterator[None]:
+    """Ctrl-C ends the workers, wherever they are."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        logger.warning("Ending the workers of study %s", queue.study.study_name)
+        cancel(queue.study)
+        deadline = time.monotonic() + SECONDS_TO_END
+        while queue.others() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        raise
+
+
+def _check_ends(queue: TrialQueue, jobs: Sequence[JobReturn]) -> None:
+    """Go on if a worker has ended well; the others may have been killed.
+
+    Raises:
+        StudyError: All of them have failed.
+        KeyboardInterrupt: All of them were interrupted.
+    """
+    ends = [outcome(job) for job in jobs]
+    errors = [end for end in ends if isinstance(end, BaseException)]
+    for error in errors:
+        logger.warning("%s", error)
+    if has_winner(queue) or len(errors) < len(ends):
+        return
+    codes = [getattr(error, "exit_code", None) for error in errors]
+    if all(code == EXIT_INTERRUPTED for code in codes):
+        raise KeyboardInterrupt
+    worst: Any = next((error for error, code in zip(errors, codes, strict=True) if code in (2, 3)), errors[0])
+    failure: Any = StudyError(f"all workers of the study have ended: {_one_line(worst)}")
+    failure.exit_code = worst.exit_code if getattr(worst, "exit_code", None) in (2, 3) else 3
+    raise failure
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
