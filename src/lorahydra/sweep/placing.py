@@ -108,6 +108,7 @@ def _launch(settings: SweepSettings, job: WorkerJob, has_ended: Callable[[], boo
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=settings.hydra_context, task_function=job, config=config
     )
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     logger.info("%s places %d workers", name, job.count)
     is_submitit = "submitit" in type(launcher).__module__
     with waiting_for_jobs(settings.wait, has_ended) if is_submitit else nullcontext():

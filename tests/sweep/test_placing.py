@@ -1,0 +1,181 @@
+"""Workers that a launcher places: their jobs, what is waited for, and which databases they may share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from lorahydra.config.compat import outcome
+from lorahydra.errors import ConfigError, StudyError
+from lorahydra.sweep import cancelling
+from lorahydra.sweep.cancelling import cancel, ending_when_cancelled
+from lorahydra.sweep.placing import places_elsewhere
+from lorahydra.sweep.shared_stores import check_shared
+from lorahydra.sweep.storage import open_storage
+from lorahydra.sweep.submitit_jobs import waiting_for_jobs
+from lorahydra.sweep.worker_job import RESTARTS, WorkerJob
+from lorahydra.utils.network_files import network_file_system
+
+SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+LOCAL = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
+RAY = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
+POSTGRESQL = "postgresql://me@host/studies"
+
+
+@pytest.fixture
+def job_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job is Hydra's second one."""
+    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(job=SimpleNamespace(num=1)))
+
+
+def worker(code: str, folder: Path | str = ".", storage: str = "") -> WorkerJob:
+    return WorkerJob(("-c", code), str(folder), storage, 3, {"MORE": "1"}, is_local=False)
+
+
+@pytest.mark.usefixtures("job_number")
+def test_a_worker_knows_its_place_and_its_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import os; print(os.getcwd(), *(os.environ.get(n) for n in "
+        "('LORAHYDRA_WORKER', 'LORAHYDRA_WORKERS', 'MORE', 'LORAHYDRA_STUDY_STORE', 'OMP_NUM_THREADS')))"
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
+    monkeypatch.setenv("LORAHYDRA_STUDY_STORE", "postgresql://me:secret@host/studies")
+    worker(code, tmp_path, POSTGRESQL)(OmegaConf.create())
+    worker(code, tmp_path / "only there", "postgresql://me@other/studies")(OmegaConf.create())
+    assert capfd.readouterr().out.splitlines() == [
+        f"{tmp_path} 2 3 1 postgresql://me:secret@host/studies 5",
+        f"{Path.cwd()} 2 3 1 postgresql://me@other/studies 5",
+    ]
+    assert "secret" not in repr(worker(code, tmp_path, POSTGRESQL)), "it is written to files"
+
+
+@pytest.mark.usefixtures("job_number")
+def test_a_worker_that_fails_says_why_and_one_that_is_killed_starts_again(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="worker 2 of the study ended with exit code 3: the reason") as caught:
+        worker("import sys; print('lorahydra: the reason'); sys.exit(3)")(OmegaConf.create())
+    assert caught.value.exit_code == 3
+    killed = f"import os; open({str(tmp_path / 'starts')!r}, 'a').write('x'); os.kill(os.getpid(), 9)"
+    with pytest.raises(StudyError, match="exit code -9"):
+        worker(killed)(OmegaConf.create())
+    assert (tmp_path / "starts").read_text() == "x" * (RESTARTS + 1)
+
+
+@pytest.mark.usefixtures("job_number")
+def test_a_job_that_must_end_lets_its_worker_give_its_trial_back(tmp_path: Path) -> None:
+    class TimeLimitError(Exception):
+        pass
+
+    def announce(*_: Any) -> None:
+        raise TimeLimitError
+
+    before = signal.signal(signal.SIGUSR2, announce)
+    ready, ended = tmp_path / "ready", tmp_path / "ended"
+    code = (
+        f"import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: (open({str(ended)!r}, 'w'), sys.exit(130)))\n"
+        f"open({str(ready)!r}, 'w')\nsignal.pause()"
+    )
+
+    def limit() -> None:
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    threading.Thread(target=limit).start()
+    try:
+        with pytest.raises(TimeLimitError):
+            worker(code)(OmegaConf.create())
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert ended.exists()
+
+
+def test_a_job_that_is_killed_does_not_hide_what_became_of_the_others(tmp_path: Path) -> None:
+    submitit = pytest.importorskip("submitit", reason="the extra slurm is not installed")
+    executor = submitit.LocalExecutor(folder=tmp_path / "jobs")
+    first, second = executor.submit(time.sleep, 5), executor.submit(abs, -1)
+    with waiting_for_jobs(False, lambda: False):
+        assert [job.results()[0].return_value for job in (first, second)] == [None, None], "nobody waits"
+    first._process.kill()
+    with waiting_for_jobs(True, lambda: False):
+        [killed], [done] = first.results(), second.results()
+    assert done == 1
+    assert "was ended from outside" in str(outcome(killed))
+    last = executor.submit(abs, -1)
+    with waiting_for_jobs(True, lambda: True):
+        assert last.results(), "once the study has its winner, nobody waits for a job"
+    for job in (first, second, last):
+        job._process.wait()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "elsewhere"),
+    [
+        ({"_target_": SLURM}, True),
+        ({"_target_": LOCAL}, False),
+        ({"_target_": "hydra_plugins.mine.MyLauncher"}, True),
+        ({"_target_": RAY, "ray": {"init": {"address": None}}}, False),
+        ({"_target_": RAY, "ray": {"init": {"address": "10.0.0.1:6379"}}}, True),
+    ],
+)
+def test_sqlite_is_for_workers_of_one_machine(launcher: dict[str, Any], elsewhere: bool) -> None:
+    def check(storage: str | None, uri: str) -> None:
+        hydra = {"launcher": launcher, "runtime": {"choices": {"hydra/launcher": "it"}}}
+        settings: Any = SimpleNamespace(config=OmegaConf.create({"hydra": hydra}), storage=storage)
+        check_shared(settings, uri, 2)
+
+    assert places_elsewhere(OmegaConf.create(launcher)) is elsewhere
+    check(POSTGRESQL, "http://127.0.0.1:5000")
+    if not elsewhere:
+        check("sqlite:///studies.db", "sqlite:///mlflow.db")
+        return
+    with pytest.raises(
+        ConfigError, match=r"hydra.sweeper.storage=sqlite:///studies.db .* give hydra.sweeper.storage=pos"
+    ):
+        check("sqlite:///studies.db", "http://127.0.0.1:5000")
+    with pytest.raises(
+        ConfigError, match=r"tracking.uri=sqlite:///mlflow.db is a SQLite file, and workers of hydra/laun"
+    ):
+        check(POSTGRESQL, "sqlite:///mlflow.db")
+
+
+def test_a_network_file_system_is_recognised(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "/dev/sda / ext4 rw 0 0\nserver:/home /net nfs4 rw 0 0\n"
+        "//nas/data /my\\040disk cifs rw 0 0\ntmpfs /net/fast tmpfs rw 0 0\n"
+    )
+    kinds = {
+        "/home/me": None,
+        "/net/me/studies.db": "nfs4",
+        "/net/fast/x": None,
+        "/my disk/x": "cifs",
+        "/network": None,
+    }
+    assert {path: network_file_system(Path(path), mounts) for path in kinds} == kinds
+    assert network_file_system(tmp_path, tmp_path / "missing") is None
+
+
+def test_a_cancelled_study_interrupts_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancelling, "SECONDS_BETWEEN_LOOKS", 0.01)
+    study = optuna.create_study(study_name="one", storage=open_storage(f"sqlite:///{tmp_path}/studies.db"))
+    with pytest.raises(KeyboardInterrupt), ending_when_cancelled(study):
+        cancel(study)
+        time.sleep(60)
+    with ending_when_cancelled(study):
+        time.sleep(0.1)  # it goes on after it was cancelled
+    monkeypatch.setenv("LORAHYDRA_WORKER", "1")  # it was queued before the study was cancelled
+    with pytest.raises(KeyboardInterrupt), ending_when_cancelled(study):
+        pytest.fail("it begins")
