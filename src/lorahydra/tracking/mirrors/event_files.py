@@ -15,9 +15,12 @@ from lorahydra.tracking.spool import Header
 
 __all__ = ["EventFiles"]
 
+HYPERPARAMETERS = ("lora.", "training.", "model.name_or_path")
+"""Starts of the params that are written: the page has a column for each, and a run has far more."""
+
 
 class EventFiles:
-    """Scalars, and params as the hyperparameters of TensorBoard's HParams page."""
+    """Scalars, and the params of model and training as the hyperparameters of TensorBoard's HParams page."""
 
     def __init__(self, folder: Path, header: Header) -> None:
         self._run_id = header.run_id
@@ -32,7 +35,8 @@ class EventFiles:
             self._writer.add_event(Event(wall_time=seconds, step=operation["step"], summary=Summary(value=scalars)))
             self._writer.flush()
         elif operation["op"] == "params":
-            self._params |= {name: _number(text) for name, text in operation["values"].items()}
+            told = {name: text for name, text in operation["values"].items() if name.startswith(HYPERPARAMETERS)}
+            self._params |= {name: _number(text) for name, text in told.items()}
 
     def close(self) -> None:
         """Write the params, which TensorBoard takes once, and close the file."""

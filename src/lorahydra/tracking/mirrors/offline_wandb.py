@@ -1,4 +1,4 @@
-"""Weights & Biases' offline runs, in `wandb/` of a trial's output folder: `wandb sync outputs/*/wandb/offline-run-*`.
+"""Weights & Biases' offline runs, in `wandb/` of a trial's output folder: `wandb sync outputs/*/*/wandb/offline-run-*`.
 
 Nothing is sent unless the user sets `WANDB_MODE=online`.
 """
