@@ -134,3 +134,15 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], said: str, tmp_path: 
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_both_answers_of_a_pair_are_shown(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}?", "chosen": f"It is {n}.", "rejected": "No idea."} for n in range(20)]
+    path = write(tmp_path, rows)
+    [shown] = json.loads(run(path, "-n", "1", "--json"))
+    learnt = ["".join(part["text"] for part in shown[side] if part["loss"]) for side in ("parts", "rejected")]
+    assert learnt[0].startswith("It is ")
+    assert learnt[1] == "No idea.<|im_end|>"
+    text = run(path, "-n", "1")
+    assert "\nchosen:\n" in text
+    assert "⟦No idea.<|im_end|>⟧" in text

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lorahydra.data.columns import RowError, detect
+from lorahydra.data.columns import detect
 from lorahydra.data.examples import Message, example_keys
-from lorahydra.data.problems import Fault
+from lorahydra.data.problems import Fault, RowError
 from lorahydra.errors import DataError
 
 

@@ -50,7 +50,11 @@ def preview(overrides: tuple[str, ...], count: int, split: str, model: str | Non
     in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for number, entry in enumerate(shown, start=1):
         click.echo(click.style(printable(_title(entry, f"{split} {number}", config), terminal=True), bold=in_colour))
-        click.echo("".join(_marked(part, in_colour) for part in entry.parts))
+        for name, parts in (("chosen", entry.parts), ("rejected", entry.rejected)):
+            if entry.rejected:
+                click.echo(click.style(f"{name}:", bold=in_colour))
+            if parts:
+                click.echo("".join(_marked(part, in_colour) for part in parts))
         for warning in entry.warnings:
             click.echo(f"warning: such rows {warning}")
         if number < len(shown):

@@ -14,7 +14,9 @@ __all__ = ["ColumnsConfig", "DataConfig", "Format", "SpecialTokens"]
 MOST_COPIES = 100
 """The largest weight of a training file."""
 SpecialTokens = Literal["text", "control"]
-Format = Literal["auto", "prompt_completion", "instruction", "question_answer", "messages", "conversations"]
+Format = Literal[
+    "auto", "prompt_completion", "instruction", "question_answer", "messages", "conversations", "preference"
+]
 
 
 @dataclass
@@ -22,13 +24,13 @@ class ColumnsConfig:
     """The names that the file has for the columns of the schemes; unset means the scheme's name."""
 
     prompt: str | None = None
-    """Column of the scheme `prompt_completion`."""
+    """Column of the schemes `prompt_completion` and `preference`."""
     completion: str | None = None
     """Column of the scheme `prompt_completion`."""
     instruction: str | None = None
     """Column of the scheme `instruction`."""
     input: str | None = None
-    """Column of the scheme `instruction`; may be empty in a row."""
+    """Column of the schemes `instruction` and `preference`; may be empty in a row."""
     output: str | None = None
     """Column of the scheme `instruction`."""
     question: str | None = None
@@ -39,6 +41,10 @@ class ColumnsConfig:
     """Column of the scheme `messages`: a list of `{role, content}`."""
     conversations: str | None = None
     """Column of the scheme `conversations`: a list of `{from, value}`."""
+    chosen: str | None = None
+    """Column of the scheme `preference`: the preferred answer, or the conversation with it."""
+    rejected: str | None = None
+    """Column of the scheme `preference`: the other answer, or the conversation with it."""
     system: str | None = None
     """Column of any scheme: the system message."""
     history: str | None = None
@@ -87,7 +93,7 @@ class DataConfig:
     test_split: str | None = None
     """Split of a hub dataset (or saved `DatasetDict`) to test on."""
     format: Format = "auto"
-    """Column scheme; `auto` detects it."""
+    """Column scheme; `auto` detects it. `preference`, pairs of answers, is that of `training.method=dpo`."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Names of the columns in the file where they differ from the scheme's, for example `{question: q, answer: a}`."""
     encoding: str = "utf-8"

@@ -78,6 +78,11 @@ class Store:
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return int(self._table.num_columns)
+
     def row(self, index: int) -> tuple[Any, ...]:
         """Values of one row as Python objects, in the order of the schema."""
         return tuple(column[index].as_py() for column in self._table.columns)

@@ -45,6 +45,8 @@ class Example:
     """Tools that may be called, as a JSON list for the chat template; empty for none."""
     source: str = field(default="", compare=False)
     """The source as the user named it, for messages."""
+    rejected: tuple[Message, ...] = ()
+    """For a pair of answers, the same conversation with the answer that is not preferred; empty otherwise."""
 
 
 class Keys(NamedTuple):
@@ -56,7 +58,7 @@ class Keys(NamedTuple):
     """Hash of everything."""
 
 
-def example_keys(messages: Sequence[Message], tools: str = "") -> Keys:
+def example_keys(messages: Sequence[Message], tools: str = "", rejected: Sequence[Message] = ()) -> Keys:
     """Hash a conversation with everything that decides what is learnt from it.
 
     Raises:
@@ -75,6 +77,8 @@ def example_keys(messages: Sequence[Message], tools: str = "") -> Keys:
     # At the end, so that the key of the prompt does not depend on which answers carry loss.
     if not all(message.learned for message in messages):
         _add(state, ord("w"), "".join("01"[message.learned] for message in messages))
+    if rejected:
+        _add(state, ord("r"), example_keys(rejected).example.hex())
     return Keys(before_last.digest(), state.digest())
 
 

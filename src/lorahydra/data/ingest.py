@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import numpy.typing as npt
 
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.arrow_cache import Store, Writer, cached, data_cache
-from lorahydra.data.columns import Layout, detect, known_columns
+from lorahydra.data.columns import detect
 from lorahydra.data.examples import KEY_BYTES, ROLES, Example, Message, example_keys
+from lorahydra.data.layouts import Layout
 from lorahydra.data.messages import describe
 from lorahydra.data.personal import scan
 from lorahydra.data.problems import Fault, Problem, Problems, RowError
 from lorahydra.data.readers import HEADER_ROW, Row, with_columns
 from lorahydra.data.report import SourceReport
+from lorahydra.data.schemes import PREFERENCE, known_columns
 from lorahydra.data.sources import Source
 from lorahydra.errors import DataError, library_errors, one_line, reason
 
@@ -29,11 +32,11 @@ __all__ = ["Rows", "ingest", "objects"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Part of the cache key: raise it when the same bytes are read differently."""
 MAX_COLUMNS = 1000
 """How many column names are kept if all rows of a file have different keys."""
-LINE, ROLE_CODES, CONTENTS, PROMPT_KEY, EXAMPLE_KEY, EXTRAS, UNLEARNED, TOOLS = range(8)
+LINE, ROLE_CODES, CONTENTS, PROMPT_KEY, EXAMPLE_KEY, EXTRAS, UNLEARNED, TOOLS, SHARED, REJECTED = range(10)
 SHOWN = 20
 """How many names a warning lists."""
 SYNONYMS = {"system_prompt": "system", "system_message": "system", "functions": "tools"}
@@ -54,14 +57,20 @@ class Rows:
     def __len__(self) -> int:
         return len(self.store)
 
+    @property
+    def holds_pairs(self) -> bool:
+        """Whether its rows are pairs of answers."""
+        return self.report.format == PREFERENCE.name
+
     def example(self, index: int) -> Example:
         """Read one row."""
-        line, codes, contents, _, _, extras, unlearned, tools = self.store.row(index)
+        line, codes, contents, _, _, extras, unlearned, tools, shared, rejected = self.store.row(index)
         messages = tuple(
             Message(ROLES[code], content, extras[number] if extras else "", number not in (unlearned or ()))
             for number, (code, content) in enumerate(zip(codes, contents, strict=True))
         )
-        return Example(messages, line, tools or "", self.source)
+        other = (*messages[:shared], *_restored(rejected)) if rejected else ()
+        return Example(messages, line, tools or "", self.source, other)
 
     def line(self, index: int) -> int:
         """Line (or row) number of one row."""
@@ -138,7 +147,7 @@ def ingest(source: Source, config: DataConfig, cache: Path | None = None) -> Row
     store = cached(data_cache(cache) / "rows" / key, _schema(), build)
     facts = dict(store.facts)
     problems = [replace(Problem(**problem), source=source.label) for problem in facts.pop("problems")]
-    personal = [] if config.pii == "off" else scan(store, key, (CONTENTS, EXTRAS, TOOLS), LINE, cache)
+    personal = [] if config.pii == "off" else scan(store, key, (CONTENTS, EXTRAS, TOOLS, REJECTED), LINE, cache)
     counts = facts.pop("counts")
     report = SourceReport(
         source.label,
@@ -167,6 +176,9 @@ def _schema() -> Any:
             "extras": pa.list_(pa.string()),
             "unlearned": pa.list_(pa.uint32()),
             "tools": pa.string(),
+            # Of a pair: how many messages both conversations have in common, and the others of the rejected one.
+            "shared": pa.uint32(),
+            "rejected": pa.list_(pa.string()),
         }
     )
 
@@ -198,6 +210,11 @@ def _read(source: Source, config: DataConfig, writer: Writer) -> Mapping[str, An
     }
 
 
+def _restored(texts: Sequence[str]) -> list[Message]:
+    """Messages from their roles, texts and extras, one after the other."""
+    return [Message(role, text, extras) for role, text, extras in zip(*(texts[n::3] for n in range(3)), strict=True)]
+
+
 def objects(rows: Iterator[Row], problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows that are objects; others are reported."""
     for number, row in rows:
@@ -214,14 +231,17 @@ def _add(writer: Writer, layout: Layout, number: int, row: dict[str, Any], probl
     try:
         # A file may hold values of unexpected types.
         with library_errors(lambda error: RowError(f"cannot be used: {reason(error)}"), but=RowError):
-            messages, tools = layout.messages(row), layout.tools(row)
+            (messages, rejected), tools = layout.conversations(row), layout.tools(row)
     except RowError as error:
         problems.add(number, error.message, field=error.field, fault=error.fault)
         return
-    keys = example_keys(messages, tools)
+    keys = example_keys(messages, tools, rejected)
     codes = [ROLES.index(message.role) for message in messages]
     contents, extras = [message.content for message in messages], [message.extras for message in messages]
     unlearned = [number for number, message in enumerate(messages) if not message.learned]
-    optional = (extras if any(extras) else None, unlearned or None, tools or None)
-    size = sum(map(len, (*contents, *extras, tools)))
+    optional: tuple[Any, ...] = (extras if any(extras) else None, unlearned or None, tools or None)
+    shared = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(messages, rejected, strict=False)))
+    other = [text for message in rejected[shared:] for text in (message.role, message.content, message.extras)]
+    optional += (shared, other) if rejected else (None, None)
+    size = sum(map(len, (*contents, *extras, tools, *other)))
     writer.add((number, codes, contents, keys.prompt, keys.example, *optional), size)

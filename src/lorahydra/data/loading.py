@@ -130,6 +130,14 @@ def check(
 def read_sources(config: DataConfig, cache: Path | None) -> dict[str, Mixture]:
     """Read the sources of each split that has its own; all are located before the first is read."""
     sources = {name: [ingest(source, config, cache) for source in each] for name, each in locate(config).items()}
+    read = [rows for each in sources.values() for rows in each if len(rows)]
+    for rows in read:
+        if rows.holds_pairs != read[0].holds_pairs:
+            with_pairs, without = (rows, read[0]) if rows.holds_pairs else (read[0], rows)
+            raise DataError(
+                f"holds pairs of answers (chosen and rejected), and {without.source} does not: use files of one kind",
+                path=with_pairs.source,
+            )
     return {name: Mixture(each, config.train_weights if name == "train" else ()) for name, each in sources.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from lorahydra.data.chat.chat_format import ChatFormat, Tokens
 from lorahydra.data.length_limits import Fit
 from lorahydra.data.splits import Split
+from lorahydra.data.tokens import all_warnings, encoded_sides
 
 __all__ = ["Limits", "Part", "Preview", "preview"]
 
@@ -48,6 +49,8 @@ class Preview:
     """All of these tokens in their order."""
     warnings: list[str]
     """What is unusual about the example."""
+    rejected: list[Part] = field(default_factory=list)
+    """For a pair of answers, the tokens with the rejected one; the other fields are about the chosen one."""
 
 
 def preview(split: Split, chat: ChatFormat, count: int, limits: Limits) -> list[Preview]:
@@ -63,16 +66,18 @@ def preview(split: Split, chat: ChatFormat, count: int, limits: Limits) -> list[
         DataError: The template refuses an example.
     """
     examples = split[:count]
-    encoded = chat.encode_batch(examples)
-    fit = limits.measure(encoded)
+    encoded = encoded_sides(examples, chat)
+    fit = limits.measure([[tokens for _, tokens in side] for side in encoded])
     learned = set(fit.used.tolist())
     shown = []
-    for row, (example, tokens) in enumerate(zip(examples, encoded, strict=True)):
+    for row, ((example, tokens), *rejected) in enumerate(zip(*encoded, strict=True)):
         fault = fit.fault(row) if row in fit.faults else ""
         used = row in learned and not (fault and limits.overlong == "error")
-        ids = tokens.input_ids[: Fit.limit(limits.max_length, limits.window)] if used else tokens.input_ids
+        limit = Fit.limit(limits.max_length, limits.window) if used else None
+        ids = tokens.input_ids[:limit]
         parts = list(_parts(chat, ids, tokens.spans))
-        warnings = [warning.value for warning in (*chat.row_warnings(example), *tokens.lost)]
+        sides = [(example, tokens), *rejected]
+        warnings = dict.fromkeys(warning.value for side in sides for warning in all_warnings(chat, *side))
         shown.append(
             Preview(
                 example.source,
@@ -83,7 +88,8 @@ def preview(split: Split, chat: ChatFormat, count: int, limits: Limits) -> list[
                 fault="" if used else fault or "no token of an answer is left",
                 input_ids=ids,
                 parts=parts,
-                warnings=warnings,
+                warnings=list(warnings),
+                rejected=[part for _, other in rejected for part in _parts(chat, other.input_ids[:limit], other.spans)],
             )
         )
     return shown
@@ -98,14 +104,14 @@ class Limits:
     window: int | None
     max_new_tokens: int
 
-    def measure(self, encoded: Sequence[Tokens]) -> Fit:
-        """Compare examples with the limits."""
+    def measure(self, sides: Sequence[Sequence[Tokens]]) -> Fit:
+        """Compare examples with the limits; of pairs, both sides."""
         limit = Fit.limit(self.max_length, self.window)
-        loss = [sum(min(end, limit) - min(start, limit) for start, end in tokens.spans) for tokens in encoded]
+        losses = [[sum(min(e, limit) - min(s, limit) for s, e in tokens.spans) for tokens in side] for side in sides]
         return Fit(
-            np.array([len(tokens.input_ids) for tokens in encoded], np.int64),
-            np.array([tokens.spans[-1][0] for tokens in encoded], np.int64),
-            np.array(loss, np.int64),
+            np.max(np.array([[len(tokens.input_ids) for tokens in side] for side in sides], np.int64), axis=0),
+            np.array([tokens.spans[-1][0] for tokens in sides[0]], np.int64),
+            np.min(np.array(losses, np.int64), axis=0),
             self.max_length,
             self.overlong,
             self.window,

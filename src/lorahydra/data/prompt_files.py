@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lorahydra.config.schema import DataConfig
-from lorahydra.data.columns import detect_prompts, known_columns
+from lorahydra.data.columns import detect_prompts
 from lorahydra.data.examples import Message
 from lorahydra.data.ingest import objects
 from lorahydra.data.problems import Problems, RowError, reading
 from lorahydra.data.readers import HEADER_ROW, with_columns
 from lorahydra.data.readers.text import BYTE_ORDER_MARK, UTF8, TextFile
+from lorahydra.data.schemes import known_columns
 from lorahydra.data.sources import locate
 from lorahydra.errors import DataError
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from lorahydra.data.length_limits import Fit
 from lorahydra.data.personal import PersonalData
 from lorahydra.data.problems import MAX_PROBLEMS, Problem
+from lorahydra.data.schemes import PREFERENCE
 
 __all__ = ["DataReport", "Leakage", "LengthStats", "SourceReport", "SplitPart", "SplitReport"]
 
@@ -122,6 +123,11 @@ class DataReport:
     """The first problems of each source."""
     total_problems: int = 0
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def pairs_in(self) -> SourceReport | None:
+        """The first source with pairs of answers, if there is one."""
+        return next((source for source in self.sources if source.format == PREFERENCE.name), None)
 
     @property
     def ok(self) -> bool:
