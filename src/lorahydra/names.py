@@ -60,6 +60,10 @@ class Score(StrEnum):
     """Scores of predictions: the part of a metric's name after the prefix."""
 
     LOSS = "loss"
+    REWARD_ACCURACY = "reward_accuracy"
+    """Share of validation pairs whose chosen answer has the higher reward (`training.method=dpo`)."""
+    REWARD_MARGIN = "reward_margin"
+    """How much higher it is, on average."""
     BERTSCORE_PRECISION = "bertscore_precision"
     BERTSCORE_RECALL = "bertscore_recall"
     BERTSCORE_F1 = "bertscore_f1"

@@ -346,7 +346,7 @@ def test_a_race_ends_adapters_and_does_not_change_the_others(place: Place) -> No
         assert place.figures("raced", index) == figures
     last = race.seen[-1]
     [loss] = [values["eval/loss"] for step, values in place.figures("raced", 2) if step == 4 and "eval/loss" in values]
-    assert last.losses[1] == loss == sum(last.parts[1]) / sum(last.tokens)
+    assert last.losses[1] == loss == sum(last.parts[1]) / sum(last.items)
 
 
 def test_an_adapter_that_has_nobody_beside_it_is_not_compared(place: Place) -> None:

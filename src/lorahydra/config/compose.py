@@ -67,7 +67,7 @@ UNRECORDED: Mapping[str, object] = {
 
 
 def register() -> None:
-    """Register the schema and the `lora_env` resolver with Hydra; may be called again."""
+    """Register the schema and the resolvers with Hydra; may be called again."""
     _store(tuple(registered_judges()), tuple(METRICS.names))
     register_resolver()
 

@@ -1,4 +1,8 @@
-"""The resolver `${lora_env:NAME,kind,default}`: defaults that come from `LORA_*` environment variables."""
+"""Values in `conf/` that depend on something else.
+
+`${lora_env:NAME,kind,default}` comes from a `LORA_*` environment variable, `${by_method:SFT,DPO}` is the first or the
+second value by `training.method`.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,14 @@ KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
 
 
 def register_resolver() -> None:
-    """Register `lora_env` with OmegaConf; may be called again."""
+    """Register the resolvers with OmegaConf; may be called again."""
     OmegaConf.register_resolver("lora_env", _from_environment, replace=True)
+    OmegaConf.register_resolver("by_method", _by_method, replace=True)
+
+
+def _by_method(sft: Any, dpo: Any, *, _root_: Any) -> Any:
+    """The value for the method of training."""
+    return dpo if OmegaConf.select(_root_, "training.method") == "dpo" else sft
 
 
 def _from_environment(name: str, kind: str, default: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from lorahydra.config.checks import at_least, check_types, names_a_folder, not_blank, within
@@ -142,11 +142,18 @@ class TrainingConfig:
     max_steps: int = -1
     """Optimiser steps; when above 0 it replaces `num_train_epochs`."""
     per_device_train_batch_size: int = 4
-    """Examples per device and forward pass."""
+    """Examples per device and forward pass; with `dpo` a pair is one example."""
     per_device_eval_batch_size: int = 8
     """Examples per device when the validation loss is measured."""
     gradient_accumulation_steps: int = 1
     """Forward passes per optimiser step."""
+    method: Literal["sft", "dpo"] = "sft"
+    """`sft` learns the answers. `dpo` (arXiv 2305.18290) learns to prefer one answer to another from pairs of them; the
+    untuned model is the reference."""
+    dpo_beta: float = 0.1
+    """With `dpo`, how strongly the model is kept near the reference."""
+    dpo_label_smoothing: float = 0.0
+    """With `dpo`, the share of pairs that are assumed to be in the wrong order, below 0.5."""
     learning_rate: float = 1e-4
     """Peak learning rate."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = (
@@ -200,6 +207,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_types("training", self)
+        at_least("training.dpo_beta", self.dpo_beta, 0, exclusive=True)
+        within("training.dpo_label_smoothing", self.dpo_label_smoothing, 0, 0.5, below=True)
         at_least("training.num_train_epochs", self.num_train_epochs, 0, exclusive=True)
         if self.max_steps != -1:
             at_least("training.max_steps", self.max_steps, 1)
@@ -401,6 +410,7 @@ class ExperimentConfig:
             raise ConfigError("objective=judge_score needs a judge, for example judge=gemini")
         self._check_metrics()
         self._check_search(names)
+        self._settle_method()
         init, quantization = self.lora.init_lora_weights, self.model.quantization
         if quantization is not None and isinstance(init, str) and init != "gaussian":
             raise ConfigError(
@@ -409,6 +419,16 @@ class ExperimentConfig:
             )
         within("seed", self.seed, 0, 2**32 - 1)
         not_blank("output_dir", self.output_dir)
+
+    def _settle_method(self) -> None:
+        """With `dpo`, data are pairs of answers."""
+        if self.training.method == "dpo" and self.data.format == "auto":
+            self.data = replace(self.data, format="preference")
+        if (self.training.method == "dpo") != (self.data.format == "preference"):
+            raise ConfigError(
+                f"data.format={self.data.format} does not fit training.method={self.training.method}: dpo learns from "
+                "pairs of answers (preference), and sft from all other formats"
+            )
 
     def _check_metrics(self) -> None:
         for name, settings in self.metrics.items():

@@ -27,7 +27,8 @@ class SearchConfig:
     """The search space of a study (`conf/search`); sweeps on the command line take its place."""
 
     space: dict[str, str] = field(default_factory=dict)
-    """A sweep by key, for example `lora.r: choice(8, 16)` or `lora.lora_dropout: interval(0, 0.2)`."""
+    """A sweep by key, for example `lora.r: choice(8, 16)` or `lora.lora_dropout: interval(0, 0.2)`. A key with an empty
+    text is not searched."""
     first_trial: dict[str, Any] = field(default_factory=dict)
     """Good values, with which trial 0 is run; they must lie in the space."""
     indifference: float = 0.005
@@ -55,6 +56,8 @@ class SearchConfig:
         if isinstance(self.warm_start, bool):  # YAML reads `off` so
             self.warm_start = "auto" if self.warm_start else "off"
         check_types("search", self)
+        self.space = {key: sweep for key, sweep in self.space.items() if sweep}
+        self.first_trial = {key: value for key, value in self.first_trial.items() if value != ""}
         within("search.indifference", self.indifference, 0, 1)
         within("search.seeds", self.seeds, 0, 20)
         if self.max_forgetting is not None:

@@ -19,7 +19,7 @@ from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.lora import adapter, save_adapter, seeded
 from lorahydra.modeling.packing import NewAdapter, Pack, new_adapter, norms_of, packed
 
-__all__ = ["OnlyAloneError", "SingleAdapter", "attached"]
+__all__ = ["OnlyAloneError", "SingleAdapter", "attached", "own_dropout"]
 
 logger = logging.getLogger(__name__)
 
@@ -132,11 +132,17 @@ def _reason(base: BaseModel, lora: LoraConfig) -> str | None:
         return "lora.use_dora=true changes how a layer computes"
     if str(lora.init_lora_weights).startswith("pissa"):
         return "lora.init_lora_weights=pissa changes the base model's weights"
+    dropout = own_dropout(base)
+    return None if dropout is None else f"the base model has dropout of its own ({dropout})"
+
+
+def own_dropout(base: BaseModel) -> str | None:
+    """The base model's setting for dropout in training, as `name=value`; None without any."""
     settings = vars(base.model.config.get_text_config(decoder=True))
     unused = ("classifier", "summary")
     for name, value in settings.items():
         if "drop" in name and not name.startswith(unused) and isinstance(value, float) and value > 0:
-            return f"the base model has dropout of its own ({name}={value})"
+            return f"{name}={value}"
     return None
 
 

@@ -42,7 +42,7 @@ class PackRace:
         ahead = f"behind the {losses[leader]:.4f} of trial {members[leader].number}"
         where, outcomes = Fraction(standing.fraction).limit_denominator(100), {}
         with postponed():  # the study knows of all of this or of nothing
-            for place in self._pruner.behind(contenders, standing.tokens):
+            for place in self._pruner.behind(contenders, standing.items):
                 trial = members[place]
                 if standing.fraction in trial.compared_at():
                     continue  # with more trials, before an interruption or before memory ran out

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -24,6 +25,8 @@ from lorahydra.training.optimizers import is_elementwise, make_optimizer
 from lorahydra.utils.files import writing
 
 __all__ = ["AdapterState"]
+
+logger = logging.getLogger(__name__)
 
 
 class AdapterState:
@@ -196,8 +199,8 @@ class AdapterState:
             step,
         )
 
-    def validated(self, step: int, eval_loss: float) -> None:
-        """Report a validation.
+    def validated(self, step: int, eval_loss: float, others: Mapping[str, float]) -> None:
+        """Report a validation: the loss, and other metrics by name.
 
         Raises:
             TrainingError: The loss is not a number.
@@ -207,7 +210,10 @@ class AdapterState:
         self._eval_loss = eval_loss
         keeps_best = self.job.training.keep == "best"
         self._best.update(step, eval_loss, self._pack.weights[self._slot] if keeps_best else None)
-        self.job.on_metrics({scored(EVAL, Score.LOSS): eval_loss}, step)
+        if others:
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in others.items())
+            logger.info("Step %d: validation loss %.4f, %s", step, eval_loss, figures)
+        self.job.on_metrics({scored(EVAL, Score.LOSS): eval_loss, **others}, step)
 
     def check_loss(self, step: int, eval_loss: float) -> None:
         """Check a validation loss.

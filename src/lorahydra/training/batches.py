@@ -71,22 +71,32 @@ def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int, 
 def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int = 0) -> Batch:
     """Pad examples to the longest of them, and if that is short, to a multiple of 8.
 
+    The rows of pairs of answers are all chosen ones and then all rejected ones.
+
     Args:
-        examples: Each with `input_ids` and `labels` of equal length.
+        examples: Each with `input_ids` and `labels` of equal length; pairs also have `rejected_ids` and
+            `rejected_labels`, and may have `reference`, shape `(2,)`.
         pad_token_id: Any valid token: nothing attends to it and it carries no loss.
 
     Returns:
-        `input_ids` and `labels`, int64, shape `(len(examples), length)`, and `lengths`, int64, `(len(examples),)`.
+        `input_ids` and `labels`, int64, shape `(rows, length)`, and `lengths`, int64, `(rows,)`; for pairs with a
+        reference, also `reference`, `(rows,)`.
     """
-    lengths = [len(example["input_ids"]) for example in examples]
+    rows = [(example["input_ids"], example["labels"]) for example in examples]
+    if "rejected_ids" in examples[0]:
+        rows += [(example["rejected_ids"], example["rejected_labels"]) for example in examples]
+    lengths = [len(ids) for ids, _ in rows]
     longest = max(lengths)
     longest += -longest % 8 if longest < SHORT else 0
-    input_ids = torch.full((len(examples), longest), pad_token_id, dtype=torch.long)
-    labels = torch.full((len(examples), longest), IGNORED, dtype=torch.long)
-    for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
-        input_ids[row, :length] = torch.as_tensor(example["input_ids"], dtype=torch.long)
-        labels[row, :length] = torch.as_tensor(example["labels"], dtype=torch.long)
-    return {"input_ids": input_ids, "labels": labels, "lengths": torch.tensor(lengths)}
+    input_ids = torch.full((len(rows), longest), pad_token_id, dtype=torch.long)
+    labels = torch.full((len(rows), longest), IGNORED, dtype=torch.long)
+    for place, ((row_ids, row_labels), length) in enumerate(zip(rows, lengths, strict=True)):
+        input_ids[place, :length] = torch.as_tensor(row_ids, dtype=torch.long)
+        labels[place, :length] = torch.as_tensor(row_labels, dtype=torch.long)
+    batch = {"input_ids": input_ids, "labels": labels, "lengths": torch.tensor(lengths)}
+    if "reference" in examples[0]:
+        batch["reference"] = torch.stack([example["reference"] for example in examples], dim=1).flatten()
+    return batch
 
 
 def sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -20,6 +21,7 @@ from lorahydra.training.checkpoints import TrainingFolder, training_settings
 from lorahydra.training.jobs import RaceOf, TokenizedExamples, TrainedAdapter, TrainingJob, total_steps
 from lorahydra.training.loop import fit
 from lorahydra.training.optimizers import make_optimizer
+from lorahydra.training.reference import with_reference
 from lorahydra.utils.files import writing
 from lorahydra.utils.progress import Progress
 
@@ -30,6 +32,7 @@ __all__ = ["check_settings", "train", "train_pack"]
 MAY_DIFFER = {
     *("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "optim", "extra"),
     *("logging_steps", "save_steps", "divergence_factor", "keep", "early_stopping_patience"),
+    *("dpo_beta", "dpo_label_smoothing"),
 }
 """Training settings that may differ between the adapters of a pack."""
 OUT_OF_MEMORY = (
@@ -184,6 +187,9 @@ def _train_together(
         for folder in folders:
             with writing(folder.path):
                 folder.clear()
+    if jobs[0].training.method == "dpo":
+        referring = partial(with_reference, base, precision=jobs[0].training.matmul_precision, progress=progress)
+        train_data, eval_data = referring(train_data, training=True), referring(eval_data, training=False)
     with attached(base, [job.lora for job in jobs], jobs[0].seed) as pack:
         pairs = enumerate(zip(jobs, folders, strict=True))
         adapters = [AdapterState(job, folder, pack, slot, total) for slot, (job, folder) in pairs]

@@ -28,7 +28,7 @@ OnMetrics = Callable[[Mapping[str, float], int], None]
 
 
 class TokenizedExamples(Protocol):
-    """A tokenised split as training needs it: `input_ids` and `labels` by index, and all lengths in advance."""
+    """A tokenised split as training needs it: its examples by index, and all lengths in advance."""
 
     @property
     def lengths(self) -> Iterable[int]:
@@ -42,7 +42,7 @@ class TokenizedExamples(Protocol):
         """Number of examples."""
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        """`input_ids` and `labels`, sequences of the same length."""
+        """`input_ids` and `labels`, sequences of the same length; for DPO also `rejected_ids` and `rejected_labels`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class TrainedAdapter:
     folder: Path
     """In PEFT's format; it applies to the base model as it was before the training."""
     eval_loss: float
-    """Mean loss per labelled token of the validation split; for a checkpoint, the last one that was measured."""
+    """Mean loss of the validation split, per labelled token, or with DPO per pair; for a checkpoint, the last one that
+    was measured."""
     steps: int
     """Optimiser steps of the training so far."""
     seconds: float
@@ -83,11 +84,11 @@ class Standing:
     """Of the schedule."""
     jobs: Sequence[TrainingJob]
     losses: Sequence[float]
-    """Mean validation loss per labelled token of each adapter, finite."""
+    """Mean validation loss of each adapter, per labelled token or per pair, finite."""
     parts: Sequence[Sequence[float]]
     """The same losses as sums over parts of the validation rows, by adapter; all have the same parts."""
-    tokens: Sequence[int]
-    """Labelled tokens of each part."""
+    items: Sequence[int]
+    """Labelled tokens, or pairs, of each part."""
 
 
 class Race(Protocol):

@@ -26,7 +26,8 @@ from lorahydra.modeling.single import SingleAdapter
 from lorahydra.training.adapter_state import AdapterState
 from lorahydra.training.batches import Batch, collate, sorted_batches, step_batches
 from lorahydra.training.jobs import Race, Standing, TokenizedExamples, steps_per_epoch, total_steps
-from lorahydra.training.loss import IGNORED, CompletionLoss, loss_scale
+from lorahydra.training.loss import CompletionLoss, loss_scale
+from lorahydra.training.objectives import Objective, objective_of
 from lorahydra.training.recorded import RecordedPasses, padded
 from lorahydra.utils.progress import Progress
 
@@ -83,11 +84,11 @@ def fit(
             run.report(step, losses, norms, batches)
             due = step == total or (every and step % every == 0)
             if due or step in races:
-                sums, tokens = run.validate(eval_data)
+                sums, items = run.validate(eval_data)
                 if due:
-                    run.validated(step, sums, tokens)
+                    run.validated(step, sums, items)
                 if race is not None and step in races and step < total:
-                    run.compare(race, step, races[step], sums, tokens)
+                    run.compare(race, step, races[step], sums[0], items)
             run.write_checkpoints(step, last=step == total)
             run.stop_early(step)
             run.drop_ended()
@@ -114,6 +115,7 @@ class _Run:
         self._base = base
         self._pack = pack
         self._loss = CompletionLoss(base.model, pack.slots)
+        self._objective = self._new_objective()
         can_record = self._loss.from_hidden and not adapters[0].job.training.gradient_checkpointing
         self._record = recorder(base.device) if can_record else None
         self._recorded = self._new_recordings()
@@ -122,8 +124,8 @@ class _Run:
         self._arriving: deque[_Figures] = deque()
 
     def losses_and_gradients(self, step: int, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-        """Mean loss of each adapter over the labelled tokens of the step, shape `(slots,)`, and its gradient."""
-        items = sum(_labelled(batch) for batch in batches)
+        """Mean loss of each adapter over the items of the step, shape `(slots,)`, and its gradient."""
+        items = sum(map(self._objective.items, batches))
         losses = gradients = torch.empty(0)
         for part, batch in enumerate(batches):
             means, new = self._with_room(partial(self._passes, (step, part), batch, items))
@@ -138,7 +140,7 @@ class _Run:
             batch = padded(batch, self._window)
             if (done := self._recorded.run(batch, items)) is not None:
                 return done
-        means = self._sums(batch) / items
+        means = self._sums(batch)[0] / items
         scale = loss_scale(self._base.dtype, items)
         (means.sum() * scale).backward()
         return means.detach(), self._pack.take_gradients().div_(scale)
@@ -157,7 +159,12 @@ class _Run:
         return work()
 
     def _new_recordings(self) -> RecordedPasses | None:
-        return None if self._record is None else RecordedPasses(self._base, self._pack, self._loss, self._record)
+        if self._record is None:
+            return None
+        return RecordedPasses(self._base, self._pack, self._loss, self._objective, self._record)
+
+    def _new_objective(self) -> Objective:
+        return objective_of([adapter.job.training for adapter in self.adapters], self._loss, self._base.device)
 
     def try_longest(self, data: TokenizedExamples) -> None:
         """Run the longest batch once, so that a pack that does not fit runs out of memory before the training."""
@@ -169,7 +176,8 @@ class _Run:
     def _sums(self, batch: Batch) -> Tensor:
         # The labels stay on the CPU, where their places are known before the model has run.
         ids = moved(batch["input_ids"], self._base.device)
-        return self._loss(self._base.model, ids, batch["labels"], self._pack.slots)
+        losses = self._loss.each(self._base.model, ids, batch["labels"], self._pack.slots)
+        return self._objective.sums(losses, batch)
 
     def clip(self, gradients: Tensor) -> Tensor:
         """Clip each gradient to the norm that its adapter allows; returns the norms before clipping."""
@@ -200,38 +208,39 @@ class _Run:
                 with adapter.ends_on_error():
                     adapter.stepped(figures.step, loss, norm, rate, figures.tokens)
 
-    def validate(self, data: TokenizedExamples) -> tuple[list[list[float]], list[int]]:
-        """The summed loss of each adapter over each batch of `data`, and the labelled tokens of each batch."""
+    def validate(self, data: TokenizedExamples) -> tuple[list[list[list[float]]], list[int]]:
+        """The sum of each figure of each adapter over each batch of `data`, the loss first; and the items of each."""
         self._receive()
-        sums, tokens, model = [], [], self._base.model.eval()
+        sums, items, model = [], [], self._base.model.eval()
         with torch.no_grad():
             size = self.adapters[0].job.training.per_device_eval_batch_size
             for rows in sorted_batches([int(length) for length in data.lengths], size):
                 batch = collate([data[row] for row in rows])
                 sums.append(self._with_room(partial(self._sums, batch)))
-                tokens.append(_labelled(batch))
+                items.append(self._objective.items(batch))
         model.train()
-        return torch.stack(sums, dim=1).tolist(), tokens
+        return torch.stack(sums, dim=2).tolist(), items
 
-    def validated(self, step: int, sums: Sequence[Sequence[float]], tokens: Sequence[int]) -> None:
-        """Report the mean losses of a validation, each labelled token counting once."""
-        for adapter, values in zip(self.adapters, sums, strict=True):
+    def validated(self, step: int, sums: Sequence[Sequence[Sequence[float]]], items: Sequence[int]) -> None:
+        """Report the means of a validation, each item counting once."""
+        for adapter, figures in zip(self.adapters, zip(*sums, strict=True), strict=True):
+            loss, *others = (sum(values) / sum(items) for values in figures)
             with adapter.ends_on_error():
-                adapter.validated(step, sum(values) / sum(tokens))
+                adapter.validated(step, loss, dict(zip(self._objective.metrics, others, strict=True)))
 
     def compare(
-        self, race: Race, step: int, fraction: float, sums: Sequence[Sequence[float]], tokens: Sequence[int]
+        self, race: Race, step: int, fraction: float, sums: Sequence[Sequence[float]], items: Sequence[int]
     ) -> None:
         """End the adapters that are behind; the others stay as they would be alone."""
         for adapter, values in zip(self.adapters, sums, strict=True):
             with adapter.ends_on_error():
-                adapter.check_loss(step, sum(values) / sum(tokens))
+                adapter.check_loss(step, sum(values) / sum(items))
         going = [slot for slot, adapter in enumerate(self.adapters) if adapter.outcome is None]
         if len(going) < 2:
             return
         jobs, parts = [self.adapters[slot].job for slot in going], [sums[slot] for slot in going]
-        losses = [sum(values) / sum(tokens) for values in parts]
-        for place, error in race.ended(Standing(fraction, jobs, losses, parts, tokens)).items():
+        losses = [sum(values) / sum(items) for values in parts]
+        for place, error in race.ended(Standing(fraction, jobs, losses, parts, items)).items():
             self.adapters[going[place]].outcome = error
 
     def write_checkpoints(self, step: int, *, last: bool) -> None:
@@ -259,6 +268,7 @@ class _Run:
         self.adapters = [self.adapters[slot] for slot in left]
         if left:
             self._pack.keep(left)
+            self._objective = self._new_objective()
             self._recorded = self._new_recordings()
         for slot, adapter in enumerate(self.adapters):
             adapter.move(slot)
@@ -284,7 +294,3 @@ class _Figures:
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._values.tolist()
-
-
-def _labelled(batch: Batch) -> int:
-    return int((batch["labels"][:, 1:] != IGNORED).sum())

@@ -21,7 +21,7 @@ from torch.nn import functional
 from lorahydra.modeling.cpu_linear import frozen_linear, frozen_weight
 from lorahydra.modeling.devices import moved
 
-__all__ = ["IGNORED", "CompletionLoss", "loss_scale"]
+__all__ = ["IGNORED", "CompletionLoss", "labelled_places", "loss_scale"]
 
 IGNORED = -100
 """Label of a position without loss."""
@@ -71,8 +71,25 @@ class CompletionLoss:
         Returns:
             Shape `(slots,)`, float32 or wider.
         """
+        return self.total(self.each(model, input_ids, labels, slots))
+
+    def total(self, losses: Tensor) -> Tensor:
+        """The sum for each adapter of what `each` returned, shape `(slots,)`."""
+        # Part by part, as earlier versions did, so that recorded losses can be reproduced to the last bit.
+        parts = losses.split(self._rows_at_a_time(losses.is_cuda), dim=1) if self.from_hidden else (losses,)
+        total = parts[0].sum(dim=1)
+        for part in parts[1:]:
+            total = total + part.sum(dim=1)
+        return total
+
+    def each(self, model: nn.Module, input_ids: Tensor, labels: Tensor, slots: int = 1) -> Tensor:
+        """Run the model and return the loss of each labelled token; the arguments are those of a call.
+
+        Returns:
+            Shape `(slots, labelled tokens)`, in the order of `labelled_places`.
+        """
         if self.from_hidden:
-            return self.of_hidden(self.hidden(model, input_ids, slots), labels, slots)
+            return self.each_of_hidden(self.hidden(model, input_ids, slots), labels, slots)
         places, wanted = _targets(labels, input_ids.device)
 
         def narrow(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -81,7 +98,7 @@ class CompletionLoss:
 
         with _hooked(self._head, narrow):
             logits = model(input_ids=input_ids.repeat(slots, 1), use_cache=False).logits[0].float()
-        return functional.cross_entropy(logits, wanted.repeat(slots), reduction="none").view(slots, -1).sum(dim=1)
+        return functional.cross_entropy(logits, wanted.repeat(slots), reduction="none").view(slots, -1)
 
     def hidden(self, model: nn.Module, input_ids: Tensor, slots: int = 1) -> Tensor:
         """Run the model without its output head; only for `from_hidden`.
@@ -99,10 +116,13 @@ class CompletionLoss:
             model(input_ids=input_ids.repeat(slots, 1), use_cache=False)
         return captured[0]
 
-    def of_hidden(self, hidden: Tensor, labels: Tensor, slots: int = 1) -> Tensor:
-        """The summed losses, from what `hidden` returned; arguments and result are those of a call."""
+    def each_of_hidden(self, hidden: Tensor, labels: Tensor, slots: int = 1) -> Tensor:
+        """The same as `each`, from what `hidden` returned."""
         places, wanted = _targets(labels, hidden.device)
         return _fused_cross_entropy(_at(hidden, places, slots), self.head_weight, wanted)
+
+    def _rows_at_a_time(self, on_gpu: bool) -> int:
+        return _rows_of_block(self.head_weight, on_gpu)
 
     @property
     def head_weight(self) -> Tensor:
@@ -137,11 +157,16 @@ def _hooked(head: nn.Module, hook: Callable[[nn.Module, tuple[Tensor, ...]], Any
         handle.remove()
 
 
+def labelled_places(labels: Tensor) -> Tensor:
+    """Positions in the flattened batch whose next token is labelled, ascending."""
+    rows, columns = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    return rows * labels.shape[1] + columns
+
+
 def _targets(labels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Positions in the flattened batch whose next token is labelled, and these tokens."""
-    targets = labels[:, 1:]
-    rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
-    return moved(rows * labels.shape[1] + columns, device), moved(targets[rows, columns], device)
+    """The labelled places, and the tokens that are their labels."""
+    places = labelled_places(labels)
+    return moved(places, device), moved(labels.flatten()[places + 1], device)
 
 
 def _at(hidden: Tensor, places: Tensor, slots: int) -> Tensor:
@@ -150,30 +175,30 @@ def _at(hidden: Tensor, places: Tensor, slots: int) -> Tensor:
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropies of `hidden @ weight.T`; the gradient of `hidden` is made in the forward pass."""
+    """Cross-entropies of `hidden @ weight.T`; the gradient of `hidden` is made in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         needs_grad = hidden.requires_grad
         grad = torch.empty_like(hidden) if needs_grad else None
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        totals = torch.zeros(len(hidden), dtype=wide, device=hidden.device)
+        losses = torch.empty(hidden.shape[:2], dtype=wide, device=hidden.device)
         for slots, part in _blocks(hidden, weight):
-            wanted = targets[part].expand(len(totals[slots]), -1).unsqueeze(2)
+            wanted = targets[part].expand(len(losses[slots]), -1).unsqueeze(2)
             log_probabilities = _log_softmax(frozen_linear(hidden[slots, part], weight), wide)
-            totals[slots] -= log_probabilities.gather(2, wanted).flatten(1).sum(dim=1)
+            losses[slots, part] = -log_probabilities.gather(2, wanted).flatten(1)
             if grad is not None:
                 probabilities = log_probabilities.exp_()
                 probabilities.scatter_add_(2, wanted, torch.full_like(wanted, -1, dtype=probabilities.dtype))
                 grad[slots, part] = frozen_linear(probabilities.to(hidden.dtype), weight.t())
         if grad is not None:
             ctx.save_for_backward(grad)
-        return totals
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = ctx.saved_tensors
-        return grad * grad_outputs[0].to(grad.dtype).view(-1, 1, 1), None, None
+        return grad * grad_outputs[0].to(grad.dtype).unsqueeze(2), None, None
 
 
 def _log_softmax(logits: Tensor, dtype: torch.dtype) -> Tensor:
@@ -187,11 +212,15 @@ def _log_softmax(logits: Tensor, dtype: torch.dtype) -> Tensor:
 def _blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
     """Slots and rows whose logits are made at a time. How the rows are cut does not depend on the number of slots."""
     size = CUDA_CHUNK_BYTES if hidden.is_cuda else CHUNK_BYTES
-    rows = min(hidden.shape[1], max(1, size // (4 * weight.shape[0])))
+    rows = min(hidden.shape[1], _rows_of_block(weight, hidden.is_cuda))
     together = max(1, size // (4 * weight.shape[0] * max(1, rows)))
     for slot in range(0, hidden.shape[0], together):
         for start in range(0, hidden.shape[1], max(1, rows)):
             yield slice(slot, slot + together), slice(start, start + rows)
+
+
+def _rows_of_block(weight: Tensor, on_gpu: bool) -> int:
+    return max(1, (CUDA_CHUNK_BYTES if on_gpu else CHUNK_BYTES) // (4 * weight.shape[0]))
 
 
 def _fused_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from lorahydra.modeling.packing import Pack
 from lorahydra.modeling.single import SingleAdapter
 from lorahydra.training.batches import Batch
 from lorahydra.training.loss import IGNORED, CompletionLoss, loss_scale
+from lorahydra.training.objectives import Objective
 
 __all__ = ["RecordedPasses", "padded"]
 
@@ -89,13 +90,22 @@ class RecordedPasses:
         base: The base model.
         pack: The adapters, which stay the same.
         loss: Follows from hidden states.
+        objective: Follows from the loss.
         record: Records them.
     """
 
-    def __init__(self, base: BaseModel, pack: Pack | SingleAdapter, loss: CompletionLoss, record: Recorder) -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        pack: Pack | SingleAdapter,
+        loss: CompletionLoss,
+        objective: Objective,
+        record: Recorder,
+    ) -> None:
         self._base = base
         self._pack = pack
         self._loss = loss
+        self._objective = objective
         self._record: Recorder | None = record
         self._seen: Counter[torch.Size] = Counter()
         self._recordings: dict[torch.Size, tuple[_Passes, Callable[[], None], Callable[[], None]]] = {}
@@ -120,7 +130,7 @@ class RecordedPasses:
 
         Args:
             batch: The batch.
-            items: Labelled tokens of the optimiser step.
+            items: Labelled tokens, or pairs, of the optimiser step.
 
         Returns:
             None if the batch has to be computed as usual.
@@ -145,7 +155,8 @@ class RecordedPasses:
         passes.ids.copy_(moved(batch["input_ids"], self._base.device))
         forward()
         hidden = passes.hidden.detach().requires_grad_()
-        means = self._loss.of_hidden(hidden, batch["labels"], self._pack.slots) / items
+        losses = self._loss.each_of_hidden(hidden, batch["labels"], self._pack.slots)
+        means = self._objective.sums(losses, batch)[0] / items
         scale = loss_scale(self._base.dtype, items)
         [gradient] = torch.autograd.grad(means.sum() * scale, hidden)
         passes.gradient.copy_(gradient)

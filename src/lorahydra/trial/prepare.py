@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.data import ChatFormat, DataReport, DataSplits, Split, TokenizedSplit, load_splits, tokenize
+from lorahydra.errors import DataError
 from lorahydra.evaluation import EvaluationSet
 from lorahydra.judges import JudgeSession, ready_session
 from lorahydra.metrics.bertscore import BertScorer, load_scorer
@@ -69,6 +70,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     session = ready_session(config.judge)
     metrics = load_metrics(config.metrics)
     splits = load_splits(config.data, config.seed)
+    _check_method(config, splits.report)
     _say(splits.report)
     base = load_base(config.model)
     scorer = load_scorer(config.evaluation, base.device)
@@ -99,6 +101,22 @@ def prepare(config: ExperimentConfig) -> Prepared:
         chat=chat,
         session=session,
         seconds=time.perf_counter() - started,
+    )
+
+
+def _check_method(config: ExperimentConfig, report: DataReport) -> None:
+    """Refuse to learn pairs of answers as if they were answers."""
+    source = report.pairs_in
+    if source is None or config.training.method == "dpo":
+        return
+    prompt = source.columns_used.get("prompt", "prompt")
+    named = "" if prompt == "prompt" else f" data.columns.prompt={prompt}"
+    chosen = source.columns_used["chosen"]
+    raise DataError(
+        "holds pairs of answers (chosen and rejected): set training.method=dpo to learn which is preferred, or learn "
+        f"the chosen answers alone with data.columns.completion={chosen}{named}, or data.columns.messages={chosen} if "
+        "they are lists of messages",
+        path=source.source,
     )
 
 
