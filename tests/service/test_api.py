@@ -17,6 +17,7 @@ from tests.service.served import BODY, MODEL, refused
 from tests.support.waiting import SECONDS, wait_for
 
 from lorahydra.errors import OutputError
+from lorahydra.service.choices import composed
 from lorahydra.service.database import Job
 from lorahydra.service.job import _last_word
 from lorahydra.service.results import Progress, log_tail
@@ -257,6 +258,23 @@ def test_columns_under_other_names(client: httpx.Client) -> None:
     assert client.post("/fine-tunes", json={"project_id": 1, "fine_tuning_params": params}).status_code == 202
     asked["columns"] = "label=Ответ"
     refused(client.post("/projects/1/datasets", params=asked, files={"file": ("a.csv", content)}), 422, "bad_columns")
+
+
+def test_pairs_of_answers_are_learnt_as_preferences(client: httpx.Client, service: Service) -> None:
+    rows = [{"question": f"{n}?", "chosen": f"It is {n}.", "rejected": "No idea."} for n in range(30)]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    client.post("/projects", json={"name": "One"})
+    dataset = upload(client, "pairs.jsonl", content).json()
+    assert dataset["format"] == "preference"
+    params = {"use_llm_judge": False, "base_model_name": "tiny", "n_trials": 5}
+    started = client.post(
+        "/fine-tunes", json={"project_id": 1, "fine_tuning_params": params, "dataset_id": dataset["id"]}
+    )
+    assert started.status_code == 202, started.text
+    with service.jobs._database.reading() as session:
+        config = composed(session.get_one(Job, started.json()["id"]).overrides)
+    assert (config.training.method, config.data.columns.prompt) == ("dpo", "question")
+    assert "training.dpo_beta" in config.search.space
 
 
 def test_rows_that_are_too_long_are_told_before_the_start(client: httpx.Client, service: Service, rows: bytes) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from lorahydra.data.schemes import PREFERENCE
 from lorahydra.service.choices import LOCAL, Choices, composed, without
 from lorahydra.service.database import Database, Dataset, Job, Project
 from lorahydra.service.datasets import chosen_dataset
@@ -284,7 +285,8 @@ class Jobs:
             return demo_data()
         used = dataset.report["sources"][0]["columns_used"]
         columns = {name: column for name, column in used.items() if name != column}
-        return Data(self._folder / "datasets" / dataset.file, rows_of(dataset.report), dataset.size, columns)
+        file, pairs = self._folder / "datasets" / dataset.file, dataset.format == PREFERENCE.name
+        return Data(file, rows_of(dataset.report), dataset.size, columns, pairs)
 
     def _views(self, session: Session, jobs: Sequence[Job]) -> list[JobView]:
         return job_views(session, jobs, self._folder / "jobs", self._stores)

@@ -59,6 +59,8 @@ class Data:
     """Size of all rows in bytes."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Scheme column → column of the file, where their names differ."""
+    holds_pairs: bool = False
+    """Whether its rows are pairs of answers, which are learnt with DPO."""
     overlong: str | None = None
     """What to do with rows that are too long for the model, one of `OVERLONG`; None refuses them."""
 
@@ -103,6 +105,7 @@ def overrides_of(params: FineTuneParams, choices: Choices, data: Data) -> list[s
         chosen += ["evaluation=minilm"] if model in PACKAGED else []
         chosen += ["data=demo"] if data.file is None else ["data=local", f"data.train_file={literal(str(data.file))}"]
         chosen += column_overrides(data.columns)
+        chosen += ["training.method=dpo"] if data.holds_pairs else []
         chosen += ["search=small"] if params.n_trials <= FEW_TRIALS else []
     chosen += [] if data.overlong is None else [f"data.overlong={data.overlong}"]
     chosen += [f"judge={params.judge_model_id or NO_JUDGE}"]
