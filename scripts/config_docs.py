@@ -20,6 +20,7 @@ GROUPS = {
     "TrainingConfig": "training",
     "DataConfig": "data",
     "ColumnsConfig": "data.columns",
+    "ReplayConfig": "data.replay",
     "EvaluationConfig": "evaluation",
     "TrackingConfig": "tracking",
     "SearchConfig": "search",

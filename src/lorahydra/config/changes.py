@@ -50,7 +50,14 @@ REJUDGING_NEUTRAL_KEYS = JUDGE_NEUTRAL_KEYS | {"judge.min_coverage"}
 """With another coverage, a failed trial may count; in a study that would depend on when the trial was run."""
 
 PATHS = (
-    *("data.train_file", "data.validation_file", "data.test_file", "model.name_or_path", "model.chat_template"),
+    *(
+        "data.train_file",
+        "data.replay.file",
+        "data.validation_file",
+        "data.test_file",
+        "model.name_or_path",
+        "model.chat_template",
+    ),
     *("evaluation.bertscore_model", "evaluation.bertscore_baseline_file"),
 )
 """Keys whose value may be a file or folder."""

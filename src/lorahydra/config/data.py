@@ -9,7 +9,7 @@ from lorahydra.config.checks import at_least, check_types, not_blank, text_encod
 from lorahydra.config.showing import short_repr
 from lorahydra.errors import ConfigError
 
-__all__ = ["ColumnsConfig", "DataConfig", "Format", "SpecialTokens"]
+__all__ = ["ColumnsConfig", "DataConfig", "Format", "ReplayConfig", "SpecialTokens"]
 
 MOST_COPIES = 100
 """The largest weight of a training file."""
@@ -65,6 +65,31 @@ class ColumnsConfig:
 
 
 @dataclass
+class ReplayConfig:
+    """General rows that are trained on beside your own, so that the model forgets less."""
+
+    file: str | None = None
+    """JSONL, JSON, CSV or Parquet file, or a folder that `datasets` saved, with general requests and answers; its
+    columns are detected. None by default."""
+    share: float = 0.1
+    """Share of the training rows that come from it, above 0 and below 1. A hash of row and seed chooses them; they are
+    added to the training rows, and are in no other split."""
+
+    __repr__ = short_repr
+
+    def __post_init__(self) -> None:
+        check_types("data.replay", self)
+        within("data.replay.share", self.share, 0, 1, below=True)
+        at_least("data.replay.share", self.share, 0, exclusive=True)
+        if self.file is not None:
+            not_blank("data.replay.file", self.file)
+        if self.file == "demo":
+            raise ConfigError(
+                "data.replay.file=demo is not allowed: lorahydra ships no general rows to train on; give a file"
+            )
+
+
+@dataclass
 class DataConfig:
     """The examples (`conf/data`). Exactly one of `train_file` and `hub_name` names them."""
 
@@ -76,6 +101,8 @@ class DataConfig:
     a hash of row and seed chooses. The validation and test splits do not depend on it."""
     mix: dict[str, Any] = field(default_factory=dict)
     """Training files and their weights in one: `{a.jsonl: 1, b.csv: 0.5}` in place of the two keys above."""
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    """General rows against forgetting: `data.replay.file=general.jsonl data.replay.share=0.1`."""
     validation_file: str | None = None
     """File or folder of the validation split; without it the split is made from `train_file`."""
     test_file: str | None = None

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from lorahydra.config.schema import DataConfig
+from lorahydra.config.schema import ColumnsConfig, DataConfig
 from lorahydra.data.chat.chat_format import ChatFormat
 from lorahydra.data.ingest import Rows, ingest
 from lorahydra.data.mixing import Mixture
 from lorahydra.data.problems import Problem
 from lorahydra.data.report import DataReport, Leakage, SplitPart, SplitReport
-from lorahydra.data.sources import locate
+from lorahydra.data.schemes import PREFERENCE
+from lorahydra.data.sources import REPLAY, locate
 from lorahydra.data.splits import Split, cut
 from lorahydra.data.tokens import encode_split, measure, row_warnings
 from lorahydra.errors import DataError
@@ -129,7 +130,13 @@ def check(
 
 def read_sources(config: DataConfig, cache: Path | None) -> dict[str, Mixture]:
     """Read the sources of each split that has its own; all are located before the first is read."""
-    sources = {name: [ingest(source, config, cache) for source in each] for name, each in locate(config).items()}
+    # The mapping of columns is that of the user's own files.
+    own_format = config.format if config.format == PREFERENCE.name else "auto"
+    general = replace(config, format=own_format, columns=ColumnsConfig())
+    sources = {
+        name: [ingest(source, general if name == REPLAY else config, cache) for source in each]
+        for name, each in locate(config).items()
+    }
     read = [rows for each in sources.values() for rows in each if len(rows)]
     for rows in read:
         if rows.holds_pairs != read[0].holds_pairs:
@@ -190,6 +197,13 @@ def _describe_splits(
             )
             faults.append(DataError(message, path=held.source))
     report.warnings += _small_splits(splits, sources, config)
+    if REPLAY in sources:
+        general = splits["train"].parts()[-1]
+        if len(general) > (distinct := len(np.unique(general.indices))):
+            report.warnings.append(
+                f"{general.source}: {distinct} rows are taken {len(general)} times in all to make "
+                f"data.replay.share={config.replay.share:g} of the training rows: add rows, or lower the share"
+            )
     return faults
 
 

@@ -41,6 +41,22 @@ class Mixture:
         self._part = np.repeat(np.arange(len(parts)), sizes)[self._order]
         self._row = np.concatenate([np.arange(size) for size in sizes])[self._order]
 
+    def with_part(
+        self, indices: npt.NDArray[np.int64], part: Rows, rows: npt.NDArray[np.int64]
+    ) -> tuple[Mixture, npt.NDArray[np.int64]]:
+        """These rows with some of another source, as a mixture and the indices in it, ascending.
+
+        Args:
+            indices: Rows of this mixture.
+            part: The other source.
+            rows: Its rows.
+        """
+        both = Mixture([*self.parts, part])
+        starts = np.cumsum([0, *map(len, self.parts)])
+        own = starts[self.part_of(indices)] + np.array(self._row, np.int64)[indices]
+        place = np.argsort(both._order)
+        return both, np.sort(place[np.concatenate([own, starts[-1] + rows])])
+
     @property
     def source(self) -> str:
         """The sources as the user named them."""

@@ -22,9 +22,11 @@ from lorahydra.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["DEMO", "SPLITS", "Source", "locate"]
+__all__ = ["DEMO", "REPLAY", "SPLITS", "Source", "locate"]
 
 SPLITS = ("train", "validation", "test")
+REPLAY = "replay"
+"""Name of the source that `data.replay` adds to the training split."""
 DEMO = "demo"
 """`data.train_file` that stands for the dataset shipped with lorahydra."""
 
@@ -58,7 +60,7 @@ class Source:
 
 
 def locate(config: DataConfig) -> dict[str, list[Source]]:
-    """Find the sources of each split that has its own; `train` may have several, the others have one.
+    """Find the sources of each split that has its own, and that of `REPLAY`; `train` may have several.
 
     Raises:
         DataError: A file is missing, is of an unknown kind or is not a regular file, or is given twice.
@@ -83,6 +85,8 @@ def locate(config: DataConfig) -> dict[str, list[Source]]:
             raise DataError(f"data.{name}_split={split} needs data.{name}_file, since there are several training files")
         else:
             sources[name] = [_open(config, file or files[0], name, split or name)]
+    if config.replay.file is not None:
+        sources[REPLAY] = [_open(config, config.replay.file, "train", config.train_split)]
     return sources
 
 

@@ -16,8 +16,9 @@ from lorahydra.config.schema import DataConfig
 from lorahydra.data.arrow_cache import RowSequence
 from lorahydra.data.examples import Example
 from lorahydra.data.hashing import seeded
+from lorahydra.data.ingest import Rows
 from lorahydra.data.mixing import Mixture
-from lorahydra.data.sources import SPLITS
+from lorahydra.data.sources import REPLAY, SPLITS
 from lorahydra.errors import DataError
 
 __all__ = ["Split", "cut"]
@@ -44,6 +45,10 @@ class Split(RowSequence[Example]):
     def part(self, indices: npt.NDArray[np.int64]) -> Split:
         """The split with these of its examples only; the indices ascend, shape (number of examples kept,)."""
         return self if len(indices) == len(self) else Split(self.name, self._rows, self.indices[indices])
+
+    def with_part(self, part: Rows, rows: npt.NDArray[np.int64]) -> Split:
+        """The split with these rows of another source among its own."""
+        return Split(self.name, *self._rows.with_part(self.indices, part, rows))
 
     def line(self, index: int) -> int:
         """Line (or row) number of an example in its source."""
@@ -106,7 +111,24 @@ def cut(sources: dict[str, Mixture], config: DataConfig, seed: int) -> dict[str,
             splits[name] = Split(name, rows, parts[name][:limit])
     if "train" not in splits:
         raise DataError("data.train_weights leave no training row: raise them", path=sources["train"].source)
+    if REPLAY in sources:
+        splits["train"] = _with_replay(splits, sources[REPLAY].parts[0], config.replay.share, seed)
     return splits
+
+
+def _with_replay(splits: dict[str, Split], general: Rows, share: float, seed: int) -> Split:
+    """The training split with general rows, as many as make this share of it.
+
+    Which they are is decided by a hash of the row and the seed, so that a larger share keeps those of a smaller one. If
+    there are too few, each is taken several times. Rows whose prompt is validated or tested on are left out.
+    """
+    held = [split.prompt_keys() for name, split in splits.items() if name != "train"]
+    usable = np.flatnonzero(~np.isin(general.prompt_keys(), np.concatenate(held)))
+    if not len(usable):
+        raise DataError("has no row whose prompt is not also in the validation or test split", path=general.source)
+    order = usable[np.argsort(seeded(general.example_keys()[usable], f"{seed} replay"), kind="stable")]
+    wanted = max(1, round(len(splits["train"]) * share / (1 - share)))
+    return splits["train"].with_part(general, np.resize(order, wanted))
 
 
 def _assign(rows: Mixture, fractions: list[float], seed: int, exact: bool) -> list[npt.NDArray[np.int64]]:
