@@ -17,15 +17,16 @@ import optuna
 import sqlalchemy
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._heartbeat import BaseHeartbeat
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 __all__ = [
     "BaseHeartbeat",
     "LazyRandomState",
+    "begin_trial",
     "create_params_from_overrides",
     "database_of",
     "id_of",
@@ -64,6 +65,25 @@ def database_of(storage: BaseStorage) -> RDBStorage | None:
 def id_of(trial: Trial | FrozenTrial) -> int:
     """A storage's id of a trial; the public API has only the trial's number."""
     return trial._trial_id
+
+
+def begin_trial(study: optuna.Study, waiting: FrozenTrial | None) -> Trial | None:
+    """What `study.ask` does, with a waiting trial that is known, or else a new one; None if it waits no more.
+
+    `ask` looks for it itself, and so reads all running trials of all workers from the database once more.
+    """
+    storage = study._storage
+    if waiting is None:
+        trial_id = storage.create_new_trial(study._study_id)
+    else:
+        trial_id = waiting._trial_id
+        try:
+            if not storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                return None
+        except UpdateFinishedTrialError:
+            return None
+    study._thread_local.cached_all_trials = None
+    return Trial(study, trial_id)
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:

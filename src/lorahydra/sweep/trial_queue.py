@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorahydra.errors import StudyError
 from lorahydra.names import State
-from lorahydra.sweep.compat import id_of, storage_of, suggest
+from lorahydra.sweep.compat import begin_trial, id_of, storage_of, suggest
 from lorahydra.sweep.dead_trials import (
     Heartbeat,
     Heartbeats,
@@ -124,37 +123,48 @@ class TrialQueue:
     def claim(self, most: int, configure: Configure) -> tuple[list[RunningTrial], Sequence[Sequence[str]]]:
         """Claim up to `most` trials, or fewer if the study needs fewer; returns them and the overrides of each."""
         with postponed(), self._lock():
+            # Each reading of the trials takes longer the more of them run, and all other workers wait for it.
+            trials = self.study.get_trials(deepcopy=False)
             # A sampler learns from the existing trials, so those that died in their claim are closed first.
-            undrawn = [trial for trial in self._running_elsewhere() if worker_of(trial) is None]
-            close_trials(self.study, undrawn, self.max_deaths)
-            room = self.n_trials - sum(record.counts or record.state is State.RUNNING for record in self.records())
+            if undrawn := [trial for trial in self._elsewhere(trials) if worker_of(trial) is None]:
+                close_trials(self.study, undrawn, self.max_deaths)
+                trials = self.study.get_trials(deepcopy=False)
+            records = trial_records(trials)
+            room = self.n_trials - sum(record.counts or record.state is State.RUNNING for record in records)
             if room <= 0 or (self._stop_rule is not None and self._stop_rule.ends(self.study, self.n_trials)):
                 return [], []
             # Trials that are run again are not mixed with new draws, which would normally have seen their results.
-            waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            waiting = [trial for trial in trials if trial.state is TrialState.WAITING]
             again = [facts for facts in map(trial_facts, waiting) if facts.get("drawn")]
             together = len(again) or most
             if any(facts.get("deaths") for facts in again):
                 together = 1  # one of them may have killed the process, and is not to take the others along again
             restore_sampler(self.study)
-            with warnings.catch_warnings():
-                # Optuna expects heartbeats from its loop only; here `RunningTrial` sends them.
-                warnings.filterwarnings("ignore", "Heartbeat of storage")
-                trials = [self.study.ask() for _ in range(min(room, most, together))]
+            begun = self._begin(min(room, most, together), waiting)
             try:
-                overrides = [configure(trial) for trial in trials]
+                overrides = [configure(trial) for trial in begun]
             except Exception:
-                close_trials(self.study, [_stored(self.study, trial) for trial in trials], self.max_deaths)
+                close_trials(self.study, [_stored(self.study, trial) for trial in begun], self.max_deaths)
                 raise
             # The parameters of a trial that is run again were drawn before.
-            if not all(trial_facts(trial).get("drawn") for trial in trials):
-                keep_sampler(self.study, max(trial.number for trial in trials))
+            if not all(trial_facts(trial).get("drawn") for trial in begun):
+                keep_sampler(self.study, max(trial.number for trial in begun))
             self._mine = [running for running in self._mine if running.state is State.RUNNING]
-            claimed = [RunningTrial(self.study, trial) for trial in trials]
+            claimed = [RunningTrial(self.study, trial) for trial in begun]
             self._mine += claimed
             for running in claimed:
                 running.note(worker=this_process())
         return claimed, overrides
+
+    def _begin(self, count: int, waiting: Sequence[FrozenTrial]) -> list[Trial]:
+        """Begin so many trials, the waiting ones first."""
+        begun: list[Trial] = []
+        queued = iter(waiting)
+        while len(begun) < count:
+            # Somebody who does not respect the lock may have taken a waiting one.
+            if (trial := begin_trial(self.study, next(queued, None))) is not None:
+                begun.append(trial)
+        return begun
 
     def take_again(self, run_id: str) -> RunningTrial | None:
         """Begin again the trial of an MLflow run whose answers are judged again.
@@ -216,9 +226,11 @@ class TrialQueue:
         return study_lock(storage_of(self.study), self.study.study_name)
 
     def _running_elsewhere(self) -> list[FrozenTrial]:
+        return self._elsewhere(self.study.get_trials(deepcopy=False))
+
+    def _elsewhere(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         mine = {trial.number for trial in self._mine}
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [trial for trial in running if trial.number not in mine]
+        return [trial for trial in trials if trial.state is TrialState.RUNNING and trial.number not in mine]
 
     def _dead(self) -> list[FrozenTrial]:
         candidates = self._running_elsewhere()
