@@ -19,10 +19,10 @@ from lorahydra.data.chat.chat_format import ChatFormat
 from lorahydra.data.examples import Example, Message
 from lorahydra.errors import ConfigError
 from lorahydra.inference.adapted_model import chat_format, warn_of_another_base
-from lorahydra.modeling.base import BaseModel, load_copy
+from lorahydra.modeling.base import BaseModel, load_copy, load_tokenizer
 from lorahydra.modeling.generation import stop_tokens
 from lorahydra.modeling.gguf_architectures import gguf_architecture
-from lorahydra.modeling.gguf_tokenizer import add_tokenizer
+from lorahydra.modeling.gguf_tokenizer import add_tokenizer, check_splitting
 from lorahydra.modeling.gguf_writing import GGUF_DTYPES, write_adapter_gguf, write_model_gguf
 from lorahydra.modeling.merging import merge_adapter, without_thinking
 from lorahydra.modeling.metadata import AdapterMetadata
@@ -104,6 +104,8 @@ def write_gguf(
     # Before weights are read, which takes long.
     config = read_config(locate(model, weights=False))
     gguf_architecture(config.get_text_config(decoder=True))
+    if whole:
+        check_splitting(load_tokenizer(model))
     layers = [] if merged else read_layers(export.adapter, "llama.cpp")
     if layers:
         alpha, pairs = _common_alpha(layers)

@@ -11,7 +11,7 @@ from lorahydra.errors import ModelError
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-__all__ = ["add_tokenizer", "pre_tokenizer"]
+__all__ = ["add_tokenizer", "check_splitting", "pre_tokenizer"]
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -53,7 +53,6 @@ def add_tokenizer(
     import gguf
 
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    name = pre_tokenizer(backend)
     words = {number: token for token, number in tokenizer.get_vocab().items()}
     added = tokenizer.added_tokens_decoder
     tokens, kinds = [], []
@@ -70,7 +69,7 @@ def add_tokenizer(
             kinds.append(gguf.TokenType.CONTROL if is_control else gguf.TokenType.USER_DEFINED)
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in backend["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(name)
+    writer.add_tokenizer_pre(pre_tokenizer(backend))
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
@@ -78,6 +77,13 @@ def add_tokenizer(
     writer.add_add_bos_token(adds_bos)
     writer.add_add_eos_token(False)
     writer.add_chat_template(chat_template)
+
+
+def check_splitting(tokenizer: Any) -> None:
+    """Refuse a tokenizer of transformers that splits text in a way for which llama.cpp has no name."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError("the model's tokenizer has no fast version (tokenizer.json), which is needed here")
+    pre_tokenizer(json.loads(tokenizer.backend_tokenizer.to_str()))
 
 
 def _add_special(writer: GGUFWriter, tokenizer: Any, stop: Collection[int]) -> None:
