@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.conftest import make_tiny_adapter
 from tests.support.models import SMALL_SIZES, write_byte_tokenizer
 
 from lorahydra.adapters.gguf_export import export_gguf
@@ -279,3 +280,19 @@ def test_ids_without_a_token_get_a_placeholder(tmp_path: Path) -> None:
     assert fields["tokenizer.ggml.tokens"][-2:] == ["[PAD259]", "[PAD260]"]
     assert fields["tokenizer.ggml.token_type"][-1] == gguf.TokenType.UNUSED
     assert [fields[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom")] == [2, 1, 0]
+
+
+def test_a_base_that_was_quantised_in_training(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_tiny_adapter(tiny_model, tmp_path / "trained", quantization="nf4")
+    export_gguf(folder, tmp_path / "alone")
+    assert "--with-base writes the weights of the training" in caplog.text
+    export_gguf(folder, tmp_path / "pair", with_base=True, dtype="float32")
+    _, base, _ = read(tmp_path / "pair" / "base.gguf")
+    _, tensors, _ = read(tmp_path / "pair" / "adapter.gguf")
+    name = "blk.0.ffn_up.weight"
+    expected = merged_weights(folder)["model.layers.0.mlp.up_proj.weight"]
+    np.testing.assert_allclose(base[name] + product(tensors, name, 8.0), expected, atol=1e-6)
+    original = load_file(tiny_model / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    assert not np.array_equal(base[name], original), "the weights of the training were rounded to 4 bits"
