@@ -129,6 +129,31 @@ def test_the_neighbourhood_of_trials_that_cannot_win_is_left() -> None:
     assert max(value for t in study.trials if t.number not in excluded and (value := t.value)) > 2e-4
 
 
+def test_the_neighbourhood_of_trials_that_were_ended_early_is_left() -> None:
+    # The first trials of a real study: rate, rank, first loss, and the score of those that were not pruned.
+    trials = [
+        (1e-4, 16, 3.4, 0.3687),
+        (1.81e-3, 8, 1.7, 0.7176),
+        (4.69e-4, 64, 2.3, 0.7248),
+        (2.92e-5, 16, 3.66, 0.2924),
+        (2e-3, 64, 1.65, 0.7197),
+        (2e-5, 64, 3.69, None),
+        (2.16e-4, 64, 2.95, None),
+    ]
+    study = new_study(RATE_AND_RANK)
+    for rate, rank, loss, score in trials:
+        study.add_trial(
+            create_trial(
+                state=TrialState.PRUNED if score is None else TrialState.COMPLETE,
+                value=score,
+                params={"rate": rate, "rank": rank},
+                distributions=dict(RATE_AND_RANK),
+                intermediate_values={1: -loss},
+            )
+        )
+    assert study.ask(dict(RATE_AND_RANK)).params["rate"] > 3e-4
+
+
 def test_one_extreme_value_does_not_hide_the_others() -> None:
     space: Space = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
     study = new_study(space)

@@ -192,7 +192,9 @@ def comparable(
     space: Mapping[str, BaseDistribution],
     ordered: Mapping[str, BaseDistribution],
 ) -> list[FrozenTrial]:
-    """The trials as a model sees them: no value is extreme, and those that failed or cannot win have bad ones.
+    """The trials as a model sees them: no value is extreme, and those that failed or cannot win have the worst one.
+
+    A trial that was ended early is taken for as good as the complete one whose loss was the next higher at that time.
 
     Of judged trials it sees what their scores probably are (`lorahydra.sweep.probable`).
 
@@ -208,18 +210,17 @@ def comparable(
     allowed = [trial for trial in complete if trial_facts(trial).get("excluded") is None] or complete
     told = {trial.number: [probable[trial.number]] if trial.number in probable else trial.values for trial in allowed}
     signs = [-1 if direction is StudyDirection.MAXIMIZE else 1 for direction in study.directions]
-    worst, middle = [], []
+    worst = []
     for sign, column in zip(signs, zip(*told.values(), strict=True), strict=True):
         finite = [value for value in column if math.isfinite(value)] or [0.0]
         bad, centre = max(sign * value for value in finite), sign * statistics.median(finite)
         reach = OUTLIER * (centre - min(sign * value for value in finite))
         worst.append(sign * (min(bad, centre + reach) if reach else bad))
-        middle.append(sign * centre)
     seen = []
     for trial in known:
         values = told.get(trial.number)
         if values is None and trial.state.is_finished():
-            values = middle if trial.state is TrialState.PRUNED else worst
+            values = _as_good(trial, allowed, told) or worst
         if values is not None:
             pairs = zip(signs, values, worst, strict=True)
             values = [
@@ -230,6 +231,19 @@ def comparable(
         with suppress(ValueError):  # set by hand, to something outside of the space
             seen.append(create_trial(state=state, values=values, params=params, distributions=dict(ordered)))
     return seen
+
+
+def _as_good(
+    ended: FrozenTrial, complete: Sequence[FrozenTrial], told: Mapping[int, Sequence[float]]
+) -> Sequence[float] | None:
+    """The values of the complete trial whose loss was the next higher one when a trial was ended; None if none was."""
+    if ended.state is not TrialState.PRUNED or not ended.intermediate_values:
+        return None
+    measurement, loss = max(ended.intermediate_values.items())
+    # A study that maximises records losses with the opposite sign.
+    losses = {trial.number: abs(trial.intermediate_values.get(measurement, 0.0)) for trial in complete}
+    higher = [number for number, other in losses.items() if other >= abs(loss)]
+    return told[min(higher, key=lambda number: losses[number])] if higher else None
 
 
 def _place(kind: BaseDistribution, value: Any) -> Any:
