@@ -62,6 +62,8 @@ def main() -> int:
     if options.simulate:
         _simulate(options)
         return 0
+    if options.tracking:
+        import mlflow.tracking  # noqa: F401 (once, before the workers are forked)
     reports = _in_processes(options)
     seconds = time.perf_counter() - started
     return _show(options, reports, seconds)
