@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lorahydra.modeling.cpu_linear import rounded_weights
 from lorahydra.training import loss as loss_module
 from lorahydra.training.loss import IGNORED, CompletionLoss
 
@@ -78,6 +79,13 @@ def test_value_and_gradient_equal_the_plain_loss(name: str, chunk_bytes: int, mo
     [actual_grad] = torch.autograd.grad(actual, weight)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(actual_grad, expected_grad, rtol=1e-4, atol=1e-6)
+
+
+def test_rounded_weights_leave_the_loss_fused() -> None:
+    model = model_of("llama").train()
+    with rounded_weights(model):
+        assert CompletionLoss(model).from_hidden
+    assert model.training
 
 
 def test_a_trainable_head_gets_its_gradient() -> None:

@@ -142,9 +142,10 @@ class CompletionLoss:
             with _hooked(self._head, lambda _, args: seen.append(args[0])):
                 tokens = torch.arange(4, device=weight.device).repeat(slots, 1)
                 logits = model(input_ids=tokens, use_cache=False).logits
+            # Also in evaluation mode: in training, the weight may be a rounded copy.
+            return torch.equal(logits, frozen_linear(seen[0], self.head_weight).to(logits.dtype))
         finally:
             model.train(was_training)
-        return torch.equal(logits, frozen_linear(seen[0], self.head_weight).to(logits.dtype))
 
 
 @contextmanager
