@@ -31,7 +31,7 @@ __all__ = ["check_served", "export_vllm"]
 logger = logging.getLogger(__name__)
 
 RANKS = (8, 16, 32, 64, 128, 256)
-"""Values of vLLM's `--max-lora-rank` that all of its releases with LoRA take."""
+"""Values of vLLM's `--max-lora-rank`; newer releases take 320 and 512 as well."""
 OUTSIDE = ("embed_tokens", "lm_head")
 """Layers that only some releases of vLLM adapt."""
 TEMPLATE_FILE, COMMAND_FILE = "chat_template.jinja", "serve.sh"
@@ -93,8 +93,7 @@ def check_served(export: ExportFolder) -> list[LoraLayer]:
     layers = read_layers(export.adapter, "vLLM")
     if (rank := max(layer.rank for layer in layers)) > RANKS[-1]:
         raise ModelError(
-            f"the adapter has rank {rank}, and not all releases of vLLM serve adapters of more than {RANKS[-1]}: add "
-            "--merged"
+            f"the adapter has rank {rank}, and older releases of vLLM serve no more than {RANKS[-1]}: add --merged"
         )
     outside = sorted({name for layer in layers for name in OUTSIDE if layer.module.endswith(name)})
     if outside:
