@@ -216,6 +216,7 @@ MAIN_HYPERPARAMETERS = (
 """Keys of the configuration that tell one trial from another, the most important first."""
 HYPERPARAMETERS = (
     *MAIN_HYPERPARAMETERS,
+    *("training.method", "training.dpo_beta"),
     *("training.max_steps", "training.per_device_train_batch_size", "training.gradient_accumulation_steps"),
     *("training.lr_scheduler_type", "training.weight_decay", "training.optim"),
     *("lora.target_modules", "lora.use_rslora", "lora.use_dora"),

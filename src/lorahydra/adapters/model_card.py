@@ -169,6 +169,8 @@ def _hyperparameters(run: RecordedRun | None, lora: Mapping[str, Any]) -> dict[s
     if run is not None and "lora.r" in (params := run.params):
         names = [name for name in params if name.startswith("lora.")]
         names += [name for name in HYPERPARAMETERS if name.startswith("training.")]
+        if params.get("training.method") != "dpo":
+            names.remove("training.dpo_beta")
         return {name: params[name] for name in [*names, "seed"] if name in params}
     settings = {f"lora.{name}": value for name, value in lora.items()}
     return {name: str(settings[name]) for name in HYPERPARAMETERS if name in settings}
