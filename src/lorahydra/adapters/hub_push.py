@@ -37,7 +37,7 @@ def repository(target: str) -> str:
         ConfigError: `target` is not of this form.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in `__all__`
 
     repo = target.removeprefix(SCHEME)
     try:
