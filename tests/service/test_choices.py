@@ -55,7 +55,7 @@ def test_what_the_server_is_set_to_is_only_a_default(models: Path) -> None:
 def test_columns_are_mapped_whatever_their_names(tmp_path: Path) -> None:
     columns = {"question": "Вопрос, с 'запятой'", "answer": 'a=${b} \\ "c"'}
     choices = Choices(tmp_path, ())
-    data = Data(tmp_path / "rows.csv", {"train": 1}, 1, columns, "drop")
+    data = Data(tmp_path / "rows.csv", {"train": 1}, 1, columns, overlong="drop")
     config = composed(overrides_of(settled(FineTuneParams(False, None, None, 5), choices), choices, data))
     assert config.data.columns.renamed() == columns
     assert config.data.overlong == "drop"

@@ -259,7 +259,7 @@ def test_a_winner_of_another_machine_comes_from_mlflow(
 ) -> None:
     from lorahydra.sweep import conclusion
 
-    monkeypatch.setattr(conclusion, "conclude", lambda *_: None)
+    monkeypatch.setattr(conclusion, "conclude", lambda *_, **__: None)
     with pytest.raises(StudyError, match="run this again"):
         tuner(tiny_model, rows, n_trials=2).run()
     assert find_study("one").state is State.INTERRUPTED, "all trials are there, and no winner yet"
