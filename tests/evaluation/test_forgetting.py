@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from lorahydra.evaluation.forgetting import Check, compare_general, general_checks, general_texts
 
@@ -51,6 +52,18 @@ def test_a_higher_loss_or_fewer_checks_are_said() -> None:
     lost = compare_general((LOSSES.tolist(), (LOSSES + NOISE).tolist()), (passed, fewer))
     assert lost.sentence.startswith("Forgot something:")
     assert lost.sentence.endswith("it follows 10 of 32 plain instructions, 32 before")
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(5, 0), (6, 0), (9, 2), (0, 0), (0, 7), (10, 1)])
+def test_the_interval_of_the_instructions_agrees_with_mcnemars_exact_test(lost: int, gained: int) -> None:
+    before = [True] * lost + [False] * (32 - lost)
+    after = [False] * lost + [True] * gained + [False] * (32 - lost - gained)
+    checks = compare_general((LOSSES.tolist(), LOSSES.tolist()), (before, after)).checks
+    differing = lost + gained
+    p_value = binomtest(lost, differing).pvalue if differing else 1.0
+    assert (checks.low > 0 or checks.high < 0) == (p_value < 0.05)
+    assert checks.mean == (gained - lost) / 32
+    assert checks.low <= checks.mean <= checks.high
 
 
 def test_a_broken_model_has_a_finite_difference() -> None:
