@@ -118,7 +118,17 @@ class OutputError(UserError):
 
 
 class StudyError(UserError):
-    """A study cannot begin, go on or be found, for example because another study has its name."""
+    """A study cannot begin, go on or be found, for example because another study has its name.
+
+    Args:
+        message: One line for the user.
+        exit_code: That of the process which was at fault, if it was another one.
+    """
+
+    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        if exit_code is not None:
+            self.exit_code = exit_code
 
 
 class StudyStoreError(StudyError):
@@ -217,6 +227,11 @@ def one_line(text: object, limit: int = 300) -> str:
     """A text from a file or a library as one printable line of at most `limit` characters."""
     line = _escaped(" ".join(str(text)[: 4 * limit].split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def last_line(text: str) -> str:
+    """The last line of a text that is not blank; empty if there is none."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def reason(error: BaseException) -> str:

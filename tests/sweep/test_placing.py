@@ -14,11 +14,12 @@ import optuna
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from tests.support.waiting import wait_for
 
 from lorahydra.config.compat import outcome
 from lorahydra.errors import ConfigError, StudyError
 from lorahydra.sweep import cancelling
-from lorahydra.sweep.cancelling import cancel, ending_when_cancelled
+from lorahydra.sweep.cancelling import cancel, cancelled_with, ending_when_cancelled
 from lorahydra.sweep.placing import places_elsewhere
 from lorahydra.sweep.shared_stores import check_shared
 from lorahydra.sweep.storage import open_storage
@@ -89,8 +90,7 @@ def test_a_job_that_must_end_lets_its_worker_give_its_trial_back(tmp_path: Path)
     )
 
     def limit() -> None:
-        while not ready.exists():
-            time.sleep(0.01)
+        wait_for(ready.exists)
         os.kill(os.getpid(), signal.SIGUSR2)
 
     threading.Thread(target=limit).start()
@@ -158,7 +158,7 @@ def test_a_network_file_system_is_recognised(tmp_path: Path) -> None:
         "//nas/data /my\\040disk cifs rw 0 0\ntmpfs /net/fast tmpfs rw 0 0\n"
     )
     kinds = {
-        "/home/me": None,
+        "/data/me": None,
         "/net/me/studies.db": "nfs4",
         "/net/fast/x": None,
         "/my disk/x": "cifs",
@@ -173,9 +173,16 @@ def test_a_cancelled_study_interrupts_its_processes(tmp_path: Path, monkeypatch:
     study = optuna.create_study(study_name="one", storage=open_storage(f"sqlite:///{tmp_path}/studies.db"))
     with pytest.raises(KeyboardInterrupt), ending_when_cancelled(study):
         cancel(study)
-        time.sleep(60)
+        signal.pause()
+    looks = []
+
+    def look(study: optuna.Study) -> str:
+        looks.append(cancelled_with(study))
+        return looks[-1]
+
+    monkeypatch.setattr(cancelling, "cancelled_with", look)
     with ending_when_cancelled(study):
-        time.sleep(0.1)  # it goes on after it was cancelled
+        wait_for(lambda: len(looks) > 3)  # it goes on after it was cancelled
     monkeypatch.setenv("LORAHYDRA_WORKER", "1")  # it was queued before the study was cancelled
     with pytest.raises(KeyboardInterrupt), ending_when_cancelled(study):
         pytest.fail("it begins")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorahydra.data.chat.chat_format import ChatFormat
 from lorahydra.data.examples import Example, Message
@@ -86,7 +86,7 @@ def derive_template(chat: ChatFormat, leave_out: str = "") -> str:
     begins = {parts.head, parts.head if parts.system_is_late else parts.before_system}
     if leave_out and all(text.startswith(leave_out) for text in begins):
         short = {name: getattr(parts, name).removeprefix(leave_out) for name in ("head", "before_system")}
-        parts = TemplateParts(**{**vars(parts), **short})
+        parts = replace(parts, **short)
     return parts.go()
 
 

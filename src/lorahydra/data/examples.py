@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, NamedTuple
 
-__all__ = ["KEY_BYTES", "ROLES", "Example", "Keys", "Message", "example_keys"]
+__all__ = ["KEY_BYTES", "ROLES", "Example", "Keys", "Message", "equal_at_first", "example_keys"]
 
 ROLES = ("system", "user", "assistant", "tool")
 """Add new roles at the end: positions are part of content hashes, which decide how data are split."""
@@ -47,6 +48,11 @@ class Example:
     """The source as the user named it, for messages."""
     rejected: tuple[Message, ...] = ()
     """For a pair of answers, the same conversation with the answer that is not preferred; empty otherwise."""
+
+
+def equal_at_first(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many items two sequences have in common before the first that differs."""
+    return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(one, other, strict=False)))
 
 
 class Keys(NamedTuple):

@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from lorahydra.config.schema import DataConfig
 from lorahydra.data.arrow_cache import Store, Writer, cached, data_cache
 from lorahydra.data.columns import detect
-from lorahydra.data.examples import KEY_BYTES, ROLES, Example, Message, example_keys
+from lorahydra.data.examples import KEY_BYTES, ROLES, Example, Message, equal_at_first, example_keys
 from lorahydra.data.layouts import Layout
 from lorahydra.data.messages import describe
 from lorahydra.data.personal import scan
@@ -240,7 +239,7 @@ def _add(writer: Writer, layout: Layout, number: int, row: dict[str, Any], probl
     contents, extras = [message.content for message in messages], [message.extras for message in messages]
     unlearned = [number for number, message in enumerate(messages) if not message.learned]
     optional: tuple[Any, ...] = (extras if any(extras) else None, unlearned or None, tools or None)
-    shared = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(messages, rejected, strict=False)))
+    shared = equal_at_first(messages, rejected)
     other = [text for message in rejected[shared:] for text in (message.role, message.content, message.extras)]
     optional += (shared, other) if rejected else (None, None)
     size = sum(map(len, (*contents, *extras, tools, *other)))

@@ -90,16 +90,16 @@ class Layout:
         return self._context(row, "tools", read_tools)
 
     def _prompt(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
-        """The system message where there is one, the turns before, and the question."""
-        prompt = self._text(row, self.scheme.required[0])
+        """What precedes the answer."""
+        return self._asked(row, self.scheme.required[0])
+
+    def _asked(self, row: Mapping[str, Any], name: str) -> tuple[Message, ...]:
+        """The system message where there is one, the turns before, and the question in a column."""
+        prompt = self._text(row, name)
         column = self.column("input")
         if "input" in self.scheme.optional and (extra := optional_text(row.get(column), column)):
             prompt = f"{prompt}\n\n{extra}"
-        return *self._system(row), *self._history(row), Message("user", prompt)
-
-    def _history(self, row: Mapping[str, Any]) -> list[Message]:
-        """The turns before the question."""
-        return self._context(row, "history", read_history)
+        return *self._system(row), *self._context(row, "history", read_history), Message("user", prompt)
 
     def _system(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
         """The column's system message: an empty column stands for none, unlike an empty message."""

@@ -16,12 +16,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any
 
-from lorahydra.data.examples import Message
+from lorahydra.data.examples import Message, equal_at_first
 from lorahydra.data.layouts import Layout, turns_of
-from lorahydra.data.messages import checked_text, optional_text, parsed, required
+from lorahydra.data.messages import parsed, required
 from lorahydra.data.problems import Fault, RowError
 from lorahydra.data.schemes import PREFERENCE, PROMPTS
 
@@ -52,13 +51,13 @@ class PairLayout(Layout):
         """The conversation with the chosen answer, and the one with the rejected answer."""
         names = self.scheme.required
         columns = [self.column(name) for name in names]
-        sides = self._sides([self._side(row, column) for column in columns], columns)
+        sides = self._sides([self._side(row, name) for name in names], columns)
         if any(side[0].role == "assistant" for side in sides):
             prompt = self._prompt(row)
             whole = [(*prompt, *side) if side[0].role == "assistant" else (*self._system(row), *side) for side in sides]
         else:
             whole = [(*self._system(row), *side) if side[0].role != "system" else tuple(side) for side in sides]
-        shared = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(*whole, strict=False)))
+        shared = equal_at_first(*whole)
         chosen, rejected = (_with_loss(messages, shared) for messages in whole)
         _check(chosen, rejected, shared, columns)
         return chosen, rejected
@@ -71,15 +70,13 @@ class PairLayout(Layout):
         """The messages before the answers."""
         return self.messages(row)[:-1]
 
-    def _side(self, row: Mapping[str, Any], column: str) -> str | list[Message]:
+    def _side(self, row: Mapping[str, Any], name: str) -> str | list[Message]:
         """A text, or the messages that a column holds."""
-        value = required(row, column)
-        turns = _listed(value, column)
+        column = self.column(name)
+        turns = _listed(required(row, column), column)
         if turns is not None:
             return self._messages(turns, column)
-        text = checked_text(value, column)
-        if not text.strip():
-            raise RowError("is empty", field=column, fault=Fault.EMPTY_ANSWER)
+        text = self._text(row, name, fault=Fault.EMPTY_ANSWER)
         return _transcript(text, column) if TURN.match(text) else text
 
     def _messages(self, turns: Sequence[object], column: str) -> list[Message]:
@@ -95,15 +92,11 @@ class PairLayout(Layout):
             )
         turns = _listed(row[column], column)
         if turns is None:
-            text = checked_text(row[column], column)
-            if not text.strip():
-                raise RowError("is empty", field=column)
-            if TURN.match(text):
-                messages = _transcript(re.sub(r"\n\nAssistant:\s*$", "", text), column)
-                return (*self._system(row), *messages)
-            extra = optional_text(row.get(self.column("input")), self.column("input"))
-            before = self._history(row)
-            return (*self._system(row), *before, Message("user", f"{text}\n\n{extra}" if extra else text))
+            text = self._text(row, "prompt")
+            if not TURN.match(text):
+                return self._asked(row, "prompt")
+            messages = _transcript(re.sub(r"\n\nAssistant:\s*$", "", text), column)
+            return (*self._system(row), *messages)
         messages = self._messages(turns, column)
         system = () if messages[0].role == "system" else self._system(row)
         return (*system, *messages)
@@ -114,7 +107,7 @@ class PairLayout(Layout):
         if not self.alone or len(texts) < 2:
             return [[Message("assistant", side)] if isinstance(side, str) else side for side in sides]
         words = [re.findall(r"\S+\s*|^\s+", text) for text in texts]
-        shared = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(*words, strict=False)))
+        shared = equal_at_first(*words)
         prompt, answers = "".join(words[0][:shared]), ["".join(rest[shared:]) for rest in words]
         if not prompt.strip():
             raise RowError("chosen and rejected hold no prompt: give a column prompt, or messages with the prompt")

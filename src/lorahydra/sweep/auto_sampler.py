@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lorahydra.sweep.compat import quietly
 from lorahydra.sweep.probable import probable_values
-from lorahydra.sweep.trial_record import trial_facts
+from lorahydra.sweep.trial_record import losses_of, trial_facts
 
 __all__ = ["AutoSampler", "as_numbers", "comparable", "counts"]
 
@@ -239,10 +239,9 @@ def _as_good(
     """The values of the complete trial whose loss was the next higher one when a trial was ended; None if none was."""
     if ended.state is not TrialState.PRUNED or not ended.intermediate_values:
         return None
-    measurement, loss = max(ended.intermediate_values.items())
-    # A study that maximises records losses with the opposite sign.
-    losses = {trial.number: abs(trial.intermediate_values.get(measurement, 0.0)) for trial in complete}
-    higher = [number for number, other in losses.items() if other >= abs(loss)]
+    measurement, loss = max(losses_of(ended).items())
+    losses = {trial.number: losses_of(trial).get(measurement, 0.0) for trial in complete}
+    higher = [number for number, other in losses.items() if other >= loss]
     return told[min(higher, key=lambda number: losses[number])] if higher else None
 
 

@@ -20,7 +20,7 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
 from lorahydra.config.compat import outcome
-from lorahydra.errors import LorahydraError, StudyError
+from lorahydra.errors import LorahydraError, StudyError, last_line
 from lorahydra.sweep.cancelling import cancel, cancelled_with
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.settings import SweepSettings
@@ -118,9 +118,7 @@ def _launch(settings: SweepSettings, job: WorkerJob, has_ended: Callable[[], boo
             raise
         except Exception as error:  # of any plugin, and of whatever it calls
             logger.debug("Launcher", exc_info=True)
-            failure: Any = StudyError(f"the launcher {name} cannot run workers: {_one_line(error)}")
-            failure.exit_code = 3
-            raise failure from error
+            raise StudyError(f"the launcher {name} cannot run workers: {_said(error)}", exit_code=3) from error
     return jobs
 
 
@@ -155,11 +153,9 @@ def _check_ends(queue: TrialQueue, jobs: Sequence[JobReturn]) -> None:
     if all(code == EXIT_INTERRUPTED for code in codes):
         raise KeyboardInterrupt
     worst: Any = next((error for error, code in zip(errors, codes, strict=True) if code in (2, 3)), errors[0])
-    failure: Any = StudyError(f"all workers of the study have ended: {_one_line(worst)}")
-    failure.exit_code = worst.exit_code if getattr(worst, "exit_code", None) in (2, 3) else 3
-    raise failure
+    code = worst.exit_code if getattr(worst, "exit_code", None) in (2, 3) else 3
+    raise StudyError(f"all workers of the study have ended: {_said(worst)}", exit_code=code)
 
 
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _said(error: BaseException) -> str:
+    return last_line(str(error)) or type(error).__name__

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from lorahydra.names import State
 from lorahydra.sweep.labels import number, searched, short_names, value_text
 from lorahydra.sweep.ranking import directions_of, ranked
-from lorahydra.sweep.trial_record import TrialRecord, trial_records
+from lorahydra.sweep.trial_record import TrialRecord, losses_of, trial_records
 
 __all__ = ["Axis", "PlotData"]
 
@@ -104,6 +104,5 @@ def _shown(trial: FrozenTrial, short: Mapping[str, str]) -> FrozenTrial:
     shown = copy.copy(trial)
     shown.params = {short.get(name, name): value for name, value in trial.params.items()}
     shown.distributions = {short.get(name, name): kind for name, kind in trial.distributions.items()}
-    # A study that maximises records losses with the opposite sign.
-    shown.intermediate_values = {step: abs(loss) for step, loss in trial.intermediate_values.items()}
+    shown.intermediate_values = losses_of(trial)
     return shown

@@ -37,7 +37,7 @@ def study_log(queue: TrialQueue) -> Iterator[None]:
         with Progress().task(f"Study {queue.study.study_name}", queue.n_trials) as advance:
             advance(queue.finished(), "")
             while not left.wait(SECONDS_BETWEEN_LOOKS):
-                # It may not be reached for a while; whoever needs it says so.
+                # The database may be unreachable for a while; a worker that needs it reports that.
                 with suppress(SQLAlchemyError, StorageInternalError):
                     advance(*log.look())
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from lorahydra.errors import StudyError
+from lorahydra.errors import StudyError, last_line
 
 __all__ = ["waiting_for_jobs"]
 
@@ -46,12 +46,12 @@ def waiting_for_jobs(wait: bool, has_ended: Callable[[], bool]) -> Iterator[None
             if time.monotonic() - asked > SECONDS_BETWEEN_QUESTIONS or job.__class__.__name__ == "LocalJob":
                 asked = time.monotonic()
                 if _is_gone(job) and not job.paths.result_pickle.exists():
-                    return [_failed(StudyError(f"job {job.job_id} was ended from outside: {_last_lines(job)}"))]
+                    return [_failed(StudyError(f"job {job.job_id} was ended from outside: {_end_of_log(job)}"))]
             time.sleep(SECONDS_BETWEEN_LOOKS)
         try:
             returned: list[Any] = original(job)
         except Exception as error:  # what the job raised is text in an error of submitit
-            return [_failed(StudyError(f"job {job.job_id} failed: {str(error).strip().splitlines()[-1]}"))]
+            return [_failed(StudyError(f"job {job.job_id} failed: {last_line(str(error))}"))]
         return returned
 
     jobs.results = results
@@ -75,13 +75,13 @@ def _is_gone(job: Any) -> bool:
     return not asked.stdout.strip()
 
 
-def _last_lines(job: Any) -> str:
-    """What the log of a job says at its end."""
+def _end_of_log(job: Any) -> str:
+    """The last line that a job has logged."""
     try:
-        lines = job.paths.stderr.read_text(errors="replace").split("\n")
+        log = job.paths.stderr.read_text(errors="replace")
     except OSError:
         return f"it has no log ({job.paths.stderr})"
-    return next((line.strip() for line in reversed(lines) if line.strip()), f"see {job.paths.stdout}")
+    return last_line(log) or f"see {job.paths.stdout}"
 
 
 def _failed(error: Exception) -> JobReturn:

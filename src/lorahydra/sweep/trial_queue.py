@@ -161,7 +161,7 @@ class TrialQueue:
         begun: list[Trial] = []
         queued = iter(waiting)
         while len(begun) < count:
-            # Somebody who does not respect the lock may have taken a waiting one.
+            # A program that does not take the lock may have begun a waiting trial meanwhile.
             if (trial := begin_trial(self.study, next(queued, None))) is not None:
                 begun.append(trial)
         return begun

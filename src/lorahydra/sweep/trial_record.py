@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorahydra.names import State
 
-__all__ = ["ATTRIBUTE", "RaceScore", "TrialRecord", "ordinals", "trial_facts", "trial_records"]
+__all__ = ["ATTRIBUTE", "RaceScore", "TrialRecord", "losses_of", "ordinals", "trial_facts", "trial_records"]
 
 ATTRIBUTE = "lorahydra"
 """User attribute of a trial that holds all facts about it, as one mapping."""
@@ -111,6 +111,12 @@ def trial_facts(trial: FrozenTrial | Trial) -> Mapping[str, Any]:
     return facts
 
 
+def losses_of(trial: FrozenTrial) -> dict[int, float]:
+    """Intermediate validation losses by number of the measurement."""
+    # A study that maximises records losses with the opposite sign.
+    return {step: abs(value) for step, value in trial.intermediate_values.items()}
+
+
 def trial_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
     """All trials that were begun, by number.
 
@@ -156,8 +162,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
     fields = {name: value for name, value in kept.items() if name in TrialRecord.__dataclass_fields__}
     if "seconds" not in fields and trial.duration is not None:
         fields["seconds"] = trial.duration.total_seconds()
-    # A study that maximises records losses with the opposite sign.
-    losses = {step: abs(value) for step, value in trial.intermediate_values.items()}
+    losses = losses_of(trial)
     return TrialRecord(
         number=trial.number,
         state=State.INTERRUPTED if interrupted else STATES[trial.state],

@@ -66,9 +66,7 @@ class WorkerJob:
                 break
             # Its successor closes the trial that it had. When memory runs out, the kernel sends SIGKILL.
             print(f"worker {number + 1} of the study was killed by signal {-code}", flush=True)  # noqa: T201
-        error = StudyError(f"worker {number + 1} of the study ended with exit code {code}: {said}")
-        error.exit_code = code
-        raise error
+        raise StudyError(f"worker {number + 1} of the study ended with exit code {code}: {said}", exit_code=code)
 
     def _run(self, number: int) -> tuple[int, str]:
         """The exit code of the worker, and the last line that it wrote."""

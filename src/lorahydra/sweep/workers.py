@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorahydra.errors import ConfigError, StudyError
 from lorahydra.sweep.current import context
@@ -213,9 +213,8 @@ class WorkerPool:
         if worker.returncode > 0:
             self._echoes[worker.pid].join(timeout=5)
             said = self._last_lines.get(worker.pid, "").removeprefix("lorahydra: ")
-            error: Any = StudyError(f"a worker of the study ended with exit code {worker.returncode}: {said}")
-            error.exit_code = worker.returncode if worker.returncode in (2, 3) else StudyError.exit_code
-            raise error
+            code = worker.returncode if worker.returncode in (2, 3) else None
+            raise StudyError(f"a worker of the study ended with exit code {worker.returncode}: {said}", exit_code=code)
 
     def _stop(self) -> None:
         for worker in self._workers.values():

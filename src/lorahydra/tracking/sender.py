@@ -115,9 +115,9 @@ class Sender:
             self._spool.close()
 
     def _run(self) -> None:
-        pause = 0.0
+        pause, finished = 0.0, False
         with mute():
-            while self._wait(pause):
+            while not finished and self._wait(pause):
                 self._mirrors.step()
                 try:
                     finished = self._step()
@@ -129,12 +129,9 @@ class Sender:
                     continue
                 self._note_progress()
                 pause = 0.0
-                if finished:
-                    self._mirrors.step()  # what came after the one above
-                    self._mirrors.close()
-                    self._done.set()
-                    return
             self._mirrors.close()
+        if finished:
+            self._done.set()
 
     def _step(self) -> bool:
         """Send one batch; True when draining and nothing is left."""

@@ -153,6 +153,8 @@ class Spool:
         return self._entries(self._mirrored)
 
     def _entries(self, offset: int) -> list[Entry]:
+        if self._handle < 0:  # a call that hung returned after the spool was closed
+            return []
         data = os.pread(self._handle, READ_BYTES, offset)
         while b"\n" not in data and len(data) < self._size - offset:
             data += os.pread(self._handle, READ_BYTES, offset + len(data))

@@ -99,9 +99,7 @@ def _send(spool: Spool, header: Header, uri: str, *, is_alive: bool) -> SyncedRu
         active_run(client, header.run_id, header.run_name)
     except NotRecordedError as error:
         raise TrackingError(f"{error}; delete {spool.folder} to forget the run") from error
-    mirrors = Mirrors(spool, header)
-    mirrors.step()
-    mirrors.close()
+    Mirrors(spool, header).close()
     delivery = Delivery(client, header.run_id, spool)
     last = spool.last()
     died = last is None or last["op"] not in operations.ENDS

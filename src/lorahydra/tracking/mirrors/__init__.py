@@ -91,7 +91,8 @@ class Mirrors:
             self._spool.advance_mirrors(entries[-1].end)
 
     def close(self) -> None:
-        """Close them; safe to call twice."""
+        """Write what the queue has gained since, and close them; safe to call twice."""
+        self.step()
         for name in list(self._open):
             with self._left_out_if_it_fails(name):
                 self._open[name].close()

@@ -15,7 +15,7 @@ from lorahydra.tracking.spool import Header
 
 __all__ = ["EventFiles"]
 
-HYPERPARAMETERS = ("lora.", "training.", "model.name_or_path")
+SHOWN = ("lora.", "training.", "model.name_or_path")
 """Starts of the params that are written: the page has a column for each, and a run has far more."""
 
 
@@ -35,7 +35,7 @@ class EventFiles:
             self._writer.add_event(Event(wall_time=seconds, step=operation["step"], summary=Summary(value=scalars)))
             self._writer.flush()
         elif operation["op"] == "params":
-            told = {name: text for name, text in operation["values"].items() if name.startswith(HYPERPARAMETERS)}
+            told = {name: text for name, text in operation["values"].items() if name.startswith(SHOWN)}
             self._params |= {name: _number(text) for name, text in told.items()}
 
     def close(self) -> None:
