@@ -76,6 +76,7 @@ def test_a_long_conversation_keeps_its_order_and_system_message() -> None:
 def test_columns_are_mapped() -> None:
     assert convert({"q": "Q", "a": "A"}, question="q", answer="a") == [USER, ASSISTANT]
     assert convert({"q": "Q", "answer": "A"}, question="q") == [USER, ASSISTANT]
+    assert convert({"input": "Q", "output": "A"}, instruction="input") == [USER, ASSISTANT], "the input is not added"
 
 
 def test_a_mapping_decides_between_schemes() -> None:

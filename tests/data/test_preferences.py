@@ -33,6 +33,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "a transcript as prompt": {"prompt": "\n\nHuman: Sky?\n\nAssistant:", "chosen": "Blue.", "rejected": "Green."},
     "texts alone": {"chosen": "Sky? Blue.", "rejected": "Sky? Green."},
     "another name of the prompt": {"question": "Sky?", "chosen": "Blue.", "rejected": "Green."},
+    "the prompt as input": {"input": "Sky?", "chosen": "Blue.", "rejected": "Green."},
     "ShareGPT": {
         "conversations": [{"from": "human", "value": "Sky?"}],
         "chosen": {"from": "gpt", "value": "Blue."},

@@ -44,6 +44,8 @@ def test_workers_of_one_gpu_share_what_is_free_there() -> None:
 def test_only_the_gpus_that_are_allowed_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert [gpu_for(number, 2) for number in range(2)] == [{"CUDA_VISIBLE_DEVICES": "1"}] * 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu_for(0, 2) == {}, "all are hidden"
 
 
 def test_without_a_gpu_nothing_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

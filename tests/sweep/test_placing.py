@@ -60,6 +60,9 @@ def test_a_worker_knows_its_place_and_its_database(
         f"{tmp_path} 2 3 1 postgresql://me:secret@host/studies 5",
         f"{Path.cwd()} 2 3 1 postgresql://me@other/studies 5",
     ]
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    worker(code, tmp_path)(OmegaConf.create())
+    assert capfd.readouterr().out.endswith("4,2\n"), "as OpenMP takes it for nested regions"
     assert "secret" not in repr(worker(code, tmp_path, POSTGRESQL)), "it is written to files"
 
 

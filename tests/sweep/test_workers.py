@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 
 from lorahydra.errors import StudyError
-from lorahydra.sweep.workers import WorkerPool
+from lorahydra.sweep.current import context
+from lorahydra.sweep.workers import WorkerPool, worker_arguments
+
+
+def test_arguments_of_a_worker_hold_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others can read a command line, and the files in which launchers keep their jobs."""
+    store = "postgresql://me:secret@host/studies"
+    monkeypatch.setenv("LORAHYDRA_STUDY_STORE", "")
+    monkeypatch.setattr(context, "arguments", ["train.py", "-m", f"hydra.sweeper.storage={store}", "seed=1"])
+    for given in ([], [f"++hydra.sweeper.storage='{store}'"]):
+        arguments = worker_arguments("s", store, given)
+        assert "secret" not in " ".join(arguments)
+        assert arguments[:3] == ["train.py", "-m", "seed=1"]
+        monkeypatch.setattr(context, "arguments", ["train.py", "-m", *given, "seed=1"])
 
 
 @pytest.mark.parametrize("room", [True, False])

@@ -31,7 +31,7 @@ __all__ = ["Rows", "ingest", "objects"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 """Part of the cache key: raise it when the same bytes are read differently."""
 MAX_COLUMNS = 1000
 """How many column names are kept if all rows of a file have different keys."""

@@ -23,6 +23,8 @@ from lorahydra.data.schemes import Scheme
 __all__ = ["Layout", "turns_of"]
 
 Read = TypeVar("Read")
+NO_COLUMN = "none"
+"""What `data.columns` names where a column is to be left out."""
 
 
 @dataclass
@@ -37,7 +39,9 @@ class Layout:
     """Rows whose answers at the end were left out, since they carry no loss."""
 
     def column(self, name: str) -> str:
-        """The source's name of a scheme's column or key."""
+        """The source's name of a scheme's column; one that is mapped to another name is not read by its own as well."""
+        if name not in self.mapping and name in self.scheme.optional and name in self.mapping.values():
+            return NO_COLUMN
         return self.mapping.get(name, name)
 
     @property
@@ -112,7 +116,7 @@ class Layout:
         try:
             return read(row.get(column), column)
         except RowError as error:
-            hint = f" (data.columns.{name}=none leaves the column out)"
+            hint = f" (data.columns.{name}={NO_COLUMN} leaves the column out)"
             raise RowError(error.message + hint, field=error.field, fault=error.fault) from error
 
     def _text(self, row: Mapping[str, Any], name: str, fault: Fault = Fault.OTHER) -> str:

@@ -33,7 +33,7 @@ TURN = re.compile(rf"\n\n({'|'.join(SPEAKERS)}):")
 
 def pair_layout(mapping: Mapping[str, str], columns: Collection[str]) -> PairLayout:
     """The layout of pairs in a file with these columns, whose prompts may be in a column of a usual name."""
-    found = next((name for name in PROMPTS if name in columns), None)
+    found = next((name for name in PROMPTS if name in columns and name not in mapping.values()), None)
     named = {"prompt": found, **mapping} if found is not None else dict(mapping)
     layout = PairLayout(PREFERENCE, named)
     layout.alone = set(columns) <= set(map(layout.column, PREFERENCE.required))
@@ -88,7 +88,8 @@ class PairLayout(Layout):
         column = self.column("prompt")
         if column not in row:
             raise RowError(
-                "chosen and rejected hold answers only: name the column with the prompts with data.columns.prompt"
+                "chosen and rejected hold answers only: name the column with the prompts with data.columns.prompt, or "
+                "remove all other columns if both texts begin with the prompt"
             )
         turns = _listed(row[column], column)
         if turns is None:

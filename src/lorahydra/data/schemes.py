@@ -38,8 +38,8 @@ SCHEMES = {
 }
 PREFERENCE = Scheme("preference", ("chosen", "rejected"), optional=("prompt", "input", *CONTEXT))
 """Pairs of answers (`lorahydra.data.preferences`), which are only for `training.method=dpo`."""
-PROMPTS = ("prompt", "question", "instruction", "conversations")
-"""Usual names of the column with their prompts."""
+PROMPTS = ("prompt", "question", "instruction", "conversations", "input")
+"""Usual names of the column with their prompts; `input` holds more text where there is another one."""
 
 
 def known_columns(mapping: Mapping[str, str]) -> frozenset[str]:

@@ -31,7 +31,8 @@ def gpu_for(number: int, count: int) -> dict[str, str]:
 
 def _devices() -> list[str]:
     """Names of the GPUs that this process may use."""
-    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:  # empty: none at all
         return [name.strip() for name in visible.split(",") if name.strip()]
     return [str(index) for index, _ in enumerate(line for line in _nvidia_smi("-L") if line.startswith("GPU "))]
 

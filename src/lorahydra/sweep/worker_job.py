@@ -24,6 +24,7 @@ from lorahydra.errors import StudyError
 from lorahydra.sweep.gpus import gpu_for
 from lorahydra.sweep.workers import SECONDS_TO_END, STORAGE, WORKER, WORKERS
 from lorahydra.utils.databases import shown
+from lorahydra.utils.processes import cores
 
 __all__ = ["RESTARTS", "WorkerJob"]
 
@@ -97,11 +98,10 @@ class WorkerJob:
         environment = os.environ | dict(self.environment) | {WORKER: str(number + 1), WORKERS: str(self.count)}
         inherited = os.environ.get(STORAGE, "")
         environment[STORAGE] = inherited if _without_password(inherited) == self.storage else self.storage
-        cores = (os.cpu_count() or 1) // self.count if self.is_local else None
-        threads = os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK") or cores
-        if threads is not None:
+        share = str(max(1, cores() // self.count)) if self.is_local else os.environ.get("SLURM_CPUS_PER_TASK")
+        if share and not environment.get("OMP_NUM_THREADS"):
             # Threads of several torch processes on the same cores slow each other by far more than their number.
-            environment["OMP_NUM_THREADS"] = str(max(1, int(threads)))
+            environment["OMP_NUM_THREADS"] = share
         if self.is_local and "model.device" not in " ".join(self.arguments):
             environment |= gpu_for(number, self.count)
         return environment

@@ -20,7 +20,7 @@ from lorahydra.errors import ConfigError, StudyError
 from lorahydra.sweep.current import context
 from lorahydra.sweep.gpus import gpu_for
 from lorahydra.utils.interrupts import EXIT_INTERRUPTED, interrupted, raise_if_interrupted
-from lorahydra.utils.processes import at_end_of_input
+from lorahydra.utils.processes import at_end_of_input, cores
 
 if TYPE_CHECKING:
     from lorahydra.sweep.settings import SweepSettings
@@ -89,7 +89,7 @@ def workers_wanted(settings: SweepSettings) -> int:
         return 1
     jobs = settings.n_jobs
     if jobs == 1 and name.endswith("JoblibLauncher"):
-        jobs = (os.cpu_count() or 1) if int(launcher.n_jobs) < 0 else max(1, int(launcher.n_jobs))
+        jobs = cores() if int(launcher.n_jobs) < 0 else max(1, int(launcher.n_jobs))
     if (jobs > 1 or needs_placing(settings)) and settings.storage is None:
         raise ConfigError("hydra.sweeper.storage=null keeps the study in memory, and several workers cannot share it")
     return min(jobs, settings.n_trials)
@@ -117,7 +117,7 @@ def worker_arguments(study: str, storage: str | None, overrides: Sequence[str]) 
 
 def _elsewhere(words: Sequence[str]) -> list[str]:
     """The arguments without those that a worker gets otherwise."""
-    given = ("study=", "hydra/launcher=", "hydra.launcher.", "hydra.sweeper.wait=")
+    given = ("study=", "hydra/launcher=", "hydra.launcher.", "hydra.sweeper.wait=", "hydra.sweeper.storage=")
     return [word for word in words if not word.lstrip("+~").startswith(given)]
 
 
@@ -154,12 +154,11 @@ class WorkerPool:
             self._stop()
 
     def _start(self, number: int) -> subprocess.Popen[str]:
-        cores = max(1, (os.cpu_count() or 1) // self._count)
         # Threads of several torch processes on the same cores slow each other by far more than their number.
         environment = os.environ | {
             WORKER: str(number + 1),
             WORKERS: str(self._count),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores)),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // self._count)),
         }
         if "model.device" not in " ".join(self._command):
             environment |= gpu_for(number, self._count)

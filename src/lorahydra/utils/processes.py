@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["at_end_of_input", "has_its_number", "is_alive", "is_here", "this_process"]
+__all__ = ["at_end_of_input", "cores", "has_its_number", "is_alive", "is_here", "this_process"]
 
 
 def at_end_of_input(act: Callable[[], object]) -> None:
@@ -27,6 +27,11 @@ def _wait_and(act: Callable[[], object]) -> None:
     while os.read(0, 1):
         pass
     act()
+
+
+def cores() -> int:
+    """CPU cores that this process may use: in a cluster job or a container, fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def this_process() -> dict[str, Any]:
