@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 from tests.support.models import scored_with
 from tests.support.programs import TRAIN, ProgramRunner, RunningProgram
@@ -15,6 +16,7 @@ from tests.support.stores import runs_of
 
 from lorahydra.names import State
 from lorahydra.sweep.catalog import find_study
+from lorahydra.sweep.study_store import COMMAND
 from lorahydra.sweep.trial_record import TrialRecord
 
 pytestmark = pytest.mark.slow
@@ -180,3 +182,14 @@ def test_unknown_studies_and_stores_are_one_line(tmp_path: Path, programs: Progr
         [line] = done.stderr.strip().splitlines()
         assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_that_was_not_kept_has_to_be_given_again(tmp_path: Path, programs: ProgramRunner) -> None:
+    storage = f"sqlite:///{tmp_path / 'studies.db'}"
+    study = optuna.create_study(study_name="small", storage=storage)
+    study.set_user_attr(COMMAND, {"overrides": ["tracking.uri=https://***", "seed=7"], "cwd": str(tmp_path)})
+    done = programs.run(["-m", "lorahydra", "studies", "resume", "small"], tmp_path)
+    assert done.returncode == 2
+    [line] = done.stderr.strip().splitlines()
+    assert "give it again (tracking.uri=…)" in line
+    assert not (tmp_path / "mlflow.db").exists()

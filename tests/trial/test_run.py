@@ -210,7 +210,23 @@ def test_a_tracking_password_is_not_recorded(
 )
 def test_an_override_is_recorded_without_its_password(override: str) -> None:
     assert without_password(override) == f"{override.partition('=')[0]}=postgresql://***"
-    assert without_password("tracking.uri=sqlite:///a.db") == "tracking.uri=sqlite:///a.db"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tracking.uri=sqlite:///a.db",
+        "tracking.uri=http://mlflow.example.com:5000",
+        "tracking.uri='postgresql://me@db.example.com/mlflow'",
+        "tracking.uri=postgresql+psycopg2://me@/mlflow?host=/run/postgresql",
+    ],
+)
+def test_an_address_without_a_password_is_recorded(override: str) -> None:
+    assert without_password(override) == override
+
+
+def test_a_name_in_the_address_of_a_server_may_be_a_token() -> None:
+    assert without_password("tracking.uri=https://hunter2@mlflow.example.com") == "tracking.uri=https://***"
 
 
 def test_a_prompt_that_leaves_no_room_is_found_before_training(place: Path, tiny_model: Path, rows: Path) -> None:

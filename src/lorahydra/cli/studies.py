@@ -100,6 +100,7 @@ def resume(name: str, overrides: tuple[str, ...], storage: str) -> None:
     OVERRIDES are added to those it was begun with, for example hydra.sweeper.n_trials=40 for more trials.
     """
     from lorahydra.cli.hydra_app import train_command
+    from lorahydra.config.compose import HIDDEN
     from lorahydra.sweep.catalog import find_study
     from lorahydra.utils.databases import absolute
 
@@ -108,7 +109,13 @@ def resume(name: str, overrides: tuple[str, ...], storage: str) -> None:
         raise StudyError(
             f"study {name} was not begun by lorahydra: to go on with it, start its program with the same study name"
         )
-    given = [override for override in entry.command["overrides"] if not override.endswith("://***")]
+    given = [override for override in entry.command["overrides"] if not override.endswith(HIDDEN)]
+    is_given = any(override.lstrip("+").startswith("tracking.uri=") for override in overrides)
+    if len(given) < len(entry.command["overrides"]) and not is_given:
+        raise StudyError(
+            f"study {name} was begun with an address of MLflow's store that may hold a password, so it was not kept: "
+            "give it again (tracking.uri=…)"
+        )
     if entry.n_trials is not None:
         given.append(f"hydra.sweeper.n_trials={entry.n_trials}")
     given += [f"hydra.sweeper.storage='{absolute(storage)}'", f"study='{name}'"]

@@ -38,8 +38,10 @@ from lorahydra.config.metric_registry import METRICS, unknown_metric
 from lorahydra.config.own_settings import settle_judges
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError, causes
+from lorahydra.utils.databases import shown
 
 __all__ = [
+    "HIDDEN",
     "UNRECORDED",
     "compose",
     "config_dir",
@@ -55,6 +57,8 @@ __all__ = [
     "without_password",
 ]
 
+HIDDEN = "://***"
+"""Ends an address in an override that is not recorded."""
 GROUPS = ("metrics",)
 """Dictionaries that are groups of `conf/`, too: `metrics=NAME` chooses one of its files."""
 UNRECORDED: Mapping[str, object] = {
@@ -304,11 +308,15 @@ def to_yaml(config: ExperimentConfig) -> str:
 
 
 def without_password(override: str) -> str:
-    """An override as it may be recorded; a tracking address with a password keeps only its scheme."""
+    """An override as it may be recorded; a tracking address that may hold a secret keeps only its scheme."""
     key, _, value = override.partition("=")
-    if key.lstrip("+~") == "tracking.uri" and ("@" in value or "?" in value):
-        return f"{key}={value.strip(chr(39) + chr(34)).partition('://')[0]}://***"
-    return override
+    scheme = value.strip("'\"").partition("://")[0]
+    if key.lstrip("+~") != "tracking.uri" or not ("@" in value or "?" in value):
+        return override
+    # The user of a database is a name; that of a server may be a token.
+    if scheme.startswith("postgresql") and shown(value) == value:
+        return override
+    return f"{key}={scheme}{HIDDEN}"
 
 
 def explain(error: BaseException) -> LorahydraError:
