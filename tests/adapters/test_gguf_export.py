@@ -160,6 +160,8 @@ def test_scales_of_all_kinds(tiny_adapter: Path, tmp_path: Path) -> None:
         ({"bias": "all"}, "bias=all"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"alora_invocation_tokens": [1]}, "activated LoRA"),
+        ({"init_lora_weights": "olora"}, "changed weights \\(init_lora_weights=olora\\)"),
+        ({"init_lora_weights": "pissa_niter_4"}, "changed weights"),
     ],
 )
 def test_what_llama_cpp_cannot_load_as_an_adapter(

@@ -85,6 +85,17 @@ def test_an_adapter_that_computes_in_another_way_is_not_packed(base: BaseModel, 
         pass
 
 
+def test_an_adapter_of_changed_base_weights_is_not_packed(base: BaseModel, tmp_path: Path) -> None:
+    """PEFT writes PiSSA and OLoRA so, while lorahydra saves them as plain LoRA."""
+    folders = saved(base, SETTINGS[:2], tmp_path)
+    file = folders[1] / "adapter_config.json"
+    file.write_text(
+        file.read_text("utf-8").replace('"init_lora_weights": true', '"init_lora_weights": "olora"'), "utf-8"
+    )
+    with pytest.raises(OnlyAloneError), load_pack(base, folders):
+        pass
+
+
 def test_a_folder_without_an_adapter_is_one_line(base: BaseModel, tmp_path: Path) -> None:
     [folder] = saved(base, SETTINGS[:1], tmp_path)
     with pytest.raises(ModelError, match="is not an adapter"), load_pack(base, [folder, tmp_path / "none"]):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorahydra.errors import ModelError
-from lorahydra.modeling.peft_format import check_adapter
+from lorahydra.modeling.peft_format import changes_base, check_adapter
 from lorahydra.names import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ REFUSED = {
     "layer_replication": "replicated layers (layer_replication)",
     "target_parameters": "adapted parameters outside linear layers (target_parameters)",
     "lora_bias": "a bias in its layers (lora_bias)",
+    "use_bdlora": "BD-LoRA",
+    "arrow_config": "Arrow",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
 }
 """Fields of PEFT's configuration that change what an adapter computes."""
 
@@ -69,6 +73,8 @@ def read_layers(folder: Path, program: str) -> list[LoraLayer]:
             raise _refused(program, what)
     if settings.get("bias", "none") != "none":
         raise _refused(program, f"trained biases (bias={settings['bias']})")
+    if changes_base(init := settings.get("init_lora_weights")):
+        raise _refused(program, f"a base model with changed weights (init_lora_weights={init})")
     factors: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in load_file(folder / ADAPTER_WEIGHTS_FILE).items():
         parts = WEIGHT.fullmatch(name)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     import peft
     import torch
 
-__all__ = ["adapter_weights", "check_adapter", "remember_start", "save_adapter", "write_adapter"]
+__all__ = ["adapter_weights", "changes_base", "check_adapter", "remember_start", "save_adapter", "write_adapter"]
+
+KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva")
+"""Values of PEFT's `init_lora_weights` that leave the base model's weights as they are."""
 
 
 @dataclass
@@ -35,10 +38,15 @@ class _Start:
 _starts: WeakKeyDictionary[torch.nn.Module, _Start] = WeakKeyDictionary()
 
 
+def changes_base(init_lora_weights: object) -> bool:
+    """Whether an adapter is attached to other weights than those of its base model, as with PiSSA or OLoRA."""
+    return init_lora_weights not in KEEPS_BASE
+
+
 def remember_start(model: peft.PeftModel, base_source: str) -> None:
     """Keep what `save_adapter` needs of a freshly attached adapter, before any training."""
-    changes_base = str(model.peft_config["default"].init_lora_weights).startswith("pissa")
-    weights = {k: v.detach().cpu().clone() for k, v in _weights(model).items()} if changes_base else {}
+    is_changed = changes_base(model.peft_config["default"].init_lora_weights)
+    weights = {k: v.detach().cpu().clone() for k, v in _weights(model).items()} if is_changed else {}
     _starts[model] = _Start(base_source, weights)
 
 

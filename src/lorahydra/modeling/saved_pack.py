@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.lora import load_adapter
 from lorahydra.modeling.packing import NewAdapter, packed
-from lorahydra.modeling.peft_format import adapter_weights, check_adapter
+from lorahydra.modeling.peft_format import adapter_weights, changes_base, check_adapter
 from lorahydra.modeling.single import OnlyAloneError
 from lorahydra.names import ADAPTER_WEIGHTS_FILE
 
@@ -83,7 +83,9 @@ def _is_plain(base: BaseModel, adapter: NewAdapter) -> bool:
     import peft
 
     config, plain = adapter.config, peft.LoraConfig().to_dict()
-    if any(value != plain[name] for name, value in config.to_dict().items() if name not in PLAIN_FIELDS):
+    if changes_base(config.init_lora_weights) or any(
+        value != plain[name] for name, value in config.to_dict().items() if name not in PLAIN_FIELDS
+    ):
         return False
     modules = dict(base.model.named_modules())
     return (

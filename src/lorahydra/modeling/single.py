@@ -18,6 +18,7 @@ from lorahydra.config.schema import LoraConfig
 from lorahydra.modeling.base import BaseModel
 from lorahydra.modeling.lora import adapter, save_adapter, seeded
 from lorahydra.modeling.packing import NewAdapter, Pack, new_adapter, norms_of, packed
+from lorahydra.modeling.peft_format import changes_base
 
 __all__ = ["OnlyAloneError", "SingleAdapter", "attached", "own_dropout"]
 
@@ -130,8 +131,8 @@ def _reason(base: BaseModel, lora: LoraConfig) -> str | None:
         return f"lora.extra.{unusual[0]} may change how a layer computes"
     if lora.use_dora:
         return "lora.use_dora=true changes how a layer computes"
-    if str(lora.init_lora_weights).startswith("pissa"):
-        return "lora.init_lora_weights=pissa changes the base model's weights"
+    if changes_base(lora.init_lora_weights):
+        return f"lora.init_lora_weights={lora.init_lora_weights} changes the base model's weights"
     dropout = own_dropout(base)
     return None if dropout is None else f"the base model has dropout of its own ({dropout})"
 
