@@ -6,7 +6,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = [
-    REPOSITORY / "src" / "lorahydra" / "config" / name for name in ("schema.py", "data.py", "judge.py", "search.py")
+    REPOSITORY / "src" / "lorahydra" / "config" / name
+    for name in ("schema.py", "training.py", "data.py", "judge.py", "search.py")
 ]
 PAGE = REPOSITORY / "docs" / "configuration.md"
 

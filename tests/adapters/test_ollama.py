@@ -111,10 +111,12 @@ def test_an_adapter(tiny_adapter: Path, tmp_path: Path) -> None:
     file = parse((tmp_path / "both" / "Modelfile").read_text("utf-8"))
     assert (file.values["FROM"], file.values["ADAPTER"]) == ("./base.gguf", "./adapter.gguf")
     assert (tmp_path / "both" / "base.gguf").is_file()
-    export_ollama(tiny_adapter, tmp_path / "alone", from_model="tiny:1b")
-    file = parse((tmp_path / "alone" / "Modelfile").read_text("utf-8"))
+    export_ollama(tiny_adapter, tmp_path / "Mine alone, é=1", from_model="tiny:1b")
+    file = parse((tmp_path / "Mine alone, é=1" / "Modelfile").read_text("utf-8"))
     assert file.values["FROM"] == "tiny:1b"
-    assert not (tmp_path / "alone" / "base.gguf").exists()
+    assert not (tmp_path / "Mine alone, é=1" / "base.gguf").exists()
+    card = (tmp_path / "Mine alone, é=1" / "README.md").read_text("utf-8")
+    assert "ollama run mine-alone-1\n" in card, "a name that Ollama takes"
 
 
 def test_what_a_modelfile_cannot_hold(tiny_adapter: Path, tmp_path: Path) -> None:

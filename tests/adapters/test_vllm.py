@@ -50,16 +50,16 @@ def value_of(command: list[str], option: str) -> str:
 
 
 def test_an_adapter(tiny_adapter: Path, tmp_path: Path) -> None:
-    export_vllm(tiny_adapter, tmp_path / "mine")
-    command = command_of(tmp_path / "mine")
+    export_vllm(tiny_adapter, tmp_path / "mine, v=2")
+    command = command_of(tmp_path / "mine, v=2")
     assert command[:2] == ["vllm", "serve"]
     assert value_of(command, "--max-lora-rank") == "8", "the smallest that vLLM takes"
-    assert value_of(command, "--lora-modules") == "mine=."
+    assert value_of(command, "--lora-modules") == "mine-v-2=.", "it splits names at a comma and ="
     assert value_of(command, "--dtype") == "float32"
     assert json.loads(value_of(command, "--override-generation-config"))["temperature"] == 0
-    assert (tmp_path / "mine" / value_of(command, "--chat-template")).read_text("utf-8").startswith("{% for m in")
-    assert (tmp_path / "mine" / WEIGHTS).read_bytes() == (tiny_adapter / WEIGHTS).read_bytes()
-    assert '`"stop_token_ids": [1]`' in (tmp_path / "mine" / "README.md").read_text("utf-8")
+    assert (tmp_path / "mine, v=2" / value_of(command, "--chat-template")).read_text("utf-8").startswith("{% for m in")
+    assert (tmp_path / "mine, v=2" / WEIGHTS).read_bytes() == (tiny_adapter / WEIGHTS).read_bytes()
+    assert '`"stop_token_ids": [1]`' in (tmp_path / "mine, v=2" / "README.md").read_text("utf-8")
 
 
 def test_a_merged_model(tiny_adapter: Path, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_the_first_of_two_folders_stays(tmp_path: Path) -> None:
     [
         (errno.ENOSPC, "the disk is full"),
         (errno.EROFS, "the file system is read-only"),
+        (errno.ENAMETOOLONG, "the name is too long"),
         (errno.EIO, "the disk has an input/output error"),
     ],
 )

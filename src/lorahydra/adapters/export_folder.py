@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ class ExportFolder:
     """The same, with the place from which the base model is loaded now."""
     run: RecordedRun | None = None
     study: RecordedRun | None = None
+
+    @property
+    def name(self) -> str:
+        """The title as programs take it for a model's name: letters and digits of ASCII, `.`, `_` and `-`."""
+        return re.sub(r"[^A-Za-z0-9._]+", "-", self.title).strip("-._") or "adapter"
 
     def write_card(self, **facts: Any) -> None:
         """Write the model card; the arguments are those of `model_card` that depend on the kind of export."""

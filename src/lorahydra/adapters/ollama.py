@@ -7,7 +7,6 @@ export_ollama(adapter.folder, Path("my-ollama"), merged=True)
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,7 +68,7 @@ def export_ollama(
         # Before weights are read, which takes long.
         (export.folder / MODELFILE).write_text(text, "utf-8")
         written, _ = write_gguf(export, merged=merged, with_base=whole and not merged, dtype=dtype)
-        name = shlex.quote(export.title.lower())
+        name = export.name.lower()
         use = f"With Ollama, in this folder:\n\n```sh\nollama create {name} -f {MODELFILE}\nollama run {name}\n```"
         export.write_card(dtype=written, merged=merged, use=use, library="gguf")
 

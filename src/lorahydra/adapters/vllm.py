@@ -79,7 +79,7 @@ def export_vllm(
         script = f'#!/bin/sh\ncd "$(dirname "$0")" || exit 1\nexec {command}'
         (export.folder / COMMAND_FILE).write_text(script, "utf-8")
         use = f"With vLLM, in this folder (or `sh {COMMAND_FILE}`):\n\n```sh\n{command}```\n\n"
-        use += f"The name of the model in a request is `{export.title}`."
+        use += f"The name of the model in a request is `{export.name}`."
         use += "".join(f' Send `"{name}": {json.dumps(values)}` with it.' for name, values in _stops(chat, tokenizer))
         export.write_card(dtype=written, merged=merged, use=use, end_texts=chat.end_texts)
 
@@ -146,11 +146,11 @@ def _command(export: ExportFolder, layers: Sequence[LoraLayer]) -> list[str]:
     if layers:
         largest = max(layer.rank for layer in layers)
         command += ["--enable-lora", "--max-lora-rank", str(next(rank for rank in RANKS if rank >= largest))]
-        command += ["--lora-modules", f"{export.title}=."]
+        command += ["--lora-modules", f"{export.name}=."]
         command += ["--revision", model.revision] if model.revision else []
         command += ["--quantization", "bitsandbytes"] if model.quantization == "nf4" else []
         command += ["--dtype", model.dtype]
     else:
-        command += ["--served-model-name", export.title]
+        command += ["--served-model-name", export.name]
     command += ["--chat-template", TEMPLATE_FILE]
     return [*command, "--override-generation-config", json.dumps(GREEDY)]

@@ -23,7 +23,7 @@ from lorahydra.data.personal import scan
 from lorahydra.data.problems import Fault, Problem, Problems, RowError
 from lorahydra.data.readers import HEADER_ROW, Row, with_columns
 from lorahydra.data.report import SourceReport
-from lorahydra.data.schemes import PREFERENCE, known_columns
+from lorahydra.data.schemes import known_columns
 from lorahydra.data.sources import Source
 from lorahydra.errors import DataError, library_errors, one_line, reason
 
@@ -55,11 +55,6 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.store)
-
-    @property
-    def holds_pairs(self) -> bool:
-        """Whether its rows are pairs of answers."""
-        return self.report.format == PREFERENCE.name
 
     def example(self, index: int) -> Example:
         """Read one row."""

@@ -139,8 +139,8 @@ def read_sources(config: DataConfig, cache: Path | None) -> dict[str, Mixture]:
     }
     read = [rows for each in sources.values() for rows in each if len(rows)]
     for rows in read:
-        if rows.holds_pairs != read[0].holds_pairs:
-            with_pairs, without = (rows, read[0]) if rows.holds_pairs else (read[0], rows)
+        if rows.report.holds_pairs != read[0].report.holds_pairs:
+            with_pairs, without = (rows, read[0]) if rows.report.holds_pairs else (read[0], rows)
             raise DataError(
                 f"holds pairs of answers (chosen and rejected), and {without.source} does not: use files of one kind",
                 path=with_pairs.source,

@@ -65,6 +65,11 @@ class SourceReport:
     personal_data: list[PersonalData] = field(default_factory=list)
     """Personal data and secrets by kind; none are looked for with `data.pii=off`."""
 
+    @property
+    def holds_pairs(self) -> bool:
+        """Whether its rows are pairs of answers."""
+        return self.format == PREFERENCE.name
+
 
 @dataclass(frozen=True)
 class SplitPart:
@@ -127,7 +132,7 @@ class DataReport:
     @property
     def pairs_in(self) -> SourceReport | None:
         """The first source with pairs of answers, if there is one."""
-        return next((source for source in self.sources if source.format == PREFERENCE.name), None)
+        return next((source for source in self.sources if source.holds_pairs), None)
 
     @property
     def ok(self) -> bool:

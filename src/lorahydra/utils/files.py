@@ -46,6 +46,7 @@ def data_cache_dir() -> Path:
 REASONS = {
     errno.EIO: "the disk has an input/output error",
     errno.ENOSPC: "the disk is full",
+    errno.ENAMETOOLONG: "the name is too long",
     errno.EFBIG: "the file is too large for this file system",
     errno.EDQUOT: "the disk quota is used up",
     errno.EACCES: "no permission to write",
