@@ -3,6 +3,7 @@
     python benchmarks/replay.py benchmarks/surfaces/*.parquet
     python benchmarks/replay.py --simulated --strategies default random before --repetitions 50
     python benchmarks/replay.py --simulated --judge-noise 15
+    python benchmarks/replay.py --simulated --judge-noise 15 --judge-opinion 2
     python benchmarks/replay.py --simulated --strategies default --stop-when-sure
     python benchmarks/replay.py --simulated --pack 5 --pruner halving --neighbours 1
 
@@ -15,7 +16,8 @@ trials are told to Optuna as a study tells them. Each repetition draws another s
 after five trials (mean and its 95 % interval). After the last trial: `winner`, the share of studies that chose the
 trial that was best on all rows; `P(best)`, the mean of what the study says of its choice, and its calibration error (in
 brackets the error that chance alone makes in so many studies); `covered`, the share in which no trial was better than
-the chosen one by more than the stated `bound`. With `--stop-when-sure`, the mean number of trials until
+the chosen one by more than the stated `bound`. With `--judge-opinion`, regrets are those of the metric alone, and the
+rest is about what the judge sees as well. With `--stop-when-sure`, the mean number of trials until
 `search.stop_when_sure` ended the study (with its 95 % interval); the regrets after that are those at its end.
 """
 
@@ -26,6 +28,7 @@ import dataclasses
 import logging
 import math
 import multiprocessing
+import operator
 import sys
 import warnings
 from collections.abc import Sequence
@@ -111,7 +114,10 @@ def replay(
                     study.tell(trial, state=TrialState.FAIL)
                     continue
                 seen = drawn.scores[sample]
-                said = (100 * seen + (judge.noise if judge else 0) * draws.standard_normal(rows)).clip(0, 100)
+                if judge and judge.opinion:
+                    drawn = dataclasses.replace(drawn, opinion=judge.opinion * draws.standard_normal())
+                noise = (judge.noise if judge else 0) * draws.standard_normal(rows)
+                said = (100 * seen + drawn.opinion + noise).clip(0, 100)
                 value = float(seen.mean())
                 if judge:
                     value = (1 - judge.weight) * value + judge.weight * float(said[judged].mean()) / 100
@@ -222,7 +228,8 @@ def measure(study: Replayed, surface: Surface, rule: Rule, judge: Judge | None, 
         verdicts = np.where(judged, study.verdicts, np.nan) / 100
         compared = compare((1 - judge.weight) * study.scores, judge.weight * verdicts)
     assert compared is not None
-    true = np.array([trial.true for trial in study.trials])
+    truth = judge.true if judge else operator.attrgetter("true")
+    true = np.array(list(map(truth, study.trials)))
     behind, bound = float(true.max() - true[place]), float(compared.regret_bounds[place])
     return Measured(
         regrets,
@@ -232,7 +239,7 @@ def measure(study: Replayed, surface: Surface, rule: Rule, judge: Judge | None, 
         bound,
         0 if judged is None else int(judged.sum()),
         len(study.pruned),
-        any(trial.true > true.max() for trial in study.pruned),
+        any(truth(trial) > true.max() for trial in study.pruned),
         study.asked,
         any(value > max(study.told) for value in study.missed),
         float(np.mean(study.trained)),
@@ -255,7 +262,7 @@ def chance_error(stated: Floats) -> float:
 def one(task: tuple[Surface, str, int, argparse.Namespace]) -> dict[str, Measured]:
     """Replay a study, and measure what each rule chooses in it."""
     surface, name, seed, options = task
-    judge = None if options.judge_noise is None else Judge(options.judge_noise)
+    judge = None if options.judge_noise is None else Judge(options.judge_noise, options.judge_opinion)
     settings = {} if options.neighbours is None else {"neighbours": options.neighbours}
     study = replay(
         surface,
@@ -329,6 +336,7 @@ def main() -> None:
     parser.add_argument("--stop-when-sure", action="store_true", help="studies end by search.stop_when_sure")
     parser.add_argument("--rows", type=int, default=64, help="validation rows")
     parser.add_argument("--judge-noise", type=float, help="a judge by formula scores too, with so many points of noise")
+    parser.add_argument("--judge-opinion", type=float, default=0.0, help="points by which it differs between adapters")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     options.rules = options.rules or (WITHOUT_JUDGE if options.judge_noise is None else WITH_JUDGE)

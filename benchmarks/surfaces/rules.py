@@ -51,17 +51,24 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge by formula: a verdict is the quality of an answer, 100 times its score, plus normal noise, cut to 0…100.
+    """A judge by formula.
 
-    No surface of a real judge can be made offline.
+    A verdict is the quality of an answer, 100 times its score, plus the opinion of the adapter and normal noise,
+    cut to 0…100. No surface of a real judge can be made offline.
     """
 
     noise: float
     """Standard deviation in points."""
+    opinion: float = 0.0
+    """Standard deviation among adapters of what the judge sees in their answers and the score does not, in points."""
     examples: int = 5
     """Judged in each trial; the ways to choose may judge more."""
     finalists: int = 3
     weight: float = 0.6
+
+    def true(self, trial: Drawn) -> float:
+        """The mean of the combined score that a trial has over the population."""
+        return trial.true + self.weight * trial.opinion / 100
 
     def order(self, rows: int) -> list[int]:
         """The rows in the order in which they are judged."""

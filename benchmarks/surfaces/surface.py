@@ -32,6 +32,8 @@ class Drawn:
     """Of each row of the population, shape (rows,)."""
     losses: Floats
     """Validation loss at each of the points of the training at which it was measured."""
+    opinion: float = 0.0
+    """By how much a judge likes its answers better than their scores say, in points of the judge."""
 
     @property
     def true(self) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from benchmarks.replay import calibration_error, measure, replay
 from benchmarks.surfaces.make import write
-from benchmarks.surfaces.rules import Judge, Replayed, finalists, highest_mean, raced, smoothed
+from benchmarks.surfaces.rules import Choice, Judge, Replayed, finalists, highest_mean, raced, smoothed
 from benchmarks.surfaces.strategies import STRATEGIES, setting
 from benchmarks.surfaces.surface import Drawn, Surface, load, simulated
 from optuna.pruners import MedianPruner
@@ -109,6 +109,20 @@ def test_a_judge_takes_calls_and_a_pruner_ends_trials() -> None:
     _, judged = raced(study, Judge(15))
     assert judged is not None
     assert 5 * len(study.trials) <= judged.sum() <= 5 * len(study.trials) + 3 * 15
+
+
+def test_a_judge_has_an_opinion_of_each_adapter() -> None:
+    surface, judge = simulated(rows=60), Judge(0.0, opinion=5.0)
+    study = replay(surface, STRATEGIES["random"], 0, trials=8, rows=20, judge=judge)
+    opinions = [trial.opinion for trial in study.trials]
+    assert len(set(opinions)) == len(study.trials)
+    for trial, scores, verdicts in zip(study.trials, study.scores, study.verdicts, strict=True):
+        inside = (verdicts > 0) & (verdicts < 100)
+        assert verdicts[inside] == pytest.approx(100 * scores[inside] + trial.opinion)
+    liked = int(np.argmax([judge.true(trial) for trial in study.trials]))
+    assert measure(study, surface, lambda *_: Choice(liked), judge, 8).won
+    worse = int(np.argmin([judge.true(trial) for trial in study.trials]))
+    assert not measure(study, surface, lambda *_: Choice(worse), judge, 8).won
 
 
 def test_packs_are_halved_at_a_quarter_and_at_half_of_their_training() -> None:
