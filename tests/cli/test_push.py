@@ -78,7 +78,10 @@ def test_a_public_repository(push: Callable[..., str], hub: Hub) -> None:
         ("hub:you/theirs", {}, 2, "may not write to hub:you/theirs"),
         ("hub:me/mine", {"HF_HUB_OFFLINE": True}, 2, "while HF_HUB_OFFLINE is set"),
         ("hub:me/mine", {"ENDPOINT": "http://127.0.0.1:9"}, 3, "http://127.0.0.1:9 cannot be reached"),
-        ("hub:me/mine", {"fails": True}, 3, "fails .*try again"),
+        ("hub:me/mine", {"fails": 500}, 3, "fails .*try again"),
+        ("hub:me/mine", {"fails": 429}, 3, "try again"),
+        ("hub:me/mine", {"HF_TOKEN": "hf_é"}, 2, "letters that no token has"),
+        ("hub:me/mine", {"base": "two words"}, 2, "the base model two words is not one of the hub"),
         ("me/mine", {}, 2, "write hub:OWNER/NAME"),
         ("hub:me/a b", {}, 2, "hub:me/a b is not a place on the hub"),
         ("hub:me/mine", {"base": ""}, 2, "is on this machine only: name it on the hub with --base"),
@@ -99,7 +102,7 @@ def test_a_mistake_is_one_line(
         monkeypatch.setenv("HF_TOKEN", settings["HF_TOKEN"])
     for name in ("HF_HUB_OFFLINE", "ENDPOINT"):
         monkeypatch.setattr(constants, name, settings.get(name, getattr(constants, name)))
-    hub.fails = settings.get("fails", False)
+    hub.fails = settings.get("fails", 0)
     with pytest.raises(LorahydraError, match=words) as raised:
         push(target, base=settings.get("base", "someone/tiny"))
     assert raised.value.exit_code == code

@@ -26,7 +26,8 @@ class Hub:
     """By repository and name."""
     objects: dict[str, bytes] = field(default_factory=dict)
     """LFS objects, by SHA-256."""
-    fails: bool = False
+    fails: int = 0
+    """Status of all answers, if it is not 0."""
     requests: list[str] = field(default_factory=list)
 
 
@@ -54,7 +55,7 @@ def model_hub() -> Iterator[Hub]:
         def refuse(self) -> bool:
             hub.requests.append(f"{self.command} {self.path}")
             if hub.fails:
-                self.answer(500, {"error": "out of order"})
+                self.answer(hub.fails, {"error": "out of order"})
             elif self.headers["Authorization"] != f"Bearer {TOKEN}":
                 self.answer(401, {"error": "Invalid credentials in Authorization header"})
             else:

@@ -20,6 +20,8 @@ SCHEME = "hub:"
 ANSWER_SECONDS = 10.0
 """How long the hub may stay silent before it counts as unreachable."""
 TOKEN = "HF_TOKEN"
+BUSY = (408, 429)
+"""Statuses below 500 with which a later attempt may succeed."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,24 @@ def repository(target: str) -> str:
     Raises:
         ConfigError: `target` is not of this form.
     """
+    repo = target.removeprefix(SCHEME)
+    if not target.startswith(SCHEME) or repo.count("/") != 1:
+        raise ConfigError(f"{target} is not a place on the hub: write hub:OWNER/NAME")
+    if fault := _fault(repo):
+        raise ConfigError(f"{target} is not a place on the hub: {fault}")
+    return repo
+
+
+def _fault(repo: str) -> str | None:
+    """Why this is not a hub id."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in `__all__`
 
-    repo = target.removeprefix(SCHEME)
     try:
-        if not target.startswith(SCHEME) or repo.count("/") != 1:
-            raise ConfigError(f"{target} is not a place on the hub: write hub:OWNER/NAME")
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise ConfigError(f"{target} is not a place on the hub: {reason(error)}") from error
-    return repo
+        return reason(error)
+    return None
 
 
 def push_adapter(adapter: FoundAdapter, repo: str, *, public: bool = False, base: str | None = None) -> Pushed:
@@ -73,6 +82,8 @@ def push_adapter(adapter: FoundAdapter, repo: str, *, public: bool = False, base
         raise ConfigError("nothing can be pushed to the hub while HF_HUB_OFFLINE is set")
     if not (token := get_token()):
         raise ConfigError(f"the hub needs a token: put one with write access into the environment variable {TOKEN}")
+    if not token.isascii():
+        raise ConfigError(f"the hub's token holds letters that no token has: check {TOKEN}")
     files = bundle(adapter, repo.partition("/")[2], base=base)
     added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(files.items())]
     api = HfApi(token=token)
@@ -93,6 +104,8 @@ def _check_base(folder: Path, base: str | None) -> None:
     name = base or public_name(read_metadata(folder).model.name_or_path)
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf") or Path(name).exists():
         raise ModelError(f"the base model {name} is on this machine only: name it on the hub with --base OWNER/NAME")
+    if fault := _fault(name):
+        raise ModelError(f"the base model {name} is not one of the hub ({fault}): name it with --base OWNER/NAME")
 
 
 @contextmanager
@@ -107,7 +120,7 @@ def _hub_errors(repo: str) -> Iterator[None]:
         if status == 403:
             return ConfigError(f"the token may not write to {SCHEME}{repo}: check {TOKEN} and the owner's name")
         what = f"{SCHEME}{repo} cannot be written"
-        if status is not None and status < 500:
+        if status is not None and status < 500 and status not in BUSY:
             return ConfigError(f"{what}: {constants.ENDPOINT} refuses it ({reason(error)})")
         return ServiceError(f"{what}: {constants.ENDPOINT} cannot be reached or fails ({reason(error)}); try again")
 
