@@ -19,6 +19,7 @@ from tests.conftest import CHAT_TEMPLATE, make_tiny_adapter
 from tests.support.models import weights_digest
 
 from lorahydra.adapters.export import export_adapter
+from lorahydra.adapters.export_folder import export_folder
 from lorahydra.adapters.model_card import model_card
 from lorahydra.config.schema import LoraConfig, ModelConfig
 from lorahydra.errors import LorahydraError, ModelError, OutputError
@@ -443,3 +444,14 @@ def test_the_code_in_the_card_works(tiny_adapter: Path, tiny_model: Path, tmp_pa
     with contextlib.redirect_stdout(printed):
         exec(code, {})
     assert printed.getvalue().strip() == expected
+
+
+def test_what_another_program_has_exported_meanwhile_is_not_called_ours(tiny_adapter: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        pytest.raises(OutputError, match="another program has created .*out in the meantime"),
+        export_folder(tiny_adapter, out, reads_weights=False),
+    ):
+        out.mkdir()
+        (out / "README.md").write_text("theirs")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]

@@ -16,7 +16,7 @@ from tests.conftest import make_tiny_adapter
 from tests.support.models import SMALL_SIZES, write_byte_tokenizer
 
 from lorahydra.adapters.gguf_export import export_gguf
-from lorahydra.errors import ConfigError, ModelError
+from lorahydra.errors import ConfigError, ModelError, OutputError
 from lorahydra.modeling.gguf_architectures import gguf_architecture, rope_factors
 from lorahydra.modeling.gguf_tokenizer import LLAMA3, QWEN2, TEKKEN, pre_tokenizer
 from lorahydra.modeling.merging import merge_adapter
@@ -185,6 +185,13 @@ def test_more_that_an_adapter_cannot_have(tiny_adapter: Path, tmp_path: Path) ->
         export_gguf(folder, tmp_path / "out")
     with pytest.raises(ConfigError, match="add --merged"):
         export_gguf(tiny_adapter, tmp_path / "out", dtype="q8_0")
+
+
+def test_a_full_disk_is_one_line(tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", lambda _, data: data.tofile("/dev/full"))
+    with pytest.raises(OutputError, match="cannot write to .*out: the disk is full"):
+        export_gguf(tiny_adapter, tmp_path / "out", merged=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def small_config(kind: str, **more: Any) -> Any:

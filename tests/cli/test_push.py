@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 from tests.support.hub_server import TOKEN, Hub, model_hub
 
+from lorahydra.adapters import hub_push
 from lorahydra.cli.commands import commands
-from lorahydra.errors import ConfigError, LorahydraError
+from lorahydra.errors import ConfigError, LorahydraError, ServiceError
 
 pytestmark = [
     pytest.mark.service,
@@ -109,3 +110,12 @@ def test_a_mistake_is_one_line(
     assert "\n" not in str(raised.value)
     assert "hf_wrong" not in str(raised.value)
     assert hub.files == hub.visibility == {}
+
+
+def test_a_hub_that_says_nothing_is_not_waited_for(
+    push: Callable[..., str], hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_push, "COMMIT_SECONDS", 0.5)
+    hub.is_silent = True
+    with pytest.raises(ServiceError, match="cannot be reached or fails .*timed out"):
+        push("hub:me/mine")

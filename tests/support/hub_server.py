@@ -28,13 +28,15 @@ class Hub:
     """LFS objects, by SHA-256."""
     fails: int = 0
     """Status of all answers, if it is not 0."""
+    is_silent: bool = False
+    """Whether it does not answer a commit."""
     requests: list[str] = field(default_factory=list)
 
 
 @contextmanager
 def model_hub() -> Iterator[Hub]:
     """A hub with no repositories; it knows one token, which may write to those of `me`."""
-    hub = Hub()
+    hub, ended = Hub(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
@@ -103,6 +105,8 @@ def model_hub() -> Iterator[Hub]:
                 ]
                 self.answer(200, {"transfer": "basic", "objects": objects})
             elif "/commit/" in self.path:
+                if hub.is_silent:
+                    ended.wait()
                 self.commit(repo, body)
             else:
                 self.answer(400, {"error": f"unknown request {self.path}"})
@@ -135,6 +139,7 @@ def model_hub() -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        ended.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -54,7 +54,11 @@ def wandb_records(folder: Path) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_both_have_the_metrics_and_params_of_runs_that_go_on_at_once(uri: str, tmp_path: Path) -> None:
+def test_both_have_the_metrics_and_params_of_runs_that_go_on_at_once(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_PROJECT"):
+        monkeypatch.setenv(name, "")  # as if it were not set
     config = TrackingConfig(uri=uri, system_metrics=False, mirrors=["tensorboard", "wandb"])
     folders = [tmp_path / "0", tmp_path / "1"]
     runs = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,7 @@ def export_folder(
         # Before anything is written or loaded.
         check_weights(locate(loaded.model))
     with atomic_dir(target) as temporary:
+        made = temporary.stat()
         yield ExportFolder(adapter, temporary, target.name, metadata, loaded, run, study)
-    if not (target / CARD_FILE).is_file():  # another process was faster
+    if not os.path.samestat(made, target.stat()):  # another process was faster
         raise OutputError(f"another program has created {target} in the meantime: choose another folder")

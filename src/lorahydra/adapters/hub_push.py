@@ -19,6 +19,8 @@ __all__ = ["Pushed", "push_adapter", "repository"]
 SCHEME = "hub:"
 ANSWER_SECONDS = 10.0
 """How long the hub may stay silent before it counts as unreachable."""
+COMMIT_SECONDS = 120.0
+"""The same while files are uploaded and a commit is made."""
 TOKEN = "HF_TOKEN"
 BUSY = (408, 429)
 """Statuses below 500 with which a later attempt may succeed."""
@@ -87,7 +89,7 @@ def push_adapter(adapter: FoundAdapter, repo: str, *, public: bool = False, base
     files = bundle(adapter, repo.partition("/")[2], base=base)
     added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(files.items())]
     api = HfApi(token=token)
-    with _hub_errors(repo), no_hub_advice():
+    with _hub_errors(repo), no_hub_advice(), _not_waiting_for_ever():
         try:
             private = bool(api.model_info(repo, timeout=ANSWER_SECONDS).private)
         except RepositoryNotFoundError:
@@ -106,6 +108,19 @@ def _check_base(folder: Path, base: str | None) -> None:
         raise ModelError(f"the base model {name} is on this machine only: name it on the hub with --base OWNER/NAME")
     if fault := _fault(name):
         raise ModelError(f"the base model {name} is not one of the hub ({fault}): name it with --base OWNER/NAME")
+
+
+@contextmanager
+def _not_waiting_for_ever() -> Iterator[None]:
+    """Let each request end in which the hub stays silent; huggingface_hub would wait."""
+    from huggingface_hub import get_session
+
+    session = get_session()
+    before, session.timeout = session.timeout, COMMIT_SECONDS
+    try:
+        yield
+    finally:
+        session.timeout = before
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorahydra.errors import ModelError
 from lorahydra.modeling.gguf_architectures import GgufArchitecture, add_settings, gguf_architecture, rope_factors
+from lorahydra.modeling.huggingface import disk_errors
 
 if TYPE_CHECKING:
     import torch
@@ -144,7 +145,8 @@ def _write(writer: GGUFWriter, tensors: Sequence[Tensor]) -> None:
             data = gguf.quantize(values, kind)
         if not np.isfinite(gguf.dequantize(data, kind)).all():
             raise ModelError(f"the values of {name} are too large for {dtype}: choose another --dtype")
-        writer.write_tensor_data(data)
+        with disk_errors():
+            writer.write_tensor_data(data)
 
 
 def _kind(value: torch.Tensor, dtype: str) -> GGMLQuantizationType:

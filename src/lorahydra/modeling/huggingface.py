@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -38,11 +39,15 @@ def loading(what: str) -> Iterator[None]:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Raise an `OSError` if the safetensors library met one, because its own error hides the reason."""
+    """Raise an `OSError` that says why, if safetensors or numpy met one: their own errors hide the reason."""
     from safetensors import SafetensorError
 
     try:
         yield
+    except OSError as error:
+        if error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)):  # of `ndarray.tofile`
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         if code is None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from lorahydra.errors import ConfigError
+from lorahydra.errors import ConfigError, reason
 from lorahydra.tracking.operations import Operation
 from lorahydra.tracking.spool import Header, Spool
 
@@ -74,7 +74,7 @@ class Mirrors:
     def __init__(self, spool: Spool, header: Header) -> None:
         self._spool = spool
         self._header = header
-        self._waiting = list(header.mirrors)
+        self._waiting = list(dict.fromkeys(header.mirrors))
         self._open: dict[str, Mirror] = {}
 
     def step(self) -> None:
@@ -104,5 +104,5 @@ class Mirrors:
             yield
         except Exception as error:
             # Foreign libraries raise errors that have no common class, and a copy must not end a trial.
-            logger.warning("The copy of run %s for %s is not complete: %s", self._header.run_id, name, error)
+            logger.warning("The copy of run %s for %s is not complete: %s", self._header.run_id, name, reason(error))
             self._open.pop(name, None)

@@ -23,6 +23,9 @@ class OfflineWandb:
     """A run with MLflow's id and name; the trials of a study are a group."""
 
     def __init__(self, folder: Path, header: Header) -> None:
+        for name in ("WANDB_MODE", "WANDB_PROJECT"):
+            if not os.environ.get(name):  # wandb takes an empty one for a wrong value
+                os.environ.pop(name, None)
         self._run = wandb.init(
             mode=None if "WANDB_MODE" in os.environ else "offline",
             dir=str(folder),
