@@ -20,6 +20,7 @@ from lorahydra.names import Kind
 from lorahydra.tracking import check_store, patience, start_run
 from lorahydra.tracking.faults import is_passing, store_fault
 from lorahydra.tracking.patience import patiently
+from lorahydra.tracking.start import _create_again as create_again
 
 
 @pytest.fixture
@@ -135,3 +136,19 @@ def test_a_start_waits_and_the_first_check_does_not(
         with pytest.raises(TrackingError, match="not as an MLflow server"):
             start_run(TrackingConfig(uri=uri), output_dir=tmp_path, kind=Kind.TRIAL, run_name="x")
     assert len(clock) == 2
+
+
+def test_of_two_runs_that_the_server_made_of_one_request_one_stays(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = ("0", 1234, {"a": "b"}, "demo")
+    other = client.create_run("0", 1234, {"a": "c"}, "demo")
+    found: list[Any] = [[]]  # the server makes the first one after it was looked for
+    search = client.search_runs
+    monkeypatch.setattr(client, "search_runs", lambda *given: found.pop() if found else search(*given))
+    late = client.create_run(*new)
+    run = create_again(client, *new)
+    active = {one.info.run_id for one in client.search_runs(["0"])}
+    assert active == {run.info.run_id, other.info.run_id}
+    assert run.info.run_id != late.info.run_id
+    assert create_again(client, *new).info.run_id == run.info.run_id

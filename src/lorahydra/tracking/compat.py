@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorahydra.tracking.address import is_server
+
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
@@ -28,6 +30,8 @@ __all__ = [
     "system_monitors",
 ]
 
+SECONDS = 10
+"""Longest wait for a server's version."""
 AT_ONCE = 100
 """Ids in one question to a database."""
 
@@ -45,6 +49,7 @@ def mute() -> AbstractContextManager[None]:
 def ask(uri: str, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float) -> Any:
     """Send a server one request with MLflow's credentials; returns the `requests.Response`, of any status.
 
+    The path is one of its API for runs, unless it begins with `/`.
     MLflow's public client always waits for `MLFLOW_HTTP_REQUEST_TIMEOUT`, and hides answers that are not MLflow's.
     """
     from mlflow.utils.credentials import get_default_host_creds
@@ -52,7 +57,7 @@ def ask(uri: str, method: str, path: str, body: dict[str, Any] | None = None, *,
 
     return http_request(
         get_default_host_creds(uri),
-        f"/api/2.0/mlflow/{path}",
+        path if path.startswith("/") else f"/api/2.0/mlflow/{path}",
         method,
         **({} if body is None else {"json": body}),
         max_retries=0,
@@ -99,8 +104,29 @@ def store_trace(uri: str, experiment_id: str, spans: list[Any], info: Any) -> No
     from mlflow.tracing.client import TracingClient
 
     client = TracingClient(uri)
-    client.log_spans(experiment_id, spans)
+    try:
+        client.log_spans(experiment_id, spans)
+    except NotImplementedError:
+        if not _tells_version(uri):
+            raise
+        client.log_spans(experiment_id, spans)
     client.start_trace(info)
+
+
+def _tells_version(uri: str) -> bool:
+    """Whether a server answers when it is asked for its version.
+
+    MLflow's client takes a server that does not answer for one that is too old for traces, and never asks again.
+    """
+    from mlflow.store.tracking.rest_store import RestStore
+
+    if not is_server(uri):
+        return False
+    RestStore._get_server_version.cache_clear()
+    response = ask(uri, "GET", "/version", seconds=SECONDS)
+    if response.status_code >= 500:
+        response.raise_for_status()
+    return bool(response.status_code == 200)
 
 
 def system_monitors() -> list[type[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from lorahydra.names import COMMIT_TAG, PARENT_TAG, Kind, State, Tag
 from lorahydra.tracking import compat, operations
 from lorahydra.tracking.address import resolve
 from lorahydra.tracking.mirrors import check_mirrors
-from lorahydra.tracking.patience import patient, patiently
+from lorahydra.tracking.patience import patiently
 from lorahydra.tracking.run import Before, TrackedRun
 from lorahydra.tracking.spool import Header, Spool
 from lorahydra.tracking.store import active_run, connect, experiment_of, get_or_create_experiment, opened, talking_to
@@ -57,7 +58,6 @@ def _open_experiment(config: TrackingConfig) -> tuple[str, Any, str]:
     return uri, client, experiment.experiment_id
 
 
-@patient
 def start_run(
     config: TrackingConfig,
     *,
@@ -85,8 +85,25 @@ def start_run(
         ConfigError: The experiment was deleted, or `config.uri` is not the address of a store.
         OutputError: `output_dir` cannot be written.
     """
+    # An attempt whose answer was lost may have made the run: the time by which the next one finds it is drawn once.
+    started, attempts = operations.now(), itertools.count()
+    given = (output_dir, kind, run_name, tags or {}, parent_run_id, started)
+    return patiently(config, lambda: _start(config, *given, is_first=next(attempts) == 0))
+
+
+def _start(
+    config: TrackingConfig,
+    output_dir: Path,
+    kind: Kind,
+    run_name: str,
+    tags: Mapping[str, str],
+    parent_run_id: str | None,
+    started: int,
+    *,
+    is_first: bool,
+) -> TrackedRun:
     named = {name: str(value) for name, value in config.tags.items()}
-    own_tags = named | {Tag.KIND: kind, Tag.STATE: State.RUNNING} | dict(tags or {})
+    own_tags = named | {Tag.KIND: kind, Tag.STATE: State.RUNNING} | dict(tags)
     if config.run_id is not None and parent_run_id is None:
         return _adopt_run(config, config.run_id, output_dir, run_name, own_tags)
     all_tags = _source_tags() | own_tags | ({} if parent_run_id is None else {PARENT_TAG: parent_run_id})
@@ -94,9 +111,9 @@ def start_run(
     spool = Spool.create(output_dir.absolute())
     run = None
     try:
-        started = operations.now()
+        new = (experiment_id, started, operations.stored_tags(all_tags), run_name[:NAME_LENGTH])
         with talking_to(uri):
-            run = client.create_run(experiment_id, started, operations.stored_tags(all_tags), run_name[:NAME_LENGTH])
+            run = client.create_run(*new) if is_first else _create_again(client, *new)
         study = own_tags.get(Tag.STUDY)
         # The run of a study is recorded by several processes, and what it says is about the trials.
         mirrors = [] if kind is Kind.STUDY else config.mirrors
@@ -111,6 +128,20 @@ def start_run(
     if kind is Kind.STUDY:
         furnish_study(client, experiment_id, own_tags.get(Tag.STUDY, run_name), named.get(Tag.FINE_TUNE))
     return TrackedRun(client, spool, header, experiment_id=experiment_id, config=config)
+
+
+def _create_again(client: Any, experiment_id: str, started: int, tags: Mapping[str, str], name: str) -> Any:
+    """The run that an earlier attempt may have made; the server may also have made it twice, or make it just now."""
+
+    def made() -> list[Any]:
+        found = client.search_runs([experiment_id], f"attributes.start_time = {started}")
+        return [run for run in found if run.info.run_name == name and tags.items() <= run.data.tags.items()]
+
+    run, *twins = made() or [client.create_run(experiment_id, started, tags, name), *made()]
+    for twin in twins:
+        if twin.info.run_id != run.info.run_id:
+            client.delete_run(twin.info.run_id)
+    return run
 
 
 def _source_tags() -> dict[str, str]:
