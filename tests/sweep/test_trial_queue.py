@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,6 @@ import sqlalchemy
 from optuna.trial import Trial
 
 from lorahydra.names import State
-from lorahydra.sweep import running_trial
 from lorahydra.sweep import trial_queue as queue_module
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.storage import open_storage
@@ -35,7 +33,7 @@ def draw(trial: Trial) -> list[str]:
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
     # Signs of life come from the tests alone.
-    monkeypatch.setattr(running_trial, "_heartbeats", lambda *_: threading.Event())
+    monkeypatch.setattr(RunningTrial, "stay_alive", lambda _: None)
     storage = open_storage(f"sqlite:///{tmp_path}/studies.db")
     return optuna.create_study(storage=storage, study_name="s", sampler=optuna.samplers.RandomSampler(seed=1))
 

@@ -1,8 +1,8 @@
 """Private parts of Optuna and of Hydra's Optuna sweeper, and Optuna's experimental features.
 
-Each private part has the reason why the public API is not enough. No other module imports or reads them.
-`tests/sweep/test_compat.py` tests what is relied on; `make upgrade-check` runs it with the newest versions that
-pyproject.toml allows.
+Each private part has the reason why the public API is not enough. Only `study_database` imports or reads
+others. `tests/sweep/test_compat.py` tests what is relied on; `make upgrade-check` runs it with the newest versions
+that pyproject.toml allows.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -29,7 +30,9 @@ __all__ = [
     "begin_trial",
     "create_params_from_overrides",
     "database_of",
+    "forget_trials",
     "id_of",
+    "known_trials",
     "last_heartbeats",
     "quietly",
     "set_system_attr",
@@ -60,6 +63,22 @@ def database_of(storage: BaseStorage) -> RDBStorage | None:
     """The database behind a storage, which `create_study` wraps in a cache that hides it; None for memory."""
     backend = getattr(storage, "_backend", storage)
     return backend if isinstance(backend, RDBStorage) else None
+
+
+def forget_trials(storage: BaseStorage) -> None:
+    """Empty the cache of a storage that `create_study` has made, so that it reads all trials again."""
+    if isinstance(storage, _CachedStorage):
+        with storage._lock:
+            storage._studies.clear()
+            storage._trial_id_to_study_id_and_number.clear()
+            storage._study_id_and_number_to_trial_id.clear()
+
+
+def known_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials of a study as they are in the cache of its storage, which may be out of date."""
+    storage = study._storage
+    known = storage._studies.get(study._study_id) if isinstance(storage, _CachedStorage) else None
+    return [] if known is None else list(known.trials.values())
 
 
 def id_of(trial: Trial | FrozenTrial) -> int:

@@ -13,7 +13,6 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -49,7 +48,7 @@ class RunningTrial:
         self._facts: dict[str, Any] = dict(trial_facts(trial))
         self._started = time.perf_counter()
         self._losses: list[float] = []
-        self._left = _heartbeats(storage_of(study), id_of(trial))
+        self._left = threading.Event()
 
     @property
     def number(self) -> int:
@@ -93,6 +92,15 @@ class RunningTrial:
         """Keep facts (plain JSON) for the leaderboard, and for the process that takes over if this one dies."""
         self._facts |= facts
         self.trial.set_user_attr(ATTRIBUTE, self._facts)
+
+    def stay_alive(self) -> None:
+        """Say in the study's database that the trial is alive, until it ends or the process does.
+
+        Optuna's thread would keep a process alive after an exception has ended it.
+        """
+        storage = storage_of(self._study)
+        if isinstance(storage, BaseHeartbeat):
+            threading.Thread(target=_beat, args=(storage, id_of(self.trial), self._left), daemon=True).start()
 
     def judged_by(self, models: Sequence[str]) -> None:
         """Make sure that the models that judged this trial are those that judged the study's first one.
@@ -202,23 +210,12 @@ def judged_by(study: optuna.Study, models: Sequence[str]) -> None:
         )
 
 
-def _heartbeats(storage: BaseStorage, trial_id: int) -> threading.Event:
-    """Say in the study's database that a trial is alive, until the event is set or the process ends.
-
-    Optuna's thread would keep a process alive after an exception has ended it.
-    """
-    stopped = threading.Event()
-
-    def beat(storage: BaseHeartbeat) -> None:
-        while not stopped.is_set():
-            # If the database cannot be reached for long, the trial itself raises the error.
-            with contextlib.suppress(SQLAlchemyError, StorageInternalError):
-                storage.record_heartbeat(trial_id)
-            stopped.wait(HEARTBEAT_SECONDS)
-
-    if isinstance(storage, BaseHeartbeat):
-        threading.Thread(target=beat, args=(storage,), daemon=True).start()
-    return stopped
+def _beat(storage: BaseHeartbeat, trial_id: int, stopped: threading.Event) -> None:
+    while not stopped.is_set():
+        # If the database cannot be reached for long, the trial itself raises the error.
+        with contextlib.suppress(SQLAlchemyError, StorageInternalError):
+            storage.record_heartbeat(trial_id)
+        stopped.wait(HEARTBEAT_SECONDS)
 
 
 def tell(study: optuna.Study, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:

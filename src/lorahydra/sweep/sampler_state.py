@@ -63,14 +63,15 @@ def keep_sampler(study: optuna.Study, last: int) -> None:
 
 def restore_sampler(study: optuna.Study) -> None:
     """Restore the study's sampler to the state that was last kept; in a new study, keep its state first."""
-    if SAMPLER not in study.user_attrs:
+    kept = study.user_attrs.get(SAMPLER)
+    if kept is None:
         keep_sampler(study, -1)
         return
-    state = study.user_attrs[SAMPLER]["state"]
+    state = kept["state"]
     restore_random_state(study.sampler, state["random"])
     for name, place in system_attrs(study).items():
-        if name.startswith(SEQUENCE) and place != (kept := state["places"].get(name, -1)):
-            set_system_attr(study, name, kept)
+        if name.startswith(SEQUENCE) and place != (before := state["places"].get(name, -1)):
+            set_system_attr(study, name, before)
     for name in FITS:
         if hasattr(study.sampler, name):
             fits = state["fits"].get(name)

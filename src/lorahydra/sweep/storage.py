@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from sqlalchemy import exc
 
 from lorahydra.errors import StudyError, StudyStoreError
-from lorahydra.sweep.compat import database_of, quietly
+from lorahydra.sweep.compat import database_of, forget_trials, quietly
+from lorahydra.sweep.study_database import StudyDatabase
 from lorahydra.utils import databases
 from lorahydra.utils.files import writing
 
@@ -27,6 +28,7 @@ __all__ = [
     "reading",
     "shown",
     "study_lock",
+    "study_transaction",
 ]
 
 HEARTBEAT_SECONDS, GRACE_SECONDS = 30, 90
@@ -60,7 +62,7 @@ def open_storage(url: str | None, *, create: bool = True) -> BaseStorage:
     try:
         # Two processes that make the tables of a new database at once would disturb each other.
         with _opening(url, engine), databases.database_lock(engine, TABLES), quietly():
-            return RDBStorage(
+            return StudyDatabase(
                 url,
                 engine_kwargs={"connect_args": databases.connect_args(url, SECONDS_TO_WAIT), "pool_pre_ping": True},
                 heartbeat_interval=HEARTBEAT_SECONDS,
@@ -130,10 +132,42 @@ def study_lock(storage: BaseStorage, study_name: str, *, wait: bool = True) -> I
     if backend is None:
         yield
         return
-    number = int.from_bytes(hashlib.sha256(study_name.encode()).digest()[:8], "big", signed=True)
-    name = f".{number & 0xFFFFFFFF:08x}"
-    with reading(backend.url), databases.database_lock(backend.engine, number, name, wait=wait):
+    with reading(backend.url), databases.database_lock(backend.engine, *_lock_of(study_name), wait=wait):
         yield
+
+
+@contextmanager
+def study_transaction(storage: BaseStorage, study_name: str, settled: Collection[int] = ()) -> Iterator[None]:
+    """Hold the lock of one study, and write what this thread writes to it meanwhile as one transaction.
+
+    Others see all of it when the lock is free, and nothing of it if this process dies before.
+
+    Args:
+        storage: The storage of the study.
+        study_name: Its name.
+        settled: Ids of running trials that need not be read again as long as they run.
+
+    Raises:
+        StudyError: The database cannot be reached.
+    """
+    backend = database_of(storage)
+    if not isinstance(backend, StudyDatabase):
+        with study_lock(storage, study_name):
+            yield
+        return
+    transaction = databases.locked_transaction(backend.engine, *_lock_of(study_name))
+    try:
+        with reading(backend.url), transaction as connection, backend.joined(connection, settled):
+            yield
+    except BaseException:
+        forget_trials(storage)  # what was read and written, but may not have been kept
+        raise
+
+
+def _lock_of(study_name: str) -> tuple[int, str]:
+    """The number of a study's lock in PostgreSQL, and the end of its file's name beside SQLite."""
+    number = int.from_bytes(hashlib.sha256(study_name.encode()).digest()[:8], "big", signed=True)
+    return number, f".{number & 0xFFFFFFFF:08x}"
 
 
 def end_lock(storage: BaseStorage, study_name: str, *, wait: bool = True) -> AbstractContextManager[None]:

@@ -1,7 +1,8 @@
 """Which process runs which trial: exactly `n_trials` finish, however many processes share a study and however they die.
 
 Every decision is taken under the study's lock. A claim writes, in this order, a running trial, the sampler's state, and
-the worker beside the trial. If a process dies in its claim, these show the next process how far it got.
+the worker beside the trial. In a database they are there at once, or not at all if the process dies. Where a process of
+an earlier version died in its claim, they show how far it got.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorahydra.errors import StudyError
 from lorahydra.names import State
-from lorahydra.sweep.compat import begin_trial, id_of, storage_of, suggest
+from lorahydra.sweep.compat import begin_trial, id_of, known_trials, storage_of, suggest
 from lorahydra.sweep.dead_trials import (
     Heartbeat,
     Heartbeats,
@@ -30,8 +31,8 @@ from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.sampler_state import keep_sampler, restore_sampler
 from lorahydra.sweep.settings import MOST_DEATHS
 from lorahydra.sweep.stopping import StopRule, ended_early
-from lorahydra.sweep.storage import GRACE_SECONDS, study_lock
-from lorahydra.sweep.trial_record import TrialRecord, trial_facts, trial_records
+from lorahydra.sweep.storage import GRACE_SECONDS, study_lock, study_transaction
+from lorahydra.sweep.trial_record import COUNTED, TrialRecord, states_of, trial_facts, trial_records
 from lorahydra.utils.interrupts import postponed, raise_if_interrupted
 from lorahydra.utils.processes import is_here, this_process
 
@@ -70,12 +71,15 @@ class TrialQueue:
 
     def finished(self) -> int:
         """Number of trials that count."""
-        return sum(record.counts for record in self.records())
+        return sum(state in COUNTED for state in self._states().values())
 
     def others(self) -> int:
         """Number of trials that run in other processes."""
         mine = {trial.number for trial in self._mine}
-        return sum(record.state is State.RUNNING and record.number not in mine for record in self.records())
+        return sum(state is State.RUNNING and number not in mine for number, state in self._states().items())
+
+    def _states(self) -> dict[int, State]:
+        return states_of(self.study.get_trials(deepcopy=False))
 
     def enqueue_first(self, params: dict[str, Any]) -> None:
         """Make `params` the parameters of trial 0, if the study has no trial yet."""
@@ -89,6 +93,8 @@ class TrialQueue:
 
     def close_dead(self, killed: Mapping[int, int] | None = None) -> list[TrialRecord]:
         """Close the trials whose process died (`close_trials`); returns them as they were before."""
+        if not self._dead():
+            return []  # others may wait for the lock
         with self._lock():
             dead = self._dead()
             records = trial_records(dead)
@@ -122,38 +128,47 @@ class TrialQueue:
 
     def claim(self, most: int, configure: Configure) -> tuple[list[RunningTrial], Sequence[Sequence[str]]]:
         """Claim up to `most` trials, or fewer if the study needs fewer; returns them and the overrides of each."""
-        with postponed(), self._lock():
-            # Each reading of the trials takes longer the more of them run, and all other workers wait for it.
-            trials = self.study.get_trials(deepcopy=False)
-            # A sampler learns from the existing trials, so those that died in their claim are closed first.
-            if undrawn := [trial for trial in self._elsewhere(trials) if worker_of(trial) is None]:
-                close_trials(self.study, undrawn, self.max_deaths)
-                trials = self.study.get_trials(deepcopy=False)
-            records = trial_records(trials)
-            room = self.n_trials - sum(record.counts or record.state is State.RUNNING for record in records)
-            if room <= 0 or (self._stop_rule is not None and self._stop_rule.ends(self.study, self.n_trials)):
-                return [], []
-            # Trials that are run again are not mixed with new draws, which would normally have seen their results.
-            waiting = [trial for trial in trials if trial.state is TrialState.WAITING]
-            again = [facts for facts in map(trial_facts, waiting) if facts.get("drawn")]
-            together = len(again) or most
-            if any(facts.get("deaths") for facts in again):
-                together = 1  # one of them may have killed the process, and is not to take the others along again
-            restore_sampler(self.study)
-            begun = self._begin(min(room, most, together), waiting)
-            try:
-                overrides = [configure(trial) for trial in begun]
-            except Exception:
-                close_trials(self.study, [_stored(self.study, trial) for trial in begun], self.max_deaths)
-                raise
-            # The parameters of a trial that is run again were drawn before.
-            if not all(trial_facts(trial).get("drawn") for trial in begun):
-                keep_sampler(self.study, max(trial.number for trial in begun))
-            self._mine = [running for running in self._mine if running.state is State.RUNNING]
-            claimed = [RunningTrial(self.study, trial) for trial in begun]
-            self._mine += claimed
+        with postponed():
+            known = known_trials(self.study)
+            # Others wait meanwhile. What a claim reads of a running trial is there when its worker is.
+            settled = {id_of(trial) for trial in known if trial.state is TrialState.RUNNING and worker_of(trial)}
+            with study_transaction(storage_of(self.study), self.study.study_name, settled):
+                claimed, overrides = self._claim(most, configure)
             for running in claimed:
-                running.note(worker=this_process())
+                running.stay_alive()
+        return claimed, overrides
+
+    def _claim(self, most: int, configure: Configure) -> tuple[list[RunningTrial], Sequence[Sequence[str]]]:
+        trials = self.study.get_trials(deepcopy=False)
+        # A sampler learns from the existing trials, so those that died in their claim are closed first.
+        if undrawn := [trial for trial in self._elsewhere(trials) if worker_of(trial) is None]:
+            close_trials(self.study, undrawn, self.max_deaths)
+            trials = self.study.get_trials(deepcopy=False)
+        states = states_of(trials).values()
+        room = self.n_trials - sum(state in COUNTED or state is State.RUNNING for state in states)
+        if room <= 0 or (self._stop_rule is not None and self._stop_rule.ends(self.study, self.n_trials)):
+            return [], []
+        # Trials that are run again are not mixed with new draws, which would normally have seen their results.
+        waiting = [trial for trial in trials if trial.state is TrialState.WAITING]
+        again = [facts for facts in map(trial_facts, waiting) if facts.get("drawn")]
+        together = len(again) or most
+        if any(facts.get("deaths") for facts in again):
+            together = 1  # one of them may have killed the process, and is not to take the others along again
+        restore_sampler(self.study)
+        begun = self._begin(min(room, most, together), waiting)
+        try:
+            overrides = [configure(trial) for trial in begun]
+        except Exception:
+            close_trials(self.study, [_stored(self.study, trial) for trial in begun], self.max_deaths)
+            raise
+        # The parameters of a trial that is run again were drawn before.
+        if not all(trial_facts(trial).get("drawn") for trial in begun):
+            keep_sampler(self.study, max(trial.number for trial in begun))
+        self._mine = [running for running in self._mine if running.state is State.RUNNING]
+        claimed = [RunningTrial(self.study, trial) for trial in begun]
+        self._mine += claimed
+        for running in claimed:
+            running.note(worker=this_process())
         return claimed, overrides
 
     def _begin(self, count: int, waiting: Sequence[FrozenTrial]) -> list[Trial]:
@@ -199,6 +214,7 @@ class TrialQueue:
             running = RunningTrial(self.study, trial)
             self._mine.append(running)
             running.note(worker=this_process())
+            running.stay_alive()
             return running
 
     def _waiting(self, trial: FrozenTrial) -> FrozenTrial:

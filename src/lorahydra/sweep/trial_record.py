@@ -11,7 +11,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorahydra.names import State
 
-__all__ = ["ATTRIBUTE", "RaceScore", "TrialRecord", "losses_of", "ordinals", "trial_facts", "trial_records"]
+__all__ = [
+    "ATTRIBUTE",
+    "RaceScore",
+    "TrialRecord",
+    "losses_of",
+    "ordinals",
+    "states_of",
+    "trial_facts",
+    "trial_records",
+]
 
 ATTRIBUTE = "lorahydra"
 """User attribute of a trial that holds all facts about it, as one mapping."""
@@ -94,9 +103,10 @@ class TrialRecord:
     @property
     def counts(self) -> bool:
         """Whether the trial is finished in the sense of `n_trials`: complete, pruned or failed."""
-        return self.state in (State.COMPLETE, State.PRUNED, State.FAILED)
+        return self.state in COUNTED
 
 
+COUNTED = (State.COMPLETE, State.PRUNED, State.FAILED)
 STATES = {
     TrialState.COMPLETE: State.COMPLETE,
     TrialState.PRUNED: State.PRUNED,
@@ -117,25 +127,31 @@ def losses_of(trial: FrozenTrial) -> dict[int, float]:
     return {step: abs(value) for step, value in trial.intermediate_values.items()}
 
 
-def trial_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
-    """All trials that were begun, by number.
+def states_of(trials: Sequence[FrozenTrial]) -> dict[int, State]:
+    """The states of all trials that were begun, by number.
 
-    A trial that another one repeats does not count, whatever its state, and a run belongs to the last trial that
-    recorded to it: answers of a failed trial may have been judged again.
+    A failed trial that another one repeats does not count: its answers may have been judged again.
     """
-    kept = {trial.number: trial_facts(trial) for trial in trials}
-    repeated = {facts.get("retry_of") for facts in kept.values()}
-    owner = {facts.get("run_id"): number for number, facts in kept.items()}
-    records = []
+    repeated = {trial_facts(trial).get("retry_of") for trial in trials}
+    states = {}
     for trial in trials:
         if trial.state is TrialState.WAITING:
             continue
-        record = _record(trial)
-        if record.state is State.FAILED and record.number in repeated:
-            record = replace(record, state=State.INTERRUPTED)
-        if owner[record.run_id] != record.number:
-            record = replace(record, run_id=None)
-        records.append(record)
+        state = State.INTERRUPTED if trial_facts(trial).get("interrupted") else STATES[trial.state]
+        states[trial.number] = State.INTERRUPTED if state is State.FAILED and trial.number in repeated else state
+    return states
+
+
+def trial_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
+    """All trials that were begun, by number; a run belongs to the last trial that recorded to it."""
+    states = states_of(trials)
+    owner = {trial_facts(trial).get("run_id"): trial.number for trial in trials}
+    records = []
+    for trial in trials:
+        if trial.number not in states:
+            continue
+        record = _record(trial, states[trial.number])
+        records.append(record if owner[record.run_id] == record.number else replace(record, run_id=None))
     return records
 
 
@@ -155,9 +171,8 @@ def ordinals(records: Sequence[TrialRecord]) -> dict[int, int]:
     return places
 
 
-def _record(trial: FrozenTrial) -> TrialRecord:
+def _record(trial: FrozenTrial, state: State) -> TrialRecord:
     kept = dict(trial_facts(trial))
-    interrupted = bool(kept.pop("interrupted", False))
     folder = kept.pop("folder", None)
     fields = {name: value for name, value in kept.items() if name in TrialRecord.__dataclass_fields__}
     if "seconds" not in fields and trial.duration is not None:
@@ -165,7 +180,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
     losses = losses_of(trial)
     return TrialRecord(
         number=trial.number,
-        state=State.INTERRUPTED if interrupted else STATES[trial.state],
+        state=state,
         params=dict(trial.params),
         values=tuple(trial.values) if trial.state is TrialState.COMPLETE else None,
         losses=losses,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -31,6 +31,7 @@ __all__ = [
     "erase_deleted",
     "is_driver_error",
     "local_path",
+    "locked_transaction",
     "open_engine",
     "shown",
     "sqlite_file",
@@ -213,8 +214,7 @@ def database_lock(engine: Engine, number: int, name: str = "", *, wait: bool = T
     from sqlalchemy import exc
 
     if engine.dialect.name == "sqlite":
-        file = Path(str(engine.url.database))
-        with locked(file.with_name(f"{file.name}{name}"), wait=wait):
+        with _lock_file(engine, name, wait=wait):
             yield None
         return
     take = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
@@ -226,3 +226,35 @@ def database_lock(engine: Engine, number: int, name: str = "", *, wait: bool = T
         finally:
             with suppress(exc.SQLAlchemyError):  # a connection that broke has freed it
                 connection.exec_driver_sql(f"SELECT pg_advisory_unlock({number})")
+
+
+@contextmanager
+def locked_transaction(engine: Engine, number: int, name: str = "") -> Iterator[Connection]:
+    """Hold the lock of `database_lock` for one transaction.
+
+    What it writes is there at once when the block ends, with an error as well; and nothing of it if the process dies.
+
+    Yields:
+        The connection of the transaction.
+    """
+    from sqlalchemy import exc
+
+    is_sqlite = engine.dialect.name == "sqlite"
+    lock = _lock_file(engine, name, wait=True) if is_sqlite else nullcontext()
+    # A stricter isolation would show the database as it was before the lock was free.
+    options: dict[str, Any] = {} if is_sqlite else {"isolation_level": "READ COMMITTED"}
+    with lock, engine.connect().execution_options(**options) as connection:
+        # A transaction of SQLite that begins with reading fails if another program has written meanwhile.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_sqlite else f"SELECT pg_advisory_xact_lock({number})")
+        try:
+            yield connection
+        except BaseException:
+            with suppress(exc.SQLAlchemyError):
+                connection.commit()
+            raise
+        connection.commit()
+
+
+def _lock_file(engine: Engine, name: str, *, wait: bool) -> AbstractContextManager[None]:
+    file = Path(str(engine.url.database))
+    return locked(file.with_name(f"{file.name}{name}"), wait=wait)
