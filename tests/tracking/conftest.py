@@ -1,19 +1,37 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.mlflow_server import Server
+from tests.postgres import new_database
 from tests.postgres import postgresql as postgresql
 from tests.postgres import postgresql_server as postgresql_server
+from tests.support.programs import ProgramRunner
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.names import Kind
 from lorahydra.tracking import TrackedRun, start_run
 
 StartRun = Callable[..., TrackedRun]
+
+
+@pytest.fixture(scope="module")
+def database(postgresql_server: str) -> str:
+    """The database of `server`."""
+    return new_database(postgresql_server)
+
+
+@pytest.fixture(scope="module")
+def server(database: str, programs: ProgramRunner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real MLflow server on PostgreSQL."""
+    running = Server(programs, tmp_path_factory.mktemp("server"), database)
+    running.start()
+    yield running
+    running.kill()
 
 
 @pytest.fixture

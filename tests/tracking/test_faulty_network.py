@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 from tests.mlflow_proxy import FAULTS, FaultyProxy
 from tests.mlflow_server import Server
-from tests.postgres import new_database
-from tests.support.programs import ProgramRunner
 
 from lorahydra.config.schema import TrackingConfig
 from lorahydra.names import ADAPTER_DIR, Kind, State
 from lorahydra.tracking import TrackedRun, operations, patience, register_model, start_run
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def database(postgresql_server: str) -> str:
-    return new_database(postgresql_server)
-
-
-@pytest.fixture(scope="module")
-def server(database: str, programs: ProgramRunner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(programs, tmp_path_factory.mktemp("server"), database)
-    running.start()
-    yield running
-    running.kill()
 
 
 def record(config: TrackingConfig, folder: Path, name: str) -> TrackedRun:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy
 from tests.mlflow_server import Server
-from tests.postgres import execute, new_database
+from tests.postgres import execute
 from tests.support.models import scored_with
 from tests.support.programs import TRAIN, ProgramRunner, environment
 from tests.support.questions import write_questions
@@ -26,20 +25,6 @@ from lorahydra.tracking import database as database_module
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 WEIGHTS = "adapter_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def database(postgresql_server: str) -> str:
-    """The server's database."""
-    return new_database(postgresql_server)
-
-
-@pytest.fixture(scope="module")
-def server(database: str, programs: ProgramRunner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(programs, tmp_path_factory.mktemp("server"), database)
-    running.start()
-    yield running
-    running.kill()
 
 
 def test_study(
