@@ -164,8 +164,10 @@ class TuningEffect(StrEnum):
 
 
 class Stage(StrEnum):
-    """What a study does after its last trial."""
+    """What a study does while none of its trials runs: the first one before its trials, the others after the last."""
 
+    WAITING = "waiting"
+    """Its workers wait in the queue of a cluster, or are starting there."""
     CHOOSING = "choosing"
     """Compares the trials."""
     JUDGING = "judging"

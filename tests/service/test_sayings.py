@@ -33,6 +33,7 @@ SOURCES = (
     *(f"modeling/{name}.py" for name in ("pretrained", "quantization", "targets", "vocabulary")),
     *(f"sweep/{name}.py" for name in ("experiment_objective", "objective", "running_trial", "storage", "study_spec")),
     *(f"sweep/{name}.py" for name in ("study_store", "study_sweeper", "winner", "workers")),
+    *(f"sweep/{name}.py" for name in ("placing", "submitit_jobs", "worker_job")),
     *("trial/racing.py", "tracking/store.py", "tracking/database.py", "tracking/models.py"),
     *(f"service/{name}.py" for name in ("checking", "choices", "datasets", "jobs", "limits", "planning", "projects")),
     *(f"service/{name}.py" for name in ("answering", "deletions", "results", "rows", "supervisor", "uploads")),

@@ -19,6 +19,8 @@ from lorahydra.cli.serve import serve as command
 from lorahydra.errors import ConfigError
 from lorahydra.service.access import Access
 from lorahydra.service.database import Database, Version
+from lorahydra.service.placing import check_placing
+from lorahydra.service.results import Stores
 from lorahydra.service.server import serve
 from lorahydra.service.service import Service
 from lorahydra.service.views import FineTuneParams, Kind
@@ -40,6 +42,15 @@ def test_a_refusal_to_start_is_one_line(make_server: Callable[..., Served]) -> N
         (("--mlflow-url", "javascript:x"), "--mlflow-url javascript:x"),
         (("--storage", "mysql://u@h/x"), "mysql"),
         (("--set", "training.nonsense=1"), "unknown key training.nonsense"),
+        (("--launcher", "nonsense"), "hydra/launcher=nonsense does not exist"),
+        (("--launcher", "joblib", "--set", "hydra.launcher.nonsense=1"), "unknown key hydra.launcher.nonsense"),
+        (
+            ("--studies", "postgresql://me:secret@host/studies"),
+            "--studies postgresql://me:***@host/studies has a password",
+        ),
+        (("--set", "tracking.uri=http://host:5000"), "give --tracking-uri instead"),
+        (("--set", "hydra.sweeper.n_jobs=2"), "needs a launcher, for example --launcher joblib"),
+        (("--set", "hydra.sweeper.wait=false"), "hydra.sweeper.wait=false is for the command line"),
         (("--port", "{taken}"), "port {taken} of 127.0.0.1 cannot be used"),
     ],
 )
@@ -51,6 +62,24 @@ def test_what_it_refuses_to_start_with(options: tuple[str, ...], reason: str, tm
         free = ("--folder", str(tmp_path / "service"), "--port", str(free_port()), "--no-mlflow")
         with pytest.raises(ConfigError, match=re.escape(reason.format(taken=taken))):
             command.main([*free, *(option.format(taken=taken) for option in options)], standalone_mode=False)
+
+
+def test_workers_elsewhere_need_databases_that_they_can_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit", reason="the extra slurm is not installed")
+    slurm, folder = ("hydra/launcher=submitit_slurm",), tmp_path / "service"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ConfigError, match="there is no sbatch"):
+        check_placing(slurm, "sqlite:///service.db", Stores(folder, None))
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    with pytest.raises(ConfigError, match=r"give --studies postgresql://\S+ and --tracking-uri http://HOST:5000"):
+        check_placing(slurm, "sqlite:///service.db", Stores(folder, None))
+    shared = Stores(folder, None, "postgresql://me@host/studies", "http://host:5000")
+    assert check_placing(slurm, "sqlite:///service.db", shared)
+    assert not check_placing(("hydra/launcher=joblib",), "sqlite:///service.db", Stores(folder, None))
+    monkeypatch.setattr("lorahydra.service.placing.network_file_system", lambda path: "nfs4")
+    assert check_placing(slurm, "postgresql://me@host/service", shared)
+    with pytest.raises(ConfigError, match=r"\(nfs4\).* or --storage postgresql://USER@HOST/NAME"):
+        check_placing(slurm, "sqlite:///service.db", shared)
 
 
 def test_nothing_heavy_is_imported() -> None:

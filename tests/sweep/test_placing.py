@@ -20,11 +20,11 @@ from lorahydra.config.compat import outcome
 from lorahydra.errors import ConfigError, StudyError
 from lorahydra.sweep import cancelling
 from lorahydra.sweep.cancelling import cancel, cancelled_with, ending_when_cancelled
-from lorahydra.sweep.placing import places_elsewhere
 from lorahydra.sweep.shared_stores import check_shared
 from lorahydra.sweep.storage import open_storage
 from lorahydra.sweep.submitit_jobs import waiting_for_jobs
 from lorahydra.sweep.worker_job import RESTARTS, WorkerJob
+from lorahydra.sweep.workers import places_elsewhere
 from lorahydra.utils.network_files import network_file_system
 
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
@@ -109,15 +109,17 @@ def test_a_job_that_is_killed_does_not_hide_what_became_of_the_others(tmp_path: 
     submitit = pytest.importorskip("submitit", reason="the extra slurm is not installed")
     executor = submitit.LocalExecutor(folder=tmp_path / "jobs")
     first, second = executor.submit(time.sleep, 5), executor.submit(abs, -1)
-    with waiting_for_jobs(False, lambda: False):
+    told: list[Any] = []
+    with waiting_for_jobs(False, lambda: False, told.append):
         assert [job.results()[0].return_value for job in (first, second)] == [None, None], "nobody waits"
+    assert told == [first, second]
     first._process.kill()
-    with waiting_for_jobs(True, lambda: False):
+    with waiting_for_jobs(True, lambda: False, told.append):
         [killed], [done] = first.results(), second.results()
     assert done == 1
     assert "was ended from outside" in str(outcome(killed))
     last = executor.submit(abs, -1)
-    with waiting_for_jobs(True, lambda: True):
+    with waiting_for_jobs(True, lambda: True, told.append):
         assert last.results(), "once the study has its winner, nobody waits for a job"
     for job in (first, second, last):
         job._process.wait()

@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 import click
 
 from lorahydra.errors import ConfigError
+from lorahydra.utils.databases import absolute, checked_url, shown
 
 __all__ = ["serve"]
 
 UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+STUDIES = "postgresql://USER@HOST/NAME or sqlite:///studies.db"
 PACKAGES = ("fastapi", "uvicorn", "jinja2", "python_multipart", "itsdangerous")
 
 
@@ -47,6 +49,14 @@ PACKAGES = ("fastapi", "uvicorn", "jinja2", "python_multipart", "itsdangerous")
     metavar="N",
     help="Delete fine-tunes, and datasets that none uses, N days after their end [default: keep them].",
 )
+@click.option(
+    "--launcher",
+    metavar="NAME",
+    help="Where the trials of a study run: a name of the config group hydra/launcher, such as submitit_slurm "
+    "[default: one after another on this machine].",
+)
+@click.option("--studies", metavar="URL", help="Database of the studies [default: studies.db in the folder].")
+@click.option("--tracking-uri", metavar="URL", help="MLflow's store [default: mlflow.db in the folder].")
 @click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--no-mlflow", is_flag=True, help="Do not start MLflow's UI.")
 @click.option("--mlflow-url", metavar="URL", help="Where browsers find MLflow's UI, if not at --mlflow-port.")
@@ -71,6 +81,9 @@ def serve(
     workers: int,
     upload_limit: str,
     keep_days: int | None,
+    launcher: str | None,
+    studies: str | None,
+    tracking_uri: str | None,
     mlflow_port: int,
     no_mlflow: bool,
     mlflow_url: str | None,
@@ -86,6 +99,7 @@ def serve(
     from lorahydra.service.access import TOKEN_VARIABLE, Access
     from lorahydra.service.server import serve as run
     from lorahydra.service.service import ServiceConfig
+    from lorahydra.tracking.address import resolve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = ServiceConfig(
@@ -95,7 +109,11 @@ def serve(
         upload_limit=_bytes(upload_limit),
         retention_days=keep_days,
         models_folder=None if models is None else models.absolute(),
-        overrides=overrides,
+        overrides=overrides if launcher is None else (*overrides, f"hydra/launcher={launcher}"),
+        studies=None if studies is None else absolute(checked_url(_plain("--studies", studies), "--studies", STUDIES)),
+        tracking_uri=None
+        if tracking_uri is None
+        else resolve(_plain("--tracking-uri", tracking_uri), "--tracking-uri"),
         mlflow_url=None if mlflow_url is None else _web_address(mlflow_url),
     )
     # Taken out of the environment, because studies and MLflow's UI have no use for it.
@@ -117,6 +135,16 @@ def _bytes(text: str) -> int:
     if size is None or size[2] not in UNITS or not int(size[1]):
         raise ConfigError(f"--upload-limit {text} is not a size: write for example 500MB or 1GiB")
     return int(size[1]) * UNITS[size[2]]
+
+
+def _plain(option: str, address: str) -> str:
+    """Refuse a password in an address that workers get, and that launchers write to files."""
+    if shown(address) != address:
+        raise ConfigError(
+            f"{option} {shown(address)} has a password, which would end up in files and logs: put that of PostgreSQL "
+            "into ~/.pgpass, and that of an MLflow server into MLFLOW_TRACKING_PASSWORD"
+        )
+    return address
 
 
 def _web_address(text: str) -> str:

@@ -44,6 +44,7 @@ __all__ = [
     "HIDDEN",
     "UNRECORDED",
     "compose",
+    "compose_hydra",
     "config_dir",
     "explain",
     "flatten",
@@ -61,6 +62,8 @@ HIDDEN = "://***"
 """Ends an address in an override that is not recorded."""
 GROUPS = ("metrics",)
 """Dictionaries that are groups of `conf/`, too: `metrics=NAME` chooses one of its files."""
+LAUNCHERS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "joblib": "joblib"}
+"""Launchers that are packages of their own, and the extras that install them."""
 UNRECORDED: Mapping[str, object] = {
     "data.split_version": 1,
     "judge.prompt_wording": 1,
@@ -107,17 +110,33 @@ def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Exp
     Raises:
         ConfigError: The overrides have a mistake; the message is one line.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    register()
     try:
-        with initialize_config_dir(str(folder or config_dir())):
-            # The shipped config asks the running Hydra application for its folder, and none is running here.
-            default = f"output_dir={ExperimentConfig.output_dir}"
-            return to_config(hydra_compose("config", overrides=[default, *hydra_overrides(overrides, folder)]))
+        return to_config(_composed(overrides, folder))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error) from error
+
+
+def compose_hydra(overrides: Sequence[str] = ()) -> DictConfig:
+    """Hydra's own settings with the shipped configs and overrides: how a study is run.
+
+    Raises:
+        ConfigError: The overrides have a mistake; the message is one line.
+    """
+    try:
+        tree: DictConfig = _composed(overrides, None, return_hydra_config=True).hydra
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explain(error) from error
+    return tree
+
+
+def _composed(overrides: Sequence[str], folder: Path | None, **options: bool) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+
+    register()
+    with initialize_config_dir(str(folder or config_dir())):
+        # The shipped config asks the running Hydra application for its folder, and none is running here.
+        default = f"output_dir={ExperimentConfig.output_dir}"
+        return compose("config", overrides=[default, *hydra_overrides(overrides, folder)], **options)
 
 
 def hydra_overrides(overrides: Sequence[str], folder: Path | None = None) -> list[str]:
@@ -344,6 +363,8 @@ def _unknown_choice(error: MissingConfigException) -> ConfigError:
         return JudgeNotFoundError(name, registered_judges())
     if group == "metrics":
         return unknown_metric(name)
+    if group == "hydra/launcher" and name in LAUNCHERS:
+        return ConfigError(f"{group}={name} needs a package: pip install 'lorahydra[{LAUNCHERS[name]}]'")
     if not group:
         return ConfigError(f"config '{name}' does not exist in {config_dir()}")
     return ConfigError(

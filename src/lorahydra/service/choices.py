@@ -73,6 +73,8 @@ class Choices:
 
     def __init__(self, models_folder: Path, overrides: Sequence[str]) -> None:
         self.overrides = tuple(overrides)
+        self.runs_elsewhere = False
+        """Whether trials may run on other machines than this one."""
         self._models = models_folder
         self._owners = _owners(self.overrides)
 

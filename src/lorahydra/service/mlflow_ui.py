@@ -1,4 +1,4 @@
-"""MLflow's UI beside the server, on loopback: `python -m lorahydra.service.mlflow_ui FOLDER PORT` becomes it.
+"""MLflow's UI beside the server, on loopback: `python -m lorahydra.service.mlflow_ui FOLDER PORT STORE` becomes it.
 
 It writes down which process it is, so that the next server can end the UI of a server that was killed.
 """
@@ -24,12 +24,12 @@ SECONDS_TO_END = 5.0
 SECONDS_TO_START = 60.0
 
 
-def start_ui(folder: Path, port: int) -> None:
-    """Start the UI; returns as soon as `end_ui` can end it.
+def start_ui(folder: Path, port: int, store: str) -> None:
+    """Start the UI of a store; returns as soon as `end_ui` can end it.
 
     MLflow's store must exist, because two processes that create its tables would disturb each other.
     """
-    process = start_program(folder, LOG_FILE, "lorahydra.service.mlflow_ui", str(folder), str(port))
+    process = start_program(folder, LOG_FILE, "lorahydra.service.mlflow_ui", str(folder), str(port), store)
     deadline = time.monotonic() + SECONDS_TO_START
     while read_json(folder / PROCESS_FILE).get("pid") != process.pid and process.poll() is None:
         if time.monotonic() > deadline:
@@ -49,17 +49,17 @@ def end_ui(folder: Path) -> None:
     (folder / PROCESS_FILE).unlink(missing_ok=True)
 
 
-def main(folder: Path, port: str) -> None:
+def main(folder: Path, port: str, store: str) -> None:
     """Become MLflow's UI."""
+    from lorahydra.tracking.address import resolve
     from lorahydra.tracking.store import quiet_environment
-    from lorahydra.utils.databases import sqlite_uri
 
     quiet_environment()
     write_json(folder / PROCESS_FILE, this_process())
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = sqlite_uri(folder / "mlflow.db")
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = resolve(store)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", LOOPBACK, "--port", port, "--workers", "1"]
     os.execv(command[0], command)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -135,7 +135,13 @@ def estimate(params: FineTuneParams, choices: Choices, data: Data, measured: flo
     row_tokens = data.size // CHARS_PER_TOKEN // max(1, sum(rows.values()))
     prompt, reply = calls * (PROMPT_TOKENS + 2 * row_tokens), calls * REPLY_TOKENS
     earlier = Message("trials of an earlier fine-tune like this", "earlier")
-    per_trial, basis = (measured, earlier) if measured else guess_trial(config, rows, data.size)
+    if measured:
+        per_trial, basis = measured, earlier
+    elif choices.runs_elsewhere:
+        said = "the trials run on a cluster, whose speed is not known before a fine-tune like this has run there"
+        per_trial, basis = None, Message(said, "elsewhere")
+    else:
+        per_trial, basis = guess_trial(config, rows, data.size)
     warning = rows_warning(rows["test"])
     seconds = None if per_trial is None else per_trial * params.n_trials
     # A judge on this machine costs time instead of money.

@@ -30,7 +30,7 @@ from lorahydra.service.folders import TEMPORARY
 from lorahydra.utils.files import atomic_file, writing
 from lorahydra.utils.processes import has_its_number
 
-__all__ = ["LOG_FILE", "NICENESS", "JobProcess", "hold", "read_json", "start_program", "write_json"]
+__all__ = ["ENDED_FILE", "LOG_FILE", "NICENESS", "JobProcess", "hold", "read_json", "start_program", "write_json"]
 
 JOB_FILE, LOCK_FILE, PROCESS_FILE = "job.json", "lock", "process.json"
 ENDED_FILE, LOG_FILE = "ended.json", "log.txt"
@@ -101,6 +101,9 @@ class JobProcess:
         """When it was asked to end."""
         self.looked = float("-inf")
         """When its progress was read."""
+        self.survivors_since: float | None = None
+        self.survivors_looked = 0.0
+        """Since when other processes go on with its study although it has ended, and when that was looked up."""
         self._child: subprocess.Popen[bytes] | None = None
         self._attempt = 0
 

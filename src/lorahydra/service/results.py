@@ -29,6 +29,7 @@ from lorahydra.service.errors import ConflictError
 from lorahydra.service.outcome import finite, outcome_of
 from lorahydra.service.processes import LOG_FILE
 from lorahydra.service.views import Examples, ExampleView, JobView, LeaderboardRow, LogTail
+from lorahydra.utils.databases import sqlite_file
 
 if TYPE_CHECKING:
     from lorahydra.tracking import StoredRuns
@@ -69,25 +70,37 @@ class Progress:
 
 
 class Stores:
-    """The studies' store and MLflow's in the service's folder, which all fine-tunes share.
+    """The studies' store and MLflow's, which all fine-tunes share.
 
-    `mlflow_url` is the address of MLflow's UI, for links.
+    Args:
+        folder: Has them if no other address is given.
+        mlflow_url: Address of MLflow's UI, for links.
+        studies: Address of the studies' database.
+        tracking_uri: Address of MLflow's store.
     """
 
-    def __init__(self, folder: Path, mlflow_url: str | None) -> None:
-        self.studies = f"sqlite:///{folder / 'studies.db'}"
-        self.tracking = TrackingConfig(uri=f"sqlite:///{folder / 'mlflow.db'}")
-        self._studies_file, self._mlflow_file = folder / "studies.db", folder / "mlflow.db"
+    def __init__(
+        self, folder: Path, mlflow_url: str | None, studies: str | None = None, tracking_uri: str | None = None
+    ) -> None:
+        self.studies = studies or f"sqlite:///{folder / 'studies.db'}"
+        self.tracking = TrackingConfig(uri=tracking_uri or f"sqlite:///{folder / 'mlflow.db'}")
         self._url = mlflow_url
         self._experiment_id: str | None = None
         self._viewed: set[str] = set()
         """Studies whose view in MLflow this server has saved: those of earlier versions have none."""
 
     def prepare(self) -> None:
-        """Create MLflow's store now, because its UI and two studies would disturb each other if they all tried."""
+        """Create MLflow's store now, because its UI and two studies would disturb each other if they all tried.
+
+        A database of studies that is a server has to answer, too.
+        """
         from lorahydra.tracking import check_store
 
         check_store(self.tracking)
+        if sqlite_file(self.studies) is None:
+            from lorahydra.sweep.storage import open_storage
+
+            open_storage(self.studies)
 
     def progress(self, study: str) -> Progress | None:
         """How far a study is; None if it has not begun."""
@@ -146,6 +159,22 @@ class Stores:
             else leaderboard_csv(entry.leaderboard, entry.directions, entry.objectives)
         )
 
+    def state(self, study: str) -> State | None:
+        """`complete`, `running` or `interrupted`; None if the study has not begun."""
+        entry = self._entry(study)
+        return None if entry is None else entry.state
+
+    def end_workers(self, study: str, *, at_once: bool) -> int | None:
+        """End what goes on of a study elsewhere, as `lorahydra.sweep.catalog.end_workers` does."""
+        from lorahydra.sweep.catalog import end_workers
+
+        try:
+            return end_workers(study, self.studies, at_once=at_once) if _exists(self.studies) else 0
+        except StudyStoreError:
+            raise
+        except StudyError:  # it had not begun
+            return 0
+
     def study_run(self, study: str) -> str | None:
         """Id of the study's run in MLflow; None if it was not opened yet."""
         from lorahydra.tracking import find_run
@@ -202,7 +231,7 @@ class Stores:
 
     def delete(self, studies: Sequence[str], recorded: Sequence[str]) -> None:
         """Delete studies from their store, and the runs of the studies `recorded` from MLflow."""
-        if studies and self._studies_file.is_file():
+        if studies and _exists(self.studies):
             from lorahydra.sweep.deleting import delete_studies
 
             delete_studies(self.studies, studies)
@@ -249,7 +278,7 @@ class Stores:
 
     def _experiment(self) -> str | None:
         """Id of the experiment; None without MLflow's UI, or before its store was made."""
-        if self._experiment_id is None and self._url is not None and self._mlflow_file.is_file():
+        if self._experiment_id is None and self._url is not None and _exists(self.tracking.uri):
             from lorahydra.tracking.views import find_experiment
 
             with suppress(LorahydraError):
@@ -260,7 +289,7 @@ class Stores:
         """The study's `StudyEntry`; None if there is none yet."""
         from lorahydra.sweep.catalog import find_study
 
-        if not self._studies_file.is_file():
+        if not _exists(self.studies):
             return None
         try:
             return find_study(study, self.studies)
@@ -268,6 +297,12 @@ class Stores:
             raise
         except StudyError:
             return None
+
+
+def _exists(store: str) -> bool:
+    """Whether a store was made already, if it is a SQLite file."""
+    file = sqlite_file(store)
+    return file is None or file.is_file()
 
 
 def log_tail(folder: Path, lines: int) -> LogTail:

@@ -142,7 +142,7 @@ def _stage(job: Job, now: float) -> dict[str, Any]:
     if job.state != JobState.RUNNING:
         return {}
     stage, since = job.stage, job.stage_started
-    if stage is None and job.current is None:
+    if stage is None and job.current is None and job.finished < int(job.params["n_trials"]):
         stage, since = PREPARING, job.attempt_started
     return {"stage": stage, "stage_seconds": None if stage is None else round(max(0.0, now - (since or now)), 1)}
 

@@ -24,6 +24,7 @@ from lorahydra.service.mlflow_ui import LOOPBACK, end_ui, start_ui
 from lorahydra.service.patience import patient_protocol
 from lorahydra.service.service import Service, ServiceConfig
 from lorahydra.service.supervisor import ACTIVE
+from lorahydra.tracking.address import is_server
 from lorahydra.utils.files import remove, writing
 
 __all__ = ["serve"]
@@ -50,7 +51,10 @@ def serve(config: ServiceConfig, access: Access, port: int = 8000, mlflow_port: 
     """
     folder = config.folder.absolute()
     with _listening(access.host, port) as listener, ExitStack() as stack:
-        if mlflow_port is not None:
+        if is_server(config.tracking_uri or ""):
+            mlflow_port = None  # the store has a UI of its own
+            config = replace(config, mlflow_url=config.mlflow_url or config.tracking_uri)
+        elif mlflow_port is not None:
             config = replace(config, mlflow_url=config.mlflow_url or f"http://{LOOPBACK}:{mlflow_port}")
         service = Service(config)
         service.open()  # from here on the folder is this server's, and so is the UI that a killed server left
@@ -149,5 +153,5 @@ def _say_what_continues(service: Service) -> None:
 
 def _show_mlflow(service: Service, port: int) -> None:
     if service.supervisor.ready.wait(SECONDS_FOR_STORES) and not service.closing.is_set():
-        start_ui(service.config.folder, port)
+        start_ui(service.config.folder, port, service.stores.tracking.uri)
         logger.info("MLflow's UI: http://%s:%d", LOOPBACK, port)

@@ -30,6 +30,7 @@ from lorahydra.service.deleter import Deleter
 from lorahydra.service.deletions import Deletions
 from lorahydra.service.folders import DATASETS, JOBS, MODELS
 from lorahydra.service.jobs import Jobs
+from lorahydra.service.placing import check_placing
 from lorahydra.service.projects import Projects
 from lorahydra.service.results import Stores
 from lorahydra.service.supervisor import Supervisor
@@ -60,6 +61,10 @@ class ServiceConfig:
     """Days after their end for which fine-tunes and their datasets are kept; None keeps them."""
     mlflow_url: str | None = None
     """Address of MLflow's UI, for links."""
+    studies: str | None = None
+    """Database of the studies; None is `studies.db` in the folder."""
+    tracking_uri: str | None = None
+    """MLflow's store; None is `mlflow.db` in the folder."""
 
 
 class Service:
@@ -79,7 +84,7 @@ class Service:
         folder = config.folder.absolute()
         self.config = dataclasses.replace(config, folder=folder)
         self.choices = Choices(config.models_folder or folder / "models", config.overrides)
-        self.stores = Stores(folder, config.mlflow_url)
+        self.stores = Stores(folder, config.mlflow_url, config.studies, config.tracking_uri)
         self.answering = Answering()
         self.closing = threading.Event()
         """Set when the server is about to end, so that streams end too."""
@@ -94,6 +99,8 @@ class Service:
         """
         config, folder = self.config, self.config.folder
         self.choices.default_model()  # refuses overrides that no fine-tune could run with
+        storage = config.storage or f"sqlite:///{folder / 'service.db'}"
+        self.choices.runs_elsewhere = check_placing(config.overrides, storage, self.stores)
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(folder / "server", wait=False))
@@ -104,7 +111,7 @@ class Service:
             for name in (JOBS, DATASETS, MODELS):
                 with writing(folder):
                     (folder / name).mkdir(exist_ok=True)
-            database = Database(config.storage or f"sqlite:///{folder / 'service.db'}")
+            database = Database(storage)
             stack.callback(database.close)
             self.supervisor = Supervisor(database, folder / JOBS, config.workers, self.stores, self.choices)
             self.projects = Projects(database)

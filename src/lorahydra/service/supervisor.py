@@ -12,6 +12,9 @@ moment, and another server continues from there:
 | `running` | free, and it said nothing | a crash: `queued` again, before all others |
 | `cancelling` | held | Ctrl-C, and a kill some seconds later |
 | `cancelling` | free | `cancelled` |
+
+Workers on a cluster outlive a job's process. A crashed job's next process waits for them; any other job has ended only
+when the cluster has none of them left: they are ended first.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from sqlalchemy import CursorResult, func, select, update
 
 from lorahydra.config.compose import literal
 from lorahydra.errors import LorahydraError
+from lorahydra.names import State
 from lorahydra.service.choices import Choices
 from lorahydra.service.database import Database, Dataset, Job
 from lorahydra.service.folders import TEMPORARY, cache_folder
@@ -36,6 +40,7 @@ from lorahydra.service.processes import JobProcess
 from lorahydra.service.results import Progress, Stores
 from lorahydra.service.views import JobState
 from lorahydra.service.watcher import Watcher, fault_of
+from lorahydra.utils.databases import sqlite_file
 from lorahydra.utils.files import DATA_CACHE
 
 __all__ = ["ACTIVE", "MOST_CRASHES", "Supervisor", "job_study"]
@@ -52,6 +57,10 @@ SECONDS_TO_START = 60.0
 """After this time, a process that has not taken its lock is killed."""
 MOST_CRASHES = 3
 """How often a study is continued without being asked."""
+SECONDS_FOR_WORKERS = 60.0
+"""Between the cancellation of workers on a cluster, which they notice by themselves, and their end by the cluster."""
+SECONDS_TO_GIVE_UP = 600.0
+"""After this time, a cluster or a database that does not answer is not asked any more whether workers have ended."""
 INTERRUPTED = 130
 PROGRESS_COLUMNS = tuple(name for name in Progress.__dataclass_fields__ if name not in ("best_run", "best_folder"))
 
@@ -164,7 +173,7 @@ class Supervisor(Watcher):
             return
         process.kill(job.attempt)  # what a killed study may have left behind
         self._note_progress(job, at_once=True)
-        self._ended(job, end)
+        self._ended(job, process, end)
 
     def _end(self, job: Job, process: JobProcess) -> None:
         if process.interrupted is None:
@@ -173,27 +182,46 @@ class Supervisor(Watcher):
         elif time.monotonic() - process.interrupted > SECONDS_TO_STOP:
             process.kill(job.attempt)
 
-    def _ended(self, job: Job, end: Mapping[str, Any] | None) -> None:
-        at = self._process(job.id).last_sign() if end is None else end["at"]
+    def _ended(self, job: Job, process: JobProcess, end: Mapping[str, Any] | None) -> None:
+        state, failure = _next_state(job, end)
+        if state is not JobState.QUEUED:
+            left = self._left(job, process, state)
+            if left is None:
+                return
+            state = left
+        at = process.last_sign() if end is None else end["at"]
         seconds = job.seconds_before + max(0.0, at - (job.attempt_started or at))
         over: dict[str, Any] = {"attempt_started": None, "seconds_before": seconds, "current": None, "stage": None}
-        over |= {"ended": at, "failure": None}
-        code, failure = (None, None) if end is None else (end["exit_code"], end["failure"])
-        if code == 0:
-            state = JobState.COMPLETE
-        elif job.state == JobState.CANCELLING:
-            state = JobState.CANCELLED
-        elif code is not None and 0 < code != INTERRUPTED:  # a negative one is the signal that killed it
-            state, over["failure"] = JobState.FAILED, failure or f"exit code {code}"
-        elif job.crashes >= MOST_CRASHES:
-            state = JobState.FAILED
-            over["failure"] = f"its process was killed {job.crashes + 1} times, perhaps because memory ran out"
-        else:
-            state, over["ended"], over["crashes"] = JobState.QUEUED, None, job.crashes + 1
+        over |= {"ended": at, "failure": failure}
+        if state is JobState.QUEUED:
+            over |= {"ended": None, "crashes": job.crashes + 1}
             logger.warning("Job %d was killed and continues (%d of %d times)", job.id, job.crashes + 1, MOST_CRASHES)
         if self._change(job, state, **over):
             self._processes.pop(job.id, None)
             self.wake()
+
+    def _left(self, job: Job, process: JobProcess, state: JobState) -> JobState | None:
+        """The state of a job that has ended by itself, but whose study may go on in other processes; None if it does.
+
+        Of a study that is not complete these are ended.
+        """
+        now, study = time.monotonic(), job_study(job.id)
+        if process.survivors_since is None:
+            process.survivors_since = now
+        elif now - process.survivors_looked < PROGRESS_SECONDS:
+            return None
+        process.survivors_looked, waited = now, now - process.survivors_since
+        try:
+            found = self._stores.state(study) if state is JobState.COMPLETE else None
+            if found is State.RUNNING:
+                return None
+            if found is State.INTERRUPTED and job.crashes < MOST_CRASHES:
+                return JobState.QUEUED  # they were killed as well
+            left = self._stores.end_workers(study, at_once=waited > SECONDS_FOR_WORKERS)
+        except LorahydraError as error:
+            logger.warning("Job %d: it is not known whether its workers have ended: %s", job.id, error)
+            left = 0 if sqlite_file(self._stores.studies) else None
+        return state if left == 0 or waited > SECONDS_TO_GIVE_UP else None
 
     def _note_progress(self, job: Job, *, at_once: bool = False) -> None:
         """Keep the study's progress in the job's row, so that a list of jobs takes one query."""
@@ -229,6 +257,20 @@ class Supervisor(Watcher):
 
     def _process(self, job_id: int) -> JobProcess:
         return self._processes.setdefault(job_id, JobProcess(self._folder / str(job_id)))
+
+
+def _next_state(job: Job, end: Mapping[str, Any] | None) -> tuple[JobState, str | None]:
+    """The state of a job whose process has ended in this way, and why it failed."""
+    code, failure = (None, None) if end is None else (end["exit_code"], end["failure"])
+    if code == 0:
+        return JobState.COMPLETE, None
+    if job.state == JobState.CANCELLING:
+        return JobState.CANCELLED, None
+    if code is not None and 0 < code != INTERRUPTED:  # a negative one is the signal that killed it
+        return JobState.FAILED, failure or f"exit code {code}"
+    if job.crashes >= MOST_CRASHES:
+        return JobState.FAILED, f"its process was killed {job.crashes + 1} times, perhaps because memory ran out"
+    return JobState.QUEUED, None
 
 
 def job_study(job_id: int) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from lorahydra.config.checks import did_you_mean
@@ -23,10 +25,12 @@ from lorahydra.sweep.stages import stage_of
 from lorahydra.sweep.stopping import ended_early
 from lorahydra.sweep.storage import GRACE_SECONDS, end_lock, open_storage, reading, shown
 from lorahydra.sweep.study_store import COMMAND, RESULT, SPEC, TRIALS, is_concluded
+from lorahydra.sweep.submitit_jobs import end_jobs
 from lorahydra.sweep.trial_record import TrialRecord, trial_records
+from lorahydra.utils.databases import sqlite_file
 from lorahydra.utils.processes import is_alive
 
-__all__ = ["StudyEntry", "cancel_study", "find_study", "list_studies", "load_study"]
+__all__ = ["StudyEntry", "cancel_study", "end_workers", "find_study", "is_ending", "list_studies", "load_study"]
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,30 @@ def cancel_study(name: str, storage: str = STUDY_STORE) -> StudyEntry:
         entry = _entry(study)
         if not entry.has_ended:
             cancel(study)
+            end_jobs(study)
         return entry
+
+
+def end_workers(name: str, storage: str, *, at_once: bool = False) -> int | None:
+    """End what goes on of a study whose command has ended; may be called until nothing is left.
+
+    Args:
+        name: The study.
+        storage: Its store.
+        at_once: End jobs of the cluster that have not ended by themselves, as `scancel` does.
+
+    Returns:
+        How many jobs the cluster had for it; None if it did not answer.
+
+    Raises:
+        StudyError: The store has no study of that name.
+        LorahydraError: The store cannot be read or written.
+    """
+    with reading(storage):
+        study = load_study(name, storage)
+        if not _entry(study).has_ended:
+            cancel(study)
+        return end_jobs(study, running=at_once)
 
 
 def load_study(name: str, storage: str) -> optuna.Study:
@@ -150,7 +177,7 @@ def load_study(name: str, storage: str) -> optuna.Study:
     Raises:
         StudyError: The store has no study of that name.
     """
-    opened = open_storage(storage, create=False)
+    opened = open_storage(storage, create=False) if sqlite_file(storage) else _kept_open(storage)
     try:
         return optuna.load_study(study_name=name, storage=opened)
     except KeyError as error:
@@ -159,6 +186,12 @@ def load_study(name: str, storage: str) -> optuna.Study:
             f"there is no study {name} in {shown(storage)}{hint}: see lorahydra studies list, or name its database "
             "with --storage"
         ) from error
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_open(url: str) -> BaseStorage:
+    """The storage on a database server, whose connections are used again: a page asks every few seconds."""
+    return open_storage(url, create=False)
 
 
 def _entry(study: optuna.Study) -> StudyEntry:
@@ -185,7 +218,7 @@ def _entry(study: optuna.Study) -> StudyEntry:
         result=study.user_attrs.get(RESULT, {}),
         alive=_is_running(study, running),
     )
-    return replace(entry, alive=True) if entry.has_all and not entry.has_ended and _is_ending(study) else entry
+    return replace(entry, alive=True) if entry.has_all and not entry.has_ended and is_ending(study) else entry
 
 
 def _is_running(study: optuna.Study, running: Sequence[FrozenTrial]) -> bool:
@@ -197,8 +230,8 @@ def _is_running(study: optuna.Study, running: Sequence[FrozenTrial]) -> bool:
     )
 
 
-def _is_ending(study: optuna.Study) -> bool:
-    """Whether a process names the winner just now."""
+def is_ending(study: optuna.Study) -> bool:
+    """Whether a process names the winner of a study just now."""
     try:
         with end_lock(storage_of(study), study.study_name, wait=False):
             return False

@@ -19,7 +19,7 @@ from lorahydra.config.compose import without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
 from lorahydra.errors import ConfigError, LorahydraError, StudyError, StudyStoreError
-from lorahydra.names import Score, State
+from lorahydra.names import Score, Stage, State
 from lorahydra.sweep.cancelling import cancelled_with, ending_when_cancelled
 from lorahydra.sweep.current import context
 from lorahydra.sweep.hydra_tree import hide_password, sweep_folder, typed
@@ -29,6 +29,7 @@ from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.search_space import SearchSpace, corners
 from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.shared_stores import check_shared
+from lorahydra.sweep.stages import end_stages
 from lorahydra.sweep.stopping import StopRule
 from lorahydra.sweep.storage import reading
 from lorahydra.sweep.study_spec import (
@@ -243,6 +244,8 @@ class ExperimentObjective(Objective):
             with reading(self.settings.storage), ending_when_cancelled(queue.study):
                 self._run.open()
                 self.run_id = self._run.run_id
+                if is_placed():
+                    end_stages(queue.study, Stage.WAITING)
                 yield
             context.resume_command = None
         except StudyStoreError as error:
@@ -316,6 +319,8 @@ class ExperimentObjective(Objective):
 
     def begins(self, claimed: Sequence[RunningTrial]) -> None:
         """Log which trials are run next."""
+        if is_placed():
+            end_stages(self._run.queue.study, Stage.WAITING)
         # The launcher's line would repeat every fixed override.
         logging.getLogger(launcher_log).setLevel(logging.WARNING)
         for trial in claimed:

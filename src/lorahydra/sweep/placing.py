@@ -17,37 +17,30 @@ from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
-from omegaconf import DictConfig, OmegaConf
 
 from lorahydra.config.compat import outcome
 from lorahydra.errors import LorahydraError, StudyError, last_line
+from lorahydra.names import Stage
 from lorahydra.sweep.cancelling import cancel, cancelled_with
+from lorahydra.sweep.catalog import is_ending
 from lorahydra.sweep.compat import storage_of
 from lorahydra.sweep.settings import SweepSettings
+from lorahydra.sweep.stages import begin_stage
 from lorahydra.sweep.storage import address_of
 from lorahydra.sweep.study_log import study_log
 from lorahydra.sweep.study_store import RESULT, is_concluded
-from lorahydra.sweep.submitit_jobs import waiting_for_jobs
+from lorahydra.sweep.submitit_jobs import end_jobs, jobs_of, remember_job, wait_for_orphans, waiting_for_jobs
 from lorahydra.sweep.trial_queue import TrialQueue
 from lorahydra.sweep.worker_job import WorkerJob
-from lorahydra.sweep.workers import CANCELLED, PLACED, SECONDS_TO_END
+from lorahydra.sweep.workers import CANCELLED, PLACED, SECONDS_TO_END, places_elsewhere
+from lorahydra.utils.files import DATA_CACHE
 from lorahydra.utils.interrupts import EXIT_INTERRUPTED
 
-__all__ = ["has_winner", "places_elsewhere", "run_placed"]
+__all__ = ["has_winner", "run_placed"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
-LOCAL = ("LocalLauncher", "JoblibLauncher", "BasicLauncher")
-"""Ends of the classes of launchers whose jobs all run on this machine."""
-
-
-def places_elsewhere(launcher: DictConfig) -> bool:
-    """Whether the jobs of a launcher may run on other machines."""
-    name = str(launcher.get("_target_", ""))
-    if name.endswith(".RayLauncher"):
-        address = OmegaConf.select(launcher, "ray.init.address") or os.environ.get("RAY_ADDRESS")
-        return bool(address) and address != "local"
-    return not name.endswith(LOCAL)
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def has_winner(queue: TrialQueue) -> bool:
@@ -77,17 +70,25 @@ def run_placed(
     launcher = settings.config.hydra.launcher
     begun_with = cancelled_with(queue.study)
     while not has_winner(queue):
+        if settings.wait and _waited_for_others(queue, close_dead):
+            if cancelled_with(queue.study) != begun_with:
+                raise KeyboardInterrupt
+            continue
         left = queue.n_trials - queue.finished() - queue.others()
         if left <= 0 and queue.others():
             return True  # processes that were started otherwise run the last trials
         workers = max(1, min(count, left))
         environment = {PLACED: "1", CANCELLED: begun_with}
+        if DATA_CACHE in os.environ:  # Ray does not pass the environment on, and rows are deleted there only
+            environment[DATA_CACHE] = os.environ[DATA_CACHE]
         storage = (address_of(storage_of(queue.study)) or "").replace(":***@", "@")
         job = WorkerJob(
             tuple(arguments), str(Path.cwd()), storage, workers, environment, not places_elsewhere(launcher)
         )
+        if places_elsewhere(launcher) and not queue.others():
+            begin_stage(queue.study, Stage.WAITING)
         with study_log(queue) if settings.wait else nullcontext(), _cancelled_by_interrupt(queue):
-            jobs = _launch(settings, job, lambda: has_winner(queue))
+            jobs = _launch(settings, job, queue)
         if not settings.wait:
             logger.info(
                 "Study %s: %d workers are queued and go on without this process", queue.study.study_name, workers
@@ -100,8 +101,42 @@ def run_placed(
     return True
 
 
-def _launch(settings: SweepSettings, job: WorkerJob, has_ended: Callable[[], bool]) -> Sequence[JobReturn]:
-    config = settings.config
+def _waited_for_others(queue: TrialQueue, close_dead: Callable[[], None]) -> bool:
+    """Wait for workers of a command that was killed, or for processes that run the last trials; False if none is left.
+
+    More workers would have to share the trials with them, or would find none.
+    """
+    orphans = jobs_of(queue.study, orphans=True) != {}
+    if not orphans and (queue.has_room() or not _others_end(queue)):
+        return False
+    logger.info("Study %s goes on in workers that were started before; waiting for them", queue.study.study_name)
+    if orphans and not queue.others():
+        begin_stage(queue.study, Stage.WAITING)
+    with study_log(queue), _cancelled_by_interrupt(queue):
+        if orphans:
+            wait_for_orphans(queue.study, lambda: has_winner(queue))
+        else:
+            while _others_end(queue) and not has_winner(queue):
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                close_dead()
+    close_dead()
+    return True
+
+
+def _others_end(queue: TrialQueue) -> bool:
+    """Whether other processes run trials, or name the winner."""
+    return bool(queue.others()) or is_ending(queue.study)
+
+
+def _launch(settings: SweepSettings, job: WorkerJob, queue: TrialQueue) -> Sequence[JobReturn]:
+    config, study = settings.config, queue.study
+
+    def has_ended() -> bool:
+        return has_winner(queue)
+
+    def placed(job: Any) -> None:
+        remember_job(study, job, waits=settings.wait)
+
     name = config.hydra.launcher["_target_"].rpartition(".")[2]
     # The folders 0, 1, … are those of trials, and the settings of a worker are those of the study.
     own = [r"hydra.sweep.subdir=workers/${hydra.job.num}", "hydra.output_subdir=null"]
@@ -111,7 +146,7 @@ def _launch(settings: SweepSettings, job: WorkerJob, has_ended: Callable[[], boo
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     logger.info("%s places %d workers", name, job.count)
     is_submitit = "submitit" in type(launcher).__module__
-    with waiting_for_jobs(settings.wait, has_ended) if is_submitit else nullcontext():
+    with waiting_for_jobs(settings.wait, has_ended, placed) if is_submitit else nullcontext():
         try:
             jobs: Sequence[JobReturn] = launcher.launch([own] * job.count, initial_job_idx=0)
         except LorahydraError:
@@ -119,6 +154,8 @@ def _launch(settings: SweepSettings, job: WorkerJob, has_ended: Callable[[], boo
         except Exception as error:  # of any plugin, and of whatever it calls
             logger.debug("Launcher", exc_info=True)
             raise StudyError(f"the launcher {name} cannot run workers: {_said(error)}", exit_code=3) from error
+    if settings.wait and has_ended():
+        end_jobs(study)  # those that have not begun find nothing to do
     return jobs
 
 
@@ -130,6 +167,7 @@ def _cancelled_by_interrupt(queue: TrialQueue) -> Iterator[None]:
     except KeyboardInterrupt:
         logger.warning("Ending the workers of study %s", queue.study.study_name)
         cancel(queue.study)
+        end_jobs(queue.study)
         deadline = time.monotonic() + SECONDS_TO_END
         while queue.others() and time.monotonic() < deadline:
             time.sleep(0.5)

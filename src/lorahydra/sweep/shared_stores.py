@@ -5,8 +5,8 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from lorahydra.errors import ConfigError
-from lorahydra.sweep.placing import places_elsewhere
 from lorahydra.sweep.settings import SweepSettings
+from lorahydra.sweep.workers import places_elsewhere
 from lorahydra.utils.databases import shown, sqlite_file
 from lorahydra.utils.network_files import network_file_system
 

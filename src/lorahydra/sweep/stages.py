@@ -1,4 +1,4 @@
-"""What a study does after its last trial, kept in the study so that others can tell it."""
+"""What a study does while none of its trials runs, kept in the study so that others can tell it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ logger = logging.getLogger("lorahydra.sweep")
 STAGE = "lorahydra.stage"
 """User attribute of a study: the name of its stage, and when it began."""
 SAID = {
+    Stage.WAITING: "its workers wait in the queue of the cluster, or are starting there",
     Stage.CHOOSING: "the trials are compared",
     Stage.JUDGING: "the best trials get more verdicts of the judge",
     Stage.REPEATING: "settings that cannot be told apart are trained with other seeds",
@@ -32,9 +33,10 @@ def begin_stage(study: optuna.Study, stage: Stage) -> None:
     study.set_user_attr(STAGE, {"name": stage.value, "since": time.time()})
 
 
-def end_stages(study: optuna.Study) -> None:
-    """The study has ended, or runs trials again."""
-    if study.user_attrs.get(STAGE):
+def end_stages(study: optuna.Study, only: Stage | None = None) -> None:
+    """The study has ended, or runs trials again; with `only`, nothing else than this stage has ended."""
+    facts = study.user_attrs.get(STAGE)
+    if facts and only in (None, facts["name"]):
         study.set_user_attr(STAGE, {})
 
 

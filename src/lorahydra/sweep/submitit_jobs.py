@@ -1,35 +1,53 @@
-"""How long the launcher of hydra-submitit-launcher waits for its jobs.
+"""The jobs of hydra-submitit-launcher: which ones Slurm has for a study, and how long the launcher waits for them.
 
-It asks each job for its result, one after another. submitit raises an error for a job that was cancelled or killed, and
-does so while the others still run; and where Slurm keeps no accounts (`sacct`), it waits for such a job for ever.
+A study remembers its arrays, because they outlive the command that has placed them: the next one waits for them
+instead of placing more, and whoever cancels the study takes those that still wait out of the queue.
+
+The launcher asks each job for its result, one after another. submitit raises an error for a job that was cancelled or
+killed, and does so while the others still run; and where Slurm keeps no accounts (`sacct`), it waits for such a job for
+ever.
 """
 
 from __future__ import annotations
 
+import logging
+import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import optuna
 from hydra.core.utils import JobReturn, JobStatus
 
 from lorahydra.errors import StudyError, last_line
+from lorahydra.utils.processes import is_alive, is_here, this_process
 
-__all__ = ["waiting_for_jobs"]
+__all__ = ["PENDING", "end_jobs", "jobs_of", "remember_job", "wait_for_orphans", "waiting_for_jobs"]
 
+logger = logging.getLogger("lorahydra.sweep")
+
+ARRAYS = "lorahydra.arrays"
+"""User attribute of a study: the arrays of jobs that were placed for it. Each has its number, the folder of its
+scripts, which no other cluster has for the same number, and the process that waits for it, if one does."""
+PENDING = "PENDING"
+"""Slurm's state of a job that waits in the queue."""
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_QUESTIONS = 10.0
 """Time between two questions to Slurm."""
+SECONDS_TO_ANSWER = 20
+"""How long it may take to answer."""
 
 
 @contextmanager
-def waiting_for_jobs(wait: bool, has_ended: Callable[[], bool]) -> Iterator[None]:
+def waiting_for_jobs(wait: bool, has_ended: Callable[[], bool], placed: Callable[[Any], None]) -> Iterator[None]:
     """Inside, `Job.results()` returns what became of the job, an error included, once nothing more comes from it.
 
     Args:
         wait: False: it returns at once, and the jobs go on.
         has_ended: Whether the study has its winner, so that the jobs that are left need not be waited for.
+        placed: Is told each job before it is waited for.
     """
     from submitit.core import core
 
@@ -37,6 +55,7 @@ def waiting_for_jobs(wait: bool, has_ended: Callable[[], bool]) -> Iterator[None
     original = jobs.results
 
     def results(job: Any) -> list[Any]:
+        placed(job)
         if not wait:
             return [JobReturn(status=JobStatus.COMPLETED)]
         asked = time.monotonic()
@@ -61,18 +80,89 @@ def waiting_for_jobs(wait: bool, has_ended: Callable[[], bool]) -> Iterator[None
         jobs.results = original
 
 
+def remember_job(study: optuna.Study, job: Any, *, waits: bool) -> None:
+    """Keep the array of a job with the study; `waits` says whether this process waits for its end."""
+    if job.__class__.__name__ != "SlurmJob":
+        return
+    array = job.job_id.partition("_")[0]
+    known = study.user_attrs.get(ARRAYS, [])
+    if any(one["array"] == array for one in known):
+        return
+    folder = job.paths.get_first_id_independent_folder(job.paths._folder)
+    this = {"array": array, "scripts": str(folder), "waits": this_process() if waits else None}
+    study.set_user_attr(ARRAYS, [*(one for one in known if _states(one) != {}), this])
+
+
+def jobs_of(study: optuna.Study, *, orphans: bool = False) -> dict[str, str] | None:
+    """The state of each job that Slurm has for the study, by its number; None if Slurm does not answer.
+
+    With `orphans`, only those whose command was killed on this machine while it waited for them.
+    """
+    arrays = study.user_attrs.get(ARRAYS, [])
+    if orphans:
+        arrays = [one for one in arrays if one["waits"] and _was_killed(one["waits"])]
+    found = [_states(one) for one in arrays]
+    return None if None in found else {number: state for one in found if one for number, state in one.items()}
+
+
+def end_jobs(study: optuna.Study, *, running: bool = False) -> int | None:
+    """Take the study's jobs out of Slurm's queue, and with `running` end those that run.
+
+    Returns:
+        How many jobs Slurm had for the study; None if it did not answer.
+    """
+    jobs = jobs_of(study)
+    ending = [number for number, state in (jobs or {}).items() if running or state == PENDING]
+    if ending:
+        logger.info("Study %s: %d jobs are taken from the cluster", study.study_name, len(ending))
+        # A job that has started meanwhile gives its trial back, when it sees that the study was cancelled.
+        only = [] if running else [f"--state={PENDING}"]
+        with suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(["scancel", *only, *ending], capture_output=True, timeout=SECONDS_TO_ANSWER, check=False)
+    return None if jobs is None else len(jobs)
+
+
+def wait_for_orphans(study: optuna.Study, has_ended: Callable[[], bool]) -> None:
+    """Wait until Slurm has no job any more that a killed command has placed, or until the study has ended."""
+    while jobs_of(study, orphans=True) != {}:
+        asked = time.monotonic()
+        while time.monotonic() - asked < SECONDS_BETWEEN_QUESTIONS:
+            if has_ended():
+                return
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _was_killed(process: Mapping[str, Any]) -> bool:
+    """Whether a process of this machine is gone; it may have ended with the machine."""
+    return is_alive(process) is False or (not is_here(process) and process["host"] == socket.gethostname())
+
+
+def _states(array: Mapping[str, Any]) -> dict[str, str] | None:
+    """The state of each job of an array; None if Slurm does not answer."""
+    lines = _squeue(array["array"], "%i|%T|%o")
+    if lines is None:
+        return None
+    jobs = [line.split("|", 2) for line in lines]
+    return {number: state for number, state, script in jobs if script.startswith(f"{array['scripts']}/")}
+
+
+def _squeue(number: str, form: str) -> list[str] | None:
+    """What Slurm says of a job or an array, a line each; empty if it has forgotten it, None if it does not answer."""
+    command = ["squeue", "--noheader", "--array", f"--format={form}", f"--jobs={number}"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=False)
+    except FileNotFoundError:
+        return []  # this machine has no Slurm any more
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if asked.returncode:
+        return [] if "Invalid job id" in asked.stderr else None
+    return asked.stdout.split("\n")[:-1]
+
+
 def _is_gone(job: Any) -> bool:
     """Whether a job neither runs nor waits in the queue."""
-    if job.__class__.__name__ != "SlurmJob":
-        return bool(job.done())
-    command = ["squeue", "--noheader", "--format=%T", f"--jobs={job.job_id}"]
-    try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    if asked.returncode:
-        return "Invalid job id" in asked.stderr  # otherwise the controller did not answer
-    return not asked.stdout.strip()
+    return bool(job.done()) if job.__class__.__name__ != "SlurmJob" else _squeue(job.job_id, "%T") == []
 
 
 def _end_of_log(job: Any) -> str:

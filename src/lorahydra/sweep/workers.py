@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig, OmegaConf
+
 from lorahydra.errors import ConfigError, StudyError
 from lorahydra.sweep.current import context
 from lorahydra.sweep.gpus import gpu_for
@@ -36,6 +38,7 @@ __all__ = [
     "is_placed",
     "is_worker",
     "needs_placing",
+    "places_elsewhere",
     "watch_parent",
     "worker_arguments",
     "workers_of_study",
@@ -49,6 +52,8 @@ WORKER, WORKERS, STORAGE = "LORAHYDRA_WORKER", "LORAHYDRA_WORKERS", "LORAHYDRA_S
 PLACED, CANCELLED = "LORAHYDRA_PLACED", "LORAHYDRA_CANCELLED"
 """Whether a launcher has placed it, and the study's mark of its last cancellation before the workers were started."""
 SECONDS_TO_END = 60
+LOCAL = ("LocalLauncher", "JoblibLauncher", "BasicLauncher")
+"""Ends of the classes of launchers whose jobs all run on this machine."""
 
 Replaces = Callable[[int, int], bool]
 """Is told the process number of a worker that was killed and the signal; says whether another one takes its place."""
@@ -99,6 +104,15 @@ def needs_placing(settings: SweepSettings) -> bool:
     """Whether trials run in workers that the launcher places, even if there is only one."""
     name = str(settings.config.hydra.launcher.get("_target_", ""))
     return not is_worker() and not name.endswith(("BasicLauncher", "JoblibLauncher"))
+
+
+def places_elsewhere(launcher: DictConfig) -> bool:
+    """Whether the jobs of a launcher may run on other machines."""
+    name = str(launcher.get("_target_", ""))
+    if name.endswith(".RayLauncher"):
+        address = OmegaConf.select(launcher, "ray.init.address") or os.environ.get("RAY_ADDRESS")
+        return bool(address) and address != "local"
+    return not name.endswith(LOCAL)
 
 
 def worker_arguments(study: str, storage: str | None, overrides: Sequence[str]) -> list[str]:

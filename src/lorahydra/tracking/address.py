@@ -17,8 +17,8 @@ ALLOWED = (
 )
 
 
-def resolve(uri: str) -> str:
-    """The same store by an address that does not depend on the working folder.
+def resolve(uri: str, key: str = KEY) -> str:
+    """The same store by an address that does not depend on the working folder; `key` is the setting that has it.
 
     Raises:
         ConfigError: It is not the address of a SQLite file, a PostgreSQL database or a server.
@@ -26,10 +26,10 @@ def resolve(uri: str) -> str:
     uri = uri.strip()
     if is_server(uri) and uri.partition("://")[2].strip("/"):
         return uri.rstrip("/")
-    url = checked_url(uri, KEY, ALLOWED)
+    url = checked_url(uri, key, ALLOWED)
     if url.startswith("sqlite") and "?" in url:
         raise ConfigError(
-            f"{KEY}={uri} has options after the name of the file, which are not supported: give {ALLOWED}"
+            f"{key}={uri} has options after the name of the file, which are not supported: give {ALLOWED}"
         )
     return absolute(url)
 

@@ -256,7 +256,8 @@ class JobView(Documented):
     forgetting: ForgettingView | None = None
     """None unless the server was started with `--set evaluation.forgetting=true`."""
     stage: str | None = None
-    """What is done while no trial runs: `preparing` (libraries, data and the model are loaded), and after the last
+    """What is done while no trial runs: `preparing` (libraries, data and the model are loaded), `waiting` (its workers
+    wait in the queue of a cluster, or are starting there), and after the last
     trial `choosing` (the trials are compared), `judging` (the best ones get more verdicts), `repeating` (they are
     trained with other seeds), `testing` (the winner is scored on the test split) and `saving`."""
     stage_seconds: float | None = None
