@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from benchmarks.surfaces.surface import Drawn, Floats
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from lorahydra.evaluation.choosing import compare
 from lorahydra.evaluation.judging import choose
@@ -67,13 +68,24 @@ class Judge:
     weight: float = 0.6
 
     def true(self, trial: Drawn) -> float:
-        """The mean of the combined score that a trial has over the population."""
-        return trial.true + self.weight * trial.opinion / 100
+        """The mean combined score of a trial over the population, if verdicts are asked for again and again."""
+        middle, spread = 100 * trial.scores + trial.opinion, max(self.noise, 1e-9)
+        low, high = -middle / spread, (100 - middle) / spread
+        # The mean of a normal variable that is cut to 0…100.
+        inside = middle * (ndtr(high) - ndtr(low)) + spread * (_density(low) - _density(high))
+        verdicts = inside + 100 * (1 - ndtr(high))
+        return float((1 - self.weight) * trial.true + self.weight * verdicts.mean() / 100)
 
     def order(self, rows: int) -> list[int]:
         """The rows in the order in which they are judged."""
         first = choose(rows, self.examples, 0)
         return [*first, *(row for row in range(rows) if row not in first)]
+
+
+def _density(values: Floats) -> Floats:
+    """Of the standard normal distribution."""
+    density: Floats = np.exp(-(values**2) / 2) / math.sqrt(2 * math.pi)
+    return density
 
 
 class Choice(NamedTuple):

@@ -119,6 +119,11 @@ def test_a_judge_has_an_opinion_of_each_adapter() -> None:
     for trial, scores, verdicts in zip(study.trials, study.scores, study.verdicts, strict=True):
         inside = (verdicts > 0) & (verdicts < 100)
         assert verdicts[inside] == pytest.approx(100 * scores[inside] + trial.opinion)
+    drawn = Drawn(0.5, np.linspace(0, 1, 200), np.zeros(1), opinion=3.0)
+    noisy = Judge(15.0)
+    verdicts = 100 * drawn.scores + 3 + 15 * np.random.default_rng(0).standard_normal((2000, 200))
+    expected = 0.4 * drawn.true + 0.6 * verdicts.clip(0, 100).mean() / 100
+    assert noisy.true(drawn) == pytest.approx(expected, abs=0.0005)
     liked = int(np.argmax([judge.true(trial) for trial in study.trials]))
     assert measure(study, surface, lambda *_: Choice(liked), judge, 8).won
     worse = int(np.argmin([judge.true(trial) for trial in study.trials]))
