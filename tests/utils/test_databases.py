@@ -37,6 +37,10 @@ def refusal(call: Callable[[], object]) -> str:
         ("postgresql://host:port/db", "is not the address of a database"),
         ("mysql://me:hunter2@host/db", "some.key=mysql://… is not supported: give this or that"),
         ("mssql+pyodbc://host/db", "some.key=mssql://… is not supported"),
+        (
+            "postgresql://me:hunt@er2@host/db",
+            "postgresql://me:***@host/db has an @ in its user name or password: write %40",
+        ),
         ("sqlite://", "does not name a file: give this or that"),
         ("sqlite:///:memory:", "does not name a file"),
         ("sqlite:///file:x?mode=memory", "does not name a file"),

@@ -66,12 +66,15 @@ def checked_url(url: str, key: str, allowed: str) -> str:
 
     url = url.strip()
     try:
-        dialect = sqlalchemy.make_url(url).get_backend_name()
+        parsed = sqlalchemy.make_url(url)
+        dialect = parsed.get_backend_name()
     except (exc.ArgumentError, ValueError) as error:
         raise ConfigError(f"{key}={shown(url)} is not the address of a database: give {allowed}") from error
     if dialect not in ("sqlite", "postgresql"):
         raise ConfigError(f"{key}={dialect}://… is not supported: give {allowed}")
     if dialect == "postgresql":
+        if "@" in (parsed.host or ""):  # the driver would say the end of the password in its error
+            raise ConfigError(f"{key}={shown(url)} has an @ in its user name or password: write %40 for it")
         return _with_driver(url)
     file = sqlite_file(url)
     if file is None:
