@@ -68,6 +68,9 @@ def test_a_cluster_does_the_work(
     assert "is running" in refused(server.client.delete(f"/fine-tunes/{second}"), 409, "still_running")
     server.wait_for_state(second, "cancelled")
     assert len(queue()) == 1
-    assert server.client.delete(f"/fine-tunes/{second}").status_code == 202
+    for job in (first, second):
+        deletion = server.client.delete(f"/fine-tunes/{job}").json()["id"]
+        wait_for(lambda number=deletion: server.client.get(f"/deletions/{number}").json()["ended"] is not None)
+    assert not [file for file in mlflow.artifacts.rglob("*") if file.is_file()]
     subprocess.run(["scancel", *queue()], env=os.environ | slurm, check=True)
     assert server.stop() == 0

@@ -140,11 +140,11 @@ def system_monitors() -> list[type[Any]]:
     return [CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor, ROCMMonitor]
 
 
-def delete_artifacts(uri: str) -> None:
-    """Delete all artifacts at an address of any kind; `MlflowClient` can only list, read and write them."""
+def delete_artifacts(uri: str, store: str) -> None:
+    """Delete all artifacts at an address of any kind in a store; `MlflowClient` can only list, read and write them."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    get_artifact_repository(uri).delete_artifacts()
+    get_artifact_repository(uri, tracking_uri=store).delete_artifacts()
 
 
 def logged_models(client: Any, run_ids: list[str]) -> dict[str, str]:

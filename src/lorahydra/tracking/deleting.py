@@ -81,13 +81,13 @@ def delete_runs(config: TrackingConfig, studies: Collection[str]) -> None:
         places = {run.info.run_id: run.info.artifact_uri for run in runs}
         if is_server(client.tracking_uri):
             for run in runs:
-                _delete_artifacts(run.info.run_id, run.info.artifact_uri)
+                _delete_artifacts(run.info.run_id, run.info.artifact_uri, client.tracking_uri)
                 if run.info.lifecycle_stage == "active":
                     client.delete_run(run.info.run_id)
             return
         # The rows go last, because they say where the artifacts are.
         for owner, place in (places | logged_models(client, ids)).items():
-            _delete_artifacts(owner, place)
+            _delete_artifacts(owner, place, client.tracking_uri)
         erase_runs(client, ids)
     if (file := sqlite_file(resolve(config.uri))) is not None:
         erase_deleted(file, SECONDS_TO_ERASE)
@@ -140,11 +140,11 @@ def _delete_versions(client: Any, run_ids: list[str]) -> None:
             client.delete_registered_model(name)
 
 
-def _delete_artifacts(owner: str, place: str) -> None:
-    """Delete the artifacts of a run or a logged model, in whose folder they are."""
+def _delete_artifacts(owner: str, place: str, store: str) -> None:
+    """Delete the artifacts of a run or a logged model of a store, in whose folder they are."""
     folder = _folder(place)
     if folder is None:
-        delete_artifacts(place)
+        delete_artifacts(place, store)
     elif owner in folder.parts[-2:]:
         remove(folder.parent if folder.parent.name == owner else folder)
     else:
