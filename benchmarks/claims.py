@@ -317,7 +317,7 @@ def _flood(options: argparse.Namespace) -> None:
 
 
 def _processor_of(program: str) -> float:
-    """Seconds of processor that the processes of a program on this machine have used, as far as they still run."""
+    """Seconds of processor that the processes of a program on this machine and their ended children have used."""
     ticks = 0
     for file in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
