@@ -70,6 +70,22 @@ def test_the_luck_of_trials_that_were_judged_more_is_not_believed() -> None:
     assert np.mean(believed) == pytest.approx(np.mean(right), abs=0.08)
 
 
+def test_the_bound_allows_for_trials_that_dropped_out_after_a_few_verdicts() -> None:
+    """The judge sees differences of 2 points that the metric does not; three finalists are judged on all examples."""
+    draws, bounded = np.random.default_rng(9), []
+    for _ in range(200):
+        metric, opinions = draws.normal(0, 0.004, 20), draws.normal(0, 0.012, 20)
+        scores = scores_of(draws, 0.4 * metric, 64, 0.06)
+        judge = scores_of(draws, 0.6 * metric + opinions, 64, 0.12)
+        last = np.argsort(-(scores.mean(axis=1) + judge[:, :5].mean(axis=1)))[:3]
+        judge[np.setdiff1d(np.arange(20), last), 5:] = np.nan
+        sure = compare(scores, judge, samples=300)
+        assert sure is not None
+        means = metric + opinions
+        bounded.append(means.max() - means[sure.best] <= sure.regret_bound)
+    assert np.mean(bounded) >= 0.86
+
+
 def test_a_large_study_takes_well_under_a_second_and_the_seed_decides_all() -> None:
     scores = scores_of(np.random.default_rng(3), np.linspace(0, 1, 50), 1000)
     started = time.thread_time()

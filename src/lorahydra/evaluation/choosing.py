@@ -7,7 +7,8 @@ examples, the same ones for all trials. Small samples are allowed for as in Stud
 P(best) is that of the trials near the best one, from `lorahydra.evaluation.posterior`. The bound is half-way between
 the quantile of that posterior, which is too near where one trial is far better than all others, and the bootstrap's,
 which is too far where the trials differ by less than their noise. The bootstrap says nothing of trials with far fewer
-verdicts than the best one. The set makes no assumption about how trials are spread.
+verdicts than the best one: if one of these is near, the bound is that of the posterior alone. The set makes no
+assumption about how trials are spread.
 """
 
 from __future__ import annotations
@@ -105,8 +106,10 @@ def compare(
     expected, p_best = means.copy(), np.zeros(len(means))
     expected[among] = likely - likely[int(among[:position].sum())]
     p_best[among] = _shares(drawn)
-    regrets = _regrets(means + wide, shared[able] >= ENOUGH * shared[best], level)
-    regrets[among] = (regrets[among] + _regrets(drawn, np.ones(drawn.shape[1], dtype=np.bool_), level)) / 2
+    known = shared[able] >= ENOUGH * shared[best]
+    regrets = _regrets(means + wide, known, level)
+    by_model = _regrets(drawn, np.ones(drawn.shape[1], dtype=np.bool_), level)
+    regrets[among] = (regrets[among] + by_model) / 2 if known[among].all() else by_model
     told = np.zeros(len(able), dtype=np.bool_)
     told[able] = in_set
     return Comparison(
