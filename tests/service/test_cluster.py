@@ -50,6 +50,7 @@ def test_a_cluster_does_the_work(
     assert len(numbers(server, first)) == 5
     assert done["mlflow"]["study_url"].startswith(f"{mlflow.uri}/#/experiments/")
     assert server.client.get(f"/fine-tunes/{first}/adapter").status_code == 200
+    assert server.client.get(f"/fine-tunes/{first}/examples").json()["split"] == "test"
     log = (server.folder / "jobs" / str(first) / "log.txt").read_text()
     assert log.count("SlurmLauncher places") == 1, "nobody takes the place of a worker that lives"
     wait_for(lambda: queue() == [])
