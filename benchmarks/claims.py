@@ -232,7 +232,7 @@ def _turn_over(study: optuna.Study, count: int) -> None:
     assert database is not None
     trials, values = models.TrialModel, models.TrialValueModel
     texts = {name: distribution_to_json(kind) for name, kind in RANGES.items()}
-    facts = {"run_id": 32 * "0", "folder": "/home/somebody/outputs/study/0", "seconds": 60.0}
+    facts = {"run_id": 32 * "0", "folder": "outputs/study/0", "seconds": 60.0}
     with database.engine.begin() as connection:
         running = sqlalchemy.select(trials.trial_id).where(trials.study_id == study_id, trials.state == "RUNNING")
         ended = [

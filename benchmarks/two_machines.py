@@ -35,6 +35,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from tests.conftest import make_tiny_model  # noqa: E402
 from tests.postgres import execute, program  # noqa: E402
+from tests.support.waiting import holds  # noqa: E402
 
 from lorahydra.names import State  # noqa: E402
 from lorahydra.sweep.catalog import find_study  # noqa: E402
@@ -65,7 +66,7 @@ def main() -> int:
             workers = {name: start(name, folder, options.steps) for name in NAMES}
             try:
                 lost, seconds = cut(workers, options)
-                codes = ended(workers)
+                codes = {name: worker.poll() for name, worker in workers.items()}  # None: it still runs
             finally:
                 for worker in workers.values():
                     worker.kill()
@@ -116,13 +117,13 @@ def stores(folder: Path) -> Iterator[None]:
     started = [subprocess.Popen([postgres, "-D", data / "data", *listen], stderr=subprocess.DEVNULL, **user)]
     try:
         for database in ("studies", "mlflow"):
-            until(lambda database=database: _created(database), 60)
+            holds(lambda database=database: _created(database), 60)
         mlflow = [sys.executable, "-m", "mlflow", "server", "--host=0.0.0.0", f"--port={PORTS['mlflow']}"]
         mlflow += [f"--backend-store-uri={here('mlflow')}", f"--artifacts-destination={folder / 'artifacts'}"]
         with (folder / "mlflow.txt").open("wb") as log:
             server = subprocess.Popen([*mlflow, "--workers=1"], stdout=log, stderr=log, start_new_session=True)
         started.append(server)
-        until(lambda: _answers(f"http://127.0.0.1:{PORTS['mlflow']}/health"), 120)
+        holds(lambda: _answers(f"http://127.0.0.1:{PORTS['mlflow']}/health"), 120)
         yield
     finally:
         for process in reversed(started):
@@ -160,7 +161,7 @@ def start(name: str, folder: Path, steps: int) -> subprocess.Popen[bytes]:
 
 def cut(workers: dict[str, subprocess.Popen[bytes]], options: argparse.Namespace) -> tuple[list[int], float]:
     """Pull the cable of a machine while it has a trial; the trials that it had, and how long the study then took."""
-    until(lambda: {machine for machine, _ in running()} == {f"machine-{name}" for name in NAMES}, 300)
+    holds(lambda: {machine for machine, _ in running()} == {f"machine-{name}" for name in NAMES}, 300)
     time.sleep(options.moment)
     lost = [number for machine, number in running() if machine == "machine-two"]
     subprocess.run(["ip", "link", "set", "lh-two", "down"], check=True)
@@ -169,13 +170,8 @@ def cut(workers: dict[str, subprocess.Popen[bytes]], options: argparse.Namespace
     subprocess.run(["ip", "link", "set", "lh-two", "up"], check=True)
     print(f"it is back; {finished()} of {N_TRIALS} finished", flush=True)
     back = time.monotonic()
-    until(lambda: all(worker.poll() is not None for worker in workers.values()), PATIENCE)
+    holds(lambda: all(worker.poll() is not None for worker in workers.values()), PATIENCE)
     return lost, time.monotonic() - back
-
-
-def ended(workers: dict[str, subprocess.Popen[bytes]]) -> dict[str, int | None]:
-    """The exit codes; None for a process that still runs."""
-    return {name: worker.poll() for name, worker in workers.items()}
 
 
 def running() -> list[tuple[str, int]]:
@@ -236,13 +232,6 @@ def check(folder: Path, codes: dict[str, int | None], lost: list[int]) -> list[s
     if versions != [(f"lorahydra-{STUDY}", 1)]:
         faults.append(f"registered models: {versions}")
     return faults
-
-
-def until(holds: Any, seconds: float) -> None:
-    """Wait until a condition holds, or for so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.2)
 
 
 def _created(database: str) -> bool:

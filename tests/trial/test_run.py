@@ -12,7 +12,8 @@ from tests.support.questions import write_questions
 from tests.support.stores import artifacts_of, client_of, runs_of
 from transformers import AutoTokenizer
 
-from lorahydra.config.compose import compose, without_password
+from lorahydra.config.compose import compose
+from lorahydra.config.showing import without_password
 from lorahydra.errors import ConfigError, DataError, LorahydraError, MetricError, TrackingError, TrainingError
 from lorahydra.modeling.packaged import fetch
 from lorahydra.trial import predict

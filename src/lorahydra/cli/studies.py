@@ -100,7 +100,7 @@ def resume(name: str, overrides: tuple[str, ...], storage: str) -> None:
     OVERRIDES are added to those it was begun with, for example hydra.sweeper.n_trials=40 for more trials.
     """
     from lorahydra.cli.hydra_app import train_command
-    from lorahydra.config.compose import HIDDEN
+    from lorahydra.config.showing import HIDDEN
     from lorahydra.sweep.catalog import find_study
     from lorahydra.utils.databases import absolute
 

@@ -38,10 +38,8 @@ from lorahydra.config.metric_registry import METRICS, unknown_metric
 from lorahydra.config.own_settings import settle_judges
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError, causes
-from lorahydra.utils.databases import shown
 
 __all__ = [
-    "HIDDEN",
     "UNRECORDED",
     "compose",
     "compose_hydra",
@@ -55,11 +53,8 @@ __all__ = [
     "text_keys",
     "to_config",
     "to_yaml",
-    "without_password",
 ]
 
-HIDDEN = "://***"
-"""Ends an address in an override that is not recorded."""
 GROUPS = ("metrics",)
 """Dictionaries that are groups of `conf/`, too: `metrics=NAME` chooses one of its files."""
 LAUNCHERS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "joblib": "joblib"}
@@ -324,18 +319,6 @@ def _flat(prefix: str, tree: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 def to_yaml(config: ExperimentConfig) -> str:
     """The resolved config as YAML."""
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
-
-
-def without_password(override: str) -> str:
-    """An override as it may be recorded; a tracking address that may hold a secret keeps only its scheme."""
-    key, _, value = override.partition("=")
-    scheme = value.strip("'\"").partition("://")[0]
-    if key.lstrip("+~") != "tracking.uri" or not ("@" in value or "?" in value):
-        return override
-    # The user of a database is a name; that of a server may be a token.
-    if scheme.startswith("postgresql") and shown(value) == value:
-        return override
-    return f"{key}={scheme}{HIDDEN}"
 
 
 def explain(error: BaseException) -> LorahydraError:

@@ -1,4 +1,4 @@
-"""Configuration as it is shown to people: short, and without passwords."""
+"""Configuration as it is shown to people and recorded: short, and without passwords."""
 
 from __future__ import annotations
 
@@ -6,23 +6,39 @@ import dataclasses
 import re
 from typing import Any
 
-__all__ = ["short_repr", "without_passwords"]
+from lorahydra.utils.databases import shown
 
+__all__ = ["HIDDEN", "short_repr", "without_password", "without_passwords"]
+
+HIDDEN = "://***"
+"""Ends an address in an override that is not recorded."""
 PASSWORD_IN_ADDRESS = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s@/'\"]+@|([?&;](?:password|sslpassword|token)=)[^\s&'\"]+")
 
 
 def short_repr(config: Any) -> str:
     """The values that differ from the defaults, as `LoraConfig(r=8)`; for dataclasses with dozens of fields."""
-    shown = []
+    values = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
         if value != default:
-            shown.append(f"{field.name}={value!r}")
-    return without_passwords(f"{type(config).__name__}({', '.join(shown)})")
+            values.append(f"{field.name}={value!r}")
+    return without_passwords(f"{type(config).__name__}({', '.join(values)})")
 
 
 def without_passwords(text: str) -> str:
     """A text with the passwords in its addresses left out."""
     return PASSWORD_IN_ADDRESS.sub(lambda match: f"{match[1]}:***@" if match[1] else f"{match[2]}***", text)
+
+
+def without_password(override: str) -> str:
+    """An override as it may be recorded; a tracking address that may hold a secret keeps only its scheme."""
+    key, _, value = override.partition("=")
+    scheme = value.strip("'\"").partition("://")[0]
+    if key.lstrip("+~") != "tracking.uri" or not ("@" in value or "?" in value):
+        return override
+    # The user of a database is a name; that of a server may be a token.
+    if scheme.startswith("postgresql") and shown(value) == value:
+        return override
+    return f"{key}={scheme}{HIDDEN}"

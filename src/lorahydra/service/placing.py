@@ -10,7 +10,7 @@ from lorahydra.errors import ConfigError
 from lorahydra.service.results import Stores
 from lorahydra.sweep.workers import places_elsewhere
 from lorahydra.utils.databases import shown, sqlite_file
-from lorahydra.utils.network_files import network_file_system
+from lorahydra.utils.network_files import network_database
 
 __all__ = ["check_placing"]
 
@@ -57,8 +57,7 @@ def check_placing(overrides: Sequence[str], storage: str, stores: Stores) -> boo
             f"{' and '.join(missing)}; {HOW}"
         )
     for option, store, form in (("--storage", storage, DATABASE), *needed):
-        file = sqlite_file(store)
-        kind = None if file is None else network_file_system(file.expanduser().absolute())
+        kind = network_database(store)
         if kind is not None:
             raise ConfigError(
                 f"{shown(store)} is a SQLite file on a network file system ({kind}), which can damage it: give a "

@@ -63,8 +63,6 @@ class AutoSampler(BaseSampler):
     def fit(self, space: Mapping[str, BaseDistribution]) -> None:
         """Take the search space, which must be complete. The order of its parameters decides what is drawn."""
         self._space = {name: kind for name, kind in space.items() if not kind.single()}
-        # A Gaussian process imports it in the first claim that needs it, for which all other workers would wait.
-        import torch  # noqa: F401
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters of the space."""

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from lorahydra.config.checks import names_a_folder
 from lorahydra.config.compat import launcher_log
-from lorahydra.config.compose import without_password
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.search import OBJECTIVES, objectives
+from lorahydra.config.showing import without_password
 from lorahydra.errors import ConfigError, LorahydraError, StudyError, StudyStoreError
 from lorahydra.names import Score, Stage, State
 from lorahydra.sweep.cancelling import cancelled_with, ending_when_cancelled

@@ -8,7 +8,7 @@ from lorahydra.errors import ConfigError
 from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.workers import places_elsewhere
 from lorahydra.utils.databases import shown, sqlite_file
-from lorahydra.utils.network_files import network_file_system
+from lorahydra.utils.network_files import network_database
 
 __all__ = ["check_shared"]
 
@@ -25,15 +25,14 @@ def check_shared(settings: SweepSettings, tracking_uri: str, n_workers: int) -> 
     """
     stores = (("hydra.sweeper.storage", settings.storage, STUDIES), ("tracking.uri", tracking_uri, RUNS))
     for key, address, better in stores:
-        file = sqlite_file(address or "")
-        if file is None:
+        if sqlite_file(address or "") is None:
             continue
         if places_elsewhere(settings.config.hydra.launcher):
             raise ConfigError(
                 f"{key}={shown(address or '')} is a SQLite file, and workers of {_name(settings.config.hydra)} may run "
                 f"on other machines: give {better}; {HOW}"
             )
-        kind = network_file_system(file.expanduser().absolute())
+        kind = network_database(address or "")
         if kind is not None and (n_workers > 1 or key == "hydra.sweeper.storage"):
             raise ConfigError(
                 f"{key}={shown(address or '')} is a SQLite file on a network file system ({kind}), which can damage "

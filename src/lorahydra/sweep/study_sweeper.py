@@ -22,7 +22,8 @@ from optuna.samplers import CmaEsSampler, GridSampler
 from optuna.trial import Trial
 
 from lorahydra.config.compat import BasicLauncher, outcome
-from lorahydra.config.compose import explain, without_password
+from lorahydra.config.compose import explain
+from lorahydra.config.showing import without_password
 from lorahydra.errors import ConfigError, StudyError, TrialPruned, clear_frames, ends_study
 from lorahydra.names import State
 from lorahydra.sweep.compat import suggest

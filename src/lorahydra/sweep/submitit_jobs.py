@@ -1,7 +1,7 @@
 """The jobs of hydra-submitit-launcher: which ones Slurm has for a study, and how long the launcher waits for them.
 
-A study remembers its arrays, because they outlive the command that has placed them: the next one waits for them
-instead of placing more, and whoever cancels the study takes those that still wait out of the queue.
+A study remembers its job arrays, because they outlive the command that has placed them. The next command waits for
+them and places no others. When the study is cancelled, the jobs that have not started yet are removed from the queue.
 
 The launcher asks each job for its result, one after another. submitit raises an error for a job that was cancelled or
 killed, and does so while the others still run; and where Slurm keeps no accounts (`sacct`), it waits for such a job for

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from omegaconf import OmegaConf
 
-from lorahydra.config.compose import flatten, to_yaml, without_password
+from lorahydra.config.compose import flatten, to_yaml
 from lorahydra.config.schema import ExperimentConfig
+from lorahydra.config.showing import without_password
 from lorahydra.data import DataSplits, Split
 from lorahydra.errors import one_line
 from lorahydra.evaluation.agreement import krippendorff_alpha
