@@ -9,6 +9,7 @@ import pytest
 
 from lorahydra.evaluation.choosing import compare
 from lorahydra.evaluation.intervals import Floats
+from lorahydra.evaluation.posterior import near
 
 
 def scores_of(draws: np.random.Generator, means: Floats, examples: int, noise: float = 0.15) -> Floats:
@@ -166,6 +167,18 @@ def test_few_noisy_verdicts_count_little_beside_scores_that_every_example_has() 
     many = compare(scores, verdicts)
     assert many is not None
     assert many.expected.argmax() == many.p_best.argmax() == 5, "all verdicts say so"
+
+
+def test_noise_of_a_few_verdicts_brings_no_trial_near_that_is_far_behind_by_its_scores() -> None:
+    draws = np.random.default_rng(6)
+    means = np.repeat([0.0, -0.2], 6)
+    scores = 0.4 * scores_of(draws, means, 64)
+    verdicts = 0.6 * (means[:, None] + draws.normal(0, 0.25, scores.shape))
+    verdicts[2:, 5:] = np.nan
+    assert near(scores, verdicts, 0, draws).tolist() == [True] * 6 + [False] * 6
+    sure = compare(scores, verdicts, best=0)
+    assert sure is not None
+    assert sure.p_best[6:].tolist() == [0.0] * 6
 
 
 def test_verdicts_follow_the_scores_on_the_examples_that_were_not_judged() -> None:

@@ -33,6 +33,7 @@ def test_no_judge_no_session() -> None:
 def test_the_same_settings_share_a_session(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_session(config(server))
     assert load_session(config(server)) is first
+    assert load_session(config(server, "judge.n_examples=all", "judge.finalists=2")) is first, "the same money"
     other = load_session(config(server, "judge.concurrency=2"))
     assert other is not first
     monkeypatch.setenv("OPENAI_API_KEY", "another")

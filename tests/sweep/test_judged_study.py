@@ -137,6 +137,26 @@ def test_repeats_are_judged_as_trials_are_and_trained_once(tiny_model: Path, tmp
     assert all("eval/judge_score" in run.data.metrics for run in repeats)
 
 
+def test_repeats_leave_money_for_the_test_split(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ("judge.n_examples=6", "judge.finalists=1", "judge.prompt_price=1", "judge.completion_price=2")
+
+    def run(max_cost: str, *, seeds: int = 1) -> Any:
+        return tuner(tiny_model, server, *settings, max_cost, f"search.seeds={seeds}", n_trials=2).run().choice
+
+    with judge_server() as server:
+        first = run("judge.max_cost=1", seeds=0)
+        assert len(first.set) == 2
+        assert run("judge.max_cost=1e-6") == first, "the rest of the verdicts are cached"
+        assert "Not all repeats are judged: half of judge.max_cost is left for the test split" in caplog.text
+        assert find_study("judged").state is State.COMPLETE
+        written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("outputs/judged/repeats/*/adapter/*")}
+        assert written
+        assert run("judge.max_cost=1").seeds == 1
+    assert written.items() <= {path: path.stat().st_mtime_ns for path in written}.items(), "nothing is trained twice"
+
+
 def test_answers_are_kept_and_judged_again(tiny_model: Path, tmp_path: Path) -> None:
     """By the study that goes on, and by `judges rejudge`; study and MLflow agree at every step."""
     mode = "503"

@@ -99,7 +99,7 @@ def compare(
     errors *= np.sqrt(shared[able] / (shared[able] - 1))
     wide = errors * _student(draws.random(samples), shared[able])
     several, judged, position = scores[able], None if judge is None else judge[able], int(able[:best].sum())
-    among = near(several, judged, position)
+    among = near(several, judged, position, draws)
     # A trial that is equally far behind on each of a few examples has no noise of its own, which is no proof.
     in_set = (means + _reach(wide, level) >= -TIED) | among
     drawn, likely = posterior(several[among], None if judged is None else judged[among], samples, draws)

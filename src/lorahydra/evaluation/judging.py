@@ -30,7 +30,7 @@ class Judging:
         session: The judge; None without one.
         examples: The prompts and references.
         seed: Draws the examples that are judged.
-        n_examples: How many are judged; `judge.n_examples` by default.
+        n_examples: How many are judged.
         repeats: Number of verdicts for each.
     """
 
@@ -40,14 +40,14 @@ class Judging:
         examples: EvaluationSet,
         seed: int,
         *,
-        n_examples: int | str | None = None,
+        n_examples: int | str,
         repeats: int = 1,
     ) -> None:
         self.session = session
         self._examples = examples
         self._repeats = repeats
         count = len(examples.texts)
-        self._chosen = choose(count, n_examples or session.config.n_examples, seed) if session is not None else []
+        self._chosen = choose(count, n_examples, seed) if session is not None else []
         self._judgements: list[Judgement | None] = []
 
     def __enter__(self) -> Self:

@@ -27,19 +27,26 @@ SPREADS = np.geomspace(1e-4, 1, 60)
 OF_MEANS = 2 * np.log(SPREADS) - 2 * np.log1p((SPREADS / 0.02) ** 2)
 """Logarithm of their prior: uniform in the variance up to a usual spread, in units of `combined`. Here and in the next,
 one factor is that of the grid, which is logarithmic."""
-OF_REST = np.log(SPREADS) - np.log1p((SPREADS / 0.01) ** 2)
-"""The same for what the judge alone sees: half-Cauchy (Gelman, 2006), as verdicts often cannot tell it from noise."""
+OF_REST = np.log(SPREADS) - np.log1p((SPREADS / 0.007) ** 2)
+"""The same for what the judge alone sees: half-Cauchy (Gelman, 2006), as verdicts often cannot tell it from noise. Its
+scale is about one point of a judge that counts 60 %."""
 FAR = 2.5
 """Standard errors beyond which a trial says nothing about the spread of trials near the best one."""
+NEAR_SAMPLES = 1000
+"""Draws that say how far a trial may be above its verdicts."""
 ROUNDING = 1e-12
 """Smallest variance, so that trials with equal scores do no harm."""
 
 
-def near(scores: Floats, judge: Floats | None, best: int) -> NDArray[np.bool_]:
+def near(scores: Floats, judge: Floats | None, best: int, draws: np.random.Generator) -> NDArray[np.bool_]:
     """Which trials are near the best one, as far as the noise tells; arguments as for `posterior`."""
     estimates = _estimates(scores, judge)
-    means, errors = estimates.scored + estimates.rest, estimates.variance * np.eye(len(scores)) + estimates.errors
-    variance = np.diag(errors) + errors[best, best] - 2 * errors[best]
+    means, variance = estimates.scored, np.full(len(scores), 2 * estimates.variance)
+    if judge is not None:
+        # By the noise of a few verdicts alone, every trial would be near.
+        drawn, rest = _normal(estimates.rest, estimates.errors, estimates.prior_of_rest, NEAR_SAMPLES, draws)
+        means = means + rest
+        variance += (drawn - drawn[:, [best]]).var(axis=0)
     reaches: NDArray[np.bool_] = means - means[best] + FAR * np.sqrt(np.maximum(variance, ROUNDING)) >= 0
     return reaches
 
@@ -61,9 +68,7 @@ def posterior(scores: Floats, judge: Floats | None, samples: int, draws: np.rand
     drawn, expected = _normal(estimates.scored, errors, OF_MEANS, samples, draws)
     if judge is None:
         return drawn, expected
-    # Where only verdicts count, they are no rest.
-    prior = OF_REST if estimates.variance > ROUNDING else OF_MEANS
-    rest, expected_rest = _normal(estimates.rest, estimates.errors, prior, samples, draws)
+    rest, expected_rest = _normal(estimates.rest, estimates.errors, estimates.prior_of_rest, samples, draws)
     return drawn + rest, expected + expected_rest
 
 
@@ -107,6 +112,11 @@ class _Estimates:
     """Of the verdicts."""
     errors: Floats
     """The covariance of its errors."""
+
+    @property
+    def prior_of_rest(self) -> Floats:
+        """Where only verdicts count, they are no rest."""
+        return OF_REST if self.variance > ROUNDING else OF_MEANS
 
 
 def _estimates(scores: Floats, judge: Floats | None) -> _Estimates:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import functools
 import logging
 import threading
@@ -23,6 +23,8 @@ __all__ = ["close_session", "get_model_by_id", "load_session", "make_judge", "ma
 
 logger = logging.getLogger(__name__)
 
+OF_TRIALS = ("n_examples", "test_examples", "finalists")
+"""Settings that decide only what a judge is asked about."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _loaded: list[tuple[object, JudgeSession]] = []
@@ -75,7 +77,9 @@ def make_session(config: JudgeConfig, cache: VerdictCache | None) -> JudgeSessio
 
 
 def load_session(config: JudgeConfig) -> JudgeSession | None:
-    """The judge with its limits and cache, or None; one object for the same settings, so that trials share a budget.
+    """The judge with its limits and cache, or None.
+
+    One object for the same settings, so that trials share a budget, whatever number of examples they are judged on.
 
     Raises:
         JudgeNotFoundError: No judge has this name.
@@ -87,7 +91,8 @@ def load_session(config: JudgeConfig) -> JudgeSession | None:
     with _lock:
         asked = config.asked.values()
         keys, factories = [one.api_key() for one in asked], [judge_factory(one.name) for one in asked]
-        source = (copy.deepcopy(config), keys, data_cache_dir(), factories)
+        settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in OF_TRIALS}
+        source = (settings, keys, data_cache_dir(), factories)
         if _loaded and _loaded[0][0] == source:
             return _loaded[0][1]
         session = make_session(config, VerdictCache() if config.cache else None)

@@ -18,7 +18,7 @@ from lorahydra.sweep.mlflow_notes import model_description
 from lorahydra.sweep.objective import write_optimization_results
 from lorahydra.sweep.plots import write_plots
 from lorahydra.sweep.ranking import ranked
-from lorahydra.sweep.repeats import Compose, Repeats, end_dead_repeats
+from lorahydra.sweep.repeats import Compose, Repeats, end_dead_repeats, repeats_are_done
 from lorahydra.sweep.stages import begin_stage, end_stages
 from lorahydra.sweep.stopping import ENDED, ended_early
 from lorahydra.sweep.storage import end_lock
@@ -115,7 +115,7 @@ def _conclude(run: StudyRun, compose: Compose, largest_pack: Callable[[str], int
         complete = sum(record.state is State.COMPLETE for record in records)
         facts = {"best": best.number, "finished": finished, "complete": complete, "test": facts_of(scores)}
         facts["test_rows"] = 0 if scores is None else len(scores.tuned.predictions.texts)
-        facts |= {"seeds": seeds} if seeds else {}
+        facts |= {"seeds": seeds} if seeds and repeats_are_done(study) else {}
         if choice is not None:
             facts["choice"] = choice.facts
         begin_stage(study, Stage.SAVING)

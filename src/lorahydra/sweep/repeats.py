@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,17 @@ import optuna
 
 from lorahydra.config.changes import SCORE_NEUTRAL_KEYS, differing
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import ConfigError, NotRecordedError, OutputError, TrialPruned, clear_frames, ends_study, one_line
+from lorahydra.errors import (
+    ConfigError,
+    JudgeBudgetError,
+    NotRecordedError,
+    OutputError,
+    TrialPruned,
+    clear_frames,
+    ends_study,
+    one_line,
+)
+from lorahydra.judges import load_session
 from lorahydra.modeling.devices import resolve_device
 from lorahydra.modeling.memory import release_memory
 from lorahydra.names import ADAPTER_DIR, REPEATS_DIR, Kind, State
@@ -32,7 +43,7 @@ from lorahydra.trial.run import run_trial
 from lorahydra.trial.saved import SavedTrial, load_trial
 from lorahydra.utils.interrupts import raise_if_interrupted
 
-__all__ = ["MOST_REPEATED", "Repeats", "end_dead_repeats", "repeat_states"]
+__all__ = ["MOST_REPEATED", "Repeats", "end_dead_repeats", "repeat_states", "repeats_are_done"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -69,6 +80,8 @@ class Repeats:
     def train(self, records: Sequence[TrialRecord], judged: int | str | None) -> dict[int, list[str]]:
         """Train the settings of trials with each of the other seeds, as far as that is not done.
 
+        Judging them takes at most half of what is left of `judge.max_cost`; then the rest are left as they are.
+
         Args:
             records: The trials.
             judged: On how many examples each repeat is judged; None without a judge.
@@ -82,14 +95,22 @@ class Repeats:
         first = self.config.seed if self.config.training.seed is None else self.config.training.seed
         pack = self.largest_pack(resolve_device(self.config.model.device).type)
         seeds = [(first + n) % 2**32 for n in range(1, self.config.search.seeds + 1)]
-        for seed in seeds:
-            left = [record for record in records if self.facts(record.number, seed).get("state") not in ENDS]
-            places = [_RepeatPlace(self, record, seed) for record in left]
-            for start in range(0, len(places), pack):
-                self._train(places[start : start + pack], judged)
+        session = None if judged is None else load_session(self.config.judge)
+        try:
+            with session.purse.half_of_the_rest() if session else nullcontext():
+                for seed in seeds:
+                    left = [record for record in records if self.facts(record.number, seed).get("state") not in ENDS]
+                    places = [_RepeatPlace(self, record, seed) for record in left]
+                    for start in range(0, len(places), pack):
+                        self._train(places[start : start + pack], judged)
+        except JudgeBudgetError:
+            logger.warning(
+                "Not all repeats are judged: half of judge.max_cost is left for the test split. Resume with a "
+                "higher judge.max_cost to have the rest judged"
+            )
         every = {record.number: [self.facts(record.number, seed) for seed in seeds] for record in records}
         return {
-            number: [facts["run_id"] for facts in each if facts["state"] == State.COMPLETE]
+            number: [facts["run_id"] for facts in each if facts.get("state") == State.COMPLETE]
             for number, each in every.items()
         }
 
@@ -232,6 +253,11 @@ def repeat_states(study: optuna.Study) -> dict[str, State]:
     every: Iterable[Mapping[str, Any]] = study.user_attrs.get(REPEATS, {}).values()
     facts = [facts for kept in every for facts in kept.values()]
     return {each["run_id"]: State(each["state"]) for each in facts if each.get("run_id")}
+
+
+def repeats_are_done(study: optuna.Study) -> bool:
+    """Whether no repeat that was begun is left to be done; without repeats, none is."""
+    return all(state in ENDS for state in repeat_states(study).values())
 
 
 def end_dead_repeats(study: optuna.Study) -> None:

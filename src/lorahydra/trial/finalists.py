@@ -147,7 +147,8 @@ def _first_score(session: JudgeSession, trial: SavedTrial) -> float:
 def _judged(session: JudgeSession, trial: SavedTrial, n_examples: str | None = None, repeats: int = 1) -> Evaluation:
     """The tuned model's predictions with verdicts on the trial's own examples, or on `all`."""
     config, predictions = trial.config, trial.predictions
-    judging = Judging(session, predictions.examples, config.seed, n_examples=n_examples, repeats=repeats)
+    chosen = n_examples or config.judge.n_examples
+    judging = Judging(session, predictions.examples, config.seed, n_examples=chosen, repeats=repeats)
     with judging:
         judging.start(predictions.tuned.texts)
         [verdicts] = judging.verdicts()

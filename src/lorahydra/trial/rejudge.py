@@ -72,7 +72,8 @@ def judge_saved(
     """
     started = time.perf_counter()
     predictions = trial.predictions
-    judging = Judging(judge_session(config), predictions.examples, config.seed)
+    session = judge_session(config)
+    judging = Judging(session, predictions.examples, config.seed, n_examples=config.judge.n_examples)
     send_the_rest(trial, config, tracking_uri)
     with reopen_run(config.tracking, output_dir=trial.folder, run_id=trial.run_id) as run, judging:
         if place is not None:

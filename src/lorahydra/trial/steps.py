@@ -57,7 +57,8 @@ class Trial:
         if place is None:  # a study has checked its store
             check_store(config.tracking)
         self.prepared = prepare(config)
-        self._judging = Judging(self.prepared.session, self.prepared.eval_set, config.seed)
+        session, examples = self.prepared.session, self.prepared.eval_set
+        self._judging = Judging(session, examples, config.seed, n_examples=config.judge.n_examples)
         self._number, self._params = (
             (0, _searched(config, overrides)) if place is None else (place.number, place.params)
         )
