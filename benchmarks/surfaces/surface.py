@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -98,23 +99,27 @@ class Surface:
 def load(path: Path) -> Surface:
     """The grid in a file of `make.py`; of one that is not complete, the largest complete part.
 
+    A cell that was not trained with a seed has the scores of another one there, as if they were equal.
+
     Raises:
         ValueError: Not even two rates are complete for one rank.
     """
     trials = [trial for trial in pq.read_table(path).to_pylist() if trial["r"]]
     cells = {(trial["seed"], trial["learning_rate"], trial["r"]): trial for trial in trials}
-    every, rates, ranks = (sorted(set(values)) for values in zip(*cells, strict=True))
+    seeds, rates, ranks = (sorted(set(values)) for values in zip(*cells, strict=True))
 
-    def grid(seeds: Sequence[int], ranks: Sequence[int]) -> tuple[Sequence[int], list[float], Sequence[int]]:
-        complete = [rate for rate in rates if all((seed, rate, r) in cells for seed in seeds for r in ranks)]
-        return seeds, complete, ranks
+    def grid(ranks: Sequence[int]) -> tuple[list[float], Sequence[int]]:
+        return [rate for rate in rates if all(any((seed, rate, r) in cells for seed in seeds) for r in ranks)], ranks
 
     some = [part for count in range(1, len(ranks) + 1) for part in itertools.combinations(ranks, count)]
-    grids = [grid(every[:count], part) for count in range(1, len(every) + 1) for part in some]
-    seeds, rates, ranks = max(grids, key=lambda grid: (len(grid[1]) > 1, math.prod(map(len, grid))))
+    rates, ranks = max(map(grid, some), key=lambda grid: (len(grid[0]) > 1, math.prod(map(len, grid))))
     if len(rates) < 2:
         raise ValueError(f"{path}: fewer than two learning rates are complete")
-    table = [[[cells[seed, rate, r] for r in ranks] for rate in rates] for seed in seeds]
+
+    def cell(seed: int, rate: float, rank: int) -> dict[str, Any]:
+        return next(cells[one, rate, rank] for one in (seed, *seeds) if (one, rate, rank) in cells)
+
+    table = [[[cell(seed, rate, r) for r in ranks] for rate in rates] for seed in seeds]
     fine = next(trial for trial in trials if trial["validation"])
     rows, points = len(fine["validation"]) + len(fine["unseen"]), len(fine["loss"])
 
@@ -128,7 +133,7 @@ def load(path: Path) -> Surface:
         path.stem,
         np.array(rates),
         np.array(ranks, dtype=np.float64),
-        np.array([cells[seeds[0], rates[0], r]["lora_alpha"] for r in ranks], dtype=np.float64),
+        np.array([cell(seeds[0], rates[0], r)["lora_alpha"] for r in ranks], dtype=np.float64),
         np.array([[[scores(trial) for trial in row] for row in plane] for plane in table]),
         np.array([[[losses(trial) for trial in row] for row in plane] for plane in table]),
     )

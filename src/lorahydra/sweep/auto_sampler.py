@@ -1,8 +1,10 @@
 """`sampler=auto`: the sampler that suits a study, which knows that numbers have an order.
 
 A choice of numbers, such as `choice(8, 16, 32, 64)`, is searched as an ordered range. The first trials are spread over
-the space. Then a Gaussian process chooses where everything has an order, and TPE where it has not. A trial that failed
-counts as bad as the worst one, so that the search leaves its neighbourhood.
+the space. Then a Gaussian process chooses where everything has an order, and TPE where it has not. It is that of
+`lorahydra.sweep.surrogate`: fits of a single one, as in Optuna's sampler, take a score that drops steeply at low
+rates for noise, and go back there (docs/choosing.md). A trial that failed counts as bad as the worst one, so that the
+search leaves its neighbourhood.
 
 What is drawn depends only on the seed, the number of the trial and the trials before, so nothing has to be kept.
 """
@@ -20,23 +22,27 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy.stats import qmc
 
+from lorahydra.evaluation.intervals import Floats
 from lorahydra.sweep.compat import quietly
 from lorahydra.sweep.probable import probable_values
+from lorahydra.sweep.search_space import share
+from lorahydra.sweep.surrogate import around, most_promising
 from lorahydra.sweep.trial_record import losses_of, trial_facts
 
 __all__ = ["AutoSampler", "as_numbers", "comparable", "counts"]
 
 LARGEST_FIT = 100
 """Trials that a Gaussian process still learns from quickly."""
-LARGEST_RANGE = 100_000
-"""Values of a range of integers or steps, which Optuna's Gaussian process writes out one by one."""
 OUTLIER = 5
 """How many times as far from the median as the best value a bad one counts at most: a Gaussian process that has to
 explain a single extreme value takes all others for equal."""
+SPREAD, NEAR, LEADERS = 256, 64, 4
+"""Settings that a Gaussian process compares: so many over the whole space, and so many near the best ones."""
 TRIES = 100
 """Draws until a setting is found that no trial had."""
 
@@ -80,7 +86,7 @@ class AutoSampler(BaseSampler):
         number = len(earlier)
         params = self._spread(number, search_space)
         if number >= self.n_startup_trials and any(t.state is TrialState.COMPLETE for t in known):
-            params = self._learned(study, known, number, search_space)
+            params = self._learned(study, known, number, search_space) or params
         draws = 0
         while _key(params, search_space) in tried and draws < TRIES:
             draws += 1
@@ -101,31 +107,53 @@ class AutoSampler(BaseSampler):
 
     def _spread(self, number: int, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
         """A point of a sequence that covers the space evenly, and each parameter by itself."""
-        from scipy.stats import qmc
-
         sequence = qmc.Sobol(len(space), scramble=True, rng=np.random.default_rng(self.seed or 0))
         if number:
             sequence.fast_forward(number)
         [point] = sequence.random(1)
-        return {name: _at(kind, share) for (name, kind), share in zip(space.items(), point.tolist(), strict=True)}
+        return _setting(space, point.tolist())
 
     def _learned(
         self, study: optuna.Study, known: Sequence[FrozenTrial], number: int, space: Mapping[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """What Optuna's sampler draws from the trials before."""
+    ) -> dict[str, Any] | None:
+        """What the trials before suggest; None if they suggest nothing new."""
         ordered = as_numbers(space)
-        fits = len(known) <= LARGEST_FIT and len(study.directions) == 1 and all(map(_suits_a_fit, ordered.values()))
-        seed = self._seed_of(number)
-        sampler: BaseSampler = (
-            GPSampler(seed=seed, n_startup_trials=1)
-            if fits
-            else TPESampler(seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True)
-        )
-        with quietly():
-            inner = optuna.create_study(directions=study.directions, sampler=sampler)
-            inner.add_trials(comparable(study, known, space, ordered))
-            drawn = inner.ask(ordered).params
-        return {name: _value(kind, drawn[name]) for name, kind in space.items()}
+        seen = comparable(study, known, space, ordered)
+        has_order = not any(isinstance(kind, CategoricalDistribution) for kind in ordered.values())
+        if has_order and len(known) <= LARGEST_FIT and len(study.directions) == 1:
+            sign = 1 if study.direction is StudyDirection.MAXIMIZE else -1
+            drawn = self._modelled(seen, sign, number, ordered)
+        else:
+            sampler = TPESampler(seed=self._seed_of(number), n_startup_trials=1, multivariate=True, constant_liar=True)
+            with quietly():
+                inner = optuna.create_study(directions=study.directions, sampler=sampler)
+                inner.add_trials(seen)
+                drawn = inner.ask(ordered).params
+        return drawn and {name: _value(kind, drawn[name]) for name, kind in space.items()}
+
+    def _modelled(
+        self, seen: Sequence[FrozenTrial], sign: int, number: int, ordered: Mapping[str, BaseDistribution]
+    ) -> dict[str, Any] | None:
+        """The setting of which the Gaussian process expects most; None if none is new, or all scores are equal."""
+
+        def places(settings: Sequence[Mapping[str, Any]]) -> Floats:
+            rows = [[share(kind, setting[name]) for name, kind in ordered.items()] for setting in settings]
+            return np.array(rows, dtype=np.float64).reshape(len(rows), len(ordered))
+
+        ended = [trial for trial in seen if trial.values is not None]
+        scores = sign * np.array([trial.value for trial in ended], dtype=np.float64)
+        if np.ptp(scores) == 0:
+            return None
+        points, draws = places([trial.params for trial in ended]), np.random.default_rng(self._seed_of(number))
+        wide = qmc.Sobol(len(ordered), scramble=True, rng=draws).random(SPREAD)
+        close = around(points[np.argsort(-scores, kind="stable")[:LEADERS]], NEAR, draws)
+        tried = {_key(trial.params, ordered) for trial in seen}
+        settings = [_setting(ordered, row) for row in np.concatenate([wide, close]).tolist()]
+        new = [setting for setting in settings if _key(setting, ordered) not in tried]
+        if not new:
+            return None
+        running = places([trial.params for trial in seen if trial.values is None])
+        return new[most_promising(points, scores, places(new), running, draws=draws)]
 
 
 def counts(trial: FrozenTrial) -> bool:
@@ -156,34 +184,31 @@ def as_numbers(space: Mapping[str, BaseDistribution]) -> dict[str, BaseDistribut
     return {name: _ordered(kind) for name, kind in space.items()}
 
 
-def _suits_a_fit(kind: BaseDistribution) -> bool:
-    """Whether a Gaussian process can search it: it has an order, and not too many steps to write out."""
-    if not isinstance(kind, IntDistribution | FloatDistribution):
-        return False
-    return kind.step is None or (kind.high - kind.low) / kind.step < LARGEST_RANGE
-
-
 def _value(kind: BaseDistribution, drawn: Any) -> Any:
     numbers = _numbers(kind)
     return drawn if numbers is None else numbers[drawn]
 
 
-def _at(kind: BaseDistribution, share: float) -> Any:
-    """The value at a share of the range, 0 up to but not including 1."""
+def _setting(space: Mapping[str, BaseDistribution], row: Sequence[float]) -> dict[str, Any]:
+    return {name: _at(kind, place) for (name, kind), place in zip(space.items(), row, strict=True)}
+
+
+def _at(kind: BaseDistribution, place: float) -> Any:
+    """The value at a place in the range, 0 to 1; of a choice below 1."""
     if isinstance(kind, CategoricalDistribution):
         choices = _numbers(kind) or kind.choices
-        return choices[int(share * len(choices))]
+        return choices[int(place * len(choices))]
     assert isinstance(kind, IntDistribution | FloatDistribution), "Optuna has no other kind"
     low, high = float(kind.low), float(kind.high)
     if isinstance(kind, IntDistribution) or kind.step is not None:
         step = float(kind.step or 1)
         if not kind.log:
             # The sum of floats may be just above the highest value.
-            value = min(high, low + step * int(share * (round((high - low) / step) + 1)))
+            value = min(high, low + step * int(place * (round((high - low) / step) + 1)))
         else:
-            value = float(round(low * (high / low) ** share))
+            value = float(round(low * (high / low) ** place))
         return int(value) if isinstance(kind, IntDistribution) else value
-    return low * (high / low) ** share if kind.log else low + (high - low) * share
+    return min(high, low * (high / low) ** place if kind.log else low + (high - low) * place)
 
 
 def comparable(
