@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ class Version(Table):
 
     __tablename__ = "lorahydra_service"
     version: Mapped[int] = mapped_column(primary_key=True)
+    word: Mapped[str | None] = mapped_column(String(16))
+    """Random; stands in the names of studies that are kept where other servers keep theirs."""
 
 
 class Project(Table):
@@ -110,6 +113,8 @@ class Job(Table):
     test_score: Mapped[float | None]
     outcome: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """What the study said at its end; None before, and if an earlier version ran it."""
+    study: Mapped[str | None] = mapped_column(String(80))
+    """Name of its study; None if an earlier version created it, which only knew `fine-tune-ID`."""
     study_run: Mapped[str | None] = mapped_column(String(32))
 
 
@@ -139,6 +144,8 @@ class KeptRuns(Table):
     job_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     project_id: Mapped[int] = mapped_column(index=True)
     dataset_id: Mapped[int | None]
+    study: Mapped[str | None] = mapped_column(String(80))
+    """As that of the fine-tune."""
 
 
 class LastId(Table):
@@ -164,6 +171,8 @@ class Database:
         self._engine = _engine(url)
         self._name = self._engine.url.render_as_string(hide_password=True)
         self._writing = threading.Lock()
+        self.word = ""
+        """What makes names of this server's studies its own."""
         self.version = 0
         """Another number after each change, all of which are made by this server."""
         self._held = ExitStack()
@@ -234,14 +243,15 @@ class Database:
 
     def _check_version(self) -> None:
         with self.changing() as session:
-            versions = session.scalars(sqlalchemy.select(Version.version)).all()
-            if not versions:
-                session.add(Version(version=VERSION))
-            elif versions != [VERSION]:
+            row = session.scalar(sqlalchemy.select(Version))
+            if row is None:
+                session.add(row := Version(version=VERSION))
+            elif row.version != VERSION:
                 raise ConfigError(
-                    f"{self._name} belongs to another version of lorahydra serve (tables {versions[0]}, this one has "
+                    f"{self._name} belongs to another version of lorahydra serve (tables {row.version}, this one has "
                     f"{VERSION}): use that version, or another --storage"
                 )
+            row.word = self.word = row.word or secrets.token_hex(3)
 
     def _add_columns(self) -> None:
         """Add the columns that an earlier version had not yet; all of them may be empty, so both versions can go on."""

@@ -22,7 +22,7 @@ from lorahydra.service.database import Database, Dataset, Deletion, Job
 from lorahydra.service.deletions import Deletions
 from lorahydra.service.folders import CACHES, DATASETS, JOBS, cache_name
 from lorahydra.service.results import Stores
-from lorahydra.service.supervisor import job_study
+from lorahydra.service.supervisor import study_name
 from lorahydra.service.watcher import Watcher, fault_of
 from lorahydra.utils.files import remove
 
@@ -92,7 +92,9 @@ class Deleter(Watcher):
                 remove(self._folder / DATASETS / file)
             for name in deletion.parts[CACHES]:
                 self._remove_cache(name, deletion.id)
-            self._stores.delete([job_study(number) for number in jobs], deletion.parts["runs"])
+            # An earlier version of the server wrote down no names of studies.
+            studies = deletion.parts.get("studies") or [study_name(number) for number in jobs]
+            self._stores.delete(studies, deletion.parts["runs"])
             with self._database.changing() as session:
                 session.execute(update(Deletion).where(Deletion.id == deletion.id).values(parts={}, fault=None))
         self._database.erase_deleted()

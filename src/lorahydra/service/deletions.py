@@ -23,7 +23,7 @@ from lorahydra.service.errors import ConflictError, NotFoundError, ServiceRefusa
 from lorahydra.service.folders import CACHES, DATASETS, JOBS, cache_name
 from lorahydra.service.results import Stores
 from lorahydra.service.rows import get_row, moment
-from lorahydra.service.supervisor import ACTIVE, job_study
+from lorahydra.service.supervisor import ACTIVE, job_study, study_name
 from lorahydra.service.views import (
     ENDED,
     DeletionPlan,
@@ -49,8 +49,8 @@ class _Selection:
     subject: Any
     datasets: Sequence[Dataset]
     jobs: Sequence[Job]
-    kept: Sequence[int]
-    """Ids of fine-tunes that were deleted before without their runs."""
+    kept: Sequence[KeptRuns]
+    """Of fine-tunes that were deleted before."""
 
     @property
     def project_id(self) -> int:
@@ -58,13 +58,13 @@ class _Selection:
 
     @property
     def digest(self) -> str:
-        ids = [[row.id for row in self.datasets], [row.id for row in self.jobs], list(self.kept)]
+        ids = [[row.id for row in self.datasets], [row.id for row in self.jobs], [row.job_id for row in self.kept]]
         return hashlib.sha256(repr(ids).encode()).hexdigest()[:16]
 
     def studies(self, *, keep_runs: bool = False) -> list[str]:
         """Studies whose runs go."""
-        jobs = [] if keep_runs else [job.id for job in self.jobs]
-        return [job_study(number) for number in (*jobs, *self.kept)]
+        jobs = [] if keep_runs else [job_study(job) for job in self.jobs]
+        return [*jobs, *(kept.study or study_name(kept.job_id) for kept in self.kept)]
 
 
 class Deletions:
@@ -113,7 +113,7 @@ class Deletions:
             name=going.subject.name,
             fine_tunes=jobs,
             datasets=datasets,
-            running=[job.id for job in going.jobs if job.state in ACTIVE],
+            running=[job.id for job in going.jobs if _is_running(job)],
             cache_size=cache_size,
             runs=len(recorded.run_ids),
             runs_size=recorded.size,
@@ -158,6 +158,7 @@ class Deletions:
                     JOBS: [job.id for job in going.jobs],
                     DATASETS: [one.file for one in going.datasets],
                     CACHES: [cache_name(of) for of in _data_of(going.datasets, going.jobs)],
+                    "studies": [job_study(job) for job in going.jobs],
                     "runs": going.studies(keep_runs=keep_runs),
                 },
                 size=plan.size - (plan.runs_size if keep_runs else 0),
@@ -232,13 +233,13 @@ def _select(session: Session, kind: Kind, number: int) -> _Selection:
         datasets = list(session.scalars(in_project))
         of_job, of_kept = Job.project_id == number, KeptRuns.project_id == number
     jobs = session.scalars(select(Job).where(of_job).order_by(Job.id)).all()
-    kept = session.scalars(select(KeptRuns.job_id).where(of_kept).order_by(KeptRuns.job_id)).all()
+    kept = session.scalars(select(KeptRuns).where(of_kept).order_by(KeptRuns.job_id)).all()
     return _Selection(subject, datasets, jobs, kept)
 
 
 def _check(going: _Selection, with_fine_tunes: bool) -> None:
     """Refuse what would take away a running fine-tune, or fine-tunes that nobody has named."""
-    if running := [job for job in going.jobs if job.state in ACTIVE]:
+    if running := [job for job in going.jobs if _is_running(job)]:
         raise ConflictError(f"{_named(running)} {_is(running)} running: cancel first, then delete", "still_running")
     if going.jobs and not with_fine_tunes:
         raise ConflictError(
@@ -246,6 +247,11 @@ def _check(going: _Selection, with_fine_tunes: bool) -> None:
             "(with_fine_tunes=true)",
             "dataset_in_use",
         )
+
+
+def _is_running(job: Job) -> bool:
+    """Whether processes may run for it; those of one that is queued again after a crash may be on a cluster."""
+    return job.state in ACTIVE or (job.state == JobState.QUEUED and job.crashes > 0)
 
 
 def _named(jobs: Sequence[Job]) -> str:
@@ -259,9 +265,10 @@ def _is(jobs: Sequence[Job]) -> str:
 
 def _forget(session: Session, going: _Selection, *, keep_runs: bool) -> None:
     """Delete the rows, and remember which ids were used."""
-    for kept in going.jobs if keep_runs else ():
-        session.add(KeptRuns(job_id=kept.id, project_id=kept.project_id, dataset_id=kept.dataset_id))
-    session.execute(delete(KeptRuns).where(KeptRuns.job_id.in_(going.kept)))
+    for job in going.jobs if keep_runs else ():
+        kept = KeptRuns(job_id=job.id, project_id=job.project_id, dataset_id=job.dataset_id, study=job.study)
+        session.add(kept)
+    session.execute(delete(KeptRuns).where(KeptRuns.job_id.in_([kept.job_id for kept in going.kept])))
     projects = [going.subject] if isinstance(going.subject, Project) else []
     for table, rows in ((Job, going.jobs), (Dataset, going.datasets), (Project, projects)):
         if rows:

@@ -35,6 +35,7 @@ from lorahydra.service.projects import require_project
 from lorahydra.service.results import Stores
 from lorahydra.service.rows import PAGE, get_row, job_views, next_id, page_of
 from lorahydra.service.sharing import Shared
+from lorahydra.service.supervisor import study_name
 from lorahydra.service.uploads import readable_name, readable_text
 from lorahydra.service.views import ENDED, DatasetChoice, Estimate, FineTuneParams, JobState, JobView, Page
 
@@ -100,8 +101,10 @@ class Jobs:
             require_project(session, project_id, create=True)
             if dataset is not None:
                 get_row(session, Dataset, dataset.id)  # it may have been deleted while it was measured
+            number = next_id(session, Job)
             job = Job(
-                id=next_id(session, Job),
+                id=number,
+                study=study_name(number, self._database.word if self._stores.are_shared else None),
                 project_id=project_id,
                 dataset_id=None if dataset is None else dataset.id,
                 name=label or "",
@@ -132,6 +135,12 @@ class Jobs:
         with self._database.reading() as session:
             return self._views(session, [get_row(session, Job, job_id)])[0]
 
+    def find(self, study: str) -> int | None:
+        """The id that a fine-tune has if its study has this name; `fine-tune-ID` is understood always."""
+        number = study.rpartition("-")[2][:9]
+        names = (study_name(int(number), word) for word in (None, self._database.word)) if number.isdecimal() else ()
+        return int(number) if study in names else None
+
     def page(self, project_id: int | None = None, limit: int = PAGE, offset: int = 0) -> Page[JobView]:
         """Fine-tunes of a project or of all projects, newest first."""
 
@@ -146,12 +155,15 @@ class Jobs:
         return self._lists.get((project_id, limit, offset), lambda: self._database.version, make)
 
     def cancel(self, job_id: int) -> JobView:
-        """Take a fine-tune out of the queue, or end it as Ctrl-C does; one that has ended stays as it is."""
+        """Take a fine-tune out of the queue, or end it as Ctrl-C does; one that has ended stays as it is.
+
+        One that was queued again because its process was killed may still have workers on a cluster: they are ended.
+        """
         with self._database.changing() as session:
             this = update(Job).where(Job.id == job_id)
             cancelled = {"state": JobState.CANCELLED, "ended": time.time()}
-            session.execute(this.where(Job.state == JobState.QUEUED).values(**cancelled))
-            running = Job.state.in_((JobState.STARTING, JobState.RUNNING))
+            session.execute(this.where(Job.state == JobState.QUEUED, Job.crashes == 0).values(**cancelled))
+            running = Job.state.in_((JobState.QUEUED, JobState.STARTING, JobState.RUNNING))
             session.execute(this.where(running).values(state=JobState.CANCELLING))
         self._wake()
         return self.get(job_id)

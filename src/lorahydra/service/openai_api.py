@@ -18,7 +18,7 @@ from lorahydra.service.answers import STREAM, EventStream, Question, Replies, as
 from lorahydra.service.api import ALWAYS, Served
 from lorahydra.service.bodies import LARGEST, MOST_TURNS, Text, Turn
 from lorahydra.service.errors import NotFoundError, ServiceRefusal, openai_error
-from lorahydra.service.supervisor import job_study
+from lorahydra.service.service import Service
 from lorahydra.service.views import JobView
 
 __all__ = ["router"]
@@ -138,13 +138,13 @@ def list_models(service: Served) -> dict[str, Any]:
 @router.get("/models/{model}", responses=_refusals(404))
 def get_model(model: str, service: Served) -> dict[str, Any]:
     """One fine-tune as a model."""
-    return _model(service.jobs.get(_number(model)))
+    return _model(service.jobs.get(_number(model, service)))
 
 
 @router.post("/chat/completions", responses={**_refusals(404, 409, 415, 429), 200: STREAM})
 async def complete_chat(request: Request, body: ChatBody, service: Served) -> Any:
     """The answer of the best adapter of a fine-tune, as OpenAI's API gives it; `model` is the name of its study."""
-    number, question = _number(body.model), body.question()
+    number, question = _number(body.model, service), body.question()
     body.require_supported()
     common = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
     if body.stream:
@@ -157,12 +157,12 @@ async def complete_chat(request: Request, body: ChatBody, service: Served) -> An
     return {**common, "object": "chat.completion", "choices": [choice], "usage": _usage(last)}
 
 
-def _number(model: str) -> int:
+def _number(model: str, service: Service) -> int:
     """The id of a fine-tune by the name of its study."""
-    _, _, number = model.rpartition("-")
-    if not number.isdecimal() or job_study(int(number[:9])) != model:
+    number = service.jobs.find(model)
+    if number is None:
         raise NotFoundError(f"model {model[:100]} does not exist: GET {OPENAI}/models lists them", "model_not_found")
-    return int(number)
+    return number
 
 
 def _model(job: JobView) -> dict[str, Any]:

@@ -83,6 +83,8 @@ class Stores:
         self, folder: Path, mlflow_url: str | None, studies: str | None = None, tracking_uri: str | None = None
     ) -> None:
         self.studies = studies or f"sqlite:///{folder / 'studies.db'}"
+        self.are_shared = bool(studies or tracking_uri)
+        """Whether other servers may use them, too."""
         self.tracking = TrackingConfig(uri=tracking_uri or f"sqlite:///{folder / 'mlflow.db'}")
         self._url = mlflow_url
         self._experiment_id: str | None = None

@@ -115,7 +115,7 @@ def _job_view(job: Job, **looked_up: Any) -> JobView:
         dataset=job.dataset_id,
         params=params,
         state=state,
-        study=job_study(job.id),
+        study=job_study(job),
         trials_finished=job.finished,
         trials_wanted=params.n_trials,
         trial_current=job.current if state in ACTIVE else None,
@@ -168,7 +168,7 @@ def _links(job: Job, stores: Stores) -> MlflowLinks:
         store=shown(stores.tracking.uri),
         study_run=job.study_run,
         study_url=stores.run_url(job.study_run) if begun else None,
-        trials_url=stores.trials_url(job_study(job.id), job.name) if begun else None,
+        trials_url=stores.trials_url(job_study(job), job.name) if begun else None,
     )
 
 

@@ -11,7 +11,7 @@ moment, and another server continues from there:
 | `running` | free, and it said how it ended | `complete` or `failed` |
 | `running` | free, and it said nothing | a crash: `queued` again, before all others |
 | `cancelling` | held | Ctrl-C, and a kill some seconds later |
-| `cancelling` | free | `cancelled` |
+| `cancelling` | free | `cancelled`, when none of its workers is left |
 
 Workers on a cluster outlive a job's process. A crashed job's next process waits for them; any other job has ended only
 when the cluster has none of them left: they are ended first.
@@ -43,7 +43,7 @@ from lorahydra.service.watcher import Watcher, fault_of
 from lorahydra.utils.databases import sqlite_file
 from lorahydra.utils.files import DATA_CACHE
 
-__all__ = ["ACTIVE", "MOST_CRASHES", "Supervisor", "job_study"]
+__all__ = ["ACTIVE", "MOST_CRASHES", "Supervisor", "job_study", "study_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class Supervisor(Watcher):
 
     def _launch(self, job: Job, attempt: int) -> None:
         logger.info("Job %d starts, attempt %d", job.id, attempt)
-        stores = [f"study={job_study(job.id)}", f"hydra.sweeper.storage={literal(self._stores.studies)}"]
+        stores = [f"study={job_study(job)}", f"hydra.sweeper.storage={literal(self._stores.studies)}"]
         stores.append(f"tracking.uri={literal(self._stores.tracking.uri)}")
         try:
             with self._database.reading() as session:
@@ -189,7 +189,7 @@ class Supervisor(Watcher):
             if left is None:
                 return
             state = left
-        at = process.last_sign() if end is None else end["at"]
+        at = time.time() if job.attempt_started is None else process.last_sign() if end is None else end["at"]
         seconds = job.seconds_before + max(0.0, at - (job.attempt_started or at))
         over: dict[str, Any] = {"attempt_started": None, "seconds_before": seconds, "current": None, "stage": None}
         over |= {"ended": at, "failure": failure}
@@ -205,7 +205,7 @@ class Supervisor(Watcher):
 
         Of a study that is not complete these are ended.
         """
-        now, study = time.monotonic(), job_study(job.id)
+        now, study = time.monotonic(), job_study(job)
         if process.survivors_since is None:
             process.survivors_since = now
         elif now - process.survivors_looked < PROGRESS_SECONDS:
@@ -213,9 +213,11 @@ class Supervisor(Watcher):
         process.survivors_looked, waited = now, now - process.survivors_since
         try:
             found = self._stores.state(study) if state is JobState.COMPLETE else None
-            if found is State.RUNNING:
+            if job.state == JobState.CANCELLING and found is not State.COMPLETE:
+                state = JobState.CANCELLED  # its process has ended well, and others have not
+            elif found is State.RUNNING:
                 return None
-            if found is State.INTERRUPTED and job.crashes < MOST_CRASHES:
+            elif found is State.INTERRUPTED and job.crashes < MOST_CRASHES:
                 return JobState.QUEUED  # they were killed as well
             left = self._stores.end_workers(study, at_once=waited > SECONDS_FOR_WORKERS)
         except LorahydraError as error:
@@ -230,10 +232,10 @@ class Supervisor(Watcher):
             return
         process.looked = now
         try:
-            progress = self._stores.progress(job_study(job.id))
+            progress = self._stores.progress(job_study(job))
             if progress is None:
                 return
-            run = job.study_run or self._stores.study_run(job_study(job.id))
+            run = job.study_run or self._stores.study_run(job_study(job))
         except LorahydraError as error:
             logger.warning("Job %d: its progress cannot be read: %s", job.id, error)
             return
@@ -273,6 +275,11 @@ def _next_state(job: Job, end: Mapping[str, Any] | None) -> tuple[JobState, str 
     return JobState.QUEUED, None
 
 
-def job_study(job_id: int) -> str:
+def study_name(job_id: int, word: str | None = None) -> str:
+    """Name of the study of a new job; `word` is that of the server, if others may use its stores."""
+    return f"fine-tune-{job_id}" if word is None else f"fine-tune-{word}-{job_id}"
+
+
+def job_study(job: Job) -> str:
     """Name of a job's study."""
-    return f"fine-tune-{job_id}"
+    return job.study or study_name(job.id)
