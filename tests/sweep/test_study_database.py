@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState, create_trial
 
+from lorahydra.errors import StudyStoreError
 from lorahydra.sweep.compat import id_of, known_trials
 from lorahydra.sweep.storage import open_storage, study_transaction
 from lorahydra.sweep.study_database import StudyDatabase
@@ -167,3 +170,52 @@ def test_a_transaction_that_is_lost_leaves_nothing_in_the_cache(study: optuna.St
     assert study.trials == []
     [trial], _ = queue.claim(1, draw)
     assert trial.number == 0
+
+
+def test_a_fault_in_drawing_fails_the_trial_and_is_what_is_told(url: str, study: optuna.Study) -> None:
+    def begin(choices: list[str]) -> None:
+        again = optuna.load_study(study_name="s", storage=open_storage(url))
+        TrialQueue(again, 3).claim(1, lambda trial: [trial.suggest_categorical("init", choices)])
+
+    begin(["a"])
+    with pytest.raises(ValueError, match="dynamic value space"):
+        begin(["a", "b"])
+    begin(["a"])
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_a_fault_of_one_statement_keeps_the_transaction_and_its_lock(url: str, study: optuna.Study) -> None:
+    faults = [sqlite3.OperationalError("disk I/O error")]
+
+    def fail(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO trial_params") and faults:
+            raise faults.pop()
+
+    def draw_twice(trial: Trial) -> list[str]:
+        with pytest.raises((sqlite3.OperationalError, StorageInternalError)):
+            draw(trial)
+        return draw(trial)
+
+    again = optuna.load_study(study_name="s", storage=open_storage(url))
+    engine = again._storage._backend.engine  # type: ignore[attr-defined]
+    sqlalchemy.event.listen(engine, "before_cursor_execute", fail)
+    lost: list[Any] = []
+    sqlalchemy.event.listen(engine, "rollback", lost.append)
+    [trial], _ = TrialQueue(again, 1).claim(1, draw_twice)
+    assert not lost
+    assert [known.params for known in study.trials] == [trial.params]
+
+
+def test_trials_whose_transaction_was_not_kept_are_nobodys(
+    study: optuna.Study, storage: StudyDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Any) -> None:
+        raise storage.engine.dialect.loaded_dbapi.OperationalError("database or disk is full")
+
+    queue = TrialQueue(study, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.engine.dialect, "do_commit", fail)
+        with pytest.raises(StudyStoreError, match="disk is full"):
+            queue.claim(1, draw)
+    queue.interrupt_mine()
+    assert study.trials == []

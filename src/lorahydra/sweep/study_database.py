@@ -56,7 +56,9 @@ class StudyDatabase(RDBStorage):
             settled: Ids of running trials that need not be read again as long as they run.
         """
         self.scoped_session.remove()
-        self.scoped_session(bind=connection, info={"settled": settled})
+        # After an error Optuna rolls back what it did itself. Without savepoints that would be the whole transaction,
+        # and its lock in PostgreSQL.
+        self.scoped_session(bind=connection, info={"settled": settled}, join_transaction_mode="create_savepoint")
         try:
             yield
         finally:

@@ -134,6 +134,8 @@ class TrialQueue:
             settled = {id_of(trial) for trial in known if trial.state is TrialState.RUNNING and worker_of(trial)}
             with study_transaction(storage_of(self.study), self.study.study_name, settled):
                 claimed, overrides = self._claim(most, configure)
+            # Only now are they in the database.
+            self._mine = [running for running in self._mine if running.state is State.RUNNING] + claimed
             for running in claimed:
                 running.stay_alive()
         return claimed, overrides
@@ -164,9 +166,7 @@ class TrialQueue:
         # The parameters of a trial that is run again were drawn before.
         if not all(trial_facts(trial).get("drawn") for trial in begun):
             keep_sampler(self.study, max(trial.number for trial in begun))
-        self._mine = [running for running in self._mine if running.state is State.RUNNING]
         claimed = [RunningTrial(self.study, trial) for trial in begun]
-        self._mine += claimed
         for running in claimed:
             running.note(worker=this_process())
         return claimed, overrides
