@@ -27,9 +27,8 @@ SPREADS = np.geomspace(1e-4, 1, 60)
 OF_MEANS = 2 * np.log(SPREADS) - 2 * np.log1p((SPREADS / 0.02) ** 2)
 """Logarithm of their prior: uniform in the variance up to a usual spread, in units of `combined`. Here and in the next,
 one factor is that of the grid, which is logarithmic."""
-OF_REST = np.log(SPREADS) - np.log1p((SPREADS / 0.007) ** 2)
-"""The same for what the judge alone sees: half-Cauchy (Gelman, 2006), as verdicts often cannot tell it from noise. Its
-scale is about one point of a judge that counts 60 %."""
+OF_REST = np.log(SPREADS) - np.log1p((SPREADS / 0.01) ** 2)
+"""The same for what the judge alone sees: half-Cauchy (Gelman, 2006), as verdicts often cannot tell it from noise."""
 FAR = 2.5
 """Standard errors beyond which a trial says nothing about the spread of trials near the best one."""
 NEAR_SAMPLES = 1000
