@@ -24,7 +24,7 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.config.compat import main_hydra
-from lorahydra.config.compose import config_dir, explain, hydra_overrides, register
+from lorahydra.config.compose import config_dir, explain, hydra_overrides, password_in_environment, register
 from lorahydra.config.showing import without_password
 from lorahydra.errors import ConfigError, StudyError
 from lorahydra.sweep.study_result import StudyResult
@@ -79,7 +79,7 @@ class LoRATuner:
             LorahydraError: The study cannot go on; the message says why, in one line.
         """
         register()
-        overrides = hydra_overrides(self.overrides)
+        overrides = password_in_environment(hydra_overrides(self.overrides))
         backup = get_gh_backup()
         try:
             setup_globals()

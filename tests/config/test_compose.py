@@ -11,8 +11,16 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lorahydra.config.compose import compose, config_dir, flatten, hydra_overrides, to_yaml
+from lorahydra.config.compose import (
+    compose,
+    config_dir,
+    flatten,
+    hydra_overrides,
+    password_in_environment,
+    to_yaml,
+)
 from lorahydra.config.schema import EvaluationConfig, ExperimentConfig, LoraConfig, SearchConfig, TrainingConfig
+from lorahydra.config.showing import without_password
 from lorahydra.errors import ConfigError
 from lorahydra.sweep.search_space import read_space
 
@@ -196,6 +204,39 @@ def test_a_name_that_looks_like_a_number_stays_as_it_was_typed(name: str) -> Non
 @pytest.mark.parametrize("name", ["1e5", "true", "none", "тест"])
 def test_a_text_arrives_as_it_was_typed(name: str) -> None:
     assert make(f"study={name}").study == name
+
+
+@pytest.mark.parametrize(
+    ("uri", "bare"),
+    [
+        ("http://me:geheim@host:5000", "http://host:5000"),
+        ("'https://geheim@host/mlflow?token=geheim'", "https://host/mlflow"),
+        (r"'postgresql://me:gehe\'im,{@host/mlflow'", "postgresql://me@host/mlflow"),
+    ],
+)
+def test_the_password_of_a_tracking_store_goes_through_the_environment(
+    uri: str, bare: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hydra, launchers and the workers of a study show overrides to others."""
+    monkeypatch.setenv("LORAHYDRA_TRACKING_STORE", "")
+    given = hydra_overrides([f"tracking.uri={uri}", "lora.r=8"])
+    moved = password_in_environment(given)
+    assert compose(moved).tracking == compose(given).tracking
+    assert password_in_environment(hydra_overrides(moved)) == moved, "as a worker does"
+    assert "geh" not in str(moved)
+    assert without_password(moved[0]) == f"tracking.uri={bare.partition(':')[0]}://***", (
+        "the variable is not there later"
+    )
+    monkeypatch.delenv("LORAHYDRA_TRACKING_STORE")
+    assert compose(moved).tracking.uri == bare, "it does not reach each machine"
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["tracking.uri=http://host:5000", "tracking.uri='http://me:${oc.env:WORD}@host'", "~tracking.uri", "lora.r=8"],
+)
+def test_an_address_without_a_password_stays(override: str) -> None:
+    assert password_in_environment([override]) == [override]
 
 
 def test_numbers_stay_numbers() -> None:

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.cli.exits import TRACEBACK, exit_codes, wants_traceback
 from lorahydra.cli.hydra_options import hydra_arguments, program_name, shared_output
-from lorahydra.config.compose import config_dir, explain, hydra_overrides, register, to_config
+from lorahydra.config.compose import config_dir, explain, hydra_overrides, password_in_environment, register, to_config
 from lorahydra.config.schema import ExperimentConfig
 from lorahydra.config.showing import without_password
 from lorahydra.errors import STUDY_KEPT, ConfigError, LorahydraError
@@ -56,7 +56,7 @@ def _launch(app: Callable[[], object]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     watch_parent()
     with exit_codes(_study_hint):
-        sys.argv[1:] = hydra_arguments(hydra_overrides(sys.argv[1:]))
+        sys.argv[1:] = hydra_arguments(password_in_environment(hydra_overrides(sys.argv[1:])))
         context.arguments = list(sys.argv)
         try:
             with shared_output(sys.argv[1:]):

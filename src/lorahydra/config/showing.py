@@ -8,10 +8,12 @@ from typing import Any
 
 from lorahydra.utils.databases import shown
 
-__all__ = ["HIDDEN", "short_repr", "without_password", "without_passwords"]
+__all__ = ["HIDDEN", "TRACKING_STORE", "short_repr", "without_password", "without_passwords"]
 
 HIDDEN = "://***"
 """Ends an address in an override that is not recorded."""
+TRACKING_STORE = "LORAHYDRA_TRACKING_STORE"
+"""Environment variable: the address of MLflow's store, if it was given with a password."""
 PASSWORD_IN_ADDRESS = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s@/'\"]+@|([?&;](?:password|sslpassword|token)=)[^\s&'\"]+")
 
 
@@ -35,10 +37,11 @@ def without_passwords(text: str) -> str:
 def without_password(override: str) -> str:
     """An override as it may be recorded; a tracking address that may hold a secret keeps only its scheme."""
     key, _, value = override.partition("=")
-    scheme = value.strip("'\"").partition("://")[0]
-    if key.lstrip("+~") != "tracking.uri" or not ("@" in value or "?" in value):
+    is_moved = TRACKING_STORE in value
+    if key.lstrip("+~") != "tracking.uri" or not (is_moved or "@" in value or "?" in value):
         return override
+    scheme = found[1] if (found := re.search(r"([\w+]+)://", value)) else ""
     # The user of a database is a name; that of a server may be a token.
-    if scheme.startswith("postgresql") and shown(value) == value:
+    if scheme.startswith("postgresql") and shown(value) == value and not is_moved:
         return override
     return f"{key}={scheme}{HIDDEN}"
