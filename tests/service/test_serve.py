@@ -76,7 +76,7 @@ def test_workers_elsewhere_need_databases_that_they_can_reach(tmp_path: Path, mo
     shared = Stores(folder, None, "postgresql://me@host/studies", "http://host:5000")
     assert check_placing(slurm, "sqlite:///service.db", shared)
     assert not check_placing(("hydra/launcher=joblib",), "sqlite:///service.db", Stores(folder, None))
-    monkeypatch.setattr("lorahydra.utils.network_files.network_file_system", lambda path: "nfs4")
+    monkeypatch.setattr("lorahydra.utils.databases.network_file_system", lambda path: "nfs4")
     assert check_placing(slurm, "postgresql://me@host/service", shared)
     with pytest.raises(ConfigError, match=r"\(nfs4\).* or --storage postgresql://USER@HOST/NAME"):
         check_placing(slurm, "sqlite:///service.db", shared)

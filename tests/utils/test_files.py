@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from lorahydra.errors import OutputError
-from lorahydra.utils.files import atomic_dir, atomic_file, cache_dir, writing
+from lorahydra.utils.files import atomic_dir, atomic_file, cache_dir, replaced_dir, writing
 
 
 def test_the_cache_follows_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -66,6 +70,33 @@ def test_the_first_of_two_folders_stays(tmp_path: Path) -> None:
         (path / "first").touch()
     assert [entry.name for entry in path.iterdir()] == ["first"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("make", [atomic_dir, replaced_dir])
+def test_what_a_killed_process_has_left_is_removed_and_the_folder_of_a_running_one_stays(
+    make: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
+) -> None:
+    path = tmp_path / "folder"
+    code = (
+        f"import pathlib, sys; from lorahydra.utils.files import {make.__name__} as make\n"
+        "with make(pathlib.Path(sys.argv[1])) as temporary:\n"
+        "    (temporary / 'file').touch(); print(temporary, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    running = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    begun = [Path(program.stdout.readline().strip()) for program in running if program.stdout]
+    running[0].kill()
+    running[0].communicate()
+    own = tmp_path / ".folder.of-the-user"
+    own.mkdir()
+    assert begun[0].is_dir()
+    with make(path) as temporary:
+        pass
+    assert (begun[0].exists(), (begun[1] / "file").exists()) == (False, True)
+    assert not temporary.exists()
+    running[1].communicate("")
+    assert running[1].returncode == 0
+    assert sorted(tmp_path.iterdir()) == [own, path]
 
 
 @pytest.mark.parametrize(

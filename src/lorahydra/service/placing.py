@@ -9,8 +9,7 @@ from lorahydra.config.compose import compose_hydra
 from lorahydra.errors import ConfigError
 from lorahydra.service.results import Stores
 from lorahydra.sweep.workers import places_elsewhere
-from lorahydra.utils.databases import shown, sqlite_file
-from lorahydra.utils.network_files import network_database
+from lorahydra.utils.databases import network_database, shown, sqlite_file
 
 __all__ = ["check_placing"]
 

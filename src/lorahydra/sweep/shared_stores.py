@@ -7,8 +7,7 @@ from omegaconf import DictConfig
 from lorahydra.errors import ConfigError
 from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.workers import places_elsewhere
-from lorahydra.utils.databases import shown, sqlite_file
-from lorahydra.utils.network_files import network_database
+from lorahydra.utils.databases import network_database, shown, sqlite_file
 
 __all__ = ["check_shared"]
 

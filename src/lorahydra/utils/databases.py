@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from lorahydra.errors import ConfigError, OutputError
 from lorahydra.utils.files import locked
+from lorahydra.utils.network_files import network_file_system
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -32,6 +33,7 @@ __all__ = [
     "is_driver_error",
     "local_path",
     "locked_transaction",
+    "network_database",
     "open_engine",
     "shown",
     "sqlite_file",
@@ -113,6 +115,12 @@ def local_path(text: str) -> Path:
             return path
     # MLflow makes the folder of an encoded name beside the right one.
     return literal if literal.expanduser().parent.is_dir() and not decoded.expanduser().parent.is_dir() else decoded
+
+
+def network_database(url: str) -> str | None:
+    """The kind of the network file system that a SQLite database is on; None for a local disk or another database."""
+    file = sqlite_file(url)
+    return None if file is None else network_file_system(file.expanduser().absolute())
 
 
 def sqlite_uri(file: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Collection, Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lorahydra.errors import LorahydraError, OutputError
+from lorahydra.utils.network_files import network_file_system
 
 __all__ = [
     "DATA_CACHE",
@@ -153,8 +155,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, renamed to it when the block ends well and removed when it does not.
 
-    A folder that another process put at `path` meanwhile stays, and this one is dropped.
+    Those of processes that were killed are removed before. A folder that another process put at `path` meanwhile stays,
+    and this one is dropped.
     """
+    _remove_remains(path)
     with _temporary_dir(path) as temporary:
         yield temporary
         _readable(temporary)
@@ -174,17 +178,66 @@ def replaced_dir(path: Path) -> Iterator[Path]:
         if path.exists():
             path.rename(old / path.name)
         temporary.rename(path)
+    _remove_remains(path)  # only now, because a process that was killed in between has left the old folder in one
 
 
 @contextmanager
 def _temporary_dir(path: Path) -> Iterator[Path]:
     with writing(path):
-        temporary = _beside(path)
-        temporary.mkdir()
+        temporary, owner = _owned_dir(path)
         try:
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            _disown(owner)
+
+
+def _owned_dir(path: Path) -> tuple[Path, int | None]:
+    """A new folder beside `path`, and what `_owner` gives for it."""
+    while True:
+        folder = _beside(path)
+        folder.mkdir()
+        owner = _owner(folder, wait=True)
+        if folder.exists():
+            return folder, owner
+        _disown(owner)  # another process took it for remains before it had an owner
+
+
+def _remove_remains(path: Path) -> None:
+    """Remove the temporary folders of `path` whose owners were killed."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}")
+    try:
+        remains = [folder for folder in path.parent.iterdir() if name.fullmatch(folder.name)]
+    except OSError:
+        return
+    # On a network disk, the owner may be on another machine.
+    if not remains or network_file_system(path.parent.absolute()) is not None:
+        return
+    for folder in remains:
+        if folder.is_dir() and not folder.is_symlink() and (owner := _owner(folder, wait=False)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            _disown(owner)
+
+
+def _owner(folder: Path, *, wait: bool) -> int | None:
+    """A descriptor that locks a folder until it is closed or the process dies; None if that is not possible."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _disown(owner: int | None) -> None:
+    if owner is not None:
+        os.close(owner)
 
 
 def _beside(path: Path) -> Path:

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorahydra.utils.databases import sqlite_file
-
-__all__ = ["network_database", "network_file_system"]
+__all__ = ["network_file_system"]
 
 KINDS = {
     *("nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "panfs"),
     *("wekafs", "orangefs", "pvfs2", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "fuse.beegfs", "fuse.s3fs"),
 }
 MOUNTS = Path("/proc/self/mounts")
-
-
-def network_database(url: str) -> str | None:
-    """The kind of the network file system that a SQLite database is on; None for a local disk or another database."""
-    file = sqlite_file(url)
-    return None if file is None else network_file_system(file.expanduser().absolute())
 
 
 def network_file_system(path: Path, mounts: Path = MOUNTS) -> str | None:
