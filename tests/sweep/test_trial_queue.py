@@ -16,6 +16,7 @@ from optuna.trial import Trial
 
 from lorahydra.names import State
 from lorahydra.sweep import trial_queue as queue_module
+from lorahydra.sweep.cancelling import cancel
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.storage import open_storage
 from lorahydra.sweep.trial_queue import TrialQueue
@@ -72,6 +73,20 @@ def test_a_process_that_cannot_be_seen_and_is_silent_for_too_long_is_dead(study:
     queue = TrialQueue(study, 9)
     assert [record.number for record in queue.close_dead()] == [0]
     assert [record.state for record in queue.records()] == [State.INTERRUPTED]
+
+
+def test_no_trial_of_a_cancelled_study_is_claimed(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = TrialQueue(study, 9)
+    queue.claim(1, draw)
+    cancel(study)
+    with pytest.raises(KeyboardInterrupt):
+        queue.claim(1, draw)
+    assert len(study.trials) == 1
+    assert len(TrialQueue(study, 9).claim(1, draw)[0]) == 1, "a process that resumes the study"
+    monkeypatch.setenv("LORAHYDRA_WORKER", "1")  # it was started before the study was cancelled
+    with pytest.raises(KeyboardInterrupt):
+        TrialQueue(study, 9).claim(1, draw)
+    assert len(study.trials) == 2
 
 
 def test_silence_is_waited_out(

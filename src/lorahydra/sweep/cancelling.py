@@ -22,7 +22,7 @@ from lorahydra.sweep.compat import database_of, storage_of
 from lorahydra.sweep.workers import CANCELLED, is_worker
 from lorahydra.utils.interrupts import interrupted
 
-__all__ = ["cancel", "cancelled_with", "ending_when_cancelled"]
+__all__ = ["begun_with", "cancel", "cancelled_with", "ending_when_cancelled", "raise_if_cancelled"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -41,6 +41,18 @@ def cancelled_with(study: optuna.Study) -> str:
     return str(study.user_attrs.get(MARK, ""))
 
 
+def begun_with(study: optuna.Study) -> str:
+    """The mark with which this process begins; that of a worker is the one with which its command began."""
+    return os.environ.get(CANCELLED, "") if is_worker() else cancelled_with(study)
+
+
+def raise_if_cancelled(study: optuna.Study, mark: str) -> None:
+    """Raise `KeyboardInterrupt` if the study was cancelled since a process began with `mark`."""
+    if cancelled_with(study) != mark:
+        logger.warning("Study %s was cancelled", study.study_name)
+        raise KeyboardInterrupt
+
+
 @contextmanager
 def ending_when_cancelled(study: optuna.Study) -> Iterator[None]:
     """Interrupt this process, as Ctrl-C does, when the study is cancelled.
@@ -51,19 +63,19 @@ def ending_when_cancelled(study: optuna.Study) -> Iterator[None]:
     if database_of(storage_of(study)) is None:
         yield
         return
-    begun_with = os.environ.get(CANCELLED, "") if is_worker() else cancelled_with(study)
+    mark = begun_with(study)
     left = threading.Event()
 
     def look() -> None:
         while not left.wait(SECONDS_BETWEEN_LOOKS) and not interrupted():
             # A database that cannot be reached for long is an error of the trial.
             with suppress(SQLAlchemyError, StorageInternalError):
-                if cancelled_with(study) != begun_with and not left.is_set():
+                if cancelled_with(study) != mark and not left.is_set():
                     logger.warning("Study %s was cancelled", study.study_name)
                     os.kill(os.getpid(), signal.SIGINT)
                     return
 
-    if is_worker() and cancelled_with(study) != begun_with:
+    if is_worker() and cancelled_with(study) != mark:
         logger.warning("Study %s was cancelled before this worker began", study.study_name)
         raise KeyboardInterrupt
     threading.Thread(target=look, daemon=True).start()

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorahydra.errors import StudyError
 from lorahydra.names import State
+from lorahydra.sweep.cancelling import begun_with, raise_if_cancelled
 from lorahydra.sweep.compat import begin_trial, id_of, known_trials, storage_of, suggest
 from lorahydra.sweep.dead_trials import (
     Heartbeat,
@@ -63,6 +64,7 @@ class TrialQueue:
         self.max_deaths = max_deaths
         self._stop_rule = stop_rule
         self._heartbeats = Heartbeats(storage_of(study))
+        self._begun_with = begun_with(study)
         self._mine: list[RunningTrial] = []
 
     def records(self) -> list[TrialRecord]:
@@ -127,12 +129,17 @@ class TrialQueue:
         return any(worker is not None and worker.get("pid") == pid and is_here(worker) for worker in workers)
 
     def claim(self, most: int, configure: Configure) -> tuple[list[RunningTrial], Sequence[Sequence[str]]]:
-        """Claim up to `most` trials, or fewer if the study needs fewer; returns them and the overrides of each."""
+        """Claim up to `most` trials, or fewer if the study needs fewer; returns them and the overrides of each.
+
+        Raises:
+            KeyboardInterrupt: The study was cancelled.
+        """
         with postponed():
             known = known_trials(self.study)
             # Others wait meanwhile. What a claim reads of a running trial is there when its worker is.
             settled = {id_of(trial) for trial in known if trial.state is TrialState.RUNNING and worker_of(trial)}
             with study_transaction(storage_of(self.study), self.study.study_name, settled):
+                raise_if_cancelled(self.study, self._begun_with)
                 claimed, overrides = self._claim(most, configure)
             # Only now are they in the database.
             self._mine = [running for running in self._mine if running.state is State.RUNNING] + claimed
