@@ -180,6 +180,10 @@ class Stage(StrEnum):
     """Writes the adapter, the leaderboard and the plots, and registers the adapter."""
 
 
+SMALLEST_LOSS = 0.0005
+"""Nats per token; a smaller rise of the loss is shown as 0.000, and nobody notices it."""
+
+
 def is_forgotten(loss_low: float, checks_high: float) -> bool:
     """Whether a model forgot something: the only place that decides it.
 
@@ -187,7 +191,7 @@ def is_forgotten(loss_low: float, checks_high: float) -> bool:
         loss_low: Lower end of the 95 % interval of how much higher its loss on general texts is.
         checks_high: Upper end of that of how much larger its share of instructions followed is.
     """
-    return loss_low > 0 or checks_high < 0
+    return loss_low >= SMALLEST_LOSS or checks_high < 0
 
 
 class PredictionColumn(StrEnum):

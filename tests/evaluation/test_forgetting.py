@@ -50,8 +50,17 @@ def test_a_higher_loss_or_fewer_checks_are_said() -> None:
     worse = compare_general((LOSSES.tolist(), (LOSSES + NOISE + 0.3).tolist()), (passed, passed))
     assert re.match(r"Forgot something: loss on general texts \+0\.\d+, 95 % interval \+0\.2", worse.sentence)
     lost = compare_general((LOSSES.tolist(), (LOSSES + NOISE).tolist()), (passed, fewer))
-    assert lost.sentence.startswith("Forgot something:")
-    assert lost.sentence.endswith("it follows 10 of 32 plain instructions, 32 before")
+    said = "Forgot something: it follows 10 of 32 plain instructions, 32 before; loss on general texts "
+    assert lost.sentence.startswith(said), "what was forgotten comes first"
+
+
+def test_a_loss_that_is_shown_as_zero_is_no_claim() -> None:
+    passed = [True] * 32
+    tiny = compare_general((LOSSES.tolist(), (LOSSES + 0.0003).tolist()), (passed, passed))
+    assert tiny.loss.low > 0
+    assert tiny.sentence.startswith("Forgot nothing measurable:")
+    lower = compare_general((LOSSES.tolist(), (LOSSES - 0.0003).tolist()), (passed, passed))
+    assert lower.sentence.endswith("loss on general texts +0.000")
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(5, 0), (6, 0), (9, 2), (0, 0), (0, 7), (10, 1)])

@@ -84,10 +84,12 @@ class Forgetting:
     def sentence(self) -> str:
         """What was forgotten, in one sentence without a full stop."""
         checks = f"it follows {self.after} of {self.count} plain instructions, {self.before} before"
+        loss = f"loss on general texts {self.loss.mean:+z.3f}"
         if not is_forgotten(self.loss.low, self.checks.high):
-            return f"Forgot nothing measurable: {checks}; loss on general texts {self.loss.mean:+.3f}"
-        ends = f"95 % interval {self.loss.low:+.3f} to {self.loss.high:+.3f}"
-        return f"Forgot something: loss on general texts {self.loss.mean:+.3f}, {ends}; {checks}"
+            return f"Forgot nothing measurable: {checks}; {loss}"
+        if not is_forgotten(self.loss.low, 0.0):
+            return f"Forgot something: {checks}; {loss}"
+        return f"Forgot something: {loss}, 95 % interval {self.loss.low:+.3f} to {self.loss.high:+.3f}; {checks}"
 
 
 def compare_general(

@@ -142,7 +142,7 @@ class _Place:
         limit = self._config.search.max_forgetting
         over = limit is not None and loss > limit
         excluded = (
-            f"forgets too much: {loss:+.3f} on general texts, above search.max_forgetting={limit:g}" if over else None
+            f"forgets too much: {loss:+.3g} on general texts, above search.max_forgetting={limit:g}" if over else None
         )
         self.trial.note(forgetting=round(loss, 5), excluded=excluded)
 
