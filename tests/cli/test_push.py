@@ -43,6 +43,7 @@ def push(hub: Hub, tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.Monke
     def run(*arguments: str, base: str = "someone/tiny") -> str:
         command = ["push", str(tiny_adapter), *arguments, *(["--base", base] if base else [])]
         done = CliRunner().invoke(commands, command, standalone_mode=False, catch_exceptions=False)
+        assert done.stderr == "", "it is no terminal, so there are no progress bars"
         return done.stdout
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def push_adapter(adapter: FoundAdapter, repo: str, *, public: bool = False, base
     files = bundle(adapter, repo.partition("/")[2], base=base)
     added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(files.items())]
     api = HfApi(token=token)
-    with _hub_errors(repo), no_hub_advice(), _not_waiting_for_ever():
+    with _hub_errors(repo), no_hub_advice(), _no_bars_in_a_log(), _not_waiting_for_ever():
         try:
             private = bool(api.model_info(repo, timeout=ANSWER_SECONDS).private)
         except RepositoryNotFoundError:
@@ -108,6 +109,25 @@ def _check_base(folder: Path, base: str | None) -> None:
         raise ModelError(f"the base model {name} is on this machine only: name it on the hub with --base OWNER/NAME")
     if fault := _fault(name):
         raise ModelError(f"the base model {name} is not one of the hub ({fault}): name it with --base OWNER/NAME")
+
+
+@contextmanager
+def _no_bars_in_a_log() -> Iterator[None]:
+    """Turn off huggingface_hub's progress bars where no person watches them: it draws them into files, too."""
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but not in `__all__`
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 @contextmanager
