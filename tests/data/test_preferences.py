@@ -31,6 +31,11 @@ FORMS: dict[str, dict[str, Any]] = {
     "a prompt beside whole conversations": {"prompt": "Sky?", "chosen": [QUESTION, GOOD], "rejected": [QUESTION, BAD]},
     "transcripts": {"chosen": conversation(QUESTION, GOOD), "rejected": conversation(QUESTION, BAD)},
     "a transcript as prompt": {"prompt": "\n\nHuman: Sky?\n\nAssistant:", "chosen": "Blue.", "rejected": "Green."},
+    "cut transcripts": {
+        "chosen": conversation(QUESTION, GOOD).lstrip(),
+        "rejected": conversation(QUESTION, BAD).lstrip(),
+    },
+    "a cut transcript as prompt": {"prompt": "Human: Sky?\n\nAssistant: ", "chosen": "Blue.", "rejected": "Green."},
     "texts alone": {"chosen": "Sky? Blue.", "rejected": "Sky? Green."},
     "another name of the prompt": {"question": "Sky?", "chosen": "Blue.", "rejected": "Green."},
     "the prompt as input": {"input": "Sky?", "chosen": "Blue.", "rejected": "Green."},
@@ -49,6 +54,13 @@ def test_every_form_is_the_same_pair(write: Write, form: str) -> None:
     example = rows.example(0)
     assert [(m.role, m.content) for m in example.messages] == [("user", "Sky?"), ("assistant", "Blue.")]
     assert [(m.role, m.content) for m in example.rejected] == [("user", "Sky?"), ("assistant", "Green.")]
+
+
+def test_a_dialogue_that_was_asked_for_is_an_answer(write: Write) -> None:
+    dialogue = conversation(QUESTION, GOOD).lstrip()
+    row = {"prompt": f"{dialogue}\n\nWrite another one.", "chosen": dialogue, "rejected": "No."}
+    messages = train_rows(write("pairs.jsonl", [row]), format="preference").example(0).messages
+    assert [(m.role, m.content) for m in messages] == [("user", row["prompt"]), ("assistant", dialogue)]
 
 
 @pytest.mark.parametrize("kind", ["json", "csv", "parquet"])

@@ -29,6 +29,8 @@ __all__ = ["PairLayout", "pair_layout"]
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 """Who speaks in a transcript, as Anthropic's datasets name them."""
 TURN = re.compile(rf"\n\n({'|'.join(SPEAKERS)}):")
+CUT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
+"""A transcript whose first empty line is missing, or an answer that quotes one."""
 
 
 def pair_layout(mapping: Mapping[str, str], columns: Collection[str]) -> PairLayout:
@@ -77,6 +79,8 @@ class PairLayout(Layout):
         if turns is not None:
             return self._messages(turns, column)
         text = self._text(row, name, fault=Fault.EMPTY_ANSWER)
+        if self.alone and CUT.match(text):  # beside a prompt, it may be a dialogue that was asked for
+            text = f"\n\n{text.lstrip()}"
         return _transcript(text, column) if TURN.match(text) else text
 
     def _messages(self, turns: Sequence[object], column: str) -> list[Message]:
@@ -94,6 +98,8 @@ class PairLayout(Layout):
         turns = _listed(row[column], column)
         if turns is None:
             text = self._text(row, "prompt")
+            if CUT.fullmatch(text.rstrip()):
+                text = f"\n\n{text.lstrip()}"
             if not TURN.match(text):
                 return self._asked(row, "prompt")
             messages = _transcript(re.sub(r"\n\nAssistant:\s*$", "", text), column)
