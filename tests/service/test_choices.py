@@ -133,6 +133,17 @@ def test_a_judge_on_this_machine_takes_time_and_no_money(models: Path, tmp_path:
     assert (judged.judge_cost, judged.judge_calls > 0) == (0, True)
 
 
+def test_answers_with_examples_in_the_prompt_are_judged_as_well(models: Path) -> None:
+    def calls(*overrides: str) -> int:
+        given = ("judge.model=tiny", "judge.n_examples=3", "judge.test_examples=4", *overrides)
+        choices = Choices(models, given)
+        return estimate(
+            settled(FineTuneParams(True, "local", "tiny", 5), choices), choices, demo_data(), None
+        ).judge_calls
+
+    assert calls("evaluation.few_shot=2") == calls() + 3 + 4
+
+
 def test_what_does_not_change_scores_is_as_the_server_is_now(models: Path) -> None:
     before = ("judges.openai.base_url=http://127.0.0.1:1/v1", "judge.timeout=9", "training.max_steps=2")
     asked = FineTuneParams(True, "openai", "tiny", 5)

@@ -52,6 +52,15 @@ def test_max_steps_bounds_the_training(tmp_path: Path) -> None:
     assert more > 3 * few
 
 
+def test_pairs_and_what_is_forgotten_take_time(tmp_path: Path) -> None:
+    model = write_weights(tmp_path / "model", "F32", 0)
+    given = ("training.max_steps=75", "training.per_device_train_batch_size=4", "evaluation.max_new_tokens=1")
+    rows, pairs = (seconds(model, *given, f"training.method={method}") for method in ("sft", "dpo"))
+    assert pairs == pytest.approx(2 * rows, rel=0.1)
+    assert seconds(model, *given, "evaluation.forgetting=all") > rows
+    assert seconds(model, *given, "evaluation.forgetting=winner") == rows, "once in a study"
+
+
 @pytest.mark.parametrize(("has_bfloat16", "ratio"), [(True, 0.5), (False, 4.0)])
 def test_the_dtype_decides_the_speed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, ratio: float

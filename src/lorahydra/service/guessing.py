@@ -25,6 +25,8 @@ FACTORS = {("cpu", "bfloat16"): 2.0, ("cpu", "emulated"): 0.25, ("cuda", "float3
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 SIZES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 """Bytes of a weight in a file of safetensors; those of a quantised model are not counted by their size."""
+GENERAL_TOKENS, GENERAL_ANSWERS = 3000, 32 * 32
+"""Tokens of the texts and instructions by which forgetting is measured, and of the longest answers."""
 MOST_HEADER = 100_000_000
 OVERHEAD = 5.0
 """Seconds of a trial beside its passes."""
@@ -43,9 +45,14 @@ def guess_trial(config: ExperimentConfig, rows: Mapping[str, int], size: int) ->
         return None, Message("the size of the model is unknown", "nothing")
     row_tokens = size / CHARS_PER_TOKEN / max(1, sum(rows.values()))
     trained = row_tokens * rows_trained(config, rows.get("train", 0))
+    if config.training.method == "dpo":
+        trained *= 2  # the prompt is read with each of the answers, and all of it by the untuned model as well
     validation = rows.get("validation", 0)
     answers = validation * config.evaluation.max_new_tokens
-    work = weights * (6 * trained + 2 * row_tokens * validation + 4 * answers)
+    read = row_tokens * validation
+    if config.evaluation.forgetting == "all":
+        read, answers = read + GENERAL_TOKENS, answers + GENERAL_ANSWERS
+    work = weights * (6 * trained + 2 * read + 4 * answers)
     millions, device = f"{weights / 1e6:.0f}", _device(config.model.device)
     text = f"a rough guess from {millions} million weights on {device}"
     return work / _speed(device, config.model.dtype) + OVERHEAD, Message(text, "guess", weights=millions, device=device)

@@ -186,12 +186,16 @@ def rows_warning(rows: int) -> Message | None:
 
 
 def _judge_calls(params: FineTuneParams, config: ExperimentConfig, rows: Mapping[str, int]) -> int:
-    """At most this many: each trial and the base model on the chosen examples, the race at the end, two on the test."""
+    """At most this many: each trial and the base model on the chosen examples, the race at the end, two on the test.
+
+    With `evaluation.few_shot`, the base model answers twice, without and with examples in the prompt.
+    """
     judge = config.judge
     examples = rows["validation"] if judge.n_examples == "all" else min(judge.n_examples, rows["validation"])
     tested = rows["test"] if judge.test_examples == "all" else min(judge.test_examples, rows["test"])
     raced = min(judge.finalists, params.n_trials) * rows["validation"] * judge.repeats
-    return int((params.n_trials + 1) * examples + raced + 2 * tested) * len(judge.asked)
+    untuned = 2 if config.evaluation.few_shot else 1
+    return int((params.n_trials + untuned) * examples + raced + (1 + untuned) * tested) * len(judge.asked)
 
 
 @functools.cache
