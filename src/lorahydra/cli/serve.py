@@ -144,11 +144,22 @@ def _plain(option: str, address: str) -> str:
             f"{option} {shown(address)} has a password, which would end up in files and logs: put that of PostgreSQL "
             "into ~/.pgpass, and that of an MLflow server into MLFLOW_TRACKING_PASSWORD"
         )
+    return _without_token(option, address)
+
+
+def _without_token(option: str, address: str) -> str:
+    """Refuse parts of a web server's address that may be a token, and do not show them: pages link to the address."""
+    if re.match(r"\s*https?://([^/?#]*@|[^?#]*[?#])", address, re.IGNORECASE):
+        raise ConfigError(
+            f"{option} has a user before its host, or a part after ? or #, which may be secret and would be in every "
+            "link: give https://HOST/PATH only, and a token of an MLflow server in MLFLOW_TRACKING_TOKEN"
+        )
     return address
 
 
 def _web_address(text: str) -> str:
     """Check an address that pages link to."""
+    _without_token("--mlflow-url", text)
     try:
         parts = urlsplit(text)
     except ValueError:
