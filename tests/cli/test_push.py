@@ -120,3 +120,13 @@ def test_a_hub_that_says_nothing_is_not_waited_for(
     hub.is_silent = True
     with pytest.raises(ServiceError, match="cannot be reached or fails .*timed out"):
         push("hub:me/mine")
+
+
+def test_a_client_that_is_made_anew_does_not_wait_for_ever_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import close_session, get_session
+
+    monkeypatch.setattr(hub_push, "COMMIT_SECONDS", 0.5)
+    with hub_push._not_waiting_for_ever():
+        close_session()  # as huggingface_hub does after a connection has failed
+        assert get_session().timeout.read == 0.5
+    assert get_session().timeout.read is None

@@ -140,3 +140,10 @@ def test_nothing_of_a_deleted_study_is_left(tmp_path: Path) -> None:
         assert b"planted in kept" in content
     delete_studies(f"sqlite:///{tmp_path / 'none.db'}", ["it's 7"])
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_write_waits_longer_than_a_claim_may_last(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/studies.db")
+    assert isinstance(storage, RDBStorage)
+    with storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 600_000

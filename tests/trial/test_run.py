@@ -207,6 +207,8 @@ def test_a_tracking_password_is_not_recorded(
         "tracking.uri=postgresql://me:hunter2@db.example.com/mlflow",
         "+tracking.uri='postgresql://me:hunter2@db.example.com/mlflow'",
         "tracking.uri=postgresql://db.example.com/mlflow?password=hunter2",
+        "tracking.uri=postgresql://me@srv:hunter2@db.example.com/mlflow",
+        "tracking.uri='postgresql://db.example.com/mlflow?%70assword=hunter2'",
     ],
 )
 def test_an_override_is_recorded_without_its_password(override: str) -> None:

@@ -15,7 +15,16 @@ from tests.support.waiting import SECONDS
 
 from lorahydra.errors import ConfigError
 from lorahydra.utils import databases
-from lorahydra.utils.databases import absolute, checked_url, database_lock, describe, open_engine, shown, sqlite_file
+from lorahydra.utils.databases import (
+    absolute,
+    checked_url,
+    database_lock,
+    describe,
+    has_password,
+    open_engine,
+    shown,
+    sqlite_file,
+)
 
 ALLOWED = "this or that"
 
@@ -58,6 +67,9 @@ def test_an_address_that_is_not_supported(url: str, expected: str) -> None:
         ("postgresql://me:hunt@er2@host/db", "postgresql://me:***@host/db"),
         ("postgresql://host/db?user=me&password=hunter2&a=b", "postgresql://host/db?user=me&password=***&a=b"),
         ("https://me:hunter2@[::1]:5000/x@y", "https://me:***@[::1]:5000/x@y"),
+        ("postgresql://me@srv:hunter2@host/db", "postgresql://me@srv:***@host/db"),
+        ("postgresql://m?e#[x:hunter2@host/db", "postgresql://m?e#[x:***@host/db"),
+        ("postgresql://h/db?a=b&%70assword=hunter2#x", "postgresql://h/db?a=b&%70assword=***"),
         ("me:hunter2@host", "***"),
         ("http://[::1]:5000/x@y", "http://[::1]:5000/x@y"),
         ("postgresql://me@host:5432/db", "postgresql://me@host:5432/db"),
@@ -66,6 +78,11 @@ def test_an_address_that_is_not_supported(url: str, expected: str) -> None:
 )
 def test_a_password_is_not_shown(url: str, expected: str) -> None:
     assert shown(url) == expected
+    assert has_password(url) == (expected != url)
+
+
+def test_a_password_of_stars_is_one() -> None:
+    assert has_password("postgresql://me:***@host/db")
 
 
 def test_postgresql_takes_the_driver_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

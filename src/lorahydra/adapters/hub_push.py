@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorahydra.adapters.bundle import bundle
 from lorahydra.adapters.find import FoundAdapter
@@ -133,14 +134,21 @@ def _no_bars_in_a_log() -> Iterator[None]:
 @contextmanager
 def _not_waiting_for_ever() -> Iterator[None]:
     """Let each request end in which the hub stays silent; huggingface_hub would wait."""
-    from huggingface_hub import get_session
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http  # the factory that is set has no public name
 
-    session = get_session()
-    before, session.timeout = session.timeout, COMMIT_SECONDS
+    before = _http._GLOBAL_CLIENT_FACTORY
+
+    def client() -> Any:
+        made = before()
+        made.timeout = COMMIT_SECONDS
+        return made
+
+    set_client_factory(client)  # after an error of the connection, huggingface_hub makes a new client
     try:
         yield
     finally:
-        session.timeout = before
+        set_client_factory(before)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import click
 
 from lorahydra.errors import ConfigError
-from lorahydra.utils.databases import absolute, checked_url, shown
+from lorahydra.utils.databases import absolute, checked_url, has_password, shown
 
 __all__ = ["serve"]
 
@@ -139,7 +139,7 @@ def _bytes(text: str) -> int:
 
 def _plain(option: str, address: str) -> str:
     """Refuse a password in an address that workers get, and that launchers write to files."""
-    if shown(address) != address:
+    if has_password(address):
         raise ConfigError(
             f"{option} {shown(address)} has a password, which would end up in files and logs: put that of PostgreSQL "
             "into ~/.pgpass, and that of an MLflow server into MLFLOW_TRACKING_PASSWORD"

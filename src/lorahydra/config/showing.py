@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from lorahydra.utils.databases import shown
+from lorahydra.utils.databases import has_password
 
 __all__ = ["HIDDEN", "TRACKING_STORE", "short_repr", "without_password", "without_passwords"]
 
@@ -14,7 +14,9 @@ HIDDEN = "://***"
 """Ends an address in an override that is not recorded."""
 TRACKING_STORE = "LORAHYDRA_TRACKING_STORE"
 """Environment variable: the address of MLflow's store, if it was given with a password."""
-PASSWORD_IN_ADDRESS = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s@/'\"]+@|([?&;](?:password|sslpassword|token)=)[^\s&'\"]+")
+PASSWORD_IN_ADDRESS = re.compile(
+    r"(\w+://[^\s:/'\"]*):[^\s@'\"]+@|([?&;](?:[\w%]*(?:p|%70)assword|token)=)[^\s&'\"]+", re.I
+)
 
 
 def short_repr(config: Any) -> str:
@@ -42,6 +44,6 @@ def without_password(override: str) -> str:
         return override
     scheme = found[1] if (found := re.search(r"([\w+]+)://", value)) else ""
     # The user of a database is a name; that of a server may be a token.
-    if scheme.startswith("postgresql") and shown(value) == value and not is_moved:
+    if scheme.startswith("postgresql") and not is_moved and not has_password(value.strip("'\"")):
         return override
     return f"{key}={scheme}{HIDDEN}"

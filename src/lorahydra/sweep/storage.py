@@ -36,7 +36,10 @@ HEARTBEAT_SECONDS, GRACE_SECONDS = 30, 90
 TABLES = 0x6C6F7261
 """Number of the lock under which tables are made."""
 SECONDS_TO_WAIT = 60
-"""How long SQLite waits for another process's write, and PostgreSQL's first answer may take."""
+"""How long PostgreSQL's first answer may take."""
+SECONDS_TO_WRITE = 600
+"""How long SQLite waits for another process's write. A claim holds the file while the sampler and the user's search
+space draw parameters, and a worker that gives up waiting loses its trial; but Ctrl-C is not heard meanwhile."""
 KEY = "hydra.sweeper.storage"
 ALLOWED = "a SQLite file (sqlite:///studies.db), PostgreSQL (postgresql://USER@HOST/NAME) or null for memory"
 
@@ -58,13 +61,14 @@ def open_storage(url: str | None, *, create: bool = True) -> BaseStorage:
             raise StudyError(f"there is no study store {file}: give it with --storage, or go to its folder")
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-    engine = databases.open_engine(url, KEY, SECONDS_TO_WAIT)
+    seconds = SECONDS_TO_WAIT if file is None else SECONDS_TO_WRITE
+    engine = databases.open_engine(url, KEY, seconds)
     try:
         # Two processes that make the tables of a new database at once would disturb each other.
         with _opening(url, engine), databases.database_lock(engine, TABLES), quietly():
             return StudyDatabase(
                 url,
-                engine_kwargs={"connect_args": databases.connect_args(url, SECONDS_TO_WAIT), "pool_pre_ping": True},
+                engine_kwargs={"connect_args": databases.connect_args(url, seconds), "pool_pre_ping": True},
                 heartbeat_interval=HEARTBEAT_SECONDS,
                 grace_period=GRACE_SECONDS,
             )

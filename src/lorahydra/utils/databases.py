@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
 
 from lorahydra.errors import ConfigError, OutputError
 from lorahydra.utils.files import locked
@@ -30,6 +30,7 @@ __all__ = [
     "database_lock",
     "describe",
     "erase_deleted",
+    "has_password",
     "is_driver_error",
     "local_path",
     "locked_transaction",
@@ -138,8 +139,30 @@ def shown(url: str) -> str:
     """The address of a database or a server as it may appear on a screen: without passwords."""
     if "@" in url and "://" not in url:
         return "***"  # not an address, so that a password may stand anywhere in it
-    hidden = re.sub(r"(://[^:/?#@\[]*):[^@]*@(?:[^/?#@]*@)*", r"\1:***@", url)
-    return re.sub(r"([?&]\w*password=)[^&#]*", r"\1***", hidden)
+    hidden = re.sub(
+        r"(://(?!\[[\da-fA-F:.]+\])[^:/]*):[^@]*@(?:[^/?#@]*@)*", r"\1:***@", url
+    )  # what SQLAlchemy takes for the password
+    return re.sub(r"([?&]([^&=]*)=)[^&]*", lambda found: f"{found[1]}***" if _is_secret(found[2]) else found[0], hidden)
+
+
+def has_password(url: str) -> bool:
+    """Whether the address of a database or a server has a password in it."""
+    import sqlalchemy
+    from sqlalchemy import exc
+
+    try:
+        if url.startswith("http"):  # SQLAlchemy would look for a user in a path with an @
+            return urlsplit(url).password is not None or any(
+                _is_secret(key) for key, _ in parse_qsl(urlsplit(url).query)
+            )
+        parsed = sqlalchemy.make_url(url)
+    except (exc.ArgumentError, ValueError):
+        return shown(url) != url
+    return parsed.password is not None or any(map(_is_secret, parsed.query))
+
+
+def _is_secret(key: str) -> bool:
+    return unquote_plus(key).lower().endswith("password")
 
 
 def connect_args(url: str, seconds: float) -> dict[str, Any]:
