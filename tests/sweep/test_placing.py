@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,14 +19,15 @@ from tests.support.waiting import wait_for
 
 from lorahydra.config.compat import outcome
 from lorahydra.errors import ConfigError, StudyError
-from lorahydra.sweep import cancelling
+from lorahydra.sweep import cancelling, submitit_jobs
 from lorahydra.sweep.cancelling import cancel, cancelled_with, ending_when_cancelled
 from lorahydra.sweep.shared_stores import check_shared
 from lorahydra.sweep.storage import open_storage
-from lorahydra.sweep.submitit_jobs import waiting_for_jobs
+from lorahydra.sweep.submitit_jobs import ARRAYS, jobs_of, wait_for_orphans, waiting_for_jobs
 from lorahydra.sweep.worker_job import RESTARTS, WorkerJob
 from lorahydra.sweep.workers import places_elsewhere
 from lorahydra.utils.network_files import network_file_system
+from lorahydra.utils.processes import this_process
 
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
 LOCAL = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
@@ -191,3 +193,40 @@ def test_a_cancelled_study_interrupts_its_processes(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("LORAHYDRA_WORKER", "1")  # it was queued before the study was cancelled
     with pytest.raises(KeyboardInterrupt), ending_when_cancelled(study):
         pytest.fail("it begins")
+
+
+@pytest.fixture
+def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A script in place of Slurm's program, to be filled."""
+    script = tmp_path / "squeue"
+    script.touch(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return script
+
+
+@pytest.fixture
+def orphaned() -> Any:
+    """A study whose command was killed."""
+    dead = this_process() | {"pid": 2**22 + 1}
+    return SimpleNamespace(study_name="s", user_attrs={ARRAYS: [{"array": "7", "scripts": "/x", "waits": dead}]})
+
+
+def test_a_slurm_that_does_not_answer_is_not_waited_for_for_ever(
+    squeue: Path, orphaned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    clock = [0.0]
+    passing = SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda seconds: clock.append(clock.pop() + seconds))
+    monkeypatch.setattr(submitit_jobs, "time", passing)
+    with pytest.raises(StudyError, match="Slurm does not answer") as raised:
+        wait_for_orphans(orphaned, lambda: clock[0] > 3600)
+    assert raised.value.exit_code == 3
+    assert clock[0] == pytest.approx(600, abs=20)
+
+
+def test_a_job_that_hangs_in_its_end_has_ended(squeue: Path, orphaned: Any) -> None:
+    ends = {"7_0": timedelta(hours=1), "7_1": timedelta(seconds=9)}
+    times = {number: (datetime.now() - ago).isoformat(timespec="seconds") for number, ago in ends.items()}
+    lines = [*(f"{number}|COMPLETING|{end}|/x/a.sh" for number, end in times.items()), "7_2|PENDING|N/A|/x/a.sh"]
+    squeue.write_text("#!/bin/sh\ncat <<END\n" + "\n".join(lines) + "\nEND\n")
+    assert jobs_of(orphaned, orphans=True) == {"7_1": "COMPLETING", "7_2": "PENDING"}

@@ -106,10 +106,14 @@ def _waited_for_others(queue: TrialQueue, close_dead: Callable[[], None]) -> boo
 
     More workers would have to share the trials with them, or would find none.
     """
-    orphans = jobs_of(queue.study, orphans=True) != {}
+    jobs = jobs_of(queue.study, orphans=True)
+    orphans = jobs != {}
     if not orphans and (queue.has_room() or not _others_end(queue)):
         return False
-    logger.info("Study %s goes on in workers that were started before; waiting for them", queue.study.study_name)
+    if jobs is None:
+        logger.warning("Slurm does not answer whether it still has jobs of study %s; waiting", queue.study.study_name)
+    else:
+        logger.info("Study %s goes on in workers that were started before; waiting for them", queue.study.study_name)
     if orphans and not queue.others():
         begin_stage(queue.study, Stage.WAITING)
     with study_log(queue), _cancelled_by_interrupt(queue):

@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -38,6 +39,10 @@ SECONDS_BETWEEN_QUESTIONS = 10.0
 """Time between two questions to Slurm."""
 SECONDS_TO_ANSWER = 20
 """How long it may take to answer."""
+SECONDS_OF_SILENCE = 600
+"""After so many seconds without an answer it is no longer waited for; another controller takes over in two minutes."""
+COMPLETING, SECONDS_TO_COMPLETE = "COMPLETING", 300
+"""Slurm's state of a job that is being ended, or that is going to be queued again, and how long it normally lasts."""
 
 
 @contextmanager
@@ -123,9 +128,22 @@ def end_jobs(study: optuna.Study, *, running: bool = False) -> int | None:
 
 
 def wait_for_orphans(study: optuna.Study, has_ended: Callable[[], bool]) -> None:
-    """Wait until Slurm has no job any more that a killed command has placed, or until the study has ended."""
-    while jobs_of(study, orphans=True) != {}:
+    """Wait until Slurm has no job any more that a killed command has placed, or until the study has ended.
+
+    Raises:
+        StudyError: Slurm does not answer for minutes.
+    """
+    answered = time.monotonic()
+    while (jobs := jobs_of(study, orphans=True)) != {}:
         asked = time.monotonic()
+        if jobs is not None:
+            answered = asked
+        elif asked - answered > SECONDS_OF_SILENCE:
+            raise StudyError(
+                f"Slurm does not answer whether it still has jobs of study {study.study_name}: start the command again "
+                "when squeue works",
+                exit_code=3,
+            )
         while time.monotonic() - asked < SECONDS_BETWEEN_QUESTIONS:
             if has_ended():
                 return
@@ -139,16 +157,18 @@ def _was_killed(process: Mapping[str, Any]) -> bool:
 
 def _states(array: Mapping[str, Any]) -> dict[str, str] | None:
     """The state of each job of an array; None if Slurm does not answer."""
-    lines = _squeue(array["array"], "%i|%T|%o")
-    if lines is None:
+    jobs = _squeue(array["array"])
+    if jobs is None:
         return None
-    jobs = [line.split("|", 2) for line in lines]
-    return {number: state for number, state, script in jobs if script.startswith(f"{array['scripts']}/")}
+    return {number: state for number, state, _, script in jobs if script.startswith(f"{array['scripts']}/")}
 
 
-def _squeue(number: str, form: str) -> list[str] | None:
-    """What Slurm says of a job or an array, a line each; empty if it has forgotten it, None if it does not answer."""
-    command = ["squeue", "--noheader", "--array", f"--format={form}", f"--jobs={number}"]
+def _squeue(number: str) -> list[list[str]] | None:
+    """Number, state, end and script of a job, or of each of an array; None if Slurm does not answer.
+
+    Those that Slurm has forgotten are left out, and those that have ended on a node that cannot be cleared.
+    """
+    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%e|%o", f"--jobs={number}"]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=False)
     except FileNotFoundError:
@@ -157,12 +177,20 @@ def _squeue(number: str, form: str) -> list[str] | None:
         return None
     if asked.returncode:
         return [] if "Invalid job id" in asked.stderr else None
-    return asked.stdout.split("\n")[:-1]
+    jobs = [line.split("|", 3) for line in asked.stdout.split("\n")[:-1]]
+    return [job for job in jobs if not (job[1] == COMPLETING and _was_long_ago(job[2]))]
+
+
+def _was_long_ago(end: str) -> bool:
+    """Whether the end of a job, in squeue's words, is so long ago that it hangs."""
+    with suppress(ValueError):  # N/A
+        return (datetime.now() - datetime.fromisoformat(end)).total_seconds() > SECONDS_TO_COMPLETE
+    return False
 
 
 def _is_gone(job: Any) -> bool:
     """Whether a job neither runs nor waits in the queue."""
-    return bool(job.done()) if job.__class__.__name__ != "SlurmJob" else _squeue(job.job_id, "%T") == []
+    return bool(job.done()) if job.__class__.__name__ != "SlurmJob" else _squeue(job.job_id) == []
 
 
 def _end_of_log(job: Any) -> str:
