@@ -23,6 +23,9 @@ def test_arguments_of_a_worker_hold_no_password(monkeypatch: pytest.MonkeyPatch)
         assert "secret" not in " ".join(arguments)
         assert arguments[:3] == ["train.py", "-m", "seed=1"]
         monkeypatch.setattr(context, "arguments", ["train.py", "-m", *given, "seed=1"])
+    monkeypatch.setattr(context, "arguments", None)  # of a LoRATuner
+    monkeypatch.setenv("LORAHYDRA_TRACKING_STORE", "")
+    assert "secret" not in " ".join(worker_arguments("s", store, ["tracking.uri='http://me:secret@host'"]))
 
 
 @pytest.mark.parametrize("room", [True, False])

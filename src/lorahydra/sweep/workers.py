@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from lorahydra.config.compose import password_in_environment
 from lorahydra.errors import ConfigError, StudyError
 from lorahydra.sweep.current import context
 from lorahydra.sweep.gpus import gpu_for
@@ -120,7 +121,8 @@ def worker_arguments(study: str, storage: str | None, overrides: Sequence[str]) 
     # Other users of the machine can read a command line, but not the environment of a process.
     os.environ[STORAGE] = storage or ""
     if context.arguments is None:
-        start = ["-m", "lorahydra", "train", "-m", *_elsewhere(overrides)]
+        # Hydra's record of the overrides has the values of the variables that they name.
+        start = ["-m", "lorahydra", "train", "-m", *_elsewhere(password_in_environment(overrides))]
     else:
         program, *rest = context.arguments
         start = ["-m", "lorahydra", "train"] if program.startswith("lorahydra") else [program]
