@@ -49,12 +49,19 @@ def run_study(
         program.wait_for(lambda: "places 3 workers" in program.output)
         study = load_study("spread", studies)
 
-        def running() -> list[int]:
+        def stopped() -> list[int]:
+            """The workers that run a trial; they go on when all are there, or a slow machine would be too late."""
             workers = map(worker_of, study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-            return [worker["pid"] for worker in workers if worker is not None]
+            pids = [worker["pid"] for worker in workers if worker is not None]
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            return pids
 
-        program.wait_for(lambda: len(running()) == 3)
-        fault(running())
+        program.wait_for(lambda: len(stopped()) == 3)
+        workers = stopped()
+        fault(workers)
+        for pid in filter(psutil.pid_exists, workers):
+            os.kill(pid, signal.SIGCONT)
         done = program.finish()
         assert done.returncode == 0, done.stdout + done.stderr
 
