@@ -24,8 +24,8 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.config.compat import main_hydra
-from lorahydra.config.compose import config_dir, explain, hydra_overrides, password_in_environment, register
-from lorahydra.config.showing import without_password
+from lorahydra.config.compose import config_dir, explain, hydra_overrides, register
+from lorahydra.config.showing import password_in_environment, without_password
 from lorahydra.errors import ConfigError, StudyError
 from lorahydra.sweep.study_result import StudyResult
 from lorahydra.sweep.study_trial import study_task

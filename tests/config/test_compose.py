@@ -16,11 +16,10 @@ from lorahydra.config.compose import (
     config_dir,
     flatten,
     hydra_overrides,
-    password_in_environment,
     to_yaml,
 )
 from lorahydra.config.schema import EvaluationConfig, ExperimentConfig, LoraConfig, SearchConfig, TrainingConfig
-from lorahydra.config.showing import without_password
+from lorahydra.config.showing import password_in_environment, without_password
 from lorahydra.errors import ConfigError
 from lorahydra.sweep.search_space import read_space
 

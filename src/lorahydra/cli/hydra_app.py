@@ -22,9 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lorahydra.cli.exits import TRACEBACK, exit_codes, wants_traceback
 from lorahydra.cli.hydra_options import hydra_arguments, program_name, shared_output
-from lorahydra.config.compose import config_dir, explain, hydra_overrides, password_in_environment, register, to_config
+from lorahydra.config.compose import config_dir, explain, hydra_overrides, register, to_config
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.config.showing import without_password
+from lorahydra.config.showing import password_in_environment, without_password
 from lorahydra.errors import STUDY_KEPT, ConfigError, LorahydraError
 from lorahydra.names import ANSWERS_FILE, CHECKPOINTS_DIR, TRAINING_FILE
 from lorahydra.sweep.current import context, current_trial

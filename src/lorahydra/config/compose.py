@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import yaml
 from hydra.core.config_store import ConfigStore
@@ -39,9 +37,7 @@ from lorahydra.config.judge_registry import registered_judges
 from lorahydra.config.metric_registry import METRICS, unknown_metric
 from lorahydra.config.own_settings import settle_judges
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.config.showing import TRACKING_STORE, without_password
 from lorahydra.errors import ConfigError, JudgeNotFoundError, LorahydraError, causes
-from lorahydra.utils.databases import shown
 
 __all__ = [
     "UNRECORDED",
@@ -52,7 +48,6 @@ __all__ = [
     "flatten",
     "hydra_overrides",
     "literal",
-    "password_in_environment",
     "register",
     "restored_config",
     "text_keys",
@@ -162,30 +157,6 @@ def hydra_overrides(overrides: Sequence[str], folder: Path | None = None) -> lis
         if own := re.match(r"\+*metrics\.(\w+)\.file=", override):
             _store_metric(own[1])
     return [_added(_quoted(override)) for override in overrides if override.strip() != "experiment=null"]
-
-
-def password_in_environment(overrides: Sequence[str]) -> list[str]:
-    """The overrides, with a tracking address that has a password moved to an environment variable, which they name.
-
-    Hydra writes overrides to files beside each run, a launcher to those of a cluster's jobs, and everybody on a machine
-    can read the command lines of a study's workers. Where the variable does not reach a worker, the address has no
-    password, and MLflow takes it from elsewhere, for example from `MLFLOW_TRACKING_PASSWORD` or `~/.pgpass`.
-    """
-    return [_moved(override) for override in overrides]
-
-
-def _moved(override: str) -> str:
-    key = override.partition("=")[0]
-    if without_password(override) == override or "${" in override or key.startswith("~"):
-        return override
-    [parsed] = OverridesParser.create().parse_overrides([override])
-    os.environ[TRACKING_STORE] = uri = str(parsed.value())
-    if uri.startswith("http"):
-        bare = re.sub("://[^?#]*@", "://", uri).partition("?")[0]
-    else:
-        bare = shown(uri).replace(":***@", "@")
-    # Nothing that would end a quotation.
-    return f"{key}='${{oc.env:{TRACKING_STORE},\"{quote(bare, safe=':/?&=%@[]*+')}\"}}'"
 
 
 def _further_folders(arguments: Sequence[str]) -> list[Path]:

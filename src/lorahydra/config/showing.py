@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
-from lorahydra.utils.databases import has_password
+from lorahydra.utils.databases import has_password, shown
 
-__all__ = ["HIDDEN", "TRACKING_STORE", "short_repr", "without_password", "without_passwords"]
+__all__ = ["HIDDEN", "TRACKING_STORE", "password_in_environment", "short_repr", "without_password", "without_passwords"]
 
 HIDDEN = "://***"
 """Ends an address in an override that is not recorded."""
@@ -47,3 +50,29 @@ def without_password(override: str) -> str:
     if scheme.startswith("postgresql") and not is_moved and not has_password(value.strip("'\"")):
         return override
     return f"{key}={scheme}{HIDDEN}"
+
+
+def password_in_environment(overrides: Sequence[str]) -> list[str]:
+    """The overrides, with a tracking address that has a password moved to an environment variable, which they name.
+
+    Hydra writes overrides to files beside each run, a launcher to those of a cluster's jobs, and everybody on a machine
+    can read the command lines of a study's workers. Where the variable does not reach a worker, the address has no
+    password, and MLflow takes it from elsewhere, for example from `MLFLOW_TRACKING_PASSWORD` or `~/.pgpass`.
+    """
+    return [_moved(override) for override in overrides]
+
+
+def _moved(override: str) -> str:
+    key = override.partition("=")[0]
+    if without_password(override) == override or "${" in override or key.startswith("~"):
+        return override
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    [parsed] = OverridesParser.create().parse_overrides([override])
+    os.environ[TRACKING_STORE] = uri = str(parsed.value())
+    if uri.startswith("http"):
+        bare = re.sub("://[^?#]*@", "://", uri).partition("?")[0]
+    else:
+        bare = shown(uri).replace(":***@", "@")
+    # Nothing that would end a quotation.
+    return f"{key}='${{oc.env:{TRACKING_STORE},\"{quote(bare, safe=':/?&=%@[]*+')}\"}}'"

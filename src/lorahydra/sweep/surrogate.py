@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import qmc
 
-__all__ = ["around", "expected_gain", "most_promising"]
+from lorahydra.evaluation.intervals import Floats
 
-Floats = NDArray[np.float64]
+__all__ = ["around", "expected_gain", "most_promising"]
 
 MODELS = 128
 """Combinations of length scales, spread and noise that are considered."""
@@ -96,11 +96,11 @@ def _gains(
         factor = np.linalg.cholesky(among_noisy[:count, :count])
         told, reach = np.linalg.solve(factor, values), np.linalg.solve(factor, between[:, :count].T)
         log[number] = -np.log(np.diag(factor)).sum() - 0.5 * float(told @ told)
-        means = told @ reach - told @ np.linalg.solve(factor, among[:count, chosen])
+        own = np.linalg.solve(factor, among[:count, chosen])
+        means = told @ reach - told @ own
         if len(running):
             factor = np.linalg.cholesky(among_noisy)
-            reach = np.linalg.solve(factor, between.T)
-        own = np.linalg.solve(factor, among[:, chosen])
+            reach, own = np.linalg.solve(factor, between.T), np.linalg.solve(factor, among[:, chosen])
         shared = between[:, chosen] - own @ reach
         variance = (2 * size**2 - (reach**2).sum(axis=0)) + (2 * size**2 - own @ own) - 2 * shared
         gains[number] = _improvement(means, np.sqrt(np.maximum(variance, ROUNDING)))

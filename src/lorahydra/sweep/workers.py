@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from lorahydra.config.compose import password_in_environment
+from lorahydra.config.showing import password_in_environment
 from lorahydra.errors import ConfigError, StudyError
 from lorahydra.sweep.current import context
 from lorahydra.sweep.gpus import gpu_for
