@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any
 
+from lorahydra import __version__
 from lorahydra.errors import one_line
 from lorahydra.modeling.metadata import AdapterMetadata
 from lorahydra.modeling.packaged import PACKAGED, public_name
@@ -102,7 +102,7 @@ def model_card(
         combined=_combined(params, judged=Tag.JUDGE_MODEL in tags),
         tables=[table for table in _tables(run, study) if table["rows"]],
         hyperparameters=_hyperparameters(run, lora),
-        version=version("lorahydra"),
+        version=__version__,
         commit=tags.get(COMMIT_TAG),
         study_name=tags.get(Tag.STUDY),
         code=_code,
