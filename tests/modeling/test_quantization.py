@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -10,6 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from tests.support.gpu import needs_gpu
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
@@ -32,7 +34,7 @@ def config(model: Path, kind: str | None, **settings: str) -> ModelConfig:
 
 def logits(model: nn.Module) -> torch.Tensor:
     with torch.no_grad():
-        result: torch.Tensor = model(INPUT).logits.float()
+        result: torch.Tensor = model(INPUT.to(model.device)).logits.float().cpu()  # type: ignore[union-attr,arg-type]
     return result
 
 
@@ -52,8 +54,9 @@ def trained(base: BaseModel, folder: Path, **settings: object) -> torch.Tensor:
     """Save an adapter that says something else than the base model, and give its logits."""
     with adapter(base, LoraConfig(r=4, lora_alpha=8, **settings), seed=1) as model:  # type: ignore[arg-type]
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
+        tokens = INPUT.to(base.device)
         for _ in range(3):
-            model(INPUT, labels=INPUT).loss.backward()
+            model(tokens, labels=tokens).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
         save_adapter(model, folder)
@@ -69,6 +72,17 @@ def merged(settings: ModelConfig, folder: Path) -> nn.Module:
     assert "quantization_config" not in json.loads((target / "config.json").read_text())
     model: nn.Module = AutoModelForCausalLM.from_pretrained(str(target), dtype=torch.float32)
     return model
+
+
+@needs_gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpu_computes_as_the_cpu(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    settings = config(tiny_model, kind, dtype="float32")
+    expected = trained(load_base(settings), tmp_path / "cpu")
+    on_gpu = dataclasses.replace(settings, device="cuda")
+    actual = trained(load_base(on_gpu), tmp_path / "gpu")
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-2)
+    torch.testing.assert_close(logits(merged(on_gpu, tmp_path / "gpu")), actual, rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize(("kind", "share"), [("nf4", 0.28), ("int8", 0.6)])

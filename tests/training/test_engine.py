@@ -273,15 +273,53 @@ def test_a_gpu_trains_in_bfloat16(
 
 
 @needs_gpu
+@pytest.mark.parametrize(
+    ("model", "lora", "training"),
+    [
+        ({}, {}, {}),
+        ({}, {}, {"gradient_checkpointing": True}),
+        ({}, {}, {"gradient_accumulation_steps": 3}),
+        ({}, {"use_dora": True}, {}),
+        ({}, {"init_lora_weights": "pissa"}, {}),
+        ({}, {}, {"optim": "muon"}),
+        ({}, {}, {"optim": "adafactor"}),
+        ({"quantization": "nf4"}, {}, {}),
+        ({"quantization": "int8"}, {}, {}),
+        ({"quantization": "nf4"}, {}, {"gradient_checkpointing": True}),
+    ],
+    ids=str,
+)
 def test_a_gpu_follows_the_cpu(
-    base: BaseModel, tiny_model: Path, tmp_path: Path, examples: Examples, eval_examples: Examples
+    tiny_model: Path,
+    tmp_path: Path,
+    examples: Examples,
+    eval_examples: Examples,
+    model: dict[str, Any],
+    lora: dict[str, Any],
+    training: dict[str, Any],
 ) -> None:
-    on_gpu = load_base(ModelConfig(name_or_path=str(tiny_model), dtype="float32"))
-    for checkpointing in (False, True):
-        expected, cpu = run(base, tmp_path / "cpu", examples, eval_examples, gradient_checkpointing=checkpointing)
-        actual, gpu = run(on_gpu, tmp_path / "gpu", examples, eval_examples, gradient_checkpointing=checkpointing)
-        assert gpu.series("train/loss") == pytest.approx(cpu.series("train/loss"), rel=1e-3)
-        assert actual.eval_loss == pytest.approx(expected.eval_loss, rel=1e-3)
+    settings = ModelConfig(name_or_path=str(tiny_model), dtype="float32", **model)
+    found = {}
+    for device in ("cpu", "cuda"):
+        base = load_base(dataclasses.replace(settings, device=device))
+        config = LoraConfig(r=4, lora_alpha=8, **lora)
+        before = weights_digest(base.model)
+        found[device] = run(base, tmp_path / device, examples, eval_examples, config, **training)
+        assert weights_digest(base.model) == before
+    (expected, cpu), (actual, gpu) = found["cpu"], found["cuda"]
+    assert gpu.series("train/loss") == pytest.approx(cpu.series("train/loss"), rel=2e-3)
+    assert actual.eval_loss == pytest.approx(expected.eval_loss, rel=2e-3)
+
+
+@needs_gpu
+@pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_8bit", "lion_32bit", "adamw_torch_fused"])
+def test_a_gpu_trains_with_other_optimisers(
+    gpu_base: BaseModel, tmp_path: Path, examples: Examples, eval_examples: Examples, optim: str
+) -> None:
+    trained, recorder = run(gpu_base, tmp_path, examples, eval_examples, optim=optim, learning_rate=2e-3)
+    losses = recorder.series("train/loss")
+    assert len(losses) == trained.steps
+    assert losses[-1] < losses[0]
 
 
 @needs_gpu

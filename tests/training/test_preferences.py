@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.support.gpu import needs_gpu
 from tests.support.models import weights_digest
 
-from lorahydra.config.schema import LoraConfig, TrainingConfig
-from lorahydra.modeling.base import BaseModel
+from lorahydra.config.schema import LoraConfig, ModelConfig, TrainingConfig
+from lorahydra.modeling.base import BaseModel, load_base
 from lorahydra.modeling.lora import adapter
 from lorahydra.training import TrainedAdapter, TrainingJob, loop, reference, train_pack
 from lorahydra.training.batches import collate
@@ -118,6 +119,21 @@ def test_each_of_a_pack_is_bit_for_bit_what_it_is_alone(base: BaseModel, tmp_pat
     assert last["eval/loss"] < 0.6
     assert last["eval/reward_accuracy"] > 0.8
     assert last["eval/reward_margin"] > 0.2
+
+
+@needs_gpu
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_a_gpu_follows_the_cpu(tiny_model: Path, tmp_path: Path, quantization: Any) -> None:
+    heard = {}
+    for device in ("cpu", "cuda"):
+        settings = {"device": device, "dtype": "float32", "quantization": quantization}
+        base = load_base(ModelConfig(name_or_path=str(tiny_model), **settings))
+        together = [dataclasses.replace(each, matmul_precision="highest") for each in DIFFERENT]
+        _, heard[device] = trained(base, tmp_path / device, *together)
+    for cpu, gpu in zip(heard["cpu"], heard["cuda"], strict=True):
+        for (step, expected), (other, actual) in zip(cpu, gpu, strict=True):
+            assert step == other
+            assert actual == pytest.approx(expected, rel=5e-3, abs=2e-3)
 
 
 def test_an_adapter_of_its_own_kind_learns_too(base: BaseModel, tmp_path: Path) -> None:
