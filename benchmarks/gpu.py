@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py                      # all of them, about three minutes
     python benchmarks/gpu.py decode
+    python benchmarks/gpu.py steps --quantization nf4
 
 The model has the shape of Qwen3-0.6B and random weights, so nothing is downloaded.
 """
@@ -128,6 +129,7 @@ def main() -> None:
     """Run the requested parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["steps", "decode", "study"], help="steps, decode, study")
+    parser.add_argument("--quantization", choices=["nf4", "int8"], help="of the base model, for steps and decode")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
@@ -136,7 +138,7 @@ def main() -> None:
         work = Path(folder)
         write_model(work / "model", SHAPES["qwen3-0.6b"], torch.bfloat16, device)
         if {"steps", "decode"} & set(options.parts):
-            base = load_base(ModelConfig(name_or_path=str(work / "model")))
+            base = load_base(ModelConfig(name_or_path=str(work / "model"), quantization=options.quantization))
             if "steps" in options.parts:
                 steps(base, work)
             if "decode" in options.parts:
