@@ -149,7 +149,7 @@ def experiment(options: argparse.Namespace, work: Path) -> ExperimentConfig:
             evals_per_epoch=options.evals_per_epoch,
             matmul_precision=options.precision,
         ),
-        evaluation=EvaluationConfig(max_new_tokens=options.new_tokens, bertscore_model=options.encoder, batch_size=40),
+        evaluation=EvaluationConfig(max_new_tokens=options.new_tokens, bertscore_model=options.encoder),
         output_dir=str(work / "out"),
     )
 
