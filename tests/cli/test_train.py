@@ -77,11 +77,19 @@ def test_a_mistake_in_the_configuration(tmp_path: Path, override: str, parts: li
         (["-sc", "install=tcsh"], "install=SHELL with SHELL one of bash, fish, zsh"),
         (["-sc", "query=bash"], "is for shells"),
         (["--experimental-rerun", "nowhere"], "nowhere is not the output folder of a run"),
+        (["-m", "hydra.sweeper=null"], "hydra.sweeper=null takes the keys of hydra.sweeper away"),
+        (["-m", "+hydra.launcher=joblib"], "choose another by hydra/launcher=NAME"),
+        (["-m", "~hydra/launcher"], "takes the keys of hydra.launcher away"),
     ],
 )
 def test_a_mistake_in_an_option(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         hydra_arguments(arguments)
+
+
+def test_a_mapping_changes_some_keys() -> None:
+    arguments = ["-m", "hydra.sweeper={n_trials: 2}"]
+    assert hydra_arguments(arguments) == arguments
 
 
 def test_help_and_version_are_ours(tmp_path: Path, run: Run) -> None:

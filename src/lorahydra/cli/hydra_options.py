@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lorahydra import __version__
+from lorahydra.config.checks import lost_keys
 from lorahydra.config.compat import options_parser
 from lorahydra.config.showing import without_passwords
 from lorahydra.errors import ConfigError
@@ -21,6 +22,8 @@ __all__ = ["hydra_arguments", "program_name", "shared_output"]
 
 SECRET_VARIABLE = re.compile(r"(?i)(key|token|secret|password|credentials?)$")
 SHORTEST_SECRET = 6
+REPLACED = re.compile(r"~hydra[./](launcher|sweeper)(=.*)?|\+{0,2}hydra\.(launcher|sweeper)=(?!\s*\{).*", re.DOTALL)
+"""An override that takes all keys of a part away; a mapping changes some."""
 SHELLS = ("bash", "fish", "zsh")
 
 
@@ -38,6 +41,9 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     rerun = options.experimental_rerun
     if rerun is not None and not Path(rerun, ".hydra", "hydra.yaml").is_file():
         _refuse(f"--experimental-rerun {rerun} is not the output folder of a run")
+    for override in options.overrides:
+        if replaced := REPLACED.fullmatch(override):
+            raise lost_keys(override, replaced[1] or replaced[3])
     if options.shell_completion:
         _check_completion(options.overrides)
     elif (options.cfg or options.help) and options.resolve:

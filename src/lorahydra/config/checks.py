@@ -17,6 +17,7 @@ __all__ = [
     "at_least",
     "check_types",
     "did_you_mean",
+    "lost_keys",
     "names_a_folder",
     "not_blank",
     "one_of",
@@ -113,6 +114,14 @@ def only_keys(key: str, given: Iterable[str], allowed: Collection[str]) -> None:
             raise ConfigError(
                 f"unknown key {key}.{name}{did_you_mean(name, allowed)}: {key} may have {', '.join(sorted(allowed))}"
             )
+
+
+def lost_keys(setting: str, part: str) -> ConfigError:
+    """The error of a setting that takes away all keys of Hydra's `launcher` or `sweeper`."""
+    return ConfigError(
+        f"{setting} takes the keys of hydra.{part} away: choose another by hydra/{part}=NAME, and change a key by "
+        f"hydra.{part}.KEY=VALUE"
+    )
 
 
 def not_blank(key: str, value: str) -> None:

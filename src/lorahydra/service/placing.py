@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lorahydra.config.checks import lost_keys
 from lorahydra.config.compose import compose_hydra, explain
 from lorahydra.errors import ConfigError
 from lorahydra.service.choices import composed
@@ -79,10 +80,7 @@ def _placed(overrides: Sequence[str]) -> tuple[str, bool]:
 def _group(hydra: DictConfig, name: str) -> DictConfig:
     group = None if OmegaConf.is_missing(hydra, name) else hydra[name]
     if not isinstance(group, DictConfig):
-        raise ConfigError(
-            f"--set takes the keys of hydra.{name} away: choose another by hydra/{name}=NAME, and change a key by "
-            f"hydra.{name}.KEY=VALUE"
-        )
+        raise lost_keys("--set", name)
     return group
 
 
