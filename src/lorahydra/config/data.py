@@ -48,7 +48,8 @@ class ColumnsConfig:
     system: str | None = None
     """Column of any scheme: the system message."""
     history: str | None = None
-    """Column of the first three schemes: earlier turns, a list of `[question, answer]`."""
+    """Column of the schemes `prompt_completion`, `instruction`, `question_answer` and `preference`: earlier turns, a list
+    of `[question, answer]`."""
     tools: str | None = None
     """Column of any scheme: tools that may be called, a list of objects or its JSON."""
 
@@ -132,7 +133,7 @@ class DataConfig:
     validation_fraction: float = 0.1
     """Share of rows taken for validation if no validation file or split is given."""
     test_fraction: float = 0.1
-    """Share of rows taken for the test if no test file or split is given."""
+    """Share of rows taken for testing if no test file or split is given."""
     special_tokens: SpecialTokens = "text"
     """How to treat text in a message that looks like a control token of the model (`<|im_end|>`): as `text` like any
     other, or as `control`, the token itself, with which rows can end a turn and begin another one."""

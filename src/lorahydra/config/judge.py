@@ -130,7 +130,7 @@ class JudgeConfig(ServiceConfig):
     """Before the winner is named, trials race for verdicts on more examples (docs/choosing.md). They get no more
     verdicts than it takes to judge this many trials on all validation examples; with 0 or 1 there is no race."""
     max_calls: int | None = None
-    """The race asks for no more verdicts than this, either."""
+    """Another limit on the verdicts that the race asks for; none when unset."""
     repeats: int = 1
     """Verdicts for each example in the race; their mean counts."""
     overlap: bool = True
@@ -141,7 +141,7 @@ class JudgeConfig(ServiceConfig):
     max_retries: int = 8
     """Further calls for an example after a temporary fault: no connection, a limit, a reply without a verdict."""
     cache: bool = True
-    """Keep verdicts in `LORAHYDRA_CACHE`, so that nothing is judged twice."""
+    """Keep verdicts in `LORAHYDRA_DATA_CACHE`, or else `LORAHYDRA_CACHE`, so that nothing is judged twice."""
     max_cost: float | None = None
     """Judging stops before this process has spent more with these settings, in the currency of the prices."""
     prompt_wording: Literal[1, 2] = 2

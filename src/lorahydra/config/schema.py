@@ -138,10 +138,10 @@ class EvaluationConfig:
     """Score the untuned model on the same examples, once per process and setting."""
     few_shot: int = 0
     """Also score the untuned model with this many training examples in its prompt, those with the most similar
-    requests: is tuning better than prompting? 0 does not."""
+    requests: is tuning better than prompting? 0 skips this."""
     forgetting: Literal["none", "winner", "all"] | bool = "none"
-    """What tuning makes the model forget, on texts and instructions that lorahydra ships: measured of the `winner` (or
-    `true`; also of a trial outside a study), of `all` trials, or of `none` (or `false`)."""
+    """What tuning makes the model forget, on texts and instructions that lorahydra ships: measured for the `winner` (or
+    `true`; also for a trial outside a study), for `all` trials, or for `none` (or `false`)."""
     bertscore_model: str = "roberta-large"
     """Encoder of BERTScore: a name that bert-score supports, a local folder, or a packaged encoder."""
     bertscore_num_layers: int | None = None
