@@ -67,7 +67,7 @@ def fields(node: ast.ClassDef) -> list[tuple[str, str, str, str]]:
 def shown_type(kind: str) -> str:
     """A type, with its choices as they are written in a config."""
     choices = re.sub(r"Literal\[(.*?)\]", lambda match: re.sub(r"'?([^', ]+)'?", r"`\1`", match[1]), kind)
-    return choices.replace("|", "or")
+    return choices.replace("` | `", "`, `").replace("|", "or")
 
 
 def page() -> str:
