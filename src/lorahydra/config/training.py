@@ -55,9 +55,9 @@ class TrainingConfig:
     optim: Optimizer = "adamw_torch"
     """Optimiser, with its library's defaults except for the rate, `weight_decay` and `extra`. `adamw` is `adamw_torch`.
     Those with `8bit`, `32bit` or `bnb` in their names and `ademamix` are from bitsandbytes (`pip install
-    'lorahydra[quantized]'`). The paged ones page to the memory of the CPU only on a GPU. Good rates differ: Lion's is
-    about a third of AdamW's or less, and that of Muon, which takes matrices only (no DoRA), is on AdamW's scale with
-    `extra={adjust_lr_fn: match_rms_adamw}`."""
+    'lorahydra[quantized]'`). The paged ones can move their state to CPU memory, if they run on a GPU. Good rates differ:
+    Lion's is about a third of AdamW's or less, and that of Muon, which takes matrices only (no DoRA), is on AdamW's
+    scale with `extra={adjust_lr_fn: match_rms_adamw}`."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the optimiser by its own names, for example `{betas: [0.9, 0.95]}`."""
     matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
