@@ -48,8 +48,8 @@ class ColumnsConfig:
     system: str | None = None
     """Column of any scheme: the system message."""
     history: str | None = None
-    """Column of the schemes `prompt_completion`, `instruction`, `question_answer` and `preference`: earlier turns, a list
-    of `[question, answer]`."""
+    """Column of the schemes `prompt_completion`, `instruction`, `question_answer` and `preference`: earlier turns, a
+    list of `[question, answer]`."""
     tools: str | None = None
     """Column of any scheme: tools that may be called, a list of objects or its JSON."""
 

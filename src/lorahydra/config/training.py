@@ -55,7 +55,7 @@ class TrainingConfig:
     optim: Optimizer = "adamw_torch"
     """Optimiser, with its library's defaults except for the rate, `weight_decay` and `extra`. `adamw` is `adamw_torch`.
     Those with `8bit`, `32bit` or `bnb` in their names and `ademamix` are from bitsandbytes (`pip install
-    'lorahydra[quantized]'`). The paged ones can move their state to CPU memory, if they run on a GPU. Good rates differ:
+    'lorahydra[quantized]'`). On a GPU, the paged ones can move their state to CPU memory. Good rates differ:
     Lion's is about a third of AdamW's or less, and that of Muon, which takes matrices only (no DoRA), is on AdamW's
     scale with `extra={adjust_lr_fn: match_rms_adamw}`."""
     extra: dict[str, Any] = field(default_factory=dict)
