@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -37,7 +38,9 @@ def delete(name: str, storage: str, uri: str | None, keep_runs: bool, yes: bool)
 
     entry = find_study(name, storage)
     if entry.alive:
-        raise StudyError(f"study {name} is running: stop it first, with Ctrl-C")
+        raise StudyError(
+            f"study {name} is running: stop it first, with Ctrl-C or `lorahydra studies cancel {shlex.quote(name)}`"
+        )
     store = TrackingConfig(uri=store_address(uri))
     recorded = StoredRuns() if keep_runs else stored_runs(store, [name])
     folder = None if entry.command is None else Path(entry.command["folder"])

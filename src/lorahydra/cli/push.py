@@ -20,7 +20,7 @@ def push(source: str, target: str, public: bool, base: str | None, uri: str | No
     """Push adapter SOURCE to a repository of the model hub, with a model card.
 
     SOURCE is a folder, the id of an MLflow run, models:/NAME@ALIAS, or the name of a study or registered model. The
-    token comes from the environment variable HF_TOKEN.
+    token is that of HF_TOKEN, or the one that `hf auth login` keeps.
     """
     from lorahydra.adapters.find import find_adapter
     from lorahydra.adapters.hub_push import push_adapter, repository

@@ -37,7 +37,7 @@ SHOWN = 12
 def reproduce(
     run_id: str, overrides: tuple[str, ...], uri: str | None, folder: Path | None, tolerance: float, check: bool
 ) -> int:
-    """Run trial RUN_ID again with the configuration in MLflow, and compare every metric.
+    """Run trial RUN_ID again with the configuration in MLflow, and compare losses and scores.
 
     OVERRIDES are keys that have another value now, for example data.train_file=there.jsonl. The exit code is 1 if a
     metric differs.

@@ -1,4 +1,4 @@
-"""`lorahydra ui`: MLflow's UI on the recorded runs, opened at the trials."""
+"""`lorahydra ui`: MLflow's UI on the recorded runs, and the address of the trials in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ui"]
 LOOPBACK = "127.0.0.1"
 
 
-@click.command(short_help="Start MLflow's UI, opened at the trials.")
+@click.command(short_help="Start MLflow's UI, and print the address of the trials.")
 @uri_option
 @click.option("--experiment", default=TrackingConfig.experiment_name, show_default=True, help="MLflow experiment.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)

@@ -135,7 +135,7 @@ def read_recorded(run_id: str, *, tracking_uri: str, overrides: Sequence[str] = 
 
 
 def reproduce(recorded: Recorded, *, output_dir: Path, tolerance: float = 1e-3) -> list[Compared]:
-    """Run a recorded trial again, as a new run beside it, and compare every metric.
+    """Run a recorded trial again, as a new run beside it, and compare losses and scores.
 
     Torch computes on as many threads as in the recorded run, because their number decides how sums are rounded.
 
