@@ -142,6 +142,35 @@ def test_verdicts_count_on_the_examples_that_are_shared_with_the_best() -> None:
     assert (fewer.p_best[1], fewer.in_set[1]) == (0, False), "three shared verdicts are too few"
 
 
+@pytest.mark.parametrize("on", [5, 40, 64])
+def test_trials_that_dropped_out_do_not_come_back_when_the_best_one_is_judged_on_everything(on: int) -> None:
+    draws, back = np.random.default_rng(0), 0
+    for _ in range(20):
+        judge = 0.6 * scores_of(draws, np.array([0.8, *[0.55] * 5]), 64, noise=0.07)
+        judge[1:, 5:] = judge[0, on:] = np.nan
+        sure = compare(0.4 * scores_of(draws, np.full(6, 0.85), 64, noise=0.01), judge, best=0, samples=500)
+        assert sure is not None
+        back += int(sure.in_set[1:].sum())
+    assert back < 20, "of 100"
+
+
+def test_a_verdict_that_is_missing_by_chance_decides_nothing() -> None:
+    draws = np.random.default_rng(8)
+    judge = scores_of(draws, np.array([0.8, 0.6]), 64)
+    judge[0, 7] = np.nan
+    sure = compare(np.zeros_like(judge), judge)
+    assert sure is not None
+    assert (sure.best, sure.p_best[0]) == (0, pytest.approx(1, abs=0.01))
+    # Of the first five of each trial.
+    judge = scores_of(draws, np.array([0.6, 0.6, 0.1]), 64, noise=0.05)
+    judge[:, 5:] = judge[1, 2] = judge[2, 4] = np.nan
+    sure = compare(np.zeros_like(judge), judge, best=0)
+    assert sure is not None
+    assert sure.examples.tolist() == [5, 4, 4]
+    assert sure.in_set.tolist() == [True, True, False]
+    assert np.isfinite(sure.regret_bounds).all()
+
+
 def test_an_equal_difference_on_a_few_examples_is_no_proof() -> None:
     judge = 0.5 + scores_of(np.random.default_rng(9), np.zeros(6), 5)
     judge[1] = judge[0] - 0.01

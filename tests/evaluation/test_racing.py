@@ -130,6 +130,39 @@ def test_trials_without_scores_or_verdicts_take_no_part() -> None:
     assert (outcome().last, outcome().reason, server.rounds) == ((), "no trial has verdicts", [])
 
 
+@pytest.mark.parametrize("missing", [1, 3])
+def test_a_trial_whose_first_verdicts_are_not_complete_goes_on(missing: int) -> None:
+    server = judge([0.5, 0.5, 0.6])
+    first = server.on(range(3), 5)
+    first[0] += 0.15
+    first[2, :missing] = np.nan
+    outcome = race(np.zeros_like(first), first, server.ask, judged=5, verdicts=900, indifference=0.005)
+    assert sorted(server.rounds[0][0]) == [0, 1, 2]
+    assert outcome.last[0] == 2
+
+
+def test_a_trial_that_gets_no_verdicts_leaves_with_those_that_it_had() -> None:
+    server = judge([0.5, 0.5, 0.5])
+
+    def ask(trials: Sequence[int], examples: int) -> Floats:
+        rows = server.on(trials, examples)
+        rows[[trial == 1 and examples > 10 for trial in trials]] = np.nan
+        return rows
+
+    first = server.on(range(3), 5)
+    outcome = race(np.zeros_like(first), first, ask, judged=5, verdicts=900, indifference=0)
+    assert sorted(outcome.last) == [0, 2]
+    assert np.isfinite(outcome.judge).sum(axis=1).tolist() == [200, 10, 200]
+
+
+def test_nobody_is_cut_for_verdicts_that_do_not_come() -> None:
+    server = judge([0.5] * 5)
+    server.lasts = 0
+    outcome = server.race(verdicts=30, indifference=0)
+    assert len(server.rounds[0][0]) < 5
+    assert len(outcome.last) == 5
+
+
 def test_a_judge_that_gives_no_more_verdicts_ends_the_race_with_what_there_is() -> None:
     server = judge([0.5] * 5)
     server.lasts = 2

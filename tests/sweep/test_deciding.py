@@ -135,6 +135,20 @@ def test_some_studies_do_not_say_how_sure_they_are(tables: Tables) -> None:
     assert decide(varied)[1] is None
 
 
+def test_trials_with_too_few_verdicts_are_named(tables: Tables, caplog: pytest.LogCaptureFixture) -> None:
+    few: list[float | None] = [90.0] * 4 + [None] * 36
+    records = [
+        tables.add(0, near(0, 1), judge=[80.0 + n % 5 for n in range(40)]),
+        tables.add(1, near(0, 2), judge=few),
+        tables.add(2, near(0, 3), judge=[40.0 + n % 7 for n in range(40)]),
+    ]
+    run: Any = SimpleNamespace(config=compose(["judge=openai", "judge.model=m"]), objectives=["combined"])
+    scores = deciding.score_tables(run, records, records[0])
+    assert scores is not None
+    deciding.decide(run, records, records[0], scores)
+    assert "P(best) leaves out trials 1: too few of their examples were judged" in caplog.text
+
+
 def test_the_judge_counts_where_it_gave_verdicts(tables: Tables) -> None:
     some: list[float | None] = [80.0, 60.0, 90.0, 70.0, 85.0, 75.0] + [None] * 34
     worse: list[float | None] = [20.0, 10.0, 15.0, 30.0, 5.0, 20.0] + [None] * 34

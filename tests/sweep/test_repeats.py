@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import optuna
 import pytest
 from tests.support.configs import composed
@@ -20,7 +22,8 @@ from lorahydra import LoRATuner
 from lorahydra.config.compose import compose
 from lorahydra.errors import ConfigError, JudgeCoverageError, NotRecordedError, TrainingError
 from lorahydra.modeling.packaged import fetch
-from lorahydra.names import Kind, State
+from lorahydra.names import BERTSCORE, Kind, State
+from lorahydra.sweep import winner
 from lorahydra.sweep.catalog import find_study
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.deciding import ScoreTable
@@ -198,3 +201,30 @@ def test_trials_that_left_the_race_are_not_repeated() -> None:
     scores = {0: table(40), 1: table(40), 2: table(5), 3: table(36)}
     assert worth_repeating(choice, scores) == [0, 1, 3]
     assert worth_repeating(choice, dict.fromkeys(range(4), table(0))) == [0, 1, 2, 3]  # without a judge
+
+
+def test_repeats_that_are_missing_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The money was used up before all were judged."""
+
+    def table(mean: float) -> ScoreTable:
+        random = np.random.default_rng(int(mean))
+        judge = (mean + random.normal(0, 10, 40)).tolist()
+        return ScoreTable([("p", n) for n in range(40)], {BERTSCORE: random.random(40).tolist()}, judge)
+
+    config = compose(["search.seeds=2", "judge=openai", "judge.model=m"])
+    repeats = Repeats(optuna.create_study(), "", Path(), config, cast("Any", None), lambda _: 8)
+    monkeypatch.setattr(Repeats, "train", lambda *_: {1: ["a", "b"], 2: ["c"], 3: ["d", "e"]})
+    monkeypatch.setattr(winner, "read_scores", lambda *_: table(75))
+    run: Any = SimpleNamespace(config=config, objectives=["combined"], queue=SimpleNamespace(study=repeats.study))
+    records = {number: TrialRecord(number, State.COMPLETE, {}) for number in (1, 2, 3)}
+    choice = Choice(1, 1, "", {}, (1, 2, 3), 0.01, 40)
+
+    def chosen() -> Choice:
+        tables = {1: table(70), 2: table(71), 3: table(69)}
+        return winner._among_settings(run, records, choice, tables, repeats)[1]
+
+    for number, seed in itertools.product((1, 2, 3), (43, 44)):
+        repeats.note(number, seed, state=State.COMPLETE if (number, seed) != (2, 44) else State.RUNNING)
+    assert chosen() is choice
+    repeats.note(2, 44, state=State.FAILED)
+    assert set(chosen().p_best) == {1, 3}, "a setting that failed is left out"

@@ -128,6 +128,17 @@ def test_labels_that_cannot_tell_a_weight(tmp_path: Path, columns: dict[str, Any
     assert "Weight of the judge in combined" not in shown.stdout
 
 
+def test_the_weight_is_compared_with_the_one_in_use(tmp_path: Path) -> None:
+    file = labels(tmp_path, judge_score=lambda n: 6 * n, bertscore_f1=lambda n: 0.9)
+    report = json.loads(agree(file, "evaluation.weights={bertscore: 0.8, judge: 0.2}", "--json").stdout)
+    assert report["weight"]["present"] == 0.2
+    assert any("evaluation.weights is set" in remark for remark in report["remarks"])
+    weights = "evaluation.weights={bertscore: 0.2, exact_match: 0.6, judge: 0.2}"
+    report = json.loads(agree(file, "metrics=exact_match", weights, "--json").stdout)
+    assert report["weight"] is None
+    assert "The weight of BERTScore is not compared: combined also has exact_match." in report["remarks"]
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [((), ConfigError), (("judge.max_cost=0.000001",), JudgeBudgetError), (("judge.max_retries=0",), JudgeError)],

@@ -73,8 +73,10 @@ def compare(
         scores: Scores that every example has, weighted, shape (trials, examples); higher is better. A trial that lacks
             one (NaN) cannot be compared.
         judge: Scores that are added where there are verdicts, weighted, same shape; NaN without a verdict. Trials may
-            have verdicts on different numbers of examples: each is compared on those that it shares with the best one.
-        best: Position of the best trial; by default the one with the highest mean among those with the most verdicts.
+            have verdicts on different numbers of examples: each is compared on those that it shares with the best one,
+            if these are 5 or nearly all of its examples.
+        best: Position of the best trial; by default the one with the highest mean among those with about the most
+            verdicts.
         level: Confidence of the set and of the bound.
         samples: Resamples of the bootstrap.
         seed: Seeds it.
@@ -90,12 +92,13 @@ def compare(
         best = _best(scores, judge, scored)
     parts, shared = _differences(scores, judge, best)
     shared[~scored] = 0
-    able = shared >= FEWEST_EXAMPLES
-    if not able[best]:
+    if shared[best] < FEWEST_EXAMPLES:
         return None
+    # A verdict that is missing by chance makes nobody incomparable.
+    able = shared >= min(FEWEST_EXAMPLES, ENOUGH * shared[best])
     draws = np.random.default_rng(seed)
     means = parts[able].sum(axis=1)
-    errors = _deviations(parts[able], _strata(judge, int(shared[best])), samples, draws)
+    errors = _deviations(parts[able], _strata(judge), samples, draws)
     errors *= np.sqrt(shared[able] / (shared[able] - 1))
     wide = errors * _student(draws.random(samples), shared[able])
     several, judged, position = scores[able], None if judge is None else judge[able], int(able[:best].sum())
@@ -136,7 +139,7 @@ def _best(scores: Floats, judge: Floats | None, scored: NDArray[np.bool_]) -> in
         return int(means.argmax())
     counts = np.where(scored, np.isfinite(judge).sum(axis=1), 0)
     means = means + np.nansum(judge, axis=1) / np.maximum(counts, 1)
-    return int(np.where(counts == counts.max(), means, -np.inf).argmax())
+    return int(np.where(counts >= ENOUGH * counts.max(), means, -np.inf).argmax())
 
 
 def _differences(scores: Floats, judge: Floats | None, best: int) -> tuple[Floats, NDArray[np.intp]]:
@@ -149,12 +152,12 @@ def _differences(scores: Floats, judge: Floats | None, best: int) -> tuple[Float
     return parts + np.nan_to_num(gaps) / np.maximum(shared, 1)[:, None], shared
 
 
-def _strata(judge: Floats | None, most: int) -> NDArray[np.intp] | None:
+def _strata(judge: Floats | None) -> NDArray[np.intp] | None:
     """Groups of examples that are resampled separately, so that each resample has as many verdicts as there are.
 
     Examples that as many trials have verdicts on are a group; groups that are too small join their neighbours.
     """
-    if judge is None or most == judge.shape[1]:
+    if judge is None or np.isfinite(judge).all():
         return None
     verdicts = np.isfinite(judge).sum(axis=0)
     groups = np.zeros(len(verdicts), dtype=np.intp)

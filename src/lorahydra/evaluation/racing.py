@@ -26,7 +26,8 @@ __all__ = ["Race", "race"]
 
 Ask = Callable[[Sequence[int], int], Floats | None]
 """Gets verdicts on the first so many examples of the order, for trials named by their positions: weighted scores, shape
-(these trials, all examples), NaN without a verdict; None if no more verdicts can be had."""
+(these trials, all examples), NaN without a verdict; None if no more verdicts can be had. A trial whose row has none at
+all leaves the race with the verdicts that it had before."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,13 @@ def race(
         elif most < 2:
             reason = "more verdicts would be needed than may be asked for"
         else:
-            racing = racing[:most]
-            rows = ask(racing, more)
+            rows = ask(racing[:most], more)
             if rows is None:
                 reason = "no more verdicts can be had"
             else:
-                judge[racing] = rows
+                given = np.flatnonzero(np.isfinite(rows).any(axis=1))
+                racing = [racing[n] for n in given.tolist()]
+                judge[racing] = rows[given]
                 judged, had, asked, rounds = more, more * repeats, asked + most * cost, rounds + 1
                 continue
         means = _means(scores[racing], judge[racing])
@@ -112,14 +114,18 @@ def race(
 def _left(
     scores: Floats, judge: Floats, racing: Sequence[int], level: float, samples: int, seed: int
 ) -> tuple[list[int], float]:
-    """The trials that are not clearly behind, the most promising first, and a bound on their lead over the best one."""
+    """The trials that are not clearly behind, the most promising first, and a bound on their lead over the best one.
+
+    Those that cannot be compared are not clearly behind; they come last.
+    """
     means = _means(scores[racing], judge[racing])
     order = [n for n in np.argsort(-means, kind="stable").tolist() if np.isfinite(means[n])]
     best = order[0] if order else None
     comparison = compare(scores[racing], judge[racing], best=best, level=level, samples=samples, seed=seed)
     if comparison is None:  # too few examples to tell
         return [racing[n] for n in order], math.inf
-    kept = sorted((n for n in order if comparison.in_set[n]), key=lambda n: -comparison.expected[n])
+    likely = np.nan_to_num(comparison.expected, nan=-np.inf)
+    kept = sorted((n for n in order if comparison.in_set[n] or np.isinf(likely[n])), key=lambda n: -likely[n])
     return [racing[n] for n in kept], comparison.regret_bound
 
 

@@ -98,6 +98,11 @@ def decide(
     if comparison is None:
         logger.info("Too few examples were scored to say how sure the choice of trial %d is", best.number)
         return best, None
+    if unknown := [str(number) for number, value in zip(numbers, comparison.expected, strict=True) if np.isnan(value)]:
+        logger.warning(
+            "P(best) leaves out trials %s: too few of their examples were judged that trial %d was judged on",
+            *(", ".join(unknown), best.number),
+        )
     records = {record.number: record for record in complete}
     compared = [records[number] for number in numbers]
     # The judge's objective counts in points.

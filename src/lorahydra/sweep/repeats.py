@@ -92,9 +92,7 @@ class Repeats:
         Raises:
             LorahydraError: A fault that every repeat would meet.
         """
-        first = self.config.seed if self.config.training.seed is None else self.config.training.seed
-        pack = self.largest_pack(resolve_device(self.config.model.device).type)
-        seeds = [(first + n) % 2**32 for n in range(1, self.config.search.seeds + 1)]
+        pack, seeds = self.largest_pack(resolve_device(self.config.model.device).type), self._seeds
         session = None if judged is None else load_session(self.config.judge)
         try:
             with session.purse.half_of_the_rest() if session else nullcontext():
@@ -113,6 +111,15 @@ class Repeats:
             number: [facts["run_id"] for facts in each if facts.get("state") == State.COMPLETE]
             for number, each in every.items()
         }
+
+    @property
+    def _seeds(self) -> list[int]:
+        first = self.config.seed if self.config.training.seed is None else self.config.training.seed
+        return [(first + n) % 2**32 for n in range(1, self.config.search.seeds + 1)]
+
+    def are_done(self, records: Sequence[TrialRecord]) -> bool:
+        """Whether each repeat of these trials has a result or has failed."""
+        return all(self.facts(record.number, seed).get("state") in ENDS for record in records for seed in self._seeds)
 
     def _train(self, places: Sequence[_RepeatPlace], judged: int | str | None) -> None:
         """Train repeats with the same seed, side by side if there are several."""

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorahydra.config.schema import ExperimentConfig
-from lorahydra.errors import StudyError
+from lorahydra.errors import OutputError, StudyError
 from lorahydra.evaluation import Evaluation
 from lorahydra.evaluation.choosing import ENOUGH
-from lorahydra.names import ADAPTER_DIR, ANSWERS_FILE, TEST, Score, Stage, State
+from lorahydra.names import ADAPTER_DIR, TEST, Score, Stage, State
 from lorahydra.sweep.choice import Choice
 from lorahydra.sweep.deciding import ScoreTable, decide, decide_settings, read_scores, score_tables
 from lorahydra.sweep.ranking import best_so_far
@@ -25,6 +25,7 @@ from lorahydra.trial.evaluate_adapter import score_adapter
 from lorahydra.trial.prepare import prepare
 from lorahydra.trial.racing import race_trials
 from lorahydra.trial.record import record_data
+from lorahydra.trial.saved import load_trial
 from lorahydra.trial.score import TrialScores
 from lorahydra.utils.files import replaced_dir
 
@@ -108,6 +109,9 @@ def _among_settings(
     trained = [complete[number] for number in again]
     runs = repeats.train(trained, _judged_examples([scores[number] for number in again]))
     adapters = {number: [scores[number], *_tables(run, runs[number], scores[number])] for number in again}
+    if not repeats.are_done(trained):
+        logger.warning("Repeats are missing: the choice is by the trials alone")
+        return first
     trained = [record for record in trained if len(adapters[record.number]) == seeds + 1]
     if len(trained) < len(again):
         left_out = [str(number) for number in again if complete[number] not in trained]
@@ -138,11 +142,11 @@ def _raced(
     folders = {
         record.folder: record
         for record in complete
-        if record.folder is not None and (record.folder / ANSWERS_FILE).is_file() and record.number in scores
+        if record.folder is not None and record.number in scores and _has_answers(run, record.folder)
     }
     if len(folders) < len(complete):
         logger.warning(
-            "%d trials ran on other machines, or their answers are gone: they get no more verdicts here",
+            "%d trials ran on other machines, or their answers cannot be read: they get no more verdicts here",
             len(complete) - len(folders),
         )
     if best.folder not in folders or len(folders) < 2:
@@ -157,6 +161,15 @@ def _raced(
         for number, each in scores.items()
     }
     return folders[raced.best], judged
+
+
+def _has_answers(run: StudyRun, folder: Path) -> bool:
+    try:
+        load_trial(folder, tracking_uri=run.config.tracking.uri)
+    except OutputError as error:
+        logger.debug("%s", error)
+        return False
+    return True
 
 
 def _race_score(tuned: Evaluation) -> RaceScore:

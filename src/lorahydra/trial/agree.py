@@ -23,6 +23,7 @@ from lorahydra.evaluation import require_coverage
 from lorahydra.evaluation.agreement import Agreement, Estimate, agreement, spearman
 from lorahydra.evaluation.weighting import Suggestion, suggest_weight
 from lorahydra.judges import JudgeCase, Judgement, ready_session, start_judging
+from lorahydra.names import BERTSCORE
 from lorahydra.utils.progress import Progress
 
 __all__ = ["AgreementReport", "judge_agreement"]
@@ -184,7 +185,9 @@ def _weight(
     labels: Sequence[LabelledAnswer], config: ExperimentConfig, verdicts: Judgement | None, remarks: list[str]
 ) -> Suggestion | None:
     """The weight that fits best; None, with a remark, if the labels cannot tell."""
-    reason = _why_not_weighed(labels, verdicts)
+    metrics, present = config.evaluation.weights_with(judge=True)
+    others = [name for name, weight in metrics.items() if weight and name != BERTSCORE]
+    reason = f"combined also has {', '.join(others)}" if others else _why_not_weighed(labels, verdicts)
     bertscore = [label.bertscore_f1 for label in labels]
     if reason is None and None in bertscore:
         try:
@@ -194,11 +197,15 @@ def _weight(
     if reason is not None:
         remarks.append(f"The weight of BERTScore is not compared: {reason}.")
         return None
+    if config.evaluation.weights:
+        remarks.append(
+            "evaluation.weights is set, so another weight belongs there: judge_weight has no effect beside it."
+        )
     return suggest_weight(
         [label.score for label in labels],
         [label.judge_score or 0.0 for label in labels],
         [score or 0.0 for score in bertscore],
-        present=config.evaluation.judge_weight,
+        present=present,
         seed=config.seed,
     )
 

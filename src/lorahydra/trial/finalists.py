@@ -8,6 +8,7 @@ ranking = judge_finalists(find_trials([Path("multirun/2026-01-01")]))
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from lorahydra.trial.saved import SavedTrial, load_trial, not_saved
 from lorahydra.trial.score import record_finalist
 
 __all__ = ["Finalist", "check_alike", "find_trials", "judge_finalists", "judged_as", "record_final"]
+
+logger = logging.getLogger(__name__)
 
 REPEATS = f"{REPEATS_DIR}/[0-9]*-[0-9]*/{ANSWERS_FILE}"
 """Files of a study's repeats."""
@@ -88,8 +91,13 @@ def judge_finalists(
     combined = dict(scores or {})
     for trial in trials:
         if trial.folder not in combined:
-            combined[trial.folder] = _first_score(session, trial)
-    ranked = sorted(trials, key=lambda trial: -combined[trial.folder])
+            try:
+                combined[trial.folder] = _first_score(session, trial)
+            except JudgeCoverageError as error:
+                logger.warning("%s is left out: %s", trial.folder, error)
+    if not combined:
+        raise JudgeCoverageError(f"judge {session.config.name} gave too few verdicts on each of the trials")
+    ranked = sorted((trial for trial in trials if trial.folder in combined), key=lambda trial: -combined[trial.folder])
     finalists = []
     for trial in ranked[: max(1, session.config.finalists)]:
         finalist = Finalist(trial, _judged(session, trial, "all", session.config.repeats))
