@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from lorahydra.config.judge_registry import register_judge
 from lorahydra.config.metric_registry import register_metric
 from lorahydra.errors import JudgeNotFoundError, LorahydraError
+from lorahydra.utils.environment import own_version
 
 if TYPE_CHECKING:
     from lorahydra.adapters.export import export_adapter
@@ -40,11 +40,7 @@ __all__ = [
     "register_metric",
 ]
 
-try:
-    __version__ = version("lorahydra")
-except PackageNotFoundError:  # a source tree that was not installed
-    __version__ = "0.0.0"
-
+__version__ = own_version()
 
 _DEFERRED = {
     "LoRATuner": "lorahydra.tuner",

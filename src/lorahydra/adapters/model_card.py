@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from lorahydra import __version__
 from lorahydra.errors import one_line
 from lorahydra.modeling.metadata import AdapterMetadata
 from lorahydra.modeling.packaged import PACKAGED, public_name
@@ -31,6 +30,7 @@ from lorahydra.names import (
     scored,
 )
 from lorahydra.tracking import RecordedRun
+from lorahydra.utils.environment import own_version
 
 __all__ = ["model_card"]
 
@@ -102,7 +102,7 @@ def model_card(
         combined=_combined(params, judged=Tag.JUDGE_MODEL in tags),
         tables=[table for table in _tables(run, study) if table["rows"]],
         hyperparameters=_hyperparameters(run, lora),
-        version=__version__,
+        version=own_version(),
         commit=tags.get(COMMIT_TAG),
         study_name=tags.get(Tag.STUDY),
         code=_code,

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["code_changes", "differences", "environment", "git", "source_folder"]
+__all__ = ["code_changes", "differences", "environment", "git", "own_version", "source_folder"]
 
 GIT_SECONDS = 5
 """Longest wait for Git: a repository may be on a disk that hangs."""
@@ -27,6 +27,14 @@ CODE = (":(top)*.py", ":(top)*.yaml", ":(top)*.toml", ":(top)*constraints.txt")
 """Files whose changes are recorded; other files of a user's repository are private."""
 CHANGES_LENGTH = 1_000_000
 """Characters of a diff that are kept."""
+
+
+def own_version() -> str:
+    """The version of lorahydra; 0.0.0 for a source tree that was not installed."""
+    try:
+        return metadata.version("lorahydra")
+    except metadata.PackageNotFoundError:
+        return "0.0.0"
 
 
 def environment(device: str) -> dict[str, Any]:
