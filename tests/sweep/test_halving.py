@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 
+from lorahydra.errors import TrialPruned
 from lorahydra.sweep.halving import PRUNER, AutoPruner, Contender, HalvingPruner, halving_of, mark_begun
+from lorahydra.sweep.loss_scale import log_scale, scale_parameters
+from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.search_space import SearchSpace
 from lorahydra.sweep.study_store import SPEC, open_study
 
@@ -87,3 +92,46 @@ def test_a_study_is_marked_before_it_counts_as_begun(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(optuna.Study, "set_user_attr", lambda study, name, value: named.append(name))
     open_study(settings, objective, SearchSpace({}, {}, []))
     assert named.index(PRUNER) < named.index(SPEC)
+
+
+@pytest.mark.parametrize(
+    ("searched", "compares"),
+    [
+        ({"training.num_train_epochs": CategoricalDistribution([1, 3])}, False),
+        ({"+training.dpo_beta": FloatDistribution(0.01, 0.5)}, False),
+        ({"model": CategoricalDistribution(["a", "b"])}, False),
+        ({"data.max_train_rows": IntDistribution(1, 9)}, False),
+        ({"training.num_train_epochs": CategoricalDistribution([3])}, True),
+        ({"lora": CategoricalDistribution(["lora", "dora"])}, True),
+        ({"training.per_device_train_batch_size": CategoricalDistribution([2, 4])}, True),
+    ],
+)
+def test_a_trial_alone_is_not_pruned_by_losses_that_mean_something_else(
+    searched: dict[str, BaseDistribution], compares: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    study = optuna.create_study(pruner=AutoPruner())
+    study.set_user_attr(SPEC, {"objective": "combined"})
+    for loss in (1.0, 1.1, 1.2, 1.3):
+        running = RunningTrial(study, study.ask(searched))
+        running.measured(loss)
+        running.complete([loss])
+    running = RunningTrial(study, study.ask(searched))
+    with nullcontext() if not compares else pytest.raises(TrialPruned):
+        running.measured(2.0)
+    log_scale(study, searched)
+    assert ("do not compare" in caplog.text) is not compares
+    assert len(scale_parameters(study)) == (not compares)
+
+
+def test_batch_sizes_decide_the_length_where_the_number_of_steps_is_fixed() -> None:
+    study = optuna.create_study()
+    study.ask({"training.per_device_train_batch_size": CategoricalDistribution([2, 4])})
+    study.set_user_attr(SPEC, {"objective": "combined", "training.max_steps": "100"})
+    assert scale_parameters(study) == ["training.per_device_train_batch_size"]
+
+
+def test_the_models_of_another_program_compare() -> None:
+    study = optuna.create_study()
+    study.ask({"model": CategoricalDistribution(["a", "b"])})
+    assert scale_parameters(study) == []

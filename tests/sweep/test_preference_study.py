@@ -32,6 +32,7 @@ def test_a_study_with_preferences(
     done = programs.run([TRAIN, *common, *study], place)
     assert done.returncode == 0, done.stderr
     assert "are trained together" in done.stdout
+    assert "losses of trials that differ in training.dpo_beta do not compare" in done.stdout
     [parent] = runs_of(place, "study")
     trials = runs_of(place, "trial")
     assert len(trials) == 3

@@ -29,10 +29,11 @@ from scipy.stats import qmc
 
 from lorahydra.evaluation.intervals import Floats
 from lorahydra.sweep.compat import quietly
+from lorahydra.sweep.loss_scale import scale_parameters
 from lorahydra.sweep.probable import probable_values
 from lorahydra.sweep.search_space import share
 from lorahydra.sweep.surrogate import around, most_promising
-from lorahydra.sweep.trial_record import losses_of, trial_facts
+from lorahydra.sweep.trial_record import compared_losses, losses_of, trial_facts
 
 __all__ = ["AutoSampler", "as_numbers", "comparable", "counts"]
 
@@ -241,11 +242,12 @@ def comparable(
         bad, centre = max(sign * value for value in finite), sign * statistics.median(finite)
         reach = OUTLIER * (centre - min(sign * value for value in finite))
         worst.append(sign * (min(bad, centre + reach) if reach else bad))
-    seen = []
+    scale, seen = scale_parameters(study), []
     for trial in known:
         values = told.get(trial.number)
         if values is None and trial.state.is_finished():
-            values = _as_good(trial, allowed, told) or worst
+            alike = [one for one in allowed if all(one.params.get(name) == trial.params.get(name) for name in scale)]
+            values = _as_good(trial, alike, told) or worst
         if values is not None:
             pairs = zip(signs, values, worst, strict=True)
             values = [
@@ -264,8 +266,13 @@ def _as_good(
     """The values of the complete trial whose loss was the next higher one when a trial was ended; None if none was."""
     if ended.state is not TrialState.PRUNED or not ended.intermediate_values:
         return None
-    measurement, loss = max(losses_of(ended).items())
-    losses = {trial.number: losses_of(trial).get(measurement, 0.0) for trial in complete}
+
+    # Where a pack is compared no validation need be due, so its trials have no measurement of the same number.
+    def measured(trial: FrozenTrial) -> Mapping[Any, float]:
+        return compared_losses(trial) if compared_losses(ended) else losses_of(trial)
+
+    point, loss = max(measured(ended).items())
+    losses = {trial.number: measured(trial)[point] for trial in complete if point in measured(trial)}
     higher = [number for number, other in losses.items() if other >= loss]
     return told[min(higher, key=lambda number: losses[number])] if higher else None
 

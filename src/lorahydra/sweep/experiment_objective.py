@@ -24,6 +24,7 @@ from lorahydra.sweep.cancelling import cancelled_with, ending_when_cancelled
 from lorahydra.sweep.current import context
 from lorahydra.sweep.hydra_tree import hide_password, sweep_folder, typed
 from lorahydra.sweep.labels import value_text
+from lorahydra.sweep.loss_scale import log_scale
 from lorahydra.sweep.objective import Objective, unique_name
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.search_space import SearchSpace, corners
@@ -220,6 +221,8 @@ class ExperimentObjective(Objective):
         from lorahydra.sweep.warm_start import DATA_KIND, begin_warm
 
         study, is_grid = queue.study, isinstance(self.settings.sampler, functools.partial)
+        if not self.is_worker:
+            log_scale(study, space.distributions)
         if self._data_kind is not None and DATA_KIND not in study.user_attrs:
             study.set_user_attr(DATA_KIND, dataclasses.asdict(self._data_kind))
         if self.config.search.warm_start != "auto":

@@ -34,7 +34,7 @@ class Contender:
     """A trial of a pack at one point of its schedule."""
 
     rate: float
-    """Learning rate times `lora_alpha`, which work alike."""
+    """Learning rate times the scaling of the update, which work alike."""
     loss: float
     """Mean validation loss per token, finite."""
     parts: Sequence[float] = ()

@@ -17,9 +17,10 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from lorahydra.errors import JudgeSetupError, TrialPruned
+from lorahydra.errors import JudgeSetupError, LorahydraError, TrialPruned
 from lorahydra.names import State
 from lorahydra.sweep.compat import BaseHeartbeat, id_of, quietly, storage_of
+from lorahydra.sweep.loss_scale import scale_parameters
 from lorahydra.sweep.storage import HEARTBEAT_SECONDS, address_of
 from lorahydra.sweep.trial_record import ATTRIBUTE, trial_facts
 from lorahydra.utils.interrupts import postponed
@@ -119,7 +120,7 @@ class RunningTrial:
         if len(self._study.directions) > 1 or not math.isfinite(loss):
             return  # Optuna prunes studies of one objective
         self._report(loss)
-        if self.in_race:
+        if self.in_race or scale_parameters(self._study):
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
@@ -146,7 +147,27 @@ class RunningTrial:
 
     def compared_at(self) -> set[float]:
         """Where in its schedule the trial was compared with its pack, in earlier attempts as well."""
-        return {fraction for facts in (self._facts, *self.earlier()) for fraction in facts.get("compared", [])}
+        return {float(fraction) for facts in (self._facts, *self.earlier()) for fraction in facts.get("compared", [])}
+
+    def compared(self, fraction: float, loss: float, reason: str | None = None) -> LorahydraError | None:
+        """Keep the loss by which the trial was compared with its pack, and end it there if there is a reason.
+
+        Returns:
+            The error that ends its training, if it ends.
+        """
+        kept = self._facts.get("compared", {})
+        with postponed():
+            try:
+                self.note(compared={**kept, str(fraction): loss})
+                return None if reason is None else self.end_early(reason, loss)
+            except UpdateFinishedTrialError:
+                return self._closed_elsewhere()
+
+    @property
+    def loss_scale(self) -> tuple[Any, ...]:
+        """What must be equal for the losses of two trials to compare."""
+        params = self.params
+        return tuple(params.get(name) for name in scale_parameters(self._study))
 
     def complete(self, values: Sequence[float], facts: Mapping[str, Any] | None = None) -> None:
         """End with one value per objective, and facts to keep; with a value that is NaN the trial fails."""
@@ -188,9 +209,15 @@ class RunningTrial:
                 tell(self._study, self.number, told, values)
                 self.state = state
             except UpdateFinishedTrialError:
-                # This process sent no heartbeat for so long (a laptop slept) that another one closed the trial as dead.
-                logger.warning("Trial %d was closed by another process: its result does not count", self.number)
-                self.state = State.INTERRUPTED
+                self._closed_elsewhere()
+
+    def _closed_elsewhere(self) -> LorahydraError:
+        """This process sent no heartbeat for so long (a laptop slept) that another one closed the trial as dead."""
+        error = LorahydraError(f"trial {self.number} was closed by another process: its result does not count")
+        logger.warning("T%s", str(error)[1:])
+        self.leave()
+        self.state = State.INTERRUPTED
+        return error
 
 
 def judged_by(study: optuna.Study, models: Sequence[str]) -> None:

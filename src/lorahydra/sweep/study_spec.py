@@ -14,6 +14,7 @@ __all__ = [
     "BASE_CONTENT",
     "DATA_CONTENT",
     "ROWS_CONTENT",
+    "SPEC",
     "begun_space",
     "check_same",
     "experiment_spec",
@@ -22,6 +23,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+SPEC = "lorahydra.spec"
+"""User attribute of a study: these settings."""
 SHOWN = 6
 CONTENT = "content"
 """Prefix of the names of digests."""

@@ -24,7 +24,7 @@ from lorahydra.sweep.settings import SweepSettings
 from lorahydra.sweep.stages import end_stages
 from lorahydra.sweep.stopping import go_on
 from lorahydra.sweep.storage import open_storage, reading, shown, study_lock
-from lorahydra.sweep.study_spec import check_same
+from lorahydra.sweep.study_spec import SPEC, check_same
 from lorahydra.sweep.trial_record import TrialRecord
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 STUDY_ID = "lorahydra.id"
-SPEC = "lorahydra.spec"
 COMMAND = "lorahydra.command"
 TRIALS = "lorahydra.n_trials"
 RESULT = "lorahydra.result"

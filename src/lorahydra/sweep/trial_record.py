@@ -15,6 +15,7 @@ __all__ = [
     "ATTRIBUTE",
     "RaceScore",
     "TrialRecord",
+    "compared_losses",
     "losses_of",
     "ordinals",
     "states_of",
@@ -125,6 +126,13 @@ def losses_of(trial: FrozenTrial) -> dict[int, float]:
     """Intermediate validation losses by number of the measurement."""
     # A study that maximises records losses with the opposite sign.
     return {step: abs(value) for step, value in trial.intermediate_values.items()}
+
+
+def compared_losses(trial: FrozenTrial) -> dict[float, float]:
+    """The validation losses by which a trial was compared with its pack, by the fraction of its schedule."""
+    kept = trial_facts(trial).get("compared", {})
+    # Earlier versions kept the fractions alone.
+    return {float(fraction): loss for fraction, loss in kept.items()} if isinstance(kept, Mapping) else {}
 
 
 def states_of(trials: Sequence[FrozenTrial]) -> dict[int, State]:
