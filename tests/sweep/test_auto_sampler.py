@@ -12,8 +12,10 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from lorahydra.sweep.auto_sampler import AutoSampler
-from lorahydra.sweep.trial_record import ATTRIBUTE
+from lorahydra.sweep.auto_sampler import AutoSampler, comparable
+from lorahydra.sweep.compat import suggest
+from lorahydra.sweep.trial_queue import TrialQueue
+from lorahydra.sweep.trial_record import ATTRIBUTE, counted
 
 Space = Mapping[str, BaseDistribution]
 Params = Mapping[str, Any]
@@ -170,6 +172,32 @@ def test_the_neighbourhood_of_trials_that_were_ended_early_is_left() -> None:
             )
         )
     assert study.ask(dict(RATE_AND_RANK)).params["rate"] > 3e-4
+
+
+def test_a_failed_trial_whose_answers_were_judged_again_is_not_a_bad_one() -> None:
+    space = {"rate": RATE}
+    study = new_study(space)
+    queue = TrialQueue(study, 10)
+
+    def draw(trial: optuna.Trial) -> list[str]:
+        suggest(trial, "rate", RATE)
+        return []
+
+    for score in (0.5, None):
+        [running], _ = queue.claim(1, draw)
+        running.note(run_id=f"run {running.number}")
+        if score is None:
+            running.failed("JudgeCoverageError: too few verdicts")
+        else:
+            running.complete([score])
+    again = queue.take_again("run 1")
+    assert again is not None
+    again.complete([0.9])
+    known = counted(study.get_trials(deepcopy=False))
+    assert [seen.value for seen in comparable(study, known, space, space)] == [0.5, 0.9]
+    [drawn], _ = queue.claim(1, draw)
+    plain = new_study(space)
+    assert searched(plain, space, 3, lambda params: 0.0)[2] == drawn.params, "the third of the first trials"
 
 
 def test_one_extreme_value_does_not_hide_the_others() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import Trial, TrialState, create_trial
 
 from lorahydra.config.compose import compose
@@ -105,6 +105,33 @@ def test_nothing_is_expected_of_a_study_that_cannot_be_modelled(study: optuna.St
         study.add_trial(create_trial(value=1.0, params={"x": 0.5}, distributions={"x": kind}))
     assert gain_of_next_trial(study, 0) is None
     assert not RULE.ends(study, 20)
+
+
+def test_a_study_in_which_some_trials_search_more_than_others_goes_on(
+    study: optuna.Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model would see the choice alone, and not the rates that belong to it."""
+    choice = CategoricalDistribution(["adamw", "lion"])
+    for n in range(20):
+        chosen = choice.choices[n % 2]
+        kinds: dict[str, BaseDistribution] = {"optim": choice, f"rate of {chosen}": RATE}
+        params = {"optim": chosen, f"rate of {chosen}": 1e-4}
+        study.add_trial(create_trial(value=0.6 - 0.1 * (n % 2), params=params, distributions=kinds))
+    assert gain_of_next_trial(study, 0) is None
+    assert not RULE.ends(study, 30)
+    assert not RULE.ends(study, 30)
+    said = "search.stop_when_sure is not used: not all trials search rate of adamw, rate of lion"
+    assert caplog.messages.count(said) == 1
+
+
+def test_a_trial_that_failed_before_it_had_its_parameters_does_not_keep_a_study_from_its_end(
+    study: optuna.Study,
+) -> None:
+    add(study, *evenly(8))
+    study.add_trial(
+        create_trial(state=TrialState.FAIL, params={"x": 1.0}, distributions={"x": FloatDistribution(0, 1)})
+    )
+    assert RULE.ends(study, 20)
 
 
 def test_infinite_scores_are_bad_ones(study: optuna.Study) -> None:

@@ -33,9 +33,9 @@ from lorahydra.sweep.loss_scale import scale_parameters
 from lorahydra.sweep.probable import probable_values
 from lorahydra.sweep.search_space import share
 from lorahydra.sweep.surrogate import around, most_promising
-from lorahydra.sweep.trial_record import compared_losses, losses_of, trial_facts
+from lorahydra.sweep.trial_record import compared_losses, counted, losses_of, trial_facts
 
-__all__ = ["AutoSampler", "as_numbers", "comparable", "counts"]
+__all__ = ["AutoSampler", "as_numbers", "comparable"]
 
 LARGEST_FIT = 100
 """Trials that a Gaussian process still learns from quickly."""
@@ -81,7 +81,7 @@ class AutoSampler(BaseSampler):
         """The parameters of a trial."""
         if not search_space:
             return {}
-        earlier = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number and counts(t)]
+        earlier = [t for t in counted(study.get_trials(deepcopy=False)) if t.number < trial.number]
         known = [t for t in earlier if search_space.keys() <= t.params.keys()]
         tried = {_key(t.params, search_space) for t in known}
         number = len(earlier)
@@ -98,7 +98,7 @@ class AutoSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A parameter outside of the space, at random."""
-        number = sum(t.number < trial.number and counts(t) for t in study.get_trials(deepcopy=False))
+        number = sum(t.number < trial.number for t in counted(study.get_trials(deepcopy=False)))
         random = RandomSampler(seed=self._seed_of(number, param_name))
         return random.sample_independent(study, trial, param_name, param_distribution)
 
@@ -155,11 +155,6 @@ class AutoSampler(BaseSampler):
             return None
         running = places([trial.params for trial in seen if trial.values is None])
         return new[most_promising(points, scores, places(new), running, draws=draws)]
-
-
-def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of those whose number decides what is drawn; it may be running."""
-    return trial.state is not TrialState.WAITING and not trial_facts(trial).get("interrupted")
 
 
 def _key(params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> str:

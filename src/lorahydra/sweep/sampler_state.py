@@ -23,7 +23,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from lorahydra.sweep.compat import LazyRandomState, set_system_attr, system_attrs
-from lorahydra.sweep.trial_record import trial_facts
+from lorahydra.sweep.trial_record import counted, trial_facts
 
 __all__ = [
     "counting",
@@ -111,19 +111,14 @@ class _Counting(BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        if not _is_interrupted(trial):
+        if not trial_facts(trial).get("interrupted"):
             self._sampler.after_trial(study, trial, state, values)
 
 
 def _counted(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
-    earlier = (other for other in study.get_trials(deepcopy=False))
-    counted = copy.copy(trial)
-    counted.number = sum(other.number < trial.number and not _is_interrupted(other) for other in earlier)
-    return counted
-
-
-def _is_interrupted(trial: FrozenTrial) -> bool:
-    return bool(trial_facts(trial).get("interrupted"))
+    renumbered = copy.copy(trial)
+    renumbered.number = sum(other.number < trial.number for other in counted(study.get_trials(deepcopy=False)))
+    return renumbered
 
 
 def random_state(sampler: BaseSampler) -> dict[str, Any]:

@@ -15,11 +15,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from lorahydra.sweep.auto_sampler import as_numbers, comparable, counts
+from lorahydra.sweep.auto_sampler import as_numbers, comparable
 from lorahydra.sweep.ranking import best_so_far, directions_of
 from lorahydra.sweep.search_space import share
 from lorahydra.sweep.surrogate import expected_gain
-from lorahydra.sweep.trial_record import trial_records
+from lorahydra.sweep.trial_record import counted, trial_records
 
 __all__ = ["ENDED", "StopRule", "ended_early", "gain_of_next_trial", "go_on"]
 
@@ -27,6 +27,8 @@ logger = logging.getLogger("lorahydra.sweep")
 
 ENDED = "lorahydra.ended_early"
 """User attribute of a study: when and why it ended early, and whether it is still so."""
+UNUSED = "lorahydra.stop_when_sure_unused"
+"""User attribute of a study: the parameters because of which it was said that it does not end early."""
 SHARE = 0.5
 """The share of `search.indifference` that another trial must be expected to gain, chosen by replayed studies."""
 LARGEST_FIT = 50
@@ -50,6 +52,11 @@ class StopRule:
         records = trial_records(study.get_trials(deepcopy=False))
         complete = sum(record.values is not None for record in records)
         if complete < study.user_attrs.get(ENDED, {}).get("complete", 0) + FEWEST:
+            return False
+        if outside := _outside_of_the_common(_searched(study)):
+            if study.user_attrs.get(UNUSED) != outside:
+                study.set_user_attr(UNUSED, outside)  # so that one process says it, once
+                logger.warning("search.stop_when_sure is not used: not all trials search %s", ", ".join(outside))
             return False
         gain, best = gain_of_next_trial(study, self.seed), best_so_far(records, directions_of(study))
         if gain is None or best is None or gain >= SHARE * self.indifference:
@@ -91,12 +98,13 @@ def gain_of_next_trial(study: optuna.Study, seed: int) -> float | None:
     Failed trials count as the worst ones, and pruned ones as middling, as for `sampler=auto`.
 
     Returns:
-        None if nothing is known: without a result or a parameter that all trials have, or with several objectives.
+        None if nothing is known: without a result or a parameter that all trials have, if some have searched others in
+        addition, or with several objectives.
     """
-    trials = [trial for trial in study.get_trials(deepcopy=False) if counts(trial) and trial.params]
+    trials = _searched(study)
     space = _common(trials)
     has_result = any(trial.state is TrialState.COMPLETE for trial in trials)
-    if len(study.directions) > 1 or not space or not has_result:
+    if len(study.directions) > 1 or not space or not has_result or _outside_of_the_common(trials):
         return None
     numbers = as_numbers(space)
     seen = [trial for trial in comparable(study, trials, space, numbers) if trial.value is not None]
@@ -106,6 +114,13 @@ def gain_of_next_trial(study: optuna.Study, seed: int) -> float | None:
     points = np.array([[share(kind, trial.params[name]) for name, kind in numbers.items()] for trial in seen])
     words = np.array([isinstance(kind, CategoricalDistribution) for kind in numbers.values()])
     return expected_gain(points, scores, words=words, chosen=int(scores.argmax()), seed=seed)
+
+
+def _searched(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that a model learns from. A trial that failed may have done so before all of it was drawn."""
+    trials = [trial for trial in counted(study.get_trials(deepcopy=False)) if trial.params]
+    space = _common([trial for trial in trials if trial.state is not TrialState.FAIL])
+    return [trial for trial in trials if trial.state is not TrialState.FAIL or space.keys() <= trial.params.keys()]
 
 
 def _common(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
@@ -118,3 +133,10 @@ def _common(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
         for name, kind in first.items()
         if not kind.single() and all(other.get(name) == kind for other in others)
     }
+
+
+def _outside_of_the_common(trials: Sequence[FrozenTrial]) -> list[str]:
+    """Parameters that were searched in some of the trials only, or in different ranges: a model does not see them."""
+    space = _common(trials)
+    searched = {name for trial in trials for name, kind in trial.distributions.items() if not kind.single()}
+    return sorted(searched - space.keys())

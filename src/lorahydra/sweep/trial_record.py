@@ -16,6 +16,7 @@ __all__ = [
     "RaceScore",
     "TrialRecord",
     "compared_losses",
+    "counted",
     "losses_of",
     "ordinals",
     "states_of",
@@ -148,6 +149,12 @@ def states_of(trials: Sequence[FrozenTrial]) -> dict[int, State]:
         state = State.INTERRUPTED if trial_facts(trial).get("interrupted") else STATES[trial.state]
         states[trial.number] = State.INTERRUPTED if state is State.FAILED and trial.number in repeated else state
     return states
+
+
+def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that count or are running, of all trials of a study: those that decide what is drawn next."""
+    states = states_of(trials)
+    return [trial for trial in trials if states.get(trial.number, State.INTERRUPTED) is not State.INTERRUPTED]
 
 
 def trial_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
