@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,15 +167,22 @@ class Program:
         """The study's trials."""
         return stored_trials(url or self.url, study)
 
-    def records(self, url: str | None = None) -> list[TrialRecord]:
+    def records(self, url: str | None = None, study: str = "s") -> list[TrialRecord]:
         """Trials that were begun."""
-        return trial_records(self.trials(url))
+        with stored_study(url or self.url, study) as stored:
+            return trial_records(stored)
 
 
 def stored_trials(url: str, study: str) -> list[FrozenTrial]:
+    with stored_study(url, study) as stored:
+        return stored.get_trials(deepcopy=False)
+
+
+@contextmanager
+def stored_study(url: str, study: str) -> Iterator[optuna.Study]:
     storage = optuna.storages.RDBStorage(url, skip_compatibility_check=True, skip_table_creation=True)
     try:
-        return optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
+        yield optuna.load_study(study_name=study, storage=storage)
     finally:
         storage.remove_session()
         storage.engine.dispose()

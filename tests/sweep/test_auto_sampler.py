@@ -14,8 +14,9 @@ from optuna.trial import TrialState, create_trial
 
 from lorahydra.sweep.auto_sampler import AutoSampler, comparable
 from lorahydra.sweep.compat import suggest
+from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.sweep.trial_queue import TrialQueue
-from lorahydra.sweep.trial_record import ATTRIBUTE, counted
+from lorahydra.sweep.trial_record import ATTRIBUTE, counted, trial_records
 
 Space = Mapping[str, BaseDistribution]
 Params = Mapping[str, Any]
@@ -198,6 +199,24 @@ def test_a_failed_trial_whose_answers_were_judged_again_is_not_a_bad_one() -> No
     [drawn], _ = queue.claim(1, draw)
     plain = new_study(space)
     assert searched(plain, space, 3, lambda params: 0.0)[2] == drawn.params, "the third of the first trials"
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_losses_below_zero_are_compared_as_they_are(direction: str) -> None:
+    """A function of the user's may report the logarithm of a density."""
+    space = {"x": FloatDistribution(0, 1)}
+    study, sign = optuna.create_study(direction=direction), 1 if direction == "minimize" else -1
+    for loss, ends_early in ((-0.9, False), (-0.5, False), (-0.6, True)):
+        running = RunningTrial(study, study.ask(space))
+        running.in_race = True
+        if ends_early:
+            running.end_early("behind", loss)
+        else:
+            running.measured(loss)
+            running.complete([sign * loss])
+    seen = comparable(study, study.get_trials(deepcopy=False), space, space)
+    assert seen[2].value == sign * -0.5
+    assert [record.loss for record in trial_records(study)] == [-0.9, -0.5, -0.6]
 
 
 def test_one_extreme_value_does_not_hide_the_others() -> None:

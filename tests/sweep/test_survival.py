@@ -19,7 +19,6 @@ from tests.sweep.conftest import Program, counted, make_program, samplers, state
 from lorahydra.names import State
 from lorahydra.sweep.settings import MOST_DEATHS
 from lorahydra.sweep.storage import open_storage
-from lorahydra.sweep.trial_record import trial_records
 from lorahydra.utils.processes import this_process
 
 pytestmark = pytest.mark.slow
@@ -399,6 +398,6 @@ def test_postgresql(tmp_path: Path, runner: ProgramRunner, postgresql: str) -> N
         options: dict[str, Any] = {"script": {2: "kill"}} if write is None else {"die_at_write": write}
         assert killed.sweep(*command("killed", 4), **options) == -signal.SIGKILL, killed.output
     assert killed.sweep(*command("killed", 4)) == 0, killed.output
-    actual = counted(trial_records(killed.trials(postgresql, "killed")))
+    actual = counted(killed.records(postgresql, "killed"))
     assert actual == counted(whole.records())
     share(shared, [o for o in command("s", 12)], postgresql)

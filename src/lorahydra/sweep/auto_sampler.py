@@ -242,7 +242,7 @@ def comparable(
         values = told.get(trial.number)
         if values is None and trial.state.is_finished():
             alike = [one for one in allowed if all(one.params.get(name) == trial.params.get(name) for name in scale)]
-            values = _as_good(trial, alike, told) or worst
+            values = _as_good(trial, alike, told, signs[0]) or worst
         if values is not None:
             pairs = zip(signs, values, worst, strict=True)
             values = [
@@ -256,7 +256,7 @@ def comparable(
 
 
 def _as_good(
-    ended: FrozenTrial, complete: Sequence[FrozenTrial], told: Mapping[int, Sequence[float]]
+    ended: FrozenTrial, complete: Sequence[FrozenTrial], told: Mapping[int, Sequence[float]], sign: int
 ) -> Sequence[float] | None:
     """The values of the complete trial whose loss was the next higher one when a trial was ended; None if none was."""
     if ended.state is not TrialState.PRUNED or not ended.intermediate_values:
@@ -264,7 +264,7 @@ def _as_good(
 
     # Where a pack is compared no validation need be due, so its trials have no measurement of the same number.
     def measured(trial: FrozenTrial) -> Mapping[Any, float]:
-        return compared_losses(trial) if compared_losses(ended) else losses_of(trial)
+        return compared_losses(trial) if compared_losses(ended) else losses_of(trial, sign)
 
     point, loss = max(measured(ended).items())
     losses = {trial.number: measured(trial)[point] for trial in complete if point in measured(trial)}

@@ -202,7 +202,7 @@ def _entry(study: optuna.Study) -> StudyEntry:
     objectives = [name for name in str(spec.get("objective", "")).split(", ") if name in OBJECTIVES]
     if len(objectives) != len(directions):  # another program made the study
         objectives = [f"value {index}" for index in range(len(directions))]
-    records = trial_records(trials)
+    records = trial_records(study, trials)
     finished = {record.number for record in records if record.counts}
     entry = StudyEntry(
         name=study.study_name,

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from lorahydra.names import State
 from lorahydra.sweep.labels import number, searched, short_names, value_text
 from lorahydra.sweep.ranking import directions_of, ranked
-from lorahydra.sweep.trial_record import TrialRecord, losses_of, trial_records
+from lorahydra.sweep.trial_record import TrialRecord, loss_sign, losses_of, trial_records
 
 __all__ = ["Axis", "PlotData"]
 
@@ -52,7 +52,7 @@ class PlotData:
 
     def __init__(self, study: optuna.Study, objectives: Sequence[str], winner: int | None = None) -> None:
         trials = study.get_trials(deepcopy=False)
-        records = trial_records(trials)
+        records = trial_records(study, trials)
         self.name = study.study_name
         self.objectives = objectives
         self.objective = objectives[0]
@@ -71,7 +71,7 @@ class PlotData:
         """All parameters of scored trials."""
         self.study = optuna.create_study(study_name=study.study_name, directions=study.directions)
         """The trials with short names of parameters and with their true losses."""
-        self.study.add_trials([_shown(trial, short) for trial in trials if trial.state.is_finished()])
+        self.study.add_trials([_shown(trial, short, loss_sign(study)) for trial in trials if trial.state.is_finished()])
         self.target: dict[str, Any] = {}
         """Argument with which Optuna takes the first of several objectives; with one it knows the direction itself."""
         if len(objectives) > 1:
@@ -100,9 +100,9 @@ def _axis(name: str, label: str, distribution: BaseDistribution, records: Sequen
     return Axis(label, places, {float(place): value_text(choice) for place, choice in enumerate(choices)}, "choice")
 
 
-def _shown(trial: FrozenTrial, short: Mapping[str, str]) -> FrozenTrial:
+def _shown(trial: FrozenTrial, short: Mapping[str, str], sign: int) -> FrozenTrial:
     shown = copy.copy(trial)
     shown.params = {short.get(name, name): value for name, value in trial.params.items()}
     shown.distributions = {short.get(name, name): kind for name, kind in trial.distributions.items()}
-    shown.intermediate_values = losses_of(trial)
+    shown.intermediate_values = losses_of(trial, sign)
     return shown

@@ -13,7 +13,6 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,7 +21,7 @@ from lorahydra.names import State
 from lorahydra.sweep.compat import BaseHeartbeat, id_of, quietly, storage_of
 from lorahydra.sweep.loss_scale import scale_parameters
 from lorahydra.sweep.storage import HEARTBEAT_SECONDS, address_of
-from lorahydra.sweep.trial_record import ATTRIBUTE, trial_facts
+from lorahydra.sweep.trial_record import ATTRIBUTE, loss_sign, trial_facts
 from lorahydra.utils.interrupts import postponed
 
 __all__ = ["RunningTrial", "judged_by", "tell"]
@@ -141,9 +140,7 @@ class RunningTrial:
 
     def _report(self, loss: float) -> None:
         self._losses.append(loss)
-        # A pruner reads reports in the study's direction.
-        maximizes = self._study.direction is StudyDirection.MAXIMIZE
-        self.trial.report(-loss if maximizes else loss, len(self._losses))
+        self.trial.report(loss_sign(self._study) * loss, len(self._losses))
 
     def compared_at(self) -> set[float]:
         """Where in its schedule the trial was compared with its pack, in earlier attempts as well."""

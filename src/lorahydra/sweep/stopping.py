@@ -49,7 +49,7 @@ class StopRule:
         """Whether the study has ended early, or ends now; called under the study's lock."""
         if ended_early(study.user_attrs) is not None:
             return True
-        records = trial_records(study.get_trials(deepcopy=False))
+        records = trial_records(study)
         complete = sum(record.values is not None for record in records)
         if complete < study.user_attrs.get(ENDED, {}).get("complete", 0) + FEWEST:
             return False

@@ -77,7 +77,7 @@ class StudyLog:
 
     def _records(self) -> tuple[Sequence[FrozenTrial], Sequence[TrialRecord]]:
         trials = self._study.get_trials(deepcopy=False)
-        return trials, trial_records(trials)
+        return trials, trial_records(self._study, trials)
 
 
 def _end_of(record: TrialRecord) -> str:

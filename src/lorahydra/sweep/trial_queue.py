@@ -69,7 +69,7 @@ class TrialQueue:
 
     def records(self) -> list[TrialRecord]:
         """All trials that were begun."""
-        return trial_records(self.study.get_trials(deepcopy=False))
+        return trial_records(self.study)
 
     def finished(self) -> int:
         """Number of trials that count."""
@@ -99,7 +99,7 @@ class TrialQueue:
             return []  # others may wait for the lock
         with self._lock():
             dead = self._dead()
-            records = trial_records(dead)
+            records = trial_records(self.study, dead)
             close_trials(self.study, dead, self.max_deaths, killed)
             return records
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from optuna import Study
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorahydra.names import State
@@ -17,6 +19,7 @@ __all__ = [
     "TrialRecord",
     "compared_losses",
     "counted",
+    "loss_sign",
     "losses_of",
     "ordinals",
     "states_of",
@@ -123,10 +126,14 @@ def trial_facts(trial: FrozenTrial | Trial) -> Mapping[str, Any]:
     return facts
 
 
-def losses_of(trial: FrozenTrial) -> dict[int, float]:
-    """Intermediate validation losses by number of the measurement."""
-    # A study that maximises records losses with the opposite sign.
-    return {step: abs(value) for step, value in trial.intermediate_values.items()}
+def loss_sign(study: Study) -> int:
+    """The sign with which a study records losses: a pruner reads them in the study's direction."""
+    return -1 if study.directions == [StudyDirection.MAXIMIZE] else 1
+
+
+def losses_of(trial: FrozenTrial, sign: int) -> dict[int, float]:
+    """Intermediate validation losses by number of the measurement; `sign` is that of the study."""
+    return {step: sign * value for step, value in trial.intermediate_values.items()}
 
 
 def compared_losses(trial: FrozenTrial) -> dict[float, float]:
@@ -157,15 +164,21 @@ def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if states.get(trial.number, State.INTERRUPTED) is not State.INTERRUPTED]
 
 
-def trial_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
-    """All trials that were begun, by number; a run belongs to the last trial that recorded to it."""
+def trial_records(study: Study, trials: Sequence[FrozenTrial] | None = None) -> list[TrialRecord]:
+    """All trials of a study that were begun, by number; a run belongs to the last trial that recorded to it.
+
+    Args:
+        study: The study.
+        trials: Its trials, if they have been read, or some of them.
+    """
+    trials, sign = study.get_trials(deepcopy=False) if trials is None else trials, loss_sign(study)
     states = states_of(trials)
     owner = {trial_facts(trial).get("run_id"): trial.number for trial in trials}
     records = []
     for trial in trials:
         if trial.number not in states:
             continue
-        record = _record(trial, states[trial.number])
+        record = _record(trial, states[trial.number], sign)
         records.append(record if owner[record.run_id] == record.number else replace(record, run_id=None))
     return records
 
@@ -186,13 +199,13 @@ def ordinals(records: Sequence[TrialRecord]) -> dict[int, int]:
     return places
 
 
-def _record(trial: FrozenTrial, state: State) -> TrialRecord:
+def _record(trial: FrozenTrial, state: State, sign: int) -> TrialRecord:
     kept = dict(trial_facts(trial))
     folder = kept.pop("folder", None)
     fields = {name: value for name, value in kept.items() if name in TrialRecord.__dataclass_fields__}
     if "seconds" not in fields and trial.duration is not None:
         fields["seconds"] = trial.duration.total_seconds()
-    losses = losses_of(trial)
+    losses = losses_of(trial, sign)
     return TrialRecord(
         number=trial.number,
         state=state,
