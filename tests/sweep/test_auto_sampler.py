@@ -112,6 +112,18 @@ def test_no_setting_is_tried_twice(space: Space) -> None:
     assert len({str(params) for params in drawn}) == 12
 
 
+@pytest.mark.parametrize("other", [RANK, CategoricalDistribution(["linear", "cosine"])], ids=["model", "tpe"])
+def test_sums_of_steps_are_not_taken_for_other_settings(other: BaseDistribution) -> None:
+    """0.1 + 0.2 is not 0.3 in floats."""
+    space = {"dropout": FloatDistribution(0.0, 0.9, step=0.1), "other": other}
+    study = new_study(space)
+    for value in (0.3, 0.6, 0.7):
+        study.enqueue_trial({"dropout": value, "other": other.choices[0]})  # type: ignore[attr-defined]
+    drawn = searched(study, space, 20, lambda params: -((params["dropout"] - 0.62) ** 2))
+    assert len({(round(params["dropout"], 6), params["other"]) for params in drawn}) == 20
+    assert {params["dropout"] for params in drawn} <= {n / 10 for n in range(10)}
+
+
 def test_a_range_of_very_many_integers() -> None:
     space = {"rank": IntDistribution(0, 2**40)}
     assert len(searched(new_study(space), space, 6, lambda params: float(params["rank"]))) == 6

@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lorahydra.errors import ConfigError
-from lorahydra.sweep.search_space import corners, grid_size, grid_values, read_space, size
+from lorahydra.sweep.search_space import corners, grid_size, grid_values, on_step, read_space, size
 
 SHIPPED = {"lora.r": "choice(8,16)", "training.learning_rate": "tag(log, interval(1e-5, 1e-3))"}
 FIRST = {"lora.r": 16, "training.learning_rate": 2e-4}
@@ -73,6 +73,42 @@ def test_a_choice_that_is_listed_twice_is_tried_once(caplog: pytest.LogCaptureFi
     assert space.distributions["lora.r"] == CategoricalDistribution((8, 16))
     assert space.distributions["a"].choices == (1, 1.0, "x")  # type: ignore[attr-defined]
     assert [record.getMessage() for record in caplog.records] == ["lora.r: each of its choices is tried once: 8, 16"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "searched", "fixed"),
+    [
+        (["x=1", "x=8,16"], {"x": CategoricalDistribution((8, 16))}, {}),
+        (["x=8,16", "x=1"], {}, {"x": "1"}),
+        (["+x=8,16", "x=1"], {}, {"+x": "1"}),
+        (["x=1", "++x=8,16"], {"++x": CategoricalDistribution((8, 16))}, {}),
+        (
+            ["x=8,16", "y=1,2", "x=interval(0, 1)"],
+            {"x": FloatDistribution(0, 1), "y": CategoricalDistribution((1, 2))},
+            {},
+        ),
+    ],
+)
+def test_the_last_override_of_a_key_counts(
+    arguments: list[str], searched: dict[str, BaseDistribution], fixed: dict[str, str]
+) -> None:
+    space = read_space(arguments, {}, {}, add_shipped=False)
+    assert list(space.distributions.items()) == list(searched.items())
+    assert space.fixed == fixed
+
+
+def test_the_shipped_space_serves_where_the_last_override_is_no_sweep() -> None:
+    space = read_space(["lora.r=4,8", "lora.r=32"], SHIPPED, FIRST, add_shipped=False)
+    assert set(space.distributions) == {"training.learning_rate"}
+    assert space.fixed == {"lora.r": "32"}
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.9), (0.1, 0.7)])
+def test_values_of_a_range_with_steps_are_those_of_its_grid(low: float, high: float) -> None:
+    kind = FloatDistribution(low, high, step=0.1)
+    values = grid_values(kind, 2)
+    assert [on_step(kind, low + n * 0.1) for n in range(len(values))] == values
+    assert on_step(FloatDistribution(0, 1), 0.1 + 0.2) == 0.1 + 0.2
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,8 @@ def test_settings_are_not_tried_twice(storage: InMemoryStorage) -> None:
         ({RATE: 5e-4, RANK: 16, "lora.lora_dropout": 0.1}, [{RATE: 5e-4, RANK: 16}]),
         ({RATE: 5e-4, RANK: 16, "lora.lora_alpha": 64}, []),  # makes other rates good
         ({RATE: 5e-4, RANK: 16, "lora.lora_alpha": 32.0}, [{RATE: 5e-4, RANK: 16}]),
+        ({RATE: 5e-4, RANK: 16, "lora.use_rslora": False}, [{RATE: 5e-4, RANK: 16}]),  # which search=full searches
+        ({RATE: 5e-4, RANK: 16, "lora.use_rslora": True}, []),
         ({RATE: 5e-4, RANK: 16, "data.max_length": 99}, []),
         ({RATE: 5e-4, RANK: 16, "lora.extra.layers_to_transform": 1}, []),
         ({RATE: 5e-4, RANK: 16, "lora.target_modules": "${oc.env:HOME}"}, []),

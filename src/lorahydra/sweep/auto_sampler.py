@@ -31,7 +31,7 @@ from lorahydra.evaluation.intervals import Floats
 from lorahydra.sweep.compat import quietly
 from lorahydra.sweep.loss_scale import scale_parameters
 from lorahydra.sweep.probable import probable_values
-from lorahydra.sweep.search_space import share
+from lorahydra.sweep.search_space import on_step, share
 from lorahydra.sweep.surrogate import around, most_promising
 from lorahydra.sweep.trial_record import compared_losses, counted, losses_of, trial_facts
 
@@ -92,7 +92,7 @@ class AutoSampler(BaseSampler):
         while _key(params, search_space) in tried and draws < TRIES:
             draws += 1
             params = self._spread(number + draws, search_space)
-        return params
+        return {name: on_step(search_space[name], value) for name, value in params.items()}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -158,7 +158,7 @@ class AutoSampler(BaseSampler):
 
 
 def _key(params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> str:
-    return json.dumps([params[name] for name in space])
+    return json.dumps([on_step(kind, params[name]) for name, kind in space.items()])
 
 
 def _numbers(kind: BaseDistribution) -> list[float] | None:

@@ -39,6 +39,7 @@ __all__ = [
     "storage_of",
     "suggest",
     "system_attrs",
+    "user_attrs",
 ]
 
 # `create_params_from_overrides`: reads overrides as Hydra's sweeper does, which has no public function for it.
@@ -108,6 +109,11 @@ def begin_trial(study: optuna.Study, waiting: FrozenTrial | None) -> Trial | Non
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     """Draw a parameter from a distribution; the public methods take its limits one by one."""
     return trial._suggest(name, distribution)
+
+
+def user_attrs(study: optuna.Study) -> Mapping[str, Any]:
+    """The attributes of a study, also of the part of it that Hyperband hands to samplers, which hides them."""
+    return study._storage.get_study_user_attrs(study._study_id)
 
 
 def system_attrs(study: optuna.Study) -> Mapping[str, Any]:

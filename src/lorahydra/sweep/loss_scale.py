@@ -13,6 +13,7 @@ from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.pruners import NopPruner
 
+from lorahydra.sweep.compat import user_attrs
 from lorahydra.sweep.study_spec import SPEC
 
 __all__ = ["log_scale", "scale_parameters"]
@@ -50,7 +51,7 @@ def log_scale(study: Study, space: Mapping[str, BaseDistribution]) -> None:
 
 
 def _decisive(searched: Iterable[str], study: Study) -> list[str]:
-    spec = study.user_attrs.get(SPEC, {})
+    spec = user_attrs(study).get(SPEC, {})
     decisive = DECISIVE | (BATCH if spec.get(LENGTH, UNSET) != UNSET else set())
 
     def decides(name: str) -> bool:

@@ -18,7 +18,7 @@ from optuna.trial import create_trial
 from lorahydra.errors import ConfigError
 from lorahydra.sweep.compat import create_params_from_overrides
 
-__all__ = ["SearchSpace", "corners", "grid_size", "grid_values", "inside", "read_space", "share", "size"]
+__all__ = ["SearchSpace", "corners", "grid_size", "grid_values", "inside", "on_step", "read_space", "share", "size"]
 
 logger = logging.getLogger("lorahydra.sweep")
 
@@ -61,22 +61,25 @@ def read_space(
     Raises:
         ConfigError: A sweep cannot be read or searched.
     """
+    arguments = _last_of_each_key(arguments)
     sweeps = any(_is_sweep(argument) for argument in arguments)
     added = [f"{key}={value}" for key, value in shipped.items()] if add_shipped or not sweeps else []
     try:
-        distributions, fixed, fixed_overrides = create_params_from_overrides([*added, *arguments])
+        distributions, fixed, fixed_overrides = create_params_from_overrides(_last_of_each_key([*added, *arguments]))
     except (HydraException, ValueError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"the search space cannot be used: {' '.join(str(error).split())}") from error
     kept: dict[str, BaseDistribution] = {}
     if begun and (add_shipped or not sweeps):
-        own = {argument.partition("=")[0].lstrip("+") for argument in arguments}
+        own = {_bare(argument.partition("=")[0]) for argument in arguments}
         # In the order that they have now: samplers draw one parameter after another.
-        same = {name for name, kind in distributions.items() if name in own or begun.get(name) == str(kind)}
-        kept = {name: _distribution(text) for name, text in begun.items() if name not in own and name not in same}
+        same = {name for name, kind in distributions.items() if _bare(name) in own or begun.get(name) == str(kind)}
+        kept = {
+            name: _distribution(text) for name, text in begun.items() if _bare(name) not in own and name not in same
+        }
         if kept or len(same) < len(distributions):
             logger.warning("The search space is the one that the study began with: %s", ", ".join(begun))
         distributions = {name: kind for name, kind in (distributions | kept).items() if name in same | kept.keys()}
-    searched = {name: _once(name, kind) for name, kind in distributions.items() if name not in fixed}
+    searched = {name: _once(name, kind) for name, kind in distributions.items()}
     first: dict[str, Any] = {}
     # The values of the first trial are good ones of the shipped space, of which the user may have fixed keys. They need
     # not lie in the space that a study began with, whose first trial is behind it.
@@ -122,8 +125,7 @@ def grid_values(distribution: BaseDistribution, steps: int) -> Sequence[Any]:
     if distribution.single():
         return [low]
     if distribution.step is not None:
-        start, step = Decimal(str(low)), Decimal(str(distribution.step))
-        return [*(float(start + step * n) for n in range(_steps_below_the_end(distribution))), high]
+        return [*(_after_steps(distribution, n) for n in range(_steps_below_the_end(distribution))), high]
     shares = [step / (steps - 1) for step in range(1, steps - 1)]
     inner = [low * (high / low) ** share if distribution.log else low + (high - low) * share for share in shares]
     # More digits would only clutter names and tables.
@@ -161,6 +163,25 @@ def _once(name: str, distribution: BaseDistribution) -> BaseDistribution:
     return CategoricalDistribution(list(choices.values()))
 
 
+def _last_of_each_key(arguments: Sequence[str]) -> list[str]:
+    """The last override of each key, which may add the key (`+`) if an earlier one may.
+
+    It is in the place of the first one: the order of the parameters decides what is drawn.
+    """
+    last: dict[str, str] = {}
+    adds: dict[str, str] = {}
+    for argument in arguments:
+        bare = _bare(argument)
+        key, plus = bare.partition("=")[0], argument[: -len(bare)]
+        adds[key] = max(adds.get(key, ""), plus)
+        last[key] = adds[key] + bare
+    return list(last.values())
+
+
+def _bare(override: str) -> str:
+    return override.lstrip("+")
+
+
 def _is_sweep(argument: str) -> bool:
     try:
         [override] = OverridesParser.create().parse_overrides([argument])
@@ -182,6 +203,20 @@ def _steps_below_the_end(distribution: FloatDistribution) -> int:
     count, rest = divmod(high - low, step)
     below = int(count) + (rest > 0)
     return below - (float(low + step * (below - 1)) == distribution.high)
+
+
+def _after_steps(distribution: FloatDistribution, count: int) -> float:
+    """A value of a range with steps, without the rounding of sums of floats: 0.3 and not 0.30000000000000004."""
+    low, step = (Decimal(str(each)) for each in (distribution.low, distribution.step))
+    return float(low + step * count)
+
+
+def on_step(distribution: BaseDistribution, value: Any) -> Any:
+    """The value in the form that `grid_values` has for it, so that equal values of a range with steps are equal."""
+    if not isinstance(distribution, FloatDistribution) or distribution.step is None:
+        return value
+    count = round((value - distribution.low) / distribution.step)
+    return distribution.high if count >= _steps_below_the_end(distribution) else _after_steps(distribution, count)
 
 
 def _ends(distribution: BaseDistribution) -> Sequence[Any]:

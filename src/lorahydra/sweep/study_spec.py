@@ -47,7 +47,7 @@ def kept_settings(spec: Mapping[str, str], given: Iterable[str]) -> list[str]:
         spec: The settings with which the study began; empty for a new one.
         given: The overrides of the command line.
     """
-    chosen, defaults = [override.partition("=")[0] for override in given], flatten(ExperimentConfig())
+    chosen, defaults = [override.partition("=")[0].lstrip("+") for override in given], flatten(ExperimentConfig())
     kept = []
     for key, unrecorded in UNRECORDED.items():
         began = spec.get(key, str(unrecorded))

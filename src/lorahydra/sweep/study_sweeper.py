@@ -98,7 +98,7 @@ class StudySweeper:
     def _sweep(self, arguments: list[str]) -> Any:
         objective = self.objective
         space = read_space(
-            [*(f"{name}={value}" for name, value in self._params.items()), *arguments, *objective.kept_settings()],
+            [*objective.kept_settings(), *(f"{name}={value}" for name, value in self._params.items()), *arguments],
             {} if self._extend_space and not objective.adds_shipped_space else objective.shipped_space,
             objective.first_trial,
             add_shipped=objective.adds_shipped_space,

@@ -230,7 +230,9 @@ def _fitted(
 
 
 def _text(value: Any) -> str:
-    """A value as text, so that equal numbers are equal."""
+    """A value as text, so that equal numbers are equal, and true is the word."""
+    if isinstance(value, bool):
+        return str(value).lower()
     try:
         return repr(float(value))
     except (TypeError, ValueError):
