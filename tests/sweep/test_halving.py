@@ -131,6 +131,15 @@ def test_batch_sizes_decide_the_length_where_the_number_of_steps_is_fixed() -> N
     assert scale_parameters(study) == ["training.per_device_train_batch_size"]
 
 
+def test_an_objective_that_does_not_compare_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    study = optuna.create_study()
+    study.set_user_attr(SPEC, {"objective": "loss"})
+    log_scale(study, {"training.num_train_epochs": CategoricalDistribution([1, 3])})
+    assert "objective=loss" not in caplog.text
+    log_scale(study, {"training.dpo_beta": FloatDistribution(0.01, 0.5)})
+    assert "objective=loss: the losses of trials that differ in training.dpo_beta do not compare" in caplog.text
+
+
 def test_the_models_of_another_program_compare() -> None:
     study = optuna.create_study()
     study.ask({"model": CategoricalDistribution(["a", "b"])})

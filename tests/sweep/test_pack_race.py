@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from lorahydra.config.schema import LoraConfig
-from lorahydra.errors import TrialPruned
+from lorahydra.errors import LorahydraError, TrialPruned
 from lorahydra.names import State
 from lorahydra.sweep.auto_sampler import as_numbers, comparable
 from lorahydra.sweep.compat import suggest
@@ -98,9 +98,11 @@ def test_the_sampler_compares_a_trial_that_was_ended_with_the_losses_of_others_a
 def test_a_trial_that_another_process_has_closed_does_not_end_its_pack(
     study: optuna.Study, caplog: pytest.LogCaptureFixture
 ) -> None:
-    members = begin(study, 3)
+    members = begin(study, 4)
     for trial in members[1:]:
         study.tell(trial.number, state=TrialState.FAIL)
+    with pytest.raises(LorahydraError, match="trial 3 was closed by another process"):
+        members.pop().measured(1.0)
     ended = compare(members, 1.0, 1.1, 1.2)
     assert {place: str(error) for place, error in ended.items()} == {
         place: f"trial {place} was closed by another process: its result does not count" for place in (1, 2)

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from lorahydra.errors import LorahydraError
+from lorahydra.names import State
 from lorahydra.sweep.halving import Contender, HalvingPruner
 from lorahydra.sweep.running_trial import RunningTrial
 from lorahydra.training import Standing, TrainingJob
@@ -51,11 +52,11 @@ class PackRace:
             for place, trial in enumerate(members):
                 # It may have been compared before with more trials: before an interruption, or before memory ran out.
                 reason = None if standing.fraction in trial.compared_at() else behind.get(place)
-                if reason is not None:
-                    logger.info("Trial %d %s", trial.number, reason)
                 error = trial.compared(standing.fraction, standing.losses[place], reason)
                 if error is not None:
                     outcomes[place] = error
+                if trial.state is State.PRUNED:
+                    logger.info("Trial %d %s", trial.number, reason)
         return outcomes
 
 

@@ -115,10 +115,14 @@ class RunningTrial:
 
         Raises:
             TrialPruned: The trial is pruned, and has ended.
+            LorahydraError: Another process has closed the trial.
         """
         if len(self._study.directions) > 1 or not math.isfinite(loss):
             return  # Optuna prunes studies of one objective
-        self._report(loss)
+        try:
+            self._report(loss)
+        except UpdateFinishedTrialError:
+            raise self._closed_elsewhere() from None
         if self.in_race or scale_parameters(self._study):
             return
         with warnings.catch_warnings():
