@@ -213,6 +213,23 @@ def test_a_failed_trial_whose_answers_were_judged_again_is_not_a_bad_one() -> No
     assert searched(plain, space, 3, lambda params: 0.0)[2] == drawn.params, "the third of the first trials"
 
 
+def test_nothing_is_known_of_a_trial_that_was_ended_by_losses_that_do_not_compare() -> None:
+    space = {"training.dpo_beta": FloatDistribution(0.01, 0.5)}
+    study = optuna.create_study(direction="maximize")
+    for beta, loss, score in ((0.1, 0.2, 0.5), (0.2, 0.1, 0.6), (0.01, 0.6, None)):
+        study.add_trial(
+            create_trial(
+                state=TrialState.PRUNED if score is None else TrialState.COMPLETE,
+                value=score,
+                params={"training.dpo_beta": beta},
+                distributions=dict(space),
+                intermediate_values={1: -loss},
+            )
+        )
+    seen = comparable(study, study.get_trials(deepcopy=False), space, space)
+    assert [trial.state for trial in seen] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.RUNNING]
+
+
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_losses_below_zero_are_compared_as_they_are(direction: str) -> None:
     """A function of the user's may report the logarithm of a density."""

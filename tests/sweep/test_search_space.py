@@ -139,6 +139,7 @@ def test_a_sweep_that_cannot_be_used(wrong: str) -> None:
     with pytest.raises(ConfigError) as raised:
         read_space([wrong], {}, {}, add_shipped=False)
     assert "\n" not in str(raised.value)
+    assert wrong.partition("=")[0] in str(raised.value) or "low <= high" in str(raised.value)
 
 
 @pytest.mark.parametrize(

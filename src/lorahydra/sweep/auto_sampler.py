@@ -242,7 +242,9 @@ def comparable(
         values = told.get(trial.number)
         if values is None and trial.state.is_finished():
             alike = [one for one in allowed if all(one.params.get(name) == trial.params.get(name) for name in scale)]
-            values = _as_good(trial, alike, told, signs[0]) or worst
+            # Nothing is known of one that an earlier version ended by losses that do not compare.
+            is_known = trial.state is TrialState.FAIL or alike
+            values = (_as_good(trial, alike, told, signs[0]) or worst) if is_known else None
         if values is not None:
             pairs = zip(signs, values, worst, strict=True)
             values = [

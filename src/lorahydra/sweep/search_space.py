@@ -67,7 +67,8 @@ def read_space(
     try:
         distributions, fixed, fixed_overrides = create_params_from_overrides(_last_of_each_key([*added, *arguments]))
     except (HydraException, ValueError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"the search space cannot be used: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split()) or f"it has a sweep that cannot be searched: {', '.join(arguments)}"
+        raise ConfigError(f"the search space cannot be used: {reason}") from error
     kept: dict[str, BaseDistribution] = {}
     if begun and (add_shipped or not sweeps):
         own = {_bare(argument.partition("=")[0]) for argument in arguments}
