@@ -93,7 +93,7 @@ def test_failed_and_pruned_trials_are_known_to_be_no_better(study: optuna.Study)
     known = gain_of_next_trial(study, 0)
     assert unknown is not None
     assert known is not None
-    assert known < unknown
+    assert known[0] < unknown[0]
 
 
 def test_nothing_is_expected_of_a_study_that_cannot_be_modelled(study: optuna.Study) -> None:
@@ -104,6 +104,12 @@ def test_nothing_is_expected_of_a_study_that_cannot_be_modelled(study: optuna.St
         kind = FloatDistribution(0, 1 + n)
         study.add_trial(create_trial(value=1.0, params={"x": 0.5}, distributions={"x": kind}))
     assert gain_of_next_trial(study, 0) is None
+    assert not RULE.ends(study, 20)
+
+
+def test_equal_scores_do_not_say_that_nothing_can_be_gained(study: optuna.Study) -> None:
+    """As where the rates are too low to learn anything, and the score is an exact match."""
+    add(study, *(share / 3 for share in evenly(9)), score=lambda share: 0.1 + 1e-6 * share)
     assert not RULE.ends(study, 20)
 
 
@@ -139,7 +145,7 @@ def test_infinite_scores_are_bad_ones(study: optuna.Study) -> None:
     add(study, 0.99, score=lambda share: -math.inf)
     gain = gain_of_next_trial(study, 0)
     assert gain is not None
-    assert math.isfinite(gain)
+    assert math.isfinite(gain[0])
 
 
 @pytest.mark.parametrize("objective", ["loss", "time", "[combined,adapter_size]"])

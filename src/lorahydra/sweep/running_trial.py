@@ -214,11 +214,10 @@ class RunningTrial:
 
     def _closed_elsewhere(self) -> LorahydraError:
         """This process sent no heartbeat for so long (a laptop slept) that another one closed the trial as dead."""
-        error = LorahydraError(f"trial {self.number} was closed by another process: its result does not count")
-        logger.warning("T%s", str(error)[1:])
+        logger.warning("Trial %d was closed by another process: its result does not count", self.number)
         self.leave()
         self.state = State.INTERRUPTED
-        return error
+        return LorahydraError(f"another process has closed trial {self.number}")
 
 
 def judged_by(study: optuna.Study, models: Sequence[str]) -> None:

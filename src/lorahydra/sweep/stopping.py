@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from lorahydra.sweep.auto_sampler import as_numbers, comparable
-from lorahydra.sweep.ranking import best_so_far, directions_of
+from lorahydra.sweep.ranking import directions_of
 from lorahydra.sweep.search_space import share
 from lorahydra.sweep.surrogate import expected_gain
 from lorahydra.sweep.trial_record import counted, trial_records
@@ -31,6 +31,8 @@ UNUSED = "lorahydra.stop_when_sure_unused"
 """User attribute of a study: the parameters because of which it was said that it does not end early."""
 SHARE = 0.5
 """The share of `search.indifference` that another trial must be expected to gain, chosen by replayed studies."""
+EQUAL = 1e-4
+"""Scores that differ by less than this do not tell how they depend on the settings."""
 LARGEST_FIT = 50
 """Trials that the model learns from: the best ones."""
 FEWEST = 8
@@ -58,15 +60,18 @@ class StopRule:
                 study.set_user_attr(UNUSED, outside)  # so that one process says it, once
                 logger.warning("search.stop_when_sure is not used: not all trials search %s", ", ".join(outside))
             return False
-        gain, best = gain_of_next_trial(study, self.seed), best_so_far(records, directions_of(study))
-        if gain is None or best is None or gain >= SHARE * self.indifference:
+        expected = gain_of_next_trial(study, self.seed)
+        if expected is None:
+            return False
+        gain, best = expected
+        if gain >= SHARE * self.indifference:
             return False
         facts = {
             "finished": sum(record.counts for record in records),
             "complete": complete,
             "of": n_trials,
             "reason": (
-                f"another trial is expected to gain {gain:.4f} over trial {best.number}, less than half of the "
+                f"another trial is expected to gain {gain:.4f} over trial {best}, less than half of the "
                 f"difference that does not matter ({self.indifference:g})"
             ),
         }
@@ -92,28 +97,32 @@ def go_on(study: optuna.Study, n_trials: int, rule: StopRule | None) -> None:
         study.set_user_attr(ENDED, {**facts, "ended": False})
 
 
-def gain_of_next_trial(study: optuna.Study, seed: int) -> float | None:
+def gain_of_next_trial(study: optuna.Study, seed: int) -> tuple[float, int] | None:
     """How much better than the best trial the most promising setting is expected to be, in the objective's unit.
 
-    Failed trials count as the worst ones, and pruned ones as middling, as for `sampler=auto`.
+    The best trial, whose number is returned as well, is the one that is probably the best (`sweep.probable`). Failed
+    trials count as the worst ones, and pruned ones as middling, as for `sampler=auto`.
 
     Returns:
         None if nothing is known: without a result or a parameter that all trials have, if some have searched others in
-        addition, or with several objectives.
+        addition, with equal scores, or with several objectives.
     """
     trials = _searched(study)
     space = _common(trials)
-    has_result = any(trial.state is TrialState.COMPLETE for trial in trials)
-    if len(study.directions) > 1 or not space or not has_result or _outside_of_the_common(trials):
+    complete = {trial.number for trial in trials if trial.state is TrialState.COMPLETE}
+    if len(study.directions) > 1 or not space or not complete or _outside_of_the_common(trials):
         return None
     numbers = as_numbers(space)
     seen = [trial for trial in comparable(study, trials, space, numbers) if trial.value is not None]
     sign = 1 if directions_of(study) == ["maximize"] else -1
-    seen = sorted(seen, key=lambda trial: -sign * (trial.value or 0))[:LARGEST_FIT]
+    # A pruned trial may count as much as a complete one, and is then not the one to be named.
+    seen = sorted(seen, key=lambda trial: (-sign * (trial.value or 0), trial.number not in complete))[:LARGEST_FIT]
     scores = sign * np.array([trial.value for trial in seen], dtype=np.float64)
+    if np.ptp(scores) < EQUAL:
+        return None  # all of them may be where nothing is learnt
     points = np.array([[share(kind, trial.params[name]) for name, kind in numbers.items()] for trial in seen])
     words = np.array([isinstance(kind, CategoricalDistribution) for kind in numbers.values()])
-    return expected_gain(points, scores, words=words, chosen=int(scores.argmax()), seed=seed)
+    return expected_gain(points, scores, words=words, chosen=0, seed=seed), seen[0].number
 
 
 def _searched(study: optuna.Study) -> list[FrozenTrial]:
