@@ -217,7 +217,7 @@ class RunningTrial:
         logger.warning("Trial %d was closed by another process: its result does not count", self.number)
         self.leave()
         self.state = State.INTERRUPTED
-        return LorahydraError(f"another process has closed trial {self.number}")
+        return LorahydraError(f"trial {self.number} was closed by another process")
 
 
 def judged_by(study: optuna.Study, models: Sequence[str]) -> None:
