@@ -274,18 +274,18 @@ def test_a_gpu_trains_in_bfloat16(
 
 @needs_gpu
 @pytest.mark.parametrize(
-    ("model", "lora", "training"),
+    ("model", "lora", "training", "tolerance"),
     [
-        ({}, {}, {}),
-        ({}, {}, {"gradient_checkpointing": True}),
-        ({}, {}, {"gradient_accumulation_steps": 3}),
-        ({}, {"use_dora": True}, {}),
-        ({}, {"init_lora_weights": "pissa"}, {}),
-        ({}, {}, {"optim": "muon"}),
-        ({}, {}, {"optim": "adafactor"}),
-        ({"quantization": "nf4"}, {}, {}),
-        ({"quantization": "int8"}, {}, {}),
-        ({"quantization": "nf4"}, {}, {"gradient_checkpointing": True}),
+        ({}, {}, {}, 1e-3),
+        ({}, {}, {"gradient_checkpointing": True}, 1e-3),
+        ({}, {}, {"gradient_accumulation_steps": 3}, 2e-3),
+        ({}, {"use_dora": True}, {}, 2e-3),
+        ({}, {"init_lora_weights": "pissa"}, {}, 2e-3),
+        ({}, {}, {"optim": "muon"}, 2e-3),
+        ({}, {}, {"optim": "adafactor"}, 2e-3),
+        ({"quantization": "nf4"}, {}, {}, 2e-3),
+        ({"quantization": "int8"}, {}, {}, 2e-3),
+        ({"quantization": "nf4"}, {}, {"gradient_checkpointing": True}, 2e-3),
     ],
     ids=str,
 )
@@ -297,6 +297,7 @@ def test_a_gpu_follows_the_cpu(
     model: dict[str, Any],
     lora: dict[str, Any],
     training: dict[str, Any],
+    tolerance: float,
 ) -> None:
     settings = ModelConfig(name_or_path=str(tiny_model), dtype="float32", **model)
     found = {}
@@ -307,8 +308,8 @@ def test_a_gpu_follows_the_cpu(
         found[device] = run(base, tmp_path / device, examples, eval_examples, config, **training)
         assert weights_digest(base.model) == before
     (expected, cpu), (actual, gpu) = found["cpu"], found["cuda"]
-    assert gpu.series("train/loss") == pytest.approx(cpu.series("train/loss"), rel=2e-3)
-    assert actual.eval_loss == pytest.approx(expected.eval_loss, rel=2e-3)
+    assert gpu.series("train/loss") == pytest.approx(cpu.series("train/loss"), rel=tolerance)
+    assert actual.eval_loss == pytest.approx(expected.eval_loss, rel=tolerance)
 
 
 @needs_gpu
