@@ -55,13 +55,12 @@ class StopRule:
         complete = sum(record.values is not None for record in records)
         if complete < study.user_attrs.get(ENDED, {}).get("complete", 0) + FEWEST:
             return False
-        if outside := _outside_of_the_common(_searched(study)):
-            if study.user_attrs.get(UNUSED) != outside:
-                study.set_user_attr(UNUSED, outside)  # so that one process says it, once
-                logger.warning("search.stop_when_sure is not used: not all trials search %s", ", ".join(outside))
-            return False
         expected = gain_of_next_trial(study, self.seed)
         if expected is None:
+            outside = _outside_of_the_common(_searched(study))
+            if outside and study.user_attrs.get(UNUSED) != outside:
+                study.set_user_attr(UNUSED, outside)  # so that one process says it, once
+                logger.warning("search.stop_when_sure is not used: not all trials search %s", ", ".join(outside))
             return False
         gain, best = expected
         if gain >= SHARE * self.indifference:

@@ -108,10 +108,10 @@ def _among_settings(
     begin_stage(run.queue.study, Stage.REPEATING)
     trained = [complete[number] for number in again]
     runs = repeats.train(trained, _judged_examples([scores[number] for number in again]))
-    adapters = {number: [scores[number], *_tables(run, runs[number], scores[number])] for number in again}
     if not repeats.are_done(trained):
         logger.warning("Repeats are missing: the choice is by the trials alone")
         return first
+    adapters = {number: [scores[number], *_tables(run, runs[number], scores[number])] for number in again}
     trained = [record for record in trained if len(adapters[record.number]) == seeds + 1]
     if len(trained) < len(again):
         left_out = [str(number) for number in again if complete[number] not in trained]
